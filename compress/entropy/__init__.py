@@ -1,0 +1,1 @@
+"""Statistics in, decisions out: tensors only, no graph and no files."""

@@ -1,0 +1,65 @@
+"""Every refusal of the package, as one tree; the exit code of each stands beside it.
+
+    CompressError                1   an internal failure
+    ├── BadInput                 2   a file, an option or data that cannot be used
+    │   ├── EmptyData            2   nothing to look at
+    │   └── PlanMismatch         2   a plan made for another model
+    ├── Infeasible               3   a target that no choice of channels reaches
+    ├── UnsupportedModel         4   a model that cannot be traced or has nothing removable
+    ├── GateFailed               5   a quality or parity contract that does not hold
+    └── StageFailed              1   a stage broke; names the stages that are on disk
+
+A message has three parts in one sentence or two: what was found, what was needed, what to do.
+`exporters` has a tree of its own (`exporters.ExportError`), because it never imports this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class CompressError(Exception):
+    """Root of every error that this package raises on purpose."""
+
+    exit_code = 1
+
+
+class BadInput(CompressError):
+    """A file, an option or data that cannot be used as it is."""
+
+    exit_code = 2
+
+
+class EmptyData(BadInput):
+    """No sample where at least one is needed."""
+
+
+class PlanMismatch(BadInput):
+    """A plan that names layers or channel counts which this model does not have."""
+
+
+class Infeasible(CompressError):
+    """A target outside the range that the model's removable channels allow."""
+
+    exit_code = 3
+
+
+class UnsupportedModel(CompressError):
+    """A model that cannot be traced, or in which nothing can be compressed."""
+
+    exit_code = 4
+
+
+class GateFailed(CompressError):
+    """A contract (quality, parity, exactness) that the result does not keep."""
+
+    exit_code = 5
+
+
+class StageFailed(CompressError):
+    """A stage broke for a reason that is not the user's; `done` names the stages already on disk."""
+
+    def __init__(self, stage: str, done: Sequence[str], cause: BaseException):
+        self.stage, self.done = stage, tuple(done)
+        kept = f"finished stages are kept ({', '.join(done)}); add --resume to go on" if done else "no stage had finished"
+        super().__init__(f"stage '{stage}' failed: {type(cause).__name__}: {cause}. {kept[0].upper()}{kept[1:]}.")

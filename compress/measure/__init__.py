@@ -1,0 +1,1 @@
+"""Cost, latency and quality of a model."""

@@ -1,0 +1,131 @@
+"""The settings of a run: one typed, validated place. Flags, TOML and the Python call all end here.
+
+A run writes its resolved recipe to `out/recipe.toml`; `compress run --recipe out/recipe.toml` repeats it.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from compress.errors import BadInput
+
+UNITS = ("params", "macs", "size")
+
+
+class Recipe(BaseModel):
+    """Every setting of `compress run`. Field names are the flags' names with underscores."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # model
+    model: str = Field("", description="model file: pickled module, state_dict, .safetensors or model.compressed/")
+    arch: str | None = Field(None, description="torchvision:NAME, timm:NAME, package.module:factory or file.py:factory")
+    arch_kwargs: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the factory")
+    trust_pickle: bool = Field(False, description="run the code inside the pickle")
+    input_shape: tuple[str, ...] = Field((), description="CxHxW, once per model input; inferred where it can be")
+    # data
+    data: str = Field("", description="folder, .npz, torchvision:NAME@DIR, digits, module:factory or data.toml")
+    metric: str = Field("auto", description="quality: auto, top1, top5, mae, psnr, miou, agreement or module:function")
+    loss: str = Field("auto", description="fine-tuning loss: auto, cross_entropy, mse, l1 or module:function")
+    # what to do
+    method: str = Field("entropic", description="a name that 'compress methods' lists")
+    target: str | None = Field(None, description="params=0.25, macs=0.5 (shares of the dense model) or size=6.5MB")
+    tolerance: float | None = Field(None, gt=0, lt=1, description="relative error allowed per layer, instead of a target")
+    inputs: Literal["sequential", "original"] = Field("sequential", description="what a layer is refitted on")
+    align: int = Field(1, ge=1, le=64, description="round channel counts to this multiple")
+    calibration: int = Field(1000, ge=1, description="training images for the statistics")
+    reconstruct: int = Field(0, ge=0, description="label-free block reconstruction steps per block")
+    from_scratch: bool = Field(False, description="train the found architecture from fresh weights")
+    # fine-tuning
+    epochs: float = Field(3, ge=0, description="fine-tuning epochs; 0 for none")
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    batch_size: int = Field(128, ge=1)
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps that warm the learning rate up")
+    distill: float = Field(0.7, ge=0, le=1, description="weight of the distillation loss; 1 where there are no labels")
+    temperature: float = Field(2.0, gt=0)
+    clip: float = Field(1.0, ge=0, description="gradient norm limit; 0 for none")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0 for none")
+    patience: int = Field(0, ge=0, description="stop after that many epochs without gain on held-out data; 0: never")
+    # measuring and exporting
+    max_drop: float | None = Field(None, description="points of quality that may be lost; more ends with exit code 5")
+    runtime: Literal["auto", "ort", "ort-cuda", "torch"] = "auto"
+    batch: int = Field(1, ge=1, description="batch size of the latency measurement")
+    threads: int = Field(0, ge=0, description="threads of the latency measurement; 0: all cores")
+    rounds: int = Field(40, ge=5, description="interleaved latency rounds")
+    export: tuple[str, ...] = ("onnx",)
+    opset: int = Field(18, ge=17)
+    # the run
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+    seed: int = 0
+
+    @field_validator("target")
+    @classmethod
+    def _target_can_be_read(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_target(value)
+        return value
+
+    def to_toml(self) -> str:
+        """The recipe as TOML; defaults are written out, so that later defaults cannot change the run."""
+        lines = [f"{key} = {_toml(value)}" for key, value in self.model_dump(mode="json").items() if value is not None]
+        return "\n".join(lines) + "\n"
+
+
+def make(**settings: Any) -> Recipe:
+    """A recipe from keyword settings.
+
+    Raises:
+        BadInput: an unknown setting or a value out of range; names the first one.
+    """
+    try:
+        return Recipe(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]).replace("_", "-")
+        message = first["msg"].removeprefix("Value error, ")
+        raise BadInput(f"--{name} is {first['input']!r}: {message}.".replace("..", ".")) from error
+
+
+def from_toml(path: Path, **overrides: Any) -> Recipe:
+    """A recipe from a file; `overrides` win."""
+    try:
+        settings = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput(f"The recipe {path} cannot be read ({error}). Give a TOML file such as out/recipe.toml.") from error
+    return make(**{**settings, **overrides})
+
+
+def parse_target(text: str) -> tuple[str, float]:
+    """`params=0.25` -> ("params", 0.25); `size=6.5MB` -> ("size", 6.5e6), bytes.
+
+    Raises:
+        BadInput: unknown unit, or a value that is not in the unit's range.
+    """
+    unit, _, value = text.partition("=")
+    if unit not in UNITS or not value:
+        raise BadInput(f"The target is '{text}'; needed is params=SHARE, macs=SHARE or size=6.5MB")
+    scale = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 1024.0, "MIB": 1024.0**2}
+    number = value.rstrip("KMGiBkmgb")
+    suffix = value[len(number) :].upper()
+    try:
+        amount = float(number) * (scale[suffix] if unit == "size" else {"": 1.0}[suffix])
+    except (ValueError, KeyError):
+        raise BadInput(f"The target is '{text}'; needed is params=SHARE, macs=SHARE or size=6.5MB") from None
+    if not 0 < amount < (float("inf") if unit == "size" else 1):
+        raise BadInput(f"The target is '{text}'; a share lies above 0 and below 1, a size above 0 bytes")
+    return unit, amount
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items() if v is not None) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    return json.dumps(value)

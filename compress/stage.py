@@ -1,0 +1,35 @@
+"""What a stage is, and what it is told. `pipeline.run` is the only caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from compress.artifact import Artifact
+from compress.data import Data
+from compress.recipe import Recipe
+
+Progress = Callable[[str, float, str], None]
+"""(what is being done, share done in [0, 1], a short live detail such as 'loss 0.41')."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything a stage may look at besides the artifact; nothing here changes during a run."""
+
+    dense: Artifact
+    data: Data
+    recipe: Recipe
+    device: torch.device
+    progress: Progress = lambda what, share, detail: None
+
+
+class Stage(Protocol):
+    """A named map from artifact to artifact. It decides and edits; it never times, measures or writes."""
+
+    name: str
+
+    def __call__(self, artifact: Artifact, context: Context) -> Artifact: ...
