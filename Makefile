@@ -1,0 +1,48 @@
+# One command each; every target sets up what it needs first. Repeating a target costs nothing until pyproject.toml changes.
+#   make demo    a whole run on small images that come with scikit-learn
+#   make test    the default tests (no GPU, no downloads besides packages)
+#   make check   ruff, pyright and the tests: what a change has to pass
+# PYTHON=python3.12 picks an interpreter; pip's own environment variables (PIP_INDEX_URL ...) pick where packages come from.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test slow check format docs clean
+
+demo: $(VENV)/.demo
+	$(BIN)/compress demo --out demo-out --force
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.test
+	$(BIN)/python benchmarks/tables.py
+
+clean:
+	rm -rf $(VENV) demo-out build *.egg-info
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Found $$($(PYTHON) --version 2>&1), needed is Python 3.11 or newer: set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# One stamp per set of extras: .demo, .test, .dev
+$(VENV)/.%: pyproject.toml $(VENV)/.created
+	$(PIP) install --quiet -e '.[$*]'
+	@touch $@
