@@ -1,0 +1,100 @@
+"""Channel atoms: the integers that are pushed through a graph in place of activations.
+
+An atom is one channel of one producer. Operations that tie channels to each other (a residual sum, a norm) unite their atoms; the
+classes of united atoms live and die together. Uniting only records an edge: the classes are found once, at the end.
+
+Atom tensors are usually expanded views (stride 0 along batch and space), so they cost no memory; the functions here look
+at one element per expanded axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+class Atoms:
+    """Hands out atoms, collects edges between them and the reasons why some may never be removed."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._edges: list[Tensor] = []
+        self._frozen: list[tuple[Tensor, str]] = []
+
+    def new(self, number: int) -> Tensor:
+        """`number` fresh atoms, shape (number,)."""
+        self.count += number
+        return torch.arange(self.count - number, self.count)
+
+    def unite(self, a: Tensor, b: Tensor) -> None:
+        """Element by element; shapes are broadcast against each other."""
+        a, b = _slim(*torch.broadcast_tensors(a, b))
+        differ = a != b
+        if bool(differ.any()):
+            self._edges.append(torch.unique(torch.stack([a[differ], b[differ]]), dim=1))
+
+    def unite_along(self, t: Tensor, dims: Iterable[int]) -> Tensor:
+        """Unite all atoms along `dims`; gives `t` with its first element repeated along them."""
+        rep = t
+        for d in dims:
+            rep = rep.narrow(d, 0, 1) if rep.shape[d] > 1 else rep
+        rep = rep.expand(t.shape)
+        self.unite(rep, t)
+        return rep
+
+    def per_channel(self, t: Tensor, dim: int) -> Tensor:
+        """Unite along every axis but `dim`: what a layer that reads whole channels asks for. Shape (t.shape[dim],)."""
+        dim %= t.ndim
+        rep = self.unite_along(t, [d for d in range(t.ndim) if d != dim])
+        return rep.movedim(dim, 0).reshape(t.shape[dim], -1)[:, 0] if t.numel() else rep.new_zeros(0)
+
+    def freeze(self, t: Tensor, reason: str) -> None:
+        """These atoms, and with them their classes, stay."""
+        self._frozen.append((torch.unique(_slim(t)[0]), reason))
+
+    def classes(self) -> Tensor:
+        """Class of every atom, shape (count,): connected components by minimum labels and pointer jumping."""
+        parent = torch.arange(self.count)
+        if not self._edges:
+            return parent
+        edges = torch.cat(self._edges, dim=1)
+        while True:
+            tops = parent[edges]
+            low = tops.amin(0)
+            new = parent.scatter_reduce(0, tops[0], low, "amin").scatter_reduce(0, tops[1], low, "amin")
+            while not torch.equal(new, new[new]):
+                new = new[new]
+            if torch.equal(new, parent):
+                return parent
+            parent = new
+
+    def reasons(self, classes: Tensor) -> dict[int, str]:
+        """Frozen classes, each with the first reason that was given."""
+        found: dict[int, str] = {}
+        for atoms, reason in self._frozen:
+            for label in torch.unique(classes[atoms]).tolist():
+                found.setdefault(label, reason)
+        return found
+
+
+def varies(t: Tensor, dim: int) -> bool:
+    """Whether the atoms differ along an axis."""
+    if t.numel() == 0 or t.shape[dim] == 1 or t.stride(dim) == 0:
+        return False
+    (slim,) = _slim(t)
+    return bool((slim != slim.narrow(dim, 0, 1)).any())
+
+
+def varying(t: Tensor) -> list[int]:
+    """The axes along which the atoms differ."""
+    return [d for d in range(t.ndim) if varies(t, d)]
+
+
+def _slim(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The same tensors with one element along every axis that is expanded in all of them."""
+    for d in range(tensors[0].ndim):
+        if tensors[0].shape[d] > 1 and all(t.stride(d) == 0 for t in tensors):
+            tensors = tuple(t.narrow(d, 0, 1) for t in tensors)
+    return tensors
