@@ -43,27 +43,27 @@ class Recipe(BaseModel):
     from_scratch: bool = Field(False, description="train the found architecture from fresh weights")
     # fine-tuning
     epochs: float = Field(3, ge=0, description="fine-tuning epochs; 0 for none")
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
-    batch_size: int = Field(128, ge=1)
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="SGD has momentum 0.9")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate, reached after the warm-up")
+    weight_decay: float = Field(1e-4, ge=0, description="not applied to biases and norms")
+    batch_size: int = Field(128, ge=1, description="images per training step")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps that warm the learning rate up")
     distill: float = Field(0.7, ge=0, le=1, description="weight of the distillation loss; 1 where there are no labels")
-    temperature: float = Field(2.0, gt=0)
+    temperature: float = Field(2.0, gt=0, description="softens both sides of the distillation loss")
     clip: float = Field(1.0, ge=0, description="gradient norm limit; 0 for none")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0 for none")
     patience: int = Field(0, ge=0, description="stop after that many epochs without gain on held-out data; 0: never")
     # measuring and exporting
     max_drop: float | None = Field(None, description="points of quality that may be lost; more ends with exit code 5")
-    runtime: Literal["auto", "ort", "ort-cuda", "torch"] = "auto"
+    runtime: Literal["auto", "ort", "ort-cuda", "torch"] = Field("auto", description="where latency is measured")
     batch: int = Field(1, ge=1, description="batch size of the latency measurement")
     threads: int = Field(0, ge=0, description="threads of the latency measurement; 0: all cores")
     rounds: int = Field(40, ge=5, description="interleaved latency rounds")
-    export: tuple[str, ...] = ("onnx",)
-    opset: int = Field(18, ge=17)
+    export: tuple[str, ...] = Field(("onnx",), description="formats of the result; 'compress doctor' lists them")
+    opset: int = Field(18, ge=18, description="ONNX operator set")
     # the run
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
-    seed: int = 0
+    seed: int = Field(0, description="of everything that is drawn: splits, batches, samples, fresh weights")
 
     @field_validator("target")
     @classmethod

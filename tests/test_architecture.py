@@ -18,7 +18,7 @@ LONGEST_FILE = 350
 LONGEST_FUNCTION = 60
 
 TIERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "plan", "recipe"}),
+    frozenset({"errors", "plan", "recipe", "resolve"}),
     frozenset({"graph", "entropy", "measure"}),
     frozenset({"artifact", "data"}),
     frozenset({"stage", "training"}),
@@ -26,6 +26,7 @@ TIERS: tuple[frozenset[str], ...] = (
     frozenset({"load", "save", "report"}),
     frozenset({"methods", "pipeline"}),
     frozenset({"api"}),
+    frozenset({"options", "terminal"}),
     frozenset({"cli"}),
     frozenset({"__init__", "__main__"}),
 )
