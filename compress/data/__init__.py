@@ -1,0 +1,29 @@
+"""Images and what is known about them, from whatever a user has.
+
+    source                 open_data             Data
+    folder, .npz,    ->    split, size,    ->    train | held_out | test   (Split: seeded batches, ready for the model)
+    digits, ...            normalisation         spec, notes
+
+Whatever was inferred (size, normalisation, split, augmentation, task) stands in `Data.notes`, one sentence each.
+`held_out` is never a part of the test data; the test data is for measuring only.
+"""
+
+from __future__ import annotations
+
+from compress.data.opening import from_arrays, open_data
+from compress.data.settings import PRESETS, Settings
+from compress.data.splits import Augment, Batch, Data, DataSpec, Split, check_input, check_output
+
+__all__ = [
+    "PRESETS",
+    "Augment",
+    "Batch",
+    "Data",
+    "DataSpec",
+    "Settings",
+    "Split",
+    "check_input",
+    "check_output",
+    "from_arrays",
+    "open_data",
+]

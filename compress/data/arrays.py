@@ -1,0 +1,189 @@
+"""Arrays: Keras-style .npz files, arrays in memory, scikit-learn's digits.
+
+x_train, y_train, x_test, y_test   (also x_val, y_val); or x, y, split by seed; labels and test part may be absent
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from compress.data.settings import Settings
+from compress.data.sources import Part, Source, number_classes
+from compress.data.stores import Stored
+from compress.errors import BadInput, EmptyData
+
+PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+def open_npz(path: Path, settings: Settings, shape: tuple[int, ...] | None) -> Source:
+    """An .npz file as a source.
+
+    Raises:
+        BadInput: no .npz, arrays that need pickle, or none of the names that are known.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, KeyError) as error:
+        raise BadInput(
+            f"{path} cannot be read as .npz ({error}). Needed are plain arrays x_train, y_train, x_test, y_test."
+        ) from error
+    return open_arrays(arrays, settings, shape, str(path))
+
+
+def open_digits(settings: Settings, shape: tuple[int, ...] | None) -> Source:
+    """scikit-learn's 1797 grey images of 8x8."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise BadInput(
+            "The data 'digits' comes with scikit-learn, which is not installed: pip install 'compress[demo]'."
+        ) from error
+    found: Any = load_digits()
+    images = (np.asarray(found.images) * (255 / 16)).round().astype(np.uint8)  # 0-16 in the original
+    return open_arrays({"x": images, "y": np.asarray(found.target)}, settings, shape, "digits")
+
+
+def open_arrays(arrays: Mapping[str, Any], settings: Settings, shape: tuple[int, ...] | None, where: str) -> Source:
+    """Arrays by Keras' names as a source.
+
+    Raises:
+        BadInput: no x or x_train, lengths that differ, values that are not finite, a shape that is not the model's.
+        EmptyData: arrays of length 0.
+    """
+    tensors = {name: _tensor(value, name, where) for name, value in arrays.items() if name != "classes"}
+    inputs = {part: tensors[f"x_{key}"] for key, part in PARTS.items() if f"x_{key}" in tensors}
+    targets = {part: tensors[f"y_{key}"] for key, part in PARTS.items() if f"y_{key}" in tensors}
+    if "train" not in inputs and "x" in tensors:
+        inputs["train"] = tensors["x"]
+        targets |= {"train": tensors["y"]} if "y" in tensors else {}
+    if "train" not in inputs:
+        raise BadInput(
+            f"{where} has the arrays {', '.join(arrays) or 'none'}; needed are x_train, or x, and where there are labels y."
+        )
+    if not len(inputs["train"]):
+        raise EmptyData(f"{where} has no training image: x_train has length 0.")
+    notes: list[str] = []
+    inputs = _as_images(inputs, settings, shape, where, notes)
+    found = tuple(next(iter(inputs.values())).shape[1:])
+    for name, target in targets.items():
+        if name in inputs and len(target) != len(inputs[name]):
+            raise BadInput(
+                f"{where} has {len(inputs[name])} images but {len(target)} labels in '{name}'. Needed is one for each."
+            )
+    if targets and not inputs.keys() <= targets.keys():
+        lacking = inputs.keys() - targets.keys()
+        raise BadInput(f"{where} has labels for some parts only; missing for: {', '.join(sorted(lacking))}. Give all or none.")
+    task, targets = _task(targets, settings, notes)
+    names = settings.classes or (tuple(map(str, np.asarray(arrays["classes"]).tolist())) if "classes" in arrays else None)
+    classes = number_classes(list(targets.values()), task, names, where) if targets and task[0] in "cs" else names
+    parts = {name: Part((Stored(x),), Stored(targets[name]) if targets else None) for name, x in inputs.items()}
+    return Source(parts, found, task, classes, notes=tuple(notes))
+
+
+def _tensor(value: Any, name: str, where: str) -> Tensor:
+    if isinstance(value, Tensor):
+        tensor = value.detach().cpu()
+    else:
+        array = np.asarray(value)
+        if array.dtype.kind not in "buif":
+            raise BadInput(f"{where}: the array {name} holds {array.dtype}, needed are numbers.")
+        # Only signed types beyond 8 bits exist for indexing and arithmetic everywhere in torch.
+        array = array.astype(np.int64) if array.dtype.kind in "ui" and array.dtype.itemsize > 1 else array
+        tensor = torch.from_numpy(np.ascontiguousarray(array.astype(np.float32) if array.dtype.kind == "f" else array))
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        raise BadInput(f"{where}: the array {name} holds NaN or infinite values. Clean it first.")
+    return tensor
+
+
+def _as_images(
+    inputs: dict[str, Tensor], settings: Settings, shape: tuple[int, ...] | None, where: str, notes: list[str]
+) -> dict[str, Tensor]:
+    """All parts as (n, c, h, w), of the wanted size; vectors (n, features) stay as they are."""
+    first = inputs["train"]
+    if first.ndim == 4:
+        last = settings.layout == "nhwc" or (settings.layout is None and first.shape[-1] in (1, 3, 4) and not _fits(first, shape))
+        notes.append(
+            f"The axes of the arrays are taken as n, {'height, width, channels' if last else 'channels, height, width'}."
+        )
+        inputs = {name: x.permute(0, 3, 1, 2).contiguous() if last and x.ndim == 4 else x for name, x in inputs.items()}
+    elif first.ndim == 3:
+        inputs = {name: x[:, None] for name, x in inputs.items()}
+    elif first.ndim != 2:
+        raise BadInput(f"{where}: x_train has {first.ndim} axes; needed are n,h,w or n,h,w,c or n,c,h,w.")
+    if settings.channels == 3 and inputs["train"].ndim == 4 and inputs["train"].shape[1] == 1:
+        notes.append("Grey images are repeated over 3 channels.")
+        inputs = {name: x.expand(-1, 3, -1, -1).contiguous() for name, x in inputs.items()}
+    if settings.size is not None and tuple(inputs["train"].shape[2:]) != settings.size:
+        notes.append(f"Images are resized to {settings.size[0]}x{settings.size[1]}.")
+        inputs = {name: _resized(x, settings.size) for name, x in inputs.items()}
+    shapes = {tuple(x.shape[1:]) for x in inputs.values()}
+    if len(shapes) > 1:
+        raise BadInput(f"{where} has parts of several shapes: {sorted(shapes)}. Needed is one shape.")
+    found = shapes.pop()
+    if shape is not None and tuple(shape) != found:
+        raise BadInput(
+            f"The model takes inputs of {'x'.join(map(str, shape))}, {where} has {'x'.join(map(str, found))}. "
+            f"Give the right data, or write size = [H, W] or channels = 3 into a data.toml to convert it."
+        )
+    if not settings.size and len(found) == 3:
+        notes.append(f"The input shape {'x'.join(map(str, found))} is that of the arrays.")
+    return inputs
+
+
+def _fits(first: Tensor, shape: tuple[int, ...] | None) -> bool:
+    """The array is channels-first: it has the model's shape as it is, or only its second axis can be channels."""
+    return tuple(first.shape[1:]) == shape or (shape is None and first.shape[1] in (1, 3, 4) and first.shape[-1] == 4)
+
+
+def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    # Chunks, because the float copies are four times as large as the images.
+    chunks = [functional.interpolate(x.float(), size, mode="bilinear", antialias=True) for x in images.split(1000)]
+    return torch.cat([x.round().to(images.dtype) if images.dtype == torch.uint8 else x for x in chunks])
+
+
+def _task(targets: dict[str, Tensor], settings: Settings, notes: list[str]) -> tuple[str, dict[str, Tensor]]:
+    """The task and the targets in its form: class numbers, masks, values or images."""
+    if not targets:
+        return settings.task or "classification", targets
+    first = targets["train"]
+    one_hot = first.ndim == 2 and first.shape[1] > 1 and bool(((first == 0) | (first == 1)).all() and (first.sum(1) == 1).all())
+    if one_hot and settings.task in (None, "classification"):
+        notes.append("The labels are one-hot and were turned into class numbers.")
+        targets = {name: y.argmax(1) for name, y in targets.items()}
+    elif first.ndim == 2 and first.shape[1] == 1 and not first.is_floating_point() and settings.task in (None, "classification"):
+        targets = {name: y[:, 0] for name, y in targets.items()}
+    elif first.ndim == 4 and first.shape[-1] == 1 and settings.task == "segmentation":
+        targets = {name: y[..., 0] for name, y in targets.items()}
+    first = targets["train"]
+    whole = not first.is_floating_point()
+    guess = {1: "classification" if whole else "regression", 2: "regression", 3: "segmentation" if whole else "image", 4: "image"}
+    task = settings.task or guess.get(first.ndim, "regression")
+    if settings.task is None:
+        notes.append(
+            f"The task is taken as {task}, from targets of {'whole numbers' if whole else 'reals'} with {first.ndim} axes."
+        )
+    axes = {"classification": (1,), "segmentation": (3,), "image": (3, 4)}.get(task, (1, 2, 3, 4))
+    if first.ndim not in axes or (task[0] in "cs" and not bool((first == first.long()).all())):
+        kinds = {"classification": "n class numbers", "segmentation": "n,h,w class numbers", "image": "n images"}
+        raise BadInput(f"The targets of shape {tuple(first.shape)} do not suit the task {task}: needed are {kinds[task]}.")
+    if task == "image":
+        targets = {name: y[:, None] if y.ndim == 3 else _channels_first(y) for name, y in targets.items()}
+    elif task == "regression":
+        targets = {name: y.float()[:, None] if y.ndim == 1 else y.float() for name, y in targets.items()}
+    else:
+        targets = {name: y.long() if task == "classification" else y for name, y in targets.items()}
+    return task, targets
+
+
+def _channels_first(images: Tensor) -> Tensor:
+    last = images.shape[-1] in (1, 3, 4) and images.shape[1] not in (1, 3, 4)
+    return images.permute(0, 3, 1, 2).contiguous() if last else images

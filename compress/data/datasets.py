@@ -1,0 +1,153 @@
+"""Data sets of others: `torchvision:NAME@DIR` and `module:factory`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compress import resolve
+from compress.data.arrays import open_arrays
+from compress.data.settings import PRESETS, Settings
+from compress.data.sources import Part, Source, find, number_classes, unreadable_out
+from compress.data.splits import Data
+from compress.data.stores import Items, Store, Stored, to_tensor
+from compress.errors import BadInput, EmptyData
+
+
+def open_torchvision(text: str, settings: Settings, shape: tuple[int, ...] | None) -> Source:
+    """`NAME@DIR`: a data set class of torchvision whose files are in DIR; nothing is downloaded.
+
+    Raises:
+        BadInput: no such class, or its files are not in DIR.
+    """
+    from torchvision import datasets
+
+    name, _, folder = text.partition("@")
+    maker: Any = getattr(datasets, name, None)
+    if not folder or not inspect.isclass(maker):
+        raise BadInput(f"The data is 'torchvision:{text}'; needed is torchvision:NAME@DIR, such as torchvision:CIFAR10@data.")
+    find(folder)
+    known = inspect.signature(maker.__init__).parameters
+    choices = [("train", {"train": True}), ("test", {"train": False})]
+    if "train" not in known:
+        choices = [("train", {"split": "train"}), ("val", {"split": "val"}), ("test", {"split": "test"})]
+        choices = choices if "split" in known else [("train", {})]
+    found: dict[str, Any] = {}
+    for part, options in choices:
+        try:
+            found[part] = maker(**{"root": folder, **options})
+        except (RuntimeError, FileNotFoundError, ValueError, TypeError) as error:
+            if part == "train":
+                raise BadInput(
+                    f"torchvision:{name} does not open in {folder} ({error}). Download it there once, or correct DIR."
+                ) from error
+    arrays = _arrays(found)
+    if arrays is None:
+        return _from_datasets(found, settings, shape, f"torchvision:{name}", name.lower())
+    source = open_arrays(arrays, settings, shape, f"torchvision:{name}")
+    names = settings.classes or tuple(getattr(found["train"], "classes", ())) or source.classes
+    preset = name.lower() if name.lower() in PRESETS else None
+    return Source(source.parts, source.shape, source.task, names, preset, notes=source.notes)
+
+
+def open_factory(name: str, settings: Settings, shape: tuple[int, ...] | None) -> Source | Data:
+    """`module:factory()`: a Data, arrays by name, one data set, (train, test), (train, val, test) or a dict of data sets.
+
+    Raises:
+        BadInput: the factory fails, or gives something else.
+    """
+    factory = resolve.function(name, "--data")
+    try:
+        made = factory()
+    except Exception as error:  # user code may raise anything
+        raise BadInput(
+            f"The data factory {name} fails ({type(error).__name__}: {error}). It is called without arguments."
+        ) from error
+    if isinstance(made, Data):
+        return made
+    if isinstance(made, Mapping) and any(str(key).split("_")[0] == "x" for key in made):
+        return open_arrays(made, settings, shape, name)
+    if isinstance(made, tuple | list) and 2 <= len(made) <= 3 and all(_is_dataset(part) for part in made):
+        made = dict(zip(("train", "test") if len(made) == 2 else ("train", "val", "test"), made, strict=True))
+    elif _is_dataset(made) and not isinstance(made, Mapping):
+        made = {"train": made}
+    if not isinstance(made, Mapping) or "train" not in made or not all(_is_dataset(part) for part in made.values()):
+        raise BadInput(
+            f"The data factory {name} gives a {type(made).__name__}; needed is a compress.data.Data, arrays by name "
+            f"(x_train, ...), a data set with length and items, (train, test), or a dict of these with 'train'."
+        )
+    return _from_datasets(dict(made), settings, shape, name, None)
+
+
+def _is_dataset(value: Any) -> bool:
+    return hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, str | Tensor | np.ndarray)
+
+
+def _arrays(found: dict[str, Any]) -> dict[str, Any] | None:
+    """The arrays inside the data sets, where they keep such."""
+    arrays: dict[str, Any] = {}
+    for part, dataset in found.items():
+        images = getattr(dataset, "data", None)
+        labels = getattr(dataset, "targets", getattr(dataset, "labels", None))
+        if not isinstance(images, np.ndarray | Tensor) or labels is None:
+            return None
+        arrays |= {f"x_{part}": images, f"y_{part}": np.asarray(labels)}
+    return arrays
+
+
+def _from_datasets(
+    found: dict[str, Any], settings: Settings, shape: tuple[int, ...] | None, where: str, preset: str | None
+) -> Source:
+    """Map-style data sets; items are an input, or a pair of input (or tuple of inputs) and target."""
+    if not len(found["train"]):
+        raise EmptyData(f"{where} has no training sample: its length is 0.")
+    item = found["train"][0]
+    pair = isinstance(item, tuple | list) and len(item) == 2
+    first = item[0] if pair else item
+    several = isinstance(first, tuple | list)
+    sample = to_tensor(first[0] if several else first)
+    if shape is not None and tuple(sample.shape) != tuple(shape):
+        raise BadInput(
+            f"The model takes inputs of {tuple(shape)}, {where} gives {tuple(sample.shape)}. Change the data set's transform."
+        )
+    parts = {
+        name: Part(_inputs(dataset, pair, len(first) if several else 0), Items(dataset, lambda x: x[1]) if pair else None)
+        for name, dataset in found.items()
+    }
+    total = sum(len(dataset) for dataset in found.values())
+    notes = [f"Items of {where} are used as they come{'' if sample.dtype == torch.uint8 else ', already normalised'}."]
+    if total * sample.numel() * sample.element_size() <= settings.memory_gb * 1e9:
+        # A data set with random transforms would be frozen in its first draw: augmentation belongs to [augment].
+        parts = {name: unreadable_out(part, where)[0] for name, part in parts.items()}
+        notes.append("They were read once and kept: random transforms of the data set act only once.")
+    task = settings.task or (_task_of(to_tensor(item[1])) if pair else "classification")
+    classes = settings.classes or tuple(map(str, getattr(found["train"], "classes", ()))) or None
+    if pair and task in ("classification", "segmentation"):
+        targets = [_some(part.targets) for part in parts.values() if part.targets is not None]
+        classes = number_classes(targets, task, classes, where)
+    ready = sample.dtype != torch.uint8
+    return Source(parts, tuple(sample.shape), task, classes, preset if preset in PRESETS else None, ready, tuple(notes))
+
+
+def _inputs(dataset: Any, pair: bool, several: int) -> tuple[Store, ...]:
+    def first(item: Any) -> Any:
+        return item[0] if pair else item
+
+    if not several:
+        return (Items(dataset, first),)
+    return tuple(Items(dataset, lambda item, i=i: first(item)[i]) for i in range(several))
+
+
+def _some(store: Store) -> Tensor:
+    return store.read(torch.arange(len(store))[: None if isinstance(store, Stored) else 256])
+
+
+def _task_of(target: Tensor) -> str:
+    if target.ndim == 0:
+        return "regression" if target.is_floating_point() else "classification"
+    return {1: "regression", 2: "segmentation"}.get(target.ndim, "image")

@@ -1,0 +1,214 @@
+"""Image folders.
+
+root/train/cat/*.jpg  root/test/cat/*.jpg     parts by name; val/ (also valid/, validation/) where there is one
+root/cat/*.jpg  root/dog/*.jpg                one part, split by seed
+root/*.jpg                                    images without labels
+root/images/*.jpg  root/masks/*.png           segmentation: a mask of class numbers for each image, same stem; 255: ignore
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from compress.data.settings import Settings
+from compress.data.sources import Part, Source, number_classes, unreadable_out
+from compress.data.splits import too_many
+from compress.data.stores import Files, Stored, header, name_some
+from compress.errors import BadInput, EmptyData
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+PROBES = 256  # image headers looked at for the size and the number of channels
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Files of one part, sorted by name."""
+
+    paths: tuple[Path, ...]
+    labels: tuple[str, ...] = ()
+    masks: tuple[Path, ...] = ()
+    others: int = 0  # files that are no images
+
+
+def open_folder(root: Path, settings: Settings, shape: tuple[int, ...] | None, draws: torch.Generator) -> Source:
+    """An image folder as a source; in memory where it fits.
+
+    Raises:
+        BadInput: mixed or unknown layout, images of several sizes without a stated one, too many unreadable images.
+        EmptyData: no image at all.
+    """
+    listings = {name: _list(path) for name, path in _parts(root).items()}
+    notes = [f"{sum(x.others for x in listings.values())} files of {root} are no images and were left out."]
+    notes = [] if notes[0].startswith("0 ") else notes
+    listings, said = _agreeing(listings, root)
+    channels, size, resize, told = _geometry(listings, settings, shape, root, draws)
+    notes += said + told
+    task = settings.task or ("segmentation" if listings["train"].masks else "classification")
+    if task not in ("classification", "segmentation"):
+        raise BadInput(f"{root} is an image folder, which has no targets for the task '{task}'. Give an .npz or module:factory.")
+    classes = settings.classes or tuple(sorted(set(listings["train"].labels))) or None
+    total = sum(len(x.paths) for x in listings.values())
+    fits = total * size[0] * size[1] * (channels + bool(listings["train"].masks)) <= settings.memory_gb * 1e9
+    notes.append(
+        f"{total} images of {channels}x{size[0]}x{size[1]} "
+        + ("were decoded into memory." if fits else "are decoded while running: they would not fit into memory_gb.")
+    )
+    parts, broken = {}, []
+    for name, listing in listings.items():
+        part = _part(listing, size, channels, resize, classes, root)
+        if fits:
+            part, bad = unreadable_out(part, str(root))
+            broken += bad
+        parts[name] = part
+    if len(broken) > settings.max_unreadable * total:
+        raise BadInput(too_many(broken, total, settings.max_unreadable))
+    if broken:
+        notes.append(f"{len(broken)} of {total} images cannot be read and were left out: {name_some(broken)}.")
+    classes = _checked_classes(parts, task, classes, root)
+    return Source(parts, (channels, *size), task, classes, notes=tuple(notes))
+
+
+def _parts(root: Path) -> dict[str, Path]:
+    folders = {path.name: path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")}
+    known = {PARTS[name.lower()]: path for name, path in folders.items() if name.lower() in PARTS}
+    if not known or (len(folders) > len(known) and len(known) == 1):
+        return {"train": root}
+    if "train" not in known:
+        raise BadInput(f"{root} has {', '.join(sorted(known))} but no train folder. Add train/, or give one folder to be split.")
+    return known
+
+
+def _list(root: Path) -> Listing:
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    names = {path.name: path for path in folders}
+    if {"images", "masks"} <= names.keys():
+        return _with_masks(names["images"], names["masks"])
+    direct, others = _images(root, deep=False)
+    found = {path.name: _images(path, deep=True) for path in folders}
+    labelled = {name: paths for name, (paths, _) in found.items() if paths}
+    others += sum(count for _, count in found.values())
+    if direct and labelled:
+        raise BadInput(
+            f"{root} has {len(direct)} images of its own beside folders with images ({', '.join(list(labelled)[:5])}). "
+            f"Needed are either class folders or images without labels: move one of the two away."
+        )
+    if direct:
+        return Listing(tuple(direct), others=others)
+    if not labelled:
+        kinds = ", ".join(sorted(SUFFIXES))
+        raise EmptyData(f"{root} has no images. Needed are files ({kinds}) in class folders, or without labels in one folder.")
+    if len(labelled) == 1:
+        raise BadInput(
+            f"{root} has one class folder only ({next(iter(labelled))}); needed are at least two. For images without labels give "
+            f"that folder itself."
+        )
+    paths = [(path, name) for name, files in labelled.items() for path in files]
+    return Listing(tuple(path for path, _ in paths), tuple(name for _, name in paths), others=others)
+
+
+def _images(root: Path, deep: bool) -> tuple[list[Path], int]:
+    paths, others = [], 0
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(f for f in folders if not f.startswith(".")) if deep else []
+        for name in files:
+            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+                paths.append(Path(folder, name))
+            else:
+                others += 1
+    return sorted(paths), others
+
+
+def _with_masks(images: Path, masks: Path) -> Listing:
+    (paths, others), by_stem = _images(images, deep=False), {path.stem: path for path in _images(masks, deep=False)[0]}
+    lonely = [str(path) for path in paths if path.stem not in by_stem]
+    if not paths:
+        raise EmptyData(f"{images} has no images. Put images there, and a mask of the same name into {masks}.")
+    if lonely:
+        raise BadInput(f"{len(lonely)} images have no mask of the same name in {masks}: {name_some(lonely)}.")
+    return Listing(tuple(paths), (), tuple(by_stem[path.stem] for path in paths), others)
+
+
+def _agreeing(listings: dict[str, Listing], root: Path) -> tuple[dict[str, Listing], list[str]]:
+    """Parts that are labelled the way train/ is; the others are left out, and said so."""
+    train, notes, kept = listings["train"], [], {}
+    for name, listing in listings.items():
+        if (bool(listing.labels), bool(listing.masks)) == (bool(train.labels), bool(train.masks)):
+            kept[name] = listing
+        else:
+            notes.append(f"{root}/{name} has {'no ' if not listing.labels else ''}labels, unlike train/, and was left out.")
+    extra = sorted({label for listing in kept.values() for label in listing.labels} - set(train.labels))
+    if extra:
+        raise BadInput(f"{root} has test classes that are not in train/: {', '.join(extra[:5])}. Needed are the same folders.")
+    return kept, notes
+
+
+def _geometry(
+    listings: dict[str, Listing], settings: Settings, shape: tuple[int, ...] | None, root: Path, draws: torch.Generator
+) -> tuple[int, tuple[int, int], str | None, list[str]]:
+    """(channels, (height, width), how to resize, notes), from the settings, the model's input, or the images."""
+    everything = [path for listing in listings.values() for path in listing.paths]
+    some = sorted(torch.randperm(len(everything), generator=draws)[:PROBES].tolist())
+    with ThreadPoolExecutor() as pool:
+        headers = [found for found in pool.map(header, (everything[i] for i in some)) if found is not None]
+    if not headers:
+        raise EmptyData(f"None of {len(some)} images looked at in {root} can be read, such as {everything[some[0]]}.")
+    sizes = sorted({size for _, size in headers})
+    grey = all(mode in ("1", "L", "LA") or mode.startswith("I") for mode, _ in headers)
+    notes = []
+    channels = settings.channels or (1 if grey else 3)
+    if settings.channels is None:
+        notes.append(f"The images are {'grey: 1 channel' if grey else 'coloured: 3 channels'}.")
+    if shape is not None and shape[0] != channels:
+        raise BadInput(
+            f"The model takes {shape[0]} channels, the images of {root} have {channels}. Write channels = {shape[0]} into a "
+            f"data.toml to convert them."
+        )
+    wanted = settings.size or (None if shape is None else (shape[1], shape[2]))
+    if wanted is not None:
+        if shape is not None and wanted != tuple(shape[1:]):
+            raise BadInput(
+                f"The model takes {shape[1]}x{shape[2]}, the data settings say {wanted[0]}x{wanted[1]}. Make them agree."
+            )
+        if sizes != [wanted]:
+            how = "scaled and cut to the centre" if settings.resize == "crop" else "stretched"
+            notes.append(f"Images of other sizes (such as {sizes[0][0]}x{sizes[0][1]}) are {how}: {wanted[0]}x{wanted[1]}.")
+        return channels, wanted, settings.resize, notes
+    if len(sizes) > 1:
+        raise BadInput(
+            f"The images of {root} have several sizes ({sizes[0][0]}x{sizes[0][1]} to {sizes[-1][0]}x{sizes[-1][1]}). "
+            f"Give the model's with --input-shape CxHxW, or size = [H, W] in a data.toml."
+        )
+    notes.append(f"The input size {sizes[0][0]}x{sizes[0][1]} is that of the images.")
+    return channels, sizes[0], None, notes
+
+
+def _part(
+    listing: Listing, size: tuple[int, int], channels: int, resize: str | None, classes: Sequence[str] | None, root: Path
+) -> Part:
+    images = Files(listing.paths, size, channels, resize)
+    if listing.masks:
+        return Part((images,), Files(listing.masks, size, 0, resize))
+    if not listing.labels:
+        return Part((images,))
+    number = {name: i for i, name in enumerate(classes or ())}
+    unknown = sorted(set(listing.labels) - number.keys())
+    if unknown:
+        raise BadInput(
+            f"{root} has class folders that the data settings do not list: {', '.join(unknown[:5])}. Add them to classes."
+        )
+    return Part((images,), Stored(torch.tensor([number[name] for name in listing.labels])))
+
+
+def _checked_classes(parts: dict[str, Part], task: str, names: Sequence[str] | None, root: Path) -> tuple[str, ...] | None:
+    targets = [part.targets for part in parts.values() if part.targets is not None]
+    if not targets:
+        return None if names is None else tuple(names)
+    some = [store.read(torch.arange(len(store))[: PROBES if isinstance(store, Files) else None]) for store in targets]
+    return number_classes(some, task, names, str(root))

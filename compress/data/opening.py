@@ -1,0 +1,184 @@
+"""`open_data`: a source, its splits, its normalisation and its augmentation, with a note for everything that was inferred."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compress.data.arrays import open_arrays, open_digits, open_npz
+from compress.data.datasets import open_factory, open_torchvision
+from compress.data.folder import open_folder
+from compress.data.settings import PRESETS, Settings, from_toml, make
+from compress.data.sources import Part, Source, find
+from compress.data.splits import Augment, Data, DataSpec, Split, scaled
+from compress.data.stores import Stored
+from compress.errors import BadInput, EmptyData
+
+SAMPLE = 10_000  # images for mean and std: their standard error is then below 0.3 % of the std even for flat images
+
+
+def open_data(spec: str | Path, *, seed: int = 0, shape: tuple[int, ...] | None = None, settings: Settings | None = None) -> Data:
+    """Open a user's data.
+
+    Args:
+        spec: image folder, .npz, torchvision:NAME@DIR, digits, module:factory, file.py:factory or data.toml.
+        seed: of the splits and of the sample behind mean and std.
+        shape: (channels, height, width) that the model takes, where it is known.
+        settings: what a data.toml would say.
+
+    Raises:
+        BadInput: unknown source, wrong channels or size, one class, too many unreadable images.
+        EmptyData: no image.
+    """
+    text = str(spec)
+    if text.endswith(".toml"):
+        settings = from_toml(find(text))
+        text = settings.source
+    settings = settings or make()
+    if not text:
+        raise EmptyData("No data was given. Give --data: an image folder, an .npz file, digits, module:factory or a data.toml.")
+    shape = None if shape is None else tuple(shape)
+    if text == "digits":
+        source = open_digits(settings, shape)
+    elif text.startswith("torchvision:"):
+        source = open_torchvision(text.removeprefix("torchvision:"), settings, shape)
+    elif ":" in text and not Path(text).exists():
+        source = open_factory(text, settings, shape)
+    else:
+        path = find(text)
+        if path.is_dir():
+            source = open_folder(path, settings, shape, torch.Generator().manual_seed(seed))
+        elif path.suffix == ".npz":
+            source = open_npz(path, settings, shape)
+        else:
+            raise BadInput(f"{path} is a {path.suffix or 'plain'} file; needed is an image folder, an .npz file or a data.toml.")
+    return source if isinstance(source, Data) else _divided(source, settings, seed, text)
+
+
+def from_arrays(arrays: Mapping[str, Any], *, seed: int = 0, name: str = "arrays", **settings: Any) -> Data:
+    """Data from arrays or tensors in memory: x_train, y_train, x_test, y_test, or x, y; `settings` as in a data.toml."""
+    checked = make(name, **settings)
+    return _divided(open_arrays(arrays, checked, None, name), checked, seed, name)
+
+
+def _divided(source: Source, settings: Settings, seed: int, name: str) -> Data:
+    notes = list(source.notes)
+    train = source.parts["train"]
+    rest = torch.arange(len(train.inputs[0]))
+    if settings.task not in (None, source.task):
+        raise BadInput(f"{name} is data for {source.task}, the data settings say {settings.task}. Correct task.")
+    test_part = source.parts.get("test") or source.parts.get("val")
+    if test_part is None:
+        rest, test_index = _cut(rest, settings.split.test, seed, name)
+        test_part = train
+        notes.append(
+            f"There is no test part: {len(test_index)} of {len(rest) + len(test_index)} images were set aside, by seed {seed}."
+        )
+    else:
+        test_index = torch.arange(len(test_part.inputs[0]))
+        if "test" not in source.parts:
+            notes.append("There is no test part: the validation part is the test data.")
+    if "test" in source.parts and "val" in source.parts:
+        held_part = source.parts["val"]
+        held_index = torch.arange(len(held_part.inputs[0]))
+        notes.append("Choices are made on the validation part; the test part is for measuring only.")
+    else:
+        rest, held_index = _cut(rest, settings.split.held_out, seed + 1, name)
+        held_part = train
+        notes.append(f"{len(held_index)} training images are held out, by seed {seed}, for choices such as the best epoch.")
+    if not len(test_index) or not len(held_index):
+        raise EmptyData(f"{name} has an empty test or validation part. Fill it, or delete it to have one split off.")
+    mean, std = _normalisation(source, settings, rest, seed, notes)
+    spec = DataSpec(
+        source.shape, mean, std, source.classes, _augment(source, settings, notes), source.task, train.targets is not None, name
+    )
+    if not spec.labelled:
+        notes.append("The images have no labels: quality is agreement with the dense model, fine-tuning is distillation.")
+
+    def split(part: Part, index: Tensor) -> Split:
+        return Split(part.inputs, part.targets, index, spec, settings.max_unreadable)
+
+    return Data(split(train, rest), split(held_part, held_index), split(test_part, test_index), spec, tuple(notes))
+
+
+def _cut(index: Tensor, share: float, seed: int, name: str) -> tuple[Tensor, Tensor]:
+    """(what stays, what is set aside), both ascending, at least one sample each."""
+    if len(index) < 2:
+        raise EmptyData(f"{name} has too few images to be split. Needed are at least 3; give more.")
+    count = min(max(1, round(share * len(index))), len(index) - 1)
+    mixed = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))]
+    return mixed[count:].sort().values, mixed[:count].sort().values
+
+
+def _normalisation(
+    source: Source, settings: Settings, index: Tensor, seed: int, notes: list[str]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    channels = source.shape[0] if source.shape else 1
+    chosen = settings.normalize or (source.preset if settings.mean is None and not source.ready else None)
+    if settings.mean is not None and settings.std is not None:
+        mean, std = settings.mean, settings.std
+        notes.append(f"Normalisation: mean {_list(mean)}, std {_list(std)}, as the data settings say.")
+    elif chosen is not None:
+        mean, std = PRESETS[chosen]
+        notes.append(f"Normalisation: that of {chosen}, mean {_list(mean)}, std {_list(std)}.")
+    elif source.ready or source.task == "image":
+        mean, std = PRESETS["none"]
+        notes.append(
+            "Normalisation: none" + ("" if source.ready else ", usual for image to image; 8-bit values become 0-1") + "."
+        )
+    else:
+        mean, std = _measured(source, index, seed)
+        if source.parts["train"].inputs[0].read(index[:1]).dtype != torch.uint8 and _standard(mean, std):
+            mean, std = PRESETS["none"]
+            notes.append("Normalisation: none, the values have mean 0 and std 1 already.")
+        else:
+            notes.append(
+                f"Normalisation inferred from training images: mean {_list(mean)}, std {_list(std)}. If the model was "
+                f"trained with others, write mean and std into a data.toml."
+            )
+    if len(mean) not in (1, channels):
+        raise BadInput(f"The normalisation has {len(mean)} values, the images have {channels} channels. Give one value for each.")
+    return (mean * channels, std * channels) if len(mean) == 1 else (mean, std)
+
+
+def _measured(source: Source, index: Tensor, seed: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over a seeded sample."""
+    store = source.parts["train"].inputs[0]
+    wanted = SAMPLE if isinstance(store, Stored) else 256
+    some = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))[:wanted]]
+    total = square = torch.zeros(source.shape[0], dtype=torch.float64)
+    count = 0
+    for chunk in some.split(500):
+        x = scaled(store.read(chunk)).transpose(0, 1).flatten(1)
+        total, square, count = total + x.double().sum(1), square + x.double().square().sum(1), count + x.shape[1]
+    mean = total / count
+    std = (square / count - mean.square()).clamp_min(0).sqrt()
+    std = torch.where(std > 1e-6, std, torch.ones_like(std))  # a constant channel stays constant
+    return tuple(round(v, 4) for v in mean.tolist()), tuple(float(f"{v:.4g}") for v in std.tolist())
+
+
+def _standard(mean: tuple[float, ...], std: tuple[float, ...]) -> bool:
+    # 0.3: per-channel presets of other data leave such a rest, raw data in 0-1 or 0-255 is far away.
+    return max(map(abs, mean)) < 0.3 and all(0.7 < v < 1.4 for v in std)
+
+
+def _augment(source: Source, settings: Settings, notes: list[str]) -> Augment:
+    """Flips and shifts where nothing is said: an eighth of the size, mirrored if coloured; none where that would be wrong."""
+    if settings.augment is not None:
+        return Augment(settings.augment.flip, settings.augment.shift)
+    if len(source.shape) != 3 or source.task not in ("classification", "segmentation") or source.ready:
+        return Augment()
+    chosen = Augment(source.shape[0] == 3, min(source.shape[1:]) // 8)
+    flips = "flips and " if chosen.flip else ""
+    notes.append(
+        f"Training images are changed by {flips}shifts up to {chosen.shift} pixels; [augment] in a data.toml says otherwise."
+    )
+    return chosen
+
+
+def _list(values: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{v:g}" for v in values) + ")"

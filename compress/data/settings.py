@@ -1,0 +1,120 @@
+"""What a `data.toml` may say. Everything else about the data is inferred and told.
+
+source = "photos/"            # anything --data takes; a path counts from the folder of this file
+task = "classification"       # or segmentation, regression, image
+size = [224, 224]             # height, width; images are resized to it
+channels = 3
+mean = [0.485, 0.456, 0.406]  # or: normalize = "imagenet"
+std = [0.229, 0.224, 0.225]
+classes = ["cat", "dog"]      # the order of the model's outputs
+[augment]
+flip = true
+shift = 4                     # pixels; the border is padded
+[split]
+test = 0.2
+held_out = 0.1
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from compress.errors import BadInput
+
+PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "none": ((0.0,), (1.0,)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashionmnist": ((0.2860,), (0.3530,)),
+}
+
+
+class AugmentSettings(BaseModel):
+    """Section [augment]."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    flip: bool = False
+    shift: int = Field(0, ge=0)
+
+
+class SplitSettings(BaseModel):
+    """Section [split]: shares of one folder or array that has no such part of its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    test: float = Field(0.2, gt=0, lt=1, description="of everything")
+    held_out: float = Field(0.1, gt=0, lt=1, description="of what is left for training")
+
+
+class Settings(BaseModel):
+    """The fields of a data.toml; None means: infer, and say so."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    source: str = ""
+    task: Literal["classification", "segmentation", "regression", "image"] | None = None
+    size: tuple[int, int] | None = None
+    channels: Literal[1, 3] | None = None
+    resize: Literal["crop", "stretch"] = "crop"
+    layout: Literal["nhwc", "nchw"] | None = Field(None, description="axes of arrays of images")
+    normalize: Literal["none", "imagenet", "cifar10", "cifar100", "mnist", "fashionmnist"] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    classes: tuple[str, ...] | None = None
+    augment: AugmentSettings | None = None
+    split: SplitSettings = Field(default_factory=lambda: SplitSettings(**{}))
+    max_unreadable: float = Field(0.05, ge=0, lt=1, description="share of unreadable images that is put up with")
+    memory_gb: float = Field(1.0, gt=0, description="decode everything at the start if it fits into this")
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _square(cls, value: Any) -> Any:
+        return (value, value) if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _mean_goes_with_std(self) -> Settings:
+        if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
+            raise ValueError("mean and std go together, with one value per channel each")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError("every std must be above 0")
+        if self.mean is not None and self.normalize is not None:
+            raise ValueError("give either normalize or mean and std")
+        return self
+
+
+def make(where: str = "data settings", **values: Any) -> Settings:
+    """Checked settings.
+
+    Raises:
+        BadInput: an unknown name or a value out of range; names the first one.
+    """
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise BadInput(f"{where}: {name + ' is ' + repr(first['input']) + '; ' if name else ''}{message}.") from error
+
+
+def from_toml(path: Path) -> Settings:
+    """Read a data.toml; a source that is a path counts from the file's folder."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput(
+            f"The data settings {path} cannot be read ({error}). Give a TOML file with at least source = ..."
+        ) from error
+    source = values.get("source", "")
+    if not isinstance(source, str) or not source:
+        raise BadInput(f'{path} names no data. Add source = "folder" (or .npz, digits, torchvision:NAME@DIR, module:factory).')
+    name, at, folder = source.partition("@")
+    if at and name.startswith("torchvision:"):
+        values["source"] = f"{name}@{path.parent / folder}"
+    elif (source != "digits" and (path.parent / source).exists()) or (path.parent / source.rpartition(":")[0]).is_file():
+        values["source"] = str(path.parent / source)
+    return make(str(path), **values)

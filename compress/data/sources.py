@@ -1,0 +1,100 @@
+"""What every kind of source gives before it is split and normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from compress.data.stores import IGNORE, Store, Stored
+from compress.errors import BadInput, EmptyData
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples that the source keeps together: one sample has the same number in all stores."""
+
+    inputs: tuple[Store, ...]
+    targets: Store | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source that has been opened.
+
+    Attributes:
+        parts: "train" and, where the source has them, "val" and "test".
+        shape: of one input, (channels, height, width).
+        preset: name of the normalisation that belongs to this data, where it is known.
+        ready: inputs are normalised already and are used as they come.
+    """
+
+    parts: dict[str, Part]
+    shape: tuple[int, ...]
+    task: str
+    classes: tuple[str, ...] | None = None
+    preset: str | None = None
+    ready: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+
+def number_classes(targets: Sequence[Tensor], task: str, names: Sequence[str] | None, where: str) -> tuple[str, ...]:
+    """Names of the classes 0, 1, ... that the labels use.
+
+    Raises:
+        BadInput: negative labels, fewer than two classes, or labels beyond the given names.
+    """
+    labels = torch.cat([t.reshape(-1).unique() for t in targets]).unique()
+    if task == "segmentation":
+        labels = labels[labels != IGNORE]
+    if not len(labels):
+        raise EmptyData(f"{where} has no label. Give labelled data, or leave the labels out.")
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0:
+        raise BadInput(f"The labels of {where} go down to {lowest}; needed are class numbers from 0 upwards.")
+    if len(labels) < 2:
+        raise BadInput(f"The labels of {where} are all of one class ({lowest}); needed are at least two. Give the full data.")
+    if names is None:
+        return tuple(map(str, range(highest + 1)))
+    if highest >= len(names):
+        raise BadInput(f"The labels of {where} reach class {highest}, but there are names for {len(names)} only. Add the others.")
+    return tuple(names)
+
+
+def unreadable_out(part: Part, where: str) -> tuple[Part, list[str]]:
+    """The part in memory, without the samples that could not be read; those are named.
+
+    Raises:
+        EmptyData: nothing could be read.
+    """
+    count = len(part.inputs[0])
+    everything = torch.arange(count)
+    stores = (*part.inputs, *(() if part.targets is None else (part.targets,)))
+    values = [store.read(everything) for store in stores]
+    broken = {number: text for store in stores for number, text in store.broken.items()}
+    if count and len(broken) == count:
+        raise EmptyData(f"None of the {count} images of {where} can be read. The first: {next(iter(broken.values()))}.")
+    if broken:
+        good = torch.tensor([number not in broken for number in range(count)])
+        values = [v[good] for v in values]
+    loaded = [Stored(v) for v in values]
+    targets = None if part.targets is None else loaded.pop()
+    return Part(tuple(loaded), targets), list(broken.values())
+
+
+def find(path: str) -> Path:
+    """A path that exists.
+
+    Raises:
+        BadInput: it does not, or the name is no known source at all.
+    """
+    found = Path(path).expanduser()
+    if not found.exists():
+        raise BadInput(
+            f"There is no data at '{path}'. Give an image folder, an .npz file, torchvision:NAME@DIR, digits, module:factory "
+            f"or a data.toml."
+        )
+    return found

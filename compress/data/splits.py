@@ -1,0 +1,279 @@
+"""Splits and their batches: seeded order, augmentation on whole batches, normalisation, in that order.
+
+uint8 image / 255            (float images: as they are)
+-> flip, shift               per sample, drawn by seed and epoch, only where asked for
+-> (x - mean) / std          per channel
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from compress.data.stores import IGNORE, Store, Stored, name_some
+from compress.errors import BadInput, EmptyData
+
+TASKS = ("classification", "segmentation", "regression", "image")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Model inputs (n, c, h, w), normalised float32, and the target, or None where there are no labels.
+
+    Targets: class numbers (n,), class numbers per pixel (n, h, w), values (n, k) or images (n, c, h, w).
+    """
+
+    inputs: tuple[Tensor, ...]
+    target: Tensor | None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on a device."""
+        target = None if self.target is None else self.target.to(device)
+        return Batch(tuple(x.to(device) for x in self.inputs), target)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes of training images: mirror left-right, move by up to `shift` pixels in both directions (black border)."""
+
+    flip: bool = False
+    shift: int = 0
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What is known about the data.
+
+    Attributes:
+        shape: of one input, (channels, height, width).
+        mean, std: per channel, on the scale 0-1 for 8-bit images, on the data's own scale otherwise.
+        classes: names in the order of the class numbers; None where there are none.
+        task: "classification", "segmentation", "regression" or "image" (image to image).
+    """
+
+    shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...] | None = None
+    augment: Augment = field(default_factory=Augment)
+    task: str = "classification"
+    labelled: bool = True
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some of the samples of a source. `index[i]` is the number of sample i in its stores."""
+
+    inputs: tuple[Store, ...]
+    targets: Store | None
+    index: Tensor
+    spec: DataSpec
+    max_unreadable: float = 0.05
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """Samples that could not be read so far, with the reason; batches leave them out."""
+        stores = (*self.inputs, *(() if self.targets is None else (self.targets,)))
+        return tuple(text for store in stores for text in store.broken.values())
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        epoch: int = 0,
+        augment: bool = False,
+        limit: int | None = None,
+        drop_last: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> Iterator[Batch]:
+        """Batches of the split, the same ones for the same arguments.
+
+        Args:
+            batch_size: samples per batch; the last one may be smaller, unless `drop_last` and it is not the only one.
+            shuffle: new order, drawn from seed and epoch.
+            seed: of everything drawn.
+            epoch: number of the pass; each has an order and changes of its own.
+            augment: flips and shifts as `spec.augment` says, drawn from seed and epoch.
+            limit: that many samples only, drawn from the seed (never the first ones: folders are sorted by class).
+            drop_last: leave an incomplete last batch out.
+            device: where batches end up; 8-bit images travel as such and are augmented and normalised there.
+
+        Raises:
+            EmptyData: the split is empty.
+            BadInput: more samples turn out to be unreadable than the stated share.
+        """
+        if not len(self):
+            raise EmptyData(f"The data of {self.spec.source} has no sample left in this part. Give more images.")
+        order = self._order(shuffle, seed, epoch, limit)
+        chunks = list(order.split(batch_size))
+        if drop_last and len(chunks) > 1 and len(chunks[-1]) < batch_size:
+            chunks.pop()
+        # One stream of random numbers for the changes, on the CPU: the same ones whatever the device.
+        draws = torch.Generator().manual_seed(_mix(seed, epoch, 2))
+        for inputs, target in self._samples(chunks):
+            yield self._finished(inputs, target, draws if augment else None, torch.device(device))
+
+    def _order(self, shuffle: bool, seed: int, epoch: int, limit: int | None) -> Tensor:
+        order = self.index
+        if limit is not None and limit < len(order):
+            chosen = torch.randperm(len(order), generator=torch.Generator().manual_seed(_mix(seed, 0, 0)))[:limit]
+            order = order[chosen.sort().values]
+        if shuffle:
+            order = order[torch.randperm(len(order), generator=torch.Generator().manual_seed(_mix(seed, epoch, 1)))]
+        return order
+
+    def _samples(self, chunks: Sequence[Tensor]) -> Iterator[tuple[tuple[Tensor, ...], Tensor | None]]:
+        """Raw samples chunk by chunk; slow stores are read one chunk ahead."""
+        if all(isinstance(store, Stored) for store in self.inputs):
+            yield from (self._read(chunk) for chunk in chunks)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(self._read, chunks[0])
+            for following in [*chunks[1:], None]:
+                inputs, target = ahead.result()
+                if following is not None:
+                    ahead = pool.submit(self._read, following)
+                if len(inputs[0]):
+                    yield inputs, target
+
+    def _read(self, index: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        inputs = tuple(store.read(index) for store in self.inputs)
+        target = None if self.targets is None else self.targets.read(index)
+        stores = (*self.inputs, *(() if self.targets is None else (self.targets,)))
+        broken = {number for store in stores for number in store.broken}
+        if len(broken) > self.max_unreadable * len(self.inputs[0]):
+            raise BadInput(too_many(self.unreadable, len(self.inputs[0]), self.max_unreadable))
+        if broken:
+            good = torch.tensor([number not in broken for number in index.tolist()])
+            inputs, target = tuple(x[good] for x in inputs), None if target is None else target[good]
+        return inputs, target
+
+    def _finished(
+        self, inputs: tuple[Tensor, ...], target: Tensor | None, draws: torch.Generator | None, device: torch.device
+    ) -> Batch:
+        first, rest = inputs[0].to(device, non_blocking=True), inputs[1:]
+        target = None if target is None else target.to(device, non_blocking=True)
+        if draws is not None and first.ndim == 4:
+            spatial = self.spec.task in ("segmentation", "image")
+            first, changed = change(first, target if spatial else None, self.spec.augment, draws)
+            target = changed if spatial else target
+        mean, std = (torch.tensor(v, device=device).view(-1, *[1] * (first.ndim - 2)) for v in (self.spec.mean, self.spec.std))
+        first = (scaled(first) - mean) / std
+        if target is not None:
+            whole_numbers = self.spec.task in ("classification", "segmentation")
+            target = target.long() if whole_numbers else scaled(target)
+        return Batch((first, *(scaled(x.to(device)) for x in rest)), target)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Everything a run may look at. `held_out` never overlaps the test data; `test` is read for measuring only.
+
+    Attributes:
+        notes: what was inferred, counted or left out, one sentence each; to be printed.
+    """
+
+    train: Split
+    held_out: Split
+    test: Split
+    spec: DataSpec
+    notes: tuple[str, ...] = ()
+
+
+def scaled(values: Tensor) -> Tensor:
+    """Float32; 8-bit images on the scale 0-1."""
+    return values.float() / 255 if values.dtype == torch.uint8 else values.float()
+
+
+def change(images: Tensor, target: Tensor | None, how: Augment, draws: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    """Flip and shift a batch (n, c, h, w), each sample on its own; targets (n, h, w) or (n, c, h, w) move along.
+
+    Pixels from beyond the border are 0, in masks the class that is ignored.
+    """
+    n, size = len(images), tuple(images.shape[-2:])
+    flip = (torch.rand(n, generator=draws) < 0.5) & how.flip
+    offset = torch.randint(0, 2 * how.shift + 1, (2, n), generator=draws)
+    rows = offset[0][:, None] + torch.arange(size[0])
+    columns = torch.arange(size[1]).expand(n, -1)
+    columns = torch.where(flip[:, None], columns.flip(1), columns) + offset[1][:, None]
+    rows, columns = rows.to(images.device), columns.to(images.device)
+    moved = _moved(images, rows, columns, how.shift, 0)
+    if target is None:
+        return moved, None
+    if target.shape[-2:] != images.shape[-2:]:
+        raise BadInput(
+            f"Targets of {tuple(target.shape[-2:])} cannot be shifted along with images of {size}. "
+            f"Set flip = false and shift = 0."
+        )
+    mask = target.ndim == 3
+    together = _moved(target[:, None] if mask else target, rows, columns, how.shift, IGNORE if mask else 0)
+    return moved, together[:, 0] if mask else together
+
+
+def _moved(images: Tensor, rows: Tensor, columns: Tensor, border: int, fill: int) -> Tensor:
+    padded = functional.pad(images, (border,) * 4, value=fill) if border else images
+    n = torch.arange(len(images), device=images.device)[:, None, None]
+    # Channels go last under the index, so that each looked-up pixel is one short copy.
+    return padded.permute(0, 2, 3, 1)[n, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def check_input(data: Data, shape: Sequence[int]) -> None:
+    """Refuse data whose inputs have another shape (channels, height, width) than the model's.
+
+    Raises:
+        BadInput: with both shapes.
+    """
+    if tuple(shape) != data.spec.shape:
+        raise BadInput(
+            f"The model takes inputs of {_by(shape)}, the data has {_by(data.spec.shape)}. "
+            f"Give the right data, or spell channels and size in a data.toml."
+        )
+
+
+def check_output(data: Data, shape: Sequence[int]) -> None:
+    """Refuse labels that the model's output, of `shape` (n, ...), cannot express.
+
+    Raises:
+        BadInput: more classes than outputs, or targets of another shape.
+    """
+    if not data.spec.labelled:
+        return
+    task, classes = data.spec.task, len(data.spec.classes or ())
+    if task in ("classification", "segmentation"):
+        if len(shape) < 2 or classes > shape[1]:
+            raise BadInput(
+                f"The labels of {data.spec.source} reach class {classes - 1}, the model has {shape[1] if len(shape) > 1 else 1} "
+                f"outputs. Give the data the model was trained on, or list its classes in a data.toml."
+            )
+        return
+    target = next(data.train.batches(1)).target
+    if target is not None and target[0].numel() != torch.Size(shape[1:]).numel():
+        raise BadInput(f"The targets have the shape {tuple(target.shape[1:])}, the model's outputs {tuple(shape[1:])}.")
+
+
+def too_many(broken: Sequence[str], total: int, share: float) -> str:
+    """The refusal of a source with too many unreadable samples."""
+    return (
+        f"{len(broken)} of {total} images cannot be read, more than {share:.0%}: {name_some(broken)}. "
+        f"Repair or delete them, or raise max_unreadable in a data.toml."
+    )
+
+
+def _mix(seed: int, epoch: int, purpose: int) -> int:
+    # Distinct streams for order, sample and changes; a large odd factor keeps neighbouring seeds apart.
+    return (seed * 1_000_003 + epoch * 8 + purpose) % (1 << 62)
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,412 @@
+"""Data sources: what they give, what they say about what they inferred, and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from compress import data as package
+from compress.data import check_input, check_output, from_arrays, open_data, splits
+from compress.data.splits import Augment, change
+from compress.errors import BadInput, EmptyData
+
+DIGITS = 1797
+
+
+def image(path: Path, size=(8, 8), mode="RGB", seed=0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = size if mode == "L" else (*size, 3)
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def folder(root: Path, parts=("train", "test"), classes=("cat", "dog"), count=10, **options) -> Path:
+    for p, part in enumerate(parts):
+        for c, name in enumerate(classes):
+            for i in range(count):
+                image(root / part / name / f"{i:03}.png", seed=1000 * p + 100 * c + i, **options)
+    return root
+
+
+def arrays(n=40, shape=(8, 8), classes=4, seed=0):
+    draws = np.random.default_rng(seed)
+    return {"x_train": draws.integers(0, 256, (n, *shape), dtype=np.uint8), "y_train": np.arange(n) % classes}
+
+
+def says(data, *words: str) -> bool:
+    return any(all(word in note for word in words) for note in data.notes)
+
+
+# --- sources -----------------------------------------------------------------------------------------------------------
+
+
+def test_digits_are_split_into_three_disjoint_parts_and_every_inference_is_told():
+    data = open_data("digits")
+    parts = [set(part.index.tolist()) for part in (data.train, data.held_out, data.test)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == DIGITS
+    assert data.spec.shape == (1, 8, 8)
+    assert len(data.spec.classes or ()) == 10
+    assert says(data, "no test part", "seed 0") and says(data, "Normalisation inferred") and says(data, "held out")
+
+
+def test_the_same_seed_gives_the_same_split_and_another_seed_another():
+    first, again, other = open_data("digits", seed=3), open_data("digits", seed=3), open_data("digits", seed=4)
+    assert first.test.index.equal(again.test.index) and first.spec == again.spec
+    assert not first.test.index.equal(other.test.index)
+
+
+def test_a_folder_with_train_and_test_keeps_its_parts_and_sorts_its_classes(tmp_path):
+    data = open_data(folder(tmp_path, classes=("dog", "ant", "cat")))
+    assert data.spec.classes == ("ant", "cat", "dog")
+    assert (len(data.train), len(data.held_out), len(data.test)) == (27, 3, 30)
+    first = next(data.test.batches(30))
+    assert first.target is not None and first.target.tolist() == [0] * 10 + [1] * 10 + [2] * 10
+    expected = torch.from_numpy(np.array(Image.open(tmp_path / "test" / "ant" / "000.png"))).permute(2, 0, 1).float() / 255
+    mean, std = (torch.tensor(v)[:, None, None] for v in (data.spec.mean, data.spec.std))
+    assert torch.allclose(first.inputs[0][0], (expected - mean) / std, atol=1e-6)  # float32 rounding of values up to 2
+
+
+def test_a_validation_part_beside_a_test_part_is_what_is_held_out(tmp_path):
+    data = open_data(folder(tmp_path, ("train", "val", "test")))
+    assert (len(data.train), len(data.held_out), len(data.test)) == (20, 20, 20)
+    assert says(data, "validation part")
+
+
+def test_one_folder_of_classes_is_split_by_seed(tmp_path):
+    data = open_data(folder(tmp_path, parts=(".",), count=20))
+    assert (len(data.train), len(data.held_out), len(data.test)) == (29, 3, 8)
+
+
+def test_images_without_labels_are_enough(tmp_path):
+    for i in range(20):
+        image(tmp_path / f"{i}.png", seed=i)
+    data = open_data(tmp_path)
+    assert not data.spec.labelled and data.spec.classes is None
+    assert next(data.train.batches(4)).target is None
+    assert says(data, "no labels")
+
+
+def test_masks_follow_their_images_through_flips_and_shifts(tmp_path):
+    for i in range(10):
+        path = image(tmp_path / "images" / f"{i}.png", mode="L", seed=i)
+        mask = (np.asarray(Image.open(path)) > 127).astype(np.uint8)
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{i}.png")
+    data = open_data(tmp_path)
+    assert data.spec.task == "segmentation" and data.spec.shape == (1, 8, 8)
+    batch = next(data.train.batches(7, augment=True, seed=1))
+    assert batch.target is not None
+    raw = batch.inputs[0][:, 0] * data.spec.std[0] + data.spec.mean[0]
+    inside = batch.target != 255
+    assert inside.any() and not inside.all()  # the shift brought in a border
+    assert ((raw > 0.499) == (batch.target == 1))[inside].all()
+
+
+def test_keras_arrays_open_with_channels_last_and_say_so(tmp_path):
+    file = tmp_path / "set.npz"
+    np.savez(file, **arrays(shape=(8, 6, 3)), x_test=np.zeros((4, 8, 6, 3), np.uint8), y_test=np.arange(4))
+    data = open_data(file)
+    assert data.spec.shape == (3, 8, 6) and len(data.test) == 4
+    assert says(data, "axes", "height, width, channels")
+
+
+def test_arrays_need_neither_labels_nor_a_test_part():
+    data = from_arrays({"x": arrays()["x_train"]})
+    assert not data.spec.labelled and (len(data.train), len(data.held_out), len(data.test)) == (29, 3, 8)
+
+
+@pytest.mark.parametrize(
+    ("target", "task", "shape"),
+    [
+        (np.arange(40) % 4, "classification", ()),
+        ((np.arange(40) % 4)[:, None], "classification", ()),
+        (np.eye(4)[np.arange(40) % 4], "classification", ()),
+        (np.linspace(0, 1, 40), "regression", (1,)),
+        (np.random.default_rng(0).random((40, 3)), "regression", (3,)),
+        (np.arange(40 * 64).reshape(40, 8, 8) % 3, "segmentation", (8, 8)),
+        (np.random.default_rng(0).random((40, 8, 8, 3)), "image", (3, 8, 8)),
+    ],
+)
+def test_the_task_follows_from_the_targets(target, task, shape):
+    data = from_arrays({"x": arrays()["x_train"], "y": target})
+    batch = next(data.train.batches(5))
+    assert data.spec.task == task
+    assert batch.target is not None and batch.target.shape == (5, *shape)
+
+
+def test_image_targets_flip_and_shift_with_their_images():
+    x = arrays(shape=(8, 8, 1))["x_train"]
+    data = from_arrays({"x": x, "y": x.astype(np.float32) / 255}, task="image", augment={"flip": True, "shift": 2})
+    batch = next(data.train.batches(20, augment=True))
+    assert batch.target is not None and torch.allclose(batch.inputs[0], batch.target)
+
+
+def test_torchvision_data_opens_from_disk_only(tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    class Tiny:
+        classes = ("a", "b")
+
+        def __init__(self, root, train=True):
+            count = 20 if train else 6
+            self.data = np.zeros((count, 8, 8, 3), np.uint8)
+            self.targets = [i % 2 for i in range(count)]
+
+    monkeypatch.setattr(datasets, "Tiny", Tiny, raising=False)
+    data = open_data(f"torchvision:Tiny@{tmp_path}")
+    assert data.spec.classes == ("a", "b") and len(data.test) == 6
+    with pytest.raises(BadInput, match="does not open"):
+        open_data(f"torchvision:CIFAR10@{tmp_path}")
+
+
+def test_a_factory_may_give_data_sets_arrays_or_data(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "from compress.data import from_arrays\n"
+        "x, y = torch.randn(30, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3\n"
+        "def sets(): return torch.utils.data.TensorDataset(x, y), torch.utils.data.TensorDataset(x[:6], y[:6])\n"
+        "def arrays(): return {'x': x, 'y': y}\n"
+        "def data(): return from_arrays({'x': x, 'y': y})\n"
+        "def pairs(): return [((x[i], x[i]), y[i]) for i in range(30)]\n"
+        "def nothing(): return 7\n"
+    )
+    sets = open_data(f"{tmp_path}/mine.py:sets")
+    assert (len(sets.train), len(sets.held_out), len(sets.test)) == (27, 3, 6) and sets.spec.mean == (0, 0, 0)
+    assert len(open_data(f"{tmp_path}/mine.py:arrays").test) == 6
+    assert len(open_data(f"{tmp_path}/mine.py:data").test) == 6
+    assert len(next(open_data(f"{tmp_path}/mine.py:pairs").train.batches(2)).inputs) == 2
+    with pytest.raises(BadInput, match="gives a int"):
+        open_data(f"{tmp_path}/mine.py:nothing")
+    with pytest.raises(BadInput, match=r"no function lost; it has: .*sets"):
+        open_data(f"{tmp_path}/mine.py:lost")
+
+
+def test_a_settings_file_spells_everything(tmp_path):
+    folder(tmp_path / "photos", parts=(".",), size=(12, 10))
+    (tmp_path / "data.toml").write_text(
+        'source = "photos"\nsize = 8\nchannels = 1\nmean = [0.5]\nstd = [0.25]\nclasses = ["dog", "cat"]\n'
+        "[augment]\nflip = true\nshift = 3\n[split]\ntest = 0.5\nheld_out = 0.3\n"
+    )
+    data = open_data(tmp_path / "data.toml")
+    assert data.spec.shape == (1, 8, 8) and data.spec.classes == ("dog", "cat")
+    assert (data.spec.mean, data.spec.std) == ((0.5,), (0.25,)) and data.spec.augment == Augment(True, 3)
+    assert (len(data.train), len(data.held_out), len(data.test)) == (7, 3, 10)
+
+
+def test_a_known_normalisation_can_be_named_and_is_told():
+    data = from_arrays(arrays(shape=(8, 8, 3)), normalize="imagenet")
+    assert data.spec.mean == package.PRESETS["imagenet"][0] and says(data, "imagenet")
+
+
+def test_inferred_normalisation_gives_mean_0_and_std_1_on_the_training_images():
+    data = open_data("digits")
+    x = next(data.train.batches(len(data.train))).inputs[0]
+    assert abs(float(x.mean())) < 1e-3 and abs(float(x.std()) - 1) < 1e-3  # the statistics are rounded to four digits
+
+
+def test_images_that_do_not_fit_into_memory_are_decoded_while_running_with_the_same_result(tmp_path):
+    folder(tmp_path)
+    stored = open_data(tmp_path)
+    lazy = open_data(tmp_path, settings=package.Settings(memory_gb=1e-9, mean=stored.spec.mean, std=stored.spec.std))
+    assert says(lazy, "while running")
+    for one, other in zip(stored.train.batches(7, shuffle=True), lazy.train.batches(7, shuffle=True), strict=True):
+        assert one.inputs[0].equal(other.inputs[0]) and one.target is not None and one.target.equal(other.target)
+
+
+# --- batches -----------------------------------------------------------------------------------------------------------
+
+
+def test_batches_repeat_for_the_same_seed_and_epoch_and_differ_for_the_next_epoch():
+    train = open_data("digits").train
+
+    def first(epoch):
+        return next(train.batches(32, shuffle=True, augment=True, seed=5, epoch=epoch)).inputs[0]
+
+    assert first(0).equal(first(0)) and not first(0).equal(first(1))
+
+
+def test_a_limit_draws_from_all_classes_instead_of_taking_the_first_files(tmp_path):
+    train = open_data(folder(tmp_path, count=30)).train
+    batch = next(train.batches(20, limit=20))
+    assert batch.target is not None and len(batch.target) == 20 and set(batch.target.tolist()) == {0, 1}
+
+
+def test_an_incomplete_last_batch_is_left_out_on_request_only():
+    train = from_arrays(arrays()).train
+    sizes = [len(batch.inputs[0]) for batch in train.batches(12)]
+    assert sizes == [12, 12, 5] and len(list(train.batches(12, drop_last=True))) == 2
+    assert len(list(train.batches(100, drop_last=True))) == 1
+
+
+def test_changes_move_each_sample_by_whole_pixels_with_a_black_border():
+    images = torch.arange(1, 65).view(1, 1, 8, 8).expand(200, 1, 8, 8).to(torch.uint8)
+    moved, _ = change(images, None, Augment(flip=True, shift=2), torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(images[0, 0], (2, 2, 2, 2))
+    windows = [p.unfold(0, 8, 1).unfold(1, 8, 1).flatten(0, 1) for p in (padded, padded.flip(1))]
+    possible = {tuple(cut.flatten().tolist()) for cut in torch.cat(windows)}
+    seen = {tuple(m.flatten().tolist()) for m in moved}
+    assert len(possible) == 50 and seen <= possible
+    assert len(seen) > 40  # 200 draws of 50 leave out one or two on average
+
+
+# --- bad input ---------------------------------------------------------------------------------------------------------
+
+
+def test_unreadable_images_below_the_share_are_counted_and_named(tmp_path):
+    folder(tmp_path, count=20)
+    (tmp_path / "train" / "cat" / "003.png").write_bytes(b"no image")
+    data = open_data(tmp_path)
+    assert says(data, "1 of 80", "003.png") and len(data.train) + len(data.held_out) == 39
+
+
+def test_unreadable_images_beyond_the_share_are_refused_with_five_names(tmp_path):
+    folder(tmp_path, count=10)
+    for i in range(7):
+        (tmp_path / "train" / "cat" / f"00{i}.png").write_bytes(b"")
+    with pytest.raises(BadInput, match=r"7 of 40 images.*000\.png.*004\.png.*and 2 more"):
+        open_data(tmp_path)
+
+
+def test_an_image_that_breaks_while_running_is_left_out_and_named(tmp_path):
+    folder(tmp_path, count=20)
+    whole = (tmp_path / "train" / "cat" / "003.png").read_bytes()
+    (tmp_path / "train" / "cat" / "003.png").write_bytes(whole[: len(whole) // 2])
+    train = open_data(tmp_path, settings=package.Settings(memory_gb=1e-9)).train
+    count = sum(len(batch.inputs[0]) for batch in train.batches(8))
+    assert count in (len(train) - 1, len(train))  # the image may be in the held-out part
+    assert len(train.unreadable) == 1 if count < len(train) else not train.unreadable
+
+
+def make_empty(root: Path) -> str:
+    (root / "empty").mkdir()
+    return str(root / "empty")
+
+
+def make_one_class(root: Path) -> str:
+    return str(folder(root / "one", classes=("cat",)))
+
+
+def make_mixed_sizes(root: Path) -> str:
+    image(folder(root / "mixed") / "train" / "cat" / "big.png", size=(9, 9))
+    return str(root / "mixed")
+
+
+def make_beside(root: Path) -> str:
+    image(folder(root / "beside", parts=(".",)) / "loose.png")
+    return str(root / "beside")
+
+
+def make_strange(root: Path) -> str:
+    (root / "data.csv").write_text("1,2")
+    return str(root / "data.csv")
+
+
+def make_broken_npz(root: Path) -> str:
+    (root / "x.npz").write_bytes(b"PK")
+    return str(root / "x.npz")
+
+
+def make_unnamed_npz(root: Path) -> str:
+    np.savez(root / "y.npz", images=np.zeros(3))
+    return str(root / "y.npz")
+
+
+def make_pickled_npz(root: Path) -> str:
+    np.savez(root / "p.npz", x_train=np.array([{}], dtype=object))
+    return str(root / "p.npz")
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda root: "", EmptyData, "No data was given"),
+        (lambda root: str(root / "nowhere"), BadInput, "There is no data at"),
+        (lambda root: "no_such_module:f", BadInput, "importing no_such_module fails"),
+        (lambda root: "torchvision:NoSuchSet@.", BadInput, "needed is torchvision:NAME@DIR"),
+        (make_empty, EmptyData, "has no images"),
+        (make_one_class, BadInput, "one class folder only"),
+        (make_mixed_sizes, BadInput, r"several sizes \(8x8 to 9x9\).*--input-shape"),
+        (make_beside, BadInput, "beside folders with images"),
+        (make_strange, BadInput, r"is a \.csv file"),
+        (make_broken_npz, BadInput, "cannot be read as .npz"),
+        (make_unnamed_npz, BadInput, "has the arrays images; needed are x_train"),
+        (make_pickled_npz, BadInput, "cannot be read as .npz"),
+    ],
+)
+def test_data_that_cannot_be_used_is_refused_with_one_sentence(tmp_path, make, error, words):
+    with pytest.raises(error, match=words) as refusal:
+        open_data(make(tmp_path))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("change_", "words"),
+    [
+        ({"y_train": np.zeros(40, int)}, "all of one class"),
+        ({"y_train": np.arange(40) - 1}, "go down to -1"),
+        ({"y_train": np.arange(39)}, "40 images but 39 labels"),
+        ({"x_train": np.full((40, 8, 8), np.nan)}, "NaN"),
+        ({"x_train": np.zeros((0, 8, 8))}, "length 0"),
+        ({"x_train": np.zeros((40, 2, 2, 2, 2))}, "5 axes"),
+        ({"classes": np.array(["a", "b"])}, "names for 2 only"),
+        ({"x_test": np.zeros((4, 8, 8))}, "some parts only"),
+    ],
+)
+def test_arrays_that_cannot_be_used_are_refused(change_, words):
+    with pytest.raises(BadInput, match=words):
+        from_arrays(arrays() | change_)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 16, 16)])
+def test_data_of_another_shape_than_the_model_takes_is_refused(shape, tmp_path):
+    with pytest.raises(BadInput, match="The model takes inputs of"):
+        open_data("digits", shape=shape)
+    with pytest.raises(BadInput, match="The model takes inputs of"):
+        check_input(open_data("digits"), shape)
+
+
+def test_a_folder_is_resized_to_the_model_and_says_so_but_is_not_recoloured(tmp_path):
+    folder(tmp_path)
+    data = open_data(tmp_path, shape=(3, 4, 6))
+    assert data.spec.shape == (3, 4, 6) and says(data, "8x8", "4x6")
+    with pytest.raises(BadInput, match="takes 1 channels"):
+        open_data(tmp_path, shape=(1, 8, 8))
+
+
+def test_labels_beyond_the_models_outputs_are_refused():
+    data = open_data("digits")
+    check_output(data, (1, 10))
+    with pytest.raises(BadInput, match="reach class 9, the model has 5 outputs"):
+        check_output(data, (1, 5))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("task = 'classification'", "names no data"),
+        ("source = 'digits'\nsise = 3", "sise"),
+        ("source = 'digits'\nmean = [0.5]", "mean and std go together"),
+        ("source = 'digits'\n[split]\ntest = 2", "split.test"),
+        ("source = ", "cannot be read"),
+        ("source = 'digits'\ntask = 'image'", "targets"),
+    ],
+)
+def test_a_settings_file_with_a_mistake_is_refused(tmp_path, text, words):
+    (tmp_path / "data.toml").write_text(text)
+    with pytest.raises(BadInput, match=words):
+        open_data(tmp_path / "data.toml")
+
+
+def test_missing_scikit_learn_is_refused_with_the_line_to_type(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
+    with pytest.raises(BadInput, match=r"pip install 'compress\[demo\]'"):
+        open_data("digits")
+
+
+def test_every_task_word_is_one_the_settings_know():
+    assert {"classification", "segmentation", "regression", "image"} == set(splits.TASKS)
