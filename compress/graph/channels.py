@@ -18,7 +18,7 @@ from torch.fx.node import map_arg
 
 from compress.errors import PlanMismatch
 from compress.graph import rules
-from compress.graph.ops import propagate, tensors_in
+from compress.graph.ops import propagate, reads_channels, tensors_in
 from compress.graph.rules import State
 from compress.graph.trace import note_shapes
 
@@ -140,11 +140,13 @@ def _walk(s: State, module: GraphModule) -> None:
         if node.op == "placeholder":
             values[node] = rules.unknown(s, node, [], "is a model input")
         elif node.op == "get_attr":
-            values[node] = _attribute(s, module, str(node.target))
+            values[node] = _attribute(s, module, node)
         elif node.op == "output":
             rules.unknown(s, node, tensors_in(map_arg(node.args, values.__getitem__)), "is the model's output")
         else:
-            values[node] = propagate(s, module, node, map_arg(node.args, values.__getitem__), map_arg(node.kwargs, values.__getitem__))
+            values[node] = propagate(
+                s, module, node, map_arg(node.args, values.__getitem__), map_arg(node.kwargs, values.__getitem__)
+            )
         for source in node.all_input_nodes:
             left[source] -= 1
             if left[source] == 0:
@@ -153,10 +155,13 @@ def _walk(s: State, module: GraphModule) -> None:
         s.rectangles.append(atoms)
 
 
-def _attribute(s: State, module: GraphModule, name: str) -> Any:
+def _attribute(s: State, module: GraphModule, node: Node) -> Any:
+    name = str(node.target)
     value: Any = functools.reduce(getattr, name.split("."), module)
     if not isinstance(value, Tensor):
         return value
+    if not any(reads_channels(user) for user in node.users):
+        return s.atoms.new(1).expand(value.shape)
     if name not in s.parameters:
         s.parameters[name] = s.atoms.new(value.numel()).view(value.shape)
     return s.parameters[name]
@@ -217,7 +222,11 @@ def _read(s: State, classes: Tensor, tied: Mapping[str, str]) -> Channels:
 
 
 def _group(
-    labels: list[int], keys: list[tuple[str, int]], axes: Mapping[tuple[str, int], tuple[str, Tensor]], reason: str | None, names: dict[str, int]
+    labels: list[int],
+    keys: list[tuple[str, int]],
+    axes: Mapping[tuple[str, int], tuple[str, Tensor]],
+    reason: str | None,
+    names: dict[str, int],
 ) -> Group:
     made = [k for k in keys if axes[k][0] == "out"] or keys
     member = set(labels)

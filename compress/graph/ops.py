@@ -51,22 +51,54 @@ ELEMENTWISE = frozenset(
     | {torch.where, F.relu, F.leaky_relu, F.gelu, F.silu, F.dropout}
 )
 ELEMENTWISE_METHODS = frozenset(
-    "add add_ sub sub_ mul mul_ div div_ neg pow exp log sqrt rsqrt abs square clamp clamp_ sin cos erf float to type type_as "
-    "contiguous clone detach masked_fill masked_fill_".split()
+    [
+        "add",
+        "add_",
+        "sub",
+        "sub_",
+        "mul",
+        "mul_",
+        "div",
+        "div_",
+        "neg",
+        "pow",
+        "exp",
+        "log",
+        "sqrt",
+        "rsqrt",
+        "abs",
+        "square",
+        "clamp",
+        "clamp_",
+        "sin",
+        "cos",
+        "erf",
+        "float",
+        "to",
+        "type",
+        "type_as",
+        "contiguous",
+        "clone",
+        "detach",
+        "masked_fill",
+        "masked_fill_",
+    ]
 )
 REDUCTIONS = frozenset({torch.mean, torch.sum, torch.amax, torch.amin, torch.std, torch.var})
-REDUCTION_METHODS = frozenset("mean sum amax amin std var".split())
+REDUCTION_METHODS = frozenset(["mean", "sum", "amax", "amin", "std", "var"])
 MOVEMENT = frozenset(
     {torch.flatten, torch.permute, torch.transpose, torch.swapaxes, torch.movedim, torch.squeeze, torch.unsqueeze, torch.flip}
     | {F.pixel_shuffle, F.pixel_unshuffle, torch.t}
 )
-MOVEMENT_METHODS = frozenset("flatten permute transpose swapaxes movedim squeeze unsqueeze flip t expand_as".split())
+MOVEMENT_METHODS = frozenset(
+    ["flatten", "permute", "transpose", "swapaxes", "movedim", "squeeze", "unsqueeze", "flip", "t", "expand_as"]
+)
 # Their constant arguments count channels and follow them (surgery rewrites them).
 SIZED = frozenset({torch.reshape, torch.chunk, torch.split, torch.unflatten})
-SIZED_METHODS = frozenset("view reshape expand chunk split unflatten".split())
+SIZED_METHODS = frozenset(["view", "reshape", "expand", "chunk", "split", "unflatten"])
 JOINS = frozenset({torch.cat, torch.concat, torch.stack})
 PRODUCTS = frozenset({torch.matmul, torch.bmm, operator.matmul})
-SIZE_METHODS = frozenset("size dim numel ndimension __len__".split())
+SIZE_METHODS = frozenset(["size", "dim", "numel", "ndimension", "__len__"])
 ATTRIBUTES = {"shape", "ndim", "T", "mT"}
 
 
@@ -77,6 +109,13 @@ def tensors_in(value: Any) -> list[Tensor]:
     if isinstance(value, Mapping):
         value = list(value.values())
     return [t for v in value for t in tensors_in(v)] if isinstance(value, list | tuple) else []
+
+
+def reads_channels(node: Node) -> bool:
+    """Whether a parameter's channels matter to this user of it; layers and unknown operations take the whole tensor."""
+    layer = (F.linear, F.conv1d, F.conv2d, F.layer_norm, F.batch_norm)
+    known = (SIZED, MOVEMENT, ELEMENTWISE, JOINS, REDUCTIONS, PRODUCTS, {getattr, operator.getitem}, set(_SPECIAL) - set(layer))
+    return node.op == "call_method" or any(node.target in table for table in known)
 
 
 def propagate(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwargs) -> Any:
@@ -115,7 +154,9 @@ def _module(s: State, node: Node, m: Any, args: Args) -> Any:
         names = [f"{path}.{n}" for n, t in (*m.named_parameters(recurse=False), *m.named_buffers(recurse=False)) if t.ndim == 1]
         return rules.per_channel_norm(s, x, names, m.num_groups if kind is nn.GroupNorm else 0, node)
     if kind is nn.LayerNorm or kind is nn.RMSNorm:
-        return rules.layer_norm(s, x, [f"{path}.{n}" for n, _ in m.named_parameters(recurse=False)], len(m.normalized_shape), node)
+        return rules.layer_norm(
+            s, x, [f"{path}.{n}" for n, _ in m.named_parameters(recurse=False)], len(m.normalized_shape), node
+        )
     if kind in POOLS:
         return rules.spatial(s, node, x)
     if kind is nn.PReLU:
@@ -264,7 +305,9 @@ def _functional_layer(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
 
 
 def _functional_norm(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
-    names = {"weight": 2, "bias": 3} if node.target is F.layer_norm else {"running_mean": 1, "running_var": 2, "weight": 3, "bias": 4}
+    names = (
+        {"weight": 2, "bias": 3} if node.target is F.layer_norm else {"running_mean": 1, "running_var": 2, "weight": 3, "bias": 4}
+    )
     tensors = [t for t in (_tensor_name(node, i, n) for n, i in names.items()) if t is not None]
     if "" in tensors:
         return rules.unknown(s, node, tensors_in((args, kwargs)), "computes its weights")

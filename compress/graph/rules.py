@@ -58,8 +58,10 @@ def shaped(vector: Tensor, shape: Sequence[int], dim: int) -> Tensor:
 # ---- layers with parameters ------------------------------------------------------------------------------------------------
 
 
-def convolution(s: State, node: Node, x: Tensor, weight: str, bias: str | None, out: int, groups: int, transposed: bool) -> Tensor:
-    """weight (out, in/groups, ...), or (in, out/groups, ...) where transposed."""
+def convolution(
+    s: State, node: Node, x: Tensor, weight: str, bias: str | None, out: int, groups: int, transposed: bool
+) -> Tensor:
+    """Weight (out, in/groups, ...), or (in, out/groups, ...) where transposed."""
     into = s.atoms.per_channel(x, 1)
     made = s.atoms.new(out)
     if groups == 1:
@@ -86,7 +88,7 @@ def convolution(s: State, node: Node, x: Tensor, weight: str, bias: str | None, 
 
 
 def linear(s: State, node: Node, x: Tensor, weight: str, bias: str | None, out: int) -> Tensor:
-    """weight (out, in), on the last axis."""
+    """Weight (out, in), on the last axis."""
     if x.shape[-1] > 1 and not varies(x, -1) and varying(x):
         # It mixes positions within each channel (a token mixer): channels pass, the layer itself stays.
         fixed = s.atoms.new(1)

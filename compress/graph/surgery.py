@@ -38,7 +38,9 @@ def keep(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> Grap
             for name in (n for n, first in channels.tied.items() if first == tensor):
                 _select(module, name, dim, kept.nonzero()[:, 0])
     _tie_again(module, channels, {tensor for tensor, _ in cut})
-    for path in dict.fromkeys(name.rpartition(".")[0] for name, first in channels.tied.items() if any(first == t for t, _ in cut)):
+    for path in dict.fromkeys(
+        name.rpartition(".")[0] for name, first in channels.tied.items() if any(first == t for t, _ in cut)
+    ):
         grouped = any((channels.tied[f"{path}.weight"], 1) == c for c in cut) if f"{path}.weight" in channels.tied else False
         _count_again(module.get_submodule(path), keeps_groups=grouped)
     for node in module.graph.nodes:
@@ -74,7 +76,9 @@ def _stays(channels: Channels, edits: Sequence[Keep]) -> Tensor:
                 f"The plan expects {edit.channels} channels on {edit.layer}, this model has {group.channels}. Run 'compress plan' again."
             )
         if group.frozen is not None and len(edit.keep) < edit.channels:
-            raise PlanMismatch(f"The plan removes channels of {edit.layer}, which must stay: {group.frozen}. Run 'compress plan' again.")
+            raise PlanMismatch(
+                f"The plan removes channels of {edit.layer}, which must stay: {group.frozen}. Run 'compress plan' again."
+            )
         stays[list(group.labels)] = False
         stays[[group.labels[k] for k in edit.keep]] = True
     return stays

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
-import re
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from torchvision.ops import StochasticDepth
 from compress.errors import BadInput, UnsupportedModel
 
 _RETRIES = 64
+_NOT_THEIRS = (str(Path(torch.__file__).parent), __file__)  # frames in here are not the user's code
 
 ACTIVATIONS: dict[Any, tuple[type[nn.Module], tuple[str, ...]]] = {
     # function or method name -> (module, its arguments behind the input, in order)
@@ -67,6 +67,7 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
     Args:
         model: any module; a GraphModule of ours is traced again without loss.
         inputs: one example tensor per model input, batch first.
+
     Raises:
         BadInput: the model does not run on inputs of these shapes.
         UnsupportedModel: `forward` of the model itself depends on data; names the line.
@@ -173,14 +174,14 @@ def _user_line() -> str:
     frame = inspect.currentframe()
     while frame is not None:
         name = frame.f_code.co_filename
-        if not re.search(r"[/\\]torch[/\\](fx|nn|_|utils)|graph[/\\]trace\.py$|<", name):
+        if not name.startswith(_NOT_THEIRS) and not name.startswith("<"):
             return f"{Path(name).name}:{frame.f_lineno}"
         frame = frame.f_back
     return ""
 
 
 def _where(error: BaseException) -> str:
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not re.search(r"[/\\]torch[/\\]|graph[/\\]trace\.py$", f.filename)]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_NOT_THEIRS)]
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "in torch"
 
 
@@ -198,14 +199,24 @@ def _drop_checks(module: GraphModule) -> None:
     """Erase assertions, and the arithmetic and unused arguments that only they needed."""
     checks = (torch._assert, getattr(torch.fx._symbolic_trace, "_assert_is_none", None))
     pure = ("placeholder", "get_attr")
-    functions = {getattr, operator.eq, operator.getitem, operator.and_, operator.floordiv, operator.mod, torch.fx._symbolic_trace._assert_is_none}
+    functions = {
+        getattr,
+        operator.eq,
+        operator.getitem,
+        operator.and_,
+        operator.floordiv,
+        operator.mod,
+        torch.fx._symbolic_trace._assert_is_none,
+    }
     tensors = [n for n in module.graph.nodes if n.op == "placeholder" and n.users]
     for node in reversed(list(module.graph.nodes)):
         if node.users or node.op == "output":
             continue
         check = node.op == "call_function" and node.target in checks
         unused = node.op in pure and node not in tensors
-        arithmetic = (node.op == "call_function" and node.target in functions) or (node.op == "call_method" and node.target == "size")
+        arithmetic = (node.op == "call_function" and node.target in functions) or (
+            node.op == "call_method" and node.target == "size"
+        )
         if check or unused or arithmetic:
             module.graph.erase_node(node)
 
@@ -217,7 +228,11 @@ def _modules_for_functions(module: GraphModule) -> None:
         made = _module_for(node)
         if made is None:
             continue
-        name = next(c for c in (node.name, *(f"{node.name}_{i}" for i in range(len(taken) + 1))) if c not in taken and not hasattr(module, c))
+        name = next(
+            c
+            for c in (node.name, *(f"{node.name}_{i}" for i in range(len(taken) + 1)))
+            if c not in taken and not hasattr(module, c)
+        )
         taken.add(name)
         module.add_submodule(name, made)
         with module.graph.inserting_before(node):
