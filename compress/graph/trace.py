@@ -25,7 +25,7 @@ from torchvision.ops import StochasticDepth
 from compress.errors import BadInput, UnsupportedModel
 
 _RETRIES = 64
-_NOT_THEIRS = (str(Path(torch.__file__).parent), __file__)  # frames in here are not the user's code
+_NOT_THEIRS = (f"{Path(torch.__file__).parent}/", __file__)  # frames in here are not the user's code
 
 ACTIVATIONS: dict[Any, tuple[type[nn.Module], tuple[str, ...]]] = {
     # function or method name -> (module, its arguments behind the input, in order)
