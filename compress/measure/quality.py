@@ -1,0 +1,261 @@
+"""Quality of a model on data: one number, summed over batches.
+
+    top1, top5   share of samples whose class is among the 1 or 5 largest outputs
+    agreement    share of samples (or pixels) for which the largest output is the dense model's; needs no labels
+    miou         mean over classes of  intersection / union  of predicted and true pixels
+    mae          mean |output - target|
+    psnr         mean over images of  10 log10(1 / mean squared error), images on the scale 0-1, at most 100 dB
+
+A metric adds up a few numbers per batch (`sums`) and turns their total into the value (`finish`), so memory does not grow
+with the data. Without labels the dense model's outputs take the place of the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from compress import resolve
+from compress.errors import BadInput, EmptyData
+
+IGNORE = 255  # class number of mask pixels that count for nothing
+LARGEST_PSNR = 100.0  # decibels: the mean over images stays finite where one is reproduced exactly
+
+
+class Samples(Protocol):
+    """What a batch must have; `compress.data.Batch` does."""
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]: ...
+    @property
+    def target(self) -> Tensor | None: ...
+
+
+Sums = Callable[[Tensor, Tensor], Tensor]
+"""(output, target) -> a vector of numbers to be added over batches."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How quality is counted.
+
+    Attributes:
+        points: points per unit of value: 100 for shares, so that 0.5 points are half a percent; 1 for native units.
+        reference: "target", or "dense" where the dense model's outputs are the target even if there are labels.
+        labels: outputs are compared by their largest class, so that the dense model's output counts as a class number.
+    """
+
+    name: str
+    sums: Sums
+    finish: Callable[[Tensor], float]
+    higher_is_better: bool = True
+    points: float = 100.0
+    reference: str = "target"
+    labels: bool = True
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A measured value: a share in 0-1, decibels or the data's units, and the number of samples behind it."""
+
+    metric: str
+    value: float
+    samples: int
+    higher_is_better: bool = True
+    points: float = 100.0
+
+
+def evaluate(
+    module: Callable[..., Any],
+    batches: Iterable[Samples],
+    metric: Metric,
+    device: torch.device | str = "cpu",
+    teacher: Callable[..., Any] | None = None,
+) -> Quality:
+    """Quality of a model over batches, in float32 and eval mode; the model is left as it was.
+
+    Args:
+        module: a module, or any callable from input tensors to outputs, such as a runtime's session.
+        teacher: the dense model; needed for agreement, and where batches have no target.
+
+    Raises:
+        BadInput: a target is needed and there is none, or it does not fit the output.
+        EmptyData: no batch.
+    """
+    total, samples = None, 0
+    with torch.no_grad(), _measuring(module, device), _measuring(teacher, device):
+        for batch in batches:
+            inputs = tuple(x.to(device) for x in batch.inputs)
+            output = first_output(module(*inputs)).float()
+            target = _target(metric, batch.target, inputs, teacher).to(output.device)
+            sums = metric.sums(output, target).double().cpu()
+            total = sums if total is None else total + sums
+            samples += len(output)
+    if total is None:
+        raise EmptyData(f"There is no sample to measure {metric.name} on. Give more data.")
+    return Quality(metric.name, metric.finish(total), samples, metric.higher_is_better, metric.points)
+
+
+def choose(name: str, task: str, labelled: bool) -> tuple[Metric, str]:
+    """The metric of a name, `auto` or `module:function`, and one sentence about it.
+
+    A user's function takes (output, target) and gives the batch's mean; its attributes `higher_is_better` (default True) and
+    `points` (default 1: native units; 100 for shares) are honoured.
+
+    Raises:
+        BadInput: an unknown name, or a metric that needs labels where there are none.
+    """
+    if ":" in name:
+        return _custom(name), f"Quality is {name}, averaged over samples."
+    if name == "auto":
+        chosen = {"classification": "top1", "segmentation": "miou", "regression": "mae", "image": "psnr"}[task]
+        chosen = chosen if labelled else "agreement" if task in ("classification", "segmentation") else chosen
+        against = "" if labelled else " with the dense model, for lack of labels"
+        return METRICS[chosen], f"Quality is {chosen}{against}: chosen for the task {task}; --metric takes another."
+    if name not in METRICS:
+        raise BadInput(f"The metric is '{name}'; known are auto, {', '.join(METRICS)} and module:function.")
+    metric = METRICS[name]
+    if not labelled and metric.labels and metric.reference == "target":
+        raise BadInput(f"The metric {name} needs labels, the data has none. Take --metric agreement, or give labelled data.")
+    against = "" if labelled and metric.reference == "target" else ", compared with the dense model"
+    return metric, f"Quality is {name}{against}."
+
+
+def drop_points(dense: Quality, now: Quality) -> float:
+    """How much quality was lost, in points: 0.5 is half a percentage point for shares; native units for mae and psnr.
+
+    Negative where the model got better.
+    """
+    lost = dense.value - now.value if dense.higher_is_better else now.value - dense.value
+    return lost * dense.points
+
+
+def better(one: Quality, other: Quality) -> bool:
+    """The first is strictly better than the second."""
+    return one.value > other.value if one.higher_is_better else one.value < other.value
+
+
+def first_output(output: Any) -> Tensor:
+    """The tensor that is measured: the output itself, or the first one of a tuple, list or dict."""
+    while not isinstance(output, Tensor):
+        if isinstance(output, dict) and output:
+            output = next(iter(output.values()))
+        elif isinstance(output, tuple | list) and output:
+            output = output[0]
+        else:
+            raise BadInput(f"The model gives a {type(output).__name__}; needed is a tensor, or a tuple or dict of tensors.")
+    return output
+
+
+def _target(metric: Metric, target: Tensor | None, inputs: tuple[Tensor, ...], teacher: Callable[..., Any] | None) -> Tensor:
+    if target is not None and metric.reference == "target":
+        return target
+    if target is None and metric.reference == "target" and metric.labels:
+        raise BadInput(
+            f"The metric {metric.name} needs labels, the data has none. Take --metric agreement, or give labelled data."
+        )
+    if teacher is None:
+        raise BadInput(f"The metric {metric.name} compares with the dense model here, and none was given.")
+    output = first_output(teacher(*inputs)).float()
+    return output.argmax(1) if metric.labels else output
+
+
+class _measuring:
+    """Eval mode on a device for the time of a `with`; modes and device come back afterwards."""
+
+    def __init__(self, module: Any, device: torch.device | str):
+        self.module, self.device = module if isinstance(module, nn.Module) else None, device
+
+    def __enter__(self) -> None:
+        if self.module is not None:
+            first = next(self.module.parameters(), None)
+            self.home = None if first is None else first.device
+            self.modes = {part: part.training for part in self.module.modules()}
+            self.module.eval().to(self.device)
+
+    def __exit__(self, *error: object) -> None:
+        if self.module is not None:
+            self.module.to(self.home)
+            for part, mode in self.modes.items():
+                part.training = mode
+
+
+def _ratio(sums: Tensor) -> float:
+    return float(sums[0] / sums[1].clamp_min(1))
+
+
+def _largest(count: int) -> Sums:
+    def sums(output: Tensor, target: Tensor) -> Tensor:
+        if output.ndim < 2 or target.shape != (len(output), *output.shape[2:]):
+            raise BadInput(f"Outputs of shape {tuple(output.shape)} have no classes for labels of shape {tuple(target.shape)}.")
+        hit = (output.topk(min(count, output.shape[1]), dim=1).indices == target.unsqueeze(1)).any(1)
+        counted = target != IGNORE if output.ndim > 2 else torch.ones_like(hit)
+        return torch.stack([(hit & counted).sum(), counted.sum()])
+
+    return sums
+
+
+def _confusion(output: Tensor, target: Tensor) -> Tensor:
+    classes = output.shape[1]
+    if target.shape != (len(output), *output.shape[2:]):
+        raise BadInput(f"Outputs of shape {tuple(output.shape)} do not fit masks of shape {tuple(target.shape)}.")
+    counted = (target != IGNORE) & (target >= 0)
+    if bool((target[counted] >= classes).any()):
+        raise BadInput(f"The masks reach class {int(target[counted].max())}, the model has {classes} outputs.")
+    pairs = target[counted] * classes + output.argmax(1)[counted]
+    return pairs.bincount(minlength=classes * classes)
+
+
+def _mean_iou(sums: Tensor) -> float:
+    counts = sums.view(round(len(sums) ** 0.5), -1)
+    both, either = counts.diagonal(), counts.sum(0) + counts.sum(1) - counts.diagonal()
+    return float((both / either)[either > 0].mean()) if bool((either > 0).any()) else 0.0
+
+
+def same_shape(output: Tensor, target: Tensor) -> Tensor:
+    """The target in the output's shape; (n,) and (n, 1) are the same thing.
+
+    Raises:
+        BadInput: another number of values, which arithmetic would broadcast silently.
+    """
+    if output.shape != target.shape and (output.numel() != target.numel() or len(output) != len(target)):
+        raise BadInput(
+            f"The model's output has the shape {tuple(output.shape)}, the target {tuple(target.shape)}; needed is the same."
+        )
+    return target.reshape(output.shape)
+
+
+def _absolute(output: Tensor, target: Tensor) -> Tensor:
+    error = (output - same_shape(output, target)).abs()
+    return torch.stack([error.sum(), torch.tensor(float(error.numel()), device=error.device)])
+
+
+def _decibels(output: Tensor, target: Tensor) -> Tensor:
+    squared = (output - same_shape(output, target)).square().flatten(1).mean(1)
+    each = (-10 * squared.clamp_min(10 ** (-LARGEST_PSNR / 10)).log10()).double()
+    return torch.stack([each.sum(), torch.tensor(float(len(each)), device=each.device, dtype=torch.float64)])
+
+
+def _custom(name: str) -> Metric:
+    function = resolve.function(name, "--metric")
+
+    def sums(output: Tensor, target: Tensor) -> Tensor:
+        value = float(function(output, target))
+        return torch.tensor([value * len(output), float(len(output))], dtype=torch.float64)
+
+    higher = bool(getattr(function, "higher_is_better", True))
+    return Metric(name, sums, _ratio, higher, float(getattr(function, "points", 1.0)), labels=False)
+
+
+METRICS: dict[str, Metric] = {
+    "top1": Metric("top1", _largest(1), _ratio),
+    "top5": Metric("top5", _largest(5), _ratio),
+    "mae": Metric("mae", _absolute, _ratio, higher_is_better=False, points=1.0, labels=False),
+    "psnr": Metric("psnr", _decibels, _ratio, points=1.0, labels=False),
+    "miou": Metric("miou", _confusion, _mean_iou),
+    "agreement": Metric("agreement", _largest(1), _ratio, reference="dense"),
+}
