@@ -122,8 +122,9 @@ def test_better_knows_the_direction_of_each_metric():
     assert not better(Quality("top1", 0.9, 1), Quality("top1", 0.9, 1))
 
 
-def test_outputs_that_are_not_finite_count_as_wrong():
-    assert measure("top1", torch.full((4, 3), math.nan), torch.zeros(4).long()).value == 0
+def test_outputs_that_are_nan_are_refused_instead_of_counted_as_class_0():
+    with pytest.raises(BadInput, match="NaN"):
+        measure("top1", torch.full((4, 3), math.nan), torch.zeros(4).long())
 
 
 @pytest.mark.parametrize(

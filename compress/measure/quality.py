@@ -23,6 +23,7 @@ from compress import resolve
 from compress.errors import BadInput, EmptyData
 
 IGNORE = 255  # class number of mask pixels that count for nothing
+NO_LABELS = "The metric {} needs labels, the data has none. Take --metric agreement, or give labelled data."
 LARGEST_PSNR = 100.0  # decibels: the mean over images stays finite where one is reproduced exactly
 
 
@@ -80,6 +81,9 @@ def evaluate(
 
     Args:
         module: a module, or any callable from input tensors to outputs, such as a runtime's session.
+        batches: inputs and targets; `Split.batches` gives them.
+        metric: what to count, from `METRICS` or `choose`.
+        device: where it is computed.
         teacher: the dense model; needed for agreement, and where batches have no target.
 
     Raises:
@@ -91,6 +95,8 @@ def evaluate(
         for batch in batches:
             inputs = tuple(x.to(device) for x in batch.inputs)
             output = first_output(module(*inputs)).float()
+            if bool(output.isnan().any()):  # the largest of NaN is class 0: a wrong number without any sign of it
+                raise BadInput(f"The model's output is NaN on some data, so {metric.name} means nothing. Look for NaN weights.")
             target = _target(metric, batch.target, inputs, teacher).to(output.device)
             sums = metric.sums(output, target).double().cpu()
             total = sums if total is None else total + sums
@@ -120,7 +126,7 @@ def choose(name: str, task: str, labelled: bool) -> tuple[Metric, str]:
         raise BadInput(f"The metric is '{name}'; known are auto, {', '.join(METRICS)} and module:function.")
     metric = METRICS[name]
     if not labelled and metric.labels and metric.reference == "target":
-        raise BadInput(f"The metric {name} needs labels, the data has none. Take --metric agreement, or give labelled data.")
+        raise BadInput(NO_LABELS.format(name))
     against = "" if labelled and metric.reference == "target" else ", compared with the dense model"
     return metric, f"Quality is {name}{against}."
 
@@ -155,9 +161,7 @@ def _target(metric: Metric, target: Tensor | None, inputs: tuple[Tensor, ...], t
     if target is not None and metric.reference == "target":
         return target
     if target is None and metric.reference == "target" and metric.labels:
-        raise BadInput(
-            f"The metric {metric.name} needs labels, the data has none. Take --metric agreement, or give labelled data."
-        )
+        raise BadInput(NO_LABELS.format(metric.name))
     if teacher is None:
         raise BadInput(f"The metric {metric.name} compares with the dense model here, and none was given.")
     output = first_output(teacher(*inputs)).float()
@@ -223,9 +227,8 @@ def same_shape(output: Tensor, target: Tensor) -> Tensor:
         BadInput: another number of values, which arithmetic would broadcast silently.
     """
     if output.shape != target.shape and (output.numel() != target.numel() or len(output) != len(target)):
-        raise BadInput(
-            f"The model's output has the shape {tuple(output.shape)}, the target {tuple(target.shape)}; needed is the same."
-        )
+        shapes = f"{tuple(output.shape)}, the target {tuple(target.shape)}"
+        raise BadInput(f"The model's output has the shape {shapes}; needed is the same.")
     return target.reshape(output.shape)
 
 
