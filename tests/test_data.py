@@ -236,6 +236,14 @@ def test_a_limit_draws_from_all_classes_instead_of_taking_the_first_files(tmp_pa
     assert batch.target is not None and len(batch.target) == 20 and set(batch.target.tolist()) == {0, 1}
 
 
+@pytest.mark.parametrize("augment", [False, True])
+def test_batches_of_one_channel_have_the_strides_that_view_needs(augment, tmp_path):
+    sources = [from_arrays(arrays(shape=(8, 8, 1))), open_data(folder(tmp_path, mode="L"))]
+    for data in sources:
+        x = next(data.train.batches(4, augment=augment)).inputs[0]
+        assert x.shape[1] == 1 and x.stride() == (64, 64, 8, 1)
+
+
 def test_an_incomplete_last_batch_is_left_out_on_request_only():
     train = from_arrays(arrays()).train
     sizes = [len(batch.inputs[0]) for batch in train.batches(12)]

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from compress.data.settings import Settings
 from compress.data.sources import Part, Source, number_classes
-from compress.data.stores import Stored
+from compress.data.stores import Stored, channels_first
 from compress.errors import BadInput, EmptyData
 
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -114,7 +114,10 @@ def _as_images(
         notes.append(
             f"The axes of the arrays are taken as n, {'height, width, channels' if last else 'channels, height, width'}."
         )
-        inputs = {name: x.permute(0, 3, 1, 2).contiguous() if last and x.ndim == 4 else x for name, x in inputs.items()}
+        inputs = {
+            name: x.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format) if last and x.ndim == 4 else x
+            for name, x in inputs.items()
+        }
     elif first.ndim == 3:
         inputs = {name: x[:, None] for name, x in inputs.items()}
     elif first.ndim != 2:
@@ -176,7 +179,7 @@ def _task(targets: dict[str, Tensor], settings: Settings, notes: list[str]) -> t
         kinds = {"classification": "n class numbers", "segmentation": "n,h,w class numbers", "image": "n images"}
         raise BadInput(f"The targets of shape {tuple(first.shape)} do not suit the task {task}: needed are {kinds[task]}.")
     if task == "image":
-        targets = {name: y[:, None] if y.ndim == 3 else _channels_first(y) for name, y in targets.items()}
+        targets = {name: y[:, None] if y.ndim == 3 else _as_channels_first(y) for name, y in targets.items()}
     elif task == "regression":
         targets = {name: y.float()[:, None] if y.ndim == 1 else y.float() for name, y in targets.items()}
     else:
@@ -184,6 +187,6 @@ def _task(targets: dict[str, Tensor], settings: Settings, notes: list[str]) -> t
     return task, targets
 
 
-def _channels_first(images: Tensor) -> Tensor:
+def _as_channels_first(images: Tensor) -> Tensor:
     last = images.shape[-1] in (1, 3, 4) and images.shape[1] not in (1, 3, 4)
-    return images.permute(0, 3, 1, 2).contiguous() if last else images
+    return channels_first(images) if last else images

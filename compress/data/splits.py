@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compress.data.stores import IGNORE, Store, Stored, name_some
+from compress.data.stores import IGNORE, Store, Stored, channels_first, name_some
 from compress.errors import BadInput, EmptyData
 
 TASKS = ("classification", "segmentation", "regression", "image")
@@ -225,7 +225,7 @@ def _moved(images: Tensor, rows: Tensor, columns: Tensor, border: int, fill: int
     padded = functional.pad(images, (border,) * 4, value=fill) if border else images
     n = torch.arange(len(images), device=images.device)[:, None, None]
     # Channels go last under the index, so that each looked-up pixel is one short copy.
-    return padded.permute(0, 2, 3, 1)[n, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    return channels_first(padded.permute(0, 2, 3, 1)[n, rows[:, :, None], columns[:, None, :]])
 
 
 def check_input(data: Data, shape: Sequence[int]) -> None:

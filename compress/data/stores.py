@@ -87,7 +87,7 @@ class Files:
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(decode, range(0, len(numbers), step)))
         images = torch.from_numpy(out)
-        return images if self.channels == 0 else images.permute(0, 3, 1, 2).contiguous()
+        return images if self.channels == 0 else channels_first(images)
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,12 @@ def _resized(image: Image.Image, size: tuple[int, int], how: str, resample: Imag
     across, down = max(width, round(image.width * scale)), max(height, round(image.height * scale))
     left, top = (across - width) // 2, (down - height) // 2
     return image.resize((across, down), resample).crop((left, top, left + width, top + height))
+
+
+def channels_first(images: Tensor) -> Tensor:
+    """(n, h, w, c) as (n, c, h, w)."""
+    # A plain .contiguous() would keep odd strides where there is one channel, and models that call .view fail on those.
+    return images.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
 
 
 def header(path: Path) -> tuple[str, tuple[int, int]] | None:

@@ -1,0 +1,39 @@
+"""Fine-tuning: the compressed model learns from the data and from the dense model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import cast
+
+from torch.fx import GraphModule
+
+from compress.artifact import Artifact
+from compress.stage import Context
+from compress.training import fresh, train
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """Trains the model as the recipe says, with the dense model as the teacher.
+
+    With `from_scratch` in the recipe the weights are drawn anew first: what the found architecture reaches without the weights
+    that compression chose, under the same training.
+    """
+
+    name: str = "finetune"
+
+    def __call__(self, artifact: Artifact, context: Context) -> Artifact:
+        recipe, notes = context.recipe, ()
+        module = artifact.module
+        if recipe.from_scratch:
+            again, said = fresh(module, recipe.seed)
+            module, notes = cast(GraphModule, again), (said,)
+        found = train(
+            module,
+            context.data,
+            recipe,
+            context.device,
+            teacher=context.dense.module,
+            progress=lambda what, share, detail: context.progress(self.name, share, detail),
+        )
+        return replace(artifact, module=cast(GraphModule, found.module)).noting(*notes, *found.notes)

@@ -1,0 +1,10 @@
+"""Training: one loop for fine-tuning, for training a found architecture from fresh weights, and for the demo net."""
+
+from __future__ import annotations
+
+from compress.training.fresh import fresh
+from compress.training.loop import Epoch, Training, train
+from compress.training.losses import distillation
+from compress.training.preparing import Progress
+
+__all__ = ["Epoch", "Progress", "Training", "distillation", "fresh", "train"]

@@ -1,0 +1,93 @@
+"""What training minimises.
+
+    loss = (1 - d) * task(output, target) + d * distillation(output, dense output)
+
+    task           cross entropy for classes (pixels of class 255 count for nothing), mean squared error for values and images
+    distillation   T^2 * KL(softmax(dense / T) || softmax(output / T)) for classes, mean squared error otherwise
+
+d is 1 where there are no labels and 0 where there is no dense model. T^2 keeps the gradient's scale independent of T
+(Hinton, Vinyals, Dean, 2015, arXiv:1503.02531, section 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+
+from compress import resolve
+from compress.errors import BadInput
+from compress.measure.quality import IGNORE, first_output, same_shape
+from compress.recipe import Recipe
+
+Objective = Callable[[Any, Tensor | None, Tensor | None], Tensor]
+"""(model output, target, dense model's output) -> loss, a scalar."""
+
+KINDS = ("cross_entropy", "mse", "l1")
+
+
+def objective(recipe: Recipe, task: str, labelled: bool, teacher: bool) -> tuple[Objective, str]:
+    """The loss of a training, and one sentence about it.
+
+    A user's function (`--loss module:function`) is given the model's whole output and the target.
+
+    Raises:
+        BadInput: neither labels nor a dense model, or an unknown loss.
+    """
+    if not labelled and not teacher:
+        raise BadInput("There are neither labels nor a dense model to learn from. Give labelled data.")
+    by_labels = _by_labels(recipe.loss, task)
+    share = 0.0 if not teacher else 1.0 if not labelled else recipe.distill
+
+    def loss(output: Any, target: Tensor | None, dense: Tensor | None) -> Tensor:
+        total = output_loss = None
+        if share < 1 and target is not None:
+            total = (1 - share) * by_labels(output, target)
+        if share > 0 and dense is not None:
+            output_loss = share * distillation(first_output(output).float(), dense.float(), task, recipe.temperature)
+        if total is None or output_loss is None:
+            found = total if total is not None else output_loss
+            assert found is not None, "the share decides for at least one of the two"
+            return found
+        return total + output_loss
+
+    name = "its default for the task" if recipe.loss == "auto" else recipe.loss
+    parts = [f"{1 - share:.0%} labels ({name})"] * (share < 1) + [f"{share:.0%} the dense model's outputs"] * (share > 0)
+    return loss, f"The training loss is {' and '.join(parts)}."
+
+
+def distillation(output: Tensor, dense: Tensor, task: str, temperature: float) -> Tensor:
+    """Distance of the outputs from the dense model's, averaged over samples (and pixels).
+
+    Args:
+        output: (n, classes, ...) for classification and segmentation, any shape otherwise.
+        dense: of the same shape.
+        task: of the data.
+        temperature: softens both distributions.
+    """
+    if task in ("classification", "segmentation"):
+        now, then = (functional.log_softmax(x / temperature, 1) for x in (output, dense))
+        return functional.kl_div(now, then, reduction="none", log_target=True).sum(1).mean() * temperature**2
+    return functional.mse_loss(output, same_shape(output, dense))
+
+
+def _by_labels(name: str, task: str) -> Callable[[Any, Tensor], Tensor]:
+    if ":" in name:
+        return resolve.function(name, "--loss")
+    if name == "auto":
+        name = "cross_entropy" if task in ("classification", "segmentation") else "mse"
+    if name not in KINDS:
+        raise BadInput(f"The loss is '{name}'; known are auto, {', '.join(KINDS)} and module:function.")
+    if (name == "cross_entropy") != (task in ("classification", "segmentation")):
+        raise BadInput(f"The loss {name} does not suit the task {task}. Take --loss auto, or a function of your own.")
+
+    def loss(output: Any, target: Tensor) -> Tensor:
+        first = first_output(output).float()
+        if name == "cross_entropy":
+            return functional.cross_entropy(first, target, ignore_index=IGNORE if task == "segmentation" else -100)
+        target = same_shape(first, target)
+        return functional.mse_loss(first, target) if name == "mse" else functional.l1_loss(first, target)
+
+    return loss

@@ -1,0 +1,181 @@
+"""What a training needs before its first step: copies on the device, the optimizer, the memory layout, the random state."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from compress.data import Batch, Data, check_output
+from compress.measure import quality
+from compress.recipe import Recipe
+from compress.training.losses import Objective, objective
+
+Progress = Callable[[str, float, str], None]
+"""(what is being done, share done in [0, 1], a short live detail such as 'loss 0.41')."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What stays the same during a training.
+
+    Attributes:
+        average: running mean of the student's weights, or None.
+        half: the half-precision type of the forward passes, or None.
+        steps, per_epoch: of the optimizer.
+        report: called with the number of steps done and the mean loss.
+    """
+
+    student: nn.Module
+    teacher: nn.Module | None
+    average: nn.Module | None
+    loss: Objective
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    data: Data
+    recipe: Recipe
+    device: torch.device
+    layout: torch.memory_format
+    half: torch.dtype | None
+    steps: int
+    per_epoch: int
+    report: Callable[[int, float], None]
+
+
+def prepared(
+    module: nn.Module, data: Data, recipe: Recipe, device: torch.device, teacher: nn.Module | None, progress: Progress | None
+) -> tuple[Loop, tuple[str, ...]]:
+    """The loop's parts, and one sentence each about what a reader should know."""
+    loss, said = objective(recipe, data.spec.task, data.spec.labelled, teacher is not None)
+    notes = [said]
+    student = copy.deepcopy(module).to(device)
+    if not trainable(student):
+        notes.append("All parameters were fixed (requires_grad=False); all are trained.")
+        student.requires_grad_(True)
+    elif len(trainable(student)) < len(list(student.parameters())):
+        notes.append(
+            f"{sum(not p.requires_grad for p in student.parameters())} fixed parameters (requires_grad=False) stay fixed."
+        )
+    # With no distillation the teacher would still serve a metric that compares with it, so it is kept.
+    master = None if teacher is None else copy.deepcopy(teacher).to(device).eval()
+    example = next(data.held_out.batches(2, device=device))
+    check_output(data, _tried(student, example.inputs).shape)
+    layout = _layout([student] if master is None else [student, master], example)
+    per_epoch = max(1, len(data.train) // recipe.batch_size)
+    steps = max(1, round(recipe.epochs * per_epoch))
+    half = None
+    if device.type == "cuda":
+        half = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    average = copy.deepcopy(student).eval() if recipe.ema else None
+    scaler = torch.amp.GradScaler(device.type, enabled=half == torch.float16)
+    loop = Loop(
+        student,
+        master,
+        average,
+        loss,
+        _optimizer(student, recipe),
+        scaler,
+        data,
+        recipe,
+        device,
+        layout,
+        half,
+        steps,
+        per_epoch,
+        _reporter(progress, steps, per_epoch),
+    )
+    return loop, tuple(notes)
+
+
+def _layout(modules: Sequence[nn.Module], example: Batch) -> torch.memory_format:
+    """Channels last, in place, where all models run that way: their convolutions are faster then."""
+    layout = torch.channels_last
+    if example.inputs[0].ndim != 4 or not any(isinstance(part, nn.Conv2d) for part in modules[0].modules()):
+        return torch.contiguous_format
+    try:
+        for module in modules:  # copies, because weights of one input channel do not find back to their old strides
+            _tried(copy.deepcopy(module).to(memory_format=layout), tuple(_laid_out(x, layout) for x in example.inputs))
+    except RuntimeError:  # the model calls .view on activations, which this layout does not allow
+        return torch.contiguous_format
+    for module in modules:
+        module.to(memory_format=layout)
+    return layout
+
+
+def _tried(module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    """First output in eval mode, so that running statistics stay."""
+    modes = {part: part.training for part in module.modules()}
+    try:
+        with torch.no_grad():
+            return quality.first_output(module.eval()(*inputs))
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def laid(batch: Batch, loop: Loop) -> Batch:
+    """The batch on the loop's device, in its memory layout."""
+    return Batch(tuple(_laid_out(x.to(loop.device), loop.layout) for x in batch.inputs), batch.target)
+
+
+def _laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
+    return x.contiguous(memory_format=layout) if x.ndim == 4 else x
+
+
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """Parameters that are not fixed."""
+    return [p for p in module.parameters() if p.requires_grad]
+
+
+def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    # Decay pulls weights towards 0; for biases and norms (one axis) that is no simpler function, so they are spared.
+    decayed = [p for p in trainable(module) if p.ndim > 1]
+    spared = [p for p in trainable(module) if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=recipe.lr)
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seeded dropout and repeatable convolutions inside, the caller's random state afterwards."""
+    cuda = device.type == "cuda"
+    devices = [device.index if device.index is not None else torch.cuda.current_device()] if cuda else []
+    # torch.backends.cudnn.flags as a context would also set switches that are none of our business.
+    before = torch.backends.cudnn.deterministic
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        torch.backends.cudnn.deterministic = cuda or before
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.deterministic = before
+
+
+def _reporter(progress: Progress | None, steps: int, per_epoch: int) -> Callable[[int, float], None]:
+    start, last = time.perf_counter(), [0.0]
+
+    def report(step: int, loss: float) -> None:
+        now = time.perf_counter()
+        if progress is None or (now - last[0] < 0.2 and step % per_epoch and step < steps):
+            return
+        last[0] = now
+        left = (now - start) / step * (steps - step)
+        epoch = f"epoch {math.ceil(step / per_epoch)} of {math.ceil(steps / per_epoch)}"
+        progress("training", step / steps, f"{epoch}, loss {loss:.3g}, {duration(left)} left")
+
+    return report
+
+
+def duration(seconds: float) -> str:
+    """`95` -> "1 min 35 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
