@@ -110,16 +110,16 @@ def parse_target(text: str) -> tuple[str, float]:
     """
     unit, _, value = text.partition("=")
     if unit not in UNITS or not value:
-        raise BadInput(f"The target is '{text}'; needed is params=SHARE, macs=SHARE or size=6.5MB")
+        raise BadInput(f"The target is '{text}'; needed is params=SHARE, macs=SHARE or size=6.5MB.")
     scale = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 1024.0, "MIB": 1024.0**2}
     number = value.rstrip("KMGiBkmgb")
     suffix = value[len(number) :].upper()
     try:
         amount = float(number) * (scale[suffix] if unit == "size" else {"": 1.0}[suffix])
     except (ValueError, KeyError):
-        raise BadInput(f"The target is '{text}'; needed is params=SHARE, macs=SHARE or size=6.5MB") from None
+        raise BadInput(f"The target is '{text}'; needed is params=SHARE, macs=SHARE or size=6.5MB.") from None
     if not 0 < amount < (float("inf") if unit == "size" else 1):
-        raise BadInput(f"The target is '{text}'; a share lies above 0 and below 1, a size above 0 bytes")
+        raise BadInput(f"The target is '{text}'; a share lies above 0 and below 1, a size above 0 bytes.")
     return unit, amount
 
 
