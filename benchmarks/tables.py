@@ -2,6 +2,7 @@
 
     <!-- result: mnist.json:summary.drop_points .2f -->0.12<!-- end -->            one number, in a Python format
     <!-- table: mnist.json:rows method=Method; macs=MACs=,d -->  ...  <!-- end -->   a list of records, column by column
+    <!-- table: report demo.json -->  ...  <!-- end -->                              the stages of a run's report.json
     <!-- table: settings -->  ...  <!-- end -->                                      the fields of Recipe
 
 `python benchmarks/tables.py` rewrites what stands between the markers; a test checks that nothing would change.
@@ -47,6 +48,8 @@ def number(what: str, results: Path) -> str:
 def table(what: str, results: Path) -> str:
     if what == "settings":
         return settings_table()
+    if what.startswith("report "):
+        return report_table(results / what.removeprefix("report "))
     place, _, columns = what.partition(" ")
     chosen = [[*part.strip().split("="), "", ""][:3] for part in columns.split(";")]
     rows = ([shown(deep(record, key), spec) for key, _, spec in chosen] for record in look_up(place, results))
@@ -61,6 +64,15 @@ def settings_table() -> str:
         flag = "MODEL" if name == "model" else f"--{name.replace('_', '-')}"
         rows.append([f"`{flag}`", f"`{name}`", text, field.description or ""])
     return markdown(["flag", "TOML key, Python argument", "default", "meaning"], rows)
+
+
+def report_table(path: Path) -> str:
+    """The stage table of a run's report.json."""
+    from compress.report.records import from_json
+    from compress.report.table import columns, rows
+
+    report = from_json(path.read_text())
+    return markdown(columns(report), rows(report))
 
 
 def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,3 +1,52 @@
-"""Make trained neural networks small, fast and deployable, and prove it."""
+"""Make trained neural networks small, fast and deployable, and prove it.
+
+Every command of the command line is a function here, with the same name and arguments:
+
+    import compress
+    report = compress.run("model.pt", "images", target="macs=0.5", out="out")
+    model = compress.load("out/model.compressed")      # trainable, without the class it came from
+
+Names are imported when they are first used, so that `import compress` costs nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compress.api import analyze, apply, bench, demo, doctor, explain, export, load, methods, plan, run, save, trace
 
 __version__ = "0.1.0"
+__all__ = ["analyze", "apply", "bench", "demo", "doctor", "explain", "export", "load", "methods", "plan", "run", "save", "trace"]
+
+
+class _Verb(ModuleType):
+    """A file that shares its name with a verb: `compress.plan.Plan` is in the file, `compress.plan(...)` is the verb."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(import_module("compress.api"), self.__name__.rpartition(".")[2])(*args, **kwargs)
+
+
+class _Package(ModuleType):
+    """Importing the file plan.py binds `compress.plan` to it: here that file becomes callable."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in __all__ and isinstance(value, ModuleType):
+            value.__class__ = _Verb
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("compress.api"), name)
+    raise AttributeError(f"module 'compress' has no attribute '{name}'; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -24,7 +24,8 @@ TIERS: tuple[frozenset[str], ...] = (
     frozenset({"stage", "training"}),
     frozenset({"stages"}),
     frozenset({"load", "save", "report"}),
-    frozenset({"methods", "pipeline"}),
+    frozenset({"methods", "pipeline", "workspace", "harness"}),
+    frozenset({"opening", "decide", "explain", "bench", "doctor", "demo"}),
     frozenset({"api"}),
     frozenset({"options", "terminal"}),
     frozenset({"cli"}),
@@ -131,7 +132,8 @@ def imports(root: Path, path: Path, names: set[str]) -> Iterator[Edge]:
     package = source if path.name == "__init__.py" else source.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from ((source, alias.name) for alias in node.names if alias.name.split(".")[0] in ("compress", "exporters"))
+            names_of_ours = [alias.name for alias in node.names if alias.name.split(".")[0] in ("compress", "exporters")]
+            yield from ((source, "compress.api" if name == "compress" else name) for name in names_of_ours)
         elif isinstance(node, ast.ImportFrom):
             above = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
             base = ".".join(part for part in (above, node.module) if part)

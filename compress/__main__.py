@@ -1,0 +1,5 @@
+"""`python -m compress` is the command line tool."""
+
+from compress.cli import main
+
+main()

@@ -1,0 +1,180 @@
+"""The commands as functions, with the same names and arguments: what the command line calls, and what a program calls instead.
+
+Each returns plain data and prints nothing. Settings are keywords with the names of the fields of `Recipe`. A verb that needs more
+than a few lines has a file of its own name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import exporters
+from compress import artifact as artifacts
+from compress import pipeline
+from compress.artifact import Artifact
+from compress.bench import bench
+from compress.decide import Decision, decide
+from compress.demo import ARCH, make_demo
+from compress.doctor import doctor
+from compress.errors import BadInput
+from compress.explain import explain
+from compress.graph.trace import trace
+from compress.load import load
+from compress.methods import METHODS
+from compress.opening import opened
+from compress.plan import Plan, from_json
+from compress.recipe import Recipe, from_toml, make
+from compress.report.records import Report
+from compress.save import save
+from compress.stage import Progress
+
+__all__ = ["apply", "bench", "demo", "doctor", "explain", "export", "load", "methods", "plan", "run", "save", "trace"]
+
+Place = str | Path
+
+DEMO: dict[str, Any] = {"target": "params=0.25", "epochs": 3}
+"""What the demonstration asks for where nothing else is said."""
+
+
+def run(
+    model: Place | None = None,
+    *,
+    recipe: Recipe | Place | None = None,
+    out: Place = "out",
+    dry_run: bool = False,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress = pipeline.silent,
+    **settings: Any,
+) -> Report | Decision:
+    """From a model file to a smaller, measured one in the folder `out`. `dry_run` decides, writes nothing and gives a `Decision`.
+
+    Raises:
+        CompressError: see `compress.errors`; each kind has its exit code.
+        ExportError: the result cannot be exported, or the file is not equal to the model.
+    """
+    resolved = resolved_recipe(model, recipe, settings)
+    if dry_run:
+        return decide(resolved, progress)
+    return pipeline.run(resolved, Path(out), resume=resume, force=force, progress=progress)
+
+
+def resolved_recipe(model: Place | None, recipe: Recipe | Place | None, settings: dict[str, Any]) -> Recipe:
+    """One recipe out of a file or a recipe, a model, and settings that win over both."""
+    if model is not None:
+        settings = {"model": str(model), **settings}
+    if isinstance(recipe, Recipe):
+        resolved = make(**{**recipe.model_dump(), **settings})
+    else:
+        resolved = make(**settings) if recipe is None else from_toml(Path(recipe), **settings)
+    if not resolved.model:
+        raise BadInput(
+            "No model was given. Give a file, as in 'compress run model.pt --data images', or a --recipe that names one."
+        )
+    return resolved
+
+
+def plan(
+    model: Place, *, out: Place | None = "plan.json", force: bool = False, progress: Progress = pipeline.silent, **settings: Any
+) -> Decision:
+    """Decide which channels stay and write that to `out` (None: nowhere). The model file is not touched.
+
+    Raises:
+        BadInput, Infeasible, UnsupportedModel: as for `run`.
+    """
+    if out is not None:
+        free(Path(out), force)
+    decision = decide(make(model=str(model), **settings), progress)
+    if out is not None:
+        write_text(Path(out), decision.plan.to_json())
+    return decision
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file that is there whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise BadInput(f"{path} cannot be written ({error.strerror or error}). Give another --out.") from error
+
+
+def apply(plan: Place | Plan, model: Place, *, out: Place = "model.compressed", force: bool = False, **settings: Any) -> Artifact:
+    """Carry out a plan on a model file and save the result as a folder that `load` opens.
+
+    Raises:
+        BadInput: a file cannot be read, or `out` exists and `force` is not given.
+        PlanMismatch: the plan was made for another model.
+    """
+    made = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    free(Path(out), force)
+    artifact, _ = opened(make(model=str(model), **settings))
+    smaller = artifacts.apply(made, artifact)
+    save(smaller, Path(out))
+    return smaller
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan from its file."""
+    try:
+        return from_json(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"The plan {path} cannot be read ({error}). Give the plan.json of 'compress plan' or of a run.") from error
+
+
+def free(out: Path, force: bool) -> None:
+    """Refuse to write over what is there, before any work is done."""
+    if out.exists() and not force:
+        raise BadInput(f"{out} exists already. Give another --out, or --force to replace it.")
+    if not out.parent.is_dir():
+        raise BadInput(f"The folder {out.parent} of --out does not exist. Make it, or give another --out.")
+
+
+def export(
+    model: Place, *, format: str = "onnx", out: Place = "model.onnx", force: bool = False, **settings: Any
+) -> exporters.Exported:
+    """Write a model file in the format of another runtime, compared with torch on the same inputs: real ones where there is data.
+
+    Raises:
+        BadInput: unknown format, the model cannot be opened, or `out` exists and `force` is not given.
+        ExportError: the model cannot be written in this format, or computes something else there.
+    """
+    if format not in exporters.EXPORTERS:
+        raise BadInput(f"There is no format '{format}'; known are {', '.join(exporters.EXPORTERS)}. 'compress doctor' says more.")
+    free(Path(out), force)
+    recipe = make(model=str(model), **settings)
+    artifact, data = opened(recipe)
+    samples = None if data is None else [batch.inputs for batch in data.held_out.batches(8, limit=16, seed=recipe.seed)]
+    return exporters.export(format, artifact.module, artifact.inputs, Path(out), samples=samples, opset=recipe.opset)
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """A method and its stages, in order; a run leaves out the stages that its settings do not ask for."""
+
+    method: str
+    stages: tuple[str, ...]
+
+
+def methods() -> list[MethodRow]:
+    """What `method` can be."""
+    return [MethodRow(name, tuple(stage.name for stage in stages)) for name, stages in METHODS.items()]
+
+
+def demo(*, out: Place = "demo-out", force: bool = False, progress: Progress = pipeline.silent, **settings: Any) -> Report:
+    """Train a small net on scikit-learn's digits into `out`/model.pt (once), and compress it into `out`/run.
+
+    Raises:
+        BadInput: scikit-learn is missing, or `out`/run exists and `force` is not given.
+    """
+    folder = Path(out)
+    if (folder / "run").exists() and not force:
+        raise BadInput(f"{folder / 'run'} holds an earlier demonstration. Add --force to replace it, or give another --out.")
+    if not (folder / "model.pt").exists():
+        make_demo(folder, progress=progress)
+    recipe = make(model=str(folder / "model.pt"), arch=ARCH, data="digits", **(DEMO | settings))
+    return pipeline.run(recipe, folder / "run", force=force, progress=progress)

@@ -1,0 +1,234 @@
+"""The command line: every command parses its flags, calls the function of the same name in `compress`, and prints.
+
+Nothing here imports torch: `compress --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from compress import __version__
+from compress.options import LOADING, Command, force_option, given, guarded, json_option, out_option, settings
+from compress.recipe import Recipe
+
+STATISTICS = ("calibration", "device", "seed")
+DECISION = ("method", "target", "tolerance", "inputs", "align")
+TIMING = ("runtime", "batch", "threads", "rounds")
+EXIT_CODES = "Exit codes: 0 ok, 1 internal, 2 bad input, 3 infeasible, 4 unsupported model, 5 gate failed, 130 interrupted."
+
+
+@click.group(epilog=f"{EXIT_CODES}\n\n\b\nExample:\n  compress run model.pt --data images --target macs=0.5")
+@click.version_option(__version__, package_name="compress", message="compress %(version)s")
+def cli() -> None:
+    """Makes a trained neural network smaller and faster, and measures every step of it."""
+
+
+def command(*options: Callable[[Command], Command], example: str) -> Callable[[Command], click.Command]:
+    """A command of `cli` whose help ends with an example and whose errors are one sentence."""
+
+    def register(function: Command) -> click.Command:
+        built = guarded(function)
+        for option in reversed(options):
+            built = option(built)
+        return cli.command(function.__name__, epilog=f"\b\nExample:\n  {example}")(built)
+
+    return register
+
+
+def path_argument(name: str, required: bool = True, nargs: int = 1) -> Callable[[Command], Command]:
+    """A file that the loader looks at itself, because it can say more than that it is missing."""
+    return click.argument(name, required=required, nargs=nargs)
+
+
+@command(
+    path_argument("model", required=False),
+    click.option("--recipe", type=click.Path(path_type=Path), help="settings from a TOML file; flags win over it"),
+    out_option("out", "folder of the results"),
+    *(settings(name) for name in Recipe.model_fields if name != "model"),
+    click.option("--dry-run", is_flag=True, help="show the plan and its expected cost, then stop"),
+    click.option("--resume", is_flag=True, help="go on from the last finished stage"),
+    force_option,
+    json_option,
+    example="compress run model.pt --data images --target macs=0.5 --max-drop 0.5",
+)
+def run(
+    model: str | None, recipe: Path | None, out: Path, dry_run: bool, resume: bool, force: bool, as_json: bool, **flags: Any
+) -> None:
+    """From a model file to a smaller, measured one.
+
+    Analyses MODEL on the training images of --data, removes channels, refits what stays, fine-tunes, exports, and measures
+    every stage with the same harness. Everything lands in the folder --out.
+    """
+    import compress
+    from compress.terminal import print_decision, print_json, print_report, progress_bar
+
+    with progress_bar() as progress:
+        done = compress.run(
+            model, recipe=recipe, out=out, dry_run=dry_run, resume=resume, force=force, progress=progress, **given(flags)
+        )
+    if as_json:
+        print_json(done)
+    else:
+        print_decision(done, None) if dry_run else print_report(done, out)
+
+
+@command(
+    path_argument("model"),
+    settings(*LOADING, "data", *STATISTICS),
+    json_option,
+    example="compress analyze model.pt --data images",
+)
+def analyze(model: str, as_json: bool, **flags: Any) -> None:
+    """Entropy, redundancy and cost of every layer of MODEL.
+
+    A state entropy of 0 bits means that a rectifier never changes its state on this data. The last columns say what
+    removing half of the layer's channels would save.
+    """
+    import compress
+    from compress.terminal import print_json, print_records, progress_bar
+
+    with progress_bar() as progress:
+        found = compress.analyze(model, progress=progress, **given(flags))
+    print_json(found) if as_json else print_records(found)
+
+
+@command(
+    path_argument("model"),
+    out_option("plan.json", "where the plan is written"),
+    settings(*LOADING, "data", *DECISION, *STATISTICS),
+    force_option,
+    json_option,
+    example="compress plan model.pt --data images --target params=0.25 --out plan.json",
+)
+def plan(model: str, out: Path, force: bool, as_json: bool, **flags: Any) -> None:
+    """Decide which channels of MODEL stay, and write that down.
+
+    The weights are not touched. `compress apply` carries the plan out on any checkpoint of the same architecture.
+    """
+    import compress
+    from compress.terminal import print_decision, print_json, progress_bar
+
+    with progress_bar() as progress:
+        made = compress.plan(model, out=out, force=force, progress=progress, **given(flags))
+    print_json(made) if as_json else print_decision(made, out)
+
+
+@command(
+    path_argument("plan"),
+    path_argument("model"),
+    out_option("model.compressed", "folder of the smaller model"),
+    settings(*LOADING, "data"),
+    force_option,
+    example="compress apply plan.json model.pt --out model.compressed",
+)
+def apply(plan: str, model: str, out: Path, force: bool, **flags: Any) -> None:
+    """Carry PLAN out on MODEL: exact surgery, no data, no training.
+
+    The result equals the model whose removed channels were masked; `compress.load` opens it without the model's class.
+    """
+    import compress
+
+    done = compress.apply(plan, model, out=out, force=force, **given(flags))
+    click.echo(f"{out}: {len(done.plan.edits)} groups of channels made smaller")
+
+
+@command(
+    path_argument("model"),
+    click.argument("layer", required=False),
+    settings(*LOADING, "data"),
+    json_option,
+    example="compress explain model.pt layer1.0.conv1",
+)
+def explain(model: str, layer: str | None, as_json: bool, **flags: Any) -> None:
+    """Which channels of MODEL belong together, which are frozen, and why.
+
+    With LAYER: every tensor that hangs on the channels of that layer.
+    """
+    import compress
+    from compress.terminal import print_json, print_records
+
+    found = compress.explain(model, layer, **given(flags))
+    print_json(found) if as_json else print_records(found)
+
+
+@command(
+    path_argument("model"),
+    click.option("--format", "format", default="onnx", show_default=True, help="a format that 'compress doctor' lists"),
+    out_option("model.onnx", "file to write"),
+    settings("opset", *LOADING, "data"),
+    force_option,
+    json_option,
+    example="compress export out/model.compressed --format onnx --out model.onnx",
+)
+def export(model: str, format: str, out: Path, force: bool, as_json: bool, **flags: Any) -> None:
+    """Write MODEL in a format of another runtime, and compare the two on the same inputs."""
+    import compress
+    from compress.terminal import print_json
+
+    written = compress.export(model, format=format, out=out, force=force, **given(flags))
+    if as_json:
+        print_json(written)
+    else:
+        click.echo(f"{written.path}: {written.format}, worst absolute difference to torch {written.parity.worst_abs:.2g}")
+
+
+@command(
+    path_argument("models", required=False, nargs=-1),
+    settings(*TIMING, *LOADING, "data"),
+    json_option,
+    example="compress bench dense.onnx out/model.onnx --runtime ort --threads 2",
+)
+def bench(models: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+    """Time MODELS against each other, interleaved; the first one is what the others are compared with."""
+    import compress
+    from compress.terminal import print_json, print_timings, progress_bar
+
+    with progress_bar() as progress:
+        timings = compress.bench(*models, progress=progress, **given(flags))
+    print_json(timings) if as_json else print_timings(timings)
+
+
+@command(json_option, example="compress methods --json")
+def methods(as_json: bool) -> None:
+    """The methods that --method takes, and the stages of each."""
+    import compress
+    from compress.terminal import print_json, print_records
+
+    listed = compress.methods()
+    print_json(listed) if as_json else print_records(listed)
+
+
+@command(json_option, example="compress doctor")
+def doctor(as_json: bool) -> None:
+    """Versions, devices, and which exporters work here or what to install for them."""
+    import compress
+    from compress.terminal import print_json, print_records
+
+    found = compress.doctor()
+    print_json(found) if as_json else print_records(found)
+
+
+@command(
+    out_option("demo-out", "folder of the demonstration"),
+    settings("target", "epochs", "device", "seed"),
+    force_option,
+    json_option,
+    example="compress demo --out demo-out",
+)
+def demo(out: Path, force: bool, as_json: bool, **flags: Any) -> None:
+    """Train a small net on scikit-learn's digits, then compress it: a whole run in about a minute."""
+    import compress
+    from compress.terminal import print_json, print_report, progress_bar
+
+    with progress_bar() as progress:
+        report = compress.demo(out=out, force=force, progress=progress, **given(flags))
+    print_json(report) if as_json else print_report(report, out / "run")
+
+
+def main() -> None:
+    """Entry point of the `compress` script."""
+    cli(prog_name="compress")

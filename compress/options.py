@@ -1,0 +1,150 @@
+"""Flags of the command line, made from the fields of `Recipe`: a setting has one name, one help text, one check."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+from pydantic.fields import FieldInfo
+
+from compress.errors import BadInput, CompressError, GateFailed, UnsupportedModel
+from compress.recipe import Recipe
+
+Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
+
+LOADING = ("arch", "arch_kwargs", "trust_pickle", "input_shape")
+"""What every command that opens a model file takes."""
+
+INTERRUPTED = 130
+
+
+class Refusal(click.ClickException):
+    """One sentence on stderr and an exit code."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def settings(*names: str) -> Decorator:
+    """Flags for these fields of `Recipe`, in this order. A flag that is not given arrives as None or ()."""
+    made = [flag(name, Recipe.model_fields[name]) for name in names]
+
+    def decorate(function: Command) -> Command:
+        return functools.reduce(lambda inner, option: option(inner), reversed(made), function)
+
+    return decorate
+
+
+def flag(name: str, field: FieldInfo) -> Decorator:
+    """The click option of one field. Ranges are checked by `Recipe`, so that TOML and Python meet the same check."""
+    kind = without_none(field.annotation)
+    dashed, text = "--" + name.replace("_", "-"), field.description or ""
+    if field.default not in (None, "", ()) and field.default_factory is None:
+        shown = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
+        text = f"{text}  [default: {shown.lower() if kind is bool else shown}]".strip()
+    if kind is bool:
+        return click.option(f"{dashed}/--no-{dashed[2:]}", name, default=None, help=text)
+    if typing.get_origin(kind) is Literal:
+        return click.option(dashed, name, type=click.Choice(typing.get_args(kind)), help=text)
+    if typing.get_origin(kind) is tuple:
+        return click.option(dashed, name, multiple=True, metavar="TEXT", help=f"{text}; may be repeated")
+    if typing.get_origin(kind) is dict:
+        return click.option(dashed, name, multiple=True, metavar="KEY=VALUE", help=f"{text}; may be repeated")
+    return click.option(dashed, name, type=kind, help=text)
+
+
+def without_none(annotation: Any) -> Any:
+    """`float | None` -> `float`."""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        return next(part for part in typing.get_args(annotation) if part is not type(None))
+    return annotation
+
+
+def given(flags: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the user typed, in the types of `Recipe`."""
+    typed = {name: value for name, value in flags.items() if value is not None and value != ()}
+    if "arch_kwargs" in typed:
+        typed["arch_kwargs"] = dict(key_value(pair) for pair in typed["arch_kwargs"])
+    return typed
+
+
+def key_value(pair: str) -> tuple[str, Any]:
+    """`num_classes=10` -> ("num_classes", 10); a value that is not JSON is text."""
+    key, equals, value = pair.partition("=")
+    if not key or not equals:
+        raise BadInput(f"--arch-kwargs is '{pair}'; needed is KEY=VALUE, such as num_classes=10.")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, {"True": True, "False": False, "None": None}.get(value, value)
+
+
+def out_option(default: str, text: str) -> Decorator:
+    """`--out`, with the place that the command writes to when nothing is said."""
+    return click.option("--out", type=click.Path(path_type=Path), default=default, show_default=True, help=text)
+
+
+def json_option(function: Command) -> Command:
+    """`--json`: machine-readable standard output; progress and errors stay on standard error."""
+    return click.option("--json", "as_json", is_flag=True, help="print JSON for a program to read")(function)
+
+
+def force_option(function: Command) -> Command:
+    """`--force`: replace what is there."""
+    return click.option("--force", is_flag=True, help="replace what another run left there")(function)
+
+
+def guarded(function: Command) -> Command:
+    """Every error becomes one sentence and its exit code; `--debug` shows where it came from."""
+
+    @click.option("--debug", is_flag=True, help="show the traceback of an error")
+    @functools.wraps(function)
+    def guarded_function(*args: Any, debug: bool, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (click.exceptions.Exit, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            resumable = "; finished stages are kept: repeat the command with --resume to go on" if "resume" in kwargs else ""
+            raise Refusal(f"Interrupted{resumable}.", INTERRUPTED) from None
+        except Exception as error:
+            if debug:
+                traceback.print_exc(file=sys.stderr)
+            raise refusal(error) from error
+
+    return guarded_function
+
+
+def refusal(error: Exception) -> click.ClickException:
+    """What the user reads about an error, and the exit code."""
+    if isinstance(error, click.ClickException):
+        return error
+    if isinstance(error, CompressError):
+        return Refusal(str(error), error.exit_code)
+    return Refusal(*sentence(error))
+
+
+def sentence(error: Exception) -> tuple[str, int]:
+    """One sentence and the exit code for an error that this package did not raise itself."""
+    from exporters.errors import ExportError, MissingBackend, ParityError
+
+    if isinstance(error, ParityError):
+        return str(error), GateFailed.exit_code
+    if isinstance(error, MissingBackend):
+        return str(error), BadInput.exit_code
+    if isinstance(error, ExportError):
+        return str(error), UnsupportedModel.exit_code
+    if isinstance(error, OSError):
+        return f"The system refuses: {error}. Make room or choose another place, then repeat.", BadInput.exit_code
+    what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"Internal failure, not your input: {what}. --debug shows where it happened.", CompressError.exit_code

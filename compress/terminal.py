@@ -1,0 +1,156 @@
+"""What a person sees while a command works and when it is done. Results go to standard output, the rest to standard error."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """A table on standard output; columns whose every cell is a number lean right. Piped into a file nothing is cut off."""
+    cells = [[cell(value) for value in row] for row in rows]
+    numeric = [bool(cells) and all(is_numeric(row[i]) for row in cells) for i in range(len(columns))]
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for name, right in zip(columns, numeric, strict=True):
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
+    for row in cells:
+        table.add_row(*map(escape, row))
+    console(wide=True).print(table)
+
+
+def console(wide: bool = False) -> Console:
+    """Standard output; `wide`: where it is not a terminal, lines are not wrapped."""
+    made = Console(highlight=False)
+    return Console(highlight=False, width=200) if wide and not made.is_terminal else made
+
+
+def print_records(records: Sequence[Any], title: str | None = None) -> None:
+    """Data classes of one kind as a table, a column for each field that any of them fills."""
+    if not records:
+        click.echo("nothing to show")
+        return
+    names = [f.name for f in dataclasses.fields(records[0]) if any(getattr(r, f.name) not in (None, "", ()) for r in records)]
+    print_table([name.replace("_", " ") for name in names], ([getattr(r, name) for name in names] for r in records), title)
+
+
+def print_report(report: Any, out: object) -> None:
+    """The stage table, what may be said about it, and where to look."""
+    from compress.report import words
+    from compress.report.table import table
+
+    console(wide=True).print(table(report))
+    click.echo()
+    for sentence in (*words.sentences(report), *(f"Note: {note}" for note in report.notes)):
+        click.echo(sentence)
+    click.echo(f"{report.verdict}\nEverything is in {out}: report.md first, model.compressed to go on in torch.")
+
+
+def print_decision(decision: Any, out: object | None) -> None:
+    """What stays of every group that a plan makes smaller, and the model's cost before and after."""
+    print_table(("layer", "channels", "kept"), ((edit.layer, edit.channels, len(edit.keep)) for edit in decision.plan.edits))
+    click.echo()
+    sizes = [(name, dataclasses.asdict(size)) for name, size in (("dense", decision.dense), ("planned", decision.planned))]
+    print_table(["", *(key.replace("_", " ") for key in sizes[0][1])], ([name, *size.values()] for name, size in sizes))
+    for note in decision.notes:
+        click.echo(f"Note: {note}")
+    done = f"{out} is written: carry it out with 'compress apply {out} MODEL'." if out else "Nothing was written."
+    click.echo(f"{len(decision.plan.edits)} groups of channels would be made smaller. {done}")
+
+
+def print_timings(timings: Mapping[str, Any]) -> None:
+    """Latency of several files beside the first; where the interval holds 1, nothing is claimed."""
+    rows = (
+        (name, f"{t.p50_ms:.3f}", f"{t.ratio:.2f}x", f"{t.ci95[0]:.2f} - {t.ci95[1]:.2f}", "" if i == 0 else t.verdict, t.samples)
+        for i, (name, t) in enumerate(timings.items())
+    )
+    print_table(("model", "p50 ms", "speed-up", "95 % interval", "verdict", "rounds"), rows)
+
+
+def cell(value: object) -> str:
+    """One value as a person reads it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(cell, value))
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}" if value != value or abs(value) < 1e4 else f"{value:,.0f}"
+    return str(value)
+
+
+def is_numeric(text: str) -> bool:
+    """Whether a cell is a number, its unit or sign aside."""
+    try:
+        float(text.replace(",", "").rstrip("%x") or "0")
+    except ValueError:
+        return False
+    return True
+
+
+def print_json(value: object) -> None:
+    """One JSON document on standard output."""
+    click.echo(json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def plain(value: Any) -> Any:
+    """Data classes, pydantic models, paths and tuples as JSON has them; a number that JSON lacks becomes null."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json", by_alias=True)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, float, str], None]]:
+    """A callback (what, share done, detail) that draws a bar with an ETA; without a terminal, one line per new task."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield line_per_task()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(what: str, share: float, detail: str = "") -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(escape(what), total=1.0, detail=detail)
+            bars.update(tasks[what], completed=share, detail=escape(detail))
+
+        yield update
+
+
+def line_per_task() -> Callable[[str, float, str], None]:
+    """Progress for log files: the name of a task once, when it starts."""
+    seen: set[str] = set()
+
+    def update(what: str, share: float, detail: str = "") -> None:
+        if what not in seen:
+            seen.add(what)
+            click.echo(f"{what} ...", err=True)
+
+    return update
