@@ -1,0 +1,144 @@
+"""Latency that may be claimed: interleaved, paired, with a confidence interval.
+
+A machine drifts (clocks, other processes), so two models timed one after the other are not comparable. Here every round
+times each model once, in shuffled order:  A B | B A | A B ...  and the speed-up is judged within rounds:
+
+    r_i = time of the reference in round i / own time in round i          (above 1: faster than the reference)
+    ratio = median of r_i,   ci95 = bootstrap percentile interval of that median over rounds
+
+A sample repeats its call until it lasts a couple of milliseconds, so that the clock and the call overhead do not matter.
+Where the interval holds 1, nothing is claimed.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+RESAMPLES = 2000  # the interval's ends move by less than 1 % of its width beyond this
+LEAST_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latency of one runner beside the reference.
+
+    Attributes:
+        p50_ms: median over rounds of the time of one call, in milliseconds.
+        ratio: median of the paired speed-ups over the reference; above 1 is faster.
+        ci95: 95 % confidence interval of `ratio`.
+        samples: rounds that were timed.
+    """
+
+    p50_ms: float
+    ratio: float
+    ci95: tuple[float, float]
+    samples: int
+
+    @property
+    def faster(self) -> bool:
+        """Measurably faster than the reference."""
+        return self.ci95[0] > 1
+
+    @property
+    def slower(self) -> bool:
+        """Measurably slower than the reference."""
+        return self.ci95[1] < 1
+
+    @property
+    def verdict(self) -> str:
+        """`faster`, `slower` or `cannot tell`."""
+        return "faster" if self.faster else "slower" if self.slower else "cannot tell"
+
+
+def compare(
+    runners: Mapping[str, Callable[[], object]],
+    reference: str,
+    *,
+    rounds: int = 40,
+    warmup: int = 3,
+    min_sample_ms: float = 2.0,
+    budget_s: float = 60.0,
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timing]:
+    """Time all runners against one of them.
+
+    Args:
+        runners: name -> a call that returns when its work is done (a CUDA runner waits for the device).
+        reference: the name in `runners` that the others are compared with.
+        rounds: samples per runner.
+        warmup: calls of each runner that are not timed.
+        min_sample_ms: a sample repeats its call until it lasts about that long.
+        budget_s: no further round is started once that time is used; at least 5 are.
+        seed: of the order within rounds and of the bootstrap.
+        clock: seconds; for tests.
+
+    Returns:
+        A timing per runner, in the order of `runners`. The reference's own ratio is 1.
+
+    Raises:
+        ValueError: `reference` is not among the runners, or fewer than 5 rounds.
+    """
+    if reference not in runners or rounds < LEAST_ROUNDS:
+        raise ValueError(
+            f"reference={reference!r}, rounds={rounds}: needed are one of {list(runners)} and at least {LEAST_ROUNDS} rounds"
+        )
+    random = np.random.default_rng(seed)
+    names, started = list(runners), clock()
+    times: dict[str, list[float]] = {name: [] for name in names}
+    with _no_garbage_collection():
+        for _ in range(warmup):
+            for name in names:
+                runners[name]()
+        repeats = {name: _repeats(runners[name], min_sample_ms / 1e3, clock) for name in names}
+        for done in range(rounds):
+            if done >= LEAST_ROUNDS and clock() - started >= budget_s:
+                break
+            for i in random.permutation(len(names)):
+                times[names[i]].append(_sample(runners[names[i]], repeats[names[i]], clock))
+    return {name: _timing(np.array(times[name]), np.array(times[reference]), random) for name in names}
+
+
+def _sample(run: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
+    """Seconds of one call, averaged over `repeats`."""
+    start = clock()
+    for _ in range(repeats):
+        run()
+    return (clock() - start) / repeats
+
+
+def _repeats(run: Callable[[], object], least_s: float, clock: Callable[[], float]) -> int:
+    """How many calls last at least `least_s` together."""
+    repeats = 1
+    while True:
+        lasted = _sample(run, repeats, clock) * repeats
+        if lasted >= least_s or repeats >= 1 << 20:
+            return repeats
+        # Aim past the mark by a fifth, and never trust one short sample for more than a tenfold step.
+        repeats = max(repeats + 1, min(repeats * 10, int(1.2 * repeats * least_s / max(lasted, 1e-9))))
+
+
+def _timing(own: np.ndarray, reference: np.ndarray, random: np.random.Generator) -> Timing:
+    pairs = reference / own
+    resampled = np.median(pairs[random.integers(0, len(pairs), (RESAMPLES, len(pairs)))], axis=1)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Timing(1e3 * float(np.median(own)), float(np.median(pairs)), (float(low), float(high)), len(own))
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A collection inside one sample would be charged to whoever happened to run."""
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

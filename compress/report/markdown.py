@@ -1,0 +1,106 @@
+"""The report as Markdown: for a pull request, a wiki, or a reader without the program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from compress.report import words
+from compress.report.records import Report
+from compress.report.table import columns, rows
+
+PARITY = "The worst difference is between the file in its runtime and the model in torch, on real inputs."
+
+
+def markdown(report: Report) -> str:
+    """The text of `report.md`."""
+    parts = [
+        f"# Compression report: {_text(report.method)}",
+        f"**{_text(report.verdict)}**",
+        _bullets(words.sentences(report)),
+        "## Stages",
+        _table(columns(report), rows(report)),
+        _reading(report),
+        *_exports(report),
+        *(["## Notes", _bullets(map(_text, report.notes))] if report.notes else []),
+        "## How it was made",
+        _table(("what", "value"), _settings(report)),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _reading(report: Report) -> str:
+    """How to read the table; says the unclear out loud."""
+    lines = ["Peak memory is weights + activations alive at once (batch of the latency), without the runtime's own workspace."]
+    latency = report.result.latency
+    if latency is not None:
+        lines.append(
+            "Speed-up is against the dense model, timed in turns with it; the interval is a bootstrap over rounds, "
+            "and '?' marks one that holds 1: not measurably faster."
+        )
+    if report.result.quality is not None:
+        lines.append("Quality is measured on the test data; the change is in points unless a unit stands behind it.")
+    return " ".join(lines)
+
+
+def _exports(report: Report) -> list[str]:
+    if not report.exports:
+        return []
+    cells = [
+        (
+            export.format,
+            f"`{export.path}`",
+            words.size(export.bytes) if export.bytes is not None else "-",
+            str(export.opset or "-"),
+            f"{export.parity.worst_abs:.2g}" if export.parity else "not checked",
+            f"{export.parity.tolerance:.2g}" if export.parity else "-",
+            f"`{export.sha256[:16]}...`",
+        )
+        for export in report.exports
+    ]
+    heading = ("format", "file", "size", "opset", "worst difference", "allowed", "sha256")
+    return [
+        "## Exports",
+        _table(heading, cells),
+        PARITY,
+    ]
+
+
+def _settings(report: Report) -> list[tuple[str, str]]:
+    env = report.environment
+    packages = {
+        "compress": env.compress,
+        "Python": env.python,
+        "torch": env.torch,
+        "onnx": env.onnx,
+        "onnxruntime": env.onnxruntime,
+    }
+    facts = [
+        ("method", report.method),
+        ("target", report.target),
+        ("allowed drop", None if report.max_drop is None else f"{report.max_drop:g} points"),
+        ("seed", str(report.seed)),
+        ("plan sha256", report.plan_sha256),
+        ("CPU", f"{env.cpu}, {env.cores} cores"),
+        ("GPU", env.gpu or "none"),
+        ("OS", env.os),
+        (
+            "versions",
+            ", ".join(f"{name} {version}" for name, version in packages.items() if version),
+        ),
+        ("date", env.date),
+    ]
+    return [(name, value) for name, value in facts if value is not None]
+
+
+def _table(heading: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = [heading, ["---"] + ["---:" if len(heading) > 2 else "---"] * (len(heading) - 1), *body]
+    return "\n".join("| " + " | ".join(map(_text, line)) + " |" for line in lines)
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _text(text: str) -> str:
+    """One line, with the bars that would open a cell escaped."""
+    return " ".join(str(text).split()).replace("|", "\\|")

@@ -1,0 +1,169 @@
+"""The report of a run as typed records: what `report.json` holds, and what every other form of the report is drawn from.
+
+The first stage is the dense model, the last the result. Quality values are shares in [0, 1] where the metric is one; a latency
+`ratio` above 1 is faster than the dense model. Fields are only ever added; a change of meaning raises `SCHEMA`.
+`compress/report/schema.json` is `json_schema()`, shipped for readers in other languages.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from compress.errors import BadInput
+
+SCHEMA = 1
+
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _Record(BaseModel):
+    """Frozen, closed, and without NaN or infinity, which JSON does not have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
+
+
+class Latency(_Record):
+    """Time of one call, interleaved with the dense model's."""
+
+    runtime: str = Field(description="ort, ort-cuda or torch")
+    batch: int = Field(ge=1)
+    threads: int = Field(ge=0)
+    p50_ms: float = Field(gt=0, description="median milliseconds of one call on a whole batch")
+    ratio: float = Field(gt=0, description="median of the paired speed-ups over the dense model; above 1 is faster")
+    ci95: tuple[float, float] = Field(description="95 % confidence interval of the ratio; holding 1 means: cannot tell")
+
+    @property
+    def verdict(self) -> Literal["faster", "slower", "cannot tell"]:
+        """What may be claimed."""
+        return "faster" if self.ci95[0] > 1 else "slower" if self.ci95[1] < 1 else "cannot tell"
+
+
+class Quality(_Record):
+    """One metric on the test data."""
+
+    metric: str
+    value: float = Field(description="share in [0, 1] for top1, top5, miou and agreement; dB for psnr; units for mae")
+    samples: int = Field(ge=1)
+
+
+class StageRecord(_Record):
+    """The model as one stage left it; None where something was not measured."""
+
+    stage: str
+    params: Count
+    macs: Count = Field(description="multiply-accumulates of one sample")
+    file_bytes: Count
+    peak_memory_bytes: Count = Field(description="weights + activations alive at once, for the batch of the latency")
+    latency: Latency | None = None
+    quality: Quality | None = None
+    seconds: Seconds = Field(description="time that the stage took, without measuring it")
+
+
+class Exactness(_Record):
+    """Is the smaller model the masked one? Measured before any weight was refitted."""
+
+    worst_abs: float = Field(ge=0, description="largest difference between removed and masked outputs, over all samples")
+    tolerance: float = Field(ge=0)
+    samples: int = Field(ge=1)
+
+    @property
+    def holds(self) -> bool:
+        """Within the tolerance."""
+        return self.worst_abs <= self.tolerance
+
+
+class Parity(_Record):
+    """Does the exported file compute what the model computes?"""
+
+    worst_abs: float = Field(ge=0)
+    tolerance: float = Field(ge=0)
+
+
+class ExportRecord(_Record):
+    """One exported file."""
+
+    format: str
+    path: str = Field(description="relative to the folder of the report")
+    sha256: Sha256
+    parity: Parity | None = None
+    opset: int | None = None
+    bytes: Count | None = None
+
+
+class Environment(_Record):
+    """Where the figures were measured."""
+
+    compress: str
+    python: str
+    torch: str
+    onnx: str | None
+    onnxruntime: str | None
+    os: str
+    cpu: str
+    cores: int = Field(ge=1, description="cores that the process could use")
+    gpu: str | None
+    date: str = Field(description="UTC, ISO 8601")
+
+
+class Report(_Record):
+    """A whole run."""
+
+    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
+    method: str
+    verdict: str = Field(description="one sentence: what was reached, or which contract failed")
+    seed: int
+    environment: Environment
+    stages: tuple[StageRecord, ...] = Field(min_length=1, description="the dense model first, the result last")
+    exactness: Exactness | None = None
+    exports: tuple[ExportRecord, ...] = ()
+    target: str | None = None
+    max_drop: float | None = None
+    plan_sha256: Sha256 | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def dense(self) -> StageRecord:
+        """The model as it came."""
+        return self.stages[0]
+
+    @property
+    def result(self) -> StageRecord:
+        """The model that is shipped."""
+        return self.stages[-1]
+
+    def to_json(self) -> str:
+        """The bytes of `report.json`."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def from_json(text: str) -> Report:
+    """Read a report back.
+
+    Raises:
+        BadInput: not a report of this schema; names the first field that is wrong.
+    """
+    try:
+        return Report.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise BadInput(
+            f"The report cannot be read ({where}: {first['msg']}). Needed is a report.json of schema {SCHEMA}."
+        ) from error
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of `report.json`."""
+    schema = Report.model_json_schema(by_alias=True, mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def write_schema(path: Path) -> None:
+    """Refresh the shipped schema after the records changed."""
+    path.write_text(json.dumps(json_schema(), indent=1) + "\n")

@@ -1,0 +1,49 @@
+"""The stage table: one row per stage, the dense model first. The same cells serve the terminal and the Markdown report."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+from rich.table import Table
+
+from compress.report import words
+from compress.report.records import Report, StageRecord
+
+
+def columns(report: Report) -> tuple[str, ...]:
+    """Headings; the metric names its own column."""
+    metric = next((stage.quality.metric for stage in report.stages if stage.quality), "quality")
+    return ("stage", "params", "MACs", "file", "peak memory", "p50 ms", "speed-up [95 % CI]", metric, "change", "time")
+
+
+def rows(report: Report) -> list[tuple[str, ...]]:
+    """Cells of every stage, in the order of `columns`; '-' where something was not measured."""
+    return [_row(stage, report.dense) for stage in report.stages]
+
+
+def table(report: Report, title: str | None = None) -> Table:
+    """For the terminal: `rich.console.Console().print(table(report))`."""
+    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for i, heading in enumerate(columns(report)):
+        drawn.add_column(heading, justify="right" if i else "left", no_wrap=True)
+    last = len(report.stages) - 1
+    for i, row in enumerate(rows(report)):
+        drawn.add_row(*map(escape, row), style="bold" if i == last and last else None)
+    return drawn
+
+
+def _row(stage: StageRecord, dense: StageRecord) -> tuple[str, ...]:
+    latency, quality = stage.latency, stage.quality
+    is_dense = stage is dense
+    comparable = quality is not None and dense.quality is not None and quality.metric == dense.quality.metric
+    return (
+        stage.stage,
+        words.count(stage.params),
+        words.count(stage.macs),
+        words.size(stage.file_bytes),
+        words.size(stage.peak_memory_bytes),
+        f"{latency.p50_ms:.3g}" if latency else "-",
+        "1x" if is_dense and latency else words.speed_up(latency) if latency else "-",
+        words.quality(quality) if quality else "-",
+        words.change(dense.quality, quality) if comparable and not is_dense else "-",  # type: ignore[arg-type]
+        words.seconds(stage.seconds) if stage.seconds else "-",
+    )

@@ -1,0 +1,106 @@
+"""Figures as people read them, and the sentences that may be said about a run.
+
+A speed-up is only claimed where its confidence interval lies beside 1; otherwise the words are "not measurably faster".
+"""
+
+from __future__ import annotations
+
+from compress.report.records import Latency, Quality, Report, StageRecord
+
+POINTS = {"psnr": (1.0, " dB"), "mae": (1.0, "")}
+"""Metric -> (factor, unit) of a difference; every other metric is a share, and differs in points: 0.01 = 1 point."""
+LOWER_IS_BETTER = frozenset({"mae"})
+
+
+def count(n: float) -> str:
+    """11689512 -> 11.69 M."""
+    for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if n >= factor:
+            return f"{n / factor:.4g}{unit}"
+    return f"{n:.0f}"
+
+
+def size(n: float) -> str:
+    """57500000 -> 57.5 MB; decimal units, as files are sold."""
+    return f"{count(n)}B" if n >= 1e3 else f"{n:.0f} B"
+
+
+def seconds(s: float) -> str:
+    """75 -> 1 min 15 s."""
+    if s < 60:
+        return f"{s:.1f} s"
+    minutes, rest = divmod(round(s), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def speed_up(latency: Latency) -> str:
+    """1.83x [1.79, 1.88], and `?` behind an interval that holds 1."""
+    low, high = latency.ci95
+    return f"{latency.ratio:.2f}x [{low:.2f}, {high:.2f}]" + (" ?" if latency.verdict == "cannot tell" else "")
+
+
+def quality(q: Quality) -> str:
+    """The value: a share in percent, anything else in its unit."""
+    factor, unit = POINTS.get(q.metric, (100.0, " %"))
+    return f"{q.value * factor:.2f}{unit}"
+
+
+def drop(dense: Quality, now: Quality) -> float:
+    """How much worse `now` is, in points (dB, units): negative where it is better."""
+    worse = now.value - dense.value if now.metric in LOWER_IS_BETTER else dense.value - now.value
+    return worse * POINTS.get(now.metric, (100.0, ""))[0]
+
+
+def change(dense: Quality, now: Quality) -> str:
+    """The drop with its sign turned to what people expect: -0.42 is 0.42 points worse."""
+    return f"{-drop(dense, now) + 0.0:+.2f}{POINTS.get(now.metric, (0, ''))[1]}"
+
+
+def times(dense: float, now: float) -> str:
+    """3.9x smaller -> '3.9x'."""
+    return f"{dense / now:.3g}x" if now else "-"
+
+
+def sentences(report: Report) -> list[str]:
+    """What the result is beside the dense model, one plain sentence per fact."""
+    dense, result = report.dense, report.result
+    said = [
+        f"{times(dense.params, result.params)} fewer parameters ({count(dense.params)} -> {count(result.params)}), "
+        f"{times(dense.macs, result.macs)} fewer multiply-accumulates ({count(dense.macs)} -> {count(result.macs)}), "
+        f"{times(dense.file_bytes, result.file_bytes)} smaller file ({size(dense.file_bytes)} -> {size(result.file_bytes)})."
+    ]
+    if result.latency is not None:
+        said.append(_latency(dense, result.latency))
+    if result.quality is not None:
+        said.append(_quality(dense.quality, result.quality))
+    if report.exactness is not None:
+        e = report.exactness
+        said.append(
+            f"Removing channels {'equals' if e.holds else 'does NOT equal'} masking them: worst difference {e.worst_abs:.2g}, "
+            f"allowed {e.tolerance:.2g}, on {e.samples} samples, before any weight was refitted."
+        )
+    return said
+
+
+def _latency(dense: StageRecord, now: Latency) -> str:
+    low, high = now.ci95
+    where = f"in {now.runtime} with batch {now.batch} on {now.threads} thread{'' if now.threads == 1 else 's'}"
+    interval = f"95 % confidence interval {low:.2f} to {high:.2f}"
+    before = f"{dense.latency.p50_ms:.3g} ms -> " if dense.latency is not None else ""
+    match now.verdict:
+        case "faster":
+            return f"{now.ratio:.2f}x faster {where} ({before}{now.p50_ms:.3g} ms; {interval})."
+        case "slower":
+            return f"Slower {where}: {now.ratio:.2f}x the speed of the dense model ({before}{now.p50_ms:.3g} ms; {interval})."
+        case _:
+            return f"Not measurably faster {where} (speed-up {now.ratio:.2f}, {interval}, which holds 1)."
+
+
+def _quality(dense: Quality | None, now: Quality) -> str:
+    value = f"{now.metric} {quality(now)} on {now.samples:,} samples"
+    if dense is None or dense.metric != now.metric:
+        return f"{value}."
+    lost = drop(dense, now)
+    unit = POINTS.get(now.metric, (0, " points"))[1]
+    beside = "the same as" if abs(lost) < 0.005 else f"{abs(lost):.2f}{unit} {'worse' if lost > 0 else 'better'} than"
+    return f"{value}: {beside} the dense model's {quality(dense)}."

@@ -1,0 +1,31 @@
+"""Every refusal of the exporters, as one tree.
+
+ExportError             a model or a path that cannot be exported, with the place where it broke
+├── MissingBackend      a package that the format needs is not installed; says what to install
+└── ParityError         the exported file does not compute what the model computes
+"""
+
+from __future__ import annotations
+
+
+class ExportError(Exception):
+    """A model, a setting or a path that cannot be exported."""
+
+
+class MissingBackend(ExportError):
+    """A package that the format needs is not installed."""
+
+    def __init__(self, format: str, missing: str, install: str):
+        self.format, self.missing, self.install = format, missing, install
+        super().__init__(f"Export to {format} needs the package '{missing}', which is not installed: {install}")
+
+
+class ParityError(ExportError):
+    """The file's outputs differ from the model's by more than the tolerance."""
+
+    def __init__(self, worst: float, tolerance: float, where: str):
+        self.worst, self.tolerance = worst, tolerance
+        super().__init__(
+            f"The exported file is not the model: {where} differs by up to {worst:.3g}, allowed is {tolerance:.3g}. "
+            "The file is not kept; try another opset, and report the model if that does not help."
+        )

@@ -1,0 +1,281 @@
+"""Exported files: equal to the model, self-contained, and absent when anything went wrong."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import symbolic_trace
+
+import exporters
+from exporters import ExportError, MissingBackend, ParityError, parity
+from exporters import onnx as exporter
+
+
+def seeded(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def small_net() -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.Hardswish(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(),
+        nn.Linear(8, 5),
+    )
+    net(seeded(16, 3, 8, 8))  # running statistics that are not 0 and 1
+    return symbolic_trace(net.eval())
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    return small_net()
+
+
+@pytest.fixture(scope="module")
+def exported(net: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> exporters.Exported:
+    path = tmp_path_factory.mktemp("export") / "deep" / "net.onnx"
+    samples = [(seeded(4, 3, 8, 8),), (seeded(3, 3, 8, 8, seed=2),)]
+    metadata = {"plan_sha256": "ab" * 32, "normalisation": "mean=0.5 std=0.25"}
+    return exporters.export("onnx", net, (seeded(1, 3, 8, 8),), path, samples=samples, metadata=metadata)
+
+
+def run(path: Path, *inputs: Tensor) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    feeds = {i.name: x.numpy() for i, x in zip(session.get_inputs(), inputs, strict=True)}
+    return session.run(None, feeds)  # type: ignore[return-value]
+
+
+def test_the_file_computes_what_the_model_computes_for_any_batch(net: nn.Module, exported: exporters.Exported):
+    for batch in (1, 2, 7):
+        x = seeded(batch, 3, 8, 8, seed=batch)
+        np.testing.assert_allclose(run(exported.path, x)[0], net(x).detach().numpy(), atol=1e-5)  # fp32 sums of size 1
+
+
+def test_the_record_says_what_was_proven(exported: exporters.Exported):
+    assert (exported.format, exported.opset) == ("onnx", 18)
+    assert exported.bytes == exported.path.stat().st_size
+    assert exported.parity is not None
+    assert exported.parity.worst_abs <= exported.parity.tolerance < 1e-3
+    assert exported.parity.batch_sizes == (1, 3, 4) and exported.parity.samples == 4 + 1 + 3
+
+
+def test_names_metadata_and_dynamic_batch_stand_in_the_file(exported: exporters.Exported):
+    proto = onnx.load(exported.path)
+    assert [i.name for i in proto.graph.input] == ["input"] and [o.name for o in proto.graph.output] == ["output"]
+    assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert {p.key: p.value for p in proto.metadata_props} == {
+        "plan_sha256": "ab" * 32,
+        "normalisation": "mean=0.5 std=0.25",
+    }
+    assert proto.opset_import[0].version == 18
+
+
+def test_batch_norms_are_folded_and_an_activation_is_one_node(exported: exporters.Exported):
+    kinds = [node.op_type for node in onnx.load(exported.path).graph.node]
+    assert kinds.count("HardSwish") == 1
+    assert "BatchNormalization" not in kinds and "Clip" not in kinds
+
+
+def test_the_file_names_no_path_of_the_machine(exported: exporters.Exported):
+    assert b"site-packages" not in exported.path.read_bytes()
+    assert b".py" not in exported.path.read_bytes()
+
+
+def test_nothing_else_is_left_in_the_folder(exported: exporters.Exported):
+    assert [file.name for file in exported.path.parent.iterdir()] == ["net.onnx"]
+
+
+def test_exporting_leaves_the_model_as_it_was_and_gives_the_same_bytes(exported: exporters.Exported, tmp_path: Path):
+    model = small_net().train()
+    model.get_submodule("1").eval()
+    before = copy.deepcopy(model)
+    again = exporters.export(
+        "onnx",
+        model,
+        (seeded(1, 3, 8, 8),),
+        tmp_path / "net.onnx",
+        metadata={"plan_sha256": "ab" * 32, "normalisation": "mean=0.5 std=0.25"},
+    )
+    assert again.sha256 == exported.sha256
+    assert [m.training for m in model.modules()] == [m.training for m in before.modules()]
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), before.state_dict().values(), strict=True))
+    assert model.get_submodule("2").inplace is True
+    assert str(model.graph) == str(before.graph)  # type: ignore[attr-defined]
+
+
+class TwoInTwoOut(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return self.linear(x), (x * y).sum(1)
+
+
+def test_several_inputs_and_outputs_are_numbered(tmp_path: Path):
+    x, y = seeded(5, 4), seeded(5, 4, seed=2)
+    model = symbolic_trace(TwoInTwoOut().eval())
+    done = exporters.export("onnx", model, (x, y), tmp_path / "two.onnx")
+    proto = onnx.load(done.path)
+    assert [i.name for i in proto.graph.input] == ["input_0", "input_1"]
+    assert [o.name for o in proto.graph.output] == ["output_0", "output_1"]
+    for found, expected in zip(run(done.path, x, y), model(x, y), strict=True):
+        np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)  # fp32 sums of 4 terms
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.conv(x)
+        return {"out": features, "aux": features.mean((2, 3))}
+
+
+def test_outputs_of_a_dictionary_keep_their_keys(tmp_path: Path):
+    x = seeded(2, 3, 4, 4)
+    done = exporters.export("onnx", symbolic_trace(Named().eval()), (x,), tmp_path / "named.onnx")
+    assert [o.name for o in onnx.load(done.path).graph.output] == ["out", "aux"]
+    assert [y.shape for y in run(done.path, x)] == [(2, 2, 4, 4), (2, 2)]
+
+
+def test_weights_too_large_for_one_file_go_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(exporter, "SINGLE_FILE_BYTES", 100)
+    torch.manual_seed(0)
+    x, net = seeded(2, 32), nn.Linear(32, 32)
+    done = exporters.export("onnx", net, (x,), tmp_path / "net.onnx")
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == ["net.onnx", "net.onnx.data"]
+    assert done.bytes == sum(file.stat().st_size for file in files)
+    np.testing.assert_allclose(run(done.path, x)[0], net(x).detach().numpy(), atol=1e-5)  # fp32 sums of size 1
+
+
+class FixedBatch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(2, 12)
+
+
+def test_a_batch_size_written_into_the_code_is_refused_with_what_to_do(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    with pytest.raises(ExportError, match=r"does not run on inputs of shape \(1, 12\).*x\.shape\[0\]"):
+        exporters.export("onnx", symbolic_trace(FixedBatch()), (seeded(2, 12),), tmp_path / "fixed.onnx")
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+class NoOnnx(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linalg.eigvalsh(x @ x.transpose(1, 2))
+
+
+def test_an_operator_without_onnx_is_refused_with_its_node(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    with pytest.raises(ExportError, match=r"does not export to ONNX.*linalg"):
+        exporters.export("onnx", symbolic_trace(NoOnnx()), (seeded(2, 3, 3),), tmp_path / "eig.onnx")
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_that_computes_something_else_is_not_kept(net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    convert = exporter._convert
+
+    def with_another_bias(*args: object) -> onnx.ModelProto:
+        proto = convert(*args)  # type: ignore[arg-type]
+        bias = next(t for t in proto.graph.initializer if t.name == "6.bias")
+        bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.01), bias.name))
+        return proto
+
+    monkeypatch.setattr(exporter, "_convert", with_another_bias)
+    (tmp_path / "net.onnx").write_text("the file of an earlier export")
+    with pytest.raises(ParityError, match=r"output differs by up to 0\.01") as caught:
+        exporters.export("onnx", net, (seeded(2, 3, 8, 8),), tmp_path / "net.onnx")
+    assert caught.value.worst == pytest.approx(0.01, rel=1e-2) and caught.value.tolerance < 1e-3
+    assert (tmp_path / "net.onnx").read_text() == "the file of an earlier export"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def identity_parity(off_by: float, y: Tensor) -> exporters.Parity:
+    def file(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [arrays[0] + np.float32(off_by)]
+
+    return parity.check(file, nn.Identity(), [(y,)], lambda out: [out], names=["output"])  # type: ignore[list-item]
+
+
+def test_parity_is_relative_to_the_scale_of_the_output():
+    y = torch.tensor([[1e-3, 1000.0]])
+    assert identity_parity(0.05, y).worst_abs == pytest.approx(0.05, rel=1e-2)  # below 1e-4 * 1000
+    with pytest.raises(ParityError):
+        identity_parity(0.2, y)
+    with pytest.raises(ParityError):
+        identity_parity(1e-9, y * 1e-9)  # a tiny output is held to its own scale
+
+
+def test_a_number_that_is_no_longer_finite_fails_parity():
+    y = torch.ones(1, 2)
+    with pytest.raises(ParityError, match="inf"):
+        identity_parity(float("nan"), y)
+    assert identity_parity(0.0, torch.tensor([[float("-inf"), 1.0]])).worst_abs == 0
+
+
+def test_another_shape_fails_parity():
+    with pytest.raises(ParityError, match="shape"):
+        parity.check(lambda a: [a[0][:, :1]], nn.Identity(), [(torch.ones(2, 2),)], lambda out: [out], names=["output"])  # type: ignore[list-item]
+
+
+def test_parity_without_inputs_is_no_proof():
+    with pytest.raises(ValueError, match="at least one batch"):
+        parity.check(lambda a: list(a), nn.Identity(), [], lambda out: [out], names=["output"])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("opset", [17, 99])
+def test_an_opset_out_of_range_is_refused(net: nn.Module, tmp_path: Path, opset: int):
+    with pytest.raises(ExportError, match=f"The opset is {opset}; needed is one from 18"):
+        exporters.export("onnx", net, (seeded(2, 3, 8, 8),), tmp_path / "net.onnx", opset=opset)
+
+
+def test_a_later_opset_is_written(net: nn.Module, tmp_path: Path):
+    done = exporters.export("onnx", net, (seeded(2, 3, 8, 8),), tmp_path / "net.onnx", opset=21)
+    assert done.opset == 21 and onnx.load(done.path).opset_import[0].version == 21
+
+
+def test_a_folder_as_path_is_refused(net: nn.Module, tmp_path: Path):
+    with pytest.raises(ExportError, match="is a folder"):
+        exporters.export("onnx", net, (seeded(2, 3, 8, 8),), tmp_path)
+
+
+def test_a_path_below_a_file_is_refused(net: nn.Module, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match="cannot be written"):
+        exporters.export("onnx", net, (seeded(2, 3, 8, 8),), tmp_path / "file" / "net.onnx")
+
+
+def test_an_unknown_format_is_refused(net: nn.Module, tmp_path: Path):
+    with pytest.raises(ExportError, match="known are onnx"):
+        exporters.export("pdf", net, (seeded(2, 3, 8, 8),), tmp_path / "net.pdf")
+
+
+def test_every_format_has_a_module_and_an_install_line():
+    assert set(exporters.EXPORTERS) == set(exporters.INSTALL)
+    found = exporters.available()
+    assert found["onnx"].works and "onnxruntime" in found["onnx"].detail
+
+
+def test_a_missing_package_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delitem(sys.modules, "exporters.onnx")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    found = exporters.available()["onnx"]
+    assert not found.works and "onnxscript" in found.detail and found.install in found.detail
+    with pytest.raises(MissingBackend, match="pip install onnx"):
+        exporters.export("onnx", nn.Identity(), (torch.zeros(1),), "x.onnx")

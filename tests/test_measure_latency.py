@@ -1,0 +1,116 @@
+"""Timing with a clock that is told what time it is."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from compress.measure.latency import Timing, compare
+
+
+class Clock:
+    """Time that passes only when a runner says so."""
+
+    def __init__(self) -> None:
+        self.now, self.calls = 0.0, list[str]()
+
+    def __call__(self) -> float:
+        return self.now
+
+    def runner(self, name: str, ms: float, noise: float = 0.0, drift: float = 0.0) -> Callable[[], None]:
+        random = np.random.default_rng(len(name))
+
+        def run() -> None:
+            self.calls.append(name)
+            self.now += ms / 1e3 * (1 + noise * random.random()) * (1 + drift * self.now)
+
+        return run
+
+
+def test_a_model_twice_as_fast_has_the_ratio_two():
+    clock = Clock()
+    found = compare({"dense": clock.runner("dense", 4), "small": clock.runner("small", 2)}, "dense", rounds=10, clock=clock)
+    assert found["small"].ratio == pytest.approx(2)  # the clock is exact up to rounding
+    assert found["small"].p50_ms == pytest.approx(2)
+    assert found["small"].faster and found["small"].samples == 10
+    assert (found["dense"].ratio, found["dense"].ci95) == (1.0, (1.0, 1.0))
+
+
+def test_equal_models_under_noise_are_not_told_apart():
+    clock = Clock()
+    runners = {"dense": clock.runner("dense", 4, noise=0.3), "same": clock.runner("same", 4, noise=0.3)}
+    found = compare(runners, "dense", rounds=40, clock=clock)["same"]
+    assert found.ci95[0] < 1 < found.ci95[1]
+    assert found.verdict == "cannot tell" and not found.faster and not found.slower
+
+
+def test_a_slower_model_is_called_slower():
+    clock = Clock()
+    runners = {"dense": clock.runner("dense", 2, noise=0.1), "big": clock.runner("big", 4, noise=0.1)}
+    assert compare(runners, "dense", rounds=20, clock=clock)["big"].verdict == "slower"
+
+
+def test_drift_of_the_machine_does_not_make_a_difference():
+    # The machine becomes three times slower during the measurement; timed one after the other, "same" would look slower.
+    clock = Clock()
+    runners = {"dense": clock.runner("dense", 4, drift=5), "same": clock.runner("same", 4, drift=5)}
+    found = compare(runners, "dense", rounds=40, clock=clock)["same"]
+    assert found.ratio == pytest.approx(1, abs=0.03)  # drift within one round
+    assert clock.now > 0.3
+
+
+def test_every_round_times_each_model_once_in_changing_order():
+    clock = Clock()
+    compare({"a": clock.runner("a", 10), "b": clock.runner("b", 10)}, "a", rounds=20, warmup=0, clock=clock)
+    rounds = [clock.calls[i : i + 2] for i in range(2, 42, 2)]  # one call each found the number of repeats
+    assert all(sorted(pair) == ["a", "b"] for pair in rounds)
+    assert {tuple(pair) for pair in rounds} == {("a", "b"), ("b", "a")}
+
+
+def test_the_same_seed_gives_the_same_order_and_interval():
+    def once() -> tuple[list[str], Timing]:
+        clock = Clock()
+        found = compare({"a": clock.runner("a", 3, noise=0.5), "bb": clock.runner("bb", 3, noise=0.5)}, "a", seed=7, clock=clock)
+        return clock.calls, found["bb"]
+
+    assert once() == once()
+
+
+def test_a_short_call_is_repeated_until_the_sample_is_long_enough():
+    clock = Clock()
+    found = compare({"a": clock.runner("a", 0.01)}, "a", rounds=5, warmup=0, min_sample_ms=2, clock=clock)
+    assert found["a"].p50_ms == pytest.approx(0.01)
+    assert len(clock.calls) > 5 * 200
+
+
+def test_the_budget_ends_the_rounds_but_never_below_five():
+    clock = Clock()
+    assert compare({"a": clock.runner("a", 1000)}, "a", rounds=40, warmup=0, budget_s=1, clock=clock)["a"].samples == 5
+    clock = Clock()
+    assert compare({"a": clock.runner("a", 1000)}, "a", rounds=40, warmup=0, budget_s=10, clock=clock)["a"].samples == 9
+
+
+def test_garbage_collection_waits_and_comes_back_even_after_an_error():
+    seen: list[bool] = []
+    clock = Clock()
+    tick = clock.runner("a", 5)
+
+    def run() -> None:
+        seen.append(gc.isenabled())
+        tick()
+        if len(seen) > 8:
+            raise RuntimeError("broke")
+
+    assert gc.isenabled()
+    with pytest.raises(RuntimeError, match="broke"):
+        compare({"a": run}, "a", clock=clock)
+    assert gc.isenabled() and not any(seen)
+
+
+@pytest.mark.parametrize(("reference", "rounds"), [("none", 10), ("a", 4)])
+def test_an_unknown_reference_or_too_few_rounds_are_refused(reference: str, rounds: int):
+    with pytest.raises(ValueError, match="at least 5 rounds"):
+        compare({"a": lambda: None}, reference, rounds=rounds)
