@@ -98,7 +98,7 @@ def test_the_json_has_the_documented_shape():
         "seconds",
     ]
     assert list(data["stages"][0]["latency"]) == ["runtime", "batch", "threads", "p50_ms", "ratio", "ci95"]
-    assert list(data["stages"][0]["quality"]) == ["metric", "value", "samples"]
+    assert list(data["stages"][0]["quality"]) == ["metric", "value", "samples", "higher_is_better", "points"]
     assert data["exports"][0]["parity"] == {"worst_abs": 1e-6, "tolerance": 1e-3}
 
 
@@ -133,7 +133,9 @@ def test_a_number_that_json_does_not_have_is_refused():
 
 
 def test_a_speed_up_is_claimed_only_beside_one():
-    assert "1.83x faster in ort with batch 1 on 2 threads (4 ms -> 2.19 ms" in " ".join(words.sentences(report()))
+    assert "1.83x faster in ort with batch 1 on 2 threads (2.19 ms a call; 95 % confidence interval 1.79 to 1.88)" in " ".join(
+        words.sentences(report())
+    )
     unclear = " ".join(words.sentences(report(latency(1.2, 0.98, 1.4))))
     assert "Not measurably faster" in unclear and "x faster" not in unclear
     slower = " ".join(words.sentences(report(latency(0.8, 0.7, 0.9))))
@@ -162,7 +164,8 @@ def test_a_failed_exactness_is_said_out_loud():
     ],
 )
 def test_a_drop_is_positive_when_the_model_got_worse(metric: str, dense: float, now: float, lost: float, shown: str):
-    before, after = (Quality(metric=metric, value=value, samples=1) for value in (dense, now))
+    native = {"points": 1.0, "higher_is_better": metric != "mae"} if metric in ("psnr", "mae") else {}
+    before, after = (Quality(metric=metric, value=value, samples=1, **native) for value in (dense, now))
     assert words.drop(before, after) == pytest.approx(lost)
     assert words.change(before, after) == shown
 

@@ -50,6 +50,8 @@ class Quality(_Record):
     metric: str
     value: float = Field(description="share in [0, 1] for top1, top5, miou and agreement; dB for psnr; units for mae")
     samples: int = Field(ge=1)
+    higher_is_better: bool = True
+    points: float = Field(default=100.0, gt=0, description="points per unit of value: 100 for shares, 1 for native units")
 
 
 class StageRecord(_Record):
@@ -114,7 +116,7 @@ class Environment(_Record):
 class Report(_Record):
     """A whole run."""
 
-    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
+    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
     method: str
     verdict: str = Field(description="one sentence: what was reached, or which contract failed")
     seed: int

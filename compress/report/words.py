@@ -5,11 +5,10 @@ A speed-up is only claimed where its confidence interval lies beside 1; otherwis
 
 from __future__ import annotations
 
-from compress.report.records import Latency, Quality, Report, StageRecord
+from compress.report.records import Latency, Quality, Report
 
-POINTS = {"psnr": (1.0, " dB"), "mae": (1.0, "")}
-"""Metric -> (factor, unit) of a difference; every other metric is a share, and differs in points: 0.01 = 1 point."""
-LOWER_IS_BETTER = frozenset({"mae"})
+UNITS = {"psnr": " dB"}
+"""Metric -> unit, where it has one; a metric with 100 points per unit is a share, written in percent."""
 
 
 def count(n: float) -> str:
@@ -41,19 +40,18 @@ def speed_up(latency: Latency) -> str:
 
 def quality(q: Quality) -> str:
     """The value: a share in percent, anything else in its unit."""
-    factor, unit = POINTS.get(q.metric, (100.0, " %"))
-    return f"{q.value * factor:.2f}{unit}"
+    return f"{100 * q.value:.2f} %" if q.points == 100 else f"{q.value:.4g}{UNITS.get(q.metric, '')}"
 
 
 def drop(dense: Quality, now: Quality) -> float:
     """How much worse `now` is, in points (dB, units): negative where it is better."""
-    worse = now.value - dense.value if now.metric in LOWER_IS_BETTER else dense.value - now.value
-    return worse * POINTS.get(now.metric, (100.0, ""))[0]
+    worse = dense.value - now.value if now.higher_is_better else now.value - dense.value
+    return worse * now.points
 
 
 def change(dense: Quality, now: Quality) -> str:
     """The drop with its sign turned to what people expect: -0.42 is 0.42 points worse."""
-    return f"{-drop(dense, now) + 0.0:+.2f}{POINTS.get(now.metric, (0, ''))[1]}"
+    return f"{-drop(dense, now) + 0.0:+.2f}{UNITS.get(now.metric, '')}"
 
 
 def times(dense: float, now: float) -> str:
@@ -70,7 +68,7 @@ def sentences(report: Report) -> list[str]:
         f"{times(dense.file_bytes, result.file_bytes)} smaller file ({size(dense.file_bytes)} -> {size(result.file_bytes)})."
     ]
     if result.latency is not None:
-        said.append(_latency(dense, result.latency))
+        said.append(_latency(result.latency))
     if result.quality is not None:
         said.append(_quality(dense.quality, result.quality))
     if report.exactness is not None:
@@ -82,18 +80,17 @@ def sentences(report: Report) -> list[str]:
     return said
 
 
-def _latency(dense: StageRecord, now: Latency) -> str:
+def _latency(now: Latency) -> str:
     low, high = now.ci95
     where = f"in {now.runtime} with batch {now.batch} on {now.threads} thread{'' if now.threads == 1 else 's'}"
-    interval = f"95 % confidence interval {low:.2f} to {high:.2f}"
-    before = f"{dense.latency.p50_ms:.3g} ms -> " if dense.latency is not None else ""
+    interval = f"{now.p50_ms:.3g} ms a call; 95 % confidence interval {low:.2f} to {high:.2f}"
     match now.verdict:
         case "faster":
-            return f"{now.ratio:.2f}x faster {where} ({before}{now.p50_ms:.3g} ms; {interval})."
+            return f"{now.ratio:.2f}x faster {where} ({interval})."
         case "slower":
-            return f"Slower {where}: {now.ratio:.2f}x the speed of the dense model ({before}{now.p50_ms:.3g} ms; {interval})."
+            return f"Slower {where}: {now.ratio:.2f}x the speed of the dense model ({interval})."
         case _:
-            return f"Not measurably faster {where} (speed-up {now.ratio:.2f}, {interval}, which holds 1)."
+            return f"Not measurably faster {where} (speed-up {now.ratio:.2f}, {interval} holds 1)."
 
 
 def _quality(dense: Quality | None, now: Quality) -> str:
@@ -101,6 +98,6 @@ def _quality(dense: Quality | None, now: Quality) -> str:
     if dense is None or dense.metric != now.metric:
         return f"{value}."
     lost = drop(dense, now)
-    unit = POINTS.get(now.metric, (0, " points"))[1]
+    unit = " points" if now.points == 100 else UNITS.get(now.metric, "")
     beside = "the same as" if abs(lost) < 0.005 else f"{abs(lost):.2f}{unit} {'worse' if lost > 0 else 'better'} than"
     return f"{value}: {beside} the dense model's {quality(dense)}."
