@@ -284,6 +284,7 @@ def document():
     return json.loads(to_json(torch.fx.symbolic_trace(wrap(nn.Conv2d(4, 4, 1), lambda layer, x: layer(x).relu() + x.shape[0]))))
 
 
+NOTHING = {"class": "Identity", "args": {}}
 INJECTION = 'x") or __import__("os").system("true") or ("'
 
 
@@ -322,11 +323,11 @@ ATTACKS = {
     "code in an input name": change(nodes__placeholder__target="x=__import__('os').system('true')"),
     "code in an argument name": change(nodes__call_method__kwargs={"a=print()": 1}),
     "code in a layer target": change(nodes__call_module__target=INJECTION),
-    "code in a layer name": lambda d: d["layers"].update({INJECTION: d["layers"]["layer"]}),
+    "code in a layer name": lambda d: d["layers"].update({INJECTION: NOTHING}),
     "code in a tensor name": lambda d: d["tensors"].update({INJECTION: d["tensors"]["layer.bias"]}),
-    "path in a layer name": lambda d: d["layers"].update({"../../etc/x": d["layers"]["layer"]}),
-    "name of the graph module itself": lambda d: d["layers"].update(graph=d["layers"]["layer"]),
-    "dunder layer name": lambda d: d["layers"].update(__class__=d["layers"]["layer"]),
+    "path in a layer name": lambda d: d["layers"].update({"../../etc/x": NOTHING}),
+    "name of the graph module itself": lambda d: d["layers"].update(graph=NOTHING),
+    "dunder layer name": lambda d: d["layers"].update(__class__=NOTHING),
     "keyword as a node name": change(nodes__placeholder__name="class"),
     "two nodes of one name": lambda d: d["nodes"].insert(1, dict(d["nodes"][0])),
     "a node that uses itself": change(nodes__call_module__args=[{"node": "layer"}]),
@@ -335,7 +336,7 @@ ATTACKS = {
     "node kind": change(nodes__call_module__op="root"),
     "attribute that is no tensor": lambda d: node(d, "call_module").update(op="get_attr", target="layer.forward", args=[]),
     "huge layer": change(layers__layer__args={"in_channels": 2**40, "out_channels": 2**40, "kernel_size": 1}),
-    "huge tensor": lambda d: d["tensors"].update(big={"kind": "buffer", "dtype": "float32", "shape": [2**40]}),
+    "huge tensor": lambda d: d["tensors"].update(big={"kind": "buffer", "dtype": "bool", "shape": [2**34 + 1]}),
     "negative size": lambda d: d["tensors"].update(big={"kind": "buffer", "dtype": "float32", "shape": [-1]}),
     "huge integer": change(nodes__call_module__args=[{"node": "x"}, 2**70]),
     "long string": change(nodes__call_module__args=["x" * 10_000]),

@@ -1,0 +1,12 @@
+"""Model files: told apart by their bytes, unpickled in one place only, refused in one sentence where they cannot be used.
+
+files          what a file is, before anything is opened
+pickles        the only place that unpickles
+architectures  `--arch` by name
+weights        a state_dict found, matched and checked
+model          all of it together: load_model, load, open_artifact
+"""
+
+from compress.load.model import Loaded, example_inputs, load, load_model, open_artifact, parse_shape
+
+__all__ = ["Loaded", "example_inputs", "load", "load_model", "open_artifact", "parse_shape"]

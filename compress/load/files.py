@@ -1,0 +1,187 @@
+"""What a model file is, told from its bytes, before anything is unpickled. Files that cannot be used are refused with what to do.
+
+`.pt` and `.pth` say nothing: below them lie zip archives of torch.save, of TorchScript and of torch.export, the formats of torch
+before 1.6, web pages, and pointers of git-lfs.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from enum import Enum
+from io import BytesIO
+from pathlib import Path
+from typing import IO
+
+from compress.errors import BadInput
+
+GRAPH, WEIGHTS = "graph.json", "weights.safetensors"
+_NEEDED = "Needed is a file that torch.save wrote (a module or a state_dict), a .safetensors file, or a model.compressed folder."
+_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of torch.save before 1.6
+
+
+class Kind(Enum):
+    """What can be opened."""
+
+    COMPRESSED = "a model.compressed folder"
+    SAFETENSORS = "a .safetensors file"
+    ZIP = "a file of torch.save"
+    LEGACY = "a file of torch.save before torch 1.6"
+    TAR = "a tar file of torch.save before torch 0.2"
+
+
+def identify(path: Path) -> Kind:
+    """The kind of a model file.
+
+    Raises:
+        BadInput: it is missing, empty, damaged or of a kind that is not opened; says which and what to do.
+    """
+    try:
+        if path.is_dir():
+            return _directory(path)
+        with path.open("rb") as file:
+            head = file.read(512)
+    except FileNotFoundError:
+        raise BadInput(f"There is no model file {path}. {_NEEDED}") from None
+    except OSError as error:
+        raise BadInput(f"The model file {path} cannot be read ({error.strerror}). {_NEEDED}") from error
+    _refuse_text(path, head)
+    if head[:4] == b"PK\x03\x04":
+        return _zip(path)
+    if head[:1] == b"\x80":
+        return _pickle(path)
+    if tarfile.is_tarfile(path):
+        return _tar(path)
+    if _is_safetensors(path, head):
+        return Kind.SAFETENSORS
+    raise BadInput(_refusal(path, head))
+
+
+def _directory(path: Path) -> Kind:
+    missing = [name for name in (GRAPH, WEIGHTS) if not (path / name).is_file()]
+    if not missing:
+        return Kind.COMPRESSED
+    found = sorted(p.name for p in path.iterdir())[:4]
+    raise BadInput(
+        f"The model {path} is a folder without {' and '.join(missing)} (it holds {', '.join(found) or 'nothing'}). "
+        "Give the model file itself, or a model.compressed folder."
+    )
+
+
+def _refuse_text(path: Path, head: bytes) -> None:
+    if not head:
+        raise BadInput(f"The model file {path} is empty. {_NEEDED}")
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith(b"version https://git-lfs"):
+        raise BadInput(f"The model file {path} is a git-lfs pointer, not the model. Run 'git lfs pull' in its repository.")
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
+        raise BadInput(f"The model file {path} is a web page (HTML): the download gave a page, not the model. Download it again.")
+
+
+def _zip(path: Path) -> Kind:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise BadInput(f"The model file {path} is truncated or damaged ({error}). Copy or download it again.") from error
+    inside = {name.partition("/")[2] or name for name in names}
+    if "constants.pkl" in inside and any(name.startswith("code/") for name in inside):
+        raise BadInput(
+            f"The model file {path} is TorchScript: compiled, it can no longer be changed. Save the original module or its "
+            "state_dict with torch.save; state_dict() of the loaded script gives the weights for --arch."
+        )
+    if inside & {"archive_format", "serialized_exported_program.json", "models/model.json"}:
+        raise BadInput(
+            f"The model file {path} is a program of torch.export (.pt2), which cannot be trained or resized. "
+            "Save the original module or its state_dict with torch.save."
+        )
+    if "data.pkl" not in inside:
+        hint = " It looks like a Keras model." if inside & {"config.json", "model.weights.h5"} else ""
+        raise BadInput(f"The model file {path} is a zip archive, but no model of torch.save.{hint} {_NEEDED}")
+    return Kind.ZIP
+
+
+def _pickle(path: Path) -> Kind:
+    try:
+        with path.open("rb") as file:
+            first = [argument for _, argument, _ in pickletools.genops(file)]
+    except (ValueError, EOFError, UnicodeDecodeError) as error:
+        raise BadInput(f"The model file {path} is truncated or damaged ({error}). Copy or download it again.") from error
+    if _MAGIC in [value for value in first if isinstance(value, int)]:
+        return Kind.LEGACY
+    raise BadInput(f"The model file {path} is a plain Python pickle, which is not opened. Save the model with torch.save.")
+
+
+def _tar(path: Path) -> Kind:
+    try:
+        with tarfile.open(path) as archive:
+            names = set(archive.getnames())
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise BadInput(f"The model file {path} is truncated or damaged ({error}). Copy or download it again.") from error
+    if {"pickle", "storages", "tensors"} <= names:
+        return Kind.TAR
+    raise BadInput(f"The model file {path} is a tar archive, but no model of torch.save. Unpack it, give the model in it.")
+
+
+def _is_safetensors(path: Path, head: bytes) -> bool:
+    return path.suffix == ".safetensors" or (len(head) > 8 and head[8:9] == b"{" and not any(head[5:8]))
+
+
+def _refusal(path: Path, head: bytes) -> str:
+    if path.suffix == ".onnx" or (head[0] == 8 and head[1] in range(3, 20) and b"\x12" in head[2:5]):
+        return f"The model file {path} is an ONNX file; needed is the torch model that it was exported from."
+    if head.startswith(b"\x89HDF"):
+        return f"The model file {path} is an HDF5 file (Keras?), not a torch model. {_NEEDED}"
+    if head[4:8] == b"TFL3":
+        return f"The model file {path} is a TensorFlow Lite file, not a torch model. {_NEEDED}"
+    what = "a text file" if all(b in b"\t\r\n\f" or b >= 32 for b in head) and _decodes(head) else "of no known format"
+    return f"The model file {path} is {what}. {_NEEDED}"
+
+
+def _decodes(head: bytes) -> bool:
+    try:
+        head[:-4].decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def globals_in(path: Path, kind: Kind) -> tuple[str, ...]:
+    """Every `module.name` that the pickles of a file would import, in order; nothing is imported here."""
+    found: dict[str, None] = {}
+    try:
+        for pickle in _pickles(path, kind):
+            found |= dict.fromkeys(_globals(pickle))
+    except (ValueError, EOFError, OSError, UnicodeDecodeError, KeyError):
+        pass  # a damaged file: those that were found are reported, opening it says what is wrong
+    return tuple(found)
+
+
+def _pickles(path: Path, kind: Kind) -> Iterator[IO[bytes]]:
+    if kind is Kind.ZIP:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith("data.pkl"):
+                    yield BytesIO(archive.read(name))
+    elif kind is Kind.TAR:
+        with tarfile.open(path) as archive:
+            member = archive.extractfile("pickle")
+            if member is not None:
+                yield member
+    elif kind is Kind.LEGACY:
+        with path.open("rb") as file:  # magic number, version, system, then the object
+            for _ in range(4):
+                yield file
+
+
+def _globals(pickle: IO[bytes]) -> Iterator[str]:
+    strings: list[str] = []  # the last two strings before STACK_GLOBAL are its module and name, memo reads aside
+    for opcode, argument, _ in pickletools.genops(pickle):
+        if opcode.name in ("GLOBAL", "INST"):
+            yield str(argument).replace(" ", ".", 1)
+        elif opcode.name == "STACK_GLOBAL" and len(strings) >= 2:
+            yield ".".join(strings[-2:])
+        elif isinstance(argument, str):
+            strings.append(argument)
