@@ -17,12 +17,12 @@ from compress.data.stores import Stored
 from compress.demo import make_demo
 from compress.errors import BadInput
 from compress.load import load_model
-from compress.measure.quality import METRICS, evaluate
+from compress.measure.quality import METRICS, Quality, evaluate
 from compress.recipe import make
 from compress.stage import Context
 from compress.stages.finetune import Finetune
 from compress.training import distillation, fresh, train
-from compress.training.loop import _rate
+from compress.training.loop import _as_good, _rate
 from compress.training.preparing import duration
 
 
@@ -69,7 +69,7 @@ def test_training_learns_and_leaves_the_given_model_untouched(digits, optimizer)
     found = train(model, digits, recipe(optimizer=optimizer, lr={"adamw": 1e-2, "sgd": 0.1}[optimizer]))
     assert same(model, before) and model.training
     assert [epoch.number for epoch in found.history] == [0, 1, 2]
-    assert found.history[0].quality < 0.3 and found.history[found.best].quality > 0.7  # a guess is 0.1
+    assert found.history[0].quality < 0.3 and found.history[found.best].quality > 0.5  # a guess is 0.1
     assert not found.module.training and next(found.module.parameters()).grad is None
     measured = evaluate(found.module, digits.held_out.batches(256), METRICS["top1"]).value
     assert measured == found.history[found.best].quality
@@ -147,16 +147,38 @@ def test_a_traced_model_stays_a_traced_model(digits):
 # --- the loop's parts --------------------------------------------------------------------------------------------------
 
 
-def test_the_best_epoch_may_be_the_one_before_training(digits):
+def test_training_that_has_plainly_failed_is_taken_back(digits):
     good = train(small(), digits, recipe(epochs=3)).module
     found = train(good, digits, recipe(epochs=1, lr=5.0, clip=0))
     assert found.best == 0 and same(found.module, good)
-    assert any("Best epoch 0" in note for note in found.notes)
+    assert any("Best epoch 0 of 1" in note for note in found.notes)
+
+
+def with_validation(data: Data) -> Data:
+    """The same data with the held-out part as a part of its own, which the dense model has not seen."""
+    return replace(data, held_out=replace(data.held_out, inputs=(Stored(data.held_out.inputs[0].values),)))
+
+
+def test_held_out_images_that_the_dense_model_has_seen_do_not_take_a_slightly_lower_epoch_back(digits):
+    seen = replace(digits, train=digits.held_out)  # the model knows the held-out images by heart
+    memory = train(small(), seen, recipe(epochs=100, batch_size=16)).module
+    settings = recipe(epochs=0.2, lr=2e-2)
+    found = train(memory, digits, settings)
+    assert 0.8 < found.history[1].quality / found.history[0].quality < 0.96 and found.best == 1
+    assert train(memory, with_validation(digits), settings).best == 0
+
+
+def test_the_last_epoch_within_a_standard_error_of_the_best_is_chosen():
+    def quality(value, metric="top1"):
+        return Quality(metric, value, 100, metric != "mae")
+
+    assert _as_good(quality(0.87), quality(0.9)) and not _as_good(quality(0.86), quality(0.9))  # sqrt(0.9 * 0.1 / 100) = 0.03
+    assert not _as_good(quality(0.21, "mae"), quality(0.2, "mae")) and _as_good(quality(0.2, "mae"), quality(0.2, "mae"))
 
 
 def test_patience_stops_a_training_that_gains_nothing(digits):
     good = train(small(), digits, recipe(epochs=3)).module
-    found = train(good, digits, recipe(epochs=9, lr=5.0, clip=0, patience=2))
+    found = train(good, with_validation(digits), recipe(epochs=9, lr=5.0, clip=0, patience=2))
     assert len(found.history) == 3
 
 

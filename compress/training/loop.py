@@ -3,9 +3,16 @@
     learning rate at step s of S, W of them warm-up:   lr (s + 1) / W              while s < W
                                                        lr (1 + cos(pi (s - W) / (S - W))) / 2   afterwards
 
-After each epoch the model is measured on the held-out data; the best of these states, the one before training included, is
-what comes back. The test data is never read. Order, augmentation, dropout and fresh layers follow the seed: on one machine and
-one number of threads a training repeats exactly.
+After each epoch the model is measured on the held-out data; the test data is never read. What comes back is the *last* epoch
+whose held-out quality q is within one standard error, sqrt(q (1 - q) / n), of the best one: late epochs have the small learning
+rates, and smaller differences than that are noise.
+
+A held-out part cut from the training data was, as a rule, training data of the dense model too, so the state before training
+does better on it than on new images. There it is only taken back if training has plainly failed (`FAILED`); with a validation
+part of the user's own it competes like any epoch.
+
+Order, augmentation, dropout and fresh layers follow the seed: on one machine and one number of threads a training repeats
+exactly.
 """
 
 from __future__ import annotations
@@ -26,6 +33,7 @@ from compress.training.preparing import Loop, Progress, laid, prepared, seeded, 
 
 LOOK = 20  # steps between two looks at the loss on an accelerator, where each look waits for it
 MEASURE_BATCH = 256
+FAILED = 0.8  # training has failed if less than that share of the quality is left (or an error has become 1 / 0.2 times as large)
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class Training:
     Attributes:
         module: trained copy of the best epoch, on the CPU, in eval mode.
         history: the first entry is the state before training.
-        best: index of the chosen entry in `history`.
+        best: index of the chosen entry in `history`; 0 where training was taken back.
         notes: one sentence each.
     """
 
@@ -88,16 +96,16 @@ def train(
         history, best, state = _run(loop, metric)
     result = copy.deepcopy(module).cpu()  # not the student, whose weights lie in another memory layout
     result.load_state_dict(state)
-    chosen = history[best]
+    chosen, last = history[best], history[-1]
     notes += (
-        f"Best epoch {chosen.number:g} of {history[-1].number:g} by held-out {metric.name} "
-        f"({chosen.quality:.4f}, before training {history[0].quality:.4f}).",
+        f"Best epoch {chosen.number:.3g} of {last.number:.3g} by held-out {metric.name}: {chosen.quality:.4f}, "
+        f"before training {history[0].quality:.4f}.",
     )
     return Training(result.eval(), tuple(history), best, metric.name, notes)
 
 
 def _run(loop: Loop, metric: quality.Metric) -> tuple[list[Epoch], int, dict[str, Tensor]]:
-    """All epochs: (history, index of the best entry, state of the best entry)."""
+    """All epochs: (history, index of the chosen entry, state of the chosen entry)."""
     measured = loop.average if loop.average is not None else loop.student
     start = time.perf_counter()
 
@@ -105,20 +113,38 @@ def _run(loop: Loop, metric: quality.Metric) -> tuple[list[Epoch], int, dict[str
         batches = (laid(b, loop) for b in loop.data.held_out.batches(MEASURE_BATCH, device=loop.device))
         return quality.evaluate(measured, batches, metric, loop.device, loop.teacher)
 
-    top = look()
-    history, best, state = [Epoch(0.0, math.nan, top.value, 0.0)], 0, _snapshot(measured)
-    done = 0
+    first = look()
+    untouched, seen = _snapshot(measured), any(x is y for x in loop.data.held_out.inputs for y in loop.data.train.inputs)
+    history, best, state = [Epoch(0.0, math.nan, first.value, 0.0)], 0, untouched
+    top, top_at, done = None if seen else first, 0, 0
     while done < loop.steps:
         count = min(loop.per_epoch, loop.steps - done)
         mean_loss = _epoch(loop, done, count)
         done += count
         now = look()
         history.append(Epoch(done / loop.per_epoch, mean_loss, now.value, time.perf_counter() - start))
-        if quality.better(now, top):
-            best, top, state = len(history) - 1, now, _snapshot(measured)
-        if loop.recipe.patience and len(history) - 1 - best >= loop.recipe.patience:
+        if top is None or quality.better(now, top):
+            top, top_at = now, len(history) - 1
+        if _as_good(now, top):
+            best, state = len(history) - 1, _snapshot(measured)
+        if loop.recipe.patience and len(history) - 1 - top_at >= loop.recipe.patience:
             break
+    if top is not None and _failed(first, top):
+        best, state = 0, untouched
     return history, best, state
+
+
+def _as_good(now: quality.Quality, top: quality.Quality) -> bool:
+    """No worse than the best by more than a standard error, where that is known: for shares of samples."""
+    share = now.metric in ("top1", "top5", "agreement")
+    error = math.sqrt(max(0.0, top.value * (1 - top.value)) / top.samples) if share else 0.0
+    return now.value >= top.value - error if now.higher_is_better else now.value <= top.value
+
+
+def _failed(first: quality.Quality, top: quality.Quality) -> bool:
+    if first.higher_is_better:
+        return top.value < FAILED * first.value
+    return first.value < (1 - FAILED) * top.value
 
 
 def _epoch(loop: Loop, done: int, count: int) -> float:
