@@ -73,10 +73,13 @@ def from_json(text: str) -> Plan:
             raise BadInput(f"The plan is not of schema {SCHEMA}. Make it again with 'compress plan'.")
         return Plan(tuple(_edit(e) for e in data["edits"]), str(data.get("method", "")), int(data.get("align", 1)))
     except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"The plan cannot be read ({type(error).__name__}: {error}). Make it again with 'compress plan'.") from error
+        said = f"{type(error).__name__}: {error}"
+        raise BadInput(f"The plan cannot be read ({said}). Make it again with 'compress plan'.") from error
 
 
 def _edit(data: Mapping[str, Any]) -> Edit:
     if data["edit"] != "keep":
-        raise BadInput(f"The plan has an edit of kind '{data['edit']}', known is 'keep'. It may come from a newer version: upgrade.")
+        raise BadInput(
+            f"The plan has an edit of kind '{data['edit']}', known is 'keep'. A newer version may have made it: upgrade."
+        )
     return Keep(str(data["layer"]), int(data["channels"]), tuple(int(k) for k in data["keep"]))

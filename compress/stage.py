@@ -32,4 +32,17 @@ class Stage(Protocol):
 
     name: str
 
+    def needed(self, recipe: Recipe) -> bool:
+        """Whether the recipe asks for anything here; if not, the report has no row for it."""
+        ...
+
+    def check(self, artifact: Artifact, context: Context) -> None:
+        """Refuse, before anything slow, what cannot work.
+
+        Raises:
+            Infeasible: the target is out of reach; says what is reachable.
+            UnsupportedModel: nothing here can be compressed.
+        """
+        ...
+
     def __call__(self, artifact: Artifact, context: Context) -> Artifact: ...

@@ -8,6 +8,7 @@ from typing import cast
 from torch.fx import GraphModule
 
 from compress.artifact import Artifact
+from compress.recipe import Recipe
 from compress.stage import Context
 from compress.training import fresh, train
 
@@ -21,6 +22,12 @@ class Finetune:
     """
 
     name: str = "finetune"
+
+    def needed(self, recipe: Recipe) -> bool:
+        return recipe.epochs > 0
+
+    def check(self, artifact: Artifact, context: Context) -> None:
+        """Training can be tried on any model."""
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         recipe, notes = context.recipe, ()

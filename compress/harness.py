@@ -1,0 +1,96 @@
+"""The one harness behind every row of the report: cost, file, latency beside the dense model, quality on the test data."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import exporters
+from compress.artifact import Artifact
+from compress.data import Data
+from compress.measure import quality
+from compress.measure.cost import cost
+from compress.measure.latency import compare
+from compress.measure.runtime import choose, runner, usable_cores
+from compress.recipe import Recipe
+from compress.report.records import Latency, StageRecord
+from compress.report.records import Quality as QualityRecord
+
+PARITY_SAMPLES = 64
+
+
+@dataclass
+class Harness:
+    """Measures every stage of a run the same way. Keeps a runner of the dense model, which each stage is timed against."""
+
+    recipe: Recipe
+    data: Data
+    dense: Artifact
+    device: torch.device
+    metric: quality.Metric
+    _dense_run: Callable[[], object] | None = field(default=None, init=False)
+
+    @property
+    def runtime(self) -> str:
+        """The runtime that is timed, resolved."""
+        return choose(self.recipe.runtime)
+
+    def inputs(self, batch: int) -> tuple[Tensor, ...]:
+        """Real inputs, repeated where the data has fewer."""
+        found = next(iter(self.data.test.batches(batch))).inputs
+        return tuple(x[torch.arange(batch) % len(x)] for x in found)
+
+    def samples(self) -> Iterable[tuple[Tensor, ...]]:
+        """Real inputs for proofs, in batches."""
+        return (b.inputs for b in itertools.islice(self.data.test.batches(PARITY_SAMPLES // 2), 2))
+
+    def record(self, artifact: Artifact, stage: str, seconds: float, folder: Path) -> StageRecord:
+        """Measure a model; leaves `model.onnx` in `folder`. The first call is for the dense model."""
+        path = folder / "model.onnx"
+        metadata = {"compress.plan_sha256": artifact.plan.digest, "compress.stage": stage}
+        written = exporters.export(
+            "onnx", artifact.module, artifact.inputs, path, metadata=metadata, opset=self.recipe.opset, check_parity=False
+        )
+        spent = cost(artifact.module, artifact.inputs)
+        return StageRecord(
+            stage=stage,
+            params=spent.params,
+            macs=spent.macs,
+            file_bytes=written.bytes,
+            peak_memory_bytes=spent.weight_bytes + spent.peak_activation_bytes * self.recipe.batch,
+            latency=self._latency(artifact, stage, path),
+            quality=self._quality(artifact),
+            seconds=round(seconds, 3),
+        )
+
+    def remember_dense(self, path: Path, dense: Artifact) -> None:
+        """After a resume: the dense model's runner, from the file that the first run left."""
+        target = dense.module if self.runtime == "torch" else path
+        self._dense_run = runner(self.runtime, target, self.inputs(self.recipe.batch), self.recipe.threads)
+
+    def _latency(self, artifact: Artifact, stage: str, path: Path) -> Latency:
+        target = artifact.module.to(self.device).eval() if self.runtime == "torch" else path
+        run = runner(self.runtime, target, self.inputs(self.recipe.batch), self.recipe.threads)
+        self._dense_run = self._dense_run or run
+        runs = {"dense": self._dense_run} if run is self._dense_run else {"dense": self._dense_run, stage: run}
+        timing = compare(runs, "dense", rounds=self.recipe.rounds, seed=self.recipe.seed)[stage if len(runs) > 1 else "dense"]
+        threads = self.recipe.threads or usable_cores()
+        return Latency(
+            runtime=self.runtime,
+            batch=self.recipe.batch,
+            threads=threads,
+            p50_ms=timing.p50_ms,
+            ratio=timing.ratio,
+            ci95=timing.ci95,
+        )
+
+    def _quality(self, artifact: Artifact) -> QualityRecord:
+        batches = self.data.test.batches(256, device=self.device)
+        found = quality.evaluate(artifact.module, batches, self.metric, self.device, self.dense.module)
+        return QualityRecord(**dataclasses.asdict(found))

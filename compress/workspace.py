@@ -1,0 +1,113 @@
+"""The folder of a run: what is in it, when it may be written, and how every file gets there whole.
+
+    out/  model.onnx  model.compressed/  plan.json  recipe.toml  report.json  report.md
+          stages/00-dense/  stages/01-remove/ ...      one folder per finished stage, for --resume
+
+A stage folder is written beside its place and renamed when it is complete: it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.errors import BadInput
+from compress.recipe import Recipe, from_toml
+
+_OURS = ("stages", "model.compressed", "model.onnx", "plan.json", "recipe.toml", "report.json", "report.md")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """An open `out/` folder."""
+
+    out: Path
+
+    def write(self, name: str, text: str) -> None:
+        """A text file of the result, replaced as a whole."""
+        handle, temporary = tempfile.mkstemp(dir=self.out, prefix=f".{name}.")
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, self.out / name)
+
+    def folder(self, number: int, stage: str) -> Path:
+        """Where a stage's folder is, or will be."""
+        return self.out / "stages" / f"{number:02d}-{stage}"
+
+    def finish(self, number: int, stage: str, fill: Callable[[Path], dict[str, Any]]) -> None:
+        """Write a stage's folder: `fill` puts the files in and gives the facts that become `stage.json`."""
+        final = self.folder(number, stage)
+        final.parent.mkdir(exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
+        try:
+            facts = fill(staging)
+            (staging / "stage.json").write_text(json.dumps(facts, indent=1))
+            if final.exists():
+                shutil.rmtree(final)
+            os.replace(staging, final)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def facts(self, number: int, stage: str) -> dict[str, Any] | None:
+        """What a finished stage wrote down; None where it has not finished."""
+        try:
+            return json.loads((self.folder(number, stage) / "stage.json").read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{self.folder(number, stage)} cannot be read ({error}). Start again with --force.") from error
+
+
+def open_workspace(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> Workspace:
+    """Take a folder for a run and write its recipe into it.
+
+    Raises:
+        BadInput: it is a file, cannot be written, holds another run without --resume or --force, or one of other settings.
+    """
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"{out} is a file; needed is a folder for the results. Choose another name with --out.")
+    try:
+        found = [p.name for p in out.iterdir() if p.name in _OURS] if out.exists() else []
+        strangers = out.exists() and not found and any(out.iterdir())
+        if strangers and not force:
+            raise BadInput(f"{out} holds files that are not of a run; needed is an empty folder. Choose another, or add --force.")
+        if found and resume:
+            _same_settings(out, recipe)
+        elif found and not force:
+            raise BadInput(
+                f"{out} holds another run. Add --resume to go on with it, --force to replace it, or choose another --out."
+            )
+        elif found:
+            for name in found:
+                shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
+        out.mkdir(parents=True, exist_ok=True)
+        workspace = Workspace(out)
+        workspace.write("recipe.toml", recipe.to_toml())
+    except OSError as error:
+        raise BadInput(f"{out} cannot be written ({error.strerror}). Choose a folder that can with --out.") from error
+    for left in (out / "stages").glob(".*"):  # of a killed run
+        shutil.rmtree(left, ignore_errors=True)
+    return workspace
+
+
+def _same_settings(out: Path, recipe: Recipe) -> None:
+    path = out / "recipe.toml"
+    if not path.exists():
+        raise BadInput(f"{out} has no recipe.toml to go on from. Start again with --force.")
+    before, now = from_toml(path).model_dump(), recipe.model_dump()
+    differ = [key for key in now if before[key] != now[key]]
+    if differ:
+        key = differ[0]
+        raise BadInput(
+            f"{out} was started with other settings (--{key.replace('_', '-')} {before[key]!r}, now {now[key]!r}). "
+            "Resume with the same ones, or start again with --force."
+        )

@@ -1,0 +1,214 @@
+"""A run as a whole, with a stage that is simple enough to know what must come out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+from torch import nn
+
+from compress import pipeline
+from compress.artifact import Artifact, apply
+from compress.errors import BadInput, GateFailed, Infeasible, StageFailed
+from compress.graph.channels import solve
+from compress.load import load
+from compress.methods import METHODS
+from compress.pipeline import run
+from compress.plan import Keep, Plan, from_json
+from compress.recipe import Recipe, from_toml, make
+from compress.report.records import Report, json_schema
+
+
+@dataclass(frozen=True)
+class Halve:
+    """Keeps the first half of every removable group; `then` is called at the end, to break or to count."""
+
+    name: str = "halve"
+    then: object = None
+
+    def needed(self, recipe: Recipe) -> bool:
+        return True
+
+    def check(self, artifact: Artifact, context: object) -> None: ...
+
+    def __call__(self, artifact: Artifact, context: object) -> Artifact:
+        groups = [g for g in solve(artifact.module, artifact.inputs).removable if g.channels > 1]
+        smaller = apply(Plan(tuple(Keep(g.name, g.channels, tuple(range(g.channels // 2))) for g in groups)), artifact)
+        if callable(self.then):
+            self.then()
+        return smaller
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path, Report]:
+    """One whole run, for every test that only looks at what it left."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(288, 10),
+    )
+    torch.save(net, folder / "model.pt")
+    recipe = make(model=str(folder / "model.pt"), data="digits", method="halve", rounds=5, device="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, "halve", (Halve(),))
+        return recipe, folder / "out", run(recipe, folder / "out")
+
+
+@pytest.fixture
+def recipe(finished: tuple[Recipe, Path, Report], monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    monkeypatch.setitem(METHODS, "halve", (Halve(),))
+    return finished[0].model_copy(update={"export": ()})
+
+
+def test_a_run_writes_a_valid_report_and_models_that_agree(finished: tuple[Recipe, Path, Report]):
+    recipe, out, report = finished
+    written = json.loads((out / "report.json").read_text())
+    jsonschema.validate(written, json_schema())
+    assert [s["stage"] for s in written["stages"]] == ["dense", "halve"]
+    assert report.result.params < report.dense.params and report.result.macs < report.dense.macs
+    assert report.exactness is not None and 0 <= report.exactness.worst_abs <= report.exactness.tolerance
+    assert written["exports"][0]["parity"]["worst_abs"] <= written["exports"][0]["parity"]["tolerance"]
+    reloaded = load(out / "model.compressed")
+    assert sum(p.numel() for p in reloaded.parameters()) == report.result.params
+    names = "model.onnx model.compressed plan.json recipe.toml report.json report.md stages"
+    assert {p.name for p in out.iterdir()} == set(names.split())
+    assert from_toml(out / "recipe.toml") == recipe
+
+
+def test_the_plan_of_a_run_replays_on_the_dense_model(finished: tuple[Recipe, Path, Report]):
+    recipe, out, report = finished
+    context, _ = pipeline.prepare(recipe)
+    replayed = apply(from_json((out / "plan.json").read_text()), context.dense)
+    assert sum(p.numel() for p in replayed.module.parameters()) == report.result.params
+
+
+def test_a_killed_run_resumes_behind_its_last_finished_stage_and_gives_the_same(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    calls: list[str] = []
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(METHODS, "halve", (Halve(then=lambda: calls.append("first")), Halve("again", interrupt)))
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path / "out")
+    assert not (tmp_path / "out/report.json").exists()
+    assert sorted(p.name for p in (tmp_path / "out/stages").iterdir()) == ["00-dense", "01-halve"]
+    monkeypatch.setitem(METHODS, "halve", (Halve(then=lambda: calls.append("first")), Halve("again")))
+    resumed = run(recipe, tmp_path / "out", resume=True)
+    assert calls == ["first"]
+    whole = run(recipe, tmp_path / "two")
+    assert [s.params for s in resumed.stages] == [s.params for s in whole.stages]
+    assert [s.quality for s in resumed.stages] == [s.quality for s in whole.stages]
+    assert resumed.plan_sha256 == whole.plan_sha256
+    one, other = (load(tmp_path / name / "model.compressed").state_dict() for name in ("out", "two"))
+    assert all(torch.equal(one[key], other[key]) for key in other)
+
+
+def test_another_runs_folder_is_not_overwritten_without_force(
+    finished: tuple[Recipe, Path, Report], recipe: Recipe, tmp_path: Path
+):
+    out = tmp_path / "out"
+    shutil.copytree(finished[1], out)
+    before = (out / "report.json").read_bytes()
+    with pytest.raises(BadInput, match=r"holds another run.*--resume.*--force"):
+        run(recipe, out)
+    assert (out / "report.json").read_bytes() == before
+    run(recipe, out, force=True)
+    assert (out / "report.json").read_bytes() != before  # another date, at the least
+
+
+def test_a_folder_with_other_files_is_refused(recipe: Recipe, tmp_path: Path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter1.tex").write_text("It was a dark and stormy night")
+    with pytest.raises(BadInput, match="not of a run"):
+        run(recipe, tmp_path / "thesis")
+    assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter1.tex"]
+
+
+def test_resume_with_other_settings_is_refused(finished: tuple[Recipe, Path, Report], recipe: Recipe):
+    with pytest.raises(BadInput, match=r"other settings \(--seed 0, now 5\)"):
+        run(finished[0].model_copy(update={"seed": 5}), finished[1], resume=True)
+
+
+def test_out_that_is_a_file_or_below_one_is_refused(recipe: Recipe, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(BadInput, match=r"is a file|cannot be written"):
+            run(recipe, out)
+
+
+def test_a_stage_that_breaks_names_what_is_kept(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def crash() -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setitem(METHODS, "halve", (Halve(), Halve("crash", crash)))
+    with pytest.raises(StageFailed, match=r"'crash' failed: ZeroDivisionError: by zero\..*dense, halve.*--resume"):
+        run(recipe, tmp_path / "out")
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_written_stage(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pipeline, "save", full)
+    with pytest.raises(BadInput, match=r"No space left on device.*Make room.*--resume"):
+        run(recipe, tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out/stages").iterdir()] == ["00-dense"]
+
+
+def test_a_drop_beyond_the_contract_ends_with_the_gates_exit_code(recipe: Recipe, tmp_path: Path):
+    with pytest.raises(GateFailed, match=r"more than --max-drop -90") as caught:
+        run(recipe.model_copy(update={"max_drop": -90.0}), tmp_path / "out")
+    assert caught.value.exit_code == 5
+    assert "--max-drop" in json.loads((tmp_path / "out/report.json").read_text())["verdict"]
+
+
+def test_removal_that_is_not_exact_fails_the_run(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    honest = pipeline.surgery.mask
+
+    def wrong(module: nn.Module, *rest: object) -> nn.Module:
+        masked = honest(module, *rest)
+        with torch.no_grad():
+            masked.get_parameter("6.bias").add_(1.0)
+        return masked
+
+    monkeypatch.setattr(pipeline.surgery, "mask", wrong)
+    with pytest.raises(GateFailed, match="differs from the masked one"):
+        run(recipe, tmp_path / "out")
+
+
+def test_an_infeasible_target_leaves_no_folder(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Refuses(Halve):
+        def check(self, artifact: Artifact, context: object) -> None:
+            raise Infeasible("out of reach")
+
+    monkeypatch.setitem(METHODS, "halve", (Refuses(),))
+    with pytest.raises(Infeasible):
+        run(recipe, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_method_is_named_with_those_there_are(recipe: Recipe, tmp_path: Path):
+    with pytest.raises(BadInput, match=r"'entropik'; known are entropic"):
+        run(recipe.model_copy(update={"method": "entropik"}), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:7", "tpu"])
+def test_a_device_that_is_not_there_is_refused(name: str):
+    if name.startswith("cuda") and torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(BadInput, match=r"device"):
+        pipeline.find_device(name)
