@@ -36,8 +36,9 @@ def save(model: GraphModule | Artifact, path: str | Path) -> Path:
         UnsupportedModel: a layer or an operation that cannot be stored without code.
         BadInput: the folder cannot be written, or something else is in its place.
     """
-    module, path = model.module if isinstance(model, Artifact) else model, Path(path)
-    text, tensors = to_json(module), _tensors(module)
+    module, inputs = (model.module, model.inputs) if isinstance(model, Artifact) else (model, ())
+    path = Path(path)
+    text, tensors = to_json(module, inputs), _tensors(module)
     from_json(text, tensors)  # what cannot be read back is not written
     try:
         _refuse_foreign(path)

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from compress.artifact import Artifact
 from compress.errors import BadInput, UnsupportedModel
 from compress.graph.trace import trace
-from compress.load import load, load_model
+from compress.load import load, load_model, open_artifact
 from compress.save import save
 
 X = torch.linspace(-1, 1, 3 * 8 * 8).reshape(1, 3, 8, 8)
@@ -61,6 +62,13 @@ def test_saved_model_opens_where_its_class_is_unknown(tmp_path, module):
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "m")], capture_output=True, text=True, check=True)
     assert int(done.stdout) == len(list(module.parameters()))
+
+
+def test_artifact_remembers_its_input_size_where_the_graph_does_not(tmp_path, module):
+    for node in module.graph.nodes:
+        node.meta.pop("shape", None)
+    save(Artifact(module, (X,)), tmp_path / "m")
+    assert [t.shape for t in open_artifact(tmp_path / "m").inputs] == [X.shape]
 
 
 def test_tied_weights_are_stored_once_and_stay_tied(tmp_path):

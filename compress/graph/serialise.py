@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.graph import CodeGen
 
@@ -33,8 +33,12 @@ from compress.graph.vocabulary import ATTRIBUTES, FUNCTION_NAMES, LAYER_NAMES, L
 __all__ = ["from_json", "to_json"]
 
 
-def to_json(module: GraphModule) -> str:
+def to_json(module: GraphModule, inputs: Sequence[Tensor] = ()) -> str:
     """The model without its weights as JSON; the same model gives the same text.
+
+    Args:
+        module: a traced model.
+        inputs: one example per model input, whose shapes are remembered; without them, those that the trace noted.
 
     Raises:
         UnsupportedModel: a layer or an operation that a class-free checkpoint does not know; names it and the reason.
@@ -46,13 +50,16 @@ def to_json(module: GraphModule) -> str:
             parts_of(name or "model")
     except ValueError as error:
         raise UnsupportedModel(f"The model cannot be stored: {error}. Rename it in the model's code.") from error
+    nodes = [_node(node) for node in module.graph.nodes]
+    for entry, example in zip((n for n in nodes if n["op"] == "placeholder"), inputs, strict=False):
+        entry["shape"] = list(example.shape)
     document = {
         "format": FORMAT,
         "schema": SCHEMA,
         "name": module._get_name(),
         "layers": _layers(module),
         "tensors": _tensors(module),
-        "nodes": [_node(node) for node in module.graph.nodes],
+        "nodes": nodes,
     }
     return json.dumps(document, separators=(",", ":"), allow_nan=False) + "\n"
 
