@@ -21,7 +21,7 @@ TIERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "plan", "recipe", "resolve"}),
     frozenset({"graph", "entropy", "measure"}),
     frozenset({"artifact", "data"}),
-    frozenset({"stage", "training"}),
+    frozenset({"stage", "statistics", "training"}),
     frozenset({"stages"}),
     frozenset({"load", "save", "report"}),
     frozenset({"methods", "pipeline", "workspace", "harness"}),
