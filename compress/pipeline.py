@@ -205,7 +205,7 @@ def _finished(
         record = harness.record(artifact, name, seconds, staging)
         if number:
             try:
-                save(artifact.module, staging / "model.compressed")
+                save(artifact, staging / "model.compressed")
             except UnsupportedModel as error:
                 kept = artifact.noting(
                     f"The model after stage '{name}' has no class-free form, so a cut-off run repeats it: {error}"
@@ -289,7 +289,7 @@ def _verdict(recipe: Recipe, first: StageRecord, last: StageRecord) -> str:
 
 def _write(workspace: Workspace, result: Artifact, report: Report) -> None:
     try:
-        save(result.module, workspace.out / "model.compressed")
+        save(result, workspace.out / "model.compressed")
     except UnsupportedModel as error:
         report = report.model_copy(update={"notes": (*report.notes, f"No model.compressed was written: {error}")})
     workspace.write("plan.json", replace(result.plan, method=report.method).to_json())
