@@ -13,6 +13,7 @@ from typing import Any
 import exporters
 from compress import artifact as artifacts
 from compress import pipeline
+from compress.analyze import analyze
 from compress.artifact import Artifact
 from compress.bench import bench
 from compress.decide import Decision, decide
@@ -30,11 +31,11 @@ from compress.report.records import Report
 from compress.save import save
 from compress.stage import Progress
 
-__all__ = ["apply", "bench", "demo", "doctor", "explain", "export", "load", "methods", "plan", "run", "save", "trace"]
+__all__ = ["analyze", "apply", "bench", "demo", "doctor", "explain", "export", "load", "methods", "plan", "run", "save", "trace"]
 
 Place = str | Path
 
-DEMO: dict[str, Any] = {"target": "params=0.25", "epochs": 3}
+DEMO: dict[str, Any] = {"target": "params=0.25", "epochs": 5, "batch": 64}
 """What the demonstration asks for where nothing else is said."""
 
 

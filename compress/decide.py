@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 from compress import artifact as artifacts
 from compress.measure.cost import Cost, cost
-from compress.pipeline import prepare, silent, stages_of
+from compress.methods import stages_of
+from compress.opening import prepare
 from compress.plan import Plan
 from compress.recipe import Recipe
-from compress.stage import Progress
-
-TRAINING = ("reconstruct", "finetune")
-"""Stages that only change weights: a plan does not need them."""
+from compress.stage import Progress, silent
+from compress.stages.remove import Remove
 
 
 @dataclass(frozen=True)
@@ -36,25 +35,24 @@ class Decision:
 
 
 def decide(recipe: Recipe, progress: Progress = silent) -> Decision:
-    """Make the plan of a recipe. Nothing is written; the weights that the plan is judged by are thrown away.
+    """Make the plan of a recipe. Nothing is written and no weight is changed.
 
     Raises:
         BadInput: a setting or a file that cannot be used.
         Infeasible: the target is out of reach; says what is reachable.
         UnsupportedModel: nothing in the model can be removed.
     """
-    stages = [stage for stage in stages_of(recipe) if stage.name not in TRAINING]
+    stages = stages_of(recipe)
     context, _ = prepare(recipe, progress)
+    dense = planned = context.dense
     for stage in stages:
-        stage.check(context.dense, context)
-    artifact = context.dense
+        stage.check(dense, context)
     for stage in stages:
-        artifact = stage(artifact, context)
-    plan = Plan(artifact.plan.edits, recipe.method, recipe.align)
-    planned = artifacts.apply(plan, context.dense)
-    return Decision(
-        plan, size(cost(context.dense.module, context.dense.inputs)), size(cost(planned.module, planned.inputs)), artifact.notes
-    )
+        if isinstance(stage, Remove):
+            edits, notes = stage.decide(planned, context)
+            planned = artifacts.apply(Plan(edits), planned).noting(*notes)
+    plan = Plan(planned.plan.edits, recipe.method, recipe.align)
+    return Decision(plan, size(cost(dense.module, dense.inputs)), size(cost(planned.module, planned.inputs)), planned.notes)
 
 
 def size(found: Cost) -> Size:

@@ -11,6 +11,7 @@ from compress.artifact import Artifact
 from compress.recipe import Recipe
 from compress.stage import Context
 from compress.training import fresh, train
+from compress.training.losses import objective
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,12 @@ class Finetune:
         return recipe.epochs > 0
 
     def check(self, artifact: Artifact, context: Context) -> None:
-        """Training can be tried on any model."""
+        """Training can be tried on any model; the loss must be one that is known.
+
+        Raises:
+            BadInput: an unknown loss, or one that does not suit the task.
+        """
+        objective(context.recipe, context.data.spec.task, context.data.spec.labelled, teacher=True)
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         recipe, notes = context.recipe, ()

@@ -1,0 +1,349 @@
+"""Whatever a person can get wrong ends in one clear sentence and an exit code, with nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+from torch import Tensor, nn
+
+from compress.cli import cli
+
+QUICK = ("--target", "params=0.5", "--epochs", "0", "--rounds", "5", "--calibration", "40")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["run", *map(str, arguments)])
+
+
+def refused(result: Result, exit_code: int = 2, out: str = "out") -> str:
+    """The sentence, after checking that it is the only one and that nothing was written."""
+    lines = [line for line in result.stderr.splitlines() if not line.endswith("...")]  # progress aside
+    assert result.exit_code == exit_code, result.output
+    assert len(lines) == 1 and lines[0].startswith("Error: ") and lines[0].endswith((".", "?")), result.stderr
+    assert "Traceback" not in result.output and not result.stdout
+    assert not Path(out).exists()
+    return lines[0]
+
+
+def small_net(classes: int = 10, channels: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes)
+    ).eval()
+
+
+class Branching(nn.Module):
+    """Control flow that depends on data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if x.sum() > 0:
+            x = -x
+        return self.fc(x.mean((2, 3)))
+
+
+class TwoInputs(nn.Module):
+    """A model that one image is not enough for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.fc(self.conv(torch.cat([a, b], 1)).mean((2, 3)))
+
+
+class Frozen(nn.Module):
+    """Every channel is an output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x.flatten(1))
+
+
+class Canary:
+    """A pickle that would touch a file when it is opened."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.mkdir, ("canary",)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A current folder of its own, with a good model in it."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    torch.save(small_net(), "model.pt")
+
+
+def arrays(classes: int = 10, size: int = 8, labels: int | None = None) -> None:
+    """A good data.npz, or one with a twist."""
+    random = np.random.default_rng(0)
+    y = np.arange(80) % classes if labels is None else np.full(80, labels)
+    np.savez("data.npz", x=random.integers(0, 255, (80, size, size), dtype=np.uint8), y=y)
+
+
+# The model file
+
+
+def test_a_missing_model_file():
+    assert "There is no model file no.pt" in refused(run("no.pt", "--data", "digits", *QUICK))
+
+
+def test_a_folder_instead_of_a_model():
+    Path("folder").mkdir()
+    assert "folder" in refused(run("folder", "--data", "digits", *QUICK))
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [(b"", "is empty"), (b"<!DOCTYPE html><html>", "web page"), (b"hello", "text file"), (b"\x80\x02.", "model")],
+)
+def test_a_file_that_is_no_model(content: bytes, part: str):
+    Path("bad.pt").write_bytes(content)
+    assert part in refused(run("bad.pt", "--data", "digits", *QUICK))
+
+
+def test_a_truncated_model_file():
+    Path("cut.pt").write_bytes(Path("model.pt").read_bytes()[:-300])
+    assert "truncated or damaged" in refused(run("cut.pt", "--data", "digits", *QUICK))
+
+
+def test_a_pickle_with_foreign_code_is_not_run():
+    torch.save({"state_dict": Canary()}, "evil.pt")
+    with zipfile.ZipFile("evil.pt") as archive:
+        assert any(b"mkdir" in archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
+    sentence = refused(run("evil.pt", "--data", "digits", *QUICK))
+    assert "mkdir" in sentence and "--trust-pickle" in sentence and not Path("canary").exists()
+
+
+def test_a_plain_pickle_is_not_run():
+    Path("evil.pkl").write_bytes(pickle.dumps(Canary()))
+    refused(run("evil.pkl", "--data", "digits", *QUICK))
+    assert not Path("canary").exists()
+
+
+def test_weights_without_an_architecture():
+    torch.save(small_net().state_dict(), "weights.pt")
+    assert "--arch" in refused(run("weights.pt", "--data", "digits", *QUICK))
+
+
+def test_weights_for_another_architecture():
+    torch.save(small_net().state_dict(), "weights.pt")
+    sentence = refused(run("weights.pt", "--arch", "torchvision:resnet18", "--data", "digits", *QUICK))
+    assert "conv1.weight is missing" in sentence and sentence.count("is missing") + sentence.count("is unexpected") <= 5
+
+
+@pytest.mark.parametrize("arch", ["torchvision:resnet19", "nowhere:net", "no_colon", "nothing.py:net"])
+def test_an_unknown_architecture(arch: str):
+    torch.save(small_net().state_dict(), "weights.pt")
+    refused(run("weights.pt", "--arch", arch, "--data", "digits", *QUICK))
+
+
+def test_weights_that_are_not_numbers():
+    net = small_net()
+    with torch.no_grad():
+        net[0].weight[0, 0, 0, 0] = float("nan")
+    torch.save(net, "nan.pt")
+    assert "NaN" in refused(run("nan.pt", "--data", "digits", *QUICK))
+
+
+def test_control_flow_that_depends_on_data_names_the_line():
+    torch.save(Branching().state_dict(), "weights.pt")
+    sentence = refused(run("weights.pt", "--arch", f"{__file__}:Branching", "--data", "digits", *QUICK), exit_code=4)
+    line = next(n for n, text in enumerate(Path(__file__).read_text().splitlines(), 1) if "if x.sum() > 0" in text)
+    assert f"test_bad_input.py:{line}" in sentence
+
+
+def test_a_model_with_two_inputs_says_what_is_needed():
+    torch.save(TwoInputs().state_dict(), "weights.pt")
+    assert "--input-shape" in refused(run("weights.pt", "--arch", f"{__file__}:TwoInputs", "--data", "digits", *QUICK))
+
+
+def test_a_model_in_which_everything_is_frozen():
+    torch.save(Frozen().state_dict(), "weights.pt")
+    refused(run("weights.pt", "--arch", f"{__file__}:Frozen", "--data", "digits", *QUICK), exit_code=4)
+
+
+# The data
+
+
+def test_no_data():
+    assert "--data" in refused(run("model.pt", *QUICK))
+
+
+@pytest.mark.parametrize("data", ["nowhere", "nowhere.npz", "torchvision:CIFAR10", "module:no", "data.toml"])
+def test_data_that_does_not_exist(data: str):
+    refused(run("model.pt", "--data", data, *QUICK))
+
+
+def test_an_empty_folder():
+    Path("images").mkdir()
+    assert "images" in refused(run("model.pt", "--data", "images", *QUICK))
+
+
+def test_a_single_class():
+    arrays(labels=0)
+    assert "class" in refused(run("model.pt", "--data", "data.npz", *QUICK))
+
+
+def test_labels_that_the_model_has_no_output_for():
+    arrays(classes=12)
+    sentence = refused(run("model.pt", "--data", "data.npz", *QUICK))
+    assert "12" in sentence or "11" in sentence
+
+
+def test_images_with_the_wrong_number_of_channels():
+    torch.save(small_net(channels=4), "four.pt")
+    assert "hannel" in refused(run("four.pt", "--data", "digits", *QUICK))
+
+
+def test_images_of_the_wrong_size():
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10)).eval()
+    torch.save(net, "fixed.pt")
+    arrays(size=12)
+    assert "12x12" in refused(run("fixed.pt", "--data", "data.npz", *QUICK))
+
+
+def test_too_many_unreadable_images_are_counted_and_named():
+    for name in ("cat", "dog"):
+        (Path("images") / name).mkdir(parents=True)
+        for i in range(10):
+            Image.new("L", (8, 8), i * 20).save(f"images/{name}/{i}.png")
+    for i in range(5):
+        Path(f"images/cat/{i}.png").write_bytes(b"no image")
+    torch.save(small_net(classes=2), "two.pt")
+    assert ".png" in refused(run("two.pt", "--data", "images", *QUICK))
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (("--method", "magic"), "entropic"),
+        (("--target", "params=0"), "params=0"),
+        (("--target", "params=-1"), "params=-1"),
+        (("--target", "macs=1.5"), "macs=1.5"),
+        (("--target", "flops=0.5"), "flops=0.5"),
+        (("--target", "half"), "half"),
+        (("--target", "size=0MB"), "size=0MB"),
+        (("--target", "size=5parsec"), "size=5parsec"),
+        (("--tolerance", "2"), "--tolerance"),
+        (("--align", "0"), "--align"),
+        (("--epochs", "-1"), "--epochs"),
+        (("--metric", "beauty"), "beauty"),
+        (("--loss", "nowhere:loss", "--epochs", "1"), "nowhere"),
+        (("--export", "tflight"), "tflight"),
+        (("--device", "tpu9"), "tpu9"),
+        (("--input-shape", "big"), "big"),
+        (("--arch-kwargs", "width"), "KEY=VALUE"),
+        (("--recipe", "nothing.toml"), "nothing.toml"),
+    ],
+)
+def test_a_setting_that_cannot_be(flags: tuple[str, ...], part: str):
+    assert part in refused(run("model.pt", "--data", "digits", "--epochs", "0", "--calibration", "40", *flags))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+@pytest.mark.parametrize("flags", [("--device", "cuda"), ("--runtime", "ort-cuda")])
+def test_cuda_asked_for_and_absent(flags: tuple[str, ...]):
+    assert "cuda" in refused(run("model.pt", "--data", "digits", *QUICK, *flags)).lower()
+
+
+def test_a_target_below_what_can_be_reached_names_the_reachable_range():
+    sentence = refused(run("model.pt", "--data", "digits", *QUICK, "--target", "params=0.0001"), exit_code=3)
+    assert "params=" in sentence
+
+
+def test_a_recipe_with_an_unknown_setting():
+    Path("recipe.toml").write_text('model = "model.pt"\nspeed = 11\n')
+    assert "speed" in refused(run("--recipe", "recipe.toml"))
+
+
+# Where it goes
+
+
+def test_the_place_for_results_is_a_file():
+    Path("file").write_text("mine")
+    result = run("model.pt", "--data", "digits", *QUICK, "--out", "file")
+    assert "file" in refused(result) and Path("file").read_text() == "mine"
+
+
+def test_the_place_for_results_holds_something_else():
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").write_text("mine")
+    result = run("model.pt", "--data", "digits", *QUICK, "--out", "mine")
+    assert "--force" in refused(result) and os.listdir("mine") == ["thesis.tex"]
+
+
+def test_the_place_for_results_cannot_be_written():
+    assert "/proc/out" in refused(run("model.pt", "--data", "digits", *QUICK, "--out", "/proc/out"))
+
+
+def test_a_full_disk_is_told_and_can_be_resumed(monkeypatch: pytest.MonkeyPatch):
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("compress.pipeline.save", full)
+    result = run("model.pt", "--data", "digits", *QUICK)
+    assert result.exit_code == 2 and "No space left on device" in result.stderr and "--resume" in result.stderr
+    assert not any(Path("out").glob("*.onnx")) and not any(Path("out/stages").glob(".*"))
+
+
+def test_an_interrupted_run_goes_on_and_ends_where_it_would_have(monkeypatch: pytest.MonkeyPatch):
+    def interrupt(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    arrays()
+    settings = ("model.pt", "--data", "data.npz", *QUICK)
+    with monkeypatch.context() as patched:
+        patched.setattr("compress.stages.remove.refitted", interrupt)
+        result = run(*settings)
+        assert result.exit_code == 130 and "--resume" in result.stderr and "Traceback" not in result.output
+    assert not Path("out/report.json").exists()
+    assert "--resume" in refused_beside_results(run(*settings))
+    assert run(*settings, "--resume").exit_code == 0
+    assert run(*settings, "--out", "other").exit_code == 0
+    one, other = (Path(folder, "model.compressed/weights.safetensors").read_bytes() for folder in ("out", "other"))
+    assert one == other
+
+
+def refused_beside_results(result: Result) -> str:
+    """The sentence of a refusal that leaves earlier results alone."""
+    assert result.exit_code == 2 and not Path("out/report.json").exists()
+    return result.stderr.splitlines()[-1]
+
+
+def test_a_resumed_run_with_other_settings_is_refused():
+    arrays()
+    assert run("model.pt", "--data", "data.npz", *QUICK).exit_code == 0
+    before = Path("out/report.json").read_bytes()
+    result = run("model.pt", "--data", "data.npz", *QUICK, "--seed", 7, "--resume")
+    assert result.exit_code == 2 and "--seed" in result.stderr and Path("out/report.json").read_bytes() == before
+
+
+def test_a_drop_beyond_what_is_allowed_ends_with_its_own_exit_code():
+    arrays()
+    result = run("model.pt", "--data", "data.npz", *QUICK, "--max-drop", "-101")  # even a perfect result gains less
+    assert result.exit_code == 5 and "--max-drop" in result.stderr.splitlines()[-1]
+    assert Path("out/report.json").exists()  # what was measured is kept
