@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,15 +15,20 @@ from torch import Tensor
 import exporters
 from compress.artifact import Artifact
 from compress.data import Data
+from compress.graph import surgery
+from compress.graph.channels import solve
 from compress.measure import quality
 from compress.measure.cost import cost
-from compress.measure.latency import compare
+from compress.measure.latency import Timing, compare
 from compress.measure.runtime import choose, runner, usable_cores
+from compress.plan import Edit
 from compress.recipe import Recipe
-from compress.report.records import Latency, StageRecord
+from compress.report.records import Exactness, Latency, StageRecord
 from compress.report.records import Quality as QualityRecord
 
-PARITY_SAMPLES = 64
+PROOF_SAMPLES = 64
+EXACT_RTOL = 1e-4
+"""Removed and masked models sum the same numbers in another order: fp32 leaves about 1e-7 per layer of the largest output."""
 
 
 @dataclass
@@ -48,7 +54,7 @@ class Harness:
 
     def samples(self) -> Iterable[tuple[Tensor, ...]]:
         """Real inputs for proofs, in batches."""
-        return (b.inputs for b in itertools.islice(self.data.test.batches(PARITY_SAMPLES // 2), 2))
+        return (b.inputs for b in itertools.islice(self.data.test.batches(PROOF_SAMPLES // 2), 2))
 
     def record(self, artifact: Artifact, stage: str, seconds: float, folder: Path) -> StageRecord:
         """Measure a model; leaves `model.onnx` in `folder`. The first call is for the dense model."""
@@ -63,20 +69,47 @@ class Harness:
             params=spent.params,
             macs=spent.macs,
             file_bytes=written.bytes,
-            peak_memory_bytes=spent.weight_bytes + spent.peak_activation_bytes * self.recipe.batch,
+            peak_memory_bytes=spent.peak_memory_bytes(self.recipe.batch),
             latency=self._latency(artifact, stage, path),
             quality=self._quality(artifact),
             seconds=round(seconds, 3),
         )
 
-    def remember_dense(self, path: Path, dense: Artifact) -> None:
+    def exactness(self, before: Artifact, edits: Sequence[Edit]) -> Exactness:
+        """Removed against masked, on real inputs, before any weight was refitted."""
+        channels = solve(before.module, before.inputs)
+        removed, masked = surgery.keep(before.module, channels, edits), surgery.mask(before.module, channels, edits)
+        worst, largest, samples = 0.0, 0.0, 0
+        with torch.no_grad():
+            for batch in self.samples():
+                placed = tuple(x.to(self.device) for x in batch)
+                one, other = (quality.first_output(m.to(self.device).eval()(*placed)) for m in (removed, masked))
+                worst = max(worst, float((one - other).abs().max()))
+                largest = max(largest, float(other.abs().max()))
+                samples += len(one)
+        return Exactness(worst_abs=worst, tolerance=EXACT_RTOL * max(largest, 1e-3), samples=samples)
+
+    def remember_dense(self, path: Path) -> None:
         """After a resume: the dense model's runner, from the file that the first run left."""
-        target = dense.module if self.runtime == "torch" else path
-        self._dense_run = runner(self.runtime, target, self.inputs(self.recipe.batch), self.recipe.threads)
+        self._dense_run = self._run(self.dense, path)
+
+    def race(self, one: Artifact, other: Artifact) -> Timing:
+        """Speed of one model over another, timed in turns."""
+        with tempfile.TemporaryDirectory() as folder:
+            runs = {}
+            for name, artifact in (("one", one), ("other", other)):
+                path = Path(folder, f"{name}.onnx")
+                if self.runtime != "torch":
+                    exporters.export("onnx", artifact.module, artifact.inputs, path, opset=self.recipe.opset, check_parity=False)
+                runs[name] = self._run(artifact, path)
+            return compare(runs, "other", rounds=self.recipe.rounds, seed=self.recipe.seed)["one"]
+
+    def _run(self, artifact: Artifact, path: Path) -> Callable[[], object]:
+        target = artifact.module.to(self.device).eval() if self.runtime == "torch" else path
+        return runner(self.runtime, target, self.inputs(self.recipe.batch), self.recipe.threads)
 
     def _latency(self, artifact: Artifact, stage: str, path: Path) -> Latency:
-        target = artifact.module.to(self.device).eval() if self.runtime == "torch" else path
-        run = runner(self.runtime, target, self.inputs(self.recipe.batch), self.recipe.threads)
+        run = self._run(artifact, path)
         self._dense_run = self._dense_run or run
         runs = {"dense": self._dense_run} if run is self._dense_run else {"dense": self._dense_run, stage: run}
         timing = compare(runs, "dense", rounds=self.recipe.rounds, seed=self.recipe.seed)[stage if len(runs) > 1 else "dense"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from compress.errors import BadInput
+from compress.recipe import Recipe
 from compress.stage import Stage
 from compress.stages.analyse import Analyse
 from compress.stages.finetune import Finetune
@@ -15,3 +17,14 @@ METHODS: dict[str, tuple[Stage, ...]] = {
     "magnitude": (Analyse(), Remove("magnitude"), Reconstruct(), Finetune()),
     "random": (Analyse(), Remove("random"), Reconstruct(), Finetune()),
 }
+
+
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages of the recipe's method that the recipe needs.
+
+    Raises:
+        BadInput: no such method.
+    """
+    if recipe.method not in METHODS:
+        raise BadInput(f"The method is '{recipe.method}'; known are {', '.join(METHODS)}. See 'compress methods'.")
+    return tuple(stage for stage in METHODS[recipe.method] if stage.needed(recipe))

@@ -1,13 +1,20 @@
-"""From a recipe to what a run works on: the traced model and the data."""
+"""From a recipe to what a run works on: device, traced model, data and metric."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
+import exporters
 from compress.artifact import Artifact
-from compress.data import Data, open_data
+from compress.data import Data, check_output, open_data
+from compress.errors import BadInput
 from compress.load import open_artifact, parse_shape
+from compress.measure import quality
+from compress.measure.runtime import choose
 from compress.recipe import Recipe
+from compress.stage import Context, Progress, silent
 
 
 def opened(recipe: Recipe) -> tuple[Artifact, Data | None]:
@@ -23,3 +30,48 @@ def opened(recipe: Recipe) -> tuple[Artifact, Data | None]:
         recipe.model, arch=recipe.arch, arch_kwargs=recipe.arch_kwargs, trust_pickle=recipe.trust_pickle, input_shapes=shapes
     )
     return artifact, data
+
+
+def prepare(recipe: Recipe, progress: Progress = silent) -> tuple[Context, quality.Metric]:
+    """Open data and model, and check that they fit each other: the head of every command that looks at both."""
+    device = find_device(recipe.device)
+    choose(recipe.runtime)
+    if unknown := [name for name in recipe.export if name not in exporters.EXPORTERS]:
+        raise BadInput(f"--export is '{unknown[0]}'; known are {', '.join(exporters.EXPORTERS)}. See 'compress doctor'.")
+    progress("open data and model", 0.0, f"{recipe.data}, {recipe.model}")
+    if not recipe.data:
+        raise BadInput("There is no data; needed is --data FOLDER, .npz, digits, module:factory or data.toml.")
+    dense, data = opened(recipe)
+    assert data is not None
+    first = next(iter(data.train.batches(1)))
+    if len(dense.inputs) != len(first.inputs):
+        raise BadInput(
+            f"The model takes {len(dense.inputs)} inputs, the data gives {len(first.inputs)}. "
+            "Needed are data with as many: a factory (--data module:factory) can give them."
+        )
+    metric, chosen = quality.choose(recipe.metric, data.spec.task, data.spec.labelled)
+    with torch.no_grad():
+        check_output(data, tuple(quality.first_output(dense.module(*first.inputs)).shape))
+    dense = dense.noting(*data.notes, *([chosen] if chosen else []))
+    dense.module.to(device)
+    return Context(dense, data, recipe, device, progress), metric
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name; `auto` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        BadInput: unknown, or asked for and absent.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BadInput(f"The device is '{name}'; needed is auto, cpu, cuda, cuda:N or mps.") from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type, False):
+        raise BadInput(
+            f"The device {name} was asked for, but torch sees none here. Take --device cpu, or run where there is one."
+        )
+    return device

@@ -8,36 +8,29 @@ This is the one place that times, measures, saves, resumes and turns a stage's c
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch.fx import GraphModule
 
 import exporters
 from compress.artifact import Artifact
-from compress.data import check_output, open_data
 from compress.errors import BadInput, CompressError, GateFailed, StageFailed, UnsupportedModel
-from compress.graph import surgery
-from compress.graph.channels import solve
 from compress.harness import Harness
-from compress.load import load, open_artifact
-from compress.measure import quality
-from compress.methods import METHODS
-from compress.plan import Edit, from_json
+from compress.load import load
+from compress.methods import stages_of
+from compress.opening import prepare
+from compress.plan import from_json
 from compress.recipe import Recipe
 from compress.report import words
 from compress.report.environment import environment
 from compress.report.markdown import markdown
 from compress.report.records import Exactness, ExportRecord, Parity, Report, StageRecord
 from compress.save import save
-from compress.stage import Context, Progress, Stage
+from compress.stage import Context, Progress, Stage, silent
 from compress.workspace import Workspace, open_workspace
-
-EXACT_RTOL = 1e-4
-"""Removed and masked models sum the same numbers in another order: fp32 leaves about 1e-7 per layer of the largest output."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +40,6 @@ class _Done:
     artifact: Artifact
     record: StageRecord
     exactness: Exactness | None = None
-
-
-def silent(what: str, share: float, detail: str = "") -> None:
-    """A progress callback that shows nothing."""
 
 
 def run(recipe: Recipe, out: Path | str, *, resume: bool = False, force: bool = False, progress: Progress = silent) -> Report:
@@ -76,12 +65,14 @@ def run(recipe: Recipe, out: Path | str, *, resume: bool = False, force: bool = 
         stage.check(context.dense, context)  # before anything slow, and before out/ is touched
     workspace = open_workspace(Path(out), recipe, resume=resume, force=force)
     harness = Harness(recipe, context.data, context.dense, context.device, metric)
-    done = _stages(workspace, harness, context, stages)
-    result = done[-1].artifact
-    with _disk_errors(workspace, [d.record.stage for d in done]):
+    running = _Run(workspace, harness, context)
+    running.dense()
+    for stage in stages:
+        running.stage(stage)
+    result = running.done[-1].artifact
+    with _disk_errors(workspace, running.names):
         context.progress("export", 0.0, ", ".join(recipe.export))
-        exports = _exports(workspace, harness, result)
-        report = _report(recipe, harness, done, exports)
+        report = _report(recipe, running.done, _exports(workspace, harness, result))
         _write(workspace, result, report)
     if report.exactness is not None and not report.exactness.holds:
         raise GateFailed(
@@ -95,146 +86,109 @@ def run(recipe: Recipe, out: Path | str, *, resume: bool = False, force: bool = 
     return report
 
 
-def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
-    """The stages of the recipe's method that the recipe needs.
+@dataclass
+class _Run:
+    """The stages so far, and the places that they are measured with and written to."""
 
-    Raises:
-        BadInput: no such method.
-    """
-    if recipe.method not in METHODS:
-        raise BadInput(f"The method is '{recipe.method}'; known are {', '.join(METHODS)}. See 'compress methods'.")
-    return tuple(stage for stage in METHODS[recipe.method] if stage.needed(recipe))
+    workspace: Workspace
+    harness: Harness
+    context: Context
+    done: list[_Done] = field(default_factory=list[_Done])
 
+    def dense(self) -> None:
+        """The model as it came, as the first row."""
+        self._step("dense", lambda: self.context.dense)
 
-def prepare(recipe: Recipe, progress: Progress = silent) -> tuple[Context, quality.Metric]:
-    """Open data and model, and check that they fit each other: the head of every command that looks at both."""
-    device = find_device(recipe.device)
-    progress("open data", 0.0, recipe.data)
-    data = open_data(recipe.data, seed=recipe.seed, shape=input_shapes(recipe)[0] if recipe.input_shape else None)
-    progress("open model", 0.0, recipe.model)
-    first = next(iter(data.train.batches(1)))
-    shapes = input_shapes(recipe) or tuple(tuple(x.shape[1:]) for x in first.inputs)
-    if len(shapes) != len(first.inputs):
-        raise BadInput(
-            f"The model takes {len(shapes)} inputs (--input-shape), the data gives {len(first.inputs)}. "
-            "Needed are data with as many: a factory (--data module:factory) can give them."
-        )
-    dense = open_artifact(
-        recipe.model, arch=recipe.arch, arch_kwargs=recipe.arch_kwargs, trust_pickle=recipe.trust_pickle, input_shapes=shapes
-    )
-    metric, chosen = quality.choose(recipe.metric, data.spec.task, data.spec.labelled)
-    with torch.no_grad():
-        check_output(data, tuple(quality.first_output(dense.module(*first.inputs)).shape))
-    dense = dense.noting(*data.notes, *([chosen] if chosen else []))
-    dense.module.to(device)
-    return Context(dense, data, recipe, device, progress), metric
+    def stage(self, stage: Stage) -> None:
+        """One more stage: from disk where an earlier run finished it, else carried out, measured and written."""
+        before, number = self.done[-1].artifact, len(self.done)
 
+        def carry_out() -> Artifact:
+            torch.manual_seed(self.context.recipe.seed * 1000 + number)  # a resumed stage draws what it would have drawn
+            after = stage(before, self.context)
+            return _worth_aligning(stage, before, after, self.context, self.harness)
 
-def input_shapes(recipe: Recipe) -> tuple[tuple[int, ...], ...]:
-    """`3x32x32` -> (3, 32, 32), once per model input."""
-    try:
-        return tuple(tuple(int(n) for n in text.lower().split("x")) for text in recipe.input_shape)
-    except ValueError:
-        raise BadInput(f"--input-shape is {', '.join(recipe.input_shape)}; needed is CxHxW, such as 3x224x224.") from None
+        with _failures(stage.name, self.names):
+            self._step(stage.name, carry_out)
 
+    @property
+    def names(self) -> list[str]:
+        """Finished stages."""
+        return [d.record.stage for d in self.done]
 
-def find_device(name: str) -> torch.device:
-    """The device of a name; `auto` takes CUDA, then MPS, then the CPU.
+    def _step(self, name: str, carry_out: Callable[[], Artifact]) -> None:
+        with _disk_errors(self.workspace, self.names):
+            self.done.append(self._resumed(name) or self._carried_out(name, carry_out))
 
-    Raises:
-        BadInput: unknown, or asked for and absent.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise BadInput(f"The device is '{name}'; needed is auto, cpu, cuda, cuda:N or mps.") from None
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(device.type, False):
-        raise BadInput(
-            f"The device {name} was asked for, but torch sees none here. Take --device cpu, or run where there is one."
-        )
-    return device
-
-
-def _stages(workspace: Workspace, harness: Harness, context: Context, stages: Sequence[Stage]) -> list[_Done]:
-    done = [_finished(workspace, harness, context, 0, "dense", lambda: context.dense, None)]
-    for number, stage in enumerate(stages, 1):
-        before = done[-1].artifact
-
-        def carry_out(stage: Stage = stage, before: Artifact = before, number: int = number) -> Artifact:
-            torch.manual_seed(context.recipe.seed * 1000 + number)  # a resumed stage draws what it would have drawn
-            return stage(before, context)
-
-        with _failures(stage.name, [d.record.stage for d in done]), _disk_errors(workspace, [d.record.stage for d in done]):
-            done.append(_finished(workspace, harness, context, number, stage.name, carry_out, before))
-    return done
-
-
-def _finished(
-    workspace: Workspace,
-    harness: Harness,
-    context: Context,
-    number: int,
-    name: str,
-    carry_out: Callable[[], Artifact],
-    before: Artifact | None,
-) -> _Done:
-    """A stage from disk where it is there, else carried out, measured and written."""
-    facts = workspace.facts(number, name)
-    folder = workspace.folder(number, name)
-    if facts is not None and (number == 0 or (folder / "model.compressed").exists()):
-        module = context.dense.module if number == 0 else load(folder / "model.compressed")
-        assert isinstance(module, GraphModule)
-        artifact = Artifact(module, context.dense.inputs, from_json(facts["plan"]), tuple(facts["notes"]))
+    def _resumed(self, name: str) -> _Done | None:
+        number = len(self.done)
+        facts, folder = self.workspace.facts(number, name), self.workspace.folder(number, name)
+        if facts is None:
+            return None
+        if (folder / "model.compressed").exists():
+            module = load(folder / "model.compressed")
+        elif facts["same"]:
+            module = self._before.module
+        else:
+            return None
         if number == 0:
-            harness.remember_dense(folder / "model.onnx", context.dense)
-        exactness = facts["exactness"] and Exactness(**facts["exactness"])
-        return _Done(artifact, StageRecord(**facts["record"]), exactness or None)
-    start = time.perf_counter()
-    artifact = carry_out()
-    seconds = time.perf_counter() - start
-    context.progress(f"measure {name}", 0.0, "")
-    edits = artifact.plan.edits[len(before.plan.edits) :] if before else ()
-    exactness = exact(before, edits, harness) if before and edits else None
-    kept, record = artifact, None
+            self.harness.remember_dense(folder / "model.onnx")
+        exactness = Exactness(**facts["exactness"]) if facts["exactness"] else None
+        artifact = Artifact(module, self.context.dense.inputs, from_json(facts["plan"]), tuple(facts["notes"]))
+        return _Done(artifact, StageRecord(**facts["record"]), exactness)
 
-    def fill(staging: Path) -> dict[str, object]:
-        nonlocal kept, record
-        record = harness.record(artifact, name, seconds, staging)
-        if number:
-            try:
-                save(artifact, staging / "model.compressed")
-            except UnsupportedModel as error:
-                kept = artifact.noting(
-                    f"The model after stage '{name}' has no class-free form, so a cut-off run repeats it: {error}"
-                )
-        facts = {"record": record.model_dump(), "exactness": exactness and exactness.model_dump()}
-        return {**facts, "plan": artifact.plan.to_json(), "notes": list(kept.notes)}
+    def _carried_out(self, name: str, carry_out: Callable[[], Artifact]) -> _Done:
+        start = time.perf_counter()
+        artifact = carry_out()
+        seconds = round(time.perf_counter() - start, 3)
+        self.context.progress(f"measure {name}", 0.0, "")
+        edits = artifact.plan.edits[len(self._before.plan.edits) :]
+        exactness = self.harness.exactness(self._before, edits) if edits else None
+        made: list[_Done] = []
 
-    workspace.finish(number, name, fill)
-    assert record is not None
-    return _Done(kept, record, exactness)
+        def fill(folder: Path) -> dict[str, object]:
+            same = artifact.module is self._before.module
+            if same and self.done:  # the stage only looked: what was measured still holds
+                record = self.done[-1].record.model_copy(update={"stage": name, "seconds": seconds})
+            else:
+                record = self.harness.record(artifact, name, seconds, folder)
+            kept = artifact if same else _saved(artifact, name, folder)
+            made.append(_Done(kept, record, exactness))
+            facts = {"same": same, "record": record.model_dump(), "exactness": exactness and exactness.model_dump()}
+            return {**facts, "plan": kept.plan.to_json(), "notes": list(kept.notes)}
+
+        self.workspace.finish(len(self.done), name, fill)
+        return made[0]
+
+    @property
+    def _before(self) -> Artifact:
+        return self.done[-1].artifact if self.done else self.context.dense
 
 
-def exact(before: Artifact, edits: Sequence[Edit], harness: Harness) -> Exactness:
-    """Removed against masked, on real inputs, before any weight was refitted."""
-    channels = solve(before.module, before.inputs)
-    removed, masked = surgery.keep(before.module, channels, edits), surgery.mask(before.module, channels, edits)
-    worst, largest, samples = 0.0, 0.0, 0
-    with torch.no_grad():
-        for batch in harness.samples():
-            placed = tuple(x.to(harness.device) for x in batch)
-            one, other = (quality.first_output(m.to(harness.device).eval()(*placed)) for m in (removed, masked))
-            worst = max(worst, float((one - other).abs().max()))
-            largest = max(largest, float(other.abs().max()))
-            samples += len(one)
-    return Exactness(worst_abs=worst, tolerance=EXACT_RTOL * max(largest, 1e-3), samples=samples)
+def _saved(artifact: Artifact, stage: str, folder: Path) -> Artifact:
+    """Write what `--resume` needs; the artifact says so where it cannot be written."""
+    try:
+        save(artifact, folder / "model.compressed")
+        return artifact
+    except UnsupportedModel as error:
+        return artifact.noting(f"Stage '{stage}' left a model without a class-free form; a cut-off run repeats it: {error}")
+
+
+def _worth_aligning(stage: Stage, before: Artifact, after: Artifact, context: Context, harness: Harness) -> Artifact:
+    """Rounded channel counts stay only where the unrounded ones are not measurably faster on the target."""
+    if context.recipe.align == 1 or after.plan == before.plan:
+        return after
+    plain = stage(before, replace(context, recipe=context.recipe.model_copy(update={"align": 1})))
+    timing = harness.race(after, plain)
+    said = f"{timing.ratio:.2f}x the speed of unrounded ones (95 % interval {timing.ci95[0]:.2f} to {timing.ci95[1]:.2f})"
+    if timing.slower:
+        return plain.noting(f"Channel counts rounded to {context.recipe.align} had {said}: they are left unrounded.")
+    return after.noting(f"Channel counts are rounded to multiples of {context.recipe.align}: {said}.")
 
 
 def _exports(workspace: Workspace, harness: Harness, result: Artifact) -> tuple[ExportRecord, ...]:
-    spec, records = harness.data.spec, []
+    spec = harness.data.spec
+    records: list[ExportRecord] = []
     metadata = {
         "compress.plan_sha256": result.plan.digest,
         "compress.mean": ",".join(map(str, spec.mean)),
@@ -257,7 +211,7 @@ def _exports(workspace: Workspace, harness: Harness, result: Artifact) -> tuple[
     return tuple(records)
 
 
-def _report(recipe: Recipe, harness: Harness, done: Sequence[_Done], exports: tuple[ExportRecord, ...]) -> Report:
+def _report(recipe: Recipe, done: Sequence[_Done], exports: tuple[ExportRecord, ...]) -> Report:
     exactness = [d.exactness for d in done if d.exactness is not None]
     return Report(
         method=recipe.method,
@@ -298,7 +252,7 @@ def _write(workspace: Workspace, result: Artifact, report: Report) -> None:
 
 
 @contextmanager
-def _failures(stage: str, done: Sequence[str]) -> Iterator[None]:
+def _failures(stage: str, done: Sequence[str]) -> Generator[None]:
     """A crash inside a stage is told with what is kept; refusals pass as they are."""
     try:
         yield
@@ -309,7 +263,7 @@ def _failures(stage: str, done: Sequence[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _disk_errors(workspace: Workspace, done: Sequence[str]) -> Iterator[None]:
+def _disk_errors(workspace: Workspace, done: Sequence[str]) -> Generator[None]:
     try:
         yield
     except OSError as error:

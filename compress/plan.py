@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from compress.errors import BadInput
 
@@ -68,10 +68,11 @@ def from_json(text: str) -> Plan:
         BadInput: not JSON, another schema, an edit kind that is not known, or an edit that cannot be.
     """
     try:
-        data = json.loads(text)
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        data: Any = json.loads(text)
+        if not isinstance(data, dict) or cast("dict[str, Any]", data).get("schema") != SCHEMA:
             raise BadInput(f"The plan is not of schema {SCHEMA}. Make it again with 'compress plan'.")
-        return Plan(tuple(_edit(e) for e in data["edits"]), str(data.get("method", "")), int(data.get("align", 1)))
+        known = cast("dict[str, Any]", data)
+        return Plan(tuple(_edit(e) for e in known["edits"]), str(known.get("method", "")), int(known.get("align", 1)))
     except (ValueError, KeyError, TypeError) as error:
         said = f"{type(error).__name__}: {error}"
         raise BadInput(f"The plan cannot be read ({said}). Make it again with 'compress plan'.") from error

@@ -16,6 +16,10 @@ Progress = Callable[[str, float, str], None]
 """(what is being done, share done in [0, 1], a short live detail such as 'loss 0.41')."""
 
 
+def silent(what: str, share: float, detail: str = "") -> None:
+    """A progress callback that shows nothing."""
+
+
 @dataclass(frozen=True)
 class Context:
     """Everything a stage may look at besides the artifact; nothing here changes during a run."""
@@ -24,7 +28,7 @@ class Context:
     data: Data
     recipe: Recipe
     device: torch.device
-    progress: Progress = lambda what, share, detail: None
+    progress: Progress = silent
 
 
 class Stage(Protocol):

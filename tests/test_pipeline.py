@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress import pipeline
+from compress import harness, opening, pipeline
 from compress.artifact import Artifact, apply
 from compress.errors import BadInput, GateFailed, Infeasible, StageFailed
 from compress.graph.channels import solve
@@ -88,7 +88,7 @@ def test_a_run_writes_a_valid_report_and_models_that_agree(finished: tuple[Recip
 
 def test_the_plan_of_a_run_replays_on_the_dense_model(finished: tuple[Recipe, Path, Report]):
     recipe, out, report = finished
-    context, _ = pipeline.prepare(recipe)
+    context, _ = opening.prepare(recipe)
     replayed = apply(from_json((out / "plan.json").read_text()), context.dense)
     assert sum(p.numel() for p in replayed.module.parameters()) == report.result.params
 
@@ -177,7 +177,7 @@ def test_a_drop_beyond_the_contract_ends_with_the_gates_exit_code(recipe: Recipe
 
 
 def test_removal_that_is_not_exact_fails_the_run(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    honest = pipeline.surgery.mask
+    honest = harness.surgery.mask
 
     def wrong(module: nn.Module, *rest: object) -> nn.Module:
         masked = honest(module, *rest)
@@ -185,7 +185,7 @@ def test_removal_that_is_not_exact_fails_the_run(recipe: Recipe, tmp_path: Path,
             masked.get_parameter("6.bias").add_(1.0)
         return masked
 
-    monkeypatch.setattr(pipeline.surgery, "mask", wrong)
+    monkeypatch.setattr(harness.surgery, "mask", wrong)
     with pytest.raises(GateFailed, match="differs from the masked one"):
         run(recipe, tmp_path / "out")
 
@@ -211,4 +211,4 @@ def test_a_device_that_is_not_there_is_refused(name: str):
     if name.startswith("cuda") and torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     with pytest.raises(BadInput, match=r"device"):
-        pipeline.find_device(name)
+        opening.find_device(name)
