@@ -29,13 +29,13 @@ from compress.plan import Plan, from_json
 from compress.recipe import Recipe, from_toml, make
 from compress.report.records import Report
 from compress.save import save
-from compress.stage import Progress
+from compress.stage import Progress, silent
 
 __all__ = ["analyze", "apply", "bench", "demo", "doctor", "explain", "export", "load", "methods", "plan", "run", "save", "trace"]
 
 Place = str | Path
 
-DEMO: dict[str, Any] = {"target": "params=0.25", "epochs": 5, "batch": 64}
+DEMO: dict[str, Any] = {"target": "params=0.25", "align": 8, "epochs": 5, "batch": 64}
 """What the demonstration asks for where nothing else is said."""
 
 
@@ -47,7 +47,7 @@ def run(
     dry_run: bool = False,
     resume: bool = False,
     force: bool = False,
-    progress: Progress = pipeline.silent,
+    progress: Progress = silent,
     **settings: Any,
 ) -> Report | Decision:
     """From a model file to a smaller, measured one in the folder `out`. `dry_run` decides, writes nothing and gives a `Decision`.
@@ -78,7 +78,7 @@ def resolved_recipe(model: Place | None, recipe: Recipe | Place | None, settings
 
 
 def plan(
-    model: Place, *, out: Place | None = "plan.json", force: bool = False, progress: Progress = pipeline.silent, **settings: Any
+    model: Place, *, out: Place | None = "plan.json", force: bool = False, progress: Progress = silent, **settings: Any
 ) -> Decision:
     """Decide which channels stay and write that to `out` (None: nowhere). The model file is not touched.
 
@@ -166,7 +166,7 @@ def methods() -> list[MethodRow]:
     return [MethodRow(name, tuple(stage.name for stage in stages)) for name, stages in METHODS.items()]
 
 
-def demo(*, out: Place = "demo-out", force: bool = False, progress: Progress = pipeline.silent, **settings: Any) -> Report:
+def demo(*, out: Place = "demo-out", force: bool = False, progress: Progress = silent, **settings: Any) -> Report:
     """Train a small net on scikit-learn's digits into `out`/model.pt (once), and compress it into `out`/run.
 
     Raises:
