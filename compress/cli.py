@@ -173,7 +173,10 @@ def export(model: str, format: str, out: Path, force: bool, as_json: bool, **fla
     if as_json:
         print_json(written)
     else:
-        click.echo(f"{written.path}: {written.format}, worst absolute difference to torch {written.parity.worst_abs:.2g}")
+        difference = (
+            "not compared" if written.parity is None else f"worst absolute difference to torch {written.parity.worst_abs:.2g}"
+        )
+        click.echo(f"{written.path}: {written.format}, {difference}")
 
 
 @command(

@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import click
 from pydantic.fields import FieldInfo
@@ -25,14 +25,6 @@ LOADING = ("arch", "arch_kwargs", "trust_pickle", "input_shape")
 """What every command that opens a model file takes."""
 
 INTERRUPTED = 130
-
-
-class Refusal(click.ClickException):
-    """One sentence on stderr and an exit code."""
-
-    def __init__(self, message: str, exit_code: int):
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def settings(*names: str) -> Decorator:
@@ -112,30 +104,29 @@ def guarded(function: Command) -> Command:
     def guarded_function(*args: Any, debug: bool, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except (click.exceptions.Exit, BrokenPipeError):
+        except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
         except KeyboardInterrupt:
             resumable = "; finished stages are kept: repeat the command with --resume to go on" if "resume" in kwargs else ""
-            raise Refusal(f"Interrupted{resumable}.", INTERRUPTED) from None
+            refuse(f"Interrupted{resumable}.", INTERRUPTED)
         except Exception as error:
             if debug:
                 traceback.print_exc(file=sys.stderr)
-            raise refusal(error) from error
+            refuse(*sentence(error))
 
     return guarded_function
 
 
-def refusal(error: Exception) -> click.ClickException:
-    """What the user reads about an error, and the exit code."""
-    if isinstance(error, click.ClickException):
-        return error
-    if isinstance(error, CompressError):
-        return Refusal(str(error), error.exit_code)
-    return Refusal(*sentence(error))
+def refuse(message: str, exit_code: int) -> NoReturn:
+    """One sentence on standard error, and the end."""
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    raise click.exceptions.Exit(exit_code)
 
 
 def sentence(error: Exception) -> tuple[str, int]:
-    """One sentence and the exit code for an error that this package did not raise itself."""
+    """What the user reads about an error, and the exit code."""
+    if isinstance(error, CompressError):
+        return str(error), error.exit_code
     from exporters.errors import ExportError, MissingBackend, ParityError
 
     if isinstance(error, ParityError):
@@ -146,5 +137,7 @@ def sentence(error: Exception) -> tuple[str, int]:
         return str(error), UnsupportedModel.exit_code
     if isinstance(error, OSError):
         return f"The system refuses: {error}. Make room or choose another place, then repeat.", BadInput.exit_code
-    what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return f"Internal failure, not your input: {what}. --debug shows where it happened.", CompressError.exit_code
+    return (
+        f"Internal failure, not your input: {type(error).__name__}: {error}. --debug shows where it happened.",
+        CompressError.exit_code,
+    )
