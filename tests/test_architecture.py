@@ -21,7 +21,7 @@ TIERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "plan", "recipe", "resolve"}),
     frozenset({"graph", "entropy", "measure"}),
     frozenset({"artifact", "data"}),
-    frozenset({"stage", "statistics", "training"}),
+    frozenset({"stage", "training"}),
     frozenset({"statistics"}),
     frozenset({"stages"}),
     frozenset({"load", "save", "report"}),
