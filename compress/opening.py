@@ -54,7 +54,9 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> tuple[Context, quali
         check_output(data, tuple(quality.first_output(dense.module(*first.inputs)).shape))
     dense = dense.noting(*data.notes, *([chosen] if chosen else []))
     dense.module.to(device)
-    return Context(dense, data, recipe, device, progress), metric
+    # Stages get a number; whether rounding pays is the pipeline's question, because it is measured.
+    settled = recipe.model_copy(update={"align": recipe.align or 1})
+    return Context(dense, data, settled, device, progress), metric
 
 
 def find_device(name: str) -> torch.device:
