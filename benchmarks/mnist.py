@@ -92,7 +92,7 @@ def seed_row(seed: int, args: argparse.Namespace) -> dict[str, dict[str, float]]
             report = run(
                 make(
                     model=f"{folder}/lenet5.pt", data=str(args.data), method=method, target=f"params={TARGET}",
-                    epochs=args.epochs, lr=2e-3, calibration=4000, seed=seed, rounds=5,
+                    epochs=args.epochs, lr=2e-3, calibration=4000, seed=seed, rounds=5, align=1,
                 ),
                 out,
             )  # fmt: skip
