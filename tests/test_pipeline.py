@@ -17,11 +17,13 @@ from compress.artifact import Artifact, apply
 from compress.errors import BadInput, GateFailed, Infeasible, StageFailed
 from compress.graph.channels import solve
 from compress.load import load
+from compress.measure.latency import Timing
 from compress.methods import METHODS
 from compress.pipeline import run
 from compress.plan import Keep, Plan, from_json
 from compress.recipe import Recipe, from_toml, make
 from compress.report.records import Report, json_schema
+from compress.stage import Context
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path, Re
         nn.Linear(288, 10),
     )
     torch.save(net, folder / "model.pt")
-    recipe = make(model=str(folder / "model.pt"), data="digits", method="halve", rounds=5, device="cpu")
+    recipe = make(model=str(folder / "model.pt"), data="digits", method="halve", align=1, rounds=5, device="cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(METHODS, "halve", (Halve(),))
         return recipe, folder / "out", run(recipe, folder / "out")
@@ -188,6 +190,36 @@ def test_removal_that_is_not_exact_fails_the_run(recipe: Recipe, tmp_path: Path,
     monkeypatch.setattr(harness.surgery, "mask", wrong)
     with pytest.raises(GateFailed, match="differs from the masked one"):
         run(recipe, tmp_path / "out")
+
+
+@dataclass(frozen=True)
+class KeepFive(Halve):
+    """Keeps 5 of 8 channels, or all 8 where counts are rounded."""
+
+    def __call__(self, artifact: Artifact, context: Context) -> Artifact:
+        keep = tuple(range(5 if context.recipe.align == 1 else 8))
+        return apply(Plan((Keep("0", 8, keep),), align=context.recipe.align), artifact)
+
+
+@pytest.mark.parametrize(
+    ("align", "interval", "widths"),
+    [
+        (None, (1.2, 1.4), 8),  # rounding is measurably faster: taken without being asked for
+        (None, (0.9, 1.1), 5),
+        (8, (0.9, 1.1), 8),  # asked for, and not slower
+        (8, (0.7, 0.9), 5),
+        (1, (9.0, 9.9), 5),  # never tried
+    ],
+)
+def test_rounded_widths_stay_only_where_they_pay(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, align: int | None, interval: tuple[float, float], widths: int
+):
+    context, metric = opening.prepare(recipe)
+    monkeypatch.setattr(harness.Harness, "race", lambda *_: Timing(1.0, sum(interval) / 2, interval, 5))
+    measured = harness.Harness(recipe, context.data, context.dense, context.device, metric)
+    result = pipeline._with_widths_that_pay(KeepFive(), context.dense, context, measured, align)
+    assert result.module.get_submodule("0").out_channels == widths
+    assert align == 1 or any("rounded" in note and "95 %" in note for note in result.notes)
 
 
 def test_an_infeasible_target_leaves_no_folder(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
