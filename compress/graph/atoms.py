@@ -28,6 +28,11 @@ class Atoms:
         self.count += number
         return torch.arange(self.count - number, self.count)
 
+    @property
+    def edges(self) -> int:
+        """How often unequal atoms were united."""
+        return len(self._edges)
+
     def unite(self, a: Tensor, b: Tensor) -> None:
         """Element by element; shapes are broadcast against each other."""
         a, b = _slim(*torch.broadcast_tensors(a, b))
@@ -54,7 +59,7 @@ class Atoms:
 
     def freeze(self, t: Tensor, reason: str) -> None:
         """These atoms, and with them their classes, stay."""
-        self._frozen.append((torch.unique(_slim(t)[0]), reason))
+        self._frozen.append((torch.unique(slim(t)), reason))
 
     def classes(self) -> Tensor:
         """Class of every atom, shape (count,): connected components by minimum labels and pointer jumping."""
@@ -72,26 +77,30 @@ class Atoms:
                 return parent
             parent = new
 
-    def reasons(self, classes: Tensor) -> dict[int, str]:
-        """Frozen classes, each with the first reason that was given."""
-        found: dict[int, str] = {}
-        for atoms, reason in self._frozen:
-            for label in torch.unique(classes[atoms]).tolist():
-                found.setdefault(label, reason)
-        return found
+    def reasons(self, classes: Tensor) -> tuple[Tensor, list[str]]:
+        """For every class the number of the first reason to freeze it (-1: none), and the reasons."""
+        numbers = torch.full_like(classes, -1)
+        for i in reversed(range(len(self._frozen))):
+            numbers[classes[self._frozen[i][0]]] = i
+        return numbers, [reason for _, reason in self._frozen]
 
 
 def varies(t: Tensor, dim: int) -> bool:
     """Whether the atoms differ along an axis."""
     if t.numel() == 0 or t.shape[dim] == 1 or t.stride(dim) == 0:
         return False
-    (slim,) = _slim(t)
-    return bool((slim != slim.narrow(dim, 0, 1)).any())
+    t = slim(t)
+    return bool((t != t.narrow(dim, 0, 1)).any())
 
 
 def varying(t: Tensor) -> list[int]:
     """The axes along which the atoms differ."""
     return [d for d in range(t.ndim) if varies(t, d)]
+
+
+def slim(t: Tensor) -> Tensor:
+    """The same atoms with one element along every expanded axis."""
+    return _slim(t)[0]
 
 
 def _slim(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -7,19 +7,17 @@ axis. Classes that touch the same axes form a group: the unit that a plan speaks
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
-from torch.fx.node import map_arg
+from torch.fx import GraphModule
 
 from compress.errors import PlanMismatch
-from compress.graph import rules
-from compress.graph.ops import propagate, reads_channels, tensors_in
-from compress.graph.rules import State
+from compress.graph.atoms import slim
+from compress.graph.propagation import along, close, differs, tied_names, walk
+from compress.graph.state import Sized, State
 from compress.graph.trace import note_shapes
 
 
@@ -77,14 +75,20 @@ class Channels:
     Attributes:
         groups: in graph order, frozen ones included.
         axes: (state_dict name, axis) -> (role, class of each position).
-        sized: node name -> classes of its input and output; its constant arguments count channels.
+        sized: node name -> its constant arguments that count channels, with the classes of its input and output.
         tied: state_dict name -> first name of the same tensor.
+        thinned: weights of grouped layers that lose the same positions of every group; the others lose whole groups.
+        counted: nodes that compute a plain number from a count of channels.
+        classes: how many labels there are; each is below this number.
     """
 
     groups: tuple[Group, ...]
     axes: Mapping[tuple[str, int], tuple[str, Tensor]]
-    sized: Mapping[str, tuple[Tensor, Tensor]]
+    sized: Mapping[str, Sized]
     tied: Mapping[str, str]
+    thinned: frozenset[str]
+    counted: frozenset[str]
+    classes: int
 
     @property
     def removable(self) -> tuple[Group, ...]:
@@ -114,131 +118,97 @@ def solve(module: GraphModule, inputs: tuple[Tensor, ...]) -> Channels:
     """
     if any("shape" not in node.meta for node in module.graph.nodes):
         note_shapes(module, inputs)
-    by_position: frozenset[str] = frozenset()
-    tied = _tied(module)
+    thinned: frozenset[str] = frozenset()
+    names = tied_names(module)
     while True:
-        state = State(by_position, tied)
-        _walk(state, module)
-        classes = _close(state)
+        state = State(thinned, names)
+        walk(state, module)
+        classes = close(state)
         stuck = {w for w, atoms in state.grouped.items() if len(atoms) > 1 and len(torch.unique(classes[atoms])) == 1}
         if not stuck:
-            return _read(state, classes, tied)
-        by_position |= stuck
+            return _read(state, classes)
+        thinned |= stuck
 
 
-def _tied(module: GraphModule) -> dict[str, str]:
-    first: dict[int, str] = {}
-    every = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    return {name: first.setdefault(id(tensor), name) for name, tensor in every}
-
-
-def _walk(s: State, module: GraphModule) -> None:
-    """Push atoms through every node; values are let go after their last use."""
-    values: dict[Node, Any] = {}
-    left = {node: len(node.users) for node in module.graph.nodes}
-    for node in module.graph.nodes:
-        if node.op == "placeholder":
-            values[node] = rules.unknown(s, node, [], "is a model input")
-        elif node.op == "get_attr":
-            values[node] = _attribute(s, module, node)
-        elif node.op == "output":
-            rules.unknown(s, node, tensors_in(map_arg(node.args, values.__getitem__)), "is the model's output")
-        else:
-            values[node] = propagate(
-                s, module, node, map_arg(node.args, values.__getitem__), map_arg(node.kwargs, values.__getitem__)
-            )
-        for source in node.all_input_nodes:
-            left[source] -= 1
-            if left[source] == 0:
-                del values[source]
-    for name, atoms in s.parameters.items():
-        s.rectangles.append(atoms)
-
-
-def _attribute(s: State, module: GraphModule, node: Node) -> Any:
-    name = str(node.target)
-    value: Any = functools.reduce(getattr, name.split("."), module)
-    if not isinstance(value, Tensor):
-        return value
-    if not any(reads_channels(user) for user in node.users):
-        return s.atoms.new(1).expand(value.shape)
-    if name not in s.parameters:
-        s.parameters[name] = s.atoms.new(value.numel()).view(value.shape)
-    return s.parameters[name]
-
-
-def _close(s: State) -> Tensor:
-    """Classes of all atoms, after every tensor that is reshaped has been made rectangular."""
-    while True:
-        classes = s.atoms.classes()
-        changed = False
-        for t in s.rectangles:
-            labels = classes[t]
-            dims = [d for d in range(t.ndim) if t.shape[d] > 1 and bool((labels != labels.narrow(d, 0, 1)).any())]
-            if len(dims) > 1:
-                # One axis keeps its freedom: the one with the most different channels. A shuffle's (groups, n) keeps n.
-                free = max(dims, key=lambda d: _different(labels, d))
-                s.atoms.unite_along(t, [d for d in dims if d != free])
-                changed = True
-        if not changed:
-            break
-    for t, dim, by in s.picked:
-        labels = classes[t]
-        if bool((labels != labels.narrow(dim, 0, 1)).any()):
-            s.atoms.freeze(t, f"{by} takes single entries along the channels")
-    for name, t in s.parameters.items():
-        labels = classes[t]
-        for d in range(t.ndim):
-            if t.shape[d] > 1 and bool((labels != labels.narrow(d, 0, 1)).any()):
-                s.axis(name, d, "through", t.movedim(d, 0).reshape(t.shape[d], -1)[:, 0])
-    return classes
-
-
-def _different(labels: Tensor, dim: int) -> int:
-    return len(torch.unique(labels.movedim(dim, 0).reshape(labels.shape[dim], -1)[:, 0]))
-
-
-def _read(s: State, classes: Tensor, tied: Mapping[str, str]) -> Channels:
+def _read(s: State, classes: Tensor) -> Channels:
     axes = {key: (role, classes[atoms]) for key, (role, atoms) in s.axes.items()}
-    reasons = s.atoms.reasons(classes)
-    touched: dict[int, list[tuple[int, int]]] = {}
-    for number, ((tensor, _), (_, labels)) in enumerate(axes.items()):
-        unique, counts = torch.unique(labels, return_counts=True)
-        if len(unique) == 1:
-            reasons.setdefault(int(unique[0]), f"all {len(labels)} channels of {tensor.rpartition('.')[0]} hang together")
-        for label, count in zip(unique.tolist(), counts.tolist(), strict=True):
-            touched.setdefault(label, []).append((number, count))
-    alike: dict[Any, list[int]] = {}
-    for label, signature in touched.items():
-        alike.setdefault((tuple(signature), reasons.get(label)), []).append(label)
-    groups: list[Group] = []
-    names: dict[str, int] = {}
+    number, reasons = s.atoms.reasons(classes)
+    for (tensor, _), (_, labels) in axes.items():
+        first = labels[:1]
+        if bool((labels == first).all()) and number[first] < 0:
+            count, layer = len(labels), tensor.rpartition(".")[0] or tensor
+            number[first] = len(reasons)
+            reasons.append(f"all {count} channels of {layer} hang together" if count > 1 else f"{layer} has a single channel")
+    kinds = _kinds(s, classes, [labels for _, labels in axes.values()], number)
     keys = list(axes)
-    order = sorted(alike.items(), key=lambda item: item[0][0][0])
-    for (signature, reason), labels in order:
-        groups.append(_group(labels, [keys[n] for n, _ in signature], axes, reason, names))
-    sized = {name: (classes[a], classes[b]) for name, (a, b) in s.sized.items()}
-    return Channels(tuple(groups), axes, sized, tied)
+    names: dict[str, int] = {}
+    groups = [_group(labels, [(keys[n], axes[keys[n]]) for n in where], names) for labels, where in _grouped(kinds, axes)]
+    explained = [_explained(group, int(number[group.labels[0]]), reasons) for group in groups]
+    sized = {name: replace(e, into=classes[e.into], out=classes[e.out]) for name, e in s.sized.items()}
+    counted = frozenset(n.name for n, sizes in s.counts.items() if any(differs(classes[slim(t)], d) for t, d in sizes))
+    return Channels(tuple(explained), axes, sized, s.names, s.thinned, counted, len(classes))
 
 
-def _group(
-    labels: list[int],
-    keys: list[tuple[str, int]],
-    axes: Mapping[tuple[str, int], tuple[str, Tensor]],
-    reason: str | None,
-    names: dict[str, int],
-) -> Group:
-    made = [k for k in keys if axes[k][0] == "out"] or keys
-    member = set(labels)
-    ordered = list(dict.fromkeys(label for label in axes[made[0]][1].tolist() if label in member))
-    position = {label: i for i, label in enumerate(ordered)}
-    first = made[0][0].rpartition(".")[0] or made[0][0]
-    name = first if axes[made[0]][0] == "out" else f"input of {first}"
+def _kinds(s: State, classes: Tensor, axes: Sequence[Tensor], number: Tensor) -> Tensor:
+    """A number per class, equal where two classes touch the same axes equally often and are frozen for the same reason.
+
+    Refinement, axis by axis: (number before, count on this axis) becomes the new number.
+    """
+    kinds = number - int(number.min())
+    highest = int(kinds.max()) + 1
+    for labels in (*axes, *_pieces(s, classes)):
+        unique, counts = torch.unique(labels, return_counts=True)
+        _, fresh = torch.unique(kinds[unique] * (int(counts.max()) + 1) + counts, return_inverse=True)
+        kinds[unique] = highest + fresh
+        highest += len(unique)
+    return kinds
+
+
+def _pieces(s: State, classes: Tensor) -> list[Tensor]:
+    """The parts of every cut along channels: classes of different parts never share a group, so no part becomes empty."""
+    found: list[Tensor] = []
+    for t in s.pieces:
+        labels = classes[slim(t)]
+        found += [along(labels, d) for d in range(t.ndim) if t.numel() and differs(labels, d)]
+    return found
+
+
+def _grouped(kinds: Tensor, axes: Mapping[tuple[str, int], tuple[str, Tensor]]) -> list[tuple[Tensor, list[int]]]:
+    """(classes, numbers of the axes they touch) of every group, in graph order."""
+    touched: dict[int, list[int]] = {}
+    for i, (_, labels) in enumerate(axes.values()):
+        for kind in torch.unique(kinds[labels]).tolist():
+            touched.setdefault(kind, []).append(i)
+    used = torch.unique(torch.cat([labels for _, labels in axes.values()])) if axes else torch.empty(0, dtype=torch.long)
+    order = torch.argsort(kinds[used], stable=True)
+    found, counts = torch.unique_consecutive(kinds[used][order], return_counts=True)
+    members = dict(zip(found.tolist(), used[order].split(counts.tolist()), strict=True))
+    return [(members[kind], where) for kind, where in sorted(touched.items(), key=lambda item: item[1])]
+
+
+def _group(classes: Tensor, axes: Sequence[tuple[tuple[str, int], tuple[str, Tensor]]], names: dict[str, int]) -> Group:
+    """Channels are numbered in the order in which the first producer makes them."""
+    (tensor, _), (role, labels) = next((axis for axis in axes if axis[1][0] == "out"), axes[0])
+    inside = labels[torch.isin(labels, classes)]
+    unique, inverse = torch.unique(inside, return_inverse=True)
+    first = torch.full_like(unique, len(inside)).scatter_reduce(0, inverse, torch.arange(len(inside)), "amin")
+    ordered = unique[torch.argsort(first)]
+    position = torch.empty_like(unique)
+    position[torch.argsort(first)] = torch.arange(len(unique))
+    layer = tensor.rpartition(".")[0] or tensor
+    name = layer if role == "out" else f"input of {layer}"
     names[name] = names.get(name, 0) + 1
     if names[name] > 1:
         name = f"{name}#{names[name]}"
-    members = tuple(
-        Member(tensor, dim, axes[tensor, dim][0], torch.tensor([position.get(x, -1) for x in axes[tensor, dim][1].tolist()]))
-        for tensor, dim in keys
-    )
-    return Group(name, len(ordered), members, reason, tuple(ordered))
+    members: list[Member] = []
+    for (tensor, dim), (role, labels) in axes:
+        at = torch.searchsorted(unique, labels).clamp_(max=len(unique) - 1)
+        members.append(Member(tensor, dim, role, torch.where(unique[at] == labels, position[at], -1)))
+    return Group(name, len(ordered), tuple(members), None, tuple(ordered.tolist()))
+
+
+def _explained(group: Group, number: int, reasons: Sequence[str]) -> Group:
+    """The group with the reason why it is frozen, if it is."""
+    if number >= 0:
+        return replace(group, frozen=reasons[number])
+    return replace(group, frozen="it is the only channel of its kind, and one must stay") if group.channels == 1 else group

@@ -1,4 +1,4 @@
-"""Which rule an operation follows: the tables, and the one function that looks a node up in them."""
+"""The one place where a node meets its rule."""
 
 from __future__ import annotations
 
@@ -10,283 +10,214 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
-from torchvision.ops import Permute, StochasticDepth
 
-from compress.graph import rules
-from compress.graph.atoms import varies
-from compress.graph.rules import State, where
+from compress.graph import families, layers, rules
+from compress.graph.state import Sized, State, positions_only, tensors_in, unknown
 
 Args = tuple[Any, ...]
 Kwargs = Mapping[str, Any]
-
-# Every activation keeps to its channel: one operand, no axis.
-_ACTIVATIONS = "ReLU ReLU6 LeakyReLU ELU SELU CELU GELU SiLU Mish Hardswish Hardsigmoid Hardtanh Softplus Sigmoid Tanh LogSigmoid"
-_ACTIVATIONS += " Softsign Hardshrink Softshrink Tanhshrink Threshold Identity Dropout Dropout1d Dropout2d Dropout3d AlphaDropout"
-_POOLS = "MaxPool1d MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d LPPool1d LPPool2d AdaptiveAvgPool1d AdaptiveAvgPool2d"
-_POOLS += " AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d Upsample UpsamplingNearest2d"
-_POOLS += " UpsamplingBilinear2d ZeroPad1d ZeroPad2d ConstantPad1d ConstantPad2d ReflectionPad1d ReflectionPad2d"
-_POOLS += " ReplicationPad1d ReplicationPad2d CircularPad1d CircularPad2d"
-
-
-def _classes(names: str) -> frozenset[type[nn.Module]]:
-    return frozenset(getattr(nn, name) for name in names.split())
-
-
-SAME = _classes(_ACTIVATIONS) | {StochasticDepth}
-POOLS = _classes(_POOLS)
-CONVOLUTIONS = _classes("Conv1d Conv2d Conv3d")
-TRANSPOSED = _classes("ConvTranspose1d ConvTranspose2d ConvTranspose3d")
-PER_CHANNEL_NORMS = _classes("BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm InstanceNorm1d InstanceNorm2d InstanceNorm3d")
-SOFTMAXES = _classes("Softmax LogSoftmax Softmin")
-MOVING_MODULES = _classes("Flatten PixelShuffle PixelUnshuffle") | {Permute}
-
-POOLING = frozenset(
-    {F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.interpolate, torch.max_pool1d}
-    | {F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_max_pool1d, F.adaptive_max_pool2d, torch.max_pool2d}
-)
-ELEMENTWISE = frozenset(
-    {operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul, operator.truediv, operator.itruediv}
-    | {operator.neg, operator.pow, torch.add, torch.sub, torch.mul, torch.div, torch.neg, torch.pow, torch.maximum, torch.minimum}
-    | {torch.exp, torch.log, torch.sqrt, torch.rsqrt, torch.abs, torch.square, torch.clamp, torch.sin, torch.cos, torch.erf}
-    | {torch.where, F.relu, F.leaky_relu, F.gelu, F.silu, F.dropout}
-)
-ELEMENTWISE_METHODS = frozenset(
-    [
-        "add",
-        "add_",
-        "sub",
-        "sub_",
-        "mul",
-        "mul_",
-        "div",
-        "div_",
-        "neg",
-        "pow",
-        "exp",
-        "log",
-        "sqrt",
-        "rsqrt",
-        "abs",
-        "square",
-        "clamp",
-        "clamp_",
-        "sin",
-        "cos",
-        "erf",
-        "float",
-        "to",
-        "type",
-        "type_as",
-        "contiguous",
-        "clone",
-        "detach",
-        "masked_fill",
-        "masked_fill_",
-    ]
-)
-REDUCTIONS = frozenset({torch.mean, torch.sum, torch.amax, torch.amin, torch.std, torch.var})
-REDUCTION_METHODS = frozenset(["mean", "sum", "amax", "amin", "std", "var"])
-MOVEMENT = frozenset(
-    {torch.flatten, torch.permute, torch.transpose, torch.swapaxes, torch.movedim, torch.squeeze, torch.unsqueeze, torch.flip}
-    | {F.pixel_shuffle, F.pixel_unshuffle, torch.t}
-)
-MOVEMENT_METHODS = frozenset(
-    ["flatten", "permute", "transpose", "swapaxes", "movedim", "squeeze", "unsqueeze", "flip", "t", "expand_as"]
-)
-# Their constant arguments count channels and follow them (surgery rewrites them).
-SIZED = frozenset({torch.reshape, torch.chunk, torch.split, torch.unflatten})
-SIZED_METHODS = frozenset(["view", "reshape", "expand", "chunk", "split", "unflatten"])
-JOINS = frozenset({torch.cat, torch.concat, torch.stack})
-PRODUCTS = frozenset({torch.matmul, torch.bmm, operator.matmul})
-SIZE_METHODS = frozenset(["size", "dim", "numel", "ndimension", "__len__"])
-ATTRIBUTES = {"shape", "ndim", "T", "mT"}
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """All tensors in nested arguments, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return [t for v in value for t in tensors_in(v)] if isinstance(value, list | tuple) else []
-
-
-def reads_channels(node: Node) -> bool:
-    """Whether a parameter's channels matter to this user of it; layers and unknown operations take the whole tensor."""
-    layer = (F.linear, F.conv1d, F.conv2d, F.layer_norm, F.batch_norm)
-    known = (SIZED, MOVEMENT, ELEMENTWISE, JOINS, REDUCTIONS, PRODUCTS, {getattr, operator.getitem}, set(_SPECIAL) - set(layer))
-    return node.op == "call_method" or any(node.target in table for table in known)
 
 
 def propagate(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwargs) -> Any:
     """The value of a node, given those of its arguments."""
     if node.op == "call_module":
-        return _module(s, node, module.get_submodule(str(node.target)), args)
+        return _module(s, module, node, args, kwargs)
     found = tensors_in((args, kwargs))
     if not found:
         return _plain(s, node, args, kwargs)
+    if _reads_sizes(node):
+        return _sizes(s, node, args, kwargs)
+    if not follows_sizes(node):
+        for source in node.all_input_nodes:
+            for t, dim in s.counts.get(source, ()):
+                s.single.append((t, dim, f"{rules.where(node)} computes with the number of channels"))
     if node.op == "call_method":
         return _method(s, node, args, kwargs)
     return _function(s, node, args, kwargs)
 
 
+def reads_entries(node: Node) -> bool:
+    """Whether the single entries of a parameter matter to this user of it; layers and unknown operations take it whole."""
+    return node.op in ("call_method", "call_module", "output") or node.target in _ENTRIES
+
+
+def follows_sizes(node: Node) -> bool:
+    """Whether surgery rewrites the sizes among the arguments of this node."""
+    if node.op == "call_method":
+        return node.target in families.SIZED_METHODS
+    return node.target in families.SIZED or node.target is operator.getitem
+
+
+# ---- plain numbers ---------------------------------------------------------------------------------------------------------
+
+
 def _plain(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     """Arithmetic on sizes: really done. A tensor made from nothing is not known."""
-    if node.op == "call_function" and callable(node.target):
+    counts = [c for source in node.all_input_nodes for c in s.counts.get(source, ())]
+    if node.target is operator.getitem and isinstance(args[0], torch.Size) and isinstance(args[1], int | slice):
+        taken = list(range(len(args[0])))[args[1]]
+        counts = [(t, d) for t, d in counts if d in (taken if isinstance(taken, list) else [taken])]
+    if callable(node.target):
         value = node.target(*args, **kwargs)
     else:
         value = getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    return rules.unknown(s, node, [], "makes a tensor") if tensors_in(value) else value
+    if not tensors_in(value):
+        s.counts[node] = counts
+        return value
+    for t, dim in counts:
+        s.single.append((t, dim, f"{rules.where(node)} computes with the number of channels"))
+    return unknown(s, node, [], "makes a tensor")
 
 
-def _module(s: State, node: Node, m: Any, args: Args) -> Any:
-    kind, path = type(m), str(node.target)
-    found = tensors_in(args)
+def _reads_sizes(node: Node) -> bool:
+    if node.op == "call_method":
+        return node.target in families.SIZE_METHODS
+    return node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")
+
+
+def _sizes(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
+    x, name = args[0], str(node.target if node.op == "call_method" else args[1])
+    if name in ("dtype", "device"):
+        return torch.float32 if name == "dtype" else x.device
+    value = getattr(x, name)(*args[1:], **kwargs) if node.op == "call_method" else getattr(x, name)
+    one = args[1] if len(args) > 1 else kwargs.get("dim")
+    if name == "size" and isinstance(one, int):
+        s.counts[node] = [(x, one % x.ndim)]
+    elif name in ("shape", "size", "numel", "__len__"):
+        s.counts[node] = [(x, d) for d in range(x.ndim)]
+    return value
+
+
+# ---- layers ----------------------------------------------------------------------------------------------------------------
+
+
+def _module(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwargs) -> Any:
+    path = str(node.target)
+    m: Any = module.get_submodule(path)
+    kind, found = type(m), tensors_in((args, kwargs))
+    if path in (opaque := module.meta.get("opaque", {})):
+        return unknown(s, node, found, opaque[path])
+    if m._forward_pre_hooks or m._forward_hooks:
+        return unknown(s, node, found, "has hooks, which may change what it computes")
     x = found[0]
-    weight, bias = f"{path}.weight", f"{path}.bias" if getattr(m, "bias", None) is not None else None
-    if kind in SAME:
+    if kind in families.SAME:
         return x
-    if kind in CONVOLUTIONS or kind in TRANSPOSED:
-        return rules.convolution(s, node, x, weight, bias, m.out_channels, m.groups, kind in TRANSPOSED)
-    if kind is nn.Linear:
-        return rules.linear(s, node, x, weight, bias, m.out_features)
-    if kind in PER_CHANNEL_NORMS or kind is nn.GroupNorm:
-        names = [f"{path}.{n}" for n, t in (*m.named_parameters(recurse=False), *m.named_buffers(recurse=False)) if t.ndim == 1]
-        return rules.per_channel_norm(s, x, names, m.num_groups if kind is nn.GroupNorm else 0, node)
-    if kind is nn.LayerNorm or kind is nn.RMSNorm:
-        return rules.layer_norm(
-            s, x, [f"{path}.{n}" for n, _ in m.named_parameters(recurse=False)], len(m.normalized_shape), node
-        )
-    if kind in POOLS:
+    if kind in families.POOLS:
         return rules.spatial(s, node, x)
+    own = [f"{path}.{n}" for n, t in (*m.named_parameters(recurse=False), *m.named_buffers(recurse=False)) if t.ndim == 1]
+    weight, bias = f"{path}.weight", f"{path}.bias" if f"{path}.bias" in own else None
+    if kind in families.CONVOLUTIONS or kind in families.TRANSPOSED:
+        sizes = (m.out_channels, m.groups, m.weight.ndim)
+        return layers.convolution(s, node, x, weight, bias, sizes, kind in families.TRANSPOSED)
+    if kind is nn.Linear:
+        return layers.linear(s, node, x, weight, bias, m.out_features)
+    if kind in families.PER_CHANNEL_NORMS or kind is nn.GroupNorm:
+        return layers.per_channel_norm(s, node, x, own, m.num_groups if kind is nn.GroupNorm else 0)
+    if kind in families.LAST_AXES_NORMS:
+        return layers.layer_norm(s, node, x, own, len(m.normalized_shape))
     if kind is nn.PReLU:
-        slope = s.atoms.per_channel(x, 1) if m.num_parameters > 1 else s.atoms.new(1)
-        if m.num_parameters == 1:
-            s.atoms.freeze(slope, f"{where(node)} has one slope for all channels")
-        s.axis(weight, 0, "through", slope)
-        return x
-    if kind in MOVING_MODULES:
+        return layers.prelu(s, node, x, weight, m.num_parameters)
+    return _moving_module(s, node, m, x, found)
+
+
+def _moving_module(s: State, node: Node, m: Any, x: Tensor, found: list[Tensor]) -> Any:
+    kind = type(m)
+    if kind is nn.Flatten:
         return m(x)
+    if kind in families.PIXEL_SHUFFLES:
+        return rules.pixels(s, x, m)
     if kind is nn.ChannelShuffle:
         return rules.shuffled(s, x, m.groups)
     if kind is nn.GLU:
         return rules.gated(s, x, m.dim)
-    if kind in SOFTMAXES and m.dim is not None:
-        return rules.softmax(s, node, x, m.dim)
-    opaque = node.graph.owning_module.meta.get("opaque", {}).get(path) if node.graph.owning_module else None
-    return rules.unknown(s, node, found, opaque or f"({kind.__name__}) is not known to the solver")
+    if kind in families.SOFTMAXES and m.dim is not None:
+        return positions_only(s, node, x, [m.dim], "normalises over channels")
+    return unknown(s, node, found, f"({kind.__name__}) is not known to the solver")
+
+
+# ---- functions and methods -------------------------------------------------------------------------------------------------
 
 
 def _method(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     name, x = str(node.target), args[0]
-    if name in SIZE_METHODS:
+    if name in families.SIZED_METHODS:
+        # Atoms are expanded views, which only reshape takes; on the activations themselves view and reshape agree.
+        move = getattr(x, "reshape" if name == "view" else name)
+        return rules.sized(s, node, args, kwargs, lambda: move(*args[1:], **kwargs))
+    if name in families.MOVEMENT_METHODS:
         return getattr(x, name)(*args[1:], **kwargs)
-    if name == "view":  # atoms are expanded views, which only reshape takes; on the activations themselves both agree
-        return _sized(s, node, x, lambda: x.reshape(*args[1:], **kwargs))
-    if name in SIZED_METHODS:
-        return _sized(s, node, x, lambda: getattr(x, name)(*args[1:], **kwargs))
-    if name in MOVEMENT_METHODS:
-        return getattr(x, name)(*args[1:], **kwargs)
-    if name in ELEMENTWISE_METHODS:
-        return rules.elementwise(s, node, tensors_in(args))
-    if name in REDUCTION_METHODS:
+    if name in families.CASTS:
+        return x
+    if name in families.ELEMENTWISE_METHODS:
+        return rules.elementwise(s, node, tensors_in((args, kwargs)))
+    if name in families.REDUCTION_METHODS:
         return rules.reduced(s, node, x, _dims(x, args, kwargs))
-    if name == "softmax":
-        return rules.softmax(s, node, x, args[1] if len(args) > 1 else kwargs["dim"])
-    if name in ("matmul", "bmm"):
+    if name in families.ALONG:
+        return _along(s, node, name, args, kwargs)
+    if name in families.PRODUCT_METHODS:
         return rules.matmul(s, node, args[0], args[1])
     if name == "unbind":
-        return _unbound(s, node, x, args, kwargs)
-    return rules.unknown(s, node, tensors_in((args, kwargs)))
+        return rules.unbound(s, node, x, _argument(args, kwargs, 1, "dim", 0))
+    return unknown(s, node, tensors_in((args, kwargs)))
 
 
 def _function(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
-    f, x = node.target, args[0] if args else kwargs.get("input")
-    if f is getattr:
-        if args[1] in ATTRIBUTES:
-            return getattr(x, args[1])
-        return torch.float32 if args[1] == "dtype" else x.device if args[1] == "device" else rules.unknown(s, node, [x])
+    f: Any = node.target
+    x = args[0] if args else kwargs.get("input")
+    if f is getattr and args[1] in families.ATTRIBUTES:
+        return getattr(x, args[1])
     if f is operator.getitem:
-        return x[args[1]] if not isinstance(x, Tensor) else _picked(s, node, x, args[1])
-    if f in SIZED and callable(f):
-        return _sized(s, node, x, lambda: f(*args, **kwargs))
-    if f in MOVEMENT and callable(f):
+        return x[args[1]] if not isinstance(x, Tensor) else rules.picked(s, node, x, args[1])
+    if f in families.SIZED:
+        return rules.sized(s, node, args, kwargs, lambda: f(*args, **kwargs))
+    if f in families.MOVEMENT:
         return f(*args, **kwargs)
-    if f in ELEMENTWISE:
-        return rules.elementwise(s, node, tensors_in(args))
-    if f in POOLING:
+    if f in families.ELEMENTWISE:
+        return rules.elementwise(s, node, tensors_in((args, kwargs)))
+    if f in families.POOLING:
         return rules.spatial(s, node, x)
-    if f in JOINS:
-        return _joined(s, node, args, kwargs)
-    if f in REDUCTIONS:
+    if f in families.JOINS:
+        dim = _argument(args, kwargs, 1, "dim", kwargs.get("axis", 0))
+        return rules.joined(s, node, args[0] if args else kwargs["tensors"], dim, f is torch.stack)
+    if f in families.REDUCTIONS:
         return rules.reduced(s, node, x, _dims(x, args, kwargs))
-    if f in PRODUCTS:
+    if f in families.ALONG_FUNCTIONS:
+        return _along(s, node, f.__name__, args, kwargs)
+    if f in families.PRODUCTS:
         return rules.matmul(s, node, args[0], args[1])
+    if f in families.PIXELS:
+        return rules.pixels(s, x, lambda t: f(t, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"}))
     special = _SPECIAL.get(f)
-    return special(s, node, args, kwargs) if special else rules.unknown(s, node, tensors_in((args, kwargs)))
+    return special(s, node, args, kwargs) if special else unknown(s, node, tensors_in((args, kwargs)))
+
+
+def _argument(args: Args, kwargs: Kwargs, position: int, name: str, default: Any = None) -> Any:
+    return args[position] if len(args) > position else kwargs.get(name, default)
 
 
 def _dims(x: Tensor, args: Args, kwargs: Kwargs) -> list[int]:
-    dims = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
+    dims = _argument(args, kwargs, 1, "dim", kwargs.get("axis"))
+    if isinstance(dims, bool):
+        raise TypeError("a flag in place of the axes")
     dims = range(x.ndim) if dims is None else [dims] if isinstance(dims, int) else dims
     return [d % x.ndim for d in dims]
 
 
-def _sized(s: State, node: Node, x: Tensor, call: Callable[[], Any]) -> Any:
-    out = call()
-    s.sized[node.name] = (x, out if isinstance(out, Tensor) else x)
-    s.rectangles.extend(tensors_in(out))
-    return out
+def _along(s: State, node: Node, name: str, args: Args, kwargs: Kwargs) -> Any:
+    """Softmax, normalisation, roll, running sums: one axis is mixed."""
+    x, position = args[0], 2 if name in ("normalize", "roll") else 1
+    dims = _argument(args, kwargs, position, "dim", kwargs.get("dims", 1 if name == "normalize" else None))
+    if dims is None or len(tensors_in((args, kwargs))) > 1:
+        return unknown(s, node, tensors_in((args, kwargs)))
+    return positions_only(s, node, x, [dims] if isinstance(dims, int) else dims, "mixes channels")
 
 
-def _unbound(s: State, node: Node, x: Tensor, args: Args, kwargs: Kwargs) -> Any:
-    dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
-    s.picked.append((x, dim % x.ndim, where(node)))
-    return x.unbind(dim)
-
-
-def _picked(s: State, node: Node, x: Tensor, index: Any) -> Any:
-    """x[...]: whole axes and plain slices follow their channels; a single entry or a stride must not lose its place."""
-    index = index if isinstance(index, tuple) else (index,)
-    if tensors_in(list(index)) or not all(isinstance(i, int | slice) or i is None or i is Ellipsis for i in index):
-        return rules.unknown(s, node, [x, *tensors_in(list(index))], "is indexed by a tensor")
-    taken = sum(isinstance(i, int | slice) for i in index)
-    dim = 0
-    for i in index:
-        if i is Ellipsis:
-            dim += x.ndim - taken
-        elif isinstance(i, int | slice):
-            plain = isinstance(i, slice) and i.step in (None, 1)
-            if i != slice(None) and not plain:
-                s.picked.append((x, dim, where(node)))
-            dim += 1
-    out = x[index]
-    s.sized[node.name] = (x, out)
-    return out
-
-
-def _joined(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
-    parts: list[Tensor] = list(args[0] if args else kwargs["tensors"])
-    dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
-    new_axis = node.target is torch.stack
-    axis = dim % (parts[0].ndim + new_axis)
-    if new_axis:
-        parts = [p.unsqueeze(axis) for p in parts]
-    if any(varies(p, d) for p in parts for d in range(p.ndim) if d != axis):
-        # Joined along another axis than their channels: they must keep the same channels.
-        for p in parts[1:]:
-            s.atoms.unite(parts[0].narrow(axis, 0, 1), p)
-        return torch.cat(parts, axis)
-    slim = [p if p.shape[axis] else p for p in parts]
-    for d in range(parts[0].ndim):
-        if d != axis:
-            slim = [p.narrow(d, 0, 1) for p in slim]
-    return torch.cat(slim, axis).expand(tuple(node.meta["shape"]))
+# ---- layers as functions ---------------------------------------------------------------------------------------------------
 
 
 def _tensor_name(node: Node, position: int, name: str) -> str | None:
     """The state_dict name of a parameter that is an argument of a functional layer; '' where it is computed."""
-    argument = node.args[position] if len(node.args) > position else node.kwargs.get(name)
+    argument = _argument(node.args, node.kwargs, position, name)
     if argument is None:
         return None
     return str(argument.target) if isinstance(argument, Node) and argument.op == "get_attr" else ""
@@ -294,56 +225,64 @@ def _tensor_name(node: Node, position: int, name: str) -> str | None:
 
 def _functional_layer(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     weight, bias = _tensor_name(node, 1, "weight"), _tensor_name(node, 2, "bias")
-    if not weight or bias == "" or (node.target is not F.linear and (args[6] if len(args) > 6 else kwargs.get("groups", 1)) != 1):
-        return rules.unknown(s, node, tensors_in((args, kwargs)), "computes its weights or has groups")
-    for name in (weight, bias):
-        s.parameters.pop(name or "", None)
-    out = (args[1] if len(args) > 1 else kwargs["weight"]).shape[0]
+    if not weight or bias == "":
+        return unknown(s, node, tensors_in((args, kwargs)), "has weights that are computed")
+    x, w = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
     if node.target is F.linear:
-        return rules.linear(s, node, args[0], weight, bias, out)
-    return rules.convolution(s, node, args[0], weight, bias, out, 1, False)
+        return layers.linear(s, node, x, weight, bias, w.shape[0])
+    groups = _argument(args, kwargs, 6, "groups", 1)
+    out = layers.convolution(s, node, x, weight, bias, (w.shape[0], groups, w.ndim), False)
+    s.sized[node.name] = Sized(x, out, args, kwargs)
+    return out
 
 
 def _functional_norm(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
-    names = (
-        {"weight": 2, "bias": 3} if node.target is F.layer_norm else {"running_mean": 1, "running_var": 2, "weight": 3, "bias": 4}
-    )
+    last = node.target is F.layer_norm
+    names = {"weight": 2, "bias": 3} if last else {"running_mean": 1, "running_var": 2, "weight": 3, "bias": 4}
     tensors = [t for t in (_tensor_name(node, i, n) for n, i in names.items()) if t is not None]
     if "" in tensors:
-        return rules.unknown(s, node, tensors_in((args, kwargs)), "computes its weights")
-    for name in tensors:
-        s.parameters.pop(name, None)
-    if node.target is F.layer_norm:
-        return rules.layer_norm(s, args[0], tensors, len(args[1] if len(args) > 1 else kwargs["normalized_shape"]), node)
-    return rules.per_channel_norm(s, args[0], tensors, 0, node)
+        return unknown(s, node, tensors_in((args, kwargs)), "has weights that are computed")
+    if last:
+        return layers.layer_norm(s, node, args[0], tensors, len(_argument(args, kwargs, 1, "normalized_shape")))
+    return layers.per_channel_norm(s, node, args[0], tensors, 0)
+
+
+def _functional_prelu(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
+    weight = _tensor_name(node, 1, "weight")
+    if not weight:
+        return unknown(s, node, tensors_in((args, kwargs)), "has weights that are computed")
+    return layers.prelu(s, node, args[0], weight, _argument(args, kwargs, 1, "weight").numel())
 
 
 def _attention(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
-    q, k, v = args[:3] if len(args) > 2 else (kwargs["query"], kwargs["key"], kwargs["value"])
-    mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
-    if isinstance(mask, Tensor):
-        if mask.ndim > 2 and mask.shape[-3] > 1:
-            s.atoms.unite(q.narrow(-2, 0, 1).narrow(-1, 0, 1), mask)
-        else:
-            s.atoms.freeze(mask, f"{where(node)} shares the mask among heads")
-    return rules.attention(s, node, q, k, v)
-
-
-def _softmax(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
-    return rules.softmax(s, node, args[0], args[1] if len(args) > 1 else kwargs["dim"])
+    q, k, v = (_argument(args, kwargs, i, n) for i, n in enumerate(("query", "key", "value")))
+    return rules.attention(s, node, q, k, v, _argument(args, kwargs, 3, "attn_mask"))
 
 
 _SPECIAL: dict[Any, Callable[[State, Node, Args, Kwargs], Any]] = {
     F.linear: _functional_layer,
-    F.conv1d: _functional_layer,
-    F.conv2d: _functional_layer,
+    **dict.fromkeys(families.FUNCTIONAL_CONVOLUTIONS, _functional_layer),
     F.layer_norm: _functional_norm,
     F.batch_norm: _functional_norm,
+    F.prelu: _functional_prelu,
     F.scaled_dot_product_attention: _attention,
-    F.softmax: _softmax,
-    torch.softmax: _softmax,
-    F.pad: lambda s, node, args, kwargs: rules.padded(s, node, args[0], args[1] if len(args) > 1 else kwargs["pad"]),
-    F.glu: lambda s, node, args, kwargs: rules.gated(s, args[0], args[1] if len(args) > 1 else kwargs.get("dim", -1)),
-    F.channel_shuffle: lambda s, node, args, kwargs: rules.shuffled(s, args[0], args[1]),
-    torch.unbind: lambda s, node, args, kwargs: _unbound(s, node, args[0], args, kwargs),
+    F.pad: lambda s, node, args, kwargs: rules.padded(
+        s, node, args[0], _argument(args, kwargs, 1, "pad"), _argument(args, kwargs, 2, "mode", "constant")
+    ),
+    F.glu: lambda s, node, args, kwargs: rules.gated(s, args[0], _argument(args, kwargs, 1, "dim", -1)),
+    torch.channel_shuffle: lambda s, node, args, kwargs: rules.shuffled(s, args[0], _argument(args, kwargs, 1, "groups")),
+    torch.unbind: lambda s, node, args, kwargs: rules.unbound(s, node, args[0], _argument(args, kwargs, 1, "dim", 0)),
 }
+_LAYERS = (*families.FUNCTIONAL_LAYERS, F.prelu)
+_ENTRIES = frozenset(
+    {getattr, operator.getitem, *(f for f in _SPECIAL if f not in _LAYERS)}
+    | families.SIZED
+    | families.MOVEMENT
+    | families.ELEMENTWISE
+    | families.POOLING
+    | families.JOINS
+    | families.REDUCTIONS
+    | families.ALONG_FUNCTIONS
+    | families.PRODUCTS
+    | families.PIXELS
+)

@@ -1,13 +1,12 @@
-"""What each operation does to channel atoms.
+"""Rules for operations without parameters: what each of them does to channel atoms.
 
-A rule takes the solver's state, the node and the values that reach it (atom tensors in place of activations, everything else as it
-is) and gives the node's value. Data movement has no rule: the real operation is called on the atoms. What stands in no
-table is not guessed at: it freezes what it touches.
+A rule takes the solver's state, the node and the values that reach it (atom tensors in place of activations, everything else as
+it is) and gives the node's value. Pure data movement has no rule: the real operation is called on the atoms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,125 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Node
 
-from compress.graph.atoms import Atoms, varies, varying
-
-
-class State:
-    """What the rules write to: atoms, parameter axes, and nodes whose constant arguments follow the channel counts."""
-
-    def __init__(self, by_position: frozenset[str], names: Mapping[str, str]):
-        self.atoms = Atoms()
-        self.names = names  # every name of a tied tensor -> its first name
-        self.axes: dict[tuple[str, int], tuple[str, Tensor]] = {}  # (state_dict name, dim) -> role, atoms
-        self.sized: dict[str, tuple[Tensor, Tensor]] = {}  # node -> atoms of its input and of its output
-        self.rectangles: list[Tensor] = []  # tensors that must stay rectangular
-        self.picked: list[tuple[Tensor, int, str]] = []  # atoms, axis of which single entries are taken, by whom
-        self.by_position = by_position  # grouped layers that lose the same positions of every group
-        self.grouped: dict[str, Tensor] = {}  # weight of a layer that loses whole groups -> atoms of its outputs
-        self.parameters: dict[str, Tensor] = {}  # parameters and buffers that stand in the graph themselves
-
-    def axis(self, tensor: str, dim: int, role: str, atoms: Tensor) -> None:
-        """Record which atom each index of a parameter's axis belongs to; a layer called twice ties both."""
-        key = (self.names.get(tensor, tensor), dim)
-        if key in self.axes:
-            self.atoms.unite(self.axes[key][1], atoms)
-        else:
-            self.axes[key] = (role, atoms)
-
-
-def where(node: Node) -> str:
-    """What to call a node in a reason."""
-    name = str(node.target) if node.op == "call_module" else getattr(node.target, "__name__", str(node.target))
-    source = node.meta.get("source", "") if node.op.startswith("call") else ""
-    return f"{name} ({source})" if source else name
-
-
-def shaped(vector: Tensor, shape: Sequence[int], dim: int) -> Tensor:
-    """A vector of atoms along one axis of a shape, expanded along the others."""
-    view = [1] * len(shape)
-    view[dim] = -1
-    return vector.view(view).expand(tuple(shape))
-
-
-# ---- layers with parameters ------------------------------------------------------------------------------------------------
-
-
-def convolution(
-    s: State, node: Node, x: Tensor, weight: str, bias: str | None, out: int, groups: int, transposed: bool
-) -> Tensor:
-    """Weight (out, in/groups, ...), or (in, out/groups, ...) where transposed."""
-    into = s.atoms.per_channel(x, 1)
-    made = s.atoms.new(out)
-    if groups == 1:
-        s.axis(weight, 0 if transposed else 1, "in", into)
-        s.axis(weight, 1 if transposed else 0, "out", made)
-    elif weight in s.by_position and not transposed:
-        # The same positions of every group go: groups stay, each gets thinner.
-        per_in, per_out = into.view(groups, -1), made.view(groups, -1)
-        s.atoms.unite(per_in, per_in[:1].clone())
-        s.atoms.unite(per_out, per_out[:1].clone())
-        s.axis(weight, 1, "in", per_in[0])
-        s.axis(weight, 0, "out", made)
-    else:
-        # Whole groups go: a group's inputs and outputs are one class. Depthwise is the case of one channel per group.
-        per_in, per_out = into.view(groups, -1), made.view(groups, -1)
-        s.atoms.unite(per_in, per_in[:, :1].clone())
-        s.atoms.unite(per_out, per_in[:, :1].clone())
-        s.axis(weight, 0, "through", into if transposed else made)
-        if not transposed:
-            s.grouped[weight] = made
-    if bias is not None:
-        s.axis(bias, 0, "out" if groups == 1 or weight in s.by_position else "through", made)
-    return shaped(made, node.meta["shape"], 1)
-
-
-def linear(s: State, node: Node, x: Tensor, weight: str, bias: str | None, out: int) -> Tensor:
-    """Weight (out, in), on the last axis."""
-    if x.shape[-1] > 1 and not varies(x, -1) and varying(x):
-        # It mixes positions within each channel (a token mixer): channels pass, the layer itself stays.
-        fixed = s.atoms.new(1)
-        s.atoms.freeze(fixed, f"{where(node)} mixes positions, not channels")
-        s.axis(weight, 1, "in", fixed.expand(x.shape[-1]))
-        s.axis(weight, 0, "out", fixed.expand(out))
-        if bias is not None:
-            s.axis(bias, 0, "out", fixed.expand(out))
-        return x.narrow(-1, 0, 1).expand(*x.shape[:-1], out)
-    s.axis(weight, 1, "in", s.atoms.per_channel(x, -1))
-    made = s.atoms.new(out)
-    s.axis(weight, 0, "out", made)
-    if bias is not None:
-        s.axis(bias, 0, "out", made)
-    return shaped(made, node.meta["shape"], -1)
-
-
-def per_channel_norm(s: State, x: Tensor, tensors: Sequence[str], groups: int, node: Node, dim: int = 1) -> Tensor:
-    """BatchNorm and InstanceNorm (groups = 0: each channel alone), GroupNorm (whole groups go, which is exact)."""
-    channels = s.atoms.per_channel(x, dim)
-    if groups == 1 and len(channels) > 1:
-        s.atoms.freeze(channels, f"{where(node)} takes its statistics over all channels, so removing one would change the rest")
-    if groups:
-        per_group = channels.view(groups, -1)
-        s.atoms.unite(per_group, per_group[:, :1].clone())
-    for tensor in tensors:
-        s.axis(tensor, 0, "through", channels)
-    return shaped(channels, x.shape, dim)
-
-
-def layer_norm(s: State, x: Tensor, tensors: Sequence[str], dims: int, node: Node) -> Tensor:
-    """Statistics over the last `dims` axes: nothing along them can be removed exactly."""
-    if dims == 1:
-        channels = s.atoms.per_channel(x, -1)
-        x = shaped(channels, x.shape, -1)
-        for tensor in tensors:
-            s.axis(tensor, 0, "through", channels)
-    s.atoms.freeze(x, f"{where(node)} takes its statistics over all channels, so removing one would change the rest")
-    return x
-
+from compress.graph.atoms import varies, varying
+from compress.graph.state import Sized, State, shaped, tensors_in, unknown, where
 
 # ---- elementwise, reductions, products -------------------------------------------------------------------------------------
 
 
-def elementwise(s: State, node: Node, operands: Sequence[Tensor]) -> Tensor:
+def elementwise(s: State, node: Node, operands: Sequence[Tensor]) -> Any:
     """Atoms that meet are united; an operand that is broadcast over channels stays whole itself."""
     if len(operands) == 1:
         return operands[0]
@@ -141,7 +28,7 @@ def elementwise(s: State, node: Node, operands: Sequence[Tensor]) -> Tensor:
     full = [t for t in operands if t.shape == shape]
     if not full:
         return unknown(s, node, operands, "broadcasts all of its operands")
-    main = full[0]
+    main = min(full, key=lambda t: len(varying(t)) or t.ndim + 1)
     axes = varying(main)
     for other in operands:
         if other is main:
@@ -154,7 +41,7 @@ def elementwise(s: State, node: Node, operands: Sequence[Tensor]) -> Tensor:
     return main
 
 
-def reduced(s: State, node: Node, x: Tensor, dims: Sequence[int]) -> Tensor:
+def reduced(s: State, node: Node, x: Tensor, dims: Sequence[int]) -> Any:
     """A mean, sum, maximum or pooling over `dims`; the other axes keep their atoms."""
     if any(varies(x, d) for d in dims):
         return unknown(s, node, [x], "reduces over channels")
@@ -172,31 +59,19 @@ def spatial(s: State, node: Node, x: Tensor) -> Tensor:
     return shaped(s.atoms.per_channel(x, 1), node.meta["shape"], 1)
 
 
-def padded(s: State, node: Node, x: Tensor, pad: Sequence[int]) -> Tensor:
+def padded(s: State, node: Node, x: Tensor, pad: Sequence[int], mode: str) -> Any:
     """Padding in space keeps channels; padded channels are constants that have no producer, so they stay."""
     dims = [x.ndim - 1 - i // 2 for i in range(0, len(pad), 2) if pad[i] or pad[i + 1]]
     if not any(varies(x, d) for d in dims):
         return reduced(s, node, x, dims)
+    if mode != "constant" or min(pad) < 0:
+        return unknown(s, node, [x], "pads or crops channels other than by constants")
     fill = s.atoms.new(1)
     s.atoms.freeze(fill, f"{where(node)} pads with constant channels")
     return F.pad(x, list(pad), value=int(fill))
 
 
-def gated(s: State, x: Tensor, dim: int) -> Tensor:
-    """GLU: both halves of an axis go together."""
-    half, gate = x.chunk(2, dim)
-    s.atoms.unite(half, gate)
-    return half
-
-
-def shuffled(s: State, x: Tensor, groups: int) -> Tensor:
-    """Channel shuffle: (groups, n) -> (n, groups); it stays rectangular."""
-    split = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
-    s.rectangles.append(split)
-    return split.transpose(1, 2).reshape(x.shape)
-
-
-def matmul(s: State, node: Node, a: Tensor, b: Tensor) -> Tensor:
+def matmul(s: State, node: Node, a: Tensor, b: Tensor) -> Any:
     """(..., i, k) @ (..., k, j). Contracting channels (q k^T) ties them all: a head goes as a whole."""
     shape = tuple(node.meta["shape"])
     if min(a.ndim, b.ndim) < 2:
@@ -215,32 +90,103 @@ def matmul(s: State, node: Node, a: Tensor, b: Tensor) -> Tensor:
     return wide
 
 
-def attention(s: State, node: Node, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T) v, all (..., tokens, head dimension): the classes are whole heads."""
+def attention(s: State, node: Node, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Any:
+    """softmax(q k^T + mask) v, all (..., tokens, head dimension): the classes are whole heads."""
+    if q.shape[:-2] != k.shape[:-2] or k.shape[:-2] != v.shape[:-2]:
+        return unknown(s, node, [q, k, v, *tensors_in(mask)], "shares keys among heads")
     heads = s.atoms.unite_along(q, [q.ndim - 2, q.ndim - 1]).narrow(-2, 0, 1).narrow(-1, 0, 1)
     s.atoms.unite(s.atoms.unite_along(k, [k.ndim - 2, k.ndim - 1]), heads)
     s.atoms.unite(v, heads)
-    return v.narrow(-2, 0, 1).expand(tuple(node.meta["shape"]))
+    if isinstance(mask, Tensor):
+        if mask.ndim > 2 and mask.shape[-3] > 1:
+            s.atoms.unite(heads, mask)
+        else:
+            s.atoms.freeze(mask, f"{where(node)} shares the mask among heads")
+    return heads.expand(tuple(node.meta["shape"]))
 
 
-def softmax(s: State, node: Node, x: Tensor, dim: int) -> Tensor:
-    return unknown(s, node, [x], "normalises over channels") if varies(x, dim) else x
+# ---- cutting, joining, moving ----------------------------------------------------------------------------------------------
 
 
-def unknown(s: State, node: Node, values: Sequence[Tensor], why: str = "is not known to the solver") -> Any:
-    """Freeze all that comes in; what goes out is one frozen atom."""
-    for t in values:
-        s.atoms.freeze(t, f"{where(node)} {why}")
-    fixed = s.atoms.new(1)
-    s.atoms.freeze(fixed, f"{where(node)} {why}")
-    return _filled(fixed, node.meta.get("shape"))
+def sized(s: State, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], call: Callable[[], Any]) -> Any:
+    """Data movement with sizes among its arguments."""
+    out = call()
+    x: Tensor = tensors_in((args, kwargs))[0]
+    s.sized[node.name] = Sized(x, out if isinstance(out, Tensor) else x, args, kwargs)
+    s.rectangles.extend(tensors_in(out))
+    if not isinstance(out, Tensor):
+        s.pieces.extend(tensors_in(out))
+    return out
 
 
-def _filled(atom: Tensor, shape: Any) -> Any:
-    if isinstance(shape, dict):
-        return {k: _filled(atom, v) for k, v in shape.items()}
-    if shape is None:
-        return None
-    if all(isinstance(n, int) for n in shape):
-        return atom.expand(shape)
-    return tuple(_filled(atom, part) for part in shape)
+def unbound(s: State, node: Node, x: Tensor, dim: int) -> tuple[Tensor, ...]:
+    """Single entries of one axis."""
+    s.single.append((x, dim % x.ndim, f"{where(node)} takes single entries along the channels"))
+    return x.unbind(dim)
+
+
+def picked(s: State, node: Node, x: Tensor, index: Any) -> Any:
+    """x[...]: whole axes and plain slices follow their channels; a single entry or a stride must not lose its place."""
+    entries: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
+    found = tensors_in(entries)
+    if found or not all(isinstance(i, int | slice) or i is None or i is Ellipsis for i in entries):
+        return unknown(s, node, [x, *found], "is indexed by a tensor")
+    dim = 0
+    for i in entries:
+        if i is Ellipsis:
+            dim += x.ndim - sum(isinstance(k, int | slice) for k in entries)
+        elif i is not None:
+            plain = isinstance(i, slice) and i.step in (None, 1)
+            if not plain and i != slice(None):
+                s.single.append((x, dim, f"{where(node)} takes single entries along the channels"))
+            dim += 1
+    out = x[index]
+    s.sized[node.name] = Sized(x, out, (x, index), {})
+    s.pieces.append(out)
+    return out
+
+
+def joined(s: State, node: Node, parts: Sequence[Tensor], dim: int, new_axis: bool) -> Tensor:
+    """Concatenation, and stacking on a new axis."""
+    axis = dim % (parts[0].ndim + new_axis)
+    if new_axis:
+        parts = [p.unsqueeze(axis) for p in parts]
+    shape = tuple(node.meta["shape"])
+    inside = any(varies(p, axis) for p in parts) or new_axis
+    across = any(varies(p, d) for p in parts for d in range(p.ndim) if d != axis)
+    if across and not inside:
+        # Joined along another axis than their channels (a class token before the others): they keep the same channels.
+        first = parts[0].narrow(axis, 0, 1)
+        for p in parts[1:]:
+            s.atoms.unite(first, p)
+        return first.expand(shape)
+    if across:
+        out = torch.cat(list(parts), axis)
+        s.rectangles.append(out)
+        return out
+    slim = list(parts)
+    for d in range(parts[0].ndim):
+        if d != axis:
+            slim = [p.narrow(d, 0, 1) for p in slim]
+    return torch.cat(slim, axis).expand(shape)
+
+
+def pixels(s: State, x: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:
+    """Pixel shuffle: channels become positions, so those that make one channel go together."""
+    out = move(x)
+    s.rectangles.append(out)
+    return out
+
+
+def shuffled(s: State, x: Tensor, groups: int) -> Tensor:
+    """Channel shuffle: (groups, n) -> (n, groups); it stays rectangular."""
+    split = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
+    s.rectangles.append(split)
+    return split.transpose(1, 2).reshape(x.shape)
+
+
+def gated(s: State, x: Tensor, dim: int) -> Tensor:
+    """GLU: both halves of an axis go together."""
+    half, gate = x.chunk(2, dim)
+    s.atoms.unite(half, gate)
+    return half

@@ -9,56 +9,26 @@ example inputs) and `meta["source"]` (`file.py:line` of the user's code, where k
 from __future__ import annotations
 
 import copy
+import dis
 import inspect
 import operator
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node, Tracer
 from torchvision.ops import StochasticDepth
 
 from compress.errors import BadInput, UnsupportedModel
+from compress.graph.functions import modules_for_functions
 
 _RETRIES = 64
-_NOT_THEIRS = (f"{Path(torch.__file__).parent}/", __file__)  # frames in here are not the user's code
-
-ACTIVATIONS: dict[Any, tuple[type[nn.Module], tuple[str, ...]]] = {
-    # function or method name -> (module, its arguments behind the input, in order)
-    F.relu: (nn.ReLU, ("inplace",)),
-    torch.relu: (nn.ReLU, ()),
-    "relu": (nn.ReLU, ()),
-    F.relu6: (nn.ReLU6, ("inplace",)),
-    F.leaky_relu: (nn.LeakyReLU, ("negative_slope", "inplace")),
-    F.elu: (nn.ELU, ("alpha", "inplace")),
-    F.selu: (nn.SELU, ("inplace",)),
-    F.celu: (nn.CELU, ("alpha", "inplace")),
-    F.gelu: (nn.GELU, ("approximate",)),
-    F.silu: (nn.SiLU, ("inplace",)),
-    F.mish: (nn.Mish, ("inplace",)),
-    F.hardswish: (nn.Hardswish, ("inplace",)),
-    F.hardsigmoid: (nn.Hardsigmoid, ("inplace",)),
-    F.hardtanh: (nn.Hardtanh, ("min_val", "max_val", "inplace")),
-    F.softplus: (nn.Softplus, ("beta", "threshold")),
-    F.sigmoid: (nn.Sigmoid, ()),
-    torch.sigmoid: (nn.Sigmoid, ()),
-    "sigmoid": (nn.Sigmoid, ()),
-    F.tanh: (nn.Tanh, ()),
-    torch.tanh: (nn.Tanh, ()),
-    "tanh": (nn.Tanh, ()),
-}
-_IN_PLACE = {torch.relu_: F.relu, F.relu_: F.relu, "relu_": F.relu, F.leaky_relu_: F.leaky_relu, F.elu_: F.elu}
-_DROPOUTS: dict[Any, type[nn.Module]] = {
-    F.dropout: nn.Dropout,
-    F.dropout1d: nn.Dropout1d,
-    F.dropout2d: nn.Dropout2d,
-    F.dropout3d: nn.Dropout3d,
-    F.alpha_dropout: nn.AlphaDropout,
-}
+_TORCH = f"{Path(torch.__file__).parent}/"
+_NOT_THEIRS = (_TORCH, __file__)  # frames in here are not the user's code
 
 
 def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
@@ -74,29 +44,49 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
     """
     model = copy.deepcopy(model).float().eval().requires_grad_(True)
     run_once(model, inputs)
+    _plain_classes(model)
     opaque: dict[str, str] = {}
+    buffers = True
     for _ in range(_RETRIES):
-        tracer = _ModelTracer(opaque)
+        tracer = _ModelTracer(opaque, buffers)
         try:
             graph = tracer.trace(model, concrete_args=_defaults(model, len(inputs)))
             break
         except Exception as error:  # whatever a user's forward can raise on symbolic values
+            if not tracer.failed_in and buffers:
+                buffers = False  # a buffer that steers the forward is a constant of the model
+                continue
             if not tracer.failed_in:
                 raise UnsupportedModel(
-                    f"The model's own forward cannot be traced ({_where(error)}: {_first_line(error)}). Needed is a forward without "
-                    "control flow that depends on tensor values; move that part into a submodule, which then stays as it is."
+                    f"The model's own forward cannot be traced ({_where(error)}: {_first_line(error)}). Needed is a forward "
+                    "without control flow that depends on tensor values; move that part into a submodule, which then stays whole."
                 ) from error
             opaque[tracer.failed_in] = f"cannot be traced ({_where(error)}: {_first_line(error)})"
     else:
         raise UnsupportedModel(f"More than {_RETRIES} submodules cannot be traced, the first is {next(iter(opaque))}.")
     module = GraphModule(tracer.root, graph, type(model).__name__)
-    _drop_checks(module)
-    _modules_for_functions(module)
+    _drop_checks(module, len(inputs))
+    modules_for_functions(module)
     module.recompile()
     module.meta["opaque"] = opaque
     module.eval()
     note_shapes(module, inputs)
     return module
+
+
+_HARMLESS = frozenset({"__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__firstlineno__", "extra_repr"})
+_CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_HARMLESS |= {"__static_attributes__", "reset_parameters", "__repr__", "__constants__", "__parameters__", "__annotate_func__"}
+
+
+def _plain_classes(model: nn.Module) -> None:
+    """Subclasses of torch.nn's layers that compute nothing else than their base become that base: one layer is one thing."""
+    for m in model.modules():
+        mro = type(m).__mro__
+        base = next(c for c in mro if c.__module__.startswith("torch.nn.modules."))
+        above = mro[: mro.index(base)]
+        if above and base not in _CONTAINERS and all(set(vars(c)) <= _HARMLESS for c in above):
+            m.__class__ = base
 
 
 def run_once(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
@@ -125,36 +115,37 @@ def note_shapes(module: GraphModule, inputs: tuple[Tensor, ...]) -> None:
 class _ShapeNotes(Interpreter):
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
-        n.meta["shape"] = _shape_of(value)
+        n.meta["shape"] = shape_of(value)
         return value
 
 
-def _shape_of(value: Any) -> Any:
+def shape_of(value: Any) -> Any:
+    """Sizes of a tensor, nested for tuples and dictionaries, None for the rest."""
     if isinstance(value, Tensor):
         return tuple(value.shape)
     if isinstance(value, dict):
-        return {k: _shape_of(v) for k, v in value.items()}
+        return {k: shape_of(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return tuple(_shape_of(v) for v in value)
+        return tuple(shape_of(v) for v in value)
     return None
 
 
 class _ModelTracer(Tracer):
     """torch.fx's tracer, with a memory of the innermost submodule in which tracing broke."""
 
-    def __init__(self, opaque: dict[str, str]):
+    def __init__(self, opaque: dict[str, str], buffers: bool):
         super().__init__()
-        self.record_stack_traces = True
+        self.proxy_buffer_attributes = buffers  # what is computed from buffers stays in the graph
+        self.record_stack_traces = False  # `source` below is all that is needed, at a tenth of the time
         self.opaque = opaque
         self.failed_in = ""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        # StochasticDepth reads self.training: as a leaf it still tells train() from eval() after tracing.
-        return (
-            module_qualified_name in self.opaque
-            or isinstance(m, StochasticDepth)
-            or super().is_leaf_module(m, module_qualified_name)
-        )
+        if module_qualified_name in self.opaque or isinstance(m, StochasticDepth):
+            # StochasticDepth reads self.training: as a leaf it still tells train() from eval() after tracing.
+            return True
+        # The sizes inside an Unflatten are arguments that follow the channels, like those of the function.
+        return not isinstance(m, nn.Unflatten) and super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
@@ -162,6 +153,16 @@ class _ModelTracer(Tracer):
         except Exception:
             self.failed_in = self.failed_in or self.path_of_module(m)
             raise
+
+    def to_bool(self, obj: Any) -> bool:
+        """An assertion in the model is taken to hold: it has held on the example inputs."""
+        frame = sys._getframe(1)
+        while frame.f_code.co_filename.startswith(_TORCH) and frame.f_back is not None:
+            frame = frame.f_back
+        steps = [i for i in dis.get_instructions(frame.f_code) if i.offset >= frame.f_lasti and i.opname != "TO_BOOL"][:2]
+        if "IF_TRUE" in steps[0].opname and (steps[1].opname == "LOAD_ASSERTION_ERROR" or steps[1].argval is AssertionError):
+            return True
+        return super().to_bool(obj)
 
     def create_node(self, *args: Any, **kwargs: Any) -> Node:
         node = super().create_node(*args, **kwargs)
@@ -174,6 +175,8 @@ def _user_line() -> str:
     frame = inspect.currentframe()
     while frame is not None:
         name = frame.f_code.co_filename
+        if name == __file__ and frame.f_code.co_name == "trace":
+            break  # what called us is not the model
         if not name.startswith(_NOT_THEIRS) and not name.startswith("<"):
             return f"{Path(name).name}:{frame.f_lineno}"
         frame = frame.f_back
@@ -192,78 +195,20 @@ def _first_line(error: BaseException) -> str:
 def _defaults(model: nn.Module, inputs: int) -> dict[str, Any] | None:
     """Arguments of forward behind the tensors, at their defaults."""
     parameters = list(inspect.signature(model.forward).parameters.values())[inputs:]
-    return {p.name: p.default for p in parameters if p.default is not p.empty and p.kind is p.POSITIONAL_OR_KEYWORD} or None
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {p.name: p.default for p in parameters if p.default is not p.empty and p.kind in kinds} or None
 
 
-def _drop_checks(module: GraphModule) -> None:
-    """Erase assertions, and the arithmetic and unused arguments that only they needed."""
-    checks = (torch._assert, getattr(torch.fx._symbolic_trace, "_assert_is_none", None))
-    pure = ("placeholder", "get_attr")
-    functions = {
-        getattr,
-        operator.eq,
-        operator.getitem,
-        operator.and_,
-        operator.floordiv,
-        operator.mod,
-        torch.fx._symbolic_trace._assert_is_none,
-    }
-    tensors = [n for n in module.graph.nodes if n.op == "placeholder" and n.users]
+_CHECKS = frozenset({torch._assert, getattr(torch.fx._symbolic_trace, "_assert_is_none", torch._assert)})
+_COMPARISONS = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.and_, operator.or_)
+_ARITHMETIC = frozenset({getattr, operator.getitem, operator.not_, operator.floordiv, operator.mod, *_COMPARISONS})
+
+
+def _drop_checks(module: GraphModule, inputs: int) -> None:
+    """Erase assertions, arguments at their defaults, and the arithmetic that only they needed."""
+    wanted = [n for n in module.graph.nodes if n.op == "placeholder"][:inputs]
     for node in reversed(list(module.graph.nodes)):
-        if node.users or node.op == "output":
-            continue
-        check = node.op == "call_function" and node.target in checks
-        unused = node.op in pure and node not in tensors
-        arithmetic = (node.op == "call_function" and node.target in functions) or (
-            node.op == "call_method" and node.target == "size"
-        )
-        if check or unused or arithmetic:
+        plain = node.op == "call_function" and (node.target in _CHECKS or node.target in _ARITHMETIC)
+        sizes = node.op == "call_method" and node.target in ("size", "dim")
+        if not node.users and node not in wanted and (plain or sizes or node.op in ("placeholder", "get_attr")):
             module.graph.erase_node(node)
-
-
-def _modules_for_functions(module: GraphModule) -> None:
-    """Turn functional activations and eval-mode dropouts into module nodes; new names never meet old ones."""
-    taken = {name for name, _ in module.named_modules()}
-    for node in list(module.graph.nodes):
-        made = _module_for(node)
-        if made is None:
-            continue
-        name = next(
-            c
-            for c in (node.name, *(f"{node.name}_{i}" for i in range(len(taken) + 1)))
-            if c not in taken and not hasattr(module, c)
-        )
-        taken.add(name)
-        module.add_submodule(name, made)
-        with module.graph.inserting_before(node):
-            new = module.graph.call_module(name, (node.args[0] if node.args else node.kwargs["input"],))
-        new.meta = dict(node.meta)
-        node.replace_all_uses_with(new)
-        module.graph.erase_node(node)
-
-
-def _module_for(node: Node) -> nn.Module | None:
-    if node.op not in ("call_function", "call_method"):
-        return None
-    in_place = node.target in _IN_PLACE
-    target = _IN_PLACE.get(node.target, node.target)
-    if target in _DROPOUTS:
-        settings = _settings(node, ("p", "training", "inplace"))
-        # training=True is written by hand for dropout at inference: that is no module's behaviour.
-        return None if settings is None or settings.get("training", True) else _DROPOUTS[target](settings.get("p", 0.5))
-    if target not in ACTIVATIONS:
-        return None
-    kind, names = ACTIVATIONS[target]
-    settings = _settings(node, names)
-    if settings is None:
-        return None
-    return kind(**({**settings, "inplace": True} if in_place else settings))
-
-
-def _settings(node: Node, names: tuple[str, ...]) -> dict[str, Any] | None:
-    """Arguments behind the input by name; None where one of them is computed in the graph or not known."""
-    rest = node.args[1:] if node.args else ()
-    if len(rest) > len(names):
-        return None
-    settings = dict(zip(names, rest, strict=False)) | {k: v for k, v in node.kwargs.items() if k != "input"}
-    return None if any(isinstance(v, Node) for v in settings.values()) or not set(settings) <= set(names) else settings

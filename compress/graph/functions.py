@@ -1,0 +1,104 @@
+"""Functional activations and dropouts become module nodes, so that "a rectifier" is one thing wherever it is looked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.fx import GraphModule, Node
+
+ACTIVATIONS: dict[Any, tuple[type[nn.Module], tuple[str, ...]]] = {
+    # function or method name -> (module, its arguments behind the input, in order)
+    F.relu: (nn.ReLU, ("inplace",)),
+    torch.relu: (nn.ReLU, ()),
+    "relu": (nn.ReLU, ()),
+    F.relu6: (nn.ReLU6, ("inplace",)),
+    F.leaky_relu: (nn.LeakyReLU, ("negative_slope", "inplace")),
+    F.elu: (nn.ELU, ("alpha", "inplace")),
+    F.selu: (nn.SELU, ("inplace",)),
+    F.celu: (nn.CELU, ("alpha", "inplace")),
+    F.gelu: (nn.GELU, ("approximate",)),
+    F.silu: (nn.SiLU, ("inplace",)),
+    F.mish: (nn.Mish, ("inplace",)),
+    F.hardswish: (nn.Hardswish, ("inplace",)),
+    F.hardsigmoid: (nn.Hardsigmoid, ("inplace",)),
+    F.hardtanh: (nn.Hardtanh, ("min_val", "max_val", "inplace")),
+    F.softplus: (nn.Softplus, ("beta", "threshold")),
+    F.logsigmoid: (nn.LogSigmoid, ()),
+    F.softsign: (nn.Softsign, ()),
+    F.tanhshrink: (nn.Tanhshrink, ()),
+    F.hardshrink: (nn.Hardshrink, ("lambd",)),
+    F.softshrink: (nn.Softshrink, ("lambd",)),
+    F.threshold: (nn.Threshold, ("threshold", "value", "inplace")),
+    F.rrelu: (nn.RReLU, ("lower", "upper", "training", "inplace")),
+    torch.selu: (nn.SELU, ()),
+    torch.celu: (nn.CELU, ("alpha",)),
+    torch.rrelu: (nn.RReLU, ("lower", "upper", "training")),
+    F.sigmoid: (nn.Sigmoid, ()),
+    torch.sigmoid: (nn.Sigmoid, ()),
+    "sigmoid": (nn.Sigmoid, ()),
+    F.tanh: (nn.Tanh, ()),
+    torch.tanh: (nn.Tanh, ()),
+    "tanh": (nn.Tanh, ()),
+}
+_IN_PLACE: dict[Any, Any] = {torch.relu_: F.relu, F.relu_: F.relu, "relu_": F.relu, F.leaky_relu_: F.leaky_relu, F.elu_: F.elu}
+_IN_PLACE |= {F.selu_: F.selu, F.celu_: F.celu, F.hardtanh_: F.hardtanh, F.threshold_: F.threshold, torch.selu_: F.selu}
+_IN_PLACE |= {torch.celu_: F.celu, F.rrelu_: F.rrelu, torch.rrelu_: F.rrelu}
+_DROPOUTS: dict[Any, type[nn.Module]] = {
+    F.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+    F.alpha_dropout: nn.AlphaDropout,
+    F.feature_alpha_dropout: nn.FeatureAlphaDropout,
+}
+
+
+def modules_for_functions(module: GraphModule) -> None:
+    """Turn functional activations and eval-mode dropouts into module nodes; new names never meet old ones."""
+    taken = {name for name, _ in module.named_modules()}
+    for node in list(module.graph.nodes):
+        made = _module_for(node)
+        if made is None:
+            continue
+        name = next(
+            c
+            for c in (node.name, *(f"{node.name}_{i}" for i in range(len(taken) + 1)))
+            if c not in taken and not hasattr(module, c)
+        )
+        taken.add(name)
+        module.add_submodule(name, made)
+        with module.graph.inserting_before(node):
+            new = module.graph.call_module(name, (node.args[0] if node.args else node.kwargs["input"],))
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+        module.graph.erase_node(node)
+
+
+def _module_for(node: Node) -> nn.Module | None:
+    if node.op not in ("call_function", "call_method"):
+        return None
+    in_place = node.target in _IN_PLACE
+    target = _IN_PLACE.get(node.target, node.target)
+    if target in _DROPOUTS:
+        settings = _settings(node, ("p", "training", "inplace"))
+        # training=True is written by hand for dropout at inference: that is no module's behaviour.
+        return None if settings is None or settings.get("training", True) else _DROPOUTS[target](settings.get("p", 0.5))
+    if target not in ACTIVATIONS:
+        return None
+    kind, names = ACTIVATIONS[target]
+    settings = _settings(node, names)
+    if settings is None or settings.pop("training", False):
+        return None
+    return kind(**({**settings, "inplace": True} if in_place else settings))
+
+
+def _settings(node: Node, names: tuple[str, ...]) -> dict[str, Any] | None:
+    """Arguments behind the input by name; None where one of them is computed in the graph or not known."""
+    rest = node.args[1:] if node.args else ()
+    if len(rest) > len(names):
+        return None
+    settings = dict(zip(names, rest, strict=False)) | {k: v for k, v in node.kwargs.items() if k != "input"}
+    return None if any(isinstance(v, Node) for v in settings.values()) or not set(settings) <= set(names) else settings

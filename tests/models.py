@@ -1,0 +1,821 @@
+"""One small model per structure that the channel solver knows, and per structure that it must leave alone.
+
+`MODELS[name]` is a `Case`: adding a layer kind to the solver means one rule and one model here; the oracles of test_surgery.py
+then cover it. Every model takes a batch, returns a tensor (or several) and has nothing in it that is random in eval mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import Permute, StochasticDepth
+
+IMAGE, TOKENS, VECTOR = (3, 8, 8), (6, 8), (8,)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and what the solver must find in it.
+
+    Attributes:
+        make: builds it; the caller sets the seed.
+        shapes: of its inputs, without the batch.
+        removable: groups that must be removable, by name.
+        frozen: group -> part of the reason why it must be frozen.
+    """
+
+    make: Callable[[], nn.Module]
+    shapes: tuple[tuple[int, ...], ...]
+    removable: tuple[str, ...]
+    frozen: dict[str, str]
+
+
+MODELS: dict[str, Case] = {}
+
+
+def case(*shapes, removable="", frozen=None):
+    def add(make):
+        MODELS[make.__name__] = Case(make, shapes or (IMAGE,), tuple(removable.split()), frozen or {})
+        return make
+
+    return add
+
+
+class Net(nn.Module):
+    """Named layers and a function of them and one input."""
+
+    def __init__(self, call, **layers):
+        super().__init__()
+        self.call = call
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.call(self, x)
+
+
+class Two(Net):
+    def forward(self, x, y):
+        return self.call(self, x, y)
+
+
+def conv(i, o, k=3, **settings):
+    return nn.Conv2d(i, o, k, padding=k // 2, **settings)
+
+
+def block(i, o, k=3, act=nn.ReLU, **settings):
+    return nn.Sequential(conv(i, o, k, bias=False, **settings), nn.BatchNorm2d(o), act())
+
+
+def head(channels, classes=5):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(channels, classes))
+
+
+# ---- plain, residual, grouped ----------------------------------------------------------------------------------------------
+
+
+@case(removable="0.0 1.0")
+def plain():
+    return nn.Sequential(block(3, 8), block(8, 12), nn.MaxPool2d(2), head(12))
+
+
+@case(removable="stem.0 a.0")
+def residual():
+    return Net(
+        lambda s, x: (lambda y: s.head(F.relu(s.b(s.a(y)) + y)))(s.stem(x)),
+        stem=block(3, 8),
+        a=block(8, 6),
+        b=nn.Sequential(conv(6, 8), nn.BatchNorm2d(8)),
+        head=head(8),
+    )
+
+
+@case(removable="stem.0 first")
+def residual_in_place():
+    def call(s, x):
+        x = s.stem(x)
+        y = s.second(F.relu_(s.first(x)))
+        y += x
+        return s.head(y.relu_().add_(1.0).mul_(0.5))
+
+    return Net(call, stem=block(3, 8), first=conv(8, 6), second=conv(6, 8), head=head(8))
+
+
+@case(removable="stem.0", frozen={"input of stem.0": "model input", "body.0": "pads with constant channels"})
+def padded_shortcut():
+    def call(s, x):
+        x = s.stem(x)
+        short = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
+        return s.head(F.relu(s.body(x) + short))
+
+    return Net(call, stem=block(3, 8), body=nn.Sequential(conv(8, 12, stride=2), nn.BatchNorm2d(12)), head=head(12))
+
+
+@case(removable="0.0")
+def grouped():
+    return nn.Sequential(block(3, 8), conv(8, 12, groups=4), nn.BatchNorm2d(12), nn.ReLU(), head(12))
+
+
+@case(removable="a.0 b.0")
+def grouped_with_shuffle():
+    def shuffle(x, groups):
+        b, c, h, w = x.shape
+        return x.view(b, groups, c // groups, h, w).transpose(1, 2).reshape(b, c, h, w)
+
+    return Net(
+        lambda s, x: s.head(s.c(s.depth(shuffle(s.b(s.a(x)), 3)))),
+        a=block(3, 18, 1),
+        b=block(18, 18, 1, groups=3),
+        depth=nn.Sequential(conv(18, 18, groups=18), nn.BatchNorm2d(18)),
+        c=block(18, 12, 1, groups=3),
+        head=head(12),
+    )
+
+
+@case(removable="0.0 2.0")
+def depthwise():
+    return nn.Sequential(block(3, 8), block(8, 8, groups=8), block(8, 10, 1), head(10))
+
+
+@case(removable="0.0")
+def depthwise_multiplier_2():
+    return nn.Sequential(block(3, 8), block(8, 16, groups=8), head(16))
+
+
+@case(removable="0.0 1")
+def transposed():
+    return nn.Sequential(block(3, 8), nn.ConvTranspose2d(8, 6, 2, stride=2), nn.ReLU(), conv(6, 2))
+
+
+@case(removable="0.0")
+def transposed_depthwise():
+    return nn.Sequential(block(3, 8), nn.ConvTranspose2d(8, 8, 2, stride=2, groups=8), nn.ReLU(), conv(8, 2))
+
+
+@case(removable="0.0")
+def transposed_grouped():
+    return nn.Sequential(block(3, 8), nn.ConvTranspose2d(8, 12, 3, groups=4), nn.ReLU(), conv(12, 2))
+
+
+@case((3, 16), removable="0 2")
+def one_dimensional():
+    return nn.Sequential(nn.Conv1d(3, 6, 3), nn.BatchNorm1d(6), nn.Conv1d(6, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3))
+
+
+@case((2, 4, 6, 6), removable="0 3")
+def volumes():
+    layers = (nn.Conv3d(2, 6, 3), nn.BatchNorm3d(6), nn.ReLU(), nn.Conv3d(6, 4, 1), nn.MaxPool3d((2, 4, 4)), nn.Flatten())
+    return nn.Sequential(*layers, nn.Linear(4, 3))
+
+
+# ---- concatenation, cutting, shuffling -------------------------------------------------------------------------------------
+
+
+@case(removable="stem.0 a.0 b.0")
+def dense_block():
+    def call(s, x):
+        x = s.stem(x)
+        x = torch.cat([x, s.a(x)], 1)
+        x = torch.cat([x, s.b(x)], dim=1)
+        return s.head(s.norm(x))
+
+    return Net(call, stem=block(3, 6), a=block(6, 4), b=block(10, 4), norm=nn.BatchNorm2d(14), head=head(14))
+
+
+@case(removable="a.0")
+def concatenation_with_the_input():
+    return Net(lambda s, x: s.head(s.b(torch.cat([x, s.a(x)], 1))), a=block(3, 6), b=block(9, 6), head=head(6))
+
+
+@case(removable="stem.0 reduce.0 tail.0")
+def squeeze_excite():
+    def call(s, x):
+        x = s.stem(x)
+        return s.head(s.tail(x * torch.sigmoid(s.expand(s.reduce(x.mean((2, 3), keepdim=True))))))
+
+    return Net(
+        call,
+        stem=block(3, 8),
+        reduce=nn.Sequential(conv(8, 4, 1), nn.ReLU()),
+        expand=conv(4, 8, 1),
+        tail=block(8, 6),
+        head=head(6),
+    )
+
+
+@case(removable="stem.0 reduce")
+def squeeze_excite_linear():
+    def call(s, x):
+        x = s.stem(x)
+        b, c, _, _ = x.size()
+        y = F.adaptive_avg_pool2d(x, 1).view(b, c)
+        y = s.expand(F.relu(s.reduce(y))).sigmoid().view(b, c, 1, 1)
+        return s.head(x * y.expand_as(x))
+
+    return Net(call, stem=block(3, 8), reduce=nn.Linear(8, 4), expand=nn.Linear(4, 8), head=head(8))
+
+
+@case(removable="0.0 2.0")
+def shuffle_layer():
+    return nn.Sequential(block(3, 8), nn.ChannelShuffle(2), block(8, 6), head(6))
+
+
+@case(removable="a.0 b.0")
+def shuffle_by_view():
+    def call(s, x):
+        x = s.a(x)
+        x = x.view(x.size(0), 4, 2, 8, 8).transpose(1, 2).contiguous().view(-1, 8, 8, 8)
+        return s.head(s.b(x))
+
+    return Net(call, a=block(3, 8), b=block(8, 6), head=head(6))
+
+
+@case(removable="stem.0 stem.0#2")
+def shuffle_by_chunk():
+    def call(s, x):
+        left, right = s.stem(x).chunk(2, dim=1)
+        y = torch.cat((left, s.branch(right)), 1)
+        b, c, h, w = y.shape
+        return s.head(torch.flatten(y.view(b, 2, c // 2, h, w).transpose(1, 2), 1, 2))
+
+    return Net(call, stem=block(3, 8), branch=block(4, 4), head=head(8))
+
+
+@case(removable="a.0 b.0 c.0")
+def cut_and_joined():
+    def call(s, x):
+        x = s.a(x)
+        first, second = torch.split(x, [3, 5], 1)
+        third = x[:, 2:6]
+        return s.head(torch.cat([s.b(first), F.max_pool2d(second, 3, 1, 1), s.c(third)], 1))
+
+    return Net(call, a=block(3, 8), b=block(3, 4), c=block(4, 4), head=head(13))
+
+
+@case(removable="a.0 b.0")
+def half_of_the_channels():
+    def call(s, x):
+        x = s.a(x)
+        n = x.shape[1] // 2
+        return s.head(torch.cat([s.b(x[:, :n]), x[:, n:]], 1))
+
+    return Net(call, a=block(3, 8), b=block(4, 4), head=head(8))
+
+
+@case(removable="0.0")
+def flatten_into_linear():
+    return nn.Sequential(block(3, 4), nn.Flatten(), nn.Linear(256, 5))
+
+
+@case(removable="a.0 hidden")
+def view_with_literal_sizes():
+    return Net(
+        lambda s, x: s.last(F.relu(s.hidden(s.a(x).view(-1, 4 * 8 * 8)))),
+        a=block(3, 4),
+        hidden=nn.Linear(256, 8),
+        last=nn.Linear(8, 5),
+    )
+
+
+@case(VECTOR, removable="first up")
+def decoder_by_view():
+    return Net(
+        lambda s, x: s.last(F.relu(s.up(F.relu(s.first(x)).view(-1, 6, 4, 4)))),
+        first=nn.Linear(8, 96),
+        up=nn.ConvTranspose2d(6, 5, 2, stride=2),
+        last=conv(5, 3),
+    )
+
+
+@case(VECTOR, removable="0 2")
+def decoder_by_unflatten():
+    return nn.Sequential(nn.Linear(8, 96), nn.Unflatten(1, (6, 4, 4)), nn.ConvTranspose2d(6, 5, 2), nn.ReLU(), conv(5, 3))
+
+
+@case(removable="0.0 2.0")
+def pixel_shuffle():
+    return nn.Sequential(block(3, 16), nn.PixelShuffle(2), block(4, 6), conv(6, 3))
+
+
+@case(removable="0.0 2.0")
+def pixel_unshuffle():
+    return nn.Sequential(block(3, 4), nn.PixelUnshuffle(2), block(16, 6), conv(6, 3))
+
+
+@case(removable="stem.0 tail.0")
+def squeezed_to_a_vector():
+    return Net(
+        lambda s, x: s.last(s.tail(s.stem(x)).amax((-2, -1), keepdim=True).squeeze()),
+        stem=block(3, 6),
+        tail=block(6, 4),
+        last=nn.Linear(4, 5),
+    )
+
+
+@case(removable="stem.0 tail.0")
+def repeated_channels():
+    return Net(lambda s, x: s.head(s.tail(s.stem(x).repeat(1, 2, 1, 1))), stem=block(3, 6), tail=block(12, 4), head=head(4))
+
+
+@case(removable="stem.0 tail.0")
+def glu():
+    return Net(lambda s, x: s.head(s.tail(F.glu(s.stem(x), 1))), stem=block(3, 12), tail=block(6, 4), head=head(4))
+
+
+@case(TOKENS, removable="gate")
+def swiglu():
+    def call(s, x):
+        a, b = s.gate(s.norm(x)).chunk(2, -1)
+        return x + s.out(F.silu(a) * b)
+
+    return Net(call, norm=nn.RMSNorm(8), gate=nn.Linear(8, 12), out=nn.Linear(6, 8))
+
+
+# ---- norms -----------------------------------------------------------------------------------------------------------------
+
+
+@case(removable="hidden", frozen={"stem": "statistics over all channels"})
+def layer_norm_channels_last():
+    def call(s, x):
+        x = s.stem(x)
+        y = s.norm(x.permute(0, 2, 3, 1))
+        y = s.out(s.act(s.hidden(y))).permute(0, 3, 1, 2)
+        return s.head(x + s.scale * y)
+
+    return Net(
+        call,
+        stem=conv(3, 8),
+        norm=nn.LayerNorm(8),
+        hidden=nn.Linear(8, 12),
+        act=nn.GELU(),
+        out=nn.Linear(12, 8),
+        scale=nn.Parameter(torch.rand(8, 1, 1) + 0.5),
+        head=head(8),
+    )
+
+
+@case(removable="0.0 2")
+def permute_layers():
+    return nn.Sequential(block(3, 8), Permute([0, 2, 3, 1]), nn.Linear(8, 6), nn.ReLU(), Permute([0, 3, 1, 2]), head(6))
+
+
+@case(removable="0 3")
+def group_norm():
+    return nn.Sequential(conv(3, 12), nn.GroupNorm(4, 12), nn.ReLU(), conv(12, 6), nn.GroupNorm(3, 6, affine=False), head(6))
+
+
+@case(removable="3", frozen={"0": "statistics over all channels"})
+def group_norm_of_one_group():
+    return nn.Sequential(conv(3, 8), nn.GroupNorm(1, 8), nn.ReLU(), conv(8, 6), nn.ReLU(), head(6))
+
+
+@case(removable="0 3")
+def instance_norm():
+    norms = nn.InstanceNorm2d(8, affine=True, track_running_stats=True), nn.InstanceNorm2d(6)
+    return nn.Sequential(conv(3, 8), norms[0], nn.ReLU(), conv(8, 6), norms[1], nn.ReLU(), conv(6, 2))
+
+
+@case(removable="stem.0 body.0.0")
+def layer_scale():
+    return Net(
+        lambda s, x: (lambda y: s.head(y + s.body(y) * s.gamma))(s.stem(x)),
+        stem=block(3, 8),
+        body=nn.Sequential(block(8, 6), conv(6, 8)),
+        gamma=nn.Parameter(torch.rand(1, 8, 1, 1) + 0.5),
+        head=head(8),
+    )
+
+
+@case(removable="a b")
+def frozen_batch_norm():
+    def call(s, x):
+        scale = s.weight.reshape(1, -1, 1, 1) * (s.running_var.reshape(1, -1, 1, 1) + 1e-5).rsqrt()
+        return s.head(s.b(F.relu(s.a(x) * scale + s.shift.reshape(1, -1, 1, 1))))
+
+    net = Net(call, a=conv(3, 8), b=conv(8, 6), head=head(6))
+    net.register_buffer("weight", torch.rand(8) + 0.5)
+    net.register_buffer("running_var", torch.rand(8) + 0.5)
+    net.register_buffer("shift", torch.randn(8))
+    return net
+
+
+@case(removable="1 3", frozen={"input of 1": "model input", "input of 4": "4 has one slope"})
+def normalises_its_input():
+    class Normalise(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.rand(1, 3, 1, 1))
+            self.register_buffer("std", torch.rand(1, 3, 1, 1) + 0.5, persistent=False)
+
+        def forward(self, x):
+            return (x - self.mean) / self.std
+
+    return nn.Sequential(Normalise(), conv(3, 8), nn.PReLU(8), conv(8, 6), nn.PReLU(), head(6))
+
+
+# ---- attention -------------------------------------------------------------------------------------------------------------
+
+
+def transformer(attend, **layers):
+    def call(s, x):
+        x = x + s.proj(attend(s, s.norm1(x)))
+        return s.head((x + s.fc2(s.act(s.fc1(s.norm2(x))))).mean(1))
+
+    parts = dict(norm1=nn.LayerNorm(8), norm2=nn.LayerNorm(8), fc1=nn.Linear(8, 16), act=nn.GELU(), fc2=nn.Linear(16, 8))
+    return Net(call, **parts, proj=nn.Linear(8, 8), head=nn.Linear(8, 3), **layers)
+
+
+@case(TOKENS, removable="fc1 q")
+def attention_of_separate_linears():
+    def attend(s, x):
+        b, n, c = x.shape
+        q = s.q(x).view(b, n, 4, c // 4).transpose(1, 2)
+        k = s.k(x).view(b, n, 4, c // 4).transpose(1, 2)
+        v = s.v(x).view(b, n, 4, c // 4).transpose(1, 2)
+        weights = F.softmax(q @ k.transpose(-2, -1) * (c // 4) ** -0.5, dim=-1)
+        return (weights @ v).transpose(1, 2).reshape(b, n, c)
+
+    return transformer(attend, q=nn.Linear(8, 8), k=nn.Linear(8, 8, bias=False), v=nn.Linear(8, 8))
+
+
+@case(TOKENS, removable="fc1 qkv")
+def attention_fused():
+    def attend(s, x):
+        B, N, C = x.shape
+        q, k, v = s.qkv(x).reshape(B, N, 3, 4, 2).permute(2, 0, 3, 1, 4).unbind(0)
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=0.0).transpose(1, 2).reshape(B, N, C)
+
+    return transformer(attend, qkv=nn.Linear(8, 24))
+
+
+@case(TOKENS, removable="fc1 qkv")
+def attention_fused_and_indexed():
+    def attend(s, x):
+        B, N, C = x.shape
+        qkv = s.qkv(x).reshape(B, N, 3, 4, C // 4).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv[0], qkv[1], qkv[2]
+        weights = s.drop((q * 0.5 @ k.transpose(-2, -1)).softmax(dim=-1))
+        return (weights @ v).transpose(1, 2).reshape(B, N, C)
+
+    return transformer(attend, qkv=nn.Linear(8, 24, bias=False), drop=nn.Dropout(0.1))
+
+
+@case(TOKENS, removable="fc1 qkv")
+def attention_with_normed_queries():
+    def attend(s, x):
+        B, N, _ = x.shape
+        q, k, v = s.qkv(x).reshape(B, N, 3, 4, 2).permute(2, 0, 3, 1, 4).unbind(0)
+        return F.scaled_dot_product_attention(s.q_norm(q), s.k_norm(k), v).transpose(1, 2).reshape(B, N, -1)
+
+    return transformer(attend, qkv=nn.Linear(8, 24), q_norm=nn.LayerNorm(2), k_norm=nn.LayerNorm(2))
+
+
+@case(TOKENS, removable="fc1 q")
+def attention_with_heads_in_the_batch():
+    def attend(s, x):
+        b, n, c = x.shape
+
+        def split(t):
+            return t.view(b, n, 4, 2).transpose(1, 2).reshape(b * 4, n, 2)
+
+        q, k, v = split(s.q(x)), split(s.k(x)), split(s.v(x))
+        y = torch.bmm(torch.softmax(torch.bmm(q, k.transpose(1, 2)), -1), v)
+        return y.view(b, 4, n, 2).transpose(1, 2).reshape(b, n, c)
+
+    return transformer(attend, q=nn.Linear(8, 8), k=nn.Linear(8, 8), v=nn.Linear(8, 8))
+
+
+@case(TOKENS, removable="fc1", frozen={"input of proj": "attn (models.py:"})
+def attention_layer():
+    return transformer(lambda s, x: s.attn(x, x, x, need_weights=False)[0], attn=nn.MultiheadAttention(8, 2, batch_first=True))
+
+
+@case(removable="fc1", frozen={"patch": "statistics over all channels"})
+def class_token_and_position():
+    def call(s, x):
+        x = s.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([s.token.expand(x.shape[0], -1, -1), x], dim=1) + s.position
+        return s.head((x + s.fc2(F.gelu(s.fc1(s.norm(x)))))[:, 0])
+
+    return Net(
+        call,
+        patch=nn.Conv2d(3, 8, 4, 4),
+        token=nn.Parameter(torch.randn(1, 1, 8)),
+        position=nn.Parameter(torch.randn(1, 5, 8)),
+        norm=nn.LayerNorm(8),
+        fc1=nn.Linear(8, 12),
+        fc2=nn.Linear(12, 8),
+        head=nn.Linear(8, 3),
+    )
+
+
+@case(removable="patch fc1")
+def token_mixer():
+    def call(s, x):
+        x = s.patch(x).flatten(2)
+        x = x + s.mix2(F.gelu(s.mix1(x)))
+        x = x.transpose(1, 2)
+        return s.head((x + s.fc2(F.relu(s.fc1(x)))).mean(dim=1))
+
+    return Net(
+        call,
+        patch=nn.Conv2d(3, 8, 4, 4),
+        mix1=nn.Linear(4, 6),
+        mix2=nn.Linear(6, 4),
+        fc1=nn.Linear(8, 12),
+        fc2=nn.Linear(12, 8),
+        head=nn.Linear(8, 3),
+    )
+
+
+@case(removable="fc1", frozen={"patch": "not known to the solver"})
+def einsum():
+    def call(s, x):
+        x = s.patch(x).flatten(2)
+        x = torch.einsum("bcn,nm->bcm", x, s.table).mean(2)
+        return s.head(F.relu(s.fc1(x)))
+
+    return Net(
+        call, patch=nn.Conv2d(3, 8, 4, 4), table=nn.Parameter(torch.randn(4, 4)), fc1=nn.Linear(8, 6), head=nn.Linear(6, 3)
+    )
+
+
+# ---- sharing, several outputs, parameters ----------------------------------------------------------------------------------
+
+
+@case(removable="stem.0 tail.0")
+def called_twice():
+    return Net(
+        lambda s, x: s.head(s.tail(s.shared(s.shared(s.stem(x))))),
+        stem=block(3, 8),
+        shared=block(8, 8),
+        tail=block(8, 6),
+        head=head(6),
+    )
+
+
+@case(removable="encode last")
+def tied_layers():
+    net = Net(
+        lambda s, x: s.head(F.relu(s.last(F.relu(s.second(F.relu(s.first(F.relu(s.encode(x.mean((2, 3))))))))))),
+        encode=nn.Linear(3, 8),
+        first=nn.Linear(8, 8, bias=False),
+        second=nn.Linear(8, 8, bias=False),
+        last=nn.Linear(8, 6),
+        head=nn.Linear(6, 3),
+    )
+    net.second.weight = net.first.weight
+    return net
+
+
+@case(VECTOR, removable="middle", frozen={"encode": "", "middle2": "computed"})
+def tied_autoencoder():
+    def call(s, x):
+        x = F.relu(s.middle2(F.relu(s.middle(F.relu(s.encode(x))))))
+        return F.linear(x, s.encode.weight.t())
+
+    return Net(call, encode=nn.Linear(8, 6), middle=nn.Linear(6, 5), middle2=nn.Linear(5, 6))
+
+
+@case(removable="trunk.0 box")
+def several_outputs():
+    def call(s, x):
+        x = s.trunk(x)
+        return {"class": s.head(x), "boxes": [s.out(F.relu(s.box(x))), x.mean()]}
+
+    return Net(call, trunk=nn.Sequential(*block(3, 8), conv(8, 6)), box=conv(6, 7), out=conv(7, 4), head=head(6))
+
+
+@case(
+    IMAGE,
+    (2, 8, 8),
+    removable="left.0",
+    frozen={"input of left.0": "x is a model input", "input of right.0": "y is a model input"},
+)
+def two_inputs():
+    return Two(lambda s, x, y: s.head(s.left(x) + s.right(y)), left=block(3, 8), right=block(2, 8), head=head(8))
+
+
+@case(removable="stem.0 tail.0")
+def spatial_attention():
+    return Net(
+        lambda s, x: (lambda y: s.head(s.tail(y * s.gate(y).sigmoid())))(s.stem(x)),
+        stem=block(3, 8),
+        gate=conv(8, 1),
+        tail=block(8, 6),
+        head=head(6),
+    )
+
+
+@case(removable="tail.0", frozen={"stem.0": "over channels"})
+def attention_over_mean_channel():
+    def call(s, x):
+        x = s.stem(x)
+        return s.head(s.tail(x * s.gate(x.mean(1, keepdim=True)).sigmoid()))
+
+    return Net(call, stem=block(3, 8), gate=conv(1, 1), tail=block(8, 6), head=head(6))
+
+
+@case(removable="a.0 b.0.0")
+def stochastic_depth():
+    return Net(
+        lambda s, x: (lambda y: s.head(y + s.drop(s.b(y))))(s.a(x)),
+        a=block(3, 8),
+        b=nn.Sequential(block(8, 6), conv(6, 8)),
+        drop=StochasticDepth(0.3, "row"),
+        head=head(8),
+    )
+
+
+@case(removable="0.0 2.0")
+def dropouts():
+    def call(s, x):
+        x = F.dropout2d(s.stem(x), 0.2, s.training)
+        return s.head(F.dropout(s.drop(s.tail(x)), p=0.1, training=s.training))
+
+    net = Net(call, stem=block(3, 8), tail=block(8, 6), drop=nn.Dropout2d(0.3), head=head(6))
+    return nn.Sequential(block(3, 8), nn.AlphaDropout(0.1), block(8, 3), net)
+
+
+@case(removable="stem a")
+def functional_activations():
+    def call(s, x):
+        x = F.hardswish(F.relu6(torch.relu(s.stem(x))))
+        x = F.leaky_relu(F.elu(F.selu(x)), 0.2) + F.celu(x, alpha=0.7) + F.mish(x) + F.silu(x) + F.gelu(x, approximate="tanh")
+        x = s.a(F.softplus(x) * F.hardsigmoid(x) + F.hardtanh(x, -2.0, 2.0).tanh() + torch.tanh(x).sigmoid().relu())
+        x = (
+            F.logsigmoid(x)
+            + F.softsign(x)
+            + F.tanhshrink(x)
+            + F.hardshrink(x, 0.1)
+            + F.softshrink(x, 0.1)
+            + F.threshold(x, 0.1, 3)
+        )
+        return s.head(F.prelu(x, s.slope).clamp(-3, 3).exp().log1p() * torch.where(x > 0, x, 0.1 * x).square().sqrt())
+
+    return Net(call, stem=conv(3, 8), a=conv(8, 6), slope=nn.Parameter(torch.rand(6)), head=head(6))
+
+
+@case(removable="stem a")
+def resized():
+    def call(s, x):
+        y = F.interpolate(F.max_pool2d(s.stem(x), 2), size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return s.out(s.a(F.pad(s.up(F.avg_pool2d(y, 2)), (1, 0, 1, 0), mode="reflect")))
+
+    return Net(call, stem=conv(3, 8), a=conv(8, 6), up=nn.Upsample(scale_factor=2), out=conv(6, 2))
+
+
+@case(removable="stem body")
+def layers_as_functions():
+    def call(s, x):
+        x = F.relu(F.batch_norm(F.conv2d(x, s.stem.weight, s.stem.bias, padding=1), s.mean, s.running_var, s.weight, s.bias))
+        x = F.relu(F.conv2d(F.relu(s.body(x)), s.depth.weight, None, 1, 1, 1, 6))
+        return F.linear(x.mean((2, 3)), s.last.weight, s.last.bias)
+
+    net = Net(call, stem=conv(3, 8), body=conv(8, 6), depth=conv(6, 6, groups=6), last=nn.Linear(6, 3))
+    net.weight, net.bias = nn.Parameter(torch.rand(8) + 0.5), nn.Parameter(torch.rand(8))
+    net.register_buffer("mean", torch.rand(8))
+    net.register_buffer("running_var", torch.rand(8) + 0.5)
+    return net
+
+
+class OwnConv(nn.Conv2d):
+    """Changes nothing."""
+
+
+class StandardisedConv(nn.Conv2d):
+    def forward(self, x):
+        w = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, w, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class PaddedConv(nn.Conv2d):
+    def forward(self, x):
+        return self._conv_forward(F.pad(x, (0, 1, 0, 1)), self.weight, self.bias)
+
+
+@case(removable="0 2 4")
+def subclassed_layers():
+    return nn.Sequential(OwnConv(3, 8, 3), nn.ReLU(), PaddedConv(8, 6, 2), nn.ReLU(), PaddedConv(6, 5, 2), nn.ReLU(), head(5))
+
+
+@case(removable="1.0", frozen={"input of 1.0": "weights that are computed"})
+def computed_weights():
+    return nn.Sequential(StandardisedConv(3, 8, 3), block(8, 6), head(6))
+
+
+class Defaults(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = block(3, 8), block(8, 6), head(6)
+
+    def forward(self, x, scale=2.0, mask=None, *, deep=True):
+        assert x.shape[1] == 3
+        x = self.a(x) * scale
+        if mask is not None:
+            x = x * mask
+        return self.head(self.b(x) if deep else x)
+
+
+@case(removable="a.0 b.0")
+def default_arguments():
+    return Defaults()
+
+
+# ---- what must stay --------------------------------------------------------------------------------------------------------
+
+
+@case(removable="1.0", frozen={"0.0": "cummax"})
+def unknown_operation():
+    class Running(nn.Module):
+        def forward(self, x):
+            return torch.cummax(x, 1).values
+
+    return nn.Sequential(nn.Sequential(*block(3, 8), Running()), block(8, 6), head(6))
+
+
+@case(removable="tail.0", frozen={"stem.0": "fft"})
+def fourier():
+    return Net(
+        lambda s, x: s.head(s.tail(torch.fft.ifft2(torch.fft.fft2(s.stem(x))).real)),
+        stem=block(3, 8),
+        tail=block(8, 6),
+        head=head(6),
+    )
+
+
+class Branches(nn.Module):
+    """Depends on data."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = conv(8, 8)
+
+    def forward(self, x):
+        if x.sum() > 0:
+            return self.conv(x)
+        return x
+
+
+@case(removable="2.0", frozen={"0.0": "cannot be traced (models.py:"})
+def opaque_part():
+    return nn.Sequential(block(3, 8), Branches(), block(8, 6), head(6))
+
+
+@case(removable="1", frozen={"input of 1": "0 has hooks"})
+def hooked_layer():
+    return nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(3, 8, 3)), conv(8, 6), nn.ReLU(), head(6))
+
+
+@case(removable="tail", frozen={"stem": "computes with the number of channels"})
+def divides_by_the_channel_count():
+    return Net(
+        lambda s, x: (lambda y: s.head(F.relu(s.tail(y / y.shape[1]))))(F.relu(s.stem(x))),
+        stem=conv(3, 8),
+        tail=conv(8, 6),
+        head=head(6),
+    )
+
+
+@case(removable="1.layer 2", frozen={"0": "takes single entries"})
+def every_second_channel():
+    return nn.Sequential(conv(3, 8), Net(lambda s, x: s.layer(x[:, ::2]), layer=conv(4, 8)), conv(8, 6), nn.ReLU(), head(6))
+
+
+@case(removable="2.0", frozen={"0.0": "LocalResponseNorm"})
+def local_response_norm():
+    return nn.Sequential(block(3, 8), nn.LocalResponseNorm(2), block(8, 6), head(6))
+
+
+@case(removable="tail.0", frozen={"stem.0": "indexed by a tensor"})
+def fixed_permutation():
+    net = Net(lambda s, x: s.head(s.tail(s.stem(x)[:, s.order])), stem=block(3, 8), tail=block(8, 6), head=head(6))
+    net.register_buffer("order", torch.randperm(8))
+    return net
+
+
+@case(removable="trunk.0", frozen={"last": "softmax (models.py:"})
+def softmax_over_channels():
+    return Net(lambda s, x: torch.softmax(s.last(s.trunk(x)), 1), trunk=block(3, 8), last=conv(8, 4))
+
+
+def random_model(name: str, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A model of the table with random weights and statistics, and a batch of 1."""
+    torch.manual_seed(seed)
+    found = MODELS[name]
+    model = found.make().eval()
+    randomise(model)
+    return model, tuple(torch.randn(1, *shape) for shape in found.shapes)
+
+
+def randomise(model: nn.Module) -> None:
+    """Statistics and affine parameters of norms away from 0 and 1, where every mistake would be invisible."""
+    for m in model.modules():
+        for name, t in (*m.named_parameters(recurse=False), *m.named_buffers(recurse=False)):
+            if isinstance(m, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm | nn.RMSNorm) and t.ndim == 1:
+                spread = (0.5, 1.5) if name in ("weight", "running_var") else (-0.3, 0.3)
+                t.data.uniform_(*spread)

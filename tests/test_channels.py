@@ -1,0 +1,143 @@
+"""Which channels belong together, which can go, and why the others stay."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import MODELS, Net, block, conv, head, random_model
+from torch import nn
+
+from compress.errors import PlanMismatch
+from compress.graph import rules
+from compress.graph.channels import solve
+from compress.graph.trace import trace
+
+
+def solved(name, seed=0):
+    model, inputs = random_model(name, seed)
+    return solve(trace(model, inputs), inputs)
+
+
+def facts(channels):
+    return [
+        (g.name, g.channels, g.frozen is None, tuple((m.tensor, m.dim, m.role, tuple(m.index.tolist())) for m in g.members))
+        for g in channels.groups
+    ]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_structure_has_the_groups_it_should_have(name):
+    channels, expected = solved(name), MODELS[name]
+    assert channels.removable
+    assert {n: channels.group(n).frozen for n in expected.removable} == dict.fromkeys(expected.removable)
+    for group, reason in expected.frozen.items():
+        assert reason in (channels.group(group).frozen or f"{group} is not frozen")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_position_of_every_axis_belongs_to_one_group(name):
+    channels = solved(name)
+    for key in channels.axes:
+        members = [m.index for g in channels.groups for m in g.members if (m.tensor, m.dim) == key]
+        owners = torch.stack([index >= 0 for index in members]).sum(0)
+        assert bool((owners == 1).all()), key
+    for group in channels.groups:
+        for member in group.members:
+            inside = member.index[member.index >= 0]
+            assert torch.equal(torch.unique(inside), torch.arange(group.channels)), (group.name, member.tensor)
+        assert group.frozen is not None or group.channels > 1
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from(sorted(MODELS)), st.integers(1, 10_000))
+def test_classes_do_not_depend_on_weights_or_data(name, seed):
+    if name != "fixed_permutation":
+        assert facts(solved(name, seed)) == facts(solved(name))
+
+
+@pytest.mark.parametrize("name", [n for n in MODELS if n != "squeezed_to_a_vector"])
+def test_classes_do_not_depend_on_the_batch(name):
+    # squeeze() without an axis gives another rank for a batch of 1: that model differs itself.
+    model, inputs = random_model(name)
+    pair = tuple(torch.cat([x, x]) for x in inputs)
+    assert facts(solve(trace(model, pair), pair)) == facts(solve(trace(model, inputs), inputs))
+
+
+def test_solving_leaves_the_model_alone():
+    model, inputs = random_model("dense_block")
+    module = trace(model, inputs)
+    before, code = copy.deepcopy(module.state_dict()), module.code
+    assert facts(solve(module, inputs)) == facts(solve(module, inputs))
+    assert module.code == code
+    assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
+
+
+def test_a_shuffle_is_followed_to_the_channel():
+    (reader,) = [m for m in solved("shuffle_layer").group("0.0").members if m.tensor == "2.0.weight"]
+    # 8 channels in 2 groups: 0 1 2 3 | 4 5 6 7 become 0 4 1 5 2 6 3 7; the pairs (0 4), (1 5) ... go together.
+    assert reader.index.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_a_flattened_channel_is_read_at_all_of_its_positions():
+    (reader,) = [m for m in solved("flatten_into_linear").group("0.0").members if m.tensor == "2.weight"]
+    assert reader.index.tolist() == [c for c in range(4) for _ in range(64)]
+
+
+def test_a_group_names_its_producers_and_consumers():
+    group = solved("residual").group("stem.0")
+    assert group.producers == ("stem.0", "b.0")
+    assert group.consumers == ("a.0", "head.2")
+    assert group.modules("through") == ("stem.1", "b.1")
+
+
+def test_a_group_that_does_not_exist_is_refused():
+    with pytest.raises(PlanMismatch, match="names layer nowhere"):
+        solved("plain").group("nowhere")
+
+
+def test_reasons_name_the_layer_and_the_line():
+    reason = solved("group_norm_of_one_group").group("0").frozen
+    assert reason == "1 takes its statistics over all channels, so removing one would change the rest"
+    reason = solved("unknown_operation").group("0.0").frozen
+    assert reason.startswith("cummax (models.py:") and reason.endswith("is not known to the solver")
+    assert solved("opaque_part").group("0.0").frozen.startswith("1 cannot be traced (models.py:")
+
+
+def test_a_rule_that_breaks_freezes_instead(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("cannot broadcast")
+
+    monkeypatch.setattr(rules, "spatial", broken)
+    channels = solved("resized")
+    assert channels.group("stem").frozen.startswith("max_pool2d (models.py:")
+    assert "cannot be followed (RuntimeError)" in channels.group("stem").frozen
+
+
+def test_a_rule_that_gives_another_shape_freezes_instead(monkeypatch):
+    monkeypatch.setattr(rules, "reduced", lambda s, node, x, dims: x)
+    channels = solved("squeeze_excite")
+    assert "called in a way that the solver does not know" in channels.group("stem.0").frozen
+
+
+def test_a_tensor_without_a_batch_axis_is_not_misread():
+    model = Net(lambda s, x: s.b(F.relu(s.a(x[0]))).unsqueeze(0), a=conv(8, 8), b=conv(8, 8))
+    x = torch.randn(1, 8, 8, 8)
+    assert not solve(trace(model, (x,)), (x,)).removable
+
+
+def test_parameters_that_an_unknown_operation_takes_stay():
+    net = Net(lambda s, x: s.head(s.b(s.a(x)) + s.b.weight.cummax(1).values.mean()), a=block(3, 8), b=conv(8, 6), head=head(6))
+    x = torch.randn(1, 3, 8, 8)
+    channels = solve(trace(net, (x,)), (x,))
+    assert not [g for g in channels.removable if any(m.tensor == "b.weight" for m in g.members)]
+
+
+def test_batch_norm_alone_has_one_class_per_channel():
+    x = torch.randn(1, 3, 8, 8)
+    model = nn.Sequential(
+        conv(3, 8), nn.BatchNorm2d(8, affine=False), conv(8, 4), nn.BatchNorm2d(4, track_running_stats=False), head(4)
+    )
+    assert [g.channels for g in solve(trace(model.eval(), (x,)), (x,)).removable] == [8, 4]

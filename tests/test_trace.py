@@ -1,0 +1,164 @@
+"""A traced model computes what the user's class computes, keeps its names, and says what it could not follow."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from models import MODELS, Net, block, conv, head, random_model
+from oracles import flat, outputs
+from torch import nn
+
+from compress.errors import BadInput, UnsupportedModel
+from compress.graph.channels import solve
+from compress.graph.trace import trace
+
+
+def image(size=1):
+    return torch.randn(size, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def modules_of(module):
+    return [type(module.get_submodule(n.target)).__name__ for n in module.graph.nodes if n.op == "call_module"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_tracing_changes_no_bit_no_name_and_not_the_model(name):
+    model, inputs = random_model(name)
+    model.train()
+    before = copy.deepcopy(model.state_dict())
+    module = trace(model, inputs)
+    assert model.training and not module.training
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert set(module.state_dict()) <= set(before)
+    doubled = [torch.cat([x, x.flip(-1)]) for x in inputs]
+    assert all(torch.equal(a, b) for a, b in zip(outputs(module, doubled), outputs(model.eval(), doubled), strict=True))
+    assert all(p.requires_grad for p in module.parameters())
+
+
+@pytest.mark.parametrize("name", ["plain", "attention_fused", "functional_activations", "opaque_part", "decoder_by_unflatten"])
+def test_a_traced_model_is_traced_again_without_loss(name):
+    model, inputs = random_model(name)
+    once = trace(model, inputs)
+    again = trace(once, inputs)
+    assert [n.op for n in again.graph.nodes] == [n.op for n in once.graph.nodes]
+    assert list(again.state_dict()) == list(once.state_dict())
+
+
+def test_functional_activations_and_dropouts_become_modules():
+    model, inputs = random_model("functional_activations")
+    module = trace(model, inputs)
+    kinds = "ReLU ReLU6 Hardswish LeakyReLU ELU SELU CELU Mish SiLU GELU Softplus Hardsigmoid Hardtanh Tanh Sigmoid LogSigmoid"
+    assert {*kinds.split(), *["Softsign", "Tanhshrink", "Hardshrink", "Softshrink", "Threshold"]} <= set(modules_of(module))
+    assert module.get_submodule("leaky_relu").negative_slope == 0.2
+    assert module.get_submodule("gelu").approximate == "tanh"
+    model, inputs = random_model("dropouts")
+    assert modules_of(trace(model, inputs)).count("Dropout2d") == 2
+
+
+def test_dropout_written_as_a_function_wakes_up_in_training():
+    model, inputs = random_model("dropouts")
+    module = trace(model, inputs).train()
+    torch.manual_seed(0)
+    first = module(image(4))
+    assert not torch.equal(first, module(image(4)))
+    module.eval()
+    assert torch.equal(module(image(4)), module(image(4)))
+
+
+def test_stochastic_depth_wakes_up_in_training():
+    model, inputs = random_model("stochastic_depth")
+    module = trace(model, inputs)
+    module.get_submodule("drop").train()
+    torch.manual_seed(0)
+    assert not torch.equal(module(image(16)), module(image(16)))
+
+
+def test_dropout_that_is_always_on_stays_as_it_is():
+    module = trace(Net(lambda s, x: F.dropout(s.a(x), 0.5, training=True), a=conv(3, 4)), (image(),))
+    assert not any(isinstance(m, nn.Dropout) for m in module.modules())
+
+
+def test_every_node_knows_its_shape_and_line():
+    model, inputs = random_model("residual")
+    module = trace(model, inputs)
+    shapes = {n.name: n.meta["shape"] for n in module.graph.nodes}
+    assert shapes["stem_0"] == (1, 8, 8, 8) and shapes["head_2"] == (1, 5)
+    assert [n.meta["source"].split(":")[0] for n in module.graph.nodes if n.name == "add"] == ["models.py"]
+    assert not any("test_" in n.meta.get("source", "") for n in module.graph.nodes)
+
+
+def test_control_flow_that_depends_on_data_is_refused_by_line():
+    class Root(nn.Module):
+        def forward(self, x):
+            if x.mean() > 0:
+                return x
+            return -x
+
+    with pytest.raises(UnsupportedModel, match=r"own forward cannot be traced \(test_trace\.py:\d+: .*control flow"):
+        trace(Root(), (image(),))
+
+
+def test_a_part_that_cannot_be_traced_stays_whole_and_says_why():
+    model, inputs = random_model("opaque_part")
+    module = trace(model, inputs)
+    assert list(module.meta["opaque"]) == ["1"]
+    assert module.meta["opaque"]["1"].startswith("cannot be traced (models.py:")
+    assert type(module.get_submodule("1")).__name__ == "Branches"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"), [((torch.zeros(1, 4, 8, 8),), "4x8x8"), ((image(), image()), r"2 input\(s\)"), ((), r"0 input\(s\)")]
+)
+def test_inputs_that_do_not_fit_are_refused(inputs, message):
+    with pytest.raises(BadInput, match=message):
+        trace(nn.Sequential(block(3, 4), head(4)), inputs)
+
+
+def test_half_precision_becomes_single():
+    module = trace(nn.Sequential(block(3, 4), head(4)).half().eval().float().half(), (image(),))
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+
+
+def test_a_subclass_that_changes_nothing_becomes_its_base():
+    model, inputs = random_model("subclassed_layers")
+    module = trace(model, inputs)
+    assert type(module.get_submodule("0")) is nn.Conv2d
+    assert type(model[0]).__name__ == "OwnConv"
+    assert "conv2d" in {getattr(n.target, "__name__", "") for n in module.graph.nodes}
+
+
+def test_assertions_about_the_input_do_not_stop_the_trace():
+    model, inputs = random_model("default_arguments")
+    module = trace(model, inputs)
+    assert module.meta["opaque"] == {}
+    assert [n.op for n in module.graph.nodes].count("placeholder") == 1
+    assert not any(n.target is torch._assert for n in module.graph.nodes)
+
+
+def test_names_of_new_modules_never_meet_old_ones():
+    class Clash(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu, self.relu_1 = conv(3, 3), nn.Identity()
+
+        def forward(self, x):
+            return F.relu(self.relu(F.relu(self.relu_1(x))))
+
+    model = Clash()
+    module = trace(model, (image(),))
+    assert isinstance(module.relu, nn.Conv2d)
+    assert torch.equal(module(image(2)), model(image(2)))
+    assert solve(module, (image(),)).groups
+
+
+def test_a_buffer_that_steers_the_forward_is_a_constant():
+    model = Net(lambda s, x: s.a(x) if s.switch else s.b(x), a=conv(3, 4), b=conv(3, 5))
+    model.register_buffer("switch", torch.tensor(1))
+    assert "b" not in dict(trace(model, (image(),)).named_modules())
+
+
+def test_two_outputs_keep_their_structure():
+    model, inputs = random_model("several_outputs")
+    out = trace(model, inputs)(*inputs)
+    assert list(out) == ["class", "boxes"] and len(flat(out)) == 3
