@@ -13,7 +13,6 @@ from typing import Any
 import exporters
 from compress import artifact as artifacts
 from compress import pipeline
-from compress.analyze import analyze
 from compress.artifact import Artifact
 from compress.bench import bench
 from compress.decide import Decision, decide
@@ -24,12 +23,13 @@ from compress.explain import explain
 from compress.graph.trace import trace
 from compress.load import load
 from compress.methods import METHODS
-from compress.opening import opened
+from compress.opening import opened, prepare
 from compress.plan import Plan, from_json
 from compress.recipe import Recipe, from_toml, make
 from compress.report.records import Report
 from compress.save import save
 from compress.stage import Progress, silent
+from compress.stages.analyse import Row, analyse
 
 __all__ = ["analyze", "apply", "bench", "demo", "doctor", "explain", "export", "load", "methods", "plan", "run", "save", "trace"]
 
@@ -75,6 +75,17 @@ def resolved_recipe(model: Place | None, recipe: Recipe | Place | None, settings
             "No model was given. Give a file, as in 'compress run model.pt --data images', or a --recipe that names one."
         )
     return resolved
+
+
+def analyze(model: Place, *, progress: Progress = silent, **settings: Any) -> list[Row]:
+    """Entropy, redundancy, cost and savings of every group of channels, from one pass over `calibration` training images.
+
+    Raises:
+        BadInput: the model or the data cannot be used.
+        UnsupportedModel: the model cannot be traced.
+    """
+    context, _ = prepare(make(model=str(model), **settings), progress)
+    return analyse(context.dense, context)
 
 
 def plan(

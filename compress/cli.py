@@ -85,8 +85,8 @@ def run(
 def analyze(model: str, as_json: bool, **flags: Any) -> None:
     """Entropy, redundancy and cost of every layer of MODEL.
 
-    A state entropy of 0 bits means that a rectifier never changes its state on this data. The last columns say what
-    removing half of the layer's channels would save.
+    A state entropy of 0 bits means that a rectifier never changes its state on this data. "needed" is the fewest channels that
+    keep the readers' error within 1 % of their variance; "saved" is the share of the whole model that half of the channels cost.
     """
     import compress
     from compress.terminal import print_json, print_records, progress_bar

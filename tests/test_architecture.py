@@ -26,7 +26,7 @@ TIERS: tuple[frozenset[str], ...] = (
     frozenset({"stages"}),
     frozenset({"load", "save", "report"}),
     frozenset({"methods", "opening", "workspace", "harness", "pipeline"}),
-    frozenset({"decide", "analyze", "explain", "bench", "doctor", "demo"}),
+    frozenset({"decide", "explain", "bench", "doctor", "demo"}),
     frozenset({"api"}),
     frozenset({"options", "terminal"}),
     frozenset({"cli"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -261,3 +263,61 @@ def test_doctor_says_what_to_install_for_what_is_missing():
 def test_methods_lists_stages_of_every_method():
     rows = json.loads(invoke("methods", "--json").stdout)
     assert "entropic" in {r["method"] for r in rows} and all(r["stages"] for r in rows)
+
+
+# Commands that look at data
+
+
+@pytest.fixture
+def data(here: Path) -> tuple[str, ...]:
+    """Flags for a small data set beside the model."""
+    random = np.random.default_rng(0)
+    np.savez("data.npz", x=random.integers(0, 255, (80, 8, 8), dtype=np.uint8), y=np.arange(80) % 10)
+    return ("--data", "data.npz", "--calibration", "40")
+
+
+def test_analyze_tells_entropy_cost_and_savings(data: tuple[str, ...]):
+    rows = {r["layer"]: r for r in json.loads(invoke("analyze", "model.pt", *data, "--json").stdout)}
+    assert 0 < rows["3"]["entropy"] <= 1 and rows["3"]["params"] == 12 * 8 * 9 + 12
+    assert 0 < rows["0"]["macs_saved"] < 1 and rows["7"]["frozen"]
+
+
+def test_a_plan_is_made_written_and_carried_out_with_the_same_result_as_a_run(data: tuple[str, ...]):
+    flags = ("--target", "params=0.5")
+    decision = json.loads(invoke("plan", "model.pt", *data, *flags, "--json").stdout)
+    assert decision["planned"]["params"] <= 0.52 * decision["dense"]["params"]  # 2 %: what a target is hit within
+    assert invoke("apply", "plan.json", "model.pt", "--input-shape", "1x8x8").exit_code == 0
+    counted = sum(p.numel() for p in compress.load("model.compressed").parameters())
+    assert counted == decision["planned"]["params"]
+    report = json.loads(invoke("run", "model.pt", *data, *flags, "--align", 1, "--epochs", 0, "--rounds", 5, "--json").stdout)
+    assert report["stages"][-1]["params"] == counted
+    assert json.loads(Path("out/plan.json").read_text())["edits"] == json.loads(Path("plan.json").read_text())["edits"]
+
+
+def test_plan_does_not_write_over_what_is_there(data: tuple[str, ...]):
+    Path("plan.json").write_text("mine")
+    assert "--force" in refused(invoke("plan", "model.pt", *data), 2)
+    assert Path("plan.json").read_text() == "mine"
+
+
+def test_a_dry_run_shows_plan_and_cost_and_writes_nothing(data: tuple[str, ...]):
+    before = sorted(os.listdir())
+    result = invoke("run", "model.pt", *data, "--target", "macs=0.5", "--dry-run")
+    assert result.exit_code == 0 and "planned" in result.stdout and "Nothing was written" in result.stdout
+    assert sorted(os.listdir()) == before
+
+
+def test_a_recipe_repeats_a_run_and_flags_win_over_it(data: tuple[str, ...]):
+    flags = ("--target", "params=0.5", "--align", 1, "--epochs", 0, "--rounds", 5)
+    assert invoke("run", "model.pt", *data, *flags, "--out", "one").exit_code == 0
+    assert invoke("run", "--recipe", "one/recipe.toml", "--out", "two").exit_code == 0
+    assert Path("one/recipe.toml").read_bytes() == Path("two/recipe.toml").read_bytes()
+    one, two = (compress.load(f"{folder}/model.compressed").state_dict() for folder in ("one", "two"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    decision = json.loads(invoke("run", "--recipe", "one/recipe.toml", "--target", "params=0.8", "--dry-run", "--json").stdout)
+    assert decision["planned"]["params"] > 0.5 * decision["dense"]["params"]
+
+
+def test_a_report_is_printed_as_a_table_and_says_where_to_look(data: tuple[str, ...]):
+    result = invoke("run", "model.pt", *data, "--target", "params=0.5", "--align", 1, "--epochs", 0, "--rounds", 5)
+    assert result.stdout.splitlines()[0].startswith("stage") and "out: report.md first" in result.stdout
