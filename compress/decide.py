@@ -53,9 +53,7 @@ def decide(recipe: Recipe, progress: Progress = silent) -> Decision:
             planned = artifacts.apply(Plan(edits), planned).noting(*notes)
     plan = Plan(planned.plan.edits, recipe.method, recipe.align or 1)
     if recipe.align is None:
-        planned = planned.noting(
-            "Channel counts are not rounded here; a run rounds them where that is faster. --align decides."
-        )
+        planned = planned.noting("Channel counts are not rounded here; a run rounds them where that is faster. --align decides.")
     return Decision(plan, size(cost(dense.module, dense.inputs)), size(cost(planned.module, planned.inputs)), planned.notes)
 
 
