@@ -1,0 +1,164 @@
+"""One budget over all groups: the loss curves of `obs`, in one currency, against what the channels cost.
+
+    minimise  sum_g loss_g(n_g)   subject to   cost(n) <= target,   lowest_g <= n_g <= C_g,  n_g a multiple of `align`
+
+cost(n) = sum over tensors of constant * product of sizes, each size affine in n: parameters, MACs and bytes are all of that
+form, and neighbouring layers multiply. Greedy on the lower convex envelope of each curve: at every step the group whose next
+step down costs least loss per unit saved at the present sizes gives it up. Then channels come back where they still fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """cost(n) = fixed + sum_t scale_t * prod_d (base_td + per_channel_td . n).
+
+    Attributes:
+        fixed: cost that no choice changes.
+        scale: (t,).
+        base: (t, d).
+        per_channel: (t, d, groups).
+    """
+
+    fixed: float
+    scale: np.ndarray
+    base: np.ndarray
+    per_channel: np.ndarray
+
+    def __call__(self, counts: np.ndarray) -> float:
+        return self.fixed + float(self.scale @ (self.base + self.per_channel @ counts).prod(1))
+
+    def saved(self, counts: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """What each group saves by going down by its step, the others as they are, (groups,)."""
+        sizes = self.base + self.per_channel @ counts
+        now = self.scale * sizes.prod(1)
+        after = (sizes[:, :, None] - self.per_channel * steps).prod(1)
+        return now.sum() - self.scale @ after
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Channels per group and what they cost."""
+
+    counts: tuple[int, ...]
+    cost: float
+
+
+def choices(channels: int, align: int) -> list[int]:
+    """Channel counts that may stay, ascending: multiples of `align`, and all of them."""
+    return sorted({*range(align, channels + 1, align), channels})
+
+
+def lowest(channels: Sequence[int], align: int) -> np.ndarray:
+    """Fewest channels per group."""
+    return np.array([choices(c, align)[0] for c in channels], dtype=float)
+
+
+def envelope(losses: Tensor, allowed: Sequence[int]) -> list[tuple[int, float]]:
+    """Corners (n, loss) of the lower convex envelope over the allowed counts, ascending in n; loss never rises with n."""
+    points: list[tuple[int, float]] = []
+    floor = np.inf
+    monotone = []
+    for n in allowed:
+        floor = min(floor, float(losses[n]))
+        monotone.append((n, floor))
+    for n, value in monotone:
+        while len(points) > 1 and _above(points[-2], points[-1], (n, value)):
+            points.pop()
+        points.append((n, value))
+    return points
+
+
+def _above(a: tuple[int, float], b: tuple[int, float], c: tuple[int, float]) -> bool:
+    return (b[1] - a[1]) * (c[0] - a[0]) >= (c[1] - a[1]) * (b[0] - a[0])
+
+
+def allocate(curves: Sequence[Tensor], cost: CostModel, target: float, align: int = 1) -> Allocation:
+    """Split a budget.
+
+    Args:
+        curves: per group, estimated loss with n channels left, (channels + 1,).
+        cost: of any choice of channel counts.
+        target: the cost to come down to; not below what `lowest` costs.
+        align: counts are multiples of it (or all channels).
+
+    Raises:
+        ValueError: the target is below the lowest cost.
+    """
+    channels = [len(curve) - 1 for curve in curves]
+    allowed = [choices(c, align) for c in channels]
+    if cost(lowest(channels, align)) > target:
+        raise ValueError(f"a target of {target:g} is below {cost(lowest(channels, align)):g}, the cost of the fewest channels")
+    slopes = [_slopes(curve, counts) for curve, counts in zip(curves, allowed, strict=True)]
+    level = np.array([len(a) - 1 for a in allowed])
+    counts = np.array(channels, dtype=float)
+    now = cost(counts)
+    while now > target:
+        steps = np.array([a[i] - a[i - 1] if i else 0 for a, i in zip(allowed, level, strict=True)], dtype=float)
+        price = np.array([s[i - 1] if i else 0.0 for s, i in zip(slopes, level, strict=True)]) * steps
+        saved = cost.saved(counts, steps)
+        rate = np.where((steps > 0) & (saved > 0), price / np.maximum(saved, 1e-30), np.inf)
+        g = int(rate.argmin())
+        if not np.isfinite(rate[g]):
+            break
+        level[g] -= 1
+        counts[g] -= steps[g]
+        now = cost(counts)
+    return _fill(allowed, slopes, level, counts, cost, target)
+
+
+def _slopes(losses: Tensor, allowed: Sequence[int]) -> np.ndarray:
+    """Loss per channel of each step between neighbouring allowed counts, on the convex envelope, (steps,)."""
+    corners = envelope(losses, allowed)
+    values = np.interp(allowed, [n for n, _ in corners], [value for _, value in corners])
+    return -np.diff(values) / np.diff(allowed)
+
+
+def _fill(
+    allowed: list[list[int]], slopes: list[np.ndarray], level: np.ndarray, counts: np.ndarray, cost: CostModel, target: float
+) -> Allocation:
+    """Give channels back where they still fit: the last, large step may have gone well below the target."""
+    while True:
+        steps = np.array([a[i + 1] - a[i] if i + 1 < len(a) else 0 for a, i in zip(allowed, level, strict=True)], dtype=float)
+        extra = -cost.saved(counts, -steps)
+        fits = (steps > 0) & (extra <= target - cost(counts))
+        if not fits.any():
+            return Allocation(tuple(int(c) for c in counts), cost(counts))
+        gain = np.array([s[i] if i < len(s) else 0.0 for s, i in zip(slopes, level, strict=True)]) * steps
+        g = int(np.where(fits, gain / np.maximum(extra, 1e-30), -1.0).argmax())
+        level[g] += 1
+        counts[g] += steps[g]
+
+
+def uniform(channels: Sequence[int], cost: CostModel, target: float, align: int = 1) -> Allocation:
+    """The same share of every group, the largest that keeps to the target."""
+
+    def counts(share: float) -> np.ndarray:
+        best = (max((n for n in a if n <= share * c + 1e-9), default=a[0]) for a, c in zip(allowed, channels, strict=True))
+        return np.array(list(best), dtype=float)
+
+    allowed = [choices(c, align) for c in channels]
+    shares = sorted({n / c for a, c in zip(allowed, channels, strict=True) for n in a})
+    fitting = [s for s in shares if cost(counts(s)) <= target]
+    chosen = counts(fitting[-1] if fitting else shares[0])
+    return Allocation(tuple(int(c) for c in chosen), cost(chosen))
+
+
+def tolerated(curves: Sequence[Tensor], tolerance: float, align: int = 1) -> tuple[int, ...]:
+    """Fewest channels per group whose weighted error stays within a share of the targets' variance.
+
+    The error that the full set of channels leaves (rounding, ridge) is not counted.
+    """
+    chosen = []
+    for curve in curves:
+        allowed = choices(len(curve) - 1, align)
+        limit = float(curve[-1]) + tolerance * float(curve[0] - curve[-1])
+        chosen.append(next(n for n in allowed if float(curve[n]) <= limit or n == len(curve) - 1))
+    return tuple(chosen)

@@ -1,0 +1,63 @@
+"""Ridge regression from moments: the best weights for the inputs that a layer still has.
+
+With centred moments, mean mu of the inputs and my of the targets, and ridge r = ridge * mean of diag(C_xx):
+
+    W = C_xy^T (C_xx + r I)^{-1}        b = my - W mu
+
+The intercept b is exact and never penalised. The output errors' weighting does not appear: each output has its own best row.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from compress.entropy.moments import Moments
+
+RIDGE = 1e-3
+"""Relative to the mean variance of an input column; 1e-4 to 1e-2 make no difference in accuracy."""
+
+
+class Fit(NamedTuple):
+    """Fitted layer.
+
+    Attributes:
+        weight: (groups * m, q), float32.
+        bias: (groups * m,), float32.
+        error: mean squared error over the targets' variance, on the rows of the moments.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    error: float
+
+
+def ridge(moments: Moments, columns: Tensor | None = None, ridge: float = RIDGE) -> Fit:
+    """Regress the targets on the inputs.
+
+    Args:
+        moments: of inputs and targets.
+        columns: input columns to use, all by default.
+        ridge: relative to the mean variance of the columns in use.
+    """
+    mean_x, mean_y, xx, xy, yy = moments.centred()
+    if columns is not None:
+        mean_x, xx, xy = mean_x[:, columns], xx[:, columns][:, :, columns], xy[:, columns]
+    weight = solve(with_ridge(xx, ridge), xy).mT
+    bias = mean_y - (weight @ mean_x[..., None])[..., 0]
+    residual = yy.diagonal(dim1=1, dim2=2) - 2 * (weight * xy.mT).sum(2) + ((weight @ xx) * weight).sum(2)
+    error = float(residual.sum() / yy.diagonal(dim1=1, dim2=2).sum().clamp_min(1e-30))
+    return Fit(weight.flatten(0, 1).float(), bias.flatten().float(), max(error, 0.0))
+
+
+def with_ridge(covariance: Tensor, ridge: float) -> Tensor:
+    """C + r I, r relative to the mean of the diagonal; never exactly singular, even for inputs that are constant."""
+    scale = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].clamp_min(1e-12)
+    return covariance + ridge * scale * torch.eye(covariance.shape[-1], dtype=covariance.dtype)
+
+
+def solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """matrix^{-1} right for a symmetric positive definite matrix."""
+    return torch.cholesky_solve(right, torch.linalg.cholesky(matrix))

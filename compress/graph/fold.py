@@ -1,0 +1,141 @@
+"""Batch norms folded into the layer before them, for as long as weights are being fitted, and taken apart again afterwards.
+
+In eval mode a norm is s z + t with s = gamma / sqrt(var + eps), t = beta - s mean, so layer and norm together are one layer
+
+    W' = s W        b' = s b + t
+
+Fitting W', b' needs no word about norms. Taken apart again, with z's real mean and variance on the calibration images,
+
+    W = W' / s    mean = E z    var = Var z    gamma = s sqrt(var + eps)    beta = b' + s mean
+
+eval mode gives the fitted output, and the statistics of a batch in train mode agree with the running ones: fine-tuning starts
+from the fitted function, not beside it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_TINY = 1e-6  # |s| below it cannot be divided by
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A layer and the norm that alone reads its output."""
+
+    layer: str
+    norm: str
+
+
+def pairs(module: GraphModule) -> tuple[Pair, ...]:
+    """Layers with a norm behind them, each called once."""
+    calls: dict[str, int] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_module":
+            calls[str(node.target)] = calls.get(str(node.target), 0) + 1
+    found: list[Pair] = []
+    for node in module.graph.nodes:
+        source = node.args[0] if node.op == "call_module" and node.args else None
+        if not isinstance(source, torch.fx.Node) or source.op != "call_module" or len(source.users) > 1:
+            continue
+        norm, layer = module.get_submodule(str(node.target)), module.get_submodule(str(source.target))
+        once = calls[str(node.target)] == calls[str(source.target)] == 1
+        if once and isinstance(norm, _NORMS) and type(layer) in _LAYERS and norm.running_mean is not None:
+            found.append(Pair(str(source.target), str(node.target)))
+    return tuple(found)
+
+
+def fold(module: GraphModule) -> GraphModule:
+    """A copy in which every pair is one layer with a bias and the norm is an identity. Node names stay."""
+    folded = copy.deepcopy(module)
+    for pair in pairs(module):
+        layer: Any = folded.get_submodule(pair.layer)
+        scale, shift = affine(folded.get_submodule(pair.norm))
+        with torch.no_grad():
+            bias = shift if layer.bias is None else shift + scale * layer.bias
+            layer.weight = nn.Parameter(layer.weight * _along(scale, layer.weight))
+            layer.bias = nn.Parameter(bias.clone())
+        _replace(folded, pair.norm, nn.Identity())
+    for part in folded.modules():
+        if hasattr(part, "inplace"):
+            part.__dict__["inplace"] = False  # stored values must survive the layers that read them
+    return folded
+
+
+def unfold(module: GraphModule, folded: GraphModule, outputs: Mapping[str, tuple[Tensor, Tensor]]) -> GraphModule:
+    """Write fitted weights back into a model with norms.
+
+    Args:
+        module: the model before it was folded.
+        folded: the same model folded, its weights fitted since.
+        outputs: mean and variance per channel of each paired layer's output in `folded`, by layer path.
+
+    Returns:
+        A copy of `module` that computes what `folded` does.
+    """
+    result = copy.deepcopy(module)
+    norms = {pair.layer: pair.norm for pair in pairs(module)}
+    for path, fitted in folded.named_modules():
+        if type(fitted) not in _LAYERS:
+            continue
+        layer: Any = result.get_submodule(path)
+        with torch.no_grad():
+            if path in norms:
+                _take_apart(layer, result.get_submodule(norms[path]), fitted, outputs[path])
+            else:
+                _copy(layer, fitted)
+    return result
+
+
+def affine(norm: Any) -> tuple[Tensor, Tensor]:
+    """Scale and shift of a norm in eval mode, (c,) each."""
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -scale * norm.running_mean
+    return scale.detach(), (shift if norm.bias is None else shift + norm.bias).detach()
+
+
+def _take_apart(layer: Any, norm: Any, fitted: Any, output: tuple[Tensor, Tensor]) -> None:
+    scale, _ = affine(norm)
+    scale = torch.where(scale.abs() < _TINY, torch.ones_like(scale), scale) if norm.weight is not None else scale
+    mean, variance = (t.to(scale) for t in output)
+    layer.weight.copy_(fitted.weight / _along(scale, fitted.weight))
+    if layer.bias is not None:
+        layer.bias.zero_()
+    if norm.weight is None or norm.bias is None:
+        # Without gamma and beta only the running statistics can hold scale and shift.
+        norm.running_var.copy_((scale.square().reciprocal() - norm.eps).clamp_min(0))
+        norm.running_mean.copy_(-fitted.bias / scale)
+        return
+    raw_mean, raw_variance = (mean - fitted.bias) / scale, variance / scale.square()
+    norm.running_mean.copy_(raw_mean)
+    norm.running_var.copy_(raw_variance)
+    norm.weight.copy_(scale * torch.sqrt(raw_variance + norm.eps))
+    norm.bias.copy_(fitted.bias + scale * raw_mean)
+
+
+def _copy(layer: Any, fitted: Any) -> None:
+    layer.weight.copy_(fitted.weight)
+    if fitted.bias is not None:
+        if layer.bias is None:
+            layer.bias = nn.Parameter(torch.empty_like(fitted.bias))
+        layer.bias.copy_(fitted.bias)
+
+
+def _along(scale: Tensor, weight: Tensor) -> Tensor:
+    return scale.view(-1, *[1] * (weight.ndim - 1))
+
+
+def _replace(module: nn.Module, path: str, new: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(module.get_submodule(parent), name, new)

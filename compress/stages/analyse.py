@@ -1,0 +1,158 @@
+"""Analysis: what every group of channels carries, what it costs, and what removing half of it would save. Changes nothing.
+
+One streaming pass of the dense model gives the states of all rectifiers and the moments of all consumers; the loss curves
+follow from the moments alone. `compress analyze` shows the rows; a run decides from the same statistics in its `remove`
+stage, so this stage adds no row of its own there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch.fx import GraphModule, Node
+
+from compress.artifact import Artifact
+from compress.entropy.obs import Sweep
+from compress.entropy.state import States
+from compress.graph.channels import Channels, Group, solve
+from compress.measure.cost import cost
+from compress.recipe import Recipe
+from compress.stage import Context
+from compress.statistics import budget, calibration, selection
+from compress.statistics.collect import Statistics
+
+_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Row:
+    """One group of channels, or an activation that belongs to none.
+
+    Attributes:
+        layer: the group's name (its first producer), or the activation's path.
+        channels: how many.
+        entropy: mean bits per channel of the rectifier behind the layer, in [0, 1].
+        always_on, always_off: shares of channels whose rectifier never switched.
+        needed: fewest channels that keep the weighted error of all readers within 1 % of their variance.
+        error_at_half: that error, as a share, with half of the channels left and the readers refitted.
+        params, macs: of the layers that make the channels, per sample.
+        params_saved, macs_saved: by removing half of the channels, readers included; shares of the whole model.
+        frozen: why no channel can go.
+    """
+
+    layer: str
+    channels: int
+    entropy: float | None = None
+    always_on: float | None = None
+    always_off: float | None = None
+    needed: int | None = None
+    error_at_half: float | None = None
+    params: int | None = None
+    macs: int | None = None
+    params_saved: float | None = None
+    macs_saved: float | None = None
+    frozen: str | None = None
+
+
+@dataclass(frozen=True)
+class Analyse:
+    """The stage form of `analyse`; a run has no use for it."""
+
+    name: str = "analyse"
+
+    def needed(self, recipe: Recipe) -> bool:
+        return False
+
+    def check(self, artifact: Artifact, context: Context) -> None:
+        """Any model can be analysed."""
+
+    def __call__(self, artifact: Artifact, context: Context) -> Artifact:
+        return artifact
+
+
+def analyse(artifact: Artifact, context: Context) -> list[Row]:
+    """A row per group of channels in graph order, then the activations that belong to none.
+
+    Raises:
+        EmptyData: there are no images.
+    """
+    channels = solve(artifact.module, artifact.inputs)
+    groups = budget.removable(artifact.module, channels)
+    found = calibration.statistics(artifact, context, groups, states=True)
+    curves = selection.sweeps(
+        selection.Losses(artifact.module, found), groups, lambda share: context.progress("loss curves", share, "")
+    )
+    behind = _states_behind(artifact.module, channels, found)
+    saved = {unit: _saved(artifact, channels, groups, unit) for unit in ("params", "macs")}
+    layers = {one.name: one for one in cost(artifact.module, artifact.inputs).layers}
+    rows = []
+    for group in channels.groups:
+        made = [layers[path] for path in group.producers if path in layers]
+        state, curve = behind.get(group.name), curves.get(group.name)
+        rows.append(
+            Row(
+                layer=group.name,
+                channels=group.channels,
+                entropy=None if state is None else float(state.entropy.mean()),
+                always_on=None if state is None else state.always_on,
+                always_off=None if state is None else state.always_off,
+                needed=None if curve is None else _needed(curve),
+                error_at_half=None if curve is None else _error(curve, (group.channels + 1) // 2),
+                params=sum(one.params for one in made),
+                macs=sum(one.macs for one in made),
+                params_saved=saved["params"].get(group.name),
+                macs_saved=saved["macs"].get(group.name),
+                frozen=group.frozen,
+            )
+        )
+    shown = {id(state) for state in behind.values()}
+    return rows + [
+        Row(path, len(state.on), float(state.entropy.mean()), state.always_on, state.always_off)
+        for path, state in found.states.items()
+        if id(state) not in shown
+    ]
+
+
+def _needed(curve: Sweep) -> int:
+    return next(n for n in range(1, len(curve.losses)) if _error(curve, n) <= _TOLERANCE)
+
+
+def _error(curve: Sweep, n: int) -> float:
+    """Weighted error with n channels as a share of what all of them explain."""
+    whole, none = float(curve.losses[-1]), float(curve.losses[0])
+    return max(0.0, (float(curve.losses[n]) - whole) / max(none - whole, 1e-30))
+
+
+def _saved(artifact: Artifact, channels: Channels, groups: Sequence[Group], unit: str) -> dict[str, float]:
+    model = budget.cost_model(artifact.module, artifact.inputs, channels, groups, unit)
+    full = np.array([g.channels for g in groups], dtype=float)
+    shares = model.saved(full, np.floor(full / 2)) / max(model(full), 1.0)
+    return {g.name: float(share) for g, share in zip(groups, shares, strict=True)}
+
+
+def _states_behind(module: GraphModule, channels: Channels, found: Statistics) -> dict[str, States]:
+    """The first activation behind each group's producers."""
+    producer = {path: g.name for g in channels.groups for path in g.producers}
+    result: dict[str, States] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_module" and str(node.target) in found.states:
+            name = _source(node, producer)
+            if name is not None and len(found.states[str(node.target)].on) == channels.group(name).channels:
+                result.setdefault(name, found.states[str(node.target)])
+    return result
+
+
+def _source(node: Node, producer: dict[str, str]) -> str | None:
+    """The group whose channels reach a node, looked for backwards through what is no producer."""
+    waiting, seen = list(node.all_input_nodes), set[Node]()
+    while waiting:
+        source = waiting.pop(0)
+        if source in seen:
+            continue
+        seen.add(source)
+        if source.op == "call_module" and str(source.target) in producer:
+            return producer[str(source.target)]
+        waiting.extend(source.all_input_nodes)
+    return None

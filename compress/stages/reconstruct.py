@@ -1,0 +1,230 @@
+"""Block reconstruction: a few layers at a time learn to give what the dense model gives. No labels, no end-to-end training.
+
+For each run of blocks, with the smaller model's own input x' and the dense model's input x of the same images,
+
+    e = small blocks(x') - dense blocks(x)        minimise  mean over samples and positions of  e^T G e
+
+by Adam with a cosine schedule. G is the Fisher matrix of the dense model at the end of the run: it knows which directions of
+the error matter to the output. Runs overlap by one block, so that a block is first fitted to what the next one can still
+correct. At the end the last layer is refitted to the dense output, and norms are made consistent with the new weights.
+
+Source: Li et al., "BRECQ: Pushing the Limit of Post-Training Quantization by Block Reconstruction", ICLR 2021, for blocks and a
+Fisher weighting (diagonal there).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Interpreter, Node
+
+from compress.artifact import Artifact
+from compress.recipe import Recipe
+from compress.stage import Context
+from compress.statistics import calibration
+from compress.statistics.blocks import Block, blocks, spans
+from compress.statistics.collect import drawn_loss, first_tensor, outer_products
+from compress.statistics.layers import layers
+from compress.statistics.refitting import refit
+from compress.statistics.tape import run
+
+_BATCH = 64
+_RATE = 2e-3
+_FLOOR = 1e-2  # of the mean of G's diagonal, in every direction: no error is free
+_FISHER_IMAGES = 2000
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """The stage. `width`: blocks that learn together."""
+
+    width: int = 2
+    rate: float = _RATE
+    name: str = "reconstruct"
+
+    def needed(self, recipe: Recipe) -> bool:
+        return recipe.reconstruct > 0
+
+    def check(self, artifact: Artifact, context: Context) -> None:
+        """Any model can be tried; one without blocks is left as it is, and the report says so."""
+
+    def __call__(self, artifact: Artifact, context: Context) -> Artifact:
+        pair = calibration.both(artifact, context)
+        found = blocks(pair.dense, pair.kept)
+        if not found:
+            return artifact.noting("Nothing was reconstructed: the model has no point through which everything flows.")
+        before = _distance(pair, context)
+        fisher = _fisher(pair.dense, found, pair.batches, context)
+        self._learn(pair, found, fisher, context)
+        last = list(layers(pair.dense))[-1]
+        if last not in {str(n.target) for b in found for n in pair.dense.graph.nodes if n.name in b.nodes}:
+            refit(pair.dense, pair.small, pair.kept, pair.batches, device=context.device, seed=context.recipe.seed, only=[last])
+        after = _distance(pair, context)
+        if not after < before:
+            return artifact.noting(
+                "Block reconstruction did not bring the model closer to the dense one; its weights were put back."
+            )
+        module = calibration.written_back(artifact, pair.small, pair.batches)
+        note = f"Block reconstruction lowered the distance to the dense model by {1 - after / before:.0%} on its {pair.samples} images."
+        return replace(artifact, module=module).noting(note, *pair.notes)
+
+    def _learn(self, pair: calibration.Both, found: Sequence[Block], fisher: dict[str, Tensor], context: Context) -> None:
+        """Fit all runs in order."""
+        generator = torch.Generator().manual_seed(context.recipe.seed)
+        inputs = [n.name for n in pair.dense.graph.nodes if n.op == "placeholder"]
+        dense = {name: torch.cat([batch[i] for batch in pair.batches]) for i, name in enumerate(inputs)}
+        small = dense
+        runs = spans(found, self.width)
+        for number, members in enumerate(runs):
+            target = _forward(pair.dense, members, dense)
+            if members[-1].channels is not None:
+                target = target.index_select(members[-1].channel_dim, members[-1].channels.to(target.device))
+            problem = _Problem(pair.small, members, small, target, _root(fisher[members[-1].exit], members[-1]))
+
+            def tell(share: float, number: int = number, members: Sequence[Block] = members) -> None:
+                context.progress("reconstruct", (number + share) / len(runs), members[0].exit)
+
+            problem.solve(context.recipe.reconstruct, self.rate, generator, tell)
+            dense = {members[0].exit: _forward(pair.dense, members[:1], dense)}
+            small = {members[0].exit: _forward(pair.small, members[:1], small)}
+
+
+@dataclass
+class _Problem:
+    """One run of blocks: `inputs` and `target` hold all images, `root` is L with L L^T = G."""
+
+    module: GraphModule
+    members: Sequence[Block]
+    inputs: dict[str, Tensor]
+    target: Tensor
+    root: Tensor
+
+    def solve(self, steps: int, rate: float, generator: torch.Generator, tell: Callable[[float], None]) -> None:
+        """Learn; weights that end up worse on all images are put back."""
+        parameters = self._parameters()
+        start = [p.detach().clone() for p in parameters]
+        before = self._error()
+        optimizer = torch.optim.Adam(parameters, lr=rate)
+        samples = len(self.target)
+        order, at = torch.randperm(samples, generator=generator), 0
+        for p in parameters:
+            p.requires_grad_(True)
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+            if at + _BATCH > samples:
+                order, at = torch.randperm(samples, generator=generator), 0
+            chosen = order[at : at + _BATCH].to(self.target.device)
+            at += _BATCH
+            loss = self._loss({name: value[chosen] for name, value in self.inputs.items()}, self.target[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if step % 20 == 0:
+                tell(step / steps)
+        for p in parameters:
+            p.requires_grad_(False)
+        if not self._error() < before:
+            for p, value in zip(parameters, start, strict=True):
+                p.copy_(value)
+
+    def _parameters(self) -> list[nn.Parameter]:
+        names = {name for member in self.members for name in member.nodes}
+        parts = [
+            self.module.get_submodule(str(n.target)) for n in self.module.graph.nodes if n.op == "call_module" and n.name in names
+        ]
+        return list(dict.fromkeys(p for part in parts for p in part.parameters()))
+
+    def _loss(self, inputs: dict[str, Tensor], target: Tensor) -> Tensor:
+        e = run(self.module, _nodes(self.module, self.members), inputs)[self.members[-1].exit] - target
+        e = e.movedim(self.members[-1].channel_dim, -1)
+        return (e @ self.root).square().mean()
+
+    def _error(self) -> float:
+        total = 0.0
+        with torch.no_grad():
+            for at in range(0, len(self.target), calibration.BATCH):
+                part = slice(at, at + calibration.BATCH)
+                batch = {name: value[part] for name, value in self.inputs.items()}
+                total += float(self._loss(batch, self.target[part])) * len(self.target[part])
+        return total / len(self.target)
+
+
+def _nodes(module: GraphModule, members: Sequence[Block]) -> list[Node]:
+    names = {name for member in members for name in member.nodes}
+    return [n for n in module.graph.nodes if n.name in names]
+
+
+def _forward(module: GraphModule, members: Sequence[Block], inputs: dict[str, Tensor]) -> Tensor:
+    """The exit's value for all images."""
+    nodes, found = _nodes(module, members), []
+    with torch.no_grad():
+        for at in range(0, len(next(iter(inputs.values()))), calibration.BATCH):
+            batch = {name: value[at : at + calibration.BATCH] for name, value in inputs.items()}
+            found.append(run(module, nodes, batch)[members[-1].exit])
+    return torch.cat(found)
+
+
+def _root(fisher: Tensor, block: Block) -> Tensor:
+    """L of the exit's Fisher matrix, restricted to the channels left, scaled to a mean diagonal of 1."""
+    if block.channels is not None:
+        fisher = fisher[block.channels][:, block.channels]
+    scale = fisher.diagonal().mean().clamp_min(1e-30)
+    values, vectors = torch.linalg.eigh(fisher / scale + _FLOOR * torch.eye(len(fisher), dtype=fisher.dtype))
+    return (vectors * values.clamp_min(0).sqrt()).float()
+
+
+def _distance(pair: calibration.Both, context: Context) -> float:
+    """Mean divergence of the outputs (class scores), or their mean squared difference (anything else)."""
+    total = 0.0
+    with torch.no_grad():
+        for inputs in pair.batches:
+            one, other = (first_tensor(m(*inputs)) for m in (pair.dense, pair.small))
+            if context.data.spec.task == "classification" and one.ndim == 2:
+                p, q = one.double().log_softmax(1), other.double().log_softmax(1)
+                total += float((p.exp() * (p - q)).sum())
+            else:
+                total += float((one - other).square().mean()) * len(one)
+    return total / pair.samples
+
+
+class _Watch(Interpreter):
+    """Runs a model and keeps some values, differentiable."""
+
+    def __init__(self, module: GraphModule, names: Sequence[str]):
+        super().__init__(module)
+        self.names, self.kept = set(names), dict[str, Tensor]()
+
+    def run_node(self, n: Node) -> object:
+        value = super().run_node(n)
+        if n.name in self.names:
+            value = value if value.requires_grad else value.requires_grad_(True)
+            self.kept[n.name] = value
+        return value
+
+
+def _fisher(
+    module: GraphModule, found_blocks: Sequence[Block], batches: Sequence[tuple[Tensor, ...]], context: Context
+) -> dict[str, Tensor]:
+    """G at some nodes of the dense model: sum over positions, mean over images, float64 on the CPU."""
+    generator = torch.Generator().manual_seed(context.recipe.seed)
+    classifier = context.data.spec.task == "classification"
+    names = [b.exit for b in found_blocks]
+    dims = {b.exit: b.channel_dim for b in found_blocks}
+    found: dict[str, Tensor] = {}
+    seen = 0
+    for inputs in batches:
+        if seen >= _FISHER_IMAGES:
+            break
+        watch = _Watch(module, names)
+        output = watch.run(*inputs)
+        loss = drawn_loss(first_tensor(output), classifier, generator)
+        gradients = torch.autograd.grad(loss, [watch.kept[name] for name in names], allow_unused=True)
+        for name, g in zip(names, gradients, strict=True):
+            outer = outer_products(torch.zeros_like(watch.kept[name]) if g is None else g, dims[name])
+            found[name] = found[name] + outer if name in found else outer
+        seen += len(inputs[0])
+    return {name: total / seen for name, total in found.items()}

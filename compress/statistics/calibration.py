@@ -1,0 +1,145 @@
+"""What a stage that fits weights needs from the run: the images, both models folded, and which channels are left."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from compress.artifact import Artifact, apply
+from compress.errors import EmptyData
+from compress.graph.channels import Group
+from compress.graph.fold import fold, pairs, unfold
+from compress.plan import Plan
+from compress.stage import Context
+from compress.statistics.collect import Sampling, Statistics, collect
+from compress.statistics.layers import layers
+from compress.statistics.refitting import Kept
+from compress.statistics.selection import consumers
+from compress.statistics.tape import alive_bytes
+
+BATCH = 250
+_PASS_BATCH = 125
+_MEMORY = 5e9  # bytes of activations that both models may hold between two layers
+
+
+@dataclass(frozen=True)
+class Both:
+    """The dense and the smaller model, folded, and the images they are compared on."""
+
+    dense: GraphModule
+    small: GraphModule
+    kept: dict[str, Kept]
+    batches: list[tuple[Tensor, ...]]
+    notes: tuple[str, ...]
+
+    @property
+    def samples(self) -> int:
+        """Number of images."""
+        return sum(len(inputs[0]) for inputs in self.batches)
+
+
+def both(small: Artifact, context: Context) -> Both:
+    """Prepare for fitting the weights of `small` to the dense model's behaviour."""
+    batches, notes = images(context)
+    dense = fold(context.dense.module).to(context.device).requires_grad_(False)
+    return Both(
+        dense, fold(small.module).to(context.device).requires_grad_(False), kept(context.dense, small.plan), batches, notes
+    )
+
+
+def statistics(artifact: Artifact, context: Context, groups: Sequence[Group], states: bool) -> Statistics:
+    """One streaming pass over the calibration images, for all readers of some groups.
+
+    Raises:
+        EmptyData: there are no images.
+    """
+    recipe, data = context.recipe, context.data
+    limit = min(recipe.calibration, len(data.train))
+    return collect(
+        artifact.module,
+        lambda: (b.inputs for b in data.train.batches(_PASS_BATCH, limit=limit, seed=recipe.seed)),
+        consumers(artifact.module, groups),
+        images=limit,
+        device=context.device,
+        classifier=data.spec.task == "classification",
+        sampling=Sampling(seed=recipe.seed),
+        states=states,
+        progress=lambda share: context.progress("statistics", share, ""),
+    )
+
+
+def images(context: Context) -> tuple[list[tuple[Tensor, ...]], tuple[str, ...]]:
+    """Calibration inputs on the run's device, fewer than asked for where the activations would not fit.
+
+    Raises:
+        EmptyData: there is none.
+    """
+    recipe = context.recipe
+    room = max(1, int(_MEMORY / (2 * max(alive_bytes(context.dense.module), 1))))
+    limit = min(recipe.calibration, room)
+    batches = [
+        b.inputs for b in context.data.train.batches(min(BATCH, limit), limit=limit, seed=recipe.seed, device=context.device)
+    ]
+    if not batches:
+        raise EmptyData("The refit needs at least one training image and there is none. Give images with --data.")
+    if room < min(recipe.calibration, len(context.data.train)):
+        return batches, (
+            f"Weights were refitted on {room} of {recipe.calibration} calibration images, as many as fit into memory.",
+        )
+    return batches, ()
+
+
+def kept(dense: Artifact, plan: Plan) -> dict[str, Kept]:
+    """Which outputs and inputs of each dense layer a plan leaves, found by removing from weights that hold their own position."""
+    found: dict[str, list[Tensor]] = {path: [] for path in layers(dense.module)}
+    for dim in (0, 1):
+        numbered = copy.deepcopy(dense.module)
+        for path in found:
+            weight = getattr(numbered.get_submodule(path), "weight").data  # noqa: B009 (a Module's attribute has no type)
+            place = torch.arange(weight.shape[dim], dtype=weight.dtype)
+            weight.copy_(place.view(*[1] * dim, -1, *[1] * (weight.ndim - dim - 1)).expand_as(weight))
+        left = apply(plan, Artifact(numbered, dense.inputs)).module
+        for path in found:
+            weight = getattr(left.get_submodule(path), "weight").data  # noqa: B009
+            found[path].append(weight.movedim(dim, 0).reshape(weight.shape[dim], -1)[:, 0].round().long())
+    return {path: Kept(outputs, inputs) for path, (outputs, inputs) in found.items()}
+
+
+def written_back(small: Artifact, fitted: GraphModule, batches: Sequence[tuple[Tensor, ...]]) -> GraphModule:
+    """The smaller model with the folded, fitted weights taken apart into layers and norms again."""
+    outputs = output_moments(fitted, [pair.layer for pair in pairs(small.module)], batches)
+    device = next(small.module.parameters(), torch.empty(0)).device
+    return unfold(small.module, copy.deepcopy(fitted).to(device), outputs)
+
+
+def output_moments(
+    module: nn.Module, paths: Sequence[str], batches: Sequence[tuple[Tensor, ...]]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and variance per channel of some layers' outputs, over images and positions."""
+    sums: dict[str, list[Tensor]] = {}
+    seen: dict[str, int] = {}
+
+    def watch(path: str):
+        def hook(part: nn.Module, args: object, y: Tensor) -> None:
+            dims = [d for d in range(y.ndim) if d != (y.ndim - 1 if isinstance(part, nn.Linear) else 1)]
+            new = [y.sum(dims).cpu().double(), y.square().sum(dims).cpu().double()]
+            sums[path] = [a + b for a, b in zip(sums[path], new, strict=True)] if path in sums else new
+            seen[path] = seen.get(path, 0) + y.numel() // len(new[0])
+
+        return hook
+
+    handles = [module.get_submodule(path).register_forward_hook(watch(path)) for path in paths]
+    try:
+        with torch.no_grad():
+            for inputs in batches:
+                module(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    means = {path: total / seen[path] for path, (total, _) in sums.items()}
+    return {path: (means[path], (sums[path][1] / seen[path] - means[path].square()).clamp_min(0)) for path in sums}

@@ -1,0 +1,252 @@
+"""One streaming pass over the dense model: on-counts of rectifiers, input moments of consumers, Fisher matrices of their outputs.
+
+    forward      every batch;  input rows at sampled positions -> moments;  signs at activation sites -> states
+    backward     one batch in `fisher_every`;  g = d loss / d (layer output), G = mean over images of sum over positions of g g^T
+
+The labels of the loss are drawn from the model's own softmax, so that G is the Fisher matrix and needs no data labels; models
+that do not classify take a unit Gaussian direction in output space instead (G = J^T J). A consumer's targets are linear in
+its inputs, so no second sum is needed for them. Memory: the Gram matrices of as many consumers as fit `memory`, at least one;
+more passes otherwise.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from compress.entropy.moments import Moments
+from compress.entropy.state import States, count
+from compress.errors import EmptyData
+from compress.statistics.layers import Layer, layers
+
+Inputs = tuple[Tensor, ...]
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.PReLU)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How much is looked at.
+
+    Attributes:
+        share: arithmetic of a layer's moments, relative to the layer's own forward pass.
+        floor: rows per input column that a layer gets at least, where there are as many.
+        fisher_every: one batch in so many is differentiated.
+        memory: bytes of Gram matrices held at once.
+        seed: of positions and labels.
+    """
+
+    share: float = 0.5
+    floor: float = 1.0
+    fisher_every: int = 4
+    memory: float = 4e9
+    seed: int = 0
+
+
+@dataclass
+class Statistics:
+    """What one pass has seen.
+
+    Attributes:
+        moments: input moments by module path.
+        fisher: G by module path, (outputs, outputs), float64.
+        states: by path of the activation module.
+        images: samples seen.
+    """
+
+    moments: dict[str, Moments] = field(default_factory=dict)
+    fisher: dict[str, Tensor] = field(default_factory=dict)
+    states: dict[str, States] = field(default_factory=dict)
+    images: int = 0
+
+
+def collect(
+    module: GraphModule,
+    batches: Callable[[], Iterable[Inputs]],
+    paths: Sequence[str],
+    *,
+    images: int,
+    device: torch.device,
+    classifier: bool,
+    sampling: Sampling | None = None,
+    states: bool = True,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Statistics:
+    """Run the pass.
+
+    Args:
+        module: dense model; not changed.
+        batches: starts a pass over the images.
+        paths: consumers whose moments and Fisher matrices are wanted.
+        images: number of images that a pass will bring.
+        device: where it runs.
+        classifier: whether the output is class scores (n, classes).
+        sampling: by default that of `Sampling`.
+        states: whether to count rectifier states.
+        progress: told the share done.
+
+    Raises:
+        EmptyData: there are no images.
+    """
+    sampling = sampling or Sampling()
+    known = layers(module)
+    found = Statistics()
+    parts = _parts([known[p] for p in paths], sampling.memory) or [[]]
+    for number, part in enumerate(parts):
+        run = _Pass(module, part, found, sampling, images, device, classifier, states and number == 0)
+        with run.hooked():
+            for turn, inputs in enumerate(batches()):
+                run.batch(inputs, differentiate=bool(part) and turn % sampling.fisher_every == 0)
+                progress((number + min(run.seen / max(images, 1), 1.0)) / len(parts))
+        if not run.seen:
+            raise EmptyData("The statistics need at least one image and there is none. Give training images with --data.")
+        for one in part:
+            found.fisher[one.path] /= run.differentiated
+        found.images = run.seen
+    return found
+
+
+def _parts(wanted: Sequence[Layer], memory: float) -> list[list[Layer]]:
+    """Consumers by pass."""
+    parts: list[list[Layer]] = []
+    room = 0.0
+    for one in wanted:
+        need = 8.0 * one.groups * one.inputs**2
+        if not parts or need > room:
+            parts.append([])
+            room = memory
+        parts[-1].append(one)
+        room -= need
+    return parts
+
+
+class _Pass:
+    """A model with hooks that fill `Statistics`."""
+
+    def __init__(
+        self,
+        module: GraphModule,
+        wanted: Sequence[Layer],
+        found: Statistics,
+        sampling: Sampling,
+        images: int,
+        device: torch.device,
+        classifier: bool,
+        states: bool,
+    ):
+        self.module = copy.deepcopy(module).to(device).eval().requires_grad_(False)
+        for part in self.module.modules():
+            if hasattr(part, "inplace"):
+                part.__dict__["inplace"] = False  # hooked values must not be overwritten
+        self.wanted, self.found, self.sampling, self.images = wanted, found, sampling, images
+        self.device, self.classifier, self.states = device, classifier, states
+        self.generator = torch.Generator().manual_seed(sampling.seed)
+        self.seen = self.differentiated = 0
+        self.outputs: list[tuple[str, Tensor]] = []
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        handles = []
+        for one in self.wanted:
+            self.found.moments[one.path] = Moments(one.groups)
+            handles.append(self.module.get_submodule(one.path).register_forward_hook(self._consumer(one)))
+        if self.states:
+            for node in self.module.graph.nodes:
+                if node.op != "call_module":
+                    continue
+                part = self.module.get_submodule(str(node.target))
+                if isinstance(part, ACTIVATIONS):
+                    handles.append(part.register_forward_pre_hook(self._site(str(node.target), _channel_dim(self.module, node))))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def batch(self, inputs: Inputs, differentiate: bool) -> None:
+        inputs = tuple(x.to(self.device) for x in inputs)
+        self.outputs = []
+        self.differentiating = differentiate
+        with torch.set_grad_enabled(differentiate):
+            result = self.module(*inputs)
+            if differentiate:
+                self._fisher(first_tensor(result), len(inputs[0]))
+        self.seen += len(inputs[0])
+
+    def _consumer(self, one: Layer) -> Callable[..., Tensor | None]:
+        def hook(part: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            with torch.no_grad():
+                at = one.places(output, self._rows(one, output), self.generator)
+                self.found.moments[one.path].add(one.rows(args[0], at))
+            if self.differentiating:
+                # The graph begins at the first consumer: nothing before it is differentiated.
+                self.outputs.append((one.path, output if output.requires_grad else output.requires_grad_(True)))
+
+        return hook
+
+    def _rows(self, one: Layer, output: Tensor) -> int:
+        """Rows of this batch: a share of the layer's own arithmetic, or what a usable Gram matrix needs."""
+        positions = output.numel() // one.outputs
+        gram = 0.5 * one.inputs  # symmetric
+        cheap = self.sampling.share * positions * (one.outputs / one.groups) / gram
+        samples = output.shape[0] / max(self.images, 1)
+        return max(1, round(max(cheap, self.sampling.floor * one.inputs * samples)))
+
+    def _site(self, path: str, dim: int) -> Callable[..., None]:
+        def hook(part: nn.Module, args: tuple[Any, ...]) -> None:
+            new = count(args[0].detach(), dim)
+            self.found.states[path] = self.found.states[path] + new if path in self.found.states else new
+
+        return hook
+
+    def _fisher(self, result: Tensor, samples: int) -> None:
+        loss = drawn_loss(result, self.classifier, self.generator)
+        reached = [(path, y) for path, y in self.outputs]
+        gradients = torch.autograd.grad(loss, [y for _, y in reached], allow_unused=True)
+        self.outputs = []
+        for (path, y), g in zip(reached, gradients, strict=True):
+            one = next(w for w in self.wanted if w.path == path)
+            outer = outer_products(torch.zeros_like(y) if g is None else g, -1 if one.linear else 1)
+            self.found.fisher[path] = self.found.fisher[path] + outer if path in self.found.fisher else outer
+        self.differentiated += samples
+
+
+def drawn_loss(result: Tensor, classifier: bool, generator: torch.Generator) -> Tensor:
+    """A loss whose gradient's second moment is the Fisher matrix: labels drawn from the softmax, or a Gaussian direction."""
+    if classifier and result.ndim == 2:
+        labels = torch.multinomial(result.detach().softmax(1).cpu(), 1, generator=generator)[:, 0]
+        return F.cross_entropy(result, labels.to(result.device), reduction="sum")
+    return (result * torch.randn(result.shape, generator=generator).to(result.device)).sum()
+
+
+def first_tensor(result: Any) -> Tensor:
+    """The first tensor of a model's output."""
+    while not isinstance(result, Tensor):
+        result = next(iter(result.values() if isinstance(result, dict) else result))
+    return result
+
+
+def outer_products(g: Tensor, channel_dim: int) -> Tensor:
+    """Sum of g g^T over samples and positions, (c, c), float64 on the CPU."""
+    rows = g.movedim(channel_dim, -1).flatten(0, -2)
+    return (rows.T @ rows).double().cpu()
+
+
+def _channel_dim(module: GraphModule, node: torch.fx.Node) -> int:
+    """Axis of the channels at an activation's input: the last one behind linear layers and layer norms, else the second."""
+    source = node.args[0] if node.args else None
+    while isinstance(source, torch.fx.Node) and source.op == "call_module":
+        part = module.get_submodule(str(source.target))
+        if isinstance(part, nn.Linear | nn.LayerNorm):
+            return -1
+        if not isinstance(part, nn.Dropout | nn.Identity):
+            break
+        source = source.args[0] if source.args else None
+    return 1

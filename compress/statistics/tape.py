@@ -1,0 +1,174 @@
+"""A model run node by node over all calibration images at once, so that layers can change before what follows is computed.
+
+A tape holds, for each node that somebody will still read, its value for every batch. `order` is a topological order of the
+graph in which the lighter operand of a sum is computed before the heavier one: the heavier layer can then make up for the
+error of the lighter.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+_ADDS = frozenset({"add", "iadd", "add_"})
+# Stored values must survive the operations that read them.
+_PURE: dict[Any, Any] = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
+_PURE_METHODS = {"add_": "add", "sub_": "sub", "mul_": "mul", "div_": "div", "clamp_": "clamp", "masked_fill_": "masked_fill"}
+_TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
+
+class Tape:
+    """Values of one model.
+
+    Attributes:
+        values: node name -> one value per batch.
+    """
+
+    def __init__(self, module: GraphModule, batches: Sequence[tuple[Tensor, ...]], device: torch.device):
+        self.module, self.batches, self.device = module, batches, device
+        self.nodes = {node.name: node for node in module.graph.nodes}
+        self.left = {name: len(node.users) for name, node in self.nodes.items()}
+        self.values: dict[str, list[Any]] = {}
+        inputs = [node.name for node in module.graph.nodes if node.op == "placeholder"]
+        for i, name in enumerate(inputs):
+            self.values[name] = [batch[i] for batch in batches]
+
+    def compute(self, name: str) -> None:
+        """Compute a node for every batch."""
+        node = self.nodes[name]
+        if node.op in ("placeholder", "output"):
+            return
+        with torch.no_grad():
+            self.values[name] = [
+                evaluate(self.module, node, {n.name: self.values[n.name][i] for n in node.all_input_nodes})
+                for i in range(len(self.batches))
+            ]
+
+    def release(self, name: str) -> None:
+        """Let go of what the node was the last to read."""
+        for source in self.nodes[name].all_input_nodes:
+            self.left[source.name] -= 1
+            if not self.left[source.name]:
+                del self.values[source.name]
+
+
+def evaluate(module: nn.Module, node: Node, values: dict[str, Any]) -> Any:
+    """The value of one node, given those of the nodes that it reads."""
+    args: Any = map_arg(node.args, lambda n: values[n.name])
+    kwargs: Any = map_arg(node.kwargs, lambda n: values[n.name])
+    if node.op == "call_module":
+        return module.get_submodule(str(node.target))(*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], _PURE_METHODS.get(str(node.target), str(node.target)))(*args[1:], **kwargs)
+    if node.op == "get_attr":
+        owner, _, last = str(node.target).rpartition(".")
+        return getattr(module.get_submodule(owner), last)
+    if node.op == "output":
+        return args[0]
+    assert callable(node.target), "a function node holds its function"
+    return _PURE.get(node.target, node.target)(*args, **kwargs)
+
+
+def run(module: nn.Module, nodes: Iterable[Node], values: dict[str, Any]) -> dict[str, Any]:
+    """Compute some nodes in order, on top of the values given; the result holds all of them."""
+    values = dict(values)
+    for node in nodes:
+        if node.name not in values:
+            values[node.name] = evaluate(module, node, values)
+    return values
+
+
+def transparent(module: nn.Module, node: Node) -> bool:
+    """Whether a node hands its input on unchanged in eval mode."""
+    return node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), _TRANSPARENT)
+
+
+def sum_behind(module: GraphModule, node: Node) -> tuple[Node, Node] | None:
+    """The sum that alone reads a layer's output, and the sum's other operand; None where there is none of equal shape."""
+    while True:
+        if len(node.users) != 1:
+            return None
+        user = next(iter(node.users))
+        if transparent(module, user):
+            node = user
+            continue
+        name = user.target if isinstance(user.target, str) else getattr(user.target, "__name__", "")
+        operands = [a for a in user.args if isinstance(a, Node)]
+        if name not in _ADDS or user.op == "call_module" or len(operands) != 2 or operands[0] is operands[1] or user.kwargs:
+            return None
+        other = operands[1] if operands[0] is node else operands[0]
+        return (user, other) if node.meta.get("shape") == other.meta.get("shape") else None
+
+
+def order(module: GraphModule) -> list[str]:
+    """Names of all nodes, sources first; of two operands of a sum the one with the lighter last layer first."""
+    position = {node.name: i for i, node in enumerate(module.graph.nodes)}
+    before: dict[str, set[str]] = {node.name: {n.name for n in node.all_input_nodes} for node in module.graph.nodes}
+    for node in module.graph.nodes:
+        found = sum_behind(module, node) if _weight(module, node) else None
+        if found is not None and _lighter(module, found[1], node) and not _reaches(node, found[1]):
+            before[node.name].add(found[1].name)
+    done: list[str] = []
+    waiting = sorted(before, key=lambda name: position[name])
+    ready: set[str] = set()
+    while waiting:
+        name = next((n for n in waiting if before[n] <= ready), waiting[0])
+        waiting.remove(name)
+        ready.add(name)
+        done.append(name)
+    return done
+
+
+def _weight(module: GraphModule, node: Node) -> int:
+    """Weights per output of the layer at a node, 0 where there is none."""
+    part: Any = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return part.weight[0].numel() if isinstance(part, nn.Conv2d | nn.Linear) else 0
+
+
+def _lighter(module: GraphModule, operand: Node, node: Node) -> bool:
+    """Whether the last layer on the way to `operand` is lighter than that of `node`, or there is none."""
+    while operand.op == "call_module" and not _weight(module, operand) and operand.all_input_nodes:
+        operand = operand.all_input_nodes[0]
+    return _weight(module, operand) < _weight(module, node)
+
+
+def _reaches(source: Node, target: Node) -> bool:
+    seen, stack = {target}, [target]
+    while stack:
+        node = stack.pop()
+        if node is source:
+            return True
+        new = [n for n in node.all_input_nodes if n not in seen]
+        seen.update(new)
+        stack.extend(new)
+    return False
+
+
+def alive_bytes(module: GraphModule) -> int:
+    """Most bytes per sample that a tape holds at once, from the shapes noted at tracing."""
+    nodes = {n.name: n for n in module.graph.nodes}
+    size = {name: _bytes(node.meta.get("shape")) for name, node in nodes.items()}
+    left = {name: len(node.users) for name, node in nodes.items()}
+    now = most = 0
+    for name in order(module):
+        now += size[name]
+        most = max(most, now)
+        for source in nodes[name].all_input_nodes:
+            left[source.name] -= 1
+            now -= 0 if left[source.name] else size[source.name]
+    return most
+
+
+def _bytes(shape: Any) -> int:
+    if isinstance(shape, tuple | list):
+        if all(isinstance(n, int) for n in shape):
+            return 4 * math.prod(shape[1:])
+        return sum(_bytes(s) for s in shape)
+    return sum(_bytes(s) for s in shape.values()) if isinstance(shape, dict) else 0

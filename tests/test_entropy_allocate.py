@@ -1,0 +1,78 @@
+"""One budget over several groups."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from compress.entropy.allocate import CostModel, allocate, choices, envelope, lowest, tolerated, uniform
+
+
+def chain(*widths: int) -> CostModel:
+    """Parameters of linear layers 4 -> w1 -> w2 -> ... -> 3, a group per width."""
+    ends = len(widths)
+    base, per_channel = np.zeros((ends + 1, 2)), np.zeros((ends + 1, 2, ends))
+    base[0, 1], base[ends, 0] = 4, 3
+    for g in range(ends):
+        per_channel[g, 0, g] = per_channel[g + 1, 1, g] = 1
+    return CostModel(7.0, np.ones(ends + 1), base, per_channel)
+
+
+def curve(channels: int, scale: float) -> torch.Tensor:
+    return scale * torch.linspace(1, 0, channels + 1, dtype=torch.float64) ** 2
+
+
+def test_the_cost_is_the_product_of_neighbouring_sizes():
+    model = chain(10, 20)
+    assert model(np.array([10.0, 20.0])) == 7 + 4 * 10 + 10 * 20 + 20 * 3
+    saved = model.saved(np.array([10.0, 20.0]), np.array([1.0, 2.0]))
+    assert saved.tolist() == [4 + 20, 20 + 6]
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.2])
+def test_the_target_is_kept_and_hit_within_two_percent(share: float):
+    model = chain(64, 128, 64)
+    whole = model(np.array([64.0, 128, 64]))
+    found = allocate([curve(64, 1), curve(128, 1), curve(64, 1)], model, share * whole)
+    assert 0.98 * share * whole <= found.cost <= share * whole
+
+
+def test_channels_go_where_they_are_worth_least():
+    found = allocate([curve(64, 100), curve(64, 1)], chain(64, 64), 2000)
+    assert found.counts[0] > 2 * found.counts[1]
+
+
+def test_counts_are_aligned_and_never_zero():
+    model = chain(60, 64)
+    found = allocate([curve(60, 1), curve(64, 1)], model, 900, align=8)
+    assert all(n % 8 == 0 or n == 60 for n in found.counts) and min(found.counts) >= 8
+    assert lowest([60, 4], 8).tolist() == [8, 4]
+    assert choices(20, 8) == [8, 16, 20]
+
+
+def test_a_target_below_the_fewest_channels_is_refused():
+    with pytest.raises(ValueError, match="below"):
+        allocate([curve(8, 1)], chain(8), 5)
+
+
+def test_the_envelope_is_convex_and_below_the_curve():
+    losses = torch.tensor([10.0, 9, 2, 2.5, 1.9, 0])
+    corners = envelope(losses, [1, 2, 3, 4, 5])
+    assert corners[0] == (1, 9) and corners[-1] == (5, 0)
+    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(corners)]
+    assert slopes == sorted(slopes)
+
+
+def test_uniform_takes_the_largest_share_that_fits():
+    model = chain(10, 20)
+    found = uniform([10, 20], model, model(np.array([5.0, 10.0])))
+    assert found.counts == (5, 10)
+
+
+def test_a_tolerance_keeps_the_fewest_channels_within_it():
+    assert tolerated([curve(10, 3.0)], 0.011) == (9,)
+    assert tolerated([curve(10, 3.0)], 0.5) == (3,)
+    assert tolerated([curve(10, 3.0)], 0.01, align=8) == (10,)

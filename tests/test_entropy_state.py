@@ -1,0 +1,34 @@
+"""State entropy: counted, never averaged over batches."""
+
+from __future__ import annotations
+
+import torch
+
+from compress.entropy.state import count
+
+
+def test_a_channel_that_never_switches_has_no_entropy():
+    z = torch.ones(4, 3, 5, 5)
+    z[:, 1] = -1
+    z[:, 2, :, :] = 0  # exactly zero is off
+    states = count(z)
+    assert states.entropy.tolist() == [0, 0, 0]
+    assert states.share_on.tolist() == [1, 0, 0]
+    assert (states.always_on, states.always_off) == (1 / 3, 2 / 3)
+
+
+def test_a_symmetric_input_has_one_bit():
+    z = torch.cat([torch.ones(8, 2, 3, 3), -torch.ones(8, 2, 3, 3)])
+    assert count(z).entropy.tolist() == [1, 1]
+
+
+def test_counts_do_not_depend_on_the_batches():
+    z = torch.randn(30, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    whole = count(z)
+    parts = count(z[:7]) + count(z[7:8]) + count(z[8:])
+    assert torch.equal(whole.on, parts.on) and whole.seen == parts.seen
+
+
+def test_channels_may_be_the_last_axis():
+    z = torch.randn(5, 4, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(count(z, -1).on, count(z.transpose(1, 2), 1).on)
