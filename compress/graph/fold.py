@@ -15,9 +15,9 @@ from the fitted function, not beside it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ def unfold(module: GraphModule, folded: GraphModule, outputs: Mapping[str, tuple
     """
     result = copy.deepcopy(module)
     norms = {pair.layer: pair.norm for pair in pairs(module)}
-    for path, fitted in folded.named_modules():
+    for path, fitted in cast(Iterator[tuple[str, nn.Module]], folded.named_modules()):
         if type(fitted) not in _LAYERS:
             continue
         layer: Any = result.get_submodule(path)

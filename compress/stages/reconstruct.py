@@ -66,10 +66,11 @@ class Reconstruct:
         after = _distance(pair, context)
         if not after < before:
             return artifact.noting(
-                "Block reconstruction did not bring the model closer to the dense one; its weights were put back."
+                "Block reconstruction brought the model no closer to the dense one; the weights were put back."
             )
         module = calibration.written_back(artifact, pair.small, pair.batches)
-        note = f"Block reconstruction lowered the distance to the dense model by {1 - after / before:.0%} on its {pair.samples} images."
+        gain = f"{1 - after / before:.0%}"
+        note = f"Block reconstruction lowered the distance to the dense model by {gain} on its {pair.samples} images."
         return replace(artifact, module=module).noting(note, *pair.notes)
 
     def _learn(self, pair: calibration.Both, found: Sequence[Block], fisher: dict[str, Tensor], context: Context) -> None:
