@@ -1,8 +1,8 @@
 """Analysis: what every group of channels carries, what it costs, and what removing half of it would save. Changes nothing.
 
 One streaming pass of the dense model gives the states of all rectifiers and the moments of all consumers; the loss curves
-follow from the moments alone. `compress analyze` shows the rows; a run decides from the same statistics in its `remove`
-stage, so this stage adds no row of its own there.
+follow from the moments alone. `compress analyze` shows the rows. In a run the stage counts states only: `remove` takes the
+moments itself, where it knows the budget.
 """
 
 from __future__ import annotations
@@ -58,18 +58,32 @@ class Row:
 
 @dataclass(frozen=True)
 class Analyse:
-    """The stage form of `analyse`; a run has no use for it."""
+    """The stage: one pass that counts the states of every rectifier. The model passes unchanged, the findings become notes."""
 
     name: str = "analyse"
 
     def needed(self, recipe: Recipe) -> bool:
-        return False
+        return True
 
     def check(self, artifact: Artifact, context: Context) -> None:
         """Any model can be analysed."""
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
-        return artifact
+        found = calibration.statistics(artifact, context, (), states=True)
+        return artifact.noting(_summary(found)) if found.states else artifact
+
+
+def _summary(found: Statistics) -> str:
+    """The states of all rectifiers in a sentence."""
+    mean = {path: float(state.entropy.mean()) for path, state in found.states.items()}
+    lowest = min(mean, key=mean.__getitem__)
+    channels = sum(len(state.on) for state in found.states.values())
+    off = sum(round(state.always_off * len(state.on)) for state in found.states.values())
+    on = sum(round(state.always_on * len(state.on)) for state in found.states.values())
+    return (
+        f"State entropy over {found.images:,} images: {sum(mean.values()) / len(mean):.2f} bits on average over {len(mean)} "
+        f"activations, lowest {mean[lowest]:.2f} at {lowest}; of {channels:,} channels {off:,} are always off and {on:,} always on."
+    )
 
 
 def analyse(artifact: Artifact, context: Context) -> list[Row]:
