@@ -82,7 +82,8 @@ def _summary(found: Statistics) -> str:
     on = sum(round(state.always_on * len(state.on)) for state in found.states.values())
     return (
         f"State entropy over {found.images:,} images: {sum(mean.values()) / len(mean):.2f} bits on average over {len(mean)} "
-        f"activations, lowest {mean[lowest]:.2f} at {lowest}; of {channels:,} channels {off:,} are always off and {on:,} always on."
+        f"activations, lowest {mean[lowest]:.2f} at {lowest}; "
+        f"of {channels:,} channels {off:,} are always off and {on:,} always on."
     )
 
 
