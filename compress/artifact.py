@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 from torch.fx import GraphModule
 
-from compress.graph import surgery
+from compress.graph import constants, surgery
 from compress.graph.channels import solve
 from compress.plan import Plan
 
@@ -40,10 +40,14 @@ def apply(plan: Plan, artifact: Artifact) -> Artifact:
         PlanMismatch: an edit names a group or a channel count that the model does not have.
     """
     module, rest = artifact.module, list(plan.edits)
+    notes: tuple[str, ...] = ()
     while rest:
         # An edit speaks of the model as the edits before it left it: one solve serves all up to a layer's second turn.
         layers = [edit.layer for edit in rest]
         turn = next((i for i, layer in enumerate(layers) if layer in layers[:i]), len(rest))
-        module = surgery.keep(module, solve(module, artifact.inputs), rest[:turn])
-        rest = rest[turn:]
-    return replace(artifact, module=module, plan=replace(plan, edits=artifact.plan.edits + plan.edits))
+        channels = solve(module, artifact.inputs)
+        folded, said = constants.fold(module, channels, rest[:turn], artifact.inputs)
+        module = surgery.keep(folded, channels if folded is module else solve(folded, artifact.inputs), rest[:turn])
+        rest, notes = rest[turn:], notes + said
+    plan = replace(plan, edits=artifact.plan.edits + plan.edits)
+    return replace(artifact, module=module, plan=plan).noting(*notes)

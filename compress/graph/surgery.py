@@ -28,7 +28,7 @@ def keep(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> Grap
     Raises:
         PlanMismatch: a group that does not exist, has another number of channels, is frozen, or is named twice.
     """
-    stays = _stays(channels, edits)
+    stays = staying(channels, edits)
     module = copy.deepcopy(module)
     if bool(stays.all()):
         return module
@@ -58,7 +58,7 @@ def keep(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> Grap
 
 def mask(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> GraphModule:
     """A copy of the model in which the consumers of the removed channels have zero weights for them."""
-    stays = _stays(channels, edits)
+    stays = staying(channels, edits)
     module = copy.deepcopy(module)
     with torch.no_grad():
         for (tensor, dim), (role, labels) in channels.axes.items():
@@ -67,7 +67,7 @@ def mask(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> Grap
     return module
 
 
-def _stays(channels: Channels, edits: Sequence[Keep]) -> Tensor:
+def staying(channels: Channels, edits: Sequence[Keep]) -> Tensor:
     """Whether each class stays, shape (number of classes,)."""
     stays = torch.ones(channels.classes, dtype=torch.bool)
     named: set[str] = set()
