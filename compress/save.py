@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.fx import GraphModule
 
-from compress import __version__
 from compress.artifact import Artifact
 from compress.errors import BadInput
 from compress.graph.deserialise import from_json, stored_tensors
@@ -74,7 +73,8 @@ def _tensors(module: GraphModule) -> dict[str, Tensor]:
 
 
 def _write(folder: Path, text: str, tensors: dict[str, Tensor]) -> None:
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt", "compress": __version__})
+    # One entry: safetensors writes several in an order that changes from process to process, and equal models give equal bytes.
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / GRAPH).write_text(text, encoding="utf-8")
     folder.chmod(0o777 & ~_umask())
     for name in (WEIGHTS, GRAPH, "."):
