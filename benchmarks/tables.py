@@ -1,7 +1,7 @@
 """Numbers in the docs come from here: from the recipe's fields and from benchmarks/results/*.json, never from a keyboard.
 
-    <!-- result: mnist.json:summary.drop_points .2f -->0.12<!-- end -->            one number, in a Python format
-    <!-- table: mnist.json:rows method=Method; macs=MACs=,d -->  ...  <!-- end -->   a list of records, column by column
+    <!-- result: mnist.json:drop.mean; .2f -->0.12<!-- end -->                       one number, in a Python format
+    <!-- table: mnist.json:rows; method=Method; macs=MACs=,d -->  ...  <!-- end -->  records, column by column: key=title=format
     <!-- table: report demo.json -->  ...  <!-- end -->                              the stages of a run's report.json
     <!-- table: settings -->  ...  <!-- end -->                                      the fields of Recipe
 
@@ -41,8 +41,8 @@ def current(text: str, results: Path = RESULTS) -> str:
 
 
 def number(what: str, results: Path) -> str:
-    place, _, spec = what.partition(" ")
-    return format(look_up(place, results), spec)
+    place, _, spec = what.partition(";")
+    return format(look_up(place.strip(), results), spec.strip())
 
 
 def table(what: str, results: Path) -> str:
@@ -50,9 +50,11 @@ def table(what: str, results: Path) -> str:
         return settings_table()
     if what.startswith("report "):
         return report_table(results / what.removeprefix("report "))
-    place, _, columns = what.partition(" ")
-    chosen = [[*part.strip().split("="), "", ""][:3] for part in columns.split(";")]
-    rows = ([shown(deep(record, key), spec) for key, _, spec in chosen] for record in look_up(place, results))
+    place, *columns = (part.strip() for part in what.split(";"))
+    found = look_up(place, results)
+    records = [{"name": name, **record} for name, record in found.items()] if isinstance(found, dict) else found
+    chosen = [[*column.split("="), "", ""][:3] for column in columns]
+    rows = ([shown(deep(record, key), spec) for key, _, spec in chosen] for record in records)
     return markdown([title or key for key, title, _ in chosen], rows)
 
 

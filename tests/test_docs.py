@@ -39,15 +39,18 @@ def test_marked_numbers_and_tables_are_those_of_the_results(path: Path):
 
 def test_a_number_that_was_typed_by_hand_is_found(tmp_path: Path):
     (tmp_path / "a.json").write_text(json.dumps({"rows": [{"method": "x", "macs": 1234}], "drop": {"points": 0.123}}))
-    stale = "loses <!-- result: a.json:drop.points .2f -->0.05<!-- end --> points"
+    stale = "loses <!-- result: a.json:drop.points; .2f -->0.05<!-- end --> points"
     assert tables().current(stale, tmp_path) == stale.replace("0.05", "0.12")
-    table = "<!-- table: a.json:rows method=Method; macs=MACs=,d -->old<!-- end -->"
+    table = "<!-- table: a.json:rows; method=Method; macs=MACs=,d -->old<!-- end -->"
     assert "| Method | MACs |\n| --- | --- |\n| x | 1,234 |" in tables().current(table, tmp_path)
+    named = "<!-- table: a.json:; name=What; points=Points=.1f -->old<!-- end -->"
+    (tmp_path / "a.json").write_text(json.dumps({"half, kept": {"points": 1.23}}))
+    assert "| half, kept | 1.2 |" in tables().current(named, tmp_path)
 
 
 def test_a_marker_without_a_result_fails(tmp_path: Path):
     with pytest.raises(FileNotFoundError):
-        tables().current("<!-- result: none.json:x .2f -->1<!-- end -->", tmp_path)
+        tables().current("<!-- result: none.json:x; .2f -->1<!-- end -->", tmp_path)
 
 
 @pytest.mark.parametrize("command", sorted(cli.commands))
