@@ -10,11 +10,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from compress.methods import METHODS
 
 import exporters
 from compress.cli import cli
 from compress.data.settings import Settings
+from compress.methods import METHODS
 from compress.recipe import Recipe, from_toml, make
 
 ROOT = Path(__file__).resolve().parent.parent
