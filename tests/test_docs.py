@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -121,9 +124,8 @@ def test_the_example_of_a_data_file_can_be_read():
 
 @pytest.mark.slow
 def test_the_example_script_runs(tmp_path: Path):
-    import subprocess
-    import sys
-
-    done = subprocess.run([sys.executable, ROOT / "examples" / "digits.py", tmp_path], capture_output=True, text=True)
+    command = [sys.executable, str(ROOT / "examples" / "digits.py"), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}  # also where the package is not installed
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert "one more step of training" in done.stdout
