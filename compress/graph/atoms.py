@@ -54,8 +54,10 @@ class Atoms:
     def per_channel(self, t: Tensor, dim: int) -> Tensor:
         """Unite along every axis but `dim`: what a layer that reads whole channels asks for. Shape (t.shape[dim],)."""
         dim %= t.ndim
+        if all(size == 1 or step == 0 for d, (size, step) in enumerate(zip(t.shape, t.stride(), strict=True)) if d != dim):
+            return along(t, dim)
         rep = self.unite_along(t, [d for d in range(t.ndim) if d != dim])
-        return rep.movedim(dim, 0).reshape(t.shape[dim], -1)[:, 0] if t.numel() else rep.new_zeros(0)
+        return along(rep, dim)
 
     def freeze(self, t: Tensor, reason: str) -> None:
         """These atoms, and with them their classes, stay."""
@@ -83,6 +85,11 @@ class Atoms:
         for i in reversed(range(len(self._frozen))):
             numbers[classes[self._frozen[i][0]]] = i
         return numbers, [reason for _, reason in self._frozen]
+
+
+def along(t: Tensor, dim: int) -> Tensor:
+    """The first entry at each position of an axis, shape (t.shape[dim],)."""
+    return t[tuple(slice(None) if d == dim else 0 for d in range(t.ndim))] if t.numel() else t.new_zeros(0)
 
 
 def varies(t: Tensor, dim: int) -> bool:

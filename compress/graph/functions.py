@@ -44,7 +44,7 @@ ACTIVATIONS: dict[Any, tuple[type[nn.Module], tuple[str, ...]]] = {
     "tanh": (nn.Tanh, ()),
 }
 _IN_PLACE: dict[Any, Any] = {torch.relu_: F.relu, F.relu_: F.relu, "relu_": F.relu, F.leaky_relu_: F.leaky_relu, F.elu_: F.elu}
-_IN_PLACE |= {F.selu_: F.selu, F.celu_: F.celu, F.hardtanh_: F.hardtanh, F.threshold_: F.threshold, torch.selu_: F.selu}
+_IN_PLACE |= {F.selu_: F.selu, F.celu_: F.celu, F.hardtanh_: F.hardtanh, torch.threshold_: F.threshold, torch.selu_: F.selu}
 _IN_PLACE |= {torch.celu_: F.celu, F.rrelu_: F.rrelu, torch.rrelu_: F.rrelu}
 _DROPOUTS: dict[Any, type[nn.Module]] = {
     F.dropout: nn.Dropout,

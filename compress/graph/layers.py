@@ -76,7 +76,8 @@ def per_channel_norm(s: State, node: Node, x: Tensor, tensors: Sequence[str], gr
     for tensor in tensors:
         s.axis(tensor, 0, "through", channels)
     out = shaped(channels, x.shape, 1)
-    s.sized[node.name] = Sized(out, out, (), {})
+    if groups or not tensors:  # what the tensors of a norm cannot tell
+        s.sized[node.name] = Sized(out, out, (), {})
     return out
 
 

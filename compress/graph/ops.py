@@ -93,7 +93,7 @@ def _sizes(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
 
 def _module(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwargs) -> Any:
     path = str(node.target)
-    m: Any = module.get_submodule(path)
+    m: Any = s.modules[path]
     kind, found = type(m), tensors_in((args, kwargs))
     if path in (opaque := module.meta.get("opaque", {})):
         return unknown(s, node, found, opaque[path])
@@ -104,7 +104,7 @@ def _module(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwarg
         return x
     if kind in families.POOLS:
         return rules.spatial(s, node, x)
-    own = [f"{path}.{n}" for n, t in (*m.named_parameters(recurse=False), *m.named_buffers(recurse=False)) if t.ndim == 1]
+    own = [f"{path}.{n}" for n, t in (*m._parameters.items(), *m._buffers.items()) if t is not None and t.ndim == 1]
     weight, bias = f"{path}.weight", f"{path}.bias" if f"{path}.bias" in own else None
     if kind in families.CONVOLUTIONS or kind in families.TRANSPOSED:
         sizes = (m.out_channels, m.groups, m.weight.ndim)
@@ -163,7 +163,7 @@ def _method(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
 
 def _function(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     f: Any = node.target
-    x = args[0] if args else kwargs.get("input")
+    x: Any = args[0] if args else kwargs.get("input")
     if f is getattr and args[1] in families.ATTRIBUTES:
         return getattr(x, args[1])
     if f is operator.getitem:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from compress.graph.atoms import slim
+from compress.graph.atoms import along, slim
 from compress.graph.ops import propagate, reads_entries
 from compress.graph.state import State, tensors_in, unknown
 from compress.graph.trace import shape_of
@@ -29,6 +29,7 @@ def walk(s: State, module: GraphModule) -> None:
     values: dict[Node, Any] = {}
     left = {node: len(node.users) for node in module.graph.nodes}
     read = _read_parameters(s, module)
+    s.modules = dict(module.named_modules(remove_duplicate=False))
     look_up: Callable[[Node], Any] = values.__getitem__
     for node in module.graph.nodes:
         if node.op == "placeholder":
@@ -47,7 +48,7 @@ def walk(s: State, module: GraphModule) -> None:
 
 def _followed(s: State, module: GraphModule, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """A node's value. A rule that breaks, or gives another shape than the real operation, has misunderstood it: freeze."""
-    tables: tuple[dict[Any, Any], ...] = (s.axes, s.sized, s.grouped)
+    tables: list[dict[Any, Any]] = [s.axes, s.sized, s.grouped]
     sizes = [len(table) for table in tables]
     try:
         value = propagate(s, module, node, args, kwargs)
@@ -99,7 +100,7 @@ def close(s: State) -> Tensor:
         labels = classes[t]
         for d in range(t.ndim):
             if (name, d) not in s.axes and differs(labels, d):
-                s.axis(name, d, "through", t.movedim(d, 0).reshape(t.shape[d], -1)[:, 0])
+                s.axis(name, d, "through", along(t, d))
     for t, dim, reason in s.single:
         if differs(classes[slim(t)], dim):
             s.atoms.freeze(t, reason)
@@ -128,8 +129,3 @@ def _rectangular(s: State) -> Tensor:
                 s.atoms.unite_along(t, [d for d in dims if d != free])
         if s.atoms.edges == edges:
             return classes
-
-
-def along(t: Tensor, dim: int) -> Tensor:
-    """The first entry at each position of an axis."""
-    return t.movedim(dim, 0).reshape(t.shape[dim], -1)[:, 0]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Node
 
-from compress.graph.atoms import varies, varying
+from compress.graph.atoms import along, varies, varying
 from compress.graph.state import Sized, State, shaped, tensors_in, unknown, where
 
 # ---- elementwise, reductions, products -------------------------------------------------------------------------------------
@@ -164,11 +164,7 @@ def joined(s: State, node: Node, parts: Sequence[Tensor], dim: int, new_axis: bo
         out = torch.cat(list(parts), axis)
         s.rectangles.append(out)
         return out
-    slim = list(parts)
-    for d in range(parts[0].ndim):
-        if d != axis:
-            slim = [p.narrow(d, 0, 1) for p in slim]
-    return torch.cat(slim, axis).expand(shape)
+    return shaped(torch.cat([along(p, axis) for p in parts]), shape, axis)
 
 
 def pixels(s: State, x: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.nn.modules.batchnorm import _NormBase
 
+from compress.graph.atoms import along
 from compress.graph.families import FUNCTIONAL_CONVOLUTIONS
-from compress.graph.propagation import along, differs
+from compress.graph.propagation import differs
 from compress.graph.state import Sized
 
 

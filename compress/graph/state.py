@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Node
 
 from compress.graph.atoms import Atoms, varies
@@ -43,6 +43,7 @@ class State:
         thinned: weights of grouped layers that lose the same positions of every group instead.
         parameters: parameters and buffers that stand in the graph themselves, by first name.
         taken: of those, first names of the ones that an unknown operation takes, with the reason.
+        modules: every module by every name.
     """
 
     def __init__(self, thinned: frozenset[str], names: Mapping[str, str]):
@@ -57,6 +58,7 @@ class State:
         self.grouped: dict[str, Tensor] = {}
         self.parameters: dict[str, Tensor] = {}
         self.taken: dict[str, str] = {}
+        self.modules: dict[str, nn.Module] = {}
 
     def axis(self, tensor: str, dim: int, role: str, atoms: Tensor) -> None:
         """Record which atom each index of a parameter's axis belongs to; a layer called twice ties both."""

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Interpreter, Node, Tracer
+from torch.fx import GraphModule, Interpreter, Node, Tracer, _symbolic_trace
 from torchvision.ops import StochasticDepth
 
 from compress.errors import BadInput, UnsupportedModel
@@ -43,7 +43,6 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
         UnsupportedModel: `forward` of the model itself depends on data; names the line.
     """
     model = copy.deepcopy(model).float().eval().requires_grad_(True)
-    run_once(model, inputs)
     _plain_classes(model)
     opaque: dict[str, str] = {}
     buffers = True
@@ -53,6 +52,7 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
             graph = tracer.trace(model, concrete_args=_defaults(model, len(inputs)))
             break
         except Exception as error:  # whatever a user's forward can raise on symbolic values
+            run_once(model, inputs)  # the shapes may be to blame
             if not tracer.failed_in and buffers:
                 buffers = False  # a buffer that steers the forward is a constant of the model
                 continue
@@ -64,13 +64,19 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
             opaque[tracer.failed_in] = f"cannot be traced ({_where(error)}: {_first_line(error)})"
     else:
         raise UnsupportedModel(f"More than {_RETRIES} submodules cannot be traced, the first is {next(iter(opaque))}.")
+    if sum(node.op == "placeholder" for node in graph.nodes) < len(inputs):
+        run_once(model, inputs)
     module = GraphModule(tracer.root, graph, type(model).__name__)
     _drop_checks(module, len(inputs))
     modules_for_functions(module)
     module.recompile()
     module.meta["opaque"] = opaque
     module.eval()
-    note_shapes(module, inputs)
+    try:
+        note_shapes(module, inputs)
+    except Exception:
+        run_once(model, inputs)
+        raise
     return module
 
 
@@ -199,7 +205,7 @@ def _defaults(model: nn.Module, inputs: int) -> dict[str, Any] | None:
     return {p.name: p.default for p in parameters if p.default is not p.empty and p.kind in kinds} or None
 
 
-_CHECKS = frozenset({torch._assert, getattr(torch.fx._symbolic_trace, "_assert_is_none", torch._assert)})
+_CHECKS = frozenset({torch._assert, getattr(_symbolic_trace, "_assert_is_none", torch._assert)})
 _COMPARISONS = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.and_, operator.or_)
 _ARITHMETIC = frozenset({getattr, operator.getitem, operator.not_, operator.floordiv, operator.mod, *_COMPARISONS})
 

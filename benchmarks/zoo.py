@@ -1,0 +1,342 @@
+"""All torchvision classifiers: solved, a random third of every removable group removed, compared, exported, raced.
+
+    python benchmarks/zoo.py            # every model that results/zoo.json lacks or has with an error, in its own processes
+    python benchmarks/zoo.py --quick    # ten families
+    python benchmarks/zoo.py --again    # forget what is there
+
+Weights are random and so are the statistics of every norm, inputs 64 x 64 where the model takes them. For each model:
+
+    removed == masked       largest difference over the largest output, on a batch of 2
+    null channels           sampled groups: readers zeroed, makers scrambled: the output must not move; unzeroed it must
+    ONNX                    the smaller model, exported and compared with torch in ONNX Runtime
+    side by side            CPU seconds of one thread for trace and solve, and for the graph of Torch-Pruning (its groups not
+                            included), taken in turns in one process; the best of each
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from results_io import RESULTS, write
+from torch import Tensor, nn
+
+from compress.graph.channels import Channels, Group, solve
+from compress.graph.surgery import keep
+from compress.graph.trace import trace
+from compress.plan import Keep
+
+TOLERANCE = 1e-4
+"""Relative to the largest output: float32 sums in another order, through up to 500 layers of random weights."""
+SHARE = 1 / 3
+NULL_GROUPS = 8
+RIVAL_LIMIT = 100
+PART_LIMIT = 1800
+ROUNDS = 5
+QUICK = ["resnet18", "vgg11_bn", "mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1"]
+QUICK += ["regnet_y_400mf", "densenet121", "efficientnet_b0", "swin_t", "vit_b_32"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="ten models")
+    parser.add_argument("--again", action="store_true", help="also models that have a row")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME")
+    parser.add_argument("--skip", nargs="+", default=[], choices=PARTS, help="parts to leave out")
+    parser.add_argument("--part", nargs=2, metavar=("PART", "NAME"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.part:
+        print(json.dumps(PARTS[args.part[0]](args.part[1])))
+        return
+    path = RESULTS / "zoo.json"
+    rows: dict[str, dict[str, Any]] = json.loads(path.read_text())["models"] if path.exists() else {}
+    every = torchvision.models.list_models(module=torchvision.models)
+    for name in args.only or (QUICK if args.quick else every):
+        row = {} if args.again else rows.get(name, {})
+        for part in PARTS:
+            if part not in args.skip and (part not in row or "error" in row[part]):
+                row[part] = in_own_process(part, name)
+                rows[name] = row
+                store(rows, every)
+        print(line(name, row), flush=True)
+    print(json.dumps(summary(rows, every), indent=1))
+
+
+def store(rows: dict[str, dict[str, Any]], every: Iterable[str]) -> None:
+    versions = {p: version(p) for p in ("torch", "torchvision", "torch-pruning", "onnx", "onnxruntime")}
+    settings = {"tolerance": TOLERANCE, "share_removed": SHARE, "null_groups": NULL_GROUPS, "rival_limit_s": RIVAL_LIMIT}
+    ordered = {name: rows[name] for name in every if name in rows}
+    write("zoo", {"versions": versions, "settings": settings, "summary": summary(rows, every), "models": ordered})
+
+
+def in_own_process(part: str, name: str) -> dict[str, Any]:
+    """One part of one model; memory goes back to the machine, and a hang ends with its process."""
+    command = [sys.executable, __file__, "--part", part, name]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PART_LIMIT, env=environment, check=False)
+    except subprocess.TimeoutExpired:
+        return {"error": f"more than {PART_LIMIT} s"}
+    if done.returncode:
+        return {"error": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:300]}
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+# ---- models ----------------------------------------------------------------------------------------------------------------
+
+
+def build(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """Random weights, random statistics; nothing that is 0 or 1 everywhere, where mistakes would be invisible."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    size = 224 if name == "maxvit_t" else 96 if name == "inception_v3" else 56 if name == "vit_h_14" else 64
+    options: dict[str, Any] = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    options |= {"image_size": size} if name.startswith("vit_") else {}
+    model = torchvision.models.get_model(name, weights=None, **options).eval().requires_grad_(True)
+    with torch.no_grad():
+        for owner in model.modules():
+            for key, t in (*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)):
+                if key == "running_mean":
+                    t.normal_(0, 0.1)
+                elif key in ("running_var", "layer_scale") or (key == "weight" and t.ndim == 1):
+                    t.uniform_(0.5, 1.5)
+                elif isinstance(t, nn.Parameter) and bool(t.min() == t.max()):
+                    t.normal_(0, 0.02 if t.ndim > 1 else 0.1)
+    return model, (torch.randn(1, 3, size, size),)
+
+
+def random_edits(groups: Iterable[Group]) -> list[Keep]:
+    random = torch.Generator().manual_seed(0)
+    edits: list[Keep] = []
+    for g in groups:
+        gone = min(g.channels - 1, max(1, round(SHARE * g.channels)))
+        edits.append(Keep(g.name, g.channels, tuple(sorted(torch.randperm(g.channels, generator=random)[gone:].tolist()))))
+    return edits
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Of this process on a processor: other work on the machine does not count."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+# ---- exactness -------------------------------------------------------------------------------------------------------------
+
+
+def exactness(name: str) -> dict[str, Any]:
+    model, inputs = build(name)
+    module = trace(model, inputs)
+    parameters = sum(p.numel() for p in model.parameters())
+    del model
+    channels = solve(module, inputs)
+    edits = random_edits(channels.removable)
+    x = torch.randn(2, *inputs[0].shape[1:], generator=torch.Generator().manual_seed(1))
+
+    def run(m: nn.Module = module) -> Tensor:
+        with torch.no_grad():
+            return m(x)
+
+    dense = run()
+    null = null_channels(module, channels, edits, run)
+    small = keep(module, channels, edits)
+    removed = run(small)
+    left = sum(p.numel() for p in small.parameters())
+    del small
+    with changed(module, channels, edits, zero=True, scramble=False):
+        masked = run()
+    frozen: dict[str, list[str]] = {}
+    for g in channels.groups:
+        if g.frozen is not None:
+            frozen.setdefault(g.frozen, []).append(g.name)
+    return {
+        "input": list(inputs[0].shape[1:]),
+        "parameters": parameters,
+        "parameters_left": left,
+        "groups": len(channels.groups),
+        "removable": len(channels.removable),
+        "frozen": frozen,
+        "removed_vs_masked": distance(removed, masked),
+        "removed_vs_dense": distance(removed, dense),
+        "opaque": module.meta["opaque"],
+        **null,
+    }
+
+
+def null_channels(module: nn.Module, channels: Channels, edits: list[Keep], run: Callable[[], Tensor]) -> dict[str, Any]:
+    picks = torch.randperm(len(edits), generator=torch.Generator().manual_seed(2))[:NULL_GROUPS].tolist()
+    dense, worst, fired = run(), 0.0, 0
+    for i in picks:
+        with changed(module, channels, [edits[i]], zero=True, scramble=False):
+            calm = run()
+        with changed(module, channels, [edits[i]], zero=True, scramble=True):
+            worst = max(worst, distance(run(), calm))
+        with changed(module, channels, [edits[i]], zero=False, scramble=True):
+            fired += distance(run(), dense) > TOLERANCE
+    return {"null_tested": len(picks), "null_worst": worst, "null_control_fired": fired}
+
+
+@contextmanager
+def changed(module: nn.Module, channels: Channels, edits: list[Keep], zero: bool, scramble: bool) -> Iterator[None]:
+    """The model in place, with the removed channels' readers zeroed and their makers turned to noise; as it was afterwards."""
+    saved: dict[str, tuple[Tensor, Tensor]] = {}
+    random = torch.Generator().manual_seed(3)
+    for edit in edits:
+        gone = torch.ones(edit.channels, dtype=torch.bool)
+        gone[list(edit.keep)] = False
+        for member in channels.group(edit.layer).members:
+            if not (zero if member.role == "in" else scramble):
+                continue
+            owner, _, key = member.tensor.rpartition(".")
+            t = getattr(module.get_submodule(owner), key).data
+            saved.setdefault(member.tensor, (t, t.clone()))
+            at = ((member.index >= 0) & gone[member.index.clamp(min=0)]).nonzero()[:, 0]
+            noise = torch.randn(t.index_select(member.dim, at).shape, generator=random)
+            noise = torch.zeros_like(noise) if member.role == "in" else noise.abs() + 0.1 if key == "running_var" else noise
+            t.index_copy_(member.dim, at, noise.to(t.dtype))
+    try:
+        yield
+    finally:
+        for t, old in saved.values():
+            t.copy_(old)
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    found = float((a - b).abs().max() / b.abs().max())
+    return found if found == found else float("inf")
+
+
+# ---- export, side by side --------------------------------------------------------------------------------------------------
+
+
+def onnx(name: str) -> dict[str, Any]:
+    import exporters
+
+    model, inputs = build(name)
+    module = trace(model, inputs)
+    del model
+    channels = solve(module, inputs)
+    small = keep(module, channels, random_edits(channels.removable))
+    del module
+    samples = [(torch.randn(2, *inputs[0].shape[1:]),)]
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        done = exporters.export("onnx", small, inputs, Path(folder) / "model.onnx", metadata={}, samples=samples)
+        parity = done.parity
+        assert parity is not None
+        found = {"opset": done.opset, "bytes": done.bytes, "worst_abs": parity.worst_abs, "tolerance": parity.tolerance}
+        return {**found, "seconds": round(time.perf_counter() - start, 1)}
+
+
+def race(name: str) -> dict[str, Any]:
+    """Seconds in turns: ours, theirs, ours, theirs. Theirs is asked once where it takes long, and given up after a limit."""
+    model, inputs = build(name)
+    traces, solves, theirs = [], [], []
+    reason = None
+    for _ in range(ROUNDS):
+        module = trace(model, inputs)
+        traces.append(seconds(lambda: trace(model, inputs)))
+        solves.append(seconds(lambda module=module: solve(module, inputs)))
+        if reason is None and (not theirs or theirs[-1] < RIVAL_LIMIT / ROUNDS):
+            try:
+                with time_limit(RIVAL_LIMIT):
+                    theirs.append(seconds(lambda: rival(model, inputs)))
+            except Exception as error:
+                reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
+    ours = {"trace_s": min(traces), "solve_s": min(solves), "both_s": min(t + s for t, s in zip(traces, solves, strict=True))}
+    return {
+        **{k: round(v, 4) for k, v in ours.items()},
+        "rival_s": round(min(theirs), 4) if theirs else None,
+        "rival_error": reason,
+    }
+
+
+def rival(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    import torch_pruning
+
+    torch_pruning.DependencyGraph().build_dependency(model, example_inputs=inputs[0], verbose=False)
+
+
+@contextmanager
+def time_limit(limit: int) -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"more than {limit} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(limit)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+PARTS: dict[str, Callable[[str], dict[str, Any]]] = {"exactness": exactness, "race": race, "onnx": onnx}
+
+
+# ---- what is said ----------------------------------------------------------------------------------------------------------
+
+
+def good(row: dict[str, Any]) -> bool:
+    """Exact, and nothing that could not be seen."""
+    e = row.get("exactness", {})
+    tested = e.get("removable", 0) > 0 and e["removed_vs_masked"] < TOLERANCE and e["null_worst"] < TOLERANCE
+    return bool(tested and e["removed_vs_dense"] > TOLERANCE and e["null_control_fired"] > 0)
+
+
+def line(name: str, row: dict[str, Any]) -> str:
+    e, r, o = (row.get(part, {}) for part in PARTS)
+    if "error" in e:
+        return f"{name:24s} FAILED {e['error']}"
+    words = [f"{name:24s} {'ok ' if good(row) else 'BAD'} {e['removable']:3d}/{e['groups']:3d} removable"]
+    words.append(f"params {e['parameters_left'] / e['parameters']:.2f}  removed==masked {e['removed_vs_masked']:.1e}")
+    words.append(f"null {e['null_worst']:.1e} ({e['null_control_fired']}/{e['null_tested']} fire)")
+    if "both_s" in r:
+        theirs = f"{r['rival_s']:.2f}" if r["rival_s"] else r["rival_error"][:40]
+        words.append(f"trace {r['trace_s']:.2f} + solve {r['solve_s']:.2f} s, Torch-Pruning {theirs}")
+    if o:
+        words.append(
+            f"onnx {o['worst_abs']:.1e} of {o['tolerance']:.1e}" if "worst_abs" in o else f"onnx FAILED {o['error'][:80]}"
+        )
+    return "  ".join(words)
+
+
+def summary(rows: dict[str, dict[str, Any]], every: Iterable[str]) -> dict[str, Any]:
+    done = {n: r for n, r in rows.items() if "removable" in r.get("exactness", {})}
+    raced = {n: r["race"] for n, r in rows.items() if r.get("race", {}).get("rival_s")}
+    exported = {n: r["onnx"] for n, r in rows.items() if "onnx" in r}
+    return {
+        "models": len(list(every)),
+        "run": len(done),
+        "exact": sum(good(r) for r in done.values()),
+        "not_exact": [n for n, r in done.items() if not good(r)],
+        "failed": [n for n, r in rows.items() if "error" in r.get("exactness", {})],
+        "without_removable": [n for n, r in done.items() if not r["exactness"]["removable"]],
+        "worst_removed_vs_masked": max((r["exactness"]["removed_vs_masked"] for r in done.values()), default=None),
+        "worst_null": max((r["exactness"]["null_worst"] for r in done.values()), default=None),
+        "null_control_fired": sum(r["exactness"]["null_control_fired"] for r in done.values()),
+        "null_tested": sum(r["exactness"]["null_tested"] for r in done.values()),
+        "rival_supports": len(raced),
+        "solve_faster_than_rival": sum(r["solve_s"] <= r["rival_s"] for r in raced.values()),
+        "trace_and_solve_faster_than_rival": sum(r["both_s"] <= r["rival_s"] for r in raced.values()),
+        "slower_than_rival": [n for n, r in raced.items() if r["both_s"] > r["rival_s"]],
+        "onnx_equal": sum("worst_abs" in o for o in exported.values()),
+        "onnx_failed": {n: o["error"] for n, o in exported.items() if "error" in o},
+    }
+
+
+if __name__ == "__main__":
+    main()
