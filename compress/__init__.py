@@ -3,7 +3,7 @@
 Every command of the command line is a function here, with the same name and arguments:
 
     import compress
-    report = compress.run("model.pt", "images", target="macs=0.5", out="out")
+    report = compress.run("model.pt", data="images", target="macs=0.5", out="out")
     model = compress.load("out/model.compressed")      # trainable, without the class it came from
 
 Names are imported when they are first used, so that `import compress` costs nothing.

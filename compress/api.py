@@ -25,7 +25,7 @@ from compress.load import load
 from compress.methods import METHODS
 from compress.opening import opened, prepare
 from compress.plan import Plan, from_json
-from compress.recipe import Recipe, from_toml, make
+from compress.recipe import Recipe, from_toml, make, model_path
 from compress.report.records import Report
 from compress.save import save
 from compress.stage import Progress, silent
@@ -65,7 +65,7 @@ def run(
 def resolved_recipe(model: Place | None, recipe: Recipe | Place | None, settings: dict[str, Any]) -> Recipe:
     """One recipe out of a file or a recipe, a model, and settings that win over both."""
     if model is not None:
-        settings = {"model": str(model), **settings}
+        settings = {"model": model_path(model), **settings}
     if isinstance(recipe, Recipe):
         resolved = make(**{**recipe.model_dump(), **settings})
     else:
@@ -84,7 +84,7 @@ def analyze(model: Place, *, progress: Progress = silent, **settings: Any) -> li
         BadInput: the model or the data cannot be used.
         UnsupportedModel: the model cannot be traced.
     """
-    context, _ = prepare(make(model=str(model), **settings), progress)
+    context, _ = prepare(make(model=model_path(model), **settings), progress)
     return analyse(context.dense, context)
 
 
@@ -98,7 +98,7 @@ def plan(
     """
     if out is not None:
         free(Path(out), force)
-    decision = decide(make(model=str(model), **settings), progress)
+    decision = decide(make(model=model_path(model), **settings), progress)
     if out is not None:
         write_text(Path(out), decision.plan.to_json())
     return decision
@@ -124,7 +124,7 @@ def apply(plan: Place | Plan, model: Place, *, out: Place = "model.compressed", 
     """
     made = plan if isinstance(plan, Plan) else read_plan(Path(plan))
     free(Path(out), force)
-    artifact, _ = opened(make(model=str(model), **settings))
+    artifact, _ = opened(make(model=model_path(model), **settings))
     smaller = artifacts.apply(made, artifact)
     save(smaller, Path(out))
     return smaller
@@ -158,7 +158,7 @@ def export(
     if format not in exporters.EXPORTERS:
         raise BadInput(f"There is no format '{format}'; known are {', '.join(exporters.EXPORTERS)}. 'compress doctor' says more.")
     free(Path(out), force)
-    recipe = make(model=str(model), **settings)
+    recipe = make(model=model_path(model), **settings)
     artifact, data = opened(recipe)
     samples = None if data is None else [batch.inputs for batch in data.held_out.batches(8, limit=16, seed=recipe.seed)]
     return exporters.export(format, artifact.module, artifact.inputs, Path(out), samples=samples, opset=recipe.opset)

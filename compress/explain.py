@@ -11,7 +11,7 @@ from compress.artifact import Artifact
 from compress.errors import BadInput
 from compress.graph.channels import Channels, Group, solve
 from compress.opening import opened
-from compress.recipe import make
+from compress.recipe import make, model_path
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def explain(model: str | Path, layer: str | None = None, **settings: Any) -> lis
     Raises:
         BadInput: the model cannot be opened, or has no such layer.
     """
-    artifact, _ = opened(make(model=str(model), **settings))
+    artifact, _ = opened(make(model=model_path(model), **settings))
     channels = solve(artifact.module, artifact.inputs)
     if layer is None:
         return [GroupRow(g.name, g.channels, g.producers, g.consumers, g.frozen) for g in channels.groups]

@@ -76,4 +76,7 @@ def find_device(name: str) -> torch.device:
         raise BadInput(
             f"The device {name} was asked for, but torch sees none here. Take --device cpu, or run where there is one."
         )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise BadInput(f"The device {name} was asked for, but the last one that torch sees is cuda:{last}. Take one of these.")
     return device

@@ -5,8 +5,10 @@ A run writes its resolved recipe to `out/recipe.toml`; `compress run --recipe ou
 
 from __future__ import annotations
 
+import difflib
 import json
 import tomllib
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,16 +58,16 @@ class Recipe(BaseModel):
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0 for none")
     patience: int = Field(0, ge=0, description="stop after that many epochs without gain on held-out data; 0: never")
     # measuring and exporting
-    max_drop: float | None = Field(None, description="points of quality that may be lost; more ends with exit code 5")
+    max_drop: float | None = Field(None, ge=0, description="points of quality that may be lost; more ends with exit code 5")
     runtime: Literal["auto", "ort", "ort-cuda", "torch"] = Field("auto", description="where latency is measured")
     batch: int = Field(1, ge=1, description="batch size of the latency measurement")
     threads: int = Field(0, ge=0, description="threads of the latency measurement; 0: all cores")
     rounds: int = Field(40, ge=5, description="interleaved latency rounds")
     export: tuple[str, ...] = Field(("onnx",), description="formats of the result; 'compress doctor' lists them")
-    opset: int = Field(18, ge=18, description="ONNX operator set")
+    opset: int = Field(18, ge=18, le=25, description="ONNX operator set")
     # the run
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
-    seed: int = Field(0, description="of everything that is drawn: splits, batches, samples, fresh weights")
+    seed: int = Field(0, ge=0, lt=2**32, description="of everything that is drawn: splits, batches, samples, fresh weights")
 
     @field_validator("target")
     @classmethod
@@ -91,8 +93,26 @@ def make(**settings: Any) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"]).replace("_", "-")
+        if first["type"] == "extra_forbidden":
+            raise BadInput(_unknown(str(first["loc"][0]))) from error
         message = first["msg"].removeprefix("Value error, ")
         raise BadInput(f"--{name} is {first['input']!r}: {message}.".replace("..", ".")) from error
+
+
+def model_path(model: object) -> str:
+    """The path of a model file as text; a module in its place is refused with what to do."""
+    if not isinstance(model, str | PathLike):
+        raise BadInput(
+            f"The model is a {type(model).__name__}; needed is the path of a file. "
+            "Save it with torch.save(model, 'model.pt'), or its state_dict where the class is your own, and give that path."
+        )
+    return str(model)
+
+
+def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(name, Recipe.model_fields, n=1)
+    remedy = f"Did you mean {close[0]}?" if close else "'compress run --help' lists them."
+    return f"There is no setting '{name}'. {remedy}"
 
 
 def from_toml(path: Path, **overrides: Any) -> Recipe:

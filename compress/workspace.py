@@ -78,6 +78,8 @@ def open_workspace(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> W
     try:
         found = [p.name for p in out.iterdir() if p.name in _OURS] if out.exists() else []
         strangers = out.exists() and not found and any(out.iterdir())
+        if not _worth_keeping(out, found):
+            force = force or bool(found)  # a run that stopped before its first stage was finished
         if strangers and not force:
             raise BadInput(f"{out} holds files that are not of a run; needed is an empty folder. Choose another, or add --force.")
         if found and resume:
@@ -97,6 +99,11 @@ def open_workspace(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> W
     for left in (out / "stages").glob(".*"):  # of a killed run
         shutil.rmtree(left, ignore_errors=True)
     return workspace
+
+
+def _worth_keeping(out: Path, found: list[str]) -> bool:
+    """Whether a folder holds more than the traces of a run that finished no stage."""
+    return not set(found) <= {"recipe.toml", "stages"} or any((out / "stages").glob("*"))
 
 
 def _same_settings(out: Path, recipe: Recipe) -> None:

@@ -16,7 +16,11 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from torch import Tensor, nn
 
+import compress
 from compress.cli import cli
+from compress.errors import BadInput
+from compress.recipe import make
+from exporters.onnx import OPSETS
 
 QUICK = ("--target", "params=0.5", "--align", "1", "--epochs", "0", "--rounds", "5", "--calibration", "40")
 
@@ -313,3 +317,26 @@ def test_ctrl_c_says_how_to_go_on_and_the_folder_is_not_taken_for_a_finished_run
     assert again.exit_code == 2 and "--resume" in again.stderr
     other = run("model.pt", "--data", "data.npz", *QUICK, "--seed", 7, "--resume")
     assert other.exit_code == 2 and "--seed" in other.stderr
+
+
+def test_a_misspelled_setting_is_answered_with_the_right_one():
+    Path("recipe.toml").write_text('model = "model.pt"\ntargget = "params=0.5"\n')
+    assert "no setting 'targget'. Did you mean target?" in refused(run("--recipe", "recipe.toml"))
+
+
+@pytest.mark.parametrize("flags", [("--seed", "-1"), ("--max-drop", "-1"), ("--opset", "17"), ("--opset", "26")])
+def test_a_setting_out_of_range_is_refused_before_anything_is_done(flags: tuple[str, str]):
+    assert flags[0] in refused(run("model.pt", "--data", "digits", *QUICK, *flags))
+
+
+def test_the_opsets_of_the_settings_are_those_of_the_exporter():
+    assert make(opset=OPSETS[0]) and make(opset=OPSETS[-1])
+    for outside in (OPSETS[0] - 1, OPSETS[-1] + 1):
+        with pytest.raises(BadInput, match="opset"):
+            make(opset=outside)
+
+
+@pytest.mark.parametrize("verb", [compress.run, compress.analyze, compress.explain, compress.export])
+def test_a_module_in_place_of_a_path_is_refused_with_what_to_do(verb: Callable[[Any], object]):
+    with pytest.raises(BadInput, match=r"is a Sequential; needed is the path.*torch\.save"):
+        verb(small_net())

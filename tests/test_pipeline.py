@@ -19,11 +19,13 @@ from compress.graph.channels import solve
 from compress.load import load
 from compress.measure.latency import Timing
 from compress.methods import METHODS
+from compress.opening import find_device
 from compress.pipeline import run
 from compress.plan import Keep, Plan, from_json
 from compress.recipe import Recipe, from_toml, make
 from compress.report.records import Report, json_schema
 from compress.stage import Context
+from compress.workspace import open_workspace
 
 
 @dataclass(frozen=True)
@@ -244,3 +246,22 @@ def test_a_device_that_is_not_there_is_refused(name: str):
         pytest.skip("this machine has CUDA")
     with pytest.raises(BadInput, match=r"device"):
         opening.find_device(name)
+
+
+def test_a_run_that_finished_no_stage_is_not_in_the_way_of_the_next(tmp_path: Path):
+    out, recipe = tmp_path / "o", make(model="model.pt", seed=1)
+    open_workspace(out, recipe, resume=False, force=False)
+    (out / "stages").mkdir()  # an error before the first stage leaves no more than this
+    open_workspace(out, make(model="model.pt", seed=2), resume=False, force=False)
+    assert from_toml(out / "recipe.toml").seed == 2
+    (out / "stages/00-dense").mkdir(parents=True)
+    with pytest.raises(BadInput, match="holds another run"):
+        open_workspace(out, recipe, resume=False, force=False)
+
+
+def test_a_cuda_device_beyond_the_last_one_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert find_device("cuda:0") == torch.device("cuda:0")
+    with pytest.raises(BadInput, match="last one that torch sees is cuda:0"):
+        find_device("cuda:7")
