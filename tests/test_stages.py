@@ -258,7 +258,7 @@ def test_the_pass_gives_the_same_moments_in_parts_and_whole():
             images=144,
             device=torch.device("cpu"),
             classifier=True,
-            sampling=Sampling(share=1e9, memory=memory),
+            sampling=Sampling(share=1e9, ceiling=1e9, memory=memory),
         )
 
     whole, parts = statistics(4e9), statistics(1.0)

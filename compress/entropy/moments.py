@@ -5,8 +5,8 @@ j % taps; y is the target at that position. From T rows of group g
 
     s_x = sum x    s_y = sum y    S_xx = sum x x^T    S_xy = sum x y^T    S_yy = sum y y^T
 
-follow all centred second moments, hence every ridge regression of y on a subset of the columns. Memory is that of S_xx, whatever
-the number of images. Products of a batch are float32 (one matrix product), sums over batches are float64.
+follow all centred second moments, hence every ridge regression of y on a subset of the columns. Memory is a few times that of
+S_xx, whatever the number of images. Products of some thousand rows are float32, sums of these are float64.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _BLOCK = 384  # columns
+_ROWS = 4096  # rows that wait for a product, or as many as there are columns
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,19 @@ def patches(x: Tensor, window: Window, at: Positions) -> Tensor:
     at = Positions(*(v.to(x.device) for v in at))
     if window.taps == 1 and not any(window.padding):
         return x[at.sample, :, at.row * window.stride[0], at.column * window.stride[1]]
-    if any(window.padding):
+    border = window.padding if window.padding_mode == "constant" else (0, 0, 0, 0)
+    if border != window.padding:
         x = F.pad(x, window.padding, mode=window.padding_mode)
-    rows = (
-        at.row[:, None, None] * window.stride[0] + torch.arange(window.kernel[0], device=x.device)[:, None] * window.dilation[0]
-    )
-    columns = at.column[:, None, None] * window.stride[1] + torch.arange(window.kernel[1], device=x.device) * window.dilation[1]
+    down, right = (torch.arange(window.kernel[d], device=x.device) * window.dilation[d] for d in (0, 1))
+    rows = at.row[:, None, None] * window.stride[0] + down[:, None] - border[2]
+    columns = at.column[:, None, None] * window.stride[1] + right - border[0]
+    if any(border):
+        # Zero padding without a padded copy of the whole input: positions outside read something and are set to zero.
+        inside = (rows >= 0) & (rows < x.shape[2]) & (columns >= 0) & (columns < x.shape[3])
+        rows, columns = rows.clamp(0, x.shape[2] - 1), columns.clamp(0, x.shape[3] - 1)
     found = x[at.sample[:, None, None], :, rows, columns]  # (rows, kh, kw, c)
+    if any(border):
+        found = found * inside[..., None]
     return found.permute(0, 3, 1, 2).reshape(len(at.sample), -1)
 
 
@@ -93,6 +100,7 @@ class Moments:
         self.groups = groups
         self.rows = 0
         self._sums: tuple[Tensor, ...] | None = None
+        self._waiting: list[tuple[Tensor, Tensor | None]] = []
 
     def add(self, x: Tensor, y: Tensor | None = None) -> None:
         """Add rows.
@@ -103,10 +111,23 @@ class Moments:
         """
         if not len(x):
             return
-        x = x.float().reshape(len(x), self.groups, -1).transpose(0, 1)
+        self._waiting.append((x.float(), None if y is None else y.float()))
+        self.rows += len(x)
+        if sum(len(rows) for rows, _ in self._waiting) >= max(_ROWS, x.shape[1] // self.groups):
+            self._flush()
+
+    def _flush(self) -> None:
+        """Multiply the rows that wait, in one product: adding a wide matrix in float64 costs as much as making it."""
+        if not self._waiting:
+            return
+        x = torch.cat([rows for rows, _ in self._waiting])
+        targets = [rows for _, rows in self._waiting if rows is not None]
+        self._waiting = []
+        x = x.reshape(len(x), self.groups, -1).transpose(0, 1)
         batch: tuple[Tensor, ...] = (x.sum(1), _gram(x))
-        if y is not None:
-            y = y.float().reshape(len(y), self.groups, -1).transpose(0, 1)
+        if targets:
+            y = torch.cat(targets)
+            y = y.reshape(len(y), self.groups, -1).transpose(0, 1)
             batch += (y.sum(1), x.mT @ y, y.mT @ y)
         wide = torch.float32 if x.device.type == "mps" else torch.float64  # mps has no float64
         if self._sums is None:
@@ -114,11 +135,11 @@ class Moments:
         else:
             for total, part in zip(self._sums, batch, strict=True):
                 total += part
-        self.rows += x.shape[1]
 
     @property
     def nbytes(self) -> int:
         """Memory of the sums."""
+        self._flush()
         return sum(t.numel() * t.element_size() for t in self._sums or ())
 
     def centred(self) -> Centred:
@@ -146,6 +167,7 @@ class Moments:
 
     def _means(self) -> list[Tensor]:
         """Sums over the number of rows; the inputs' second moment is centred."""
+        self._flush()
         if self._sums is None:
             raise ValueError("moments of no rows were asked for; add a batch first")
         mean_x, xx, *rest = (t.cpu().double() / self.rows for t in self._sums)

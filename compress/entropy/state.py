@@ -62,11 +62,11 @@ def count(preactivation: Tensor, channel_dim: int = 1) -> States:
         preactivation: values before the rectifier, any shape with the channels on `channel_dim`.
         channel_dim: may be negative.
     """
-    axes = [d for d in range(preactivation.ndim) if d != channel_dim % preactivation.ndim]
-    on = (preactivation > 0).to(torch.uint8)
-    # Integers sum exactly; the innermost sums stay small enough for int32, which is several times faster than int64.
-    totals = on.sum(axes, dtype=torch.int32) if axes else on
-    return States(totals.double().cpu(), preactivation.numel() // preactivation.shape[channel_dim])
+    on = preactivation.detach().float().clamp_min(0).sign_().movedim(channel_dim, 1 if preactivation.ndim > 1 else 0)
+    # 0 and 1 as floats sum several times faster than booleans, and exactly up to 2^24 per sample.
+    per_sample = on.flatten(2).sum(2) if on.ndim > 2 else on
+    totals = per_sample.double().sum(0) if on.ndim > 1 else on.double()
+    return States(totals.cpu(), preactivation.numel() // preactivation.shape[channel_dim])
 
 
 def binary_entropy(share: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from compress.entropy.quadratic import Quadratic, block_norms, blocks, columns, loss
 
-_WORK = 4e11  # multiply-adds that one group's swaps may take
+_WORK = 1e11  # multiply-adds that one group's swaps may take
 _TRIES = 4  # candidates tried before the search ends
 
 

@@ -69,8 +69,10 @@ class Remove:
         smaller = apply(Plan(edits, context.recipe.method, context.recipe.align or 1), artifact).noting(*notes)
         return refitted(smaller, context)
 
-    def decide(self, artifact: Artifact, context: Context) -> tuple[tuple[Keep, ...], tuple[str, ...]]:
-        """The edits, and what should be said about them.
+    def decide(
+        self, artifact: Artifact, context: Context, losses: selection.Losses | None = None
+    ) -> tuple[tuple[Keep, ...], tuple[str, ...]]:
+        """The edits, and what should be said about them. `losses` spares the pass over the images.
 
         Raises:
             Infeasible: the target is out of reach; raised before any data is looked at.
@@ -78,9 +80,9 @@ class Remove:
         """
         self.check(artifact, context)
         groups = self._groups(artifact)
-        losses, curves = None, {}
+        curves: dict[str, Sweep] = {}
         if self.selector in MEASURED:
-            losses = selection.Losses(artifact.module, calibration.statistics(artifact, context, groups, states=False))
+            losses = losses or selection.Losses(artifact.module, calibration.statistics(artifact, context, groups, states=False))
             curves = selection.sweeps(losses, groups, lambda share: context.progress("loss curves", share, ""))
             groups, whole = [g for g in groups if g.name in curves], [g.name for g in groups if g.name not in curves]
         else:

@@ -38,13 +38,15 @@ class Sampling:
     Attributes:
         share: arithmetic of a layer's moments, relative to the layer's own forward pass.
         floor: rows per input column that a layer gets at least, where there are as many.
+        ceiling: rows per input column that a layer gets at most.
         fisher_every: one batch in so many is differentiated.
         memory: bytes of Gram matrices held at once.
         seed: of positions and labels.
     """
 
-    share: float = 0.5
-    floor: float = 1.0
+    share: float = 0.25
+    floor: float = 0.5
+    ceiling: float = 64.0
     fisher_every: int = 4
     memory: float = 4e9
     seed: int = 0
@@ -197,7 +199,8 @@ class _Pass:
         gram = 0.5 * one.inputs  # symmetric
         cheap = self.sampling.share * positions * (one.outputs / one.groups) / gram
         samples = output.shape[0] / max(self.images, 1)
-        return max(1, round(max(cheap, self.sampling.floor * one.inputs * samples)))
+        least, most = (rows * one.inputs * samples for rows in (self.sampling.floor, self.sampling.ceiling))
+        return max(1, round(min(max(cheap, least), most)))
 
     def _site(self, path: str, dim: int) -> Callable[..., None]:
         def hook(part: nn.Module, args: tuple[Any, ...]) -> None:
