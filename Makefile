@@ -44,5 +44,5 @@ $(VENV)/.created:
 
 # One stamp per set of extras: .demo, .test, .dev
 $(VENV)/.%: pyproject.toml $(VENV)/.created
-	$(PIP) install --quiet -e '.[$*]'
+	$(PIP) install --quiet --config-settings editable_mode=compat -e '.[$*]'
 	@touch $@

@@ -77,6 +77,7 @@ def _write(folder: Path, text: str, tensors: dict[str, Tensor]) -> None:
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / GRAPH).write_text(text, encoding="utf-8")
     folder.chmod(0o777 & ~_umask())
+    (folder / WEIGHTS).chmod(0o666 & ~_umask())
     for name in (WEIGHTS, GRAPH, "."):
         _flush(folder / name)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +30,11 @@ class Workspace:
 
     def write(self, name: str, text: str) -> None:
         """A text file of the result, replaced as a whole."""
-        handle, temporary = tempfile.mkstemp(dir=self.out, prefix=f".{name}.")
-        with os.fdopen(handle, "w") as file:
+        temporary = self.out / f".{name}.{os.getpid()}"
+        with temporary.open("w") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, self.out / name)
 
     def folder(self, number: int, stage: str) -> Path:
@@ -47,7 +45,8 @@ class Workspace:
         """Write a stage's folder: `fill` puts the files in and gives the facts that become `stage.json`."""
         final = self.folder(number, stage)
         final.parent.mkdir(exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
+        staging = final.parent / f".{final.name}.{os.getpid()}"
+        staging.mkdir()  # not by tempfile, whose folders nobody else may read
         try:
             facts = fill(staging)
             (staging / "stage.json").write_text(json.dumps(facts, indent=1))

@@ -174,6 +174,9 @@ def _reason(error: BaseException) -> str:
         causes.append(causes[-1].__cause__)
     text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(str(cause) for cause in causes))
     node = re.search(r"(?:While executing|when translating node|Failed to decompose node) (%[^\n]*)", text)
+    if "GuardOnDataDependent" in text or "data-dependent" in text:
+        at = f" (at node {node.group(1).strip()[:80]})" if node else ""
+        return f"control flow in it depends on tensor values{at}. Needed is a forward without that, or torch.cond in its place."
     constant = re.search(r"[^\n]*(?:marked .*batch.* as dynamic but|was inferred to be a constant|specialized)[^\n]*", text)
     if constant:
         return f"its batch size is a constant. {TAKE_BATCH} torch says: {constant.group(0).strip()[:300]}"

@@ -279,3 +279,13 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(monkeypatch: 
     assert not found.works and "onnxscript" in found.detail and found.install in found.detail
     with pytest.raises(MissingBackend, match="pip install onnx"):
         exporters.export("onnx", nn.Identity(), (torch.zeros(1),), "x.onnx")
+
+
+def test_control_flow_on_values_is_refused_with_what_to_do(tmp_path: Path):
+    class Branches(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 1 if x.sum() > 0 else x
+
+    with pytest.raises(ExportError, match=r"does not export.*depends on tensor values.*torch\.cond"):
+        export("onnx", Branches(), (torch.ones(1, 4),), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []

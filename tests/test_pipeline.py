@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,14 @@ def test_a_run_writes_a_valid_report_and_models_that_agree(finished: tuple[Recip
     names = "model.onnx model.compressed plan.json recipe.toml report.json report.md stages"
     assert {p.name for p in out.iterdir()} == set(names.split())
     assert from_toml(out / "recipe.toml") == recipe
+
+
+def test_results_can_be_read_by_whom_the_umask_lets(finished: tuple[Recipe, Path, Report]):
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in (finished[1], *finished[1].rglob("*")):
+        wanted = (0o777 if path.is_dir() else 0o666) & ~umask
+        assert path.stat().st_mode & 0o777 == wanted, path
 
 
 def test_the_plan_of_a_run_replays_on_the_dense_model(finished: tuple[Recipe, Path, Report]):
