@@ -287,5 +287,5 @@ def test_control_flow_on_values_is_refused_with_what_to_do(tmp_path: Path):
             return x + 1 if x.sum() > 0 else x
 
     with pytest.raises(ExportError, match=r"does not export.*depends on tensor values.*torch\.cond"):
-        export("onnx", Branches(), (torch.ones(1, 4),), tmp_path / "model.onnx")
+        exporters.export("onnx", Branches(), (torch.ones(1, 4),), tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
