@@ -25,7 +25,7 @@ from compress.load import load
 from compress.methods import METHODS
 from compress.opening import opened, prepare
 from compress.plan import Plan, from_json
-from compress.recipe import Recipe, from_toml, make, model_path
+from compress.recipe import Recipe, from_toml, make, merged, model_path
 from compress.report.records import Report
 from compress.save import save
 from compress.stage import Progress, silent
@@ -67,7 +67,7 @@ def resolved_recipe(model: Place | None, recipe: Recipe | Place | None, settings
     if model is not None:
         settings = {"model": model_path(model), **settings}
     if isinstance(recipe, Recipe):
-        resolved = make(**{**recipe.model_dump(), **settings})
+        resolved = merged(recipe.model_dump(), settings)
     else:
         resolved = make(**settings) if recipe is None else from_toml(Path(recipe), **settings)
     if not resolved.model:

@@ -8,15 +8,17 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from compress.errors import BadInput
 
 UNITS = ("params", "macs", "size")
+DEFAULT_TARGET = "macs=0.5"
 
 
 class Recipe(BaseModel):
@@ -36,7 +38,11 @@ class Recipe(BaseModel):
     loss: str = Field("auto", description="fine-tuning loss: auto, cross_entropy, mse, l1 or module:function")
     # what to do
     method: str = Field("entropic", description="a name that 'compress methods' lists")
-    target: str | None = Field(None, description="params=0.25, macs=0.5 (shares of the dense model) or size=6.5MB")
+    target: str | None = Field(
+        None,
+        description="params=0.25, macs=0.5 (shares of the dense model) or size=6.5MB; "
+        f"{DEFAULT_TARGET} where neither it nor a tolerance is given",
+    )
     tolerance: float | None = Field(None, gt=0, lt=1, description="relative error allowed per layer, instead of a target")
     inputs: Literal["sequential", "original"] = Field("sequential", description="what a layer is refitted on")
     align: int | None = Field(
@@ -76,6 +82,14 @@ class Recipe(BaseModel):
             parse_target(value)
         return value
 
+    @model_validator(mode="after")
+    def _one_way_to_say_how_much(self) -> Recipe:
+        if self.target is not None and self.tolerance is not None:
+            raise ValueError(
+                f"--target {self.target} and --tolerance {self.tolerance:g} both say how much is removed. Give one of them."
+            )
+        return self
+
     def to_toml(self) -> str:
         """The recipe as TOML; defaults are written out, so that later defaults cannot change the run."""
         lines = [f"{key} = {_toml(value)}" for key, value in self.model_dump(mode="json").items() if value is not None]
@@ -83,11 +97,13 @@ class Recipe(BaseModel):
 
 
 def make(**settings: Any) -> Recipe:
-    """A recipe from keyword settings.
+    """A recipe from keyword settings; with neither a target nor a tolerance it gets the default target.
 
     Raises:
         BadInput: an unknown setting or a value out of range; names the first one.
     """
+    if settings.get("target") is None and settings.get("tolerance") is None:
+        settings["target"] = DEFAULT_TARGET
     try:
         return Recipe(**settings)
     except ValidationError as error:
@@ -96,6 +112,8 @@ def make(**settings: Any) -> Recipe:
         if first["type"] == "extra_forbidden":
             raise BadInput(_unknown(str(first["loc"][0]))) from error
         message = first["msg"].removeprefix("Value error, ")
+        if not name:
+            raise BadInput(message) from error
         raise BadInput(f"--{name} is {first['input']!r}: {message}.".replace("..", ".")) from error
 
 
@@ -121,7 +139,14 @@ def from_toml(path: Path, **overrides: Any) -> Recipe:
         settings = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadInput(f"The recipe {path} cannot be read ({error}). Give a TOML file such as out/recipe.toml.") from error
-    return make(**{**settings, **overrides})
+    return merged(settings, overrides)
+
+
+def merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> Recipe:
+    """A recipe of settings and others that win over them: a new target drops an old tolerance, and the other way round."""
+    rivals = {"target": "tolerance", "tolerance": "target"}
+    dropped = {rivals[name] for name in rivals if overrides.get(name) is not None}
+    return make(**{**{name: value for name, value in settings.items() if name not in dropped}, **overrides})
 
 
 def parse_target(text: str) -> tuple[str, float]:

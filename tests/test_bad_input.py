@@ -340,3 +340,8 @@ def test_the_opsets_of_the_settings_are_those_of_the_exporter():
 def test_a_module_in_place_of_a_path_is_refused_with_what_to_do(verb: Callable[[Any], object]):
     with pytest.raises(BadInput, match=r"is a Sequential; needed is the path.*torch\.save"):
         verb(small_net())
+
+
+def test_target_and_tolerance_together_are_refused():
+    sentence = refused(run("model.pt", "--data", "digits", *QUICK, "--tolerance", "0.01"))
+    assert "--target params=0.5 and --tolerance 0.01" in sentence and "Give one of them" in sentence

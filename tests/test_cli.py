@@ -316,3 +316,17 @@ def test_flags_win_over_a_recipe_file(data: tuple[str, ...]):
         decision = json.loads(invoke("run", "--recipe", "recipe.toml", *flags, "--dry-run", "--json").stdout)
         shares.append(decision["planned"]["params"] / decision["dense"]["params"])
     assert shares[0] < 0.51 < 0.75 < shares[1]  # a target is hit within 2 %, or by the next smaller choice of a tiny net
+
+
+def test_the_default_target_stands_in_the_recipe_and_in_the_help():
+    assert make().target == "macs=0.5" and 'target = "macs=0.5"' in make().to_toml()
+    assert make(tolerance=0.1).target is None
+    assert "macs=0.5 where neither" in (Recipe.model_fields["target"].description or "")
+
+
+def test_a_tolerance_takes_the_place_of_a_files_target_and_the_other_way_round(here: Path):
+    Path("recipe.toml").write_text(make(model="model.pt").to_toml())
+    found = api.resolved_recipe(None, "recipe.toml", {"tolerance": 0.1})
+    assert (found.target, found.tolerance) == (None, 0.1)
+    again = api.resolved_recipe(None, found, {"target": "params=0.5"})
+    assert (again.target, again.tolerance) == ("params=0.5", None)
