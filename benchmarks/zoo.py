@@ -44,8 +44,9 @@ TOLERANCE = 1e-4
 SHARE = 1 / 3
 NULL_GROUPS = 8
 RIVAL_LIMIT = 100
-PART_LIMIT = 1800
-ROUNDS = 5
+MODEL_LIMIT = 3600
+RESULT = "result: "
+ROUNDS = 4
 QUICK = ["resnet18", "vgg11_bn", "mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1"]
 QUICK += ["regnet_y_400mf", "densenet121", "efficientnet_b0", "swin_t", "vit_b_32"]
 
@@ -56,21 +57,22 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="also models that have a row")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME")
     parser.add_argument("--skip", nargs="+", default=[], choices=PARTS, help="parts to leave out")
-    parser.add_argument("--part", nargs=2, metavar=("PART", "NAME"), help=argparse.SUPPRESS)
+    parser.add_argument("--model", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.part:
-        print(json.dumps(PARTS[args.part[0]](args.part[1])))
+    if args.model:
+        run_parts(args.model[0], args.model[1:])
         return
     path = RESULTS / "zoo.json"
     rows: dict[str, dict[str, Any]] = json.loads(path.read_text())["models"] if path.exists() else {}
     every = torchvision.models.list_models(module=torchvision.models)
-    for name in args.only or (QUICK if args.quick else every):
-        row = {} if args.again else rows.get(name, {})
-        for part in PARTS:
-            if part not in args.skip and (part not in row or "error" in row[part]):
-                row[part] = in_own_process(part, name)
-                rows[name] = row
-                store(rows, every)
+    names = args.only or (QUICK if args.quick else every)
+    rows = {name: row for name, row in rows.items() if not (args.again and name in names)}
+    for name in names:
+        row = rows.setdefault(name, {})
+        missing = [p for p in PARTS if p not in args.skip and (p not in row or "error" in row[p])]
+        if missing:
+            row |= in_own_process(name, missing)
+            store(rows, every)
         print(line(name, row), flush=True)
     print(json.dumps(summary(rows, every), indent=1))
 
@@ -82,17 +84,31 @@ def store(rows: dict[str, dict[str, Any]], every: Iterable[str]) -> None:
     write("zoo", {"versions": versions, "settings": settings, "summary": summary(rows, every), "models": ordered})
 
 
-def in_own_process(part: str, name: str) -> dict[str, Any]:
-    """One part of one model; memory goes back to the machine, and a hang ends with its process."""
-    command = [sys.executable, __file__, "--part", part, name]
+def in_own_process(name: str, parts: list[str]) -> dict[str, Any]:
+    """Some parts of one model; memory goes back to the machine, and a hang ends with its process."""
+    command = [sys.executable, __file__, "--model", name, *parts]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PART_LIMIT, env=environment, check=False)
-    except subprocess.TimeoutExpired:
-        return {"error": f"more than {PART_LIMIT} s"}
-    if done.returncode:
-        return {"error": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:300]}
-    return json.loads(done.stdout.strip().splitlines()[-1])
+        done = subprocess.run(command, capture_output=True, text=True, timeout=MODEL_LIMIT, env=environment, check=False)
+        printed, problem = done.stdout, (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:300]
+    except subprocess.TimeoutExpired as error:
+        text = error.stdout or ""
+        printed, problem = text.decode() if isinstance(text, bytes) else text, f"more than {MODEL_LIMIT} s"
+    found: dict[str, Any] = {}
+    for each in printed.splitlines():
+        if each.startswith(RESULT):
+            found |= json.loads(each.removeprefix(RESULT))
+    return {part: found.get(part, {"error": problem}) for part in parts}
+
+
+def run_parts(name: str, parts: list[str]) -> None:
+    """What the process of a model does."""
+    for part in parts:
+        try:
+            result = PARTS[part](name)
+        except Exception as error:
+            result = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
+        print(RESULT + json.dumps({part: result}), flush=True)
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------------
@@ -299,8 +315,8 @@ def good(row: dict[str, Any]) -> bool:
 
 def line(name: str, row: dict[str, Any]) -> str:
     e, r, o = (row.get(part, {}) for part in PARTS)
-    if "error" in e:
-        return f"{name:24s} FAILED {e['error']}"
+    if "removable" not in e:
+        return f"{name:24s} FAILED {e.get('error', 'not run')}"
     words = [f"{name:24s} {'ok ' if good(row) else 'BAD'} {e['removable']:3d}/{e['groups']:3d} removable"]
     words.append(f"params {e['parameters_left'] / e['parameters']:.2f}  removed==masked {e['removed_vs_masked']:.1e}")
     words.append(f"null {e['null_worst']:.1e} ({e['null_control_fired']}/{e['null_tested']} fire)")

@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import MODELS, random_model
+from models import MODELS, random_model, randomise
 from oracles import distance, outputs, random_edits, scrambled
 from torch import nn
 
@@ -168,3 +169,27 @@ def test_a_mistake_of_the_solver_would_be_seen():
     assert distance(removed, outputs(mask(module, channels, edits), x)) < EXACT
     assert distance(removed, outputs(mask(module, broken, edits), x)) > 100 * EXACT
     assert isinstance(module.get_submodule("b.0"), nn.Conv2d)
+
+
+FAMILIES = (
+    "alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet mnasnet0_5 mobilenet_v2 mobilenet_v3_small "
+    "regnet_x_400mf regnet_y_400mf resnet18 resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_0 swin_t swin_v2_t vgg11_bn vit_b_32"
+).split()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_removed_equals_masked_on_whole_families(name):
+    torch.manual_seed(0)
+    options = {"init_weights": False} if name == "googlenet" else {"image_size": 64} if name == "vit_b_32" else {}
+    model = torchvision.models.get_model(name, weights=None, **options).eval()
+    randomise(model)
+    x = torch.randn(2, 3, 64, 64)
+    module = trace(model, (x[:1],))
+    channels = solve(module, (x[:1],))
+    edits = random_edits(channels.removable, 0)
+    assert len(edits) > 4
+    assert distance(outputs(keep(module, channels, edits), [x]), outputs(mask(module, channels, edits), [x])) < 5 * EXACT
+    for number, edit in enumerate(edits[::5]):
+        calm = outputs(mask(module, channels, [edit]), [x])
+        assert distance(outputs(scrambled(module, channels, edit, number), [x]), calm) < 5 * EXACT, edit.layer
