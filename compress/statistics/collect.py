@@ -47,7 +47,7 @@ class Sampling:
     share: float = 0.25
     floor: float = 0.5
     ceiling: float = 64.0
-    fisher_every: int = 4
+    fisher_every: int = 8
     memory: float = 4e9
     seed: int = 0
 

@@ -19,6 +19,7 @@ from compress.statistics.collect import Statistics
 from compress.statistics.layers import Layer, layers
 
 _WIDE = 1500  # columns beyond which the entropic path starts from what a sweep leaves, twice as many as wanted
+_FLOOR = 1e-2  # of the mean of G's diagonal, in every direction: few gradients leave directions that look free
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class Losses:
         weight: Any = self.module.get_submodule(one.path).weight
         moments = self.statistics.moments[one.path].centred_linear(weight)
         owner = member.index.repeat_interleave(one.window.taps)
-        return quadratic.quadratic(moments, self.statistics.fisher[one.path], owner, group.channels)
+        fisher = self.statistics.fisher[one.path]
+        floor = _FLOOR * float(fisher.diagonal().mean()) * torch.eye(len(fisher), dtype=fisher.dtype)
+        return quadratic.quadratic(moments, fisher + floor, owner, group.channels)
 
 
 def measured(group: Group, known: dict[str, Layer]) -> list[Member]:
