@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 import exporters
 from compress.errors import BadInput
+from compress.load import open_artifact
 from compress.measure import runtime
 from compress.measure.latency import Timing, compare
 from compress.opening import opened
@@ -22,7 +23,8 @@ from compress.stage import Progress
 def bench(*models: str | Path, progress: Progress | None = None, **settings: Any) -> dict[str, Timing]:
     """Latency of several model files, timed in turns; each is compared with the first. All run in the same runtime.
 
-    A model that is not an ONNX file is exported to a temporary one first, except for `runtime="torch"`.
+    A model that is not an ONNX file is exported to a temporary one first, except for `runtime="torch"`. An input size
+    that is not given is that of the first file that knows its own.
 
     Raises:
         BadInput: no model, a model that cannot be opened, or an ONNX file where torch was asked for.
@@ -31,6 +33,8 @@ def bench(*models: str | Path, progress: Progress | None = None, **settings: Any
         raise BadInput("No model was given. Give at least one file; the first one is what the others are compared with.")
     names = list(dict.fromkeys(map(str, models)))
     recipes = {name: make(model=name, **settings) for name in names}
+    if any(needs_shape(recipe) for recipe in recipes.values()) and (known := known_shapes(names)):
+        recipes = {n: r.model_copy(update={"input_shape": known}) if needs_shape(r) else r for n, r in recipes.items()}
     where = runtime.choose(recipes[names[0]].runtime)
     with tempfile.TemporaryDirectory() as folder:
         calls: dict[str, Callable[[], object]] = {}
@@ -42,6 +46,25 @@ def bench(*models: str | Path, progress: Progress | None = None, **settings: Any
             progress("opening", 1.0, "")
             progress("timing", 0.0, f"{recipes[names[0]].rounds} rounds in {where}")
         return compare(calls, names[0], rounds=recipes[names[0]].rounds)
+
+
+def needs_shape(recipe: Recipe) -> bool:
+    """The file does not know its input size, and neither settings nor data say it."""
+    return not (recipe.input_shape or recipe.data or knows_shape(recipe.model))
+
+
+def knows_shape(model: str) -> bool:
+    """An ONNX file and a model.compressed folder do."""
+    return Path(model).suffix == ".onnx" or Path(model).is_dir()
+
+
+def known_shapes(names: Sequence[str]) -> tuple[str, ...]:
+    """Input shapes, as `--input-shape` takes them, of the first file that knows its own; () where none does."""
+    for name in filter(knows_shape, names):
+        path = Path(name)
+        inputs = onnx_inputs(path, 1) if path.suffix == ".onnx" else open_artifact(path).inputs
+        return tuple("x".join(map(str, x.shape[1:])) for x in inputs)
+    return ()
 
 
 def timed_call(recipe: Recipe, where: str, temporary: Path) -> Callable[[], object]:

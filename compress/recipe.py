@@ -82,6 +82,16 @@ class Recipe(BaseModel):
             parse_target(value)
         return value
 
+    @field_validator("input_shape", mode="before")
+    @classmethod
+    def _shapes_as_text(cls, value: Any) -> Any:
+        """(1, 28, 28) and "1x28x28" are one shape; ((1, 28, 28), (1, 28, 28)) are two."""
+        if isinstance(value, str) or (isinstance(value, list | tuple) and value and all(isinstance(v, int) for v in value)):
+            value = (value,)
+        if not isinstance(value, list | tuple):
+            return value
+        return tuple("x".join(map(str, v)) if isinstance(v, list | tuple) else v for v in value)
+
     @model_validator(mode="after")
     def _one_way_to_say_how_much(self) -> Recipe:
         if self.target is not None and self.tolerance is not None:
