@@ -17,6 +17,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from inspect import Signature
+
     from compress.api import analyze, apply, bench, demo, doctor, explain, export, load, methods, plan, run, save, trace
 
 __version__ = "0.1.0"
@@ -27,7 +29,21 @@ class _Verb(ModuleType):
     """A file that shares its name with a verb: `compress.plan.Plan` is in the file, `compress.plan(...)` is the verb."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return getattr(import_module("compress.api"), self.__name__.rpartition(".")[2])(*args, **kwargs)
+        return self._verb(*args, **kwargs)
+
+    @property
+    def _verb(self) -> Any:
+        return getattr(import_module("compress.api"), self.__name__.rpartition(".")[2])
+
+    @property
+    def __signature__(self) -> Signature:
+        from inspect import signature
+
+        return signature(self._verb)
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self._verb.__doc__
 
 
 class _Package(ModuleType):

@@ -108,6 +108,9 @@ def plan(model: str, out: Path, force: bool, as_json: bool, **flags: Any) -> Non
     """Decide which channels of MODEL stay, and write that down.
 
     The weights are not touched. `compress apply` carries the plan out on any checkpoint of the same architecture.
+
+    Nothing is timed here, so channel counts are not rounded unless --align says so; a run rounds them where that is measurably
+    faster.
     """
     import compress
     from compress.terminal import print_decision, print_json, progress_bar
@@ -123,12 +126,13 @@ def plan(model: str, out: Path, force: bool, as_json: bool, **flags: Any) -> Non
     out_option("model.compressed", "folder of the smaller model"),
     settings(*LOADING, "data"),
     force_option,
-    example="compress apply plan.json model.pt --out model.compressed",
+    example="compress apply plan.json model.pt --input-shape 3x224x224 --out model.compressed",
 )
 def apply(plan: str, model: str, out: Path, force: bool, **flags: Any) -> None:
     """Carry PLAN out on MODEL: exact surgery, no data, no training.
 
     The result equals the model whose removed channels were masked; `compress.load` opens it without the model's class.
+    MODEL needs --input-shape or --data, unless it is a folder model.compressed.
     """
     import compress
 
@@ -141,12 +145,13 @@ def apply(plan: str, model: str, out: Path, force: bool, **flags: Any) -> None:
     click.argument("layer", required=False),
     settings(*LOADING, "data"),
     json_option,
-    example="compress explain model.pt layer1.0.conv1",
+    example="compress explain model.pt layer1.0.conv1 --input-shape 3x224x224",
 )
 def explain(model: str, layer: str | None, as_json: bool, **flags: Any) -> None:
     """Which channels of MODEL belong together, which are frozen, and why.
 
-    With LAYER: every tensor that hangs on the channels of that layer.
+    With LAYER: every tensor that hangs on the channels of that layer. MODEL needs --input-shape or --data, unless it is a folder
+    model.compressed.
     """
     import compress
     from compress.terminal import print_json, print_records
@@ -162,10 +167,13 @@ def explain(model: str, layer: str | None, as_json: bool, **flags: Any) -> None:
     settings("opset", *LOADING, "data"),
     force_option,
     json_option,
-    example="compress export out/model.compressed --format onnx --out model.onnx",
+    example="compress export model.pt --input-shape 3x224x224 --format onnx --out model.onnx",
 )
 def export(model: str, format: str, out: Path, force: bool, as_json: bool, **flags: Any) -> None:
-    """Write MODEL in a format of another runtime, and compare the two on the same inputs."""
+    """Write MODEL in a format of another runtime, and compare the two on the same inputs.
+
+    A folder model.compressed knows its input size; any other file needs --input-shape or --data.
+    """
     import compress
     from compress.terminal import print_json
 
@@ -186,7 +194,10 @@ def export(model: str, format: str, out: Path, force: bool, as_json: bool, **fla
     example="compress bench dense.onnx out/model.onnx --runtime ort --threads 2",
 )
 def bench(models: tuple[str, ...], as_json: bool, **flags: Any) -> None:
-    """Time MODELS against each other, interleaved; the first one is what the others are compared with."""
+    """Time MODELS against each other, interleaved; the first one is what the others are compared with.
+
+    The input size is that of an ONNX file or folder model.compressed among them; else --input-shape says it.
+    """
     import compress
     from compress.terminal import print_json, print_timings, progress_bar
 
@@ -229,7 +240,13 @@ def demo(out: Path, force: bool, as_json: bool, **flags: Any) -> None:
 
     with progress_bar() as progress:
         report = compress.demo(out=out, force=force, progress=progress, **given(flags))
-    print_json(report) if as_json else print_report(report, out / "run")
+    if as_json:
+        print_json(report)
+        return
+    print_report(report, out / "run")
+    click.echo(
+        f"The dense model is {out / 'model.pt'}: other commands open it with --arch compress.demo:digits_net --data digits."
+    )
 
 
 def main() -> None:

@@ -330,3 +330,23 @@ def test_a_tolerance_takes_the_place_of_a_files_target_and_the_other_way_round(h
     assert (found.target, found.tolerance) == (None, 0.1)
     again = api.resolved_recipe(None, found, {"target": "params=0.5"})
     assert (again.target, again.tolerance) == ("params=0.5", None)
+
+
+def test_input_shapes_may_be_numbers():
+    for given in ((1, 28, 28), [1, 28, 28], ((1, 28, 28),), "1x28x28", ("1x28x28",)):
+        assert make(input_shape=given).input_shape == ("1x28x28",)
+    assert make(input_shape=((1, 8, 8), (3, 8, 8))).input_shape == ("1x8x8", "3x8x8")
+
+
+def test_bench_takes_the_input_shape_from_the_file_that_knows_it(here: Path):
+    assert invoke("export", "model.pt", "--input-shape", "1x8x8").exit_code == 0
+    timings = json.loads(invoke("bench", "model.pt", "model.onnx", "--rounds", 5, "--threads", 1, "--json").stdout)
+    assert list(timings) == ["model.pt", "model.onnx"]
+    assert "--input-shape" in refused(invoke("bench", "model.pt"), 2)
+
+
+@pytest.mark.parametrize("name", compress.__all__)
+def test_a_verb_shows_its_arguments_and_its_words(name: str):
+    verb, twin = getattr(compress, name), getattr(api, name)
+    assert inspect.signature(verb) == inspect.signature(twin)
+    assert verb.__doc__ == twin.__doc__
