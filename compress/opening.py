@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 import exporters
 from compress.artifact import Artifact
 from compress.data import Data, check_output, open_data
 from compress.errors import BadInput
-from compress.load import open_artifact, parse_shape
+from compress.load import open_artifact, parse_shape, refusal
 from compress.measure import quality
 from compress.measure.runtime import choose
 from compress.recipe import Recipe
@@ -24,10 +26,16 @@ def opened(recipe: Recipe) -> tuple[Artifact, Data | None]:
     """
     shapes = tuple(parse_shape(text) for text in recipe.input_shape)
     data = open_data(recipe.data, seed=recipe.seed, shape=shapes[0] if shapes else None) if recipe.data else None
-    if data is not None and not shapes and not Path(recipe.model).is_dir():
+    of_data = data is not None and not shapes and not Path(recipe.model).is_dir()
+    if data is not None and of_data:
         shapes = tuple(tuple(x.shape[1:]) for x in next(data.train.batches(1, limit=1)).inputs)
     artifact = open_artifact(
-        recipe.model, arch=recipe.arch, arch_kwargs=recipe.arch_kwargs, trust_pickle=recipe.trust_pickle, input_shapes=shapes
+        recipe.model,
+        arch=recipe.arch,
+        arch_kwargs=recipe.arch_kwargs,
+        trust_pickle=recipe.trust_pickle,
+        input_shapes=shapes,
+        of_data=of_data,
     )
     return artifact, data
 
@@ -40,7 +48,9 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> tuple[Context, quali
         raise BadInput(f"--export is '{unknown[0]}'; known are {', '.join(exporters.EXPORTERS)}. See 'compress doctor'.")
     progress("open data and model", 0.0, f"{recipe.data}, {recipe.model}")
     if not recipe.data:
-        raise BadInput("There is no data; needed is --data FOLDER, .npz, digits, module:factory or data.toml.")
+        raise BadInput(
+            "There is no data; needed is --data FOLDER, .npz, torchvision:NAME@DIR, digits, module:factory or data.toml."
+        )
     dense, data = opened(recipe)
     assert data is not None
     first = next(iter(data.train.batches(1)))
@@ -50,13 +60,31 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> tuple[Context, quali
             "Needed are data with as many: a factory (--data module:factory) can give them."
         )
     metric, chosen = quality.choose(recipe.metric, data.spec.task, data.spec.labelled)
-    with torch.no_grad():
-        check_output(data, tuple(quality.first_output(dense.module(*first.inputs)).shape))
-    dense = dense.noting(*data.notes, *([chosen] if chosen else []))
+    odd = check_output(data, tuple(quality.first_output(answered(dense, first.inputs)).shape))
+    dense = dense.noting(*data.notes, *odd, *([chosen] if chosen else []))
     dense.module.to(device)
     # Stages get a number; whether rounding pays is the pipeline's question, because it is measured.
     settled = recipe.model_copy(update={"align": recipe.align or 1})
     return Context(dense, data, settled, device, progress), metric
+
+
+def answered(dense: Artifact, inputs: tuple[Tensor, ...]) -> Any:
+    """What the model makes of the first sample: a stored model knows its input shape, and the data may have another.
+
+    Raises:
+        BadInput: it does not take such inputs.
+    """
+    try:
+        with torch.no_grad():
+            return dense.module(*inputs)
+    except Exception as error:  # torch raises all kinds
+        if (told := refusal(dense.module, inputs, of_data=True)) is not None:
+            raise told from error
+        needs, found = ("x".join(map(str, x[0].shape[1:])) for x in (dense.inputs, inputs))
+        raise BadInput(
+            f"The model was traced with inputs of {needs} and does not run on the data's, of {found}. "
+            "Give the data it was trained on, or spell channels and size in a data.toml."
+        ) from error
 
 
 def find_device(name: str) -> torch.device:

@@ -345,3 +345,67 @@ def test_a_module_in_place_of_a_path_is_refused_with_what_to_do(verb: Callable[[
 def test_target_and_tolerance_together_are_refused():
     sentence = refused(run("model.pt", "--data", "digits", *QUICK, "--tolerance", "0.01"))
     assert "--target params=0.5 and --tolerance 0.01" in sentence and "Give one of them" in sentence
+
+
+def test_fewer_classes_than_outputs_are_noted():
+    arrays(classes=3)
+    noted = compress.plan("model.pt", data="data.npz", calibration=40, out=None).notes
+    assert any(n.startswith("The data has 3 classes, the model 10 outputs: labels are taken as outputs 0 to 2") for n in noted)
+
+
+def test_images_in_colour_for_a_grey_model_are_told_without_words_of_torch_and_the_remedy_works():
+    colours = np.random.default_rng(0).integers(0, 255, (80, 8, 8, 3), dtype=np.uint8)
+    np.savez("colour.npz", x=colours, y=np.arange(80) % 10)
+    sentence = refused(run("model.pt", "--data", "colour.npz", *QUICK))
+    assert "The data gives inputs of 3x8x8, the model's first layer (0) takes 1 channel. Set channels = 1" in sentence
+    Path("data.toml").write_text('source = "colour.npz"\nchannels = 1\n')
+    assert compress.plan("model.pt", data="data.toml", calibration=40, out=None).plan.edits
+
+
+def test_images_of_another_size_name_the_layer_that_does_not_fit():
+    torch.save(nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10)).eval(), "fixed.pt")
+    arrays(size=12)
+    sentence = refused(run("fixed.pt", "--data", "data.npz", *QUICK))
+    assert "layer 3 takes 288 values and gets 800" in sentence and "size = [" in sentence
+
+
+def test_a_stored_model_and_data_of_another_shape():
+    Path("plan.json").write_text('{"schema": 1, "edits": []}')
+    compress.apply("plan.json", "model.pt", input_shape=(1, 8, 8))
+    np.savez("colour.npz", x=np.zeros((80, 8, 8, 3), dtype=np.uint8), y=np.arange(80) % 10)
+    assert "takes 1 channel" in refused(run("model.compressed", "--data", "colour.npz", *QUICK))
+
+
+def test_an_input_shape_that_the_model_does_not_take():
+    with pytest.raises(BadInput, match=r"input shape is 3x8x8, the model's first layer \(0\) takes 1 channel\. .*--input-shape"):
+        compress.explain("model.pt", input_shape=(3, 8, 8))
+
+
+def test_a_metric_of_another_task():
+    sentence = refused(run("model.pt", "--data", "digits", *QUICK, "--metric", "psnr"))
+    assert "psnr does not suit the task classification; needed is top1 or top5 or agreement" in sentence
+
+
+@pytest.mark.parametrize(
+    ("data", "part"),
+    [
+        ("torchvision:NOPE@x", "no data set 'NOPE'"),
+        ("torchvision:CIFAR11@x", "Did you mean CIFAR1"),
+        ("", "torchvision:NAME@DIR"),
+    ],
+)
+def test_data_of_torchvision_is_named_exactly(data: str, part: str):
+    assert part in refused(run("model.pt", "--data", data, *QUICK))
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("sise = 8", "no setting 'sise'. Did you mean size?"),
+        ("zzz = 1", "no setting 'zzz'. Known are source"),
+        ("[augment]\nflop = true", "no setting 'augment.flop'. Did you mean flip?"),
+    ],
+)
+def test_a_misspelled_data_setting_is_answered_with_the_right_one(line: str, part: str):
+    Path("data.toml").write_text(f'source = "digits"\n{line}\n')
+    assert part in refused(run("model.pt", "--data", "data.toml", *QUICK))

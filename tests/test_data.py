@@ -335,7 +335,7 @@ def make_pickled_npz(root: Path) -> str:
         (lambda root: "", EmptyData, "No data was given"),
         (lambda root: str(root / "nowhere"), BadInput, "There is no data at"),
         (lambda root: "no_such_module:f", BadInput, "importing no_such_module fails"),
-        (lambda root: "torchvision:NoSuchSet@.", BadInput, "needed is torchvision:NAME@DIR"),
+        (lambda root: "torchvision:NoSuchSet@.", BadInput, "no data set 'NoSuchSet'"),
         (make_empty, EmptyData, "has no images"),
         (make_one_class, BadInput, "one class folder only"),
         (make_mixed_sizes, BadInput, r"several sizes \(8x8 to 9x9\).*--input-shape"),

@@ -125,6 +125,9 @@ def _as_images(
     if settings.channels == 3 and inputs["train"].ndim == 4 and inputs["train"].shape[1] == 1:
         notes.append("Grey images are repeated over 3 channels.")
         inputs = {name: x.expand(-1, 3, -1, -1).contiguous() for name, x in inputs.items()}
+    if settings.channels == 1 and inputs["train"].ndim == 4 and inputs["train"].shape[1] == 3:
+        notes.append("Coloured images are made grey.")
+        inputs = {name: _grey(x) for name, x in inputs.items()}
     if settings.size is not None and tuple(inputs["train"].shape[2:]) != settings.size:
         notes.append(f"Images are resized to {settings.size[0]}x{settings.size[1]}.")
         inputs = {name: _resized(x, settings.size) for name, x in inputs.items()}
@@ -135,11 +138,18 @@ def _as_images(
     if shape is not None and tuple(shape) != found:
         raise BadInput(
             f"The model takes inputs of {'x'.join(map(str, shape))}, {where} has {'x'.join(map(str, found))}. "
-            f"Give the right data, or write size = [H, W] or channels = 3 into a data.toml to convert it."
+            f"Give the right data, or write size = [H, W] or channels = 1 or 3 into a data.toml to convert it."
         )
     if not settings.size and len(found) == 3:
         notes.append(f"The input shape {'x'.join(map(str, found))} is that of the arrays.")
     return inputs
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Luma of coloured images (n, 3, h, w), by the weights of ITU-R BT.601, in their own type."""
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+    parts = ((part.float() * weights).sum(1, keepdim=True) for part in images.split(1000))  # in parts: floats need the room
+    return torch.cat([part if images.is_floating_point() else part.round().to(images.dtype) for part in parts])
 
 
 def _fits(first: Tensor, shape: tuple[int, ...] | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +30,11 @@ def open_torchvision(text: str, settings: Settings, shape: tuple[int, ...] | Non
 
     name, _, folder = text.partition("@")
     maker: Any = getattr(datasets, name, None)
-    if not folder or not inspect.isclass(maker):
+    if name and not inspect.isclass(maker):
+        close = difflib.get_close_matches(name, datasets.__all__, 3)
+        hint = f"Did you mean {' or '.join(close)}?" if close else "Give one such as torchvision:CIFAR10@DIR."
+        raise BadInput(f"torchvision has no data set '{name}'. {hint}")
+    if not name or not folder:
         raise BadInput(f"The data is 'torchvision:{text}'; needed is torchvision:NAME@DIR, such as torchvision:CIFAR10@data.")
     find(folder)
     known = inspect.signature(maker.__init__).parameters

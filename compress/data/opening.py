@@ -40,7 +40,10 @@ def open_data(spec: str | Path, *, seed: int = 0, shape: tuple[int, ...] | None 
         text = settings.source
     settings = settings or make()
     if not text:
-        raise EmptyData("No data was given. Give --data: an image folder, an .npz file, digits, module:factory or a data.toml.")
+        raise EmptyData(
+            "No data was given. Give --data: an image folder, an .npz file, torchvision:NAME@DIR, digits, module:factory "
+            "or a data.toml."
+        )
     shape = None if shape is None else tuple(shape)
     if text == "digits":
         source = open_digits(settings, shape)

@@ -17,6 +17,7 @@ held_out = 0.1
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -96,9 +97,20 @@ def make(where: str = "data settings", **values: Any) -> Settings:
         return Settings(**values)
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "extra_forbidden":
+            raise BadInput(f"{where}: {_unknown([str(part) for part in first['loc']])}") from error
         name = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         raise BadInput(f"{where}: {name + ' is ' + repr(first['input']) + '; ' if name else ''}{message}.") from error
+
+
+def _unknown(place: list[str]) -> str:
+    """What to say of a key, or of a key in a section, that does not exist."""
+    sections: dict[str, type[BaseModel]] = {"augment": AugmentSettings, "split": SplitSettings}
+    known = (sections[place[0]] if len(place) > 1 else Settings).model_fields
+    close = difflib.get_close_matches(place[-1], known, n=1)
+    remedy = f"Did you mean {close[0]}?" if close else f"Known are {', '.join(known)}."
+    return f"There is no setting '{'.'.join(place)}'. {remedy}"
 
 
 def from_toml(path: Path) -> Settings:

@@ -241,14 +241,14 @@ def check_input(data: Data, shape: Sequence[int]) -> None:
         )
 
 
-def check_output(data: Data, shape: Sequence[int]) -> None:
-    """Refuse labels that the model's output, of `shape` (n, ...), cannot express.
+def check_output(data: Data, shape: Sequence[int]) -> tuple[str, ...]:
+    """Refuse labels that the model's output, of `shape` (n, ...), cannot express; notes about what looks odd but can be right.
 
     Raises:
         BadInput: more classes than outputs, or targets of another shape.
     """
     if not data.spec.labelled:
-        return
+        return ()
     task, classes = data.spec.task, len(data.spec.classes or ())
     if task in ("classification", "segmentation"):
         if len(shape) < 2 or classes > shape[1]:
@@ -256,10 +256,18 @@ def check_output(data: Data, shape: Sequence[int]) -> None:
                 f"The labels of {data.spec.source} reach class {classes - 1}, the model has {shape[1] if len(shape) > 1 else 1} "
                 f"outputs. Give the data the model was trained on, or list its classes in a data.toml."
             )
-        return
+        return () if classes == shape[1] else (_fewer_classes(classes, shape[1]),)
     target = next(data.train.batches(1)).target
     if target is not None and target[0].numel() != torch.Size(shape[1:]).numel():
         raise BadInput(f"The targets have the shape {tuple(target.shape[1:])}, the model's outputs {tuple(shape[1:])}.")
+    return ()
+
+
+def _fewer_classes(classes: int, outputs: int) -> str:
+    return (
+        f"The data has {classes} classes, the model {outputs} outputs: labels are taken as outputs 0 to {classes - 1}; "
+        "list all classes in a data.toml if that is wrong."
+    )
 
 
 def too_many(broken: Sequence[str], total: int, share: float) -> str:

@@ -18,6 +18,7 @@ from compress.graph.deserialise import MAX_BYTES, expected_tensors, from_json
 from compress.graph.trace import trace
 from compress.load import weights
 from compress.load.files import GRAPH, WEIGHTS, Kind, identify
+from compress.load.fitting import by, channels_wanted, misfit
 from compress.load.pickles import look_over, unpickle
 
 Shape = tuple[int, ...]
@@ -144,6 +145,7 @@ def open_artifact(
     arch_kwargs: Mapping[str, Any] | None = None,
     trust_pickle: bool = False,
     input_shapes: Sequence[Shape] = (),
+    of_data: bool = False,
 ) -> Artifact:
     """Load and trace a model.
 
@@ -153,6 +155,7 @@ def open_artifact(
         arch_kwargs: as for load_model.
         trust_pickle: as for load_model.
         input_shapes: one shape per model input, without the batch, such as (3, 32, 32); a model.compressed folder knows its own.
+        of_data: the shapes are those of the user's data, and the refusal of a model that does not fit says so.
 
     Raises:
         BadInput: the file cannot be used, or the model does not run on inputs of these shapes.
@@ -163,7 +166,25 @@ def open_artifact(
     if not shapes:
         raise BadInput(f"The input size of {path} is not known. Give it with --input-shape CxHxW, once per model input.")
     inputs = example_inputs(shapes)
-    return Artifact(trace(loaded.module, inputs), inputs, notes=loaded.notes)
+    try:
+        return Artifact(trace(loaded.module, inputs), inputs, notes=loaded.notes)
+    except BadInput as error:
+        if (told := refusal(loaded.module, inputs, of_data)) is not None:
+            raise told from error
+        raise
+
+
+def refusal(module: nn.Module, inputs: Sequence[Tensor], of_data: bool) -> BadInput | None:
+    """The error for inputs that a model does not take, told by the layer that fails; None where no layer says why."""
+    if (expected := misfit(module, inputs)) is None:
+        return None
+    shapes, channels = by([x.shape[1:] for x in inputs]), channels_wanted(module)
+    if not of_data:
+        return BadInput(f"The input shape is {shapes}, {expected}. Give what it needs with --input-shape CxHxW, once per input.")
+    found = inputs[0].shape[1] if inputs[0].ndim == 4 else None
+    settings = f"channels = {channels}" if channels != found else "size = [HEIGHT, WIDTH]"
+    remedy = f"Set {settings} in a data.toml, or give" if channels in (1, 3) else "Give"
+    return BadInput(f"The data gives inputs of {shapes}, {expected}. {remedy} the data it was trained on.")
 
 
 def _known_shapes(module: nn.Module) -> tuple[Shape, ...]:

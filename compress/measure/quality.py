@@ -24,6 +24,13 @@ from compress.errors import BadInput, EmptyData
 
 IGNORE = 255  # class number of mask pixels that count for nothing
 NO_LABELS = "The metric {} needs labels, the data has none. Take --metric agreement, or give labelled data."
+SUITABLE = {
+    "classification": ("top1", "top5", "agreement"),
+    "segmentation": ("miou", "top1", "top5", "agreement"),
+    "regression": ("mae",),
+    "image": ("psnr", "mae"),
+}
+"""Metrics that mean something for labels of a task."""
 LARGEST_PSNR = 100.0  # decibels: the mean over images stays finite where one is reproduced exactly
 
 
@@ -113,7 +120,7 @@ def choose(name: str, task: str, labelled: bool) -> tuple[Metric, str]:
     `points` (default 1: native units; 100 for shares) are honoured.
 
     Raises:
-        BadInput: an unknown name, or a metric that needs labels where there are none.
+        BadInput: an unknown name, one that does not suit the task, or one that needs labels where there are none.
     """
     if ":" in name:
         return _custom(name), f"Quality is {name}, averaged over samples."
@@ -125,6 +132,11 @@ def choose(name: str, task: str, labelled: bool) -> tuple[Metric, str]:
     if name not in METRICS:
         raise BadInput(f"The metric is '{name}'; known are auto, {', '.join(METRICS)} and module:function.")
     metric = METRICS[name]
+    if labelled and name not in SUITABLE[task]:
+        raise BadInput(
+            f"The metric {name} does not suit the task {task}; needed is {' or '.join(SUITABLE[task])}, or module:function. "
+            "If the task is another, set task in a data.toml."
+        )
     if not labelled and metric.labels and metric.reference == "target":
         raise BadInput(NO_LABELS.format(name))
     against = "" if labelled and metric.reference == "target" else ", compared with the dense model"
