@@ -34,7 +34,10 @@ class Context:
 class Stage(Protocol):
     """A named map from artifact to artifact. It decides and edits; it never times, measures or writes."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What its row is called."""
+        ...
 
     def needed(self, recipe: Recipe) -> bool:
         """Whether the recipe asks for anything here; if not, the report has no row for it."""

@@ -31,7 +31,7 @@ import onnx
 import onnx.checker
 import onnx.helper
 import onnxruntime
-import onnxscript  # noqa: F401  torch imports it only while exporting: a missing one should show before that
+import onnxscript  # noqa: F401  # pyright: ignore[reportUnusedImport]  torch needs it later: a missing one should show now
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten

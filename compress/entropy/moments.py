@@ -83,12 +83,13 @@ def patches(x: Tensor, window: Window, at: Positions) -> Tensor:
     down, right = (torch.arange(window.kernel[d], device=x.device) * window.dilation[d] for d in (0, 1))
     rows = at.row[:, None, None] * window.stride[0] + down[:, None] - border[2]
     columns = at.column[:, None, None] * window.stride[1] + right - border[0]
+    inside = None
     if any(border):
         # Zero padding without a padded copy of the whole input: positions outside read something and are set to zero.
         inside = (rows >= 0) & (rows < x.shape[2]) & (columns >= 0) & (columns < x.shape[3])
         rows, columns = rows.clamp(0, x.shape[2] - 1), columns.clamp(0, x.shape[3] - 1)
     found = x[at.sample[:, None, None], :, rows, columns]  # (rows, kh, kw, c)
-    if any(border):
+    if inside is not None:
         found = found * inside[..., None]
     return found.permute(0, 3, 1, 2).reshape(len(at.sample), -1)
 

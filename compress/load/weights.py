@@ -30,6 +30,7 @@ def find(saved: Any, where: str) -> tuple[nn.Module | Weights, list[str]]:
         BadInput: neither is in it.
     """
     notes: list[str] = []
+    tensors: Weights = {}
     for _ in range(4):
         if isinstance(saved, nn.Module):
             return saved, notes

@@ -9,7 +9,7 @@ every group for the others (magnitude, taylor, random). The refit is the same fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,14 +23,13 @@ from compress.entropy.obs import Sweep
 from compress.errors import BadInput, UnsupportedModel
 from compress.graph.channels import Group, solve
 from compress.plan import Keep, Plan
-from compress.recipe import Recipe
+from compress.recipe import DEFAULT_TARGET, Recipe
 from compress.stage import Context
 from compress.statistics import budget, calibration, selection
 from compress.statistics.refitting import refit
 
 Selector = Literal["entropic", "entropic-path", "obs", "obs-swaps", "magnitude", "taylor", "random"]
 MEASURED = ("entropic", "entropic-path", "obs", "obs-swaps")
-DEFAULT_TARGET = "macs=0.5"
 _BATCH = 125
 _CLOSE = 0.02  # relative distance from the target beyond which the report says so
 
@@ -93,7 +92,7 @@ class Remove:
                 *notes,
                 f"{len(whole)} groups stay whole because no layer that reads them can be refitted: {', '.join(whole[:5])}.",
             )
-        choose = _chooser(self.selector, artifact, context, losses, curves, groups)
+        choose = _chooser(self.selector, artifact, context, losses, curves)
         edits = []
         for number, (group, count) in enumerate(zip(groups, counts, strict=True)):
             if count < group.channels:
@@ -131,13 +130,17 @@ class Remove:
         else:
             split = allocate.uniform([g.channels for g in groups], model, target, recipe.align or 1)
         if abs(split.cost / target - 1) > _CLOSE:
-            return split.counts, (
-                f"The target {recipe.target or DEFAULT_TARGET} is met at {split.cost / target:.1%} of it: no closer choice.",
-            )
+            return split.counts, (f"The target {recipe.target} is met at {split.cost / target:.1%} of it: no closer choice.",)
         return split.counts, ()
 
 
-def _chooser(selector: Selector, artifact: Artifact, context: Context, losses: selection.Losses | None, curves, groups):
+def _chooser(
+    selector: Selector,
+    artifact: Artifact,
+    context: Context,
+    losses: selection.Losses | None,
+    curves: Mapping[str, Sweep],
+) -> Callable[[Group, int], Sequence[int]]:
     """(group, count) -> channels."""
     module, recipe = artifact.module, context.recipe
     if losses is not None:
