@@ -457,7 +457,7 @@ def test_artifact_carries_the_notes_and_the_same_inputs_every_time(here):
 
 
 def test_wrong_input_size_is_refused(here):
-    with pytest.raises(BadInput, match=r"does not run on 1 input.* of shape 5x8x8.*--input-shape"):
+    with pytest.raises(BadInput, match=r"input shape is 5x8x8.*takes 3 channels.*--input-shape"):
         open_artifact(stored(net()), input_shapes=((5, 8, 8),))
 
 
