@@ -25,8 +25,8 @@ from compress.recipe import make
 from compress.training import fresh, train
 
 TARGET = 0.1
-DENSE_EPOCHS = 12
-TUNE_EPOCHS = 12
+DENSE_EPOCHS = 6
+TUNE_EPOCHS = 16
 
 
 def lenet5() -> nn.Sequential:
@@ -80,7 +80,7 @@ def seed_row(seed: int, args: argparse.Namespace) -> dict[str, dict[str, float]]
         return quality.evaluate(module, data.test.batches(500), metric).value
 
     torch.manual_seed(seed)
-    recipe = make(epochs=args.dense_epochs, lr=2e-3, seed=seed, distill=0.0)
+    recipe = make(epochs=args.dense_epochs, lr=3e-3, batch_size=256, seed=seed, distill=0.0)
     dense = train(lenet5(), data, recipe, torch.device("cpu")).module
     more = train(dense, data, recipe.model_copy(update={"epochs": args.epochs}), torch.device("cpu")).module
     found: dict[str, float] = {"dense": top1(dense), "dense, same extra epochs": top1(more)}
@@ -92,7 +92,7 @@ def seed_row(seed: int, args: argparse.Namespace) -> dict[str, dict[str, float]]
             report = run(
                 make(
                     model=f"{folder}/lenet5.pt", data=str(args.data), method=method, target=f"params={TARGET}",
-                    epochs=args.epochs, lr=2e-3, calibration=4000, seed=seed, rounds=5, align=1,
+                    epochs=args.epochs, lr=3e-3, batch_size=256, calibration=4000, seed=seed, rounds=5, align=1,
                 ),
                 out,
             )  # fmt: skip
