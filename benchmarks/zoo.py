@@ -288,16 +288,18 @@ def rival(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
 
 @contextmanager
 def time_limit(limit: int) -> Iterator[None]:
+    """On CPU seconds."""
+
     def stop(*_: object) -> None:
         raise TimeoutError(f"more than {limit} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(limit)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, limit)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 PARTS: dict[str, Callable[[str], dict[str, Any]]] = {"exactness": exactness, "race": race, "onnx": onnx}

@@ -708,6 +708,27 @@ def computed_weights():
     return nn.Sequential(StandardisedConv(3, 8, 3), block(8, 6), head(6))
 
 
+class Branching(nn.Module):
+    """Pads odd sizes, scales by a constant of its own, and takes a shortcut where the channels agree."""
+
+    def __init__(self, i, o):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(i, o, 3, stride=2), nn.BatchNorm2d(o)
+        self.register_buffer("flag", torch.tensor(1))
+
+    def forward(self, x):
+        y = F.pad(x, (0, 1, 0, 1)) if x.shape[-1] % 2 == 0 else x
+        y = self.norm(self.conv(y))
+        if x.ndim == 4 and y.shape[1] == x.shape[1]:
+            y = y + F.avg_pool2d(x, 2)
+        return F.relu(y) if self.flag else y
+
+
+@case(removable="0.conv 2.0")
+def branches_by_size():
+    return nn.Sequential(Branching(3, 8), Branching(8, 8), block(8, 6), head(6))
+
+
 class Defaults(nn.Module):
     def __init__(self):
         super().__init__()

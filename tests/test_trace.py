@@ -99,6 +99,25 @@ def test_control_flow_that_depends_on_data_is_refused_by_line():
         trace(Root(), (image(),))
 
 
+def test_control_flow_that_depends_on_the_batch_is_refused():
+    class Root(nn.Module):
+        def forward(self, x):
+            return x if x.shape[0] > 1 else -x
+
+    with pytest.raises(UnsupportedModel, match=r"own forward cannot be traced"):
+        trace(Root(), (image(),))
+
+
+def test_control_flow_that_depends_on_sizes_is_decided():
+    model, inputs = random_model("branches_by_size")
+    module = trace(model, inputs)
+    assert module.meta["opaque"] == {}
+    names = {getattr(n.target, "__name__", n.target) for n in module.graph.nodes}
+    assert {"pad", "avg_pool2d"} <= names
+    assert not {"eq", "mod", "and_", "shape", "ndim"} & names
+    assert not any(n.target is getattr for n in module.graph.nodes)
+
+
 def test_a_part_that_cannot_be_traced_stays_whole_and_says_why():
     model, inputs = random_model("opaque_part")
     module = trace(model, inputs)

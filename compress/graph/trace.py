@@ -24,6 +24,7 @@ from torch.fx import GraphModule, Interpreter, Node, Tracer, _symbolic_trace
 from torchvision.ops import StochasticDepth
 
 from compress.errors import BadInput, UnsupportedModel
+from compress.graph.branches import Branches
 from compress.graph.functions import modules_for_functions
 
 _RETRIES = 64
@@ -47,7 +48,7 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
     opaque: dict[str, str] = {}
     buffers = True
     for _ in range(_RETRIES):
-        tracer = _ModelTracer(opaque, buffers)
+        tracer = _ModelTracer(opaque, buffers, Branches(model, inputs))
         try:
             graph = tracer.trace(model, concrete_args=_defaults(model, len(inputs)))
             break
@@ -77,6 +78,7 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
     except Exception:
         run_once(model, inputs)
         raise
+    _drop_numbers(module)
     return module
 
 
@@ -139,11 +141,11 @@ def shape_of(value: Any) -> Any:
 class _ModelTracer(Tracer):
     """torch.fx's tracer, with a memory of the innermost submodule in which tracing broke."""
 
-    def __init__(self, opaque: dict[str, str], buffers: bool):
+    def __init__(self, opaque: dict[str, str], buffers: bool, branches: Branches):
         super().__init__()
         self.proxy_buffer_attributes = buffers  # what is computed from buffers stays in the graph
         self.record_stack_traces = False  # `source` below is all that is needed, at a tenth of the time
-        self.opaque = opaque
+        self.opaque, self.branches = opaque, branches
         self.failed_in = ""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -154,21 +156,27 @@ class _ModelTracer(Tracer):
         return not isinstance(m, nn.Unflatten) and super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.branches.busy:
+            return forward(*args, **kwargs)
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:
             self.failed_in = self.failed_in or self.path_of_module(m)
             raise
 
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        return attr_val if self.branches.busy else super().getattr(attr, attr_val, parameter_proxy_cache)
+
     def to_bool(self, obj: Any) -> bool:
-        """An assertion in the model is taken to hold: it has held on the example inputs."""
+        """An assertion in the model is taken to hold: it has held on the example inputs. Sizes decide other branches."""
         frame = sys._getframe(1)
         while frame.f_code.co_filename.startswith(_TORCH) and frame.f_back is not None:
             frame = frame.f_back
         steps = [i for i in dis.get_instructions(frame.f_code) if i.offset >= frame.f_lasti and i.opname != "TO_BOOL"][:2]
         if "IF_TRUE" in steps[0].opname and (steps[1].opname == "LOAD_ASSERTION_ERROR" or steps[1].argval is AssertionError):
             return True
-        return super().to_bool(obj)
+        answer = self.branches.decide(obj.node)
+        return super().to_bool(obj) if answer is None else answer
 
     def create_node(self, *args: Any, **kwargs: Any) -> Node:
         node = super().create_node(*args, **kwargs)
@@ -208,6 +216,23 @@ def _defaults(model: nn.Module, inputs: int) -> dict[str, Any] | None:
 _CHECKS = frozenset({torch._assert, getattr(_symbolic_trace, "_assert_is_none", torch._assert)})
 _COMPARISONS = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.and_, operator.or_)
 _ARITHMETIC = frozenset({getattr, operator.getitem, operator.not_, operator.floordiv, operator.mod, *_COMPARISONS})
+
+
+def _drop_numbers(module: GraphModule) -> None:
+    """Erase what gives no tensor and has no user: the conditions of branches that sizes have decided."""
+    for node in reversed(list(module.graph.nodes)):
+        plain = node.op in ("call_function", "call_method") and not _holds_tensor(node.meta.get("shape"))
+        if plain and not node.users:
+            module.graph.erase_node(node)
+    module.recompile()
+
+
+def _holds_tensor(shape: Any) -> bool:
+    if isinstance(shape, dict):
+        return any(_holds_tensor(s) for s in shape.values())
+    if shape is None:
+        return False
+    return all(isinstance(n, int) for n in shape) or any(_holds_tensor(s) for s in shape)
 
 
 def _drop_checks(module: GraphModule, inputs: int) -> None:
