@@ -266,6 +266,16 @@ def half_of_the_channels():
     return Net(call, a=block(3, 8), b=block(4, 4), head=head(8))
 
 
+@case(TOKENS, removable="first second")
+def norm_over_flattened_tokens():
+    def call(s, x):
+        y = s.first(x)
+        y = F.relu(s.norm(y.flatten(0, 1)).reshape_as(y))
+        return s.last(torch.addcmul(s.second(y), s.second(y), s.second(y)))
+
+    return Net(call, first=nn.Linear(8, 6), norm=nn.BatchNorm1d(6), second=nn.Linear(6, 5), last=nn.Linear(5, 3))
+
+
 @case(removable="0.0")
 def flatten_into_linear():
     return nn.Sequential(block(3, 4), nn.Flatten(), nn.Linear(256, 5))
@@ -709,7 +719,7 @@ def computed_weights():
 
 
 class Branching(nn.Module):
-    """Pads odd sizes, scales by a constant of its own, and takes a shortcut where the channels agree."""
+    """Pads odd sizes, loops as often as the size says, asks its own constant, and takes a shortcut where the channels agree."""
 
     def __init__(self, i, o):
         super().__init__()
@@ -719,6 +729,8 @@ class Branching(nn.Module):
     def forward(self, x):
         y = F.pad(x, (0, 1, 0, 1)) if x.shape[-1] % 2 == 0 else x
         y = self.norm(self.conv(y))
+        for _ in range(int(x.shape[-1] ** 0.5) - 1):
+            y = y * 1.25
         if x.ndim == 4 and y.shape[1] == x.shape[1]:
             y = y + F.avg_pool2d(x, 2)
         return F.relu(y) if self.flag else y

@@ -11,7 +11,7 @@ from models import MODELS, Net, block, conv, head, random_model
 from torch import nn
 
 from compress.errors import PlanMismatch
-from compress.graph import rules
+from compress.graph import propagation, rules
 from compress.graph.channels import solve
 from compress.graph.trace import trace
 
@@ -133,6 +133,16 @@ def test_parameters_that_an_unknown_operation_takes_stay():
     x = torch.randn(1, 3, 8, 8)
     channels = solve(trace(net, (x,)), (x,))
     assert not [g for g in channels.removable if any(m.tensor == "b.weight" for m in g.members)]
+
+
+def test_a_huge_parameter_in_the_graph_is_not_followed(monkeypatch):
+    monkeypatch.setattr(propagation, "_FOLLOWED", 100)
+    channels = solved("layer_norm_channels_last")
+    assert channels.group("hidden").frozen is None
+    monkeypatch.setattr(propagation, "_FOLLOWED", 7)
+    channels = solved("frozen_batch_norm")
+    assert channels.group("a").frozen.startswith("weight is too large to be followed entry by entry where reshape (models.py:")
+    assert channels.group("b").frozen is None
 
 
 def test_batch_norm_alone_has_one_class_per_channel():

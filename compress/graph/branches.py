@@ -1,4 +1,4 @@
-"""Branches that depend on sizes are decided while tracing; branches that depend on data are not.
+"""Branches and numbers that depend on sizes are settled while tracing; those that depend on data are not.
 
 `if h % 2: x = F.pad(x, ...)` has one answer for inputs of one size. It is found by running what leads to the condition on tensors
 without data (the meta device), for two batch sizes: whatever needs a value, or differs between batches, has no answer.
@@ -7,12 +7,13 @@ without data (the meta device), for two batch sizes: whatever needs a value, or 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Node
+from torch.fx import Node, Proxy
 from torch.fx.node import map_arg
+from torch.fx.proxy import TraceError
 
 
 class Branches:
@@ -23,23 +24,41 @@ class Branches:
         self.busy = False  # while it is, modules are to be run and not traced
         self._known: tuple[dict[Node, Any], ...] = ({}, {})
 
-    def decide(self, condition: Node) -> bool | None:
-        """The truth of a condition; None where it depends on data or on the batch."""
-        nodes = _leading_to(condition)
+    def number(self, node: Node) -> bool | int | float | None:
+        """The value of a condition or a number; None where it depends on data or on the batch."""
+        nodes = _leading_to(node)
         self.busy = True
         try:
             with torch.no_grad():
-                if not any(node.op == "placeholder" for node in nodes):
-                    return bool(_run(nodes, {}, self.root, self.inputs, None))
+                if not any(n.op == "placeholder" for n in nodes):
+                    value = _run(nodes, {}, self.root, self.inputs, None)
+                    return value.item() if isinstance(value, Tensor) else value
                 with torch.device("meta"):
-                    values = [_run(nodes, known, self.root, self.inputs, more) for more, known in enumerate(self._known)]
+                    one, other = [_run(nodes, known, self.root, self.inputs, more) for more, known in enumerate(self._known)]
         except Exception:  # an operation that needs data, or does not run without any
             return None
         finally:
             self.busy = False
-        if any(isinstance(value, Tensor) for value in values) or bool(values[0]) != bool(values[1]):
-            return None
-        return bool(values[0])
+        return one if isinstance(one, bool | int | float) and one == other else None
+
+
+class Number(Proxy):
+    """A traced value that becomes a plain number where plain Python asks for one (`int(h / 2)`, `range(n)`) and sizes tell it."""
+
+    def __index__(self) -> int:
+        return int(self._number())
+
+    def __int__(self) -> int:
+        return int(self._number())
+
+    def __float__(self) -> float:
+        return float(self._number())
+
+    def _number(self) -> float:
+        found: float | None = cast(Any, self.tracer).branches.number(self.node)
+        if found is None:
+            raise TraceError("a number that depends on data or on the batch is asked for while tracing")
+        return found
 
 
 def _leading_to(condition: Node) -> list[Node]:

@@ -51,7 +51,7 @@ PIXEL_SHUFFLES = _layers("PixelShuffle PixelUnshuffle")
 _ELEMENTWISE = (
     "add sub mul div neg pow exp log log1p sqrt rsqrt abs square clamp clamp_min clamp_max clip sin cos erf sigmoid tanh relu "
     "maximum minimum where gt lt ge le eq ne logical_and logical_or logical_not floor ceil round sign reciprocal expm1 lerp "
-    "multiply subtract true_divide divide"
+    "addcmul addcdiv multiply subtract true_divide divide"
 )
 ELEMENTWISE = (
     _functions(_ELEMENTWISE, torch)

@@ -156,6 +156,8 @@ def _method(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
         return _along(s, node, name, args, kwargs)
     if name in families.PRODUCT_METHODS:
         return rules.matmul(s, node, args[0], args[1])
+    if name in ("reshape_as", "view_as"):
+        return rules.shaped_as(s, x, args[1])
     if name == "unbind":
         return rules.unbound(s, node, x, _argument(args, kwargs, 1, "dim", 0))
     return unknown(s, node, tensors_in((args, kwargs)))

@@ -13,8 +13,11 @@ from torch.fx.node import map_arg
 
 from compress.graph.atoms import along, slim
 from compress.graph.ops import propagate, reads_entries
-from compress.graph.state import State, tensors_in, unknown
+from compress.graph.state import State, tensors_in, unknown, where
 from compress.graph.trace import shape_of
+
+_FOLLOWED = 2**19
+"""Largest parameter in the graph whose entries get atoms of their own; beyond lie weights that are computed, not embeddings."""
 
 
 def tied_names(module: nn.Module) -> dict[str, str]:
@@ -78,8 +81,13 @@ def _attribute(s: State, module: GraphModule, node: Node, read: Mapping[str, lis
     value: Any = functools.reduce(getattr, str(node.target).split("."), module)
     if not isinstance(value, Tensor):
         return value
-    if not read[name]:
-        return s.atoms.new(1).view([1] * value.ndim).expand(value.shape)
+    if not read[name] or value.numel() > _FOLLOWED:
+        atom = s.atoms.new(1)
+        if read[name]:
+            reason = f"{name} is too large to be followed entry by entry where {where(read[name][0])} uses it"
+            s.taken.setdefault(name, reason)
+            s.atoms.freeze(atom, reason)
+        return atom.view([1] * value.ndim).expand(value.shape)
     if name not in s.parameters:
         s.parameters[name] = s.atoms.new(value.numel()).view(value.shape)
     return s.parameters[name]

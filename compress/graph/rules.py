@@ -119,6 +119,14 @@ def sized(s: State, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     return out
 
 
+def shaped_as(s: State, x: Tensor, other: Tensor) -> Tensor:
+    """A reshape whose sizes are those of another tensor: both lose the same channels."""
+    out = x.reshape(other.shape)
+    s.rectangles.append(out)
+    s.atoms.unite(out, other)
+    return out
+
+
 def unbound(s: State, node: Node, x: Tensor, dim: int) -> tuple[Tensor, ...]:
     """Single entries of one axis."""
     s.single.append((x, dim % x.ndim, f"{where(node)} takes single entries along the channels"))

@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Interpreter, Node, Tracer, _symbolic_trace
+from torch.fx import GraphModule, Interpreter, Node, Proxy, Tracer, _symbolic_trace
 from torchvision.ops import StochasticDepth
 
 from compress.errors import BadInput, UnsupportedModel
-from compress.graph.branches import Branches
+from compress.graph.branches import Branches, Number
 from compress.graph.functions import modules_for_functions
 
 _RETRIES = 64
@@ -175,8 +175,11 @@ class _ModelTracer(Tracer):
         steps = [i for i in dis.get_instructions(frame.f_code) if i.offset >= frame.f_lasti and i.opname != "TO_BOOL"][:2]
         if "IF_TRUE" in steps[0].opname and (steps[1].opname == "LOAD_ASSERTION_ERROR" or steps[1].argval is AssertionError):
             return True
-        answer = self.branches.decide(obj.node)
-        return super().to_bool(obj) if answer is None else answer
+        answer = self.branches.number(obj.node)
+        return super().to_bool(obj) if answer is None else bool(answer)
+
+    def proxy(self, node: Node) -> Proxy:
+        return Number(node, self)
 
     def create_node(self, *args: Any, **kwargs: Any) -> Node:
         node = super().create_node(*args, **kwargs)
