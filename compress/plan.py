@@ -1,14 +1,17 @@
 """A plan: what is to be done to a model, as plain data.
 
 A plan is made once (`compress plan`) and can be replayed on any checkpoint of the same architecture (`compress apply`).
-It holds decisions only, never weights: `Keep("layer1.0.conv1", 64, (0, 2, 5))` says which of the 64 output channels of that
-layer stay. Everything that hangs on those channels (norms, consumers, the other branches of a sum) follows from the graph.
+It holds decisions: `Keep("layer1.0.conv1", 64, (0, 2, 5))` says which of the 64 output channels of that layer stay, `Merge` which
+layers become one. Everything that hangs on those layers (norms, consumers, the other branches of a sum) follows from the graph.
+The only numbers of a model in it are the lines that `Linearize` puts in place of a rectifier.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -35,7 +38,71 @@ class Keep:
             )
 
 
-Edit = Keep  # a union of edit kinds as they come
+@dataclass(frozen=True)
+class Linearize:
+    """The activation module `layer` becomes the line slope * x + offset of each of its channels.
+
+    `slope` and `offset` have a number for each channel; both empty stand for the identity.
+    """
+
+    layer: str
+    channels: int
+    slope: tuple[float, ...] = ()
+    offset: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.slope), len(self.offset)}
+        if self.channels < 1 or sizes not in ({0}, {self.channels}) or not all(map(math.isfinite, self.slope + self.offset)):
+            raise BadInput(
+                f"The plan gives {self.layer} {len(self.slope)} slopes and {len(self.offset)} offsets for {self.channels} "
+                "channels; needed is a finite number of each for every channel, or none. Make the plan again with 'compress plan'."
+            )
+
+
+@dataclass(frozen=True)
+class Relocate:
+    """All padding of a chain of layers moves to its first convolution. Border values change: it comes before fine-tuning."""
+
+    layers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _check_chain("moves the padding of", self.layers)
+
+    @property
+    def layer(self) -> str:
+        """The first layer, which takes the padding."""
+        return self.layers[0]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A chain of layers becomes one layer under the first name; the model computes what it did.
+
+    `layers` are the convolutions, linear layers and pools in the order in which they run, those on a skip connection included,
+    and the sums by the names of their nodes; norms and lines between them, and behind the last one, go in with them.
+    """
+
+    layers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _check_chain("merges", self.layers)
+
+    @property
+    def layer(self) -> str:
+        """The first layer, whose name the merged one has."""
+        return self.layers[0]
+
+
+def _check_chain(does: str, layers: tuple[str, ...]) -> None:
+    if len(layers) < 2 or len(set(layers)) < len(layers):
+        raise BadInput(
+            f"The plan {does} {list(layers)[:8]}; needed are two or more layers, each once. "
+            "Make the plan again with 'compress plan'."
+        )
+
+
+Edit = Keep | Linearize | Relocate | Merge
+KINDS: dict[type[Edit], str] = {Keep: "keep", Linearize: "linearize", Relocate: "relocate", Merge: "merge"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +119,7 @@ class Plan:
 
     def to_json(self) -> str:
         """Canonical JSON: the same plan gives the same bytes."""
-        edits = [{"edit": "keep", "layer": e.layer, "channels": e.channels, "keep": list(e.keep)} for e in self.edits]
+        edits = [{"edit": KINDS[type(e)], **dataclasses.asdict(e)} for e in self.edits]
         return json.dumps({"schema": SCHEMA, "method": self.method, "align": self.align, "edits": edits}, indent=1) + "\n"
 
     @property
@@ -79,8 +146,24 @@ def from_json(text: str) -> Plan:
 
 
 def _edit(data: Mapping[str, Any]) -> Edit:
-    if data["edit"] != "keep":
-        raise BadInput(
-            f"The plan has an edit of kind '{data['edit']}', known is 'keep'. A newer version may have made it: upgrade."
-        )
-    return Keep(str(data["layer"]), int(data["channels"]), tuple(int(k) for k in data["keep"]))
+    match data["edit"]:
+        case "keep":
+            return Keep(str(data["layer"]), int(data["channels"]), tuple(int(k) for k in data["keep"]))
+        case "linearize":
+            slope, offset = (tuple(float(x) for x in data[name]) for name in ("slope", "offset"))
+            return Linearize(str(data["layer"]), int(data["channels"]), slope, offset)
+        case "relocate":
+            return Relocate(_names(data["layers"]))
+        case "merge":
+            return Merge(_names(data["layers"]))
+        case kind:
+            known = ", ".join(f"'{name}'" for name in KINDS.values())
+            raise BadInput(
+                f"The plan has an edit of kind '{kind}', known are {known}. A newer version may have made it: upgrade."
+            )
+
+
+def _names(data: Any) -> tuple[str, ...]:
+    if not isinstance(data, list):
+        raise TypeError(f"layers is {data!r}, not a list")
+    return tuple(str(name) for name in cast("list[Any]", data))
