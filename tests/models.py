@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import Permute, StochasticDepth
 
+from compress.graph.lines import line
+
 IMAGE, TOKENS, VECTOR = (3, 8, 8), (6, 8), (8,)
 
 
@@ -779,6 +781,28 @@ def fourier():
         tail=block(8, 6),
         head=head(6),
     )
+
+
+def some_line(channels, axis=1):
+    return line(torch.rand(channels) + 0.5, torch.randn(channels), axis)
+
+
+@case(removable="stem.0 first")
+def lines_of_images():
+    return Net(
+        lambda s, x: (lambda y: s.head(s.both(y + s.second(s.inner(s.first(y))))))(s.stem(x)),
+        stem=block(3, 8),
+        first=conv(8, 6),
+        inner=some_line(6),
+        second=conv(6, 8),
+        both=some_line(8),
+        head=head(8),
+    )
+
+
+@case(TOKENS, removable="0")
+def lines_of_tokens():
+    return nn.Sequential(nn.Linear(8, 12), some_line(12, -1), nn.Linear(12, 8))
 
 
 class Branches(nn.Module):

@@ -103,6 +103,7 @@ ARGUMENTS = {
     "StochasticDepth": dict(p=0.3, mode="row"),
     "DropBlock": dict(p=0.3, block_size=3),
     "FrozenBatchNorm": dict(num_features=4, eps=1e-4),
+    "Line": dict(channels=8, axis=-1),
 }
 CALLS = {
     "MultiheadAttention": lambda layer, x: layer(x, x, x),

@@ -1,7 +1,7 @@
 """Removed channels that are constant hand what they contributed to the biases of the layers that read them.
 
-A channel is constant where the weights prove it: a filter of zeros, a norm with gamma = 0, and what follows from those channel by
-channel. With c the constants of the removed channels and W the weights of a layer that reads them,
+A channel is constant where the weights prove it: a filter of zeros, a norm with gamma = 0, a line with slope 0, and what follows
+from those channel by channel. With c the constants of the removed channels and W the weights of a layer that reads them,
 
     y = W x + b = W' x' + (b + W'' c)        x' the channels that stay, c those that go
 
@@ -24,6 +24,7 @@ from torch.fx.node import map_arg
 
 from compress.graph import families
 from compress.graph.channels import Channels
+from compress.graph.lines import Line
 from compress.graph.state import tensors_in
 from compress.graph.surgery import staying
 from compress.plan import Keep
@@ -128,9 +129,9 @@ def _add(m: Any, share: _Share) -> None:
 
 
 def _anything_constant(module: GraphModule) -> bool:
-    """Whether any layer has a filter of zeros or a norm a gamma of 0; without one of those nothing is constant."""
+    """Whether any layer has a filter of zeros, a norm a gamma or a line a slope of 0: without those nothing is constant."""
     for m in module.modules():
-        weight = getattr(m, "weight", None)
+        weight = getattr(m, "slope" if type(m) is Line else "weight", None)
         if not isinstance(weight, Tensor):
             continue
         if type(m) in _READERS:
@@ -222,6 +223,9 @@ def _layer(
         return _known(value, _whole_channels(x.sure, value.ndim))
     if kind in (nn.Flatten, nn.ChannelShuffle) or kind in families.PIXEL_SHUFFLES:
         return _known(value, m(x.sure.to(value.dtype)) > 0)
+    if kind is Line:
+        flat = (m.slope == 0).view(-1, *[1] * (value.ndim - 2 if m.axis == 1 else 0))
+        return _known(value, x.sure | flat)
     if (kind in families.PER_CHANNEL_NORMS or kind is nn.GroupNorm) and m.weight is not None:
         off = (m.weight == 0).view(1, -1, *[1] * (value.ndim - 2))
         running = getattr(m, "running_mean", None) is not None

@@ -32,6 +32,8 @@ SAME = _layers(
     "FeatureAlphaDropout"
 ) | {torchvision.ops.StochasticDepth}
 """Each entry for itself."""
+RECTIFIERS = _layers("ReLU ReLU6 LeakyReLU RReLU ELU SELU CELU GELU SiLU Mish Hardswish Hardtanh PReLU")
+"""Activations that pass a large input on, or nearly so (Hardtanh, ReLU6: up to a limit): those that a line can stand for."""
 POOLS = _layers(
     "MaxPool1d MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d LPPool1d LPPool2d AdaptiveAvgPool1d AdaptiveAvgPool2d "
     "AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d Upsample UpsamplingNearest2d UpsamplingBilinear2d "

@@ -105,3 +105,11 @@ def prelu(s: State, node: Node, x: Tensor, weight: str, slopes: int) -> Tensor:
         s.atoms.freeze(slope, f"{where(node)} has one slope for all channels")
     s.axis(weight, 0, "through", slope)
     return x
+
+
+def line(s: State, node: Node, x: Tensor, tensors: Sequence[str], axis: int) -> Tensor:
+    """Slope and offset of each channel, on axis 1 or the last one."""
+    channels = s.atoms.per_channel(x, axis)
+    for tensor in tensors:
+        s.axis(tensor, 0, "through", channels)
+    return shaped(channels, x.shape, axis)

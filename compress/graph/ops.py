@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from compress.graph import families, layers, rules
+from compress.graph.lines import Line
 from compress.graph.state import Sized, State, positions_only, tensors_in, unknown
 
 Args = tuple[Any, ...]
@@ -117,6 +118,8 @@ def _module(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwarg
         return layers.layer_norm(s, node, x, own, len(m.normalized_shape))
     if kind is nn.PReLU:
         return layers.prelu(s, node, x, weight, m.num_parameters)
+    if kind is Line:
+        return layers.line(s, node, x, own, m.axis)
     return _moving_module(s, node, m, x, found)
 
 

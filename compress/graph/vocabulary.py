@@ -18,6 +18,8 @@ import torch.nn.functional as F
 import torchvision.ops  # pyright: ignore[reportMissingTypeStubs]
 from torch import nn
 
+from compress.graph import lines
+
 _TORCH = """
     abs acos add addcdiv addcmul addmm all amax amin any argmax argmin asin atan atan2 avg_pool1d baddbmm bernoulli bitwise_and
     bitwise_not bitwise_or bmm broadcast_tensors bucketize cat cdist ceil channel_shuffle chunk clamp clamp_max clamp_min clip
@@ -165,6 +167,7 @@ _FIELDS: dict[str, str] = {
 }
 _VISION_FIELDS = {"StochasticDepth": "p mode", "DropBlock2d DropBlock3d": "p block_size eps inplace"}
 _VISION_FIELDS["FrozenBatchNorm2d"] = "num_features<weight eps"
+_OUR_FIELDS = {"Line": "channels axis"}
 
 
 def _classes(owner: object, table: dict[str, str]) -> dict[str, tuple[type[nn.Module], tuple[str, ...]]]:
@@ -172,7 +175,9 @@ def _classes(owner: object, table: dict[str, str]) -> dict[str, tuple[type[nn.Mo
     return {name: (getattr(owner, name), tuple(fields.split())) for name, fields in pairs if hasattr(owner, name)}
 
 
-LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = _classes(nn, _FIELDS) | _classes(torchvision.ops, _VISION_FIELDS)
+LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = (
+    _classes(nn, _FIELDS) | _classes(torchvision.ops, _VISION_FIELDS) | _classes(lines, _OUR_FIELDS)
+)
 """Name in graph.json -> (layer class, constructor arguments to recover)."""
 
 LAYER_NAMES: dict[type[nn.Module], str] = {kind: name for name, (kind, _) in LAYERS.items()}
