@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +18,13 @@ from compress.graph import surgery
 from compress.graph.channels import solve
 from compress.measure import quality
 from compress.measure.cost import cost
-from compress.measure.latency import Timing, compare
-from compress.measure.runtime import choose, runner, usable_cores
+from compress.measure.latency import compare
+from compress.measure.runtime import usable_cores
 from compress.plan import Edit
 from compress.recipe import Recipe
 from compress.report.records import Exactness, Latency, StageRecord
 from compress.report.records import Quality as QualityRecord
+from compress.stopwatch import Stopwatch
 
 PROOF_SAMPLES = 64
 EXACT_RTOL = 1e-4
@@ -40,12 +40,8 @@ class Harness:
     dense: Artifact
     device: torch.device
     metric: quality.Metric
+    stopwatch: Stopwatch
     _dense_run: Callable[[], object] | None = field(default=None, init=False)
-
-    @property
-    def runtime(self) -> str:
-        """The runtime that is timed, resolved."""
-        return choose(self.recipe.runtime)
 
     def inputs(self, batch: int) -> tuple[Tensor, ...]:
         """Real inputs, repeated where the data has fewer."""
@@ -93,20 +89,8 @@ class Harness:
         """After a resume: the dense model's runner, from the file that the first run left."""
         self._dense_run = self._run(self.dense, path)
 
-    def race(self, one: Artifact, other: Artifact) -> Timing:
-        """Speed of one model over another, timed in turns."""
-        with tempfile.TemporaryDirectory() as folder:
-            runs = {}
-            for name, artifact in (("one", one), ("other", other)):
-                path = Path(folder, f"{name}.onnx")
-                if self.runtime != "torch":
-                    exporters.export("onnx", artifact.module, artifact.inputs, path, opset=self.recipe.opset, check_parity=False)
-                runs[name] = self._run(artifact, path)
-            return compare(runs, "other", rounds=self.recipe.rounds, seed=self.recipe.seed)["one"]
-
     def _run(self, artifact: Artifact, path: Path) -> Callable[[], object]:
-        target = artifact.module.to(self.device).eval() if self.runtime == "torch" else path
-        return runner(self.runtime, target, self.inputs(self.recipe.batch), self.recipe.threads)
+        return self.stopwatch.runner(artifact, path, self.inputs(self.recipe.batch))
 
     def _latency(self, artifact: Artifact, stage: str, path: Path) -> Latency:
         run = self._run(artifact, path)
@@ -115,7 +99,7 @@ class Harness:
         timing = compare(runs, "dense", rounds=self.recipe.rounds, seed=self.recipe.seed)[stage if len(runs) > 1 else "dense"]
         threads = self.recipe.threads or usable_cores()
         return Latency(
-            runtime=self.runtime,
+            runtime=self.stopwatch.runtime,
             batch=self.recipe.batch,
             threads=threads,
             p50_ms=timing.p50_ms,

@@ -30,6 +30,7 @@ from compress.report.markdown import markdown
 from compress.report.records import Exactness, ExportRecord, Parity, Report, StageRecord
 from compress.save import save
 from compress.stage import Context, Progress, Stage, silent
+from compress.stopwatch import Stopwatch
 from compress.workspace import Workspace, open_workspace
 
 _BLOCK = 8  # channels; the least block of the kernels in ONNX Runtime and oneDNN
@@ -66,7 +67,9 @@ def run(recipe: Recipe, out: Path | str, *, resume: bool = False, force: bool = 
     for stage in stages:
         stage.check(context.dense, context)  # before anything slow, and before out/ is touched
     workspace = open_workspace(Path(out), recipe, resume=resume, force=force)
-    harness = Harness(recipe, context.data, context.dense, context.device, metric)
+    stopwatch = Stopwatch(recipe, context.device)
+    harness = Harness(recipe, context.data, context.dense, context.device, metric, stopwatch)
+    context = replace(context, race=stopwatch.race)
     running = _Run(workspace, harness, context)
     running.dense()
     for stage in stages:
@@ -107,7 +110,7 @@ class _Run:
 
         def carry_out() -> Artifact:
             torch.manual_seed(self.context.recipe.seed * 1000 + number)  # a resumed stage draws what it would have drawn
-            return _with_widths_that_pay(stage, before, self.context, self.harness, self.harness.recipe.align)
+            return _with_widths_that_pay(stage, before, self.context, self.harness.recipe.align)
 
         with _failures(stage.name, self.names):
             self._step(stage.name, carry_out)
@@ -175,7 +178,7 @@ def _saved(artifact: Artifact, stage: str, folder: Path) -> Artifact:
         return artifact.noting(f"Stage '{stage}' left a model without a class-free form; a cut-off run repeats it: {error}")
 
 
-def _with_widths_that_pay(stage: Stage, before: Artifact, context: Context, harness: Harness, align: int | None) -> Artifact:
+def _with_widths_that_pay(stage: Stage, before: Artifact, context: Context, align: int | None) -> Artifact:
     """The stage's result with channel counts as they come, or rounded: what was asked for unless it is measurably slower, or,
     where nothing was asked for, rounded to 8 if that is measurably faster. Runtimes' kernels work on blocks of channels.
     """
@@ -192,7 +195,8 @@ def _with_widths_that_pay(stage: Stage, before: Artifact, context: Context, harn
         if align is not None:
             raise
         return plain
-    timing = harness.race(rounded, plain)
+    assert context.race is not None, "a run has a stopwatch"
+    timing = context.race(rounded, plain)
     said = f"{timing.ratio:.2f}x as fast as unrounded ones (95 % interval {timing.ci95[0]:.2f} to {timing.ci95[1]:.2f})"
     if timing.faster or (align is not None and not timing.slower):
         return rounded.noting(f"Channel counts are rounded to multiples of {align or _BLOCK}: {said}.")

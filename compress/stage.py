@@ -10,10 +10,14 @@ import torch
 
 from compress.artifact import Artifact
 from compress.data import Data
+from compress.measure.latency import Timing
 from compress.recipe import Recipe
 
 Progress = Callable[[str, float, str], None]
 """(what is being done, share done in [0, 1], a short live detail such as 'loss 0.41')."""
+
+Race = Callable[[Artifact, Artifact], Timing]
+"""Speed of the first model over the second in the target runtime, timed in turns."""
 
 
 def silent(what: str, share: float, detail: str = "") -> None:
@@ -22,13 +26,18 @@ def silent(what: str, share: float, detail: str = "") -> None:
 
 @dataclass(frozen=True)
 class Context:
-    """Everything a stage may look at besides the artifact; nothing here changes during a run."""
+    """Everything a stage may look at besides the artifact; nothing here changes during a run.
+
+    Attributes:
+        race: the pipeline's stopwatch, for a choice that needs milliseconds; None where nothing is timed, as in a dry run.
+    """
 
     dense: Artifact
     data: Data
     recipe: Recipe
     device: torch.device
     progress: Progress = silent
+    race: Race | None = None
 
 
 class Stage(Protocol):

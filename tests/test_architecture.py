@@ -25,7 +25,7 @@ TIERS: tuple[frozenset[str], ...] = (
     frozenset({"statistics"}),
     frozenset({"stages"}),
     frozenset({"load", "save", "report"}),
-    frozenset({"methods", "opening", "workspace", "harness", "pipeline"}),
+    frozenset({"methods", "opening", "workspace", "stopwatch", "harness", "pipeline"}),
     frozenset({"decide", "explain", "bench", "doctor", "demo"}),
     frozenset({"api"}),
     frozenset({"options", "terminal"}),

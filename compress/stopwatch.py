@@ -1,0 +1,125 @@
+"""Two models raced in the target runtime, and the outcome remembered: what stages ask for when a decision needs milliseconds.
+
+Latency depends on structure and shapes, not on the values of weights. An outcome is kept by a digest of both models: their
+graphs, layers and input shapes, the settings of the runtime, the versions and the device.
+The file lies in the user's cache folder (`COMPRESS_CACHE` names another); one that is damaged or cannot be written is ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import exporters
+from compress.artifact import Artifact
+from compress.measure.latency import Timing, compare
+from compress.measure.runtime import choose, runner, usable_cores
+from compress.recipe import Recipe
+from compress.report.environment import environment
+
+CACHE = "COMPRESS_CACHE"
+_FILE = "latency.json"
+_KEPT = 5000  # outcomes; older ones are dropped
+
+
+def cache_folder() -> Path:
+    """Where outcomes are kept."""
+    return Path(os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "compress"))
+
+
+@dataclass
+class Stopwatch:
+    """Races of one run.
+
+    Attributes:
+        recipe: runtime, batch, threads, rounds, seed, opset.
+        device: of the torch runtime.
+        measured: races that were run, and not remembered, so far.
+    """
+
+    recipe: Recipe
+    device: torch.device
+    measured: int = field(default=0, init=False)
+    _known: dict[str, Any] | None = field(default=None, init=False)
+
+    @property
+    def runtime(self) -> str:
+        """The runtime that is timed, resolved."""
+        return choose(self.recipe.runtime)
+
+    def race(self, one: Artifact, other: Artifact) -> Timing:
+        """Speed of one model over another, timed in turns, or as measured before on this machine."""
+        if self._known is None:
+            self._known = _read()
+        key = self._key(one, other)
+        if key not in self._known:
+            self._known[key] = dataclasses.asdict(self._measure(one, other))
+            self.measured += 1
+            _write(self._known)
+        found = self._known[key]
+        return Timing(found["p50_ms"], found["ratio"], tuple(found["ci95"]), found["samples"])
+
+    def runner(self, artifact: Artifact, path: Path, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
+        """A call that runs the model once; `path` is its ONNX file, which the torch runtime does not need."""
+        target = artifact.module.to(self.device).eval() if self.runtime == "torch" else path
+        return runner(self.runtime, target, inputs, self.recipe.threads)
+
+    def _measure(self, one: Artifact, other: Artifact) -> Timing:
+        with tempfile.TemporaryDirectory() as folder:
+            runs = {}
+            for name, artifact in (("one", one), ("other", other)):
+                path = Path(folder, f"{name}.onnx")
+                if self.runtime != "torch":
+                    exporters.export("onnx", artifact.module, artifact.inputs, path, opset=self.recipe.opset, check_parity=False)
+                runs[name] = self.runner(artifact, path, self._batch(artifact))
+            return compare(runs, "other", rounds=self.recipe.rounds, seed=self.recipe.seed)["one"]
+
+    def _batch(self, artifact: Artifact) -> tuple[Tensor, ...]:
+        return tuple(x.repeat(self.recipe.batch, *[1] * (x.ndim - 1)).to(self.device) for x in artifact.inputs)
+
+    def _key(self, one: Artifact, other: Artifact) -> str:
+        where = environment().model_dump(exclude={"date", "compress"})
+        recipe = self.recipe
+        settings = (self.runtime, recipe.batch, recipe.threads or usable_cores(), recipe.rounds, recipe.opset, str(self.device))
+        text = json.dumps([where, settings, _structure(one), _structure(other)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _structure(artifact: Artifact) -> list[str]:
+    """Everything that latency depends on: operations, layers with their sizes, shapes."""
+    module = artifact.module
+    layers = [f"{name}: {layer!r}" for name, layer in module.named_modules() if name and not list(layer.children())]
+    shapes = [f"{name}: {tuple(value.shape)}" for name, value in module.state_dict().items()]
+    return [str(module.graph), *layers, *shapes, *(str(tuple(x.shape)) for x in artifact.inputs)]
+
+
+def _read() -> dict[str, Any]:
+    try:
+        found = json.loads((cache_folder() / _FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    fields = {f.name for f in dataclasses.fields(Timing)}
+    if not isinstance(found, dict):
+        return {}
+    return {key: value for key, value in found.items() if isinstance(value, dict) and set(value) == fields}
+
+
+def _write(known: dict[str, Any]) -> None:
+    newest = dict(list(known.items())[-_KEPT:])
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        temporary = cache_folder() / f".{_FILE}.{os.getpid()}"
+        temporary.write_text(json.dumps(newest))
+        os.replace(temporary, cache_folder() / _FILE)
+    except OSError:
+        return

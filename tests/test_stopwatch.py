@@ -1,0 +1,86 @@
+"""Races: measured once per structure, setting and machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from compress import stopwatch
+from compress.artifact import Artifact
+from compress.graph.trace import trace
+from compress.measure.latency import Timing
+from compress.recipe import make
+from compress.stopwatch import Stopwatch
+
+
+def net(width: int, seed: int = 0) -> Artifact:
+    torch.manual_seed(seed)
+    inputs = (torch.zeros(1, 8),)
+    return Artifact(trace(nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 4)), inputs), inputs)
+
+
+def watch(**settings: object) -> Stopwatch:
+    return Stopwatch(make(runtime="torch", rounds=5, **settings), torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(stopwatch.CACHE, str(tmp_path))
+    return tmp_path / "latency.json"
+
+
+def test_a_known_outcome_is_not_measured_again(cache: Path):
+    first = watch()
+    found = first.race(net(4), net(4096))
+    assert first.measured == 1
+    assert found.ratio > 1
+    again = watch()
+    assert again.race(net(4, seed=1), net(4096, seed=2)) == found, "weights do not matter"
+    assert again.measured == 0
+    assert cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "one", "other"),
+    [
+        ({}, net(5), net(16)),
+        ({}, net(4), net(17)),
+        ({}, net(16), net(4)),
+        ({"batch": 2}, net(4), net(16)),
+        ({"threads": 1}, net(4), net(16)),
+    ],
+)
+def test_another_model_or_setting_is_another_race(settings: dict[str, object], one: Artifact, other: Artifact):
+    if "threads" in settings and stopwatch.usable_cores() == 1:
+        pytest.skip("all cores are one core here")
+    watch().race(net(4), net(16))
+    second = watch(**settings)
+    second.race(one, other)
+    assert second.measured == 1
+
+
+def test_a_smaller_model_wins_in_onnx_runtime_too():
+    second = Stopwatch(make(runtime="ort", rounds=5, batch=2), torch.device("cpu"))
+    assert isinstance(second.race(net(4), net(8192)), Timing)
+    assert second.race(net(4), net(8192)).ratio > 1
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"key": 3}', '{"key": {"ratio": 1}}'])
+def test_a_damaged_cache_is_done_without(cache: Path, text: str):
+    cache.write_text(text)
+    first = watch()
+    first.race(net(4), net(16))
+    assert first.measured == 1
+    again = watch()
+    again.race(net(4), net(16))
+    assert again.measured == 0
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "file"
+    file.write_text("")
+    monkeypatch.setenv(stopwatch.CACHE, str(file))
+    assert watch().race(net(4), net(16)).samples == 5
