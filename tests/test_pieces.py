@@ -1,0 +1,39 @@
+"""Pieces cut out of a model compute what they compute inside it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet18
+
+from compress.graph.pieces import piece
+from compress.graph.trace import trace
+
+
+def test_a_run_of_layers():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3, stride=2), nn.ReLU()).eval()
+    traced = trace(net, (torch.zeros(1, 3, 9, 9),))
+    cut, inputs = piece(traced, ("0", "3"))
+    assert [tuple(x.shape) for x in inputs] == [(1, 3, 9, 9)]
+    x = torch.randn(2, 3, 9, 9)
+    assert torch.equal(cut(x), net[:4](x))
+    assert [n.target for n in cut.graph.nodes if n.op == "call_module"] == ["0", "1", "2", "3"]
+
+
+def test_a_block_with_its_skip():
+    traced = trace(resnet18(), (torch.zeros(1, 3, 32, 32),))
+    cut, inputs = piece(traced, ("layer2.0.conv1", "layer2.0.conv2", "layer2.0.downsample.0", "add_2"))
+    assert [tuple(x.shape) for x in inputs] == [(1, 64, 8, 8)]
+    assert {str(n.target) for n in cut.graph.nodes if n.op == "call_module"} == {
+        f"layer2.0.{name}" for name in ("conv1", "bn1", "relu", "conv2", "bn2", "downsample.0", "downsample.1")
+    }
+    assert cut(torch.randn(3, 64, 8, 8)).shape == (3, 128, 4, 4)
+    with pytest.raises(ValueError, match="2 values leave"):
+        piece(traced, ("layer2.0.conv1", "layer2.0.downsample.0"))
+
+
+def test_names_that_the_model_has_not():
+    traced = trace(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), (torch.zeros(1, 2),))
+    with pytest.raises(ValueError, match="has not all of"):
+        piece(traced, ("0", "7"))
