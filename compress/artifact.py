@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 from torch.fx import GraphModule
 
 from compress.graph import constants, surgery
 from compress.graph.channels import solve
-from compress.plan import Plan
+from compress.graph.lines import linearize
+from compress.graph.merge import merge, relocate
+from compress.graph.shapes import note_shapes
+from compress.plan import Edit, Keep, Linearize, Merge, Plan, Relocate
 
 
 @dataclass(frozen=True)
@@ -34,20 +40,44 @@ class Artifact:
 
 
 def apply(plan: Plan, artifact: Artifact) -> Artifact:
-    """Carry out a plan: pure, exact, no data needed. The dense artifact stays as it was.
+    """Carry out a plan: pure, no data needed. The dense artifact stays as it was.
+
+    Channels that are removed and layers that are merged change nothing but rounding; lines and moved padding change the model.
 
     Raises:
-        PlanMismatch: an edit names a group or a channel count that the model does not have.
+        PlanMismatch: an edit names a layer, a number of channels or a chain that the model does not have.
     """
-    module, rest = artifact.module, list(plan.edits)
-    notes: tuple[str, ...] = ()
-    while rest:
-        # An edit speaks of the model as the edits before it left it: one solve serves all up to a layer's second turn.
-        layers = [edit.layer for edit in rest]
-        turn = next((i for i, layer in enumerate(layers) if layer in layers[:i]), len(rest))
-        channels = solve(module, artifact.inputs)
-        folded, said = constants.fold(module, channels, rest[:turn], artifact.inputs)
-        module = surgery.keep(folded, channels if folded is module else solve(folded, artifact.inputs), rest[:turn])
-        rest, notes = rest[turn:], notes + said
+    module, notes = artifact.module, ()
+    for edits in runs(plan.edits):
+        module, said = _carry_out(module, edits, artifact.inputs)
+        notes += said
     plan = replace(plan, edits=artifact.plan.edits + plan.edits)
     return replace(artifact, module=module, plan=plan).noting(*notes)
+
+
+def runs(edits: Sequence[Edit]) -> Iterator[tuple[Edit, ...]]:
+    """Edits that are carried out together: of one kind, and no layer twice, because each speaks of the model before its run."""
+    for _, alike in itertools.groupby(edits, type):
+        run: dict[str, Edit] = {}
+        for edit in alike:
+            if edit.layer in run:
+                yield tuple(run.values())
+                run = {}
+            run[edit.layer] = edit
+        yield tuple(run.values())
+
+
+def _carry_out(module: GraphModule, edits: Sequence[Any], inputs: tuple[Tensor, ...]) -> tuple[GraphModule, tuple[str, ...]]:
+    """One run on a copy of the model, and what a reader should know of it."""
+    match edits[0]:
+        case Keep():
+            channels = solve(module, inputs)
+            folded, notes = constants.fold(module, channels, edits, inputs)
+            return surgery.keep(folded, channels if folded is module else solve(folded, inputs), edits), notes
+        case Linearize() | Relocate() | Merge():
+            if any("shape" not in node.meta for node in module.graph.nodes):
+                note_shapes(module, module.graph, inputs)
+            change = {Linearize: linearize, Relocate: relocate, Merge: merge}[type(edits[0])]
+            return change(module, edits), ()
+        case other:
+            raise TypeError(f"{type(other).__name__} is no edit")

@@ -55,7 +55,7 @@ class Linearize:
         if self.channels < 1 or sizes not in ({0}, {self.channels}) or not all(map(math.isfinite, self.slope + self.offset)):
             raise BadInput(
                 f"The plan gives {self.layer} {len(self.slope)} slopes and {len(self.offset)} offsets for {self.channels} "
-                "channels; needed is a finite number of each for every channel, or none. Make the plan again with 'compress plan'."
+                "channels; needed is a finite number of each per channel, or none. Make the plan again with 'compress plan'."
             )
 
 

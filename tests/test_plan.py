@@ -61,7 +61,7 @@ def test_a_chain_needs_two_layers_each_once(kind, layers):
     ("slope", "offset"), [((1.0,), (0.0, 0.0)), ((1.0, 1.0), ()), ((1.0, float("nan")), (0.0, 0.0)), ((1.0,), (0.0,))]
 )
 def test_a_line_needs_both_numbers_for_every_channel_or_none(slope, offset):
-    with pytest.raises(BadInput, match="a finite number of each for every channel, or none"):
+    with pytest.raises(BadInput, match="a finite number of each per channel, or none"):
         Linearize("relu", 2, slope, offset)
 
 
