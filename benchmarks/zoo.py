@@ -293,13 +293,13 @@ def time_limit(limit: int) -> Iterator[None]:
     def stop(*_: object) -> None:
         raise TimeoutError(f"more than {limit} s")
 
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, limit)
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, limit)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 PARTS: dict[str, Callable[[str], dict[str, Any]]] = {"exactness": exactness, "race": race, "onnx": onnx}

@@ -11,8 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+
+_FEW = 4096  # pairs that are not worth sorting
 
 
 class Atoms:
@@ -20,7 +24,7 @@ class Atoms:
 
     def __init__(self) -> None:
         self.count = 0
-        self._edges: list[Tensor] = []
+        self._edges: list[npt.NDArray[np.int64]] = []
         self._frozen: list[tuple[Tensor, str]] = []
 
     def new(self, number: int) -> Tensor:
@@ -35,12 +39,15 @@ class Atoms:
 
     def unite(self, a: Tensor, b: Tensor) -> None:
         """Element by element; shapes are broadcast against each other."""
-        a, b = _slim(*torch.broadcast_tensors(a, b))
-        differ = a != b
-        if bool(differ.any()):
+        if a.shape != b.shape:
+            a, b = torch.broadcast_tensors(a, b)
+        a, b = _slim(a, b)
+        ours, theirs = a.numpy(), b.numpy()  # short vectors, for which a call of NumPy costs a fifth of one of torch
+        differ = ours != theirs
+        if differ.any():
             # Pairs as single numbers: sorting those is far faster than sorting columns.
-            pairs = torch.unique((a[differ] << 32) | b[differ])
-            self._edges.append(torch.stack([pairs >> 32, pairs & 0xFFFFFFFF]))
+            pairs = (ours[differ] << 32) | theirs[differ]
+            self._edges.append(np.unique(pairs) if len(pairs) > _FEW else pairs)
 
     def unite_along(self, t: Tensor, dims: Iterable[int]) -> Tensor:
         """Unite all atoms along `dims`; gives `t` with its first element repeated along them."""
@@ -68,7 +75,8 @@ class Atoms:
         parent = torch.arange(self.count)
         if not self._edges:
             return parent
-        edges = torch.cat(self._edges, dim=1)
+        pairs = torch.from_numpy(np.concatenate(self._edges))
+        edges = torch.stack([pairs >> 32, pairs & 0xFFFFFFFF])
         while True:
             tops = parent[edges]
             low = torch.minimum(tops[0], tops[1])
@@ -89,7 +97,7 @@ class Atoms:
 
 def along(t: Tensor, dim: int) -> Tensor:
     """The first entry at each position of an axis, shape (t.shape[dim],)."""
-    return t[tuple(slice(None) if d == dim else 0 for d in range(t.ndim))] if t.numel() else t.new_zeros(0)
+    return t.as_strided((t.shape[dim],), (t.stride(dim),)) if t.numel() else t.new_zeros(0)
 
 
 def varies(t: Tensor, dim: int) -> bool:

@@ -15,6 +15,8 @@ from torch.fx import Node, Proxy
 from torch.fx.node import map_arg
 from torch.fx.proxy import TraceError
 
+from compress.graph.shapes import bare, run_bare
+
 
 class Branches:
     """Answers for one trace. Remembers what it has computed, since conditions come one after another along a graph."""
@@ -92,13 +94,10 @@ def _step(node: Node, known: dict[Node, Any], root: nn.Module, meta: bool) -> An
     if node.op == "get_attr":
         owner, _, name = target.rpartition(".")
         value = getattr(root.get_submodule(owner), name)
-        return value.to("meta") if meta and isinstance(value, Tensor) else value
+        return bare(value) if meta else value
     if node.op == "call_function":
         return target(*args, **kwargs)
     if node.op == "call_method":
         return getattr(args[0], target)(*args[1:], **kwargs)
     m = root.get_submodule(target)
-    if not meta:
-        return m(*args, **kwargs)
-    tensors = {name: t.to("meta") for name, t in (*m.named_parameters(), *m.named_buffers())}
-    return torch.func.functional_call(m, tensors, args, kwargs)
+    return run_bare(m, args, kwargs) if meta else m(*args, **kwargs)

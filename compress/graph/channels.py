@@ -14,8 +14,8 @@ from torch.fx import GraphModule
 from compress.graph.grouping import read
 from compress.graph.groups import Channels, Group, Member
 from compress.graph.propagation import close, tied_names, walk
+from compress.graph.shapes import note_shapes
 from compress.graph.state import State
-from compress.graph.trace import note_shapes
 
 __all__ = ["Channels", "Group", "Member", "solve"]
 
@@ -27,7 +27,7 @@ def solve(module: GraphModule, inputs: tuple[Tensor, ...]) -> Channels:
     loses the same positions of every group instead.
     """
     if any("shape" not in node.meta for node in module.graph.nodes):
-        note_shapes(module, inputs)
+        note_shapes(module, module.graph, inputs)
     thinned: frozenset[str] = frozenset()
     names = tied_names(module)
     while True:

@@ -1,13 +1,19 @@
-"""Functional activations and dropouts become module nodes, so that "a rectifier" is one thing wherever it is looked for."""
+"""Functional activations and dropouts become module nodes, so that "a rectifier" is one thing wherever it is looked for.
+
+A rectifier module that is called at several places is several rectifiers: each call gets a module of its own.
+"""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, Node
+
+from compress.graph import families
 
 ACTIVATIONS: dict[Any, tuple[type[nn.Module], tuple[str, ...]]] = {
     # function or method name -> (module, its arguments behind the input, in order)
@@ -56,25 +62,48 @@ _DROPOUTS: dict[Any, type[nn.Module]] = {
 }
 
 
-def modules_for_functions(module: GraphModule) -> None:
+def modules_for_functions(root: nn.Module, graph: Graph) -> None:
     """Turn functional activations and eval-mode dropouts into module nodes; new names never meet old ones."""
-    taken = {name for name, _ in module.named_modules()}
-    for node in list(module.graph.nodes):
+    taken = {name for name, _ in root.named_modules()}
+    for node in list(graph.nodes):
         made = _module_for(node)
         if made is None:
             continue
-        name = next(
-            c
-            for c in (node.name, *(f"{node.name}_{i}" for i in range(len(taken) + 1)))
-            if c not in taken and not hasattr(module, c)
-        )
-        taken.add(name)
-        module.add_submodule(name, made)
-        with module.graph.inserting_before(node):
-            new = module.graph.call_module(name, (node.args[0] if node.args else node.kwargs["input"],))
+        name = _free(node.name, root, taken)
+        root.add_module(name, made)
+        with graph.inserting_before(node):
+            new = graph.call_module(name, (node.args[0] if node.args else node.kwargs["input"],))
         new.meta = dict(node.meta)
         node.replace_all_uses_with(new)
-        module.graph.erase_node(node)
+        graph.erase_node(node)
+
+
+def module_per_call(root: nn.Module, graph: Graph) -> None:
+    """Give every further call of a rectifier without parameters its own module, named NAME_1, NAME_2, ...
+
+    With parameters (PReLU) the calls share more than a name, and stay one module.
+    """
+    taken = {name for name, _ in root.named_modules()}
+    modules = dict(root.named_modules(remove_duplicate=False))
+    called: set[str] = set()
+    for node in graph.nodes:
+        path = str(node.target)
+        if node.op != "call_module" or type(part := modules[path]) not in families.RECTIFIERS:
+            continue
+        if path in called and not list(part.parameters()):
+            node.target = _free(path, root, taken)
+            owner, _, name = str(node.target).rpartition(".")
+            root.get_submodule(owner).add_module(name, copy.deepcopy(part))
+        called.add(path)
+
+
+def _free(name: str, root: nn.Module, taken: set[str]) -> str:
+    """A name like this one that no submodule and no attribute has; it is taken from now on."""
+    owner = root.get_submodule(name.rpartition(".")[0])
+    names = (name, *(f"{name}_{i}" for i in range(1, len(taken) + 2)))
+    free = next(c for c in names if c not in taken and not hasattr(owner, c.rpartition(".")[2]))
+    taken.add(free)
+    return free
 
 
 def _module_for(node: Node) -> nn.Module | None:

@@ -98,13 +98,13 @@ def _kinds(why: Labels, vectors: Sequence[Labels]) -> Labels:
         _, fresh = np.unique(kinds[unique] * (int(counts.max()) + 1) + counts, return_inverse=True)
         kinds[unique] = highest + fresh
         highest += len(unique)
-    return kinds
+    return (np.cumsum(np.bincount(kinds) > 0) - 1)[kinds]
 
 
 def _groups(axes: _Axes, kinds: Labels) -> list[Group]:
     """In graph order. Channels are numbered in the order in which the first producer makes them."""
     kinds_of: list[Labels] = [kinds[v] for v in axes.vectors]
-    inside = [np.unique(k).tolist() for k in kinds_of]
+    inside = [np.flatnonzero(np.bincount(k)).tolist() for k in kinds_of]
     touched: dict[int, list[int]] = {}
     for i, number in enumerate(axes.which):
         for kind in inside[number]:

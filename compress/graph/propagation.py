@@ -13,8 +13,8 @@ from torch.fx.node import map_arg
 
 from compress.graph.atoms import along, slim
 from compress.graph.ops import propagate, reads_entries
+from compress.graph.shapes import shape_of
 from compress.graph.state import State, tensors_in, unknown, where
-from compress.graph.trace import shape_of
 
 _FOLLOWED = 2**19
 """Largest parameter in the graph whose entries get atoms of their own; beyond lie weights that are computed, not embeddings."""
@@ -23,8 +23,13 @@ _FOLLOWED = 2**19
 def tied_names(module: nn.Module) -> dict[str, str]:
     """Every name of a parameter or buffer -> the first name of the same tensor."""
     first: dict[int, str] = {}
-    every = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    return {name: first.setdefault(id(tensor), name) for name, tensor in every}
+    found: dict[str, str] = {}
+    for path, part in module.named_modules(remove_duplicate=False):
+        for key, tensor in (*part._parameters.items(), *part._buffers.items()):
+            if tensor is not None:
+                name = f"{path}.{key}" if path else key
+                found[name] = first.setdefault(id(tensor), name)
+    return found
 
 
 def walk(s: State, module: GraphModule) -> None:

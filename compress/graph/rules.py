@@ -24,7 +24,9 @@ def elementwise(s: State, node: Node, operands: Sequence[Tensor]) -> Any:
     """Atoms that meet are united; an operand that is broadcast over channels stays whole itself."""
     if len(operands) == 1:
         return operands[0]
-    shape = torch.broadcast_shapes(*(t.shape for t in operands))
+    shape = operands[0].shape
+    if any(t.shape != shape for t in operands):
+        shape = torch.broadcast_shapes(*(t.shape for t in operands))
     full = [t for t in operands if t.shape == shape]
     if not full:
         return unknown(s, node, operands, "broadcasts all of its operands")

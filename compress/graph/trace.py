@@ -1,15 +1,17 @@
 """A model becomes a torch.fx GraphModule, once, at load.
 
 Modules stay modules, so `train()`/`eval()`, BatchNorm, Dropout and the names of the state_dict survive. Functional activations
-and dropouts become module nodes, so that "a rectifier" is one thing. A submodule that will not trace becomes an opaque leaf:
-it stays whole, and the reason is kept in `module.meta["opaque"]`. Each node carries `meta["shape"]` (what it gives on the
-example inputs) and `meta["source"]` (`file.py:line` of the user's code, where known).
+and dropouts become module nodes, and each call of a rectifier has a module, so that "a rectifier" is one thing. A submodule that
+will not trace becomes an opaque leaf: it stays whole, and the reason is kept in `module.meta["opaque"]`. Each node carries
+`meta["shape"]` (what it gives on the example inputs) and `meta["source"]` (`file.py:line` of the user's code, where known).
+
+All of this is settled on the graph before the GraphModule is made, since whoever changes that one has its code written again.
 """
 
 from __future__ import annotations
 
-import copy
 import dis
+import functools
 import inspect
 import operator
 import sys
@@ -20,12 +22,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Interpreter, Node, Proxy, Tracer, _symbolic_trace
+from torch.fx import Graph, GraphModule, Node, Proxy, Tracer, _symbolic_trace
 from torchvision.ops import StochasticDepth
 
 from compress.errors import BadInput, UnsupportedModel
 from compress.graph.branches import Branches, Number
-from compress.graph.functions import modules_for_functions
+from compress.graph.copies import sharing
+from compress.graph.functions import module_per_call, modules_for_functions
+from compress.graph.lines import Line
+from compress.graph.shapes import note_shapes
 
 _RETRIES = 64
 _TORCH = f"{Path(torch.__file__).parent}/"
@@ -35,6 +40,8 @@ _NOT_THEIRS = (_TORCH, __file__)  # frames in here are not the user's code
 def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
     """Trace a copy of a model: eval mode, fp32, every parameter trainable. The model itself is not touched.
 
+    The copy shares parameters and buffers with the model, as far as these are fp32: to change one of the two in place, copy it.
+
     Args:
         model: any module; a GraphModule of ours is traced again without loss.
         inputs: one example tensor per model input, batch first.
@@ -43,12 +50,12 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
         BadInput: the model does not run on inputs of these shapes.
         UnsupportedModel: `forward` of the model itself depends on data; names the line.
     """
-    model = copy.deepcopy(model).float().eval().requires_grad_(True)
+    model = sharing(model).eval()
     _plain_classes(model)
     opaque: dict[str, str] = {}
     buffers = True
     for _ in range(_RETRIES):
-        tracer = _ModelTracer(opaque, buffers, Branches(model, inputs))
+        tracer = _ModelTracer(model, opaque, buffers, Branches(model, inputs))
         try:
             graph = tracer.trace(model, concrete_args=_defaults(model, len(inputs)))
             break
@@ -67,19 +74,18 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
         raise UnsupportedModel(f"More than {_RETRIES} submodules cannot be traced, the first is {next(iter(opaque))}.")
     if sum(node.op == "placeholder" for node in graph.nodes) < len(inputs):
         run_once(model, inputs)
-    module = GraphModule(tracer.root, graph, type(model).__name__)
-    _drop_checks(module, len(inputs))
-    modules_for_functions(module)
-    module.recompile()
-    module.meta["opaque"] = opaque
-    module.eval()
+    _drop_checks(graph, len(inputs))
+    modules_for_functions(model, graph)
+    module_per_call(model, graph)
     try:
-        note_shapes(module, inputs)
+        note_shapes(model, graph, inputs)
     except Exception:
         run_once(model, inputs)
         raise
-    _drop_numbers(module)
-    return module
+    _drop_numbers(graph)
+    module = GraphModule(model, graph, type(model).__name__)
+    module.meta["opaque"] = opaque
+    return module.eval()
 
 
 _HARMLESS = frozenset({"__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__firstlineno__", "extra_repr"})
@@ -114,58 +120,46 @@ def run_once(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         ) from error
 
 
-def note_shapes(module: GraphModule, inputs: tuple[Tensor, ...]) -> None:
-    """Run the graph once and write every node's output shape to `meta["shape"]` (nested for tuples, None for the rest)."""
-    with torch.no_grad():
-        _ShapeNotes(module).run(*inputs)
-
-
-class _ShapeNotes(Interpreter):
-    def run_node(self, n: Node) -> Any:
-        value = super().run_node(n)
-        n.meta["shape"] = shape_of(value)
-        return value
-
-
-def shape_of(value: Any) -> Any:
-    """Sizes of a tensor, nested for tuples and dictionaries, None for the rest."""
-    if isinstance(value, Tensor):
-        return tuple(value.shape)
-    if isinstance(value, dict):
-        return {k: shape_of(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return tuple(shape_of(v) for v in value)
-    return None
-
-
 class _ModelTracer(Tracer):
     """torch.fx's tracer, with a memory of the innermost submodule in which tracing broke."""
 
-    def __init__(self, opaque: dict[str, str], buffers: bool, branches: Branches):
+    def __init__(self, root: nn.Module, opaque: dict[str, str], buffers: bool, branches: Branches):
         super().__init__()
-        self.proxy_buffer_attributes = buffers  # what is computed from buffers stays in the graph
+        # What is computed from parameters stays in the graph, and what is computed from buffers.
+        held = (*(root.named_buffers() if buffers else ()), *root.named_parameters())
+        self.names = {id(tensor): name for name, tensor in held}
         self.record_stack_traces = False  # `source` below is all that is needed, at a tenth of the time
         self.opaque, self.branches = opaque, branches
         self.failed_in = ""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if module_qualified_name in self.opaque or isinstance(m, StochasticDepth):
+        if module_qualified_name in self.opaque or isinstance(m, StochasticDepth | Line):
             # StochasticDepth reads self.training: as a leaf it still tells train() from eval() after tracing.
             return True
         # The sizes inside an Unflatten are arguments that follow the channels, like those of the function.
         return not isinstance(m, nn.Unflatten) and super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """As torch.fx does it, without the record of all modules around a node, which nobody reads here."""
         if self.branches.busy:
             return forward(*args, **kwargs)
+        path = self.path_of_module(m)
         try:
-            return super().call_module(m, forward, args, kwargs)
+            if self.is_leaf_module(m, path):
+                return self.create_proxy("call_module", path, args, kwargs)
+            return forward(*args, **kwargs)
         except Exception:
-            self.failed_in = self.failed_in or self.path_of_module(m)
+            self.failed_in = self.failed_in or path
             raise
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        return attr_val if self.branches.busy else super().getattr(attr, attr_val, parameter_proxy_cache)
+        """As torch.fx does it, which looks through all parameters each time."""
+        name = None if self.branches.busy or not isinstance(attr_val, Tensor) else self.names.get(id(attr_val))
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
 
     def to_bool(self, obj: Any) -> bool:
         """An assertion in the model is taken to hold: it has held on the example inputs. Sizes decide other branches."""
@@ -189,15 +183,20 @@ class _ModelTracer(Tracer):
 
 def _user_line() -> str:
     """`file.py:line` of the innermost frame outside of torch's own code."""
-    frame = inspect.currentframe()
+    frame = sys._getframe(1)
     while frame is not None:
-        name = frame.f_code.co_filename
-        if name == __file__ and frame.f_code.co_name == "trace":
+        if frame.f_code is trace.__code__:
             break  # what called us is not the model
-        if not name.startswith(_NOT_THEIRS) and not name.startswith("<"):
-            return f"{Path(name).name}:{frame.f_lineno}"
+        if name := _their_file(frame.f_code.co_filename):
+            return f"{name}:{frame.f_lineno}"
         frame = frame.f_back
     return ""
+
+
+@functools.cache
+def _their_file(path: str) -> str:
+    """The name of a file of the user's; empty for torch's and our own."""
+    return "" if path.startswith((*_NOT_THEIRS, "<")) else Path(path).name
 
 
 def _where(error: BaseException) -> str:
@@ -221,13 +220,12 @@ _COMPARISONS = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt,
 _ARITHMETIC = frozenset({getattr, operator.getitem, operator.not_, operator.floordiv, operator.mod, *_COMPARISONS})
 
 
-def _drop_numbers(module: GraphModule) -> None:
+def _drop_numbers(graph: Graph) -> None:
     """Erase what gives no tensor and has no user: the conditions of branches that sizes have decided."""
-    for node in reversed(list(module.graph.nodes)):
+    for node in reversed(list(graph.nodes)):
         plain = node.op in ("call_function", "call_method") and not _holds_tensor(node.meta.get("shape"))
         if plain and not node.users:
-            module.graph.erase_node(node)
-    module.recompile()
+            graph.erase_node(node)
 
 
 def _holds_tensor(shape: Any) -> bool:
@@ -238,11 +236,11 @@ def _holds_tensor(shape: Any) -> bool:
     return all(isinstance(n, int) for n in shape) or any(_holds_tensor(s) for s in shape)
 
 
-def _drop_checks(module: GraphModule, inputs: int) -> None:
+def _drop_checks(graph: Graph, inputs: int) -> None:
     """Erase assertions, arguments at their defaults, and the arithmetic that only they needed."""
-    wanted = [n for n in module.graph.nodes if n.op == "placeholder"][:inputs]
-    for node in reversed(list(module.graph.nodes)):
+    wanted = [n for n in graph.nodes if n.op == "placeholder"][:inputs]
+    for node in reversed(list(graph.nodes)):
         plain = node.op == "call_function" and (node.target in _CHECKS or node.target in _ARITHMETIC)
         sizes = node.op == "call_method" and node.target in ("size", "dim")
         if not node.users and node not in wanted and (plain or sizes or node.op in ("placeholder", "get_attr")):
-            module.graph.erase_node(node)
+            graph.erase_node(node)

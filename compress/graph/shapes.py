@@ -1,0 +1,164 @@
+"""The shape of every node's value, found without data.
+
+The graph runs on tensors of the meta device, which have sizes and no entries. Layers whose shapes are plain arithmetic are not
+even called: n entries become (n + 2 p - d (k - 1) - 1) // s + 1 behind a window of k taps, dilation d, stride s and padding p.
+Where anything is unusual (an operation that needs values, a layer that refuses its input), the model runs on its real inputs.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any, TypeGuard, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx import Graph, Interpreter, Node
+from torch.fx.node import map_arg
+
+from compress.graph import families
+
+
+def note_shapes(root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> None:
+    """Write the output shape of every node to `meta["shape"]` (nested for tuples, None for what is no tensor).
+
+    Args:
+        root: holds the modules and tensors that the graph names.
+        graph: what is looked at.
+        inputs: example inputs, batch first.
+
+    Raises:
+        Exception: whatever the model raises on these inputs.
+    """
+    try:
+        _without_data(root, graph, inputs)
+    except Exception:  # an operation that needs data, or does not run at all: the real run tells
+        with torch.no_grad():
+            _ShapeNotes(root, graph=graph).run(*inputs)
+
+
+def shape_of(value: Any) -> Any:
+    """Sizes of a tensor, nested for tuples and dictionaries, None for the rest."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    if isinstance(value, dict):
+        return {k: shape_of(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(shape_of(v) for v in value)
+    return None
+
+
+class _ShapeNotes(Interpreter):
+    def run_node(self, n: Node) -> Any:
+        value = super().run_node(n)
+        n.meta["shape"] = shape_of(value)
+        return value
+
+
+def _without_data(root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> None:
+    values: dict[Node, Any] = {}
+    look_up: Callable[[Node], Any] = values.__getitem__
+    modules = dict(root.named_modules(remove_duplicate=False))
+    given = iter(inputs)
+    with torch.no_grad():
+        for node in graph.nodes:
+            target: Any = node.target
+            if node.op == "placeholder":
+                value = bare(next(given))
+            elif node.op == "get_attr":
+                value = bare(functools.reduce(getattr, target.split("."), root))
+            else:
+                args, kwargs = map_arg(node.args, look_up), map_arg(node.kwargs, look_up)
+                if node.op == "call_module":
+                    value = _layer(modules[target], args, kwargs)
+                elif node.op == "call_function":
+                    value = _function(target, args, kwargs)
+                else:
+                    value = args[0] if node.op == "output" else getattr(args[0], target)(*args[1:], **kwargs)
+            values[node] = value
+            node.meta["shape"] = shape_of(value)
+
+
+_ARITHMETIC = frozenset({operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, torch.add, torch.mul})
+
+
+def _function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A function's value. Those of whole families of networks are known without a call, whose overhead is most of the time."""
+    if function in _ARITHMETIC and len(args) == 2 and not kwargs:
+        wide, other = sorted(args, key=lambda a: a.numel() if isinstance(a, Tensor) else 0, reverse=True)
+        if _floats(wide) and (type(other) in (int, float) or (_floats(other) and _fits(other.shape, wide.shape))):
+            return wide
+    elif function is torch.cat and len(args) == 2 and type(args[1]) is int and not kwargs and all(map(_floats, args[0])):
+        shapes, dim = [list(t.shape) for t in args[0]], args[1]
+        sizes = [*shapes[0][:dim], sum(s[dim] for s in shapes), *shapes[0][dim:][1:]]
+        if all(s[:dim] == sizes[:dim] and s[dim:][1:] == sizes[dim:][1:] and len(s) == len(sizes) for s in shapes):
+            return torch.empty(sizes, device="meta")
+    elif function is F.layer_norm and _floats(args[0]):
+        sizes = tuple(cast(tuple[int, ...], args[1]))
+        if args[0].shape[-len(sizes) :] == sizes:
+            return args[0]
+    return function(*args, **kwargs)
+
+
+def _floats(value: Any) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.dtype is torch.float32
+
+
+def _fits(narrow: tuple[int, ...], wide: tuple[int, ...]) -> bool:
+    """Whether a shape is broadcast to the wide one and leaves it as it is."""
+    return len(narrow) <= len(wide) and all(a in (1, b) for a, b in zip(reversed(narrow), reversed(wide), strict=False))
+
+
+def bare(value: Any) -> Any:
+    """The same tensor without entries; anything else as it is."""
+    return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
+
+
+def run_bare(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A module's value on tensors without entries."""
+    if not any(part._parameters or part._buffers for part in m.modules()):
+        return m(*args, **kwargs)
+    tensors = {name: bare(t) for name, t in (*m.named_parameters(), *m.named_buffers())}
+    return torch.func.functional_call(m, tensors, args, kwargs)
+
+
+def _layer(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if not type(m).__module__.startswith(_KNOWN) or m._forward_hooks or m._forward_pre_hooks:
+        raise NotImplementedError("what the user has written may keep tensors, and none of those may be without entries")
+    x = args[0] if len(args) == 1 and not kwargs else None
+    if not _floats(x) or (sizes := _sizes(m, x)) is None:
+        return run_bare(m, args, kwargs)
+    return x if sizes == x.shape else torch.empty(sizes, device="meta")
+
+
+_KNOWN = ("torch.nn.modules.", "torchvision.ops.stochastic_depth", "compress.")
+
+
+def _sizes(m: Any, x: Tensor) -> tuple[int, ...] | torch.Size | None:
+    """The output's sizes where arithmetic tells that the layer takes this input; None where it has to be called."""
+    kind = type(m)
+    if kind in families.SAME:
+        return x.shape
+    if kind in _BATCH_NORMS:
+        return x.shape if x.ndim == _BATCH_NORMS[kind] and x.shape[1] == m.num_features else None
+    if kind is nn.Linear:
+        return (*x.shape[:-1], m.out_features) if x.ndim and x.shape[-1] == m.in_features else None
+    if kind is nn.LayerNorm:
+        return x.shape if x.shape[-len(m.normalized_shape) :] == m.normalized_shape else None
+    if kind is nn.AdaptiveAvgPool2d and type(m.output_size) is int:
+        return (*x.shape[:2], m.output_size, m.output_size) if x.ndim == 4 else None
+    return _convolved(m, x) if kind in families.CONVOLUTIONS else None
+
+
+_BATCH_NORMS: dict[type[nn.Module], int] = {nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}
+"""With their axes; the one-dimensional norm takes two kinds of input."""
+
+
+def _convolved(m: Any, x: Tensor) -> tuple[int, ...] | None:
+    if m.padding_mode != "zeros" or isinstance(m.padding, str) or x.ndim != m.weight.ndim or x.shape[1] != m.in_channels:
+        return None
+    windows = zip(x.shape[2:], m.kernel_size, m.stride, m.padding, m.dilation, strict=True)
+    sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in windows]
+    return (len(x), m.out_channels, *sizes) if min(sizes) > 0 else None
