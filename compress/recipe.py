@@ -45,6 +45,12 @@ class Recipe(BaseModel):
     )
     tolerance: float | None = Field(None, gt=0, lt=1, description="relative error allowed per layer, instead of a target")
     inputs: Literal["sequential", "original"] = Field("sequential", description="what a layer is refitted on")
+    linearize: Literal["affine", "identity", "gentle"] = Field(
+        "affine", description="what stands for a rectifier: its closest line, the identity, or that line by and by in fine-tuning"
+    )
+    entropy: Literal["pooled", "easier", "egp"] = Field(
+        "pooled", description="state entropy over all calibration images, or the mean of batch entropies as those papers take it"
+    )
     align: int | None = Field(
         None, ge=1, le=64, description="round channel counts to this multiple; without it: to 8 where that is measurably faster"
     )

@@ -4,19 +4,23 @@ A rectifier is on where its input is above 0. With p the share of (sample, posit
 
     H_i = -p log2 p - (1 - p) log2(1 - p)      bits; 0 means always on (identity) or always off (zero)
 
-The on-counts of all batches are added first and the entropy is taken once, so neither batch size nor order matter. (The mean of
-per-batch entropies, which some published code uses, is never above this value.)
+The on-counts of all batches are added first and the entropy is taken once, so neither batch size nor order matter. Where a
+rectifier has a third regime (ReLU6 above 6), it is counted too: its input may be always on and its output still bent.
 
 Source: Quétu, Liao, Tartaglione, "The Simpler The Better: An Entropy-Based Importance Metric To Reduce Neural Networks' Depth",
-ECML PKDD 2024. Departs from the authors' code: counts are pooled over batches, and an input of exactly 0 is off.
+ECML PKDD 2024. Departs from the authors' code: counts are pooled over batches, in eval mode, and an input of exactly 0 is off;
+`estimators` has theirs.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+_LN2 = math.log(2)
 
 
 @dataclass(frozen=True)
@@ -24,30 +28,49 @@ class States:
     """On-counts of one activation site.
 
     Attributes:
-        on: (c,) float64, times that each channel was on.
+        on: (c,) int64, times that each channel was on, the upper regime included.
         seen: number of (sample, position) pairs per channel.
+        upper: (c,) int64, times that each channel was in the upper regime; None where there is none.
     """
 
     on: Tensor
     seen: int
+    upper: Tensor | None = None
 
     def __add__(self, other: States) -> States:
-        return States(self.on + other.on, self.seen + other.seen)
+        upper = None if self.upper is None or other.upper is None else self.upper + other.upper
+        return States(self.on + other.on, self.seen + other.seen, upper)
+
+    def cpu(self) -> States:
+        """The same counts in main memory."""
+        return States(self.on.cpu(), self.seen, None if self.upper is None else self.upper.cpu())
 
     @property
     def share_on(self) -> Tensor:
         """Share of time each channel is on, (c,), in [0, 1]."""
-        return self.on / max(self.seen, 1)
+        return self.on.cpu().double() / max(self.seen, 1)
 
     @property
     def entropy(self) -> Tensor:
-        """Bits per channel, (c,), in [0, 1]."""
+        """Bits per channel, (c,), in [0, 1]: on or off."""
         return binary_entropy(self.share_on)
 
     @property
+    def regime_entropy(self) -> Tensor:
+        """Bits per channel, (c,), in [0, log2 3]: off, on or in the upper regime; the entropy itself where there is none."""
+        if self.upper is None:
+            return self.entropy
+        upper = self.upper.cpu().double() / max(self.seen, 1)
+        shares = torch.stack([1 - self.share_on, self.share_on - upper, upper]).clamp(0, 1)
+        return torch.special.entr(shares).sum(0) / _LN2
+
+    @property
     def always_on(self) -> float:
-        """Share of channels that were never off."""
-        return float((self.on == self.seen).double().mean())
+        """Share of channels that were never off and never changed between on and the upper regime."""
+        stayed = self.on == self.seen
+        if self.upper is not None:
+            stayed = stayed & ((self.upper == 0) | (self.upper == self.seen))
+        return float(stayed.double().mean())
 
     @property
     def always_off(self) -> float:
@@ -55,21 +78,30 @@ class States:
         return float((self.on == 0).double().mean())
 
 
-def count(preactivation: Tensor, channel_dim: int = 1) -> States:
-    """On-counts of one batch.
+def count(preactivation: Tensor, channel_dim: int = 1, *, low: float = 0.0, high: float | None = None) -> States:
+    """On-counts of one batch, left on its device.
 
     Args:
         preactivation: values before the rectifier, any shape with the channels on `channel_dim`.
         channel_dim: may be negative.
+        low: above it a channel is on.
+        high: above it a channel is in the upper regime.
     """
-    on = preactivation.detach().float().clamp_min(0).sign_().movedim(channel_dim, 1 if preactivation.ndim > 1 else 0)
+    seen = preactivation.numel() // preactivation.shape[channel_dim]
+    upper = None if high is None else above(preactivation, channel_dim, high)
+    return States(above(preactivation, channel_dim, low), seen, upper)
+
+
+def above(preactivation: Tensor, channel_dim: int, limit: float = 0.0) -> Tensor:
+    """Times that each channel is above a limit, (c,), int64."""
+    z = preactivation.detach().float()
+    over = (z if limit == 0 else z - limit).clamp_min(0).sign_().movedim(channel_dim, 1 if z.ndim > 1 else 0)
     # 0 and 1 as floats sum several times faster than booleans, and exactly up to 2^24 per sample.
-    per_sample = on.flatten(2).sum(2) if on.ndim > 2 else on
-    totals = per_sample.double().sum(0) if on.ndim > 1 else on.double()
-    return States(totals.cpu(), preactivation.numel() // preactivation.shape[channel_dim])
+    per_sample = over.flatten(2).sum(2) if over.ndim > 2 else over
+    return per_sample.long().sum(0) if over.ndim > 1 else over.long()
 
 
 def binary_entropy(share: Tensor) -> Tensor:
     """-p log2 p - (1 - p) log2(1 - p), in bits; 0 at p = 0 and p = 1."""
     p = share.double().clamp(0, 1)
-    return (torch.special.entr(p) + torch.special.entr(1 - p)) / torch.log(torch.tensor(2.0, dtype=torch.float64))
+    return (torch.special.entr(p) + torch.special.entr(1 - p)) / _LN2

@@ -103,8 +103,7 @@ def linearize(module: GraphModule, edits: Sequence[Linearize]) -> GraphModule:
             raise PlanMismatch(
                 f"The plan linearizes {edit.layer}, which cannot be: {site.refused}. Leave that edit out, or plan again."
             )
-        channels = _channels(nodes[site.node], site.axis)
-        if channels != edit.channels:
+        if (channels := channels_at(nodes[site.node], site.axis)) != edit.channels:
             raise PlanMismatch(
                 f"The plan expects {edit.channels} channels at {edit.layer}, this model has {channels}. "
                 "Run 'compress plan' again."
@@ -169,8 +168,9 @@ def _made(edit: Linearize, axis: int) -> nn.Module:
     return line(torch.tensor(edit.slope), torch.tensor(edit.offset), axis)
 
 
-def _channels(node: Node, axis: int) -> int:
-    shape: Any = node.meta["shape"]
+def channels_at(node: Node, axis: int) -> int:
+    """How many channels the value of a node has on an axis, 0 where it has none or its shape is not noted."""
+    shape: Any = node.meta.get("shape")
     return int(shape[axis]) if isinstance(shape, tuple) and len(shape) > 1 else 0
 
 
@@ -184,8 +184,7 @@ def _refused(module: GraphModule, path: str, nodes: Sequence[Node]) -> str | Non
     source = node.args[0] if node.args else None
     if not isinstance(source, Node) or len(node.args) > 1 or node.kwargs:
         return "it is called with more than one argument"
-    shape: Any = node.meta.get("shape")
-    if shape is not None and _channels(node, 1) == 0:
+    if "shape" in node.meta and not channels_at(node, 1):
         return "its input has no channels"
     order = list(module.graph.nodes)
     later = [user for user in source.users if user is not node and order.index(user) > order.index(node)]

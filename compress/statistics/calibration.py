@@ -69,6 +69,7 @@ def statistics(artifact: Artifact, context: Context, groups: Sequence[Group], st
         classifier=data.spec.task == "classification",
         sampling=Sampling(seed=recipe.seed),
         states=states,
+        estimator=recipe.entropy,
         progress=lambda share: context.progress("statistics", share, ""),
     )
 

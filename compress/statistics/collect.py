@@ -22,13 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from compress.entropy.estimators import BatchMean
 from compress.entropy.moments import Moments
-from compress.entropy.state import States, count
+from compress.entropy.state import States
 from compress.errors import EmptyData
 from compress.statistics.layers import Layer, layers
+from compress.statistics.sites import watch
 
 Inputs = tuple[Tensor, ...]
-ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.PReLU)
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,19 @@ class Statistics:
         moments: input moments by module path.
         fisher: G by module path, (outputs, outputs), float64.
         states: by path of the activation module.
+        estimates: mean of batch entropies by the same path, where such an estimate was asked for.
         images: samples seen.
     """
 
     moments: dict[str, Moments] = field(default_factory=dict)
     fisher: dict[str, Tensor] = field(default_factory=dict)
     states: dict[str, States] = field(default_factory=dict)
+    estimates: dict[str, BatchMean] = field(default_factory=dict)
     images: int = 0
+
+    def bits(self, path: str) -> float:
+        """State entropy of a rectifier: mean over its channels of the pooled entropy, or the estimate that was asked for."""
+        return self.estimates[path].value if path in self.estimates else float(self.states[path].entropy.mean())
 
 
 def collect(
@@ -79,6 +86,7 @@ def collect(
     classifier: bool,
     sampling: Sampling | None = None,
     states: bool = True,
+    estimator: str = "pooled",
     progress: Callable[[float], None] = lambda share: None,
 ) -> Statistics:
     """Run the pass.
@@ -92,6 +100,7 @@ def collect(
         classifier: whether the output is class scores (n, classes).
         sampling: by default that of `Sampling`.
         states: whether to count rectifier states.
+        estimator: of the state entropy, "pooled", "easier" or "egp"; the last two depend on the size of the batches.
         progress: told the share done.
 
     Raises:
@@ -102,7 +111,7 @@ def collect(
     found = Statistics()
     parts = _parts([known[p] for p in paths], sampling.memory) or [[]]
     for number, part in enumerate(parts):
-        run = _Pass(module, part, found, sampling, images, device, classifier, states and number == 0)
+        run = _Pass(module, part, found, sampling, images, device, classifier, estimator if states and number == 0 else None)
         with run.hooked():
             for turn, inputs in enumerate(batches()):
                 run.batch(inputs, differentiate=bool(part) and turn % sampling.fisher_every == 0)
@@ -112,6 +121,7 @@ def collect(
         for one in part:
             found.fisher[one.path] /= run.differentiated
         found.images = run.seen
+    found.states = {path: counts.cpu() for path, counts in found.states.items()}
     return found
 
 
@@ -141,14 +151,14 @@ class _Pass:
         images: int,
         device: torch.device,
         classifier: bool,
-        states: bool,
+        estimator: str | None,
     ):
         self.module = copy.deepcopy(module).to(device).eval().requires_grad_(False)
         for part in self.module.modules():
             if hasattr(part, "inplace"):
                 part.__dict__["inplace"] = False  # hooked values must not be overwritten
         self.wanted, self.found, self.sampling, self.images = wanted, found, sampling, images
-        self.device, self.classifier, self.states = device, classifier, states
+        self.device, self.classifier, self.estimator = device, classifier, estimator
         self.generator = torch.Generator().manual_seed(sampling.seed)
         self.seen = self.differentiated = 0
         self.outputs: list[tuple[str, Tensor]] = []
@@ -159,13 +169,8 @@ class _Pass:
         for one in self.wanted:
             self.found.moments[one.path] = Moments(one.groups)
             handles.append(self.module.get_submodule(one.path).register_forward_hook(self._consumer(one)))
-        if self.states:
-            for node in self.module.graph.nodes:
-                if node.op != "call_module":
-                    continue
-                part = self.module.get_submodule(str(node.target))
-                if isinstance(part, ACTIVATIONS):
-                    handles.append(part.register_forward_pre_hook(self._site(str(node.target), _channel_dim(self.module, node))))
+        if self.estimator is not None:
+            handles += watch(self.module, self.found.states, self.found.estimates, self.estimator)
         try:
             yield
         finally:
@@ -202,13 +207,6 @@ class _Pass:
         least, most = (rows * one.inputs * samples for rows in (self.sampling.floor, self.sampling.ceiling))
         return max(1, round(min(max(cheap, least), most)))
 
-    def _site(self, path: str, dim: int) -> Callable[..., None]:
-        def hook(part: nn.Module, args: tuple[Any, ...]) -> None:
-            new = count(args[0].detach(), dim)
-            self.found.states[path] = self.found.states[path] + new if path in self.found.states else new
-
-        return hook
-
     def _fisher(self, result: Tensor, samples: int) -> None:
         loss = drawn_loss(result, self.classifier, self.generator)
         reached = [(path, y) for path, y in self.outputs]
@@ -240,16 +238,3 @@ def outer_products(g: Tensor, channel_dim: int) -> Tensor:
     """Sum of g g^T over samples and positions, (c, c), float64 on the CPU."""
     rows = g.movedim(channel_dim, -1).flatten(0, -2)
     return (rows.T @ rows).double().cpu()
-
-
-def _channel_dim(module: GraphModule, node: torch.fx.Node) -> int:
-    """Axis of the channels at an activation's input: the last one behind linear layers and layer norms, else the second."""
-    source = node.args[0] if node.args else None
-    while isinstance(source, torch.fx.Node) and source.op == "call_module":
-        part = module.get_submodule(str(source.target))
-        if isinstance(part, nn.Linear | nn.LayerNorm):
-            return -1
-        if not isinstance(part, nn.Dropout | nn.Identity):
-            break
-        source = source.args[0] if source.args else None
-    return 1
