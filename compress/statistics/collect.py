@@ -11,7 +11,6 @@ more passes otherwise.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from compress.entropy.moments import Moments
 from compress.entropy.state import States
 from compress.errors import EmptyData
 from compress.statistics.layers import Layer, layers
-from compress.statistics.sites import watch
+from compress.statistics.sites import observed, watch
 
 Inputs = tuple[Tensor, ...]
 
@@ -153,10 +152,7 @@ class _Pass:
         classifier: bool,
         estimator: str | None,
     ):
-        self.module = copy.deepcopy(module).to(device).eval().requires_grad_(False)
-        for part in self.module.modules():
-            if hasattr(part, "inplace"):
-                part.__dict__["inplace"] = False  # hooked values must not be overwritten
+        self.module = observed(module, device)
         self.wanted, self.found, self.sampling, self.images = wanted, found, sampling, images
         self.device, self.classifier, self.estimator = device, classifier, estimator
         self.generator = torch.Generator().manual_seed(sampling.seed)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.utils.hooks import RemovableHandle
@@ -13,6 +15,15 @@ from compress.entropy.estimators import ESTIMATORS, BatchMean, from_norm
 from compress.entropy.state import States, count
 from compress.graph import families
 from compress.graph.lines import channel_axis, channels_at, sites
+
+
+def observed(module: GraphModule, device: torch.device) -> GraphModule:
+    """A copy in eval mode on a device, to be hooked: nothing in it works in place or is trainable."""
+    module = copy.deepcopy(module).to(device).eval().requires_grad_(False)
+    for part in module.modules():
+        if hasattr(part, "inplace"):
+            part.__dict__["inplace"] = False  # hooked values must not be overwritten
+    return module
 
 
 def watch(
