@@ -80,7 +80,7 @@ def barriers(module: GraphModule) -> dict[str, str]:
 
 def _read(module: GraphModule) -> _Reading:
     reading = _Reading(module)
-    for place, node in enumerate(module.graph.nodes):
+    for node, place in reading.places.items():
         reading.read(node, place)
     return reading
 
@@ -103,6 +103,7 @@ class _Reading:
 
     def __init__(self, module: GraphModule):
         self.module = module
+        self.places = {node: place for place, node in enumerate(module.graph.nodes)}
         self.open: dict[Node, Run] = {}
         self.why: dict[Node, str] = {}
         self.refused = shared(module) | {site.path: site.refused for site in sites(module) if site.refused}
@@ -117,7 +118,9 @@ class _Reading:
         branches = part.branches if isinstance(part, Span) else ()
         entry, inside = part.entry, set(part.nodes)
         outside = [user for user in entry.users if user not in inside]
-        if changing := [user for user in outside if mutates(self.module, user)]:
+        # What is changed in place later must be read before, and a merge may read later than the first of its parts did.
+        late = [user for user in outside if self.places[user] > min(self.places[n] for n in inside)]
+        if changing := [user for user in late if mutates(self.module, user, entry)]:
             self.why[node] = f"reads what {listed(changing)} changes in place"
             return
         if outside and node.target in _IN_PLACE and node.args[0] is entry:
@@ -142,7 +145,7 @@ class _Reading:
             before = Run(entry, starts=f"{called(entry)} {self.why.get(entry, 'is no part of it')}")
         elif reason := _break(before, part, axis, outside):
             self.why[part.nodes[0]] = reason
-            before = Run(entry, starts=reason)
+            before = Run(entry, starts=f"{called(part.nodes[0])} {reason}")
         else:
             del self.open[entry]
         axis = 0 if rank(part.node) == 2 else axis or before.axis
@@ -171,7 +174,7 @@ class _Reading:
 def _break(before: Run, part: Part, axis: int, outside: Sequence[Node]) -> str:
     """Why a part does not continue the run that ends with what it reads."""
     if outside:
-        return f"reads what {listed(outside)} read, too"
+        return f"shares its input with {listed(outside)}"
     if axis and before.axis and axis != before.axis:
         return "has its channels on another axis"
     alone = part if isinstance(part, Leaf) else None

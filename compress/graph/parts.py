@@ -195,12 +195,13 @@ def rank(node: Node) -> int:
     return len(sizes(node) or ())
 
 
-def mutates(module: GraphModule, node: Node) -> bool:
-    """Whether a node works in place on what it reads."""
+def mutates(module: GraphModule, node: Node, value: Node) -> bool:
+    """Whether a node changes in place a value that it reads."""
     if node.op == "call_module":
         return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return name in _IN_PLACE or name.rstrip("_") + "_" == name or bool(node.kwargs.get("inplace"))
+    in_place = name in _IN_PLACE or (name.endswith("_") and not name.endswith("__")) or bool(node.kwargs.get("inplace"))
+    return in_place and node.all_input_nodes[0] is value
 
 
 def called(node: Node) -> str:

@@ -1,0 +1,92 @@
+"""A layer of low rank becomes two thin ones, exactly, where that is less work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracles import distance, outputs
+from torch import nn
+
+from compress.artifact import Artifact, apply
+from compress.graph.thin import thin, thinned
+from compress.graph.trace import trace
+from compress.measure.cost import cost
+from compress.plan import Merge, Plan
+
+EXACT = 1e-5
+"""Relative: float32 rounds the weights of both layers."""
+
+
+def low_rank(i, o, r, k=3, axis=0, **settings):
+    """A convolution whose weights, as a matrix of outputs (axis 0) or inputs (axis 1) and the rest, have rank r."""
+    torch.manual_seed(r)
+    layer = nn.Conv2d(i, o, k, **settings)
+    inner = torch.randn(r, i, k, k) if axis == 0 else torch.randn(o, r, k, k)
+    equation = "or,rixy->oixy" if axis == 0 else "ri,orxy->oixy"
+    with torch.no_grad():
+        layer.weight.copy_(torch.einsum(equation, torch.randn((o, r) if axis == 0 else (r, i)), inner))
+    return layer
+
+
+@pytest.mark.parametrize("settings", [{}, {"padding": 1}, {"stride": 2, "padding": 2}, {"bias": False}])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_convolution_of_low_rank_is_two(axis, settings):
+    layer = low_rank(16, 24, 3, axis=axis, **settings)
+    found = thin(layer)
+    assert found is not None
+    window, point = found if axis == 0 else reversed(found)
+    assert point.kernel_size == (1, 1) and window.kernel_size == (3, 3) and window.stride == layer.stride
+    assert found[0].out_channels == 3 == found[1].in_channels and found[0].bias is None
+    for size in (8, 9, 13):
+        x = [torch.randn(2, 16, size, size)]
+        assert distance(outputs(nn.Sequential(*found), x), outputs(layer, x)) < EXACT
+
+
+def test_a_linear_layer_of_low_rank_is_two():
+    torch.manual_seed(0)
+    layer = nn.Linear(30, 20)
+    layer.weight.data = torch.randn(20, 4) @ torch.randn(4, 30)
+    found = thin(layer)
+    assert found is not None and [m.weight.shape for m in found] == [(4, 30), (20, 4)]
+    x = [torch.randn(7, 5, 30)]
+    assert distance(outputs(nn.Sequential(*found), x), outputs(layer, x)) < EXACT
+
+
+def test_what_would_not_be_less_work_stays():
+    assert thin(nn.Conv2d(8, 8, 3)) is None  # full rank
+    assert thin(low_rank(4, 4, 3, 1)) is None  # 3 (4 + 4) > 16
+    assert thin(low_rank(16, 16, 2, groups=1, stride=4, k=1)) is not None
+    assert thin(nn.Conv2d(8, 8, 3, groups=2)) is None and thin(nn.ReLU()) is None and thin(nn.AvgPool2d(2)) is None
+    empty = nn.Conv2d(8, 8, 3)
+    nn.init.zeros_(empty.weight)
+    assert thin(empty) is None
+
+
+def test_a_tolerance_tells_how_small_counts_as_nothing():
+    layer = low_rank(16, 24, 3)
+    layer.weight.data += 1e-3 * torch.randn_like(layer.weight)
+    assert thin(layer) is None and thin(layer, 0.02) is not None
+
+
+def test_a_merged_bottleneck_is_thin_again_and_computes_the_same():
+    """1x1 from 32 to 4, 3x3, 1x1 back to 32: the merged window has rank 4 both ways, and thinned twice it is the three again."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(32, 4, 1), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 32, 1), nn.ReLU())
+    inputs = (torch.zeros(1, 32, 8, 8),)
+    found = Artifact(trace(net.eval(), inputs), inputs)
+    merged = apply(Plan((Merge(("0", "1", "2")),)), found)
+    small = thinned(merged.module, ["0", "3"])
+    x = [torch.randn(2, 32, 9, 9)]
+    assert distance(outputs(small, x), outputs(found.module, x)) < EXACT
+    assert [str(n.target) for n in small.graph.nodes if n.op == "call_module"] == ["0", "0_wide", "3"]
+    dense, thick, now = (cost(m, inputs).macs for m in (found.module, merged.module, small))
+    assert dense < now < thick and now == 36 * (4 * 32 * 9 + 4 * 32)
+    again = thinned(small, ["0"])
+    assert distance(outputs(again, x), outputs(found.module, x)) < EXACT and cost(again, inputs).macs == dense
+
+
+def test_a_layer_that_is_called_twice_stays():
+    layer = low_rank(16, 16, 2, padding=1)
+    net = nn.Sequential(layer, nn.ReLU(), layer)
+    module = trace(net, (torch.zeros(1, 16, 8, 8),))
+    assert thinned(module, ["0"]).state_dict().keys() == module.state_dict().keys()
