@@ -135,28 +135,33 @@ def apply(plan: str, model: str, out: Path, force: bool, **flags: Any) -> None:
     MODEL needs --input-shape or --data, unless it is a folder model.compressed.
     """
     import compress
+    from compress.terminal import counted
 
     done = compress.apply(plan, model, out=out, force=force, **given(flags))
-    click.echo(f"{out}: {len(done.plan.edits)} groups of channels made smaller")
+    click.echo(f"{out}: {counted(done.plan.edits)}")
 
 
 @command(
     path_argument("model"),
     click.argument("layer", required=False),
+    click.option(
+        "--depth", is_flag=True, help="rectifiers, and what could merge across them, instead of channels"
+    ),
     settings(*LOADING, "data"),
     json_option,
     example="compress explain model.pt layer1.0.conv1 --input-shape 3x224x224",
 )
-def explain(model: str, layer: str | None, as_json: bool, **flags: Any) -> None:
+def explain(model: str, layer: str | None, depth: bool, as_json: bool, **flags: Any) -> None:
     """Which channels of MODEL belong together, which are frozen, and why.
 
-    With LAYER: every tensor that hangs on the channels of that layer. MODEL needs --input-shape or --data, unless it is a folder
+    With LAYER: every tensor that hangs on the channels of that layer. With --depth: every rectifier, the layers that could become
+    one if it were a line, or why there are none. MODEL needs --input-shape or --data, unless it is a folder
     model.compressed.
     """
     import compress
     from compress.terminal import print_json, print_records
 
-    found = compress.explain(model, layer, **given(flags))
+    found = compress.explain(model, layer, depth=depth, **given(flags))
     print_json(found) if as_json else print_records(found)
 
 

@@ -1,4 +1,4 @@
-"""`compress explain`: which channels belong together, which are frozen, and why."""
+"""`compress explain`: which channels belong together, which layers could become one, what stays as it is, and why."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 from compress.artifact import Artifact
 from compress.errors import BadInput
 from compress.graph.channels import Channels, Group, solve
+from compress.graph.lines import sites
+from compress.graph.segments import Segment, blocked, segments
 from compress.opening import opened
 from compress.recipe import make, model_path
 
@@ -38,13 +40,40 @@ class MemberRow:
     frozen: str | None
 
 
-def explain(model: str | Path, layer: str | None = None, **settings: Any) -> list[GroupRow] | list[MemberRow]:
-    """Groups of channels of a model; with `layer`, the tensors that hang on the channels of that layer.
+@dataclass(frozen=True)
+class DepthRow:
+    """One rectifier, and the shortest stretch of layers that could become one if it were a line.
+
+    Attributes:
+        site: path of the rectifier.
+        merges: the layers of the stretch.
+        with_sites: other rectifiers that would have to be lines, too.
+        macs: multiply-accumulates of the one layer as a share of those that the stretch has now; above 1 it does more work.
+        padding_moves: whether padding would have to move to the first layer, which changes values at the border.
+        stays: why it cannot be merged across.
+    """
+
+    site: str
+    merges: tuple[str, ...] = ()
+    with_sites: tuple[str, ...] = ()
+    macs: float | None = None
+    padding_moves: bool | None = None
+    stays: str | None = None
+
+
+def explain(
+    model: str | Path, layer: str | None = None, *, depth: bool = False, **settings: Any
+) -> list[GroupRow] | list[MemberRow] | list[DepthRow]:
+    """Groups of channels of a model; with `layer`, the tensors that hang on the channels of that layer; with `depth`, rectifiers.
 
     Raises:
-        BadInput: the model cannot be opened, or has no such layer.
+        BadInput: the model cannot be opened, has no such layer, or both `layer` and `depth` are given.
     """
+    if depth and layer is not None:
+        raise BadInput(f"Both a layer ({layer}) and --depth are given; --depth speaks of the whole model. Give one of them.")
     artifact, _ = opened(make(model=model_path(model), **settings))
+    if depth:
+        return depth_rows(artifact)
     channels = solve(artifact.module, artifact.inputs)
     if layer is None:
         return [GroupRow(g.name, g.channels, g.producers, g.consumers, g.frozen) for g in channels.groups]
@@ -52,6 +81,27 @@ def explain(model: str | Path, layer: str | None = None, **settings: Any) -> lis
         MemberRow(g.name, m.tensor, m.dim, m.role, int((m.index >= 0).sum()), g.channels, g.frozen)
         for g in groups_of(layer, channels, artifact)
         for m in g.members
+    ]
+
+
+def depth_rows(artifact: Artifact) -> list[DepthRow]:
+    """A row for every rectifier, in the order of the graph."""
+    best: dict[str, Segment] = {}
+    for one in segments(artifact.module, artifact.inputs):
+        for site in one.sites if one.exact else ():
+            best[site] = min(best.get(site, one), one, key=lambda s: (len(s.sites), s.macs_after))
+    why = blocked(artifact.module)
+    return [
+        DepthRow(
+            site.path,
+            merges=one.layers,
+            with_sites=tuple(s for s in one.sites if s != site.path),
+            macs=one.macs_after / max(one.macs_before, 1),
+            padding_moves=bool(one.relocate),
+        )
+        if (one := best.get(site.path)) is not None
+        else DepthRow(site.path, stays=site.refused or why.get(site.path, "no layers around it could become one"))
+        for site in sites(artifact.module)
     ]
 
 

@@ -6,8 +6,11 @@ from compress.errors import BadInput
 from compress.recipe import Recipe
 from compress.stage import Stage
 from compress.stages.analyse import Analyse
+from compress.stages.easier import Easier
 from compress.stages.finetune import Finetune
+from compress.stages.merge import Merge
 from compress.stages.reconstruct import Reconstruct
+from compress.stages.relocate import Relocate
 from compress.stages.remove import Remove
 
 METHODS: dict[str, tuple[Stage, ...]] = {
@@ -16,6 +19,7 @@ METHODS: dict[str, tuple[Stage, ...]] = {
     "taylor": (Analyse(), Remove("taylor"), Reconstruct(), Finetune()),
     "magnitude": (Analyse(), Remove("magnitude"), Reconstruct(), Finetune()),
     "random": (Analyse(), Remove("random"), Reconstruct(), Finetune()),
+    "easier": (Easier(), Relocate(), Finetune(), Merge()),
 }
 
 

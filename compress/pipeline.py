@@ -22,7 +22,7 @@ from compress.harness import Harness
 from compress.load import load
 from compress.methods import stages_of
 from compress.opening import prepare
-from compress.plan import from_json
+from compress.plan import Keep, from_json
 from compress.recipe import Recipe
 from compress.report import words
 from compress.report.environment import environment
@@ -187,7 +187,7 @@ def _with_widths_that_pay(stage: Stage, before: Artifact, context: Context, alig
         return stage(before, replace(context, recipe=context.recipe.model_copy(update={"align": multiple})))
 
     plain = carried_out(1)
-    if align == 1 or plain.plan == before.plan:
+    if align == 1 or not any(isinstance(edit, Keep) for edit in plain.plan.edits[len(before.plan.edits) :]):
         return plain
     try:
         rounded = carried_out(align or _BLOCK)

@@ -17,8 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from compress.errors import BadInput
 
-UNITS = ("params", "macs", "size")
+UNITS = ("params", "macs", "size", "rectifiers")
 DEFAULT_TARGET = "macs=0.5"
+DEPTH_METHODS = ("easier", "nepenthe")
+"""Methods that remove rectifiers and no channels: without a target, quality says where they stop."""
 
 
 class Recipe(BaseModel):
@@ -40,8 +42,8 @@ class Recipe(BaseModel):
     method: str = Field("entropic", description="a name that 'compress methods' lists")
     target: str | None = Field(
         None,
-        description="params=0.25, macs=0.5 (shares of the dense model) or size=6.5MB; "
-        f"{DEFAULT_TARGET} where neither it nor a tolerance is given",
+        description="params=0.25, macs=0.5 (shares of the dense model) or size=6.5MB; rectifiers=0.5 with a depth method; "
+        f"{DEFAULT_TARGET} where neither it nor a tolerance is given and the method removes channels",
     )
     tolerance: float | None = Field(None, gt=0, lt=1, description="relative error allowed per layer, instead of a target")
     inputs: Literal["sequential", "original"] = Field("sequential", description="what a layer is refitted on")
@@ -118,7 +120,8 @@ def make(**settings: Any) -> Recipe:
     Raises:
         BadInput: an unknown setting or a value out of range; names the first one.
     """
-    if settings.get("target") is None and settings.get("tolerance") is None:
+    unsaid = settings.get("target") is None and settings.get("tolerance") is None
+    if unsaid and settings.get("method") not in DEPTH_METHODS:
         settings["target"] = DEFAULT_TARGET
     try:
         return Recipe(**settings)
@@ -173,14 +176,14 @@ def parse_target(text: str) -> tuple[str, float]:
     """
     unit, _, value = text.partition("=")
     if unit not in UNITS or not value:
-        raise BadInput(f"The target is '{text}'; needed is params=SHARE, macs=SHARE or size=6.5MB.")
+        raise BadInput(f"The target is '{text}'; needed is params=SHARE, macs=SHARE, size=6.5MB or rectifiers=SHARE.")
     scale = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 1024.0, "MIB": 1024.0**2}
     number = value.rstrip("KMGiBkmgb")
     suffix = value[len(number) :].upper()
     try:
         amount = float(number) * (scale[suffix] if unit == "size" else {"": 1.0}[suffix])
     except (ValueError, KeyError):
-        raise BadInput(f"The target is '{text}'; needed is params=SHARE, macs=SHARE or size=6.5MB.") from None
+        raise BadInput(f"The target is '{text}'; needed is params=SHARE, macs=SHARE, size=6.5MB or rectifiers=SHARE.") from None
     if not 0 < amount < (float("inf") if unit == "size" else 1):
         raise BadInput(f"The target is '{text}'; a share lies above 0 and below 1, a size above 0 bytes.")
     return unit, amount

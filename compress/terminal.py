@@ -55,15 +55,42 @@ def print_report(report: Any, out: object) -> None:
 
 
 def print_decision(decision: Any, out: object | None) -> None:
-    """What stays of every group that a plan makes smaller, and the model's cost before and after."""
-    print_table(("layer", "channels", "kept"), ((edit.layer, edit.channels, len(edit.keep)) for edit in decision.plan.edits))
+    """What a plan does to each layer, and the model's cost before and after."""
+    print_table(("edit", "layer", "to"), (described(edit) for edit in decision.plan.edits))
     click.echo()
     sizes = [(name, dataclasses.asdict(size)) for name, size in (("dense", decision.dense), ("planned", decision.planned))]
     print_table(["", *(key.replace("_", " ") for key in sizes[0][1])], ([name, *size.values()] for name, size in sizes))
     for note in decision.notes:
         click.echo(f"Note: {note}")
     done = f"{out} is written: carry it out with 'compress apply {out} MODEL'." if out else "Nothing was written."
-    click.echo(f"{len(decision.plan.edits)} groups of channels would be made smaller. {done}")
+    click.echo(f"The plan: {counted(decision.plan.edits)}. {done}")
+
+
+def described(edit: Any) -> tuple[str, str, str]:
+    """(kind, layer, what becomes of it) of one edit of a plan."""
+    from compress.plan import KINDS, Keep, Linearize
+
+    match edit:
+        case Keep():
+            what = f"{len(edit.keep)} of {edit.channels} channels"
+        case Linearize():
+            what = f"a line for each of {edit.channels} channels" if edit.slope else "the identity"
+        case _:
+            what = ", ".join(edit.layers)
+    return KINDS[type(edit)], edit.layer, what
+
+
+def counted(edits: Sequence[Any]) -> str:
+    """How many edits of each kind, in words."""
+    from compress.plan import Keep, Linearize, Merge
+
+    words = {
+        Keep: "groups of channels made smaller",
+        Linearize: "rectifiers made lines",
+        Merge: "stretches merged into one layer",
+    }
+    numbers = {kind: sum(isinstance(edit, kind) for edit in edits) for kind in words}
+    return ", ".join(f"{n} {words[kind]}" for kind, n in numbers.items() if n) or "nothing changes"
 
 
 def print_timings(timings: Mapping[str, Any]) -> None:

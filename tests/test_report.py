@@ -151,7 +151,7 @@ def test_quality_is_said_in_points_with_its_direction():
 def test_a_failed_exactness_is_said_out_loud():
     exact = " ".join(words.sentences(report()))
     broken = " ".join(words.sentences(report(exactness=Exactness(worst_abs=0.1, tolerance=1e-4, samples=8))))
-    assert "equals masking" in exact and "does NOT equal masking" in broken
+    assert "removed equal channels masked" in exact and "removed do NOT equal channels masked" in broken
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,8 @@ def sentences(report: Report) -> list[str]:
     if report.exactness is not None:
         e = report.exactness
         said.append(
-            f"Removing channels {'equals' if e.holds else 'does NOT equal'} masking them: worst difference {e.worst_abs:.2g}, "
-            f"allowed {e.tolerance:.2g}, on {e.samples} samples, before any weight was refitted."
+            f"Channels removed {'equal' if e.holds else 'do NOT equal'} channels masked, and layers merged the layers they replace: "
+            f"worst difference {e.worst_abs:.2g}, allowed {e.tolerance:.2g}, on {e.samples} samples, before any weight was refitted."
         )
     return said
 

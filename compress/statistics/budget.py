@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compress.entropy.allocate import CostModel, lowest
-from compress.errors import Infeasible
+from compress.errors import BadInput, Infeasible
 from compress.graph.channels import Channels, Group
 from compress.measure.cost import Cost, cost
 from compress.recipe import parse_target
@@ -24,7 +24,16 @@ _UNITS = {"params": "parameters", "macs": "MACs", "size": "bytes"}
 def cost_model(
     module: GraphModule, inputs: tuple[Tensor, ...], channels: Channels, groups: Sequence[Group], unit: str
 ) -> CostModel:
-    """Cost in `unit` ("params", "macs" or "size") as a function of the channel counts of `groups`."""
+    """Cost in `unit` ("params", "macs" or "size") as a function of the channel counts of `groups`.
+
+    Raises:
+        BadInput: rectifiers, whose number no removal of channels changes.
+    """
+    if unit == "rectifiers":
+        raise BadInput(
+            "A target in rectifiers cannot be met by removing channels. Take --method easier or nepenthe, or a target in params, "
+            "macs or size."
+        )
     counted = cost(module, inputs)
     scales = _scales(module, counted, channels, unit)
     rows = [_axes(tensor, name, groups) for name, (tensor, _) in scales.items()]

@@ -1,0 +1,53 @@
+"""Merging: stretches without a rectifier become one layer where that is measurably faster. The model computes what it did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compress.artifact import Artifact, apply
+from compress.entropy.spans import Span, choose
+from compress.graph.segments import Segment
+from compress.plan import Merge as Edit
+from compress.plan import Plan
+from compress.recipe import Recipe
+from compress.stage import Context
+from compress.statistics.candidates import candidates
+
+
+@dataclass(frozen=True)
+class Merge:
+    """The stage. Each merge has won a race against the layers that it replaces, all of them together another."""
+
+    name: str = "merge"
+
+    def needed(self, recipe: Recipe) -> bool:
+        return True
+
+    def check(self, artifact: Artifact, context: Context) -> None:
+        """A model without anything to merge passes unchanged."""
+
+    def __call__(self, artifact: Artifact, context: Context) -> Artifact:
+        found = candidates(artifact, context.race, ready, lambda share: context.progress("merge", share, ""))
+        spans = [Span(one.start, one.stop, one.gain, 0.0) for one in found.candidates]
+        chosen = [found.candidates[i] for i in choose(spans, 0.0)]
+        if not chosen:
+            if found.tried + found.hopeless == 0:
+                return artifact
+            return artifact.noting(
+                f"Of {found.tried + found.hopeless} stretches that are linear none is faster as one layer: nothing was merged."
+            )
+        shallower = apply(Plan(tuple(Edit(one.segment.layers) for one in chosen)), artifact)
+        before = sum(len(one.segment.layers) for one in chosen)
+        said = f"{before} layers were merged into {len(chosen)}"
+        if context.race is None:
+            return shallower.noting(f"{said}; nothing was timed, the choice went by multiply-accumulates.")
+        timing = context.race(shallower, artifact)
+        how = f"{timing.ratio:.2f}x as fast (95 % interval {timing.ci95[0]:.2f} to {timing.ci95[1]:.2f})"
+        if timing.slower:
+            return artifact.noting(f"{said}, but the whole model was then {how}: they were left as they are.")
+        return shallower.noting(f"{said}: {how}.")
+
+
+def ready(segment: Segment) -> bool:
+    """Linear as it stands."""
+    return not segment.sites and not segment.relocate

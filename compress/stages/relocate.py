@@ -1,0 +1,37 @@
+"""Padding moves to the front of linear stretches that are faster as one layer, so that merging them later is exact at the border.
+
+The values at the border change; fine-tuning follows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compress.artifact import Artifact, apply
+from compress.entropy.spans import Span, choose
+from compress.plan import Plan
+from compress.plan import Relocate as Edit
+from compress.recipe import Recipe
+from compress.stage import Context
+from compress.statistics.candidates import candidates
+
+
+@dataclass(frozen=True)
+class Relocate:
+    """The stage."""
+
+    name: str = "relocate"
+
+    def needed(self, recipe: Recipe) -> bool:
+        return recipe.epochs > 0  # without training, what moved padding does to the border would stay
+
+    def check(self, artifact: Artifact, context: Context) -> None:
+        """A model without anything to merge passes unchanged."""
+
+    def __call__(self, artifact: Artifact, context: Context) -> Artifact:
+        found = candidates(
+            artifact, context.race, lambda one: not one.sites, lambda share: context.progress("time stretches", share, "")
+        )
+        chosen = [found.candidates[i] for i in choose([Span(c.start, c.stop, c.gain, 0.0) for c in found.candidates], 0.0)]
+        edits = tuple(Edit(layers) for one in chosen for layers in one.segment.relocate)
+        return apply(Plan(edits), artifact) if edits else artifact

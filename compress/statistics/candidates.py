@@ -1,0 +1,98 @@
+"""Stretches of a model that would be faster as one layer, timed one by one in the target runtime.
+
+Each exact stretch is cut out twice, as it is and merged (its rectifiers taken away), and the two race. A candidate is what is
+measurably faster; its gain is the time saved by one call. Where nothing is timed (a dry run), a candidate is what has fewer
+multiply-accumulates, and these are its gain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from compress.artifact import Artifact, apply
+from compress.graph.pieces import piece
+from compress.graph.segments import Segment, segments
+from compress.measure.latency import Timing
+from compress.plan import Linearize, Merge, Plan, Relocate
+from compress.stage import Race
+from compress.statistics import rectifiers
+
+HOPELESS = 2.5
+"""Times the multiply-accumulates: such a merge is not even timed."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A stretch that is worth merging.
+
+    Attributes:
+        segment: what would become one layer.
+        start, stop: places in the graph; `stop` is not included. Candidates that overlap cannot both be merged.
+        gain: milliseconds saved by a call, or multiply-accumulates where nothing is timed.
+        timing: merged against unmerged, or None.
+    """
+
+    segment: Segment
+    start: int
+    stop: int
+    gain: float
+    timing: Timing | None = None
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What the search has found.
+
+    Attributes:
+        candidates: in the order of the graph.
+        tried: stretches that were raced or counted.
+        hopeless: exact stretches that would take so many more multiply-accumulates that they were not tried.
+    """
+
+    candidates: tuple[Candidate, ...]
+    tried: int
+    hopeless: int
+
+
+def candidates(
+    artifact: Artifact,
+    race: Race | None,
+    wanted: Callable[[Segment], bool] = lambda segment: True,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Timed:
+    """Every exact stretch that is faster merged.
+
+    Args:
+        artifact: any model.
+        race: the stopwatch.
+        wanted: which stretches are asked about.
+        progress: told the share done.
+    """
+    exact = [s for s in segments(artifact.module, artifact.inputs) if s.exact and wanted(s)]
+    tried = [s for s in exact if s.macs_after <= HOPELESS * s.macs_before]
+    place = {name: i for i, node in enumerate(artifact.module.graph.nodes) for name in (str(node.target), node.name)}
+    found: list[Candidate] = []
+    for number, segment in enumerate(tried):
+        places = [place[name] for name in segment.layers]
+        timing = None if race is None else _raced(artifact, segment, race)
+        gain = float(segment.macs_before - segment.macs_after) if timing is None else (timing.ratio - 1) * timing.p50_ms
+        if gain > 0 and (timing is None or timing.faster):
+            found.append(Candidate(segment, min(places), max(places) + 1, gain, timing))
+        progress((number + 1) / len(tried))
+    return Timed(tuple(sorted(found, key=lambda c: (c.start, c.stop))), len(tried), len(exact) - len(tried))
+
+
+def _raced(artifact: Artifact, segment: Segment, race: Race) -> Timing:
+    """The stretch merged against the stretch as it is."""
+    module, inputs = piece(artifact.module, segment.layers)
+    before = Artifact(module, inputs)
+    return race(merged(before, [segment]), before)
+
+
+def merged(artifact: Artifact, chosen: Sequence[Segment]) -> Artifact:
+    """The model with some stretches merged and every rectifier in them taken away: right in its sizes, not in its values."""
+    channels = rectifiers.widths(artifact)
+    edits = [Linearize(site, channels[site]) for one in chosen for site in one.sites]
+    padded = [Relocate(layers) for one in chosen for layers in one.relocate]
+    return apply(Plan((*edits, *padded, *(Merge(one.layers) for one in chosen))), artifact)

@@ -1,0 +1,177 @@
+"""The depth stages on small nets, with a stopwatch that goes by multiply-accumulates."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from compress.artifact import Artifact, apply
+from compress.data import open_data
+from compress.errors import BadInput, Infeasible, UnsupportedModel
+from compress.explain import depth_rows
+from compress.graph.lines import sites
+from compress.graph.trace import trace
+from compress.measure.cost import cost
+from compress.measure.latency import Timing
+from compress.plan import Linearize, Plan
+from compress.plan import Merge as MergeEdit
+from compress.plan import Relocate as RelocateEdit
+from compress.recipe import make
+from compress.stage import Context
+from compress.stages.easier import Easier
+from compress.stages.merge import Merge
+from compress.stages.relocate import Relocate
+from compress.stages.remove import Remove
+from compress.statistics import rectifiers
+from compress.statistics.candidates import candidates
+
+INPUT = (torch.zeros(1, 1, 8, 8),)
+
+
+def by_macs(one: Artifact, other: Artifact) -> Timing:
+    """As fast as it has few multiply-accumulates."""
+    ratio = cost(other.module, other.inputs).macs / cost(one.module, one.inputs).macs
+    return Timing(1.0, ratio, (ratio * 0.99, ratio * 1.01), 5)
+
+
+def never_faster(one: Artifact, other: Artifact) -> Timing:
+    return Timing(1.0, 1.0, (0.9, 1.1), 5)
+
+
+def narrow(*rectifiers_: nn.Module) -> nn.Sequential:
+    """Two wide layers between narrow ones: merged they are cheaper."""
+    torch.manual_seed(0)
+    first, second, third = rectifiers_ or (nn.ReLU(), nn.ReLU(), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        first,
+        nn.Conv2d(4, 32, 1),
+        nn.BatchNorm2d(32),
+        second,
+        nn.Conv2d(32, 4, 1),
+        third,
+        nn.Flatten(),
+        nn.Linear(256, 10),
+    ).eval()
+
+
+def artifact(net: nn.Module) -> Artifact:
+    return Artifact(trace(net, INPUT), INPUT)
+
+
+def context(dense: Artifact, race: object = by_macs, **settings: object) -> Context:
+    data = open_data("digits")
+    return Context(dense, data, make(data="digits", **settings), torch.device("cpu"), race=race)  # type: ignore[arg-type]
+
+
+def test_candidates_are_what_wins_a_race():
+    net = artifact(narrow())
+    found = candidates(net, by_macs)
+    assert ("2", "5") in [one.segment.layers for one in found.candidates]
+    one = next(one for one in found.candidates if one.segment.layers == ("2", "5"))
+    assert one.segment.sites == ("4",)
+    assert one.gain == pytest.approx(one.timing.ratio - 1)
+    assert candidates(net, never_faster).candidates == ()
+    assert candidates(net, never_faster).tried == found.tried > 0
+    assert candidates(net, None).candidates[0].timing is None
+    assert candidates(net, by_macs, lambda segment: not segment.sites).tried == 0
+
+
+def test_merging_changes_nothing_but_the_number_of_layers():
+    dense = artifact(narrow())
+    line = apply(Plan((Linearize("4", 32),)), dense)
+    merged = Merge()(line, context(dense))
+    assert [edit for edit in merged.plan.edits if isinstance(edit, MergeEdit)] == [MergeEdit(("2", "5"))]
+    x = torch.randn(5, 1, 8, 8)
+    assert torch.allclose(merged.module(x), line.module(x), atol=1e-5)
+    assert sum(isinstance(m, nn.Conv2d) for m in merged.module.modules()) == 2
+    assert any("2 layers were merged into 1" in note and "95 %" in note for note in merged.notes)
+
+
+def test_merging_that_does_not_pay_is_said_and_not_done():
+    dense = artifact(narrow())
+    line = apply(Plan((Linearize("4", 32),)), dense)
+    same = Merge()(line, context(dense, never_faster))
+    assert same.module is line.module
+    assert any("none is faster as one layer" in note for note in same.notes)
+
+    def slower_as_a_whole(one: Artifact, other: Artifact) -> Timing:
+        whole = any(n.op == "call_module" and n.target == "8" for n in one.module.graph.nodes)
+        return Timing(1.0, 0.5, (0.4, 0.6), 5) if whole else by_macs(one, other)
+
+    kept = Merge()(line, context(dense, slower_as_a_whole))
+    assert kept.module is line.module
+    assert any("left as they are" in note for note in kept.notes)
+
+
+def test_a_model_with_nothing_to_merge_passes_without_a_word():
+    dense = artifact(narrow())
+    assert Merge()(dense, context(dense)) is dense
+
+
+def test_padding_moves_to_the_front_of_stretches_that_will_merge():
+    net = narrow(nn.Identity(), nn.Identity(), nn.ReLU())
+    net[5] = nn.Conv2d(32, 4, 3, padding=1)
+    dense = artifact(net)
+    moved = Relocate()(dense, context(dense))
+    assert [type(edit) for edit in moved.plan.edits] == [RelocateEdit]
+    assert Merge()(moved, context(dense)).plan.edits[-1] == MergeEdit(moved.plan.edits[0].layers)
+    assert not Relocate().needed(make(epochs=0))
+
+
+def test_easier_takes_the_lowest_entropy_first_and_stops_where_quality_falls(monkeypatch: pytest.MonkeyPatch):
+    dense = artifact(narrow())
+    given = context(dense, method="easier", epochs=0.02, max_drop=5.0)
+    bits = {"1": 0.9, "4": 0.2, "6": 0.5}
+    monkeypatch.setattr(rectifiers, "entropies", lambda found, _: {s.path: bits[s.path] for s in rectifiers.free(found)})
+    values = iter([0.9, 0.88, 0.86, 0.7])
+
+    def held_out(*_: object):
+        return rectifiers.quality.Quality("top1", next(values), 100)
+
+    monkeypatch.setattr(rectifiers, "held_out", held_out)
+    result = Easier()(dense, given)
+    assert [edit.layer for edit in result.plan.edits] == ["4", "6"]
+    assert [site.path for site in sites(result.module)] == ["1"]
+    assert any("2 of 3 rectifiers" in note and "3: 0.7000" in note for note in result.notes)
+
+
+def test_easier_stops_at_its_target():
+    dense = artifact(narrow())
+    given = context(dense, method="easier", epochs=0.02, max_drop=100.0, target="rectifiers=0.6")
+    result = Easier()(dense, given)
+    assert len(sites(result.module)) == 2
+
+
+def test_all_rectifiers_of_entropy_zero_go_at_once():
+    assert rectifiers.lowest({"a": 0.4, "b": 0.0, "c": 0.0}, 3) == ["b", "c"]
+    assert rectifiers.lowest({"a": 0.4, "b": 0.0, "c": 0.0}, 1) == ["b"]
+    assert rectifiers.lowest({"a": 0.4, "b": 0.5}, 3) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("net", "target", "error", "words"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), None, UnsupportedModel, "no rectifier that a line can replace"),
+        (narrow(), "macs=0.5", Infeasible, "cannot be reached by depth alone.*rectifiers=0 to rectifiers=1"),
+    ],
+)
+def test_what_depth_alone_cannot_do_is_refused(net: nn.Module, target: str | None, error: type[Exception], words: str):
+    dense = artifact(net)
+    with pytest.raises(error, match=words):
+        Easier().check(dense, context(dense, method="easier", target=target))
+
+
+def test_a_target_in_rectifiers_is_refused_where_channels_are_removed():
+    dense = artifact(narrow())
+    with pytest.raises(BadInput, match="rectifiers cannot be met by removing channels"):
+        Remove("magnitude").check(dense, context(dense, method="magnitude", target="rectifiers=0.5"))
+
+
+def test_explain_names_the_stretch_or_the_reason():
+    net = narrow()
+    net[6] = nn.Sequential(nn.ReLU(), nn.MaxPool2d(1))
+    rows = {row.site: row for row in depth_rows(artifact(net))}
+    assert rows["4"].merges == ("2", "5") and rows["4"].macs < 0.5 and rows["4"].stays is None
+    assert rows["6.0"].merges == () and "6.1" in rows["6.0"].stays
