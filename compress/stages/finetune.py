@@ -11,6 +11,7 @@ from compress.artifact import Artifact
 from compress.recipe import Recipe
 from compress.stage import Context
 from compress.training import fresh, train
+from compress.training.gentle import blended, settled
 from compress.training.losses import objective
 
 
@@ -19,7 +20,7 @@ class Finetune:
     """Trains the model as the recipe says, with the dense model as the teacher.
 
     With `from_scratch` in the recipe the weights are drawn anew first: what the found architecture reaches without the weights
-    that compression chose, under the same training.
+    that compression chose, under the same training. With `linearize` gentle, lines take the place of their rectifiers by and by.
     """
 
     name: str = "finetune"
@@ -41,6 +42,8 @@ class Finetune:
         if recipe.from_scratch:
             again, said = fresh(module, recipe.seed)
             module, notes = cast(GraphModule, again), (said,)
+        if recipe.linearize == "gentle":
+            module = blended(module, context.dense.module)
         found = train(
             module,
             context.data,
@@ -49,4 +52,4 @@ class Finetune:
             teacher=context.dense.module,
             progress=lambda what, share, detail: context.progress(self.name, share, detail),
         )
-        return replace(artifact, module=cast(GraphModule, found.module)).noting(*notes, *found.notes)
+        return replace(artifact, module=settled(cast(GraphModule, found.module))).noting(*notes, *found.notes)

@@ -29,6 +29,7 @@ from compress.data import Batch, Data
 from compress.errors import BadInput
 from compress.measure import quality
 from compress.recipe import Recipe
+from compress.training.gentle import advance
 from compress.training.preparing import Loop, Progress, laid, prepared, seeded, trainable
 
 LOOK = 20  # steps between two looks at the loss on an accelerator, where each look waits for it
@@ -111,6 +112,7 @@ def _run(loop: Loop, metric: quality.Metric) -> tuple[list[Epoch], int, dict[str
 
     def look() -> quality.Quality:
         batches = (laid(b, loop) for b in loop.data.held_out.batches(MEASURE_BATCH, device=loop.device))
+        advance(measured, 1.0)
         return quality.evaluate(measured, batches, metric, loop.device, loop.teacher)
 
     first = look()
@@ -165,6 +167,9 @@ def _epoch(loop: Loop, done: int, count: int) -> float:
         step = done + taken
         if taken == count:
             break
+        for module in (loop.student, loop.average):
+            if module is not None:
+                advance(module, step / loop.steps)
         for group in loop.optimizer.param_groups:
             group["lr"] = recipe.lr * _rate(step, loop.steps, math.ceil(recipe.warmup * loop.steps))
         total += _step(loop, laid(batch, loop))
