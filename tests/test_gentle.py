@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from models import block, conv, head
@@ -82,7 +84,7 @@ def test_fine_tuning_ends_with_lines_and_measures_what_is_left(digits, monkeypat
     context = Context(Artifact(dense, IMAGE), digits, recipe, torch.device("cpu"))
     tuned = Finetune()(Artifact(straight, IMAGE), context).module
     assert steps[0] == [0, 0] and steps[-1] == [1, 1]
-    assert all(a[0] <= b[0] for a, b in zip(steps, steps[1:], strict=False)) and 0.3 < steps[len(steps) * 3 // 8][0] < 0.7
+    assert all(a[0] <= b[0] for a, b in itertools.pairwise(steps)) and 0.3 < steps[len(steps) * 3 // 8][0] < 0.7
     assert measured == [[1, 1]] * 3
     assert isinstance(tuned.get_submodule("0.2"), Line) and isinstance(tuned.get_submodule("2"), Line)
     assert not torch.equal(tuned.get_submodule("2").slope, straight.get_submodule("2").slope)
