@@ -9,17 +9,20 @@ from compress.stages.analyse import Analyse
 from compress.stages.easier import Easier
 from compress.stages.finetune import Finetune
 from compress.stages.merge import Merge
+from compress.stages.nepenthe import Nepenthe
 from compress.stages.reconstruct import Reconstruct
 from compress.stages.relocate import Relocate
 from compress.stages.remove import Remove
+from compress.stages.shorten import Shorten
 
 METHODS: dict[str, tuple[Stage, ...]] = {
-    "entropic": (Analyse(), Remove("entropic"), Reconstruct(), Finetune()),
+    "entropic": (Analyse(), Remove("entropic"), Reconstruct(), Shorten(), Finetune(), Merge()),
     "obs": (Analyse(), Remove("obs"), Reconstruct(), Finetune()),
     "taylor": (Analyse(), Remove("taylor"), Reconstruct(), Finetune()),
     "magnitude": (Analyse(), Remove("magnitude"), Reconstruct(), Finetune()),
     "random": (Analyse(), Remove("random"), Reconstruct(), Finetune()),
     "easier": (Easier(), Relocate(), Finetune(), Merge()),
+    "nepenthe": (Nepenthe(), Relocate(), Finetune(), Merge()),
 }
 
 

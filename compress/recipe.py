@@ -47,6 +47,12 @@ class Recipe(BaseModel):
     )
     tolerance: float | None = Field(None, gt=0, lt=1, description="relative error allowed per layer, instead of a target")
     inputs: Literal["sequential", "original"] = Field("sequential", description="what a layer is refitted on")
+    depth: float | None = Field(
+        None,
+        ge=0,
+        description="points of held-out quality that lines in place of rectifiers may cost before fine-tuning, where layers are "
+        "faster as one; 0 for none; 1 where nothing is said and fine-tuning follows",
+    )
     linearize: Literal["affine", "identity", "gentle"] = Field(
         "affine", description="what stands for a rectifier: its closest line, the identity, or that line by and by in fine-tuning"
     )

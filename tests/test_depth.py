@@ -21,8 +21,10 @@ from compress.recipe import make
 from compress.stage import Context
 from compress.stages.easier import Easier
 from compress.stages.merge import Merge
+from compress.stages.nepenthe import Nepenthe
 from compress.stages.relocate import Relocate
 from compress.stages.remove import Remove
+from compress.stages.shorten import Shorten, allowed
 from compress.statistics import rectifiers
 from compress.statistics.candidates import candidates
 
@@ -175,3 +177,55 @@ def test_explain_names_the_stretch_or_the_reason():
     rows = {row.site: row for row in depth_rows(artifact(net))}
     assert rows["4"].merges == ("2", "5") and rows["4"].macs < 0.5 and rows["4"].stays is None
     assert rows["6.0"].merges == () and "6.1" in rows["6.0"].stays
+
+
+def test_rectifiers_become_lines_where_that_pays_and_quality_allows():
+    dense = artifact(narrow())
+    short = Shorten()(dense, context(dense, depth=100.0))
+    assert {type(edit) for edit in short.plan.edits} >= {Linearize}
+    assert all(edit.slope for edit in short.plan.edits if isinstance(edit, Linearize))
+    assert any("became lines" in note for note in short.notes)
+    merged = Merge()(short, context(dense))
+    assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in merged.module.modules()) < 4
+    x = torch.randn(3, 1, 8, 8)
+    assert torch.allclose(merged.module(x), short.module(x), atol=1e-4)
+
+
+def test_lines_that_cost_too_much_are_not_drawn(monkeypatch: pytest.MonkeyPatch):
+    dense = artifact(narrow())
+    monkeypatch.setattr(rectifiers, "lost", lambda start, now: 3.0)
+    same = Shorten()(dense, context(dense, depth=1.0))
+    assert same.module is dense.module
+    assert any("none keeps to 1 points" in note for note in same.notes)
+
+
+def test_where_nothing_is_faster_every_rectifier_stays():
+    dense = artifact(narrow())
+    same = Shorten()(dense, context(dense, never_faster))
+    assert same.module is dense.module
+    assert any("merging does not pay here" in note for note in same.notes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "points"), [({}, 1.0), ({"epochs": 0}, 0.0), ({"epochs": 0, "depth": 2.0}, 2.0), ({"depth": 0.0}, 0.0)]
+)
+def test_how_much_depth_may_cost(settings: dict[str, float], points: float):
+    assert allowed(make(**settings)) == points
+    assert Shorten().needed(make(**settings)) == (points > 0)
+
+
+def test_nepenthe_brings_layers_to_entropy_zero_and_takes_them_out():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 10)).eval()
+    with torch.no_grad():
+        net[3].bias += 100.0  # always on
+    dense = artifact(net)
+    result = Nepenthe()(dense, context(dense, method="nepenthe", epochs=0.1, max_drop=100.0))
+    gone = [edit.layer for edit in result.plan.edits if isinstance(edit, Linearize)]
+    assert "4" in gone
+    assert len(sites(result.module)) == 2 - len(gone)
+    weights = result.module.get_submodule("1").weight
+    assert (weights == 0).float().mean() > 0.4
+    assert any("rectifiers to entropy 0" in note for note in result.notes)
+    line = next(edit for edit in result.plan.edits if edit.layer == "4")
+    assert line.slope == pytest.approx([1.0] * 16, abs=1e-4) and line.offset == pytest.approx([0.0] * 16, abs=1e-2)

@@ -1,0 +1,113 @@
+"""NEPENTHE: weights are pruned where rectifiers hardly switch, until whole layers do not switch at all.
+
+    until held-out quality is more than --max-drop points below where it began, or no rectifier switches:
+        half of the weights that are left go, shared out by entropy (`entropy.collapse`), the smallest of each layer first
+        train --epochs epochs, with these weights held at zero
+    every rectifier of entropy 0 becomes its line, which is exact on the calibration images
+
+What is returned is the last model that kept to the limit. The zeros bring no speed by themselves; the rectifiers that go, and the
+layers merged across them, do. Sources, and what is our reading: see `entropy.collapse`. Departs from EGP in that the entropy is
+taken in eval mode over the calibration images, and in lines instead of identities (an always-off channel stays off).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from compress.artifact import Artifact, apply
+from compress.entropy.collapse import budgets, layer_entropy, smallest
+from compress.plan import Plan
+from compress.recipe import Recipe
+from compress.stage import Context
+from compress.statistics import calibration, lines, rectifiers
+from compress.training import train
+from compress.training.masks import masked, unmasked
+
+_SHARE = 0.5  # of the weights that are left, per round, as published
+_ROUNDS = 9  # as published: 0.2 % of the weights are left
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+@dataclass(frozen=True)
+class Nepenthe:
+    """The stage."""
+
+    name: str = "nepenthe"
+
+    def needed(self, recipe: Recipe) -> bool:
+        return True
+
+    def check(self, artifact: Artifact, context: Context) -> None:
+        """Refuse a model without rectifiers that can go, and a target that depth alone does not reach.
+
+        Raises:
+            UnsupportedModel: no rectifier can be linearized.
+            Infeasible: the target is not in rectifiers, or leaves fewer than have to stay.
+        """
+        rectifiers.spared(artifact, context.recipe.target)
+
+    def __call__(self, artifact: Artifact, context: Context) -> Artifact:
+        recipe = context.recipe
+        most = len(rectifiers.free(artifact)) - rectifiers.spared(artifact, recipe.target)
+        limit = rectifiers.MAX_DROP if recipe.max_drop is None else recipe.max_drop
+        start = rectifiers.held_out(artifact, context)
+        best, curve = artifact, [f"0 %: {start.value:.4f}"]
+        bits = _bits(best, context)
+        for number in range(_ROUNDS):
+            masks = _masks(best.module, bits)
+            if not masks or sum(h == 0 for h in bits.values()) >= most:
+                break
+            pruned = 100 * (1 - 0.5 ** (number + 1))
+            detail = f"round {number + 1}, {pruned:.0f} % of the weights pruned"
+            trained = train(
+                masked(best.module, masks),
+                context.data,
+                recipe,
+                context.device,
+                teacher=context.dense.module,
+                progress=lambda what, share, text, detail=detail: context.progress("nepenthe", share, f"{detail}, {text}"),
+            )
+            sparser = replace(best, module=cast(GraphModule, unmasked(trained.module, best.module)))
+            now = rectifiers.held_out(sparser, context)
+            curve.append(f"{pruned:.0f} %: {now.value:.4f}")
+            if rectifiers.lost(start, now) > limit:
+                break
+            best, bits = sparser, _bits(sparser, context)
+        gone = [path for path, h in bits.items() if h == 0][:most]
+        shallower = apply(Plan(tuple(lines.fitted(best, context, gone))), best) if gone else best
+        return shallower.noting(
+            f"NEPENTHE brought {len(gone)} of {most} rectifiers to entropy 0 and linearized them, within {limit:g} points of "
+            f"held-out {start.metric}. Held-out {start.metric} by pruned weights: {', '.join(curve)}."
+        )
+
+
+def _bits(artifact: Artifact, context: Context) -> dict[str, float]:
+    """Mean entropy of the channels that switch, by path of the rectifier."""
+    states = calibration.statistics(artifact, context, (), states=True).states
+    return {site.path: layer_entropy(states[site.path].entropy) for site in rectifiers.free(artifact) if site.path in states}
+
+
+def _masks(module: GraphModule, bits: Mapping[str, float]) -> dict[str, Tensor]:
+    """What is left of each pruned layer's weights after this round."""
+    behind = {path: layer for path in bits if (layer := _layer_before(module, path)) is not None}
+    paths = [path for path in behind if list(behind.values()).count(behind[path]) == 1]
+    weights: list[Any] = [module.get_submodule(behind[path]).weight.detach() for path in paths]
+    counts = budgets([bits[path] for path in paths], weights, _SHARE)
+    if not any(counts):
+        return {}
+    return {behind[path]: smallest(weight, count) for path, weight, count in zip(paths, weights, counts, strict=True)}
+
+
+def _layer_before(module: GraphModule, path: str) -> str | None:
+    """The layer whose output the rectifier switches, looked for backwards through norms, lines and whatever has one input."""
+    node = next(n for n in module.graph.nodes if n.op == "call_module" and n.target == path)
+    while len(node.all_input_nodes) == 1:
+        node = cast(Node, node.all_input_nodes[0])
+        if node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), _LAYERS):
+            return str(node.target)
+    return None

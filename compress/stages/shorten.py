@@ -1,0 +1,106 @@
+"""Depth by choice: rectifiers become lines where the layers around them are measurably faster as one, and quality allows it.
+
+    candidates   stretches that win a race as one layer                                   gain_k  milliseconds
+    losses       distance from the model's outputs with the rectifiers of one stretch as lines, padding moved       loss_k
+    choice       dynamic programming: the most time saved for a sum of losses below a limit
+    limit        the largest at which the joint model keeps to --depth points of held-out quality: all of it, then half, ...
+
+The rectifiers of the chosen stretches become lines and padding moves; fine-tuning follows, and merging last of all, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from compress.artifact import Artifact, apply
+from compress.entropy.spans import Span, choose
+from compress.measure import quality
+from compress.plan import Edit, Linearize, Plan, Relocate
+from compress.recipe import Recipe
+from compress.stage import Context
+from compress.statistics import lines, rectifiers
+from compress.statistics.candidates import Candidate, candidates
+from compress.training import distillation
+
+_SAMPLES = 512  # images behind each loss: the order of the stretches, not their last digit, is what is needed
+_HALVINGS = 8
+
+
+@dataclass(frozen=True)
+class Shorten:
+    """The stage."""
+
+    name: str = "linearize"
+
+    def needed(self, recipe: Recipe) -> bool:
+        return allowed(recipe) > 0
+
+    def check(self, artifact: Artifact, context: Context) -> None:
+        """A model without rectifiers, or without any that is worth a line, passes unchanged."""
+
+    def __call__(self, artifact: Artifact, context: Context) -> Artifact:
+        found = candidates(artifact, context.race, lambda one: bool(one.sites), _share(context, "time stretches"))
+        if not found.candidates:
+            if found.tried + found.hopeless == 0:
+                return artifact
+            return artifact.noting(
+                f"Depth: of {found.tried} stretches none is faster as one layer ({found.hopeless} more would take over twice the "
+                "multiply-accumulates), so every rectifier stays: merging does not pay here."
+            )
+        wanted = tuple(dict.fromkeys(site for one in found.candidates for site in one.segment.sites))
+        straight = {edit.layer: edit for edit in lines.fitted(artifact, context, wanted)}
+        return self._chosen(artifact, context, found.candidates, straight)
+
+    def _chosen(
+        self, artifact: Artifact, context: Context, found: Sequence[Candidate], straight: dict[str, Linearize]
+    ) -> Artifact:
+        batches = [b.inputs for b in context.data.train.batches(256, limit=_SAMPLES, seed=context.recipe.seed)]
+        before = _outputs(artifact, batches, context)
+        losses = []
+        for number, one in enumerate(found):
+            after = _outputs(apply(Plan(_edits([one], straight)), artifact), batches, context)
+            losses.append(float(distillation(after, before, context.data.spec.task, 1.0)))
+            context.progress("loss of stretches", (number + 1) / len(found), one.segment.layers[0])
+        spans = [Span(one.start, one.stop, one.gain, loss) for one, loss in zip(found, losses, strict=True)]
+        start, points = rectifiers.held_out(artifact, context), allowed(context.recipe)
+        limit = sum(max(loss, 0.0) for loss in losses)
+        for _ in range(_HALVINGS):
+            chosen = [found[i] for i in choose(spans, limit)]
+            shorter = apply(Plan(_edits(chosen, straight)), artifact)
+            lost = rectifiers.lost(start, rectifiers.held_out(shorter, context))
+            if chosen and lost <= points:
+                sites = sum(len(one.segment.sites) for one in chosen)
+                return shorter.noting(
+                    f"Depth: {sites} of {len(rectifiers.free(artifact))} rectifiers became lines in {len(chosen)} stretches, "
+                    f"{lost:.2f} points of held-out {start.metric} before fine-tuning."
+                )
+            limit = min(limit, sum(max(spans[found.index(one)].loss, 0.0) for one in chosen)) / 2
+        return artifact.noting(
+            f"Depth: {len(found)} stretches are faster as one layer, but none keeps to {points:g} points of held-out "
+            f"{start.metric} (--depth): every rectifier stays."
+        )
+
+
+def allowed(recipe: Recipe) -> float:
+    """Points that lines may cost before fine-tuning: what is said, else 1 where fine-tuning follows, else none."""
+    return recipe.depth if recipe.depth is not None else float(recipe.epochs > 0)
+
+
+def _edits(chosen: Sequence[Candidate], straight: dict[str, Linearize]) -> tuple[Edit, ...]:
+    return (
+        *(straight[site] for one in chosen for site in one.segment.sites),
+        *(Relocate(layers) for one in chosen for layers in one.segment.relocate),
+    )
+
+
+def _outputs(artifact: Artifact, batches: Sequence[tuple[torch.Tensor, ...]], context: Context) -> torch.Tensor:
+    module = artifact.module.to(context.device).eval()
+    with torch.no_grad():
+        return torch.cat([quality.first_output(module(*(x.to(context.device) for x in inputs))).float() for inputs in batches])
+
+
+def _share(context: Context, what: str) -> Callable[[float], None]:
+    return lambda share: context.progress(what, share, "")
