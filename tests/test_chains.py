@@ -66,6 +66,13 @@ def test_a_model_of_one_layer_has_no_chain():
     assert chains(module) == () and segments(module, (torch.zeros(1, 3, 8, 8),)) == ()
 
 
+def test_a_model_without_noted_shapes_is_not_guessed_about():
+    module = traced(residual())
+    next(iter(module.graph.nodes)).meta.pop("shape")
+    with pytest.raises(ValueError, match="call note_shapes first"):
+        chains(module)
+
+
 # ---- segments --------------------------------------------------------------------------------------------------------------
 
 

@@ -79,6 +79,8 @@ def barriers(module: GraphModule) -> dict[str, str]:
 
 
 def _read(module: GraphModule) -> _Reading:
+    if any("shape" not in node.meta for node in module.graph.nodes):
+        raise ValueError("the shapes of the model are not known; call note_shapes first")
     reading = _Reading(module)
     for node, place in reading.places.items():
         reading.read(node, place)
