@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from compress.entropy.moments import Moments, Positions, Window, patches, sample
+from compress.entropy.moments import Moments, Positions, Window, entries, patches, sample
 from compress.entropy.refit import ridge
 
 
@@ -18,26 +18,45 @@ def random() -> torch.Generator:
 @pytest.mark.parametrize(
     ("window", "options"),
     [
-        (Window((3, 3), padding=(1, 1, 1, 1)), {"padding": 1}),
-        (Window((3, 3), (2, 2), padding=(1, 1, 1, 1)), {"padding": 1, "stride": 2}),
-        (Window((3, 2), (1, 2), (2, 1), (0, 0, 2, 2)), {"padding": (2, 0), "stride": (1, 2), "dilation": (2, 1)}),
-        (Window(stride=(2, 2)), {"stride": 2}),
+        (Window((3, 3), (1, 1), (1, 1), ((1, 1), (1, 1))), {"padding": 1}),
+        (Window((3, 3), (2, 2), (1, 1), ((1, 1), (1, 1))), {"padding": 1, "stride": 2}),
+        (Window((3, 2), (1, 2), (2, 1), ((2, 2), (0, 0))), {"padding": (2, 0), "stride": (1, 2), "dilation": (2, 1)}),
+        (Window((1, 1), (2, 2), (1, 1), ((0, 0), (0, 0))), {"stride": 2}),
     ],
 )
 def test_patches_times_weights_are_the_convolution(window: Window, options: dict, random: torch.Generator):
     x = torch.randn(2, 3, 9, 8, generator=random)
     weight = torch.randn(4, 3, *window.kernel, generator=random)
     y = F.conv2d(x, weight, **options)
-    at = sample(*(y.shape[d] for d in (0, 2, 3)), rows=10_000, generator=random)
+    at = sample((2, *y.shape[2:]), 10_000, random)
     found = patches(x, window, at) @ weight.flatten(1).T
     # Sums of at most 27 products in fp32.
-    torch.testing.assert_close(found, patches(y, Window(), at), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, entries(y, at), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "extra"),
+    [
+        ((3,), (2,), (1,), (1,), (1,)),
+        ((3, 2), (2, 3), (1, 0), (1, 2), (1, 2)),
+        ((2, 1, 3), (1, 2, 2), (0, 0, 2), (1, 1, 1), (0, 1, 0)),
+    ],
+)
+def test_patches_of_a_transposed_convolution(kernel, stride, padding, dilation, extra, random: torch.Generator):
+    x = torch.randn(2, 3, *(5, 6, 4)[: len(kernel)], generator=random)
+    weight = torch.randn(3, 4, *kernel, generator=random)
+    move = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(kernel) - 1]
+    y = move(x, weight, None, stride, padding, extra, 1, dilation)
+    at = sample((2, *y.shape[2:]), 10_000, random)
+    window = Window(kernel, stride, dilation, tuple((p, p) for p in padding), transposed=True)
+    found = patches(x, window, at) @ weight.transpose(0, 1).flatten(1).T
+    torch.testing.assert_close(found, entries(y, at), rtol=1e-4, atol=1e-5)  # sums of at most 18 products in fp32
 
 
 def test_sampled_positions_are_different_and_inside(random: torch.Generator):
-    at = sample(3, 4, 5, rows=30, generator=random)
-    assert len({tuple(p) for p in torch.stack(at).T.tolist()}) == 30
-    assert at.sample.max() < 3 and at.row.max() < 4 and at.column.max() < 5
+    at = sample((3, 4, 5), 30, random)
+    assert len({tuple(p) for p in torch.stack([at.sample, *at.place]).T.tolist()}) == 30
+    assert at.sample.max() < 3 and at.place[0].max() < 4 and at.place[1].max() < 5
 
 
 def test_batches_add_up_to_the_covariance_of_all_rows(random: torch.Generator):
@@ -97,6 +116,6 @@ def test_moments_of_nothing_are_refused():
 
 
 def test_positions_may_repeat_a_sample():
-    at = Positions(torch.tensor([0, 0]), torch.tensor([0, 1]), torch.tensor([1, 0]))
+    at = Positions(torch.tensor([0, 0]), (torch.tensor([0, 1]), torch.tensor([1, 0])))
     x = torch.arange(4.0).view(1, 1, 2, 2)
-    assert patches(x, Window(), at).flatten().tolist() == [1, 2]
+    assert entries(x, at).flatten().tolist() == [1, 2]

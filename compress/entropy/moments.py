@@ -1,7 +1,13 @@
 """Second moments of a layer's inputs and targets at sampled positions, added up batch by batch.
 
 A convolution is a linear layer at every output position: row x holds the input patch, column j of it channel j // taps, tap
-j % taps; y is the target at that position. From T rows of group g
+j % taps; y is the target at that position. Output position o of a convolution with stride s, dilation d and padding p reads with
+tap t the input at
+
+    i = s o + d t - p                          convolution
+    i = (o + p - d t) / s, where that divides  transposed convolution
+
+and zero where that is outside. A linear layer is a convolution without axes. From T rows of group g
 
     s_x = sum x    s_y = sum y    S_xx = sum x x^T    S_xy = sum x y^T    S_yy = sum y y^T
 
@@ -11,6 +17,8 @@ S_xx, whatever the number of images. Products of some thousand rows are float32,
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,26 +32,33 @@ _ROWS = 4096  # rows that wait for a product, or as many as there are columns
 
 @dataclass(frozen=True)
 class Window:
-    """Geometry of a 2-D convolution. `padding` is (left, right, top, bottom)."""
+    """Geometry of a convolution with any number of axes, one entry per axis. Nothing at all stands for a linear layer.
 
-    kernel: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    dilation: tuple[int, int] = (1, 1)
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    Attributes:
+        kernel, stride, dilation: as in torch.nn.
+        padding: (before, after) of each axis.
+        padding_mode: "constant" for zeros, else as in torch.nn.functional.pad.
+        transposed: whether the convolution is transposed.
+    """
+
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    padding: tuple[tuple[int, int], ...] = ()
     padding_mode: str = "constant"
+    transposed: bool = False
 
     @property
     def taps(self) -> int:
         """Kernel positions per channel."""
-        return self.kernel[0] * self.kernel[1]
+        return math.prod(self.kernel)
 
 
 class Positions(NamedTuple):
-    """Sampled output positions, three index vectors of equal length: sample, row, column."""
+    """Sampled output positions: index vectors of equal length for the sample and for each axis behind the channels."""
 
     sample: Tensor
-    row: Tensor
-    column: Tensor
+    place: tuple[Tensor, ...]
 
 
 class Centred(NamedTuple):
@@ -56,42 +71,61 @@ class Centred(NamedTuple):
     yy: Tensor
 
 
-def sample(samples: int, height: int, width: int, rows: int, generator: torch.Generator) -> Positions:
-    """`rows` different output positions of a batch, each equally likely; all of them where there are no more."""
-    total = samples * height * width
+def sample(sizes: Sequence[int], rows: int, generator: torch.Generator) -> Positions:
+    """`rows` different output positions of a batch, each equally likely; all of them where there are no more.
+
+    Args:
+        sizes: (samples, *space).
+        rows: how many.
+        generator: of the choice.
+    """
+    total = math.prod(sizes)
     chosen = torch.arange(total) if rows >= total else torch.randperm(total, generator=generator)[:rows]
-    return Positions(chosen // (height * width), chosen // width % height, chosen % width)
+    first, *place = torch.unravel_index(chosen, tuple(sizes))
+    return Positions(first, tuple(place))
+
+
+def entries(x: Tensor, at: Positions) -> Tensor:
+    """Channels of a tensor (n, c, *space) at some positions, (rows, c)."""
+    return x[(at.sample.to(x.device), slice(None), *(p.to(x.device) for p in at.place))]
 
 
 def patches(x: Tensor, window: Window, at: Positions) -> Tensor:
     """Input patches of a convolution at some of its output positions.
 
     Args:
-        x: input, (n, c, h, w).
+        x: input, (n, c, *space).
         window: the convolution's geometry.
         at: output positions.
 
     Returns:
-        (rows, c * taps), channel-major like the flattened weight of the layer.
+        (rows, c * taps), channel-major like the flattened weight of a convolution.
     """
-    at = Positions(*(v.to(x.device) for v in at))
-    if window.taps == 1 and not any(window.padding):
-        return x[at.sample, :, at.row * window.stride[0], at.column * window.stride[1]]
-    border = window.padding if window.padding_mode == "constant" else (0, 0, 0, 0)
-    if border != window.padding:
-        x = F.pad(x, window.padding, mode=window.padding_mode)
-    down, right = (torch.arange(window.kernel[d], device=x.device) * window.dilation[d] for d in (0, 1))
-    rows = at.row[:, None, None] * window.stride[0] + down[:, None] - border[2]
-    columns = at.column[:, None, None] * window.stride[1] + right - border[0]
-    inside = None
-    if any(border):
+    axes = len(window.kernel)
+    border = window.padding
+    if window.padding_mode != "constant":
+        x = F.pad(x, [side for pair in reversed(border) for side in pair], mode=window.padding_mode)
+        border = ((0, 0),) * axes
+    if window.taps == 1 and not window.transposed and not any(map(any, border)):
+        return entries(x, Positions(at.sample, tuple(p * s for p, s in zip(at.place, window.stride, strict=True))))
+    indices: list[Tensor] = []
+    inside = torch.ones(1, dtype=torch.bool, device=x.device)
+    for d, place in enumerate(at.place):
+        row, column = ([-1 if k == side else 1 for k in range(axes + 1)] for side in (0, d + 1))
+        o, t = place.to(x.device).view(row), torch.arange(window.kernel[d], device=x.device).view(column)
+        if window.transposed:
+            i = o + border[d][0] - window.dilation[d] * t
+            inside = inside & (i % window.stride[d] == 0)
+            i = i.div(window.stride[d], rounding_mode="floor")
+        else:
+            i = window.stride[d] * o + window.dilation[d] * t - border[d][0]
         # Zero padding without a padded copy of the whole input: positions outside read something and are set to zero.
-        inside = (rows >= 0) & (rows < x.shape[2]) & (columns >= 0) & (columns < x.shape[3])
-        rows, columns = rows.clamp(0, x.shape[2] - 1), columns.clamp(0, x.shape[3] - 1)
-    found = x[at.sample[:, None, None], :, rows, columns]  # (rows, kh, kw, c)
-    if inside is not None:
+        inside = inside & (i >= 0) & (i < x.shape[2 + d])
+        indices.append(i.clamp(0, x.shape[2 + d] - 1))
+    found = x[(at.sample.to(x.device).view(-1, *[1] * axes), slice(None), *indices)]  # (rows, *kernel, c)
+    if any(map(any, border)) or window.transposed:
         found = found * inside[..., None]
-    return found.permute(0, 3, 1, 2).reshape(len(at.sample), -1)
+    return found.movedim(-1, 1).reshape(len(at.sample), -1)
 
 
 class Moments:

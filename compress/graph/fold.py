@@ -15,6 +15,7 @@ from the fitted function, not beside it.
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -23,7 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+from compress.graph.families import CONVOLUTIONS, TRANSPOSED
+
+_LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _TINY = 1e-6  # |s| below it cannot be divided by
 
@@ -37,11 +40,13 @@ class Pair:
 
 
 def pairs(module: GraphModule) -> tuple[Pair, ...]:
-    """Layers with a norm behind them, each called once."""
+    """Layers with a norm behind them on the same axis, each called once, with weights of their own."""
     calls: dict[str, int] = {}
     for node in module.graph.nodes:
         if node.op == "call_module":
             calls[str(node.target)] = calls.get(str(node.target), 0) + 1
+    names = [id(p) for _, p in module.named_parameters(remove_duplicate=False)]
+    shared = {one for one, number in Counter(names).items() if number > 1}
     found: list[Pair] = []
     for node in module.graph.nodes:
         source = node.args[0] if node.op == "call_module" and node.args else None
@@ -49,7 +54,10 @@ def pairs(module: GraphModule) -> tuple[Pair, ...]:
             continue
         norm, layer = module.get_submodule(str(node.target)), module.get_submodule(str(source.target))
         once = calls[str(node.target)] == calls[str(source.target)] == 1
-        if once and isinstance(norm, _NORMS) and type(layer) in _LAYERS and norm.running_mean is not None:
+        if not once or not isinstance(norm, _NORMS) or type(layer) not in _LAYERS or norm.running_mean is None:
+            continue
+        rows_only = type(layer) is not nn.Linear or len(source.meta.get("shape", (0, 0))) == 2
+        if rows_only and not any(id(p) in shared for part in (norm, layer) for p in part.parameters()):
             found.append(Pair(str(source.target), str(node.target)))
     return tuple(found)
 
@@ -62,7 +70,7 @@ def fold(module: GraphModule) -> GraphModule:
         scale, shift = affine(folded.get_submodule(pair.norm))
         with torch.no_grad():
             bias = shift if layer.bias is None else shift + scale * layer.bias
-            layer.weight = nn.Parameter(layer.weight * _along(scale, layer.weight))
+            layer.weight = nn.Parameter(layer.weight * _along(scale, layer))
             layer.bias = nn.Parameter(bias.clone())
         _replace(folded, pair.norm, nn.Identity())
     for part in folded.modules():
@@ -109,7 +117,7 @@ def _take_apart(layer: Any, norm: Any, fitted: Any, output: tuple[Tensor, Tensor
     scale, _ = affine(norm)
     scale = torch.where(scale.abs() < _TINY, torch.ones_like(scale), scale) if norm.weight is not None else scale
     mean, variance = (t.to(scale) for t in output)
-    layer.weight.copy_(fitted.weight / _along(scale, fitted.weight))
+    layer.weight.copy_(fitted.weight / _along(scale, fitted))
     if layer.bias is not None:
         layer.bias.zero_()
     if norm.weight is None or norm.bias is None:
@@ -132,8 +140,12 @@ def _copy(layer: Any, fitted: Any) -> None:
         layer.bias.copy_(fitted.bias)
 
 
-def _along(scale: Tensor, weight: Tensor) -> Tensor:
-    return scale.view(-1, *[1] * (weight.ndim - 1))
+def _along(scale: Tensor, layer: Any) -> Tensor:
+    """One factor per output, along the axes of the layer's weight: (out, in, ...), or (in, out of a group, ...)."""
+    rest = [1] * (layer.weight.ndim - 2)
+    if type(layer) not in TRANSPOSED:
+        return scale.view(-1, 1, *rest)
+    return scale.view(layer.groups, -1).repeat_interleave(len(layer.weight) // layer.groups, 0).view(len(layer.weight), -1, *rest)
 
 
 def _replace(module: nn.Module, path: str, new: nn.Module) -> None:

@@ -43,7 +43,7 @@ class Block:
 
 def blocks(module: GraphModule, kept: Mapping[str, Kept]) -> list[Block]:
     """The blocks of a folded model, in order; what is left behind the last one is not part of any."""
-    known = {one.node: one for one in layers(module).values()}
+    known = {name: one for one in layers(module).values() for name in one.nodes}
     nodes = [n for n in module.graph.nodes if n.op not in ("placeholder", "output")]
     cuts = _cuts(module)
     found: list[Block] = []

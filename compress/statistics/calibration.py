@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,8 @@ from compress.graph.fold import fold, pairs, unfold
 from compress.plan import Plan
 from compress.stage import Context
 from compress.statistics.collect import Sampling, Statistics, collect
-from compress.statistics.layers import layers
-from compress.statistics.refitting import Kept
+from compress.statistics.layers import Layer, layers
+from compress.statistics.refitting import Kept, refit
 from compress.statistics.selection import consumers
 from compress.statistics.tape import alive_bytes
 
@@ -97,7 +97,8 @@ def images(context: Context) -> tuple[list[tuple[Tensor, ...]], tuple[str, ...]]
 
 def kept(dense: Artifact, plan: Plan) -> dict[str, Kept]:
     """Which outputs and inputs of each dense layer a plan leaves, found by removing from weights that hold their own position."""
-    found: dict[str, list[Tensor]] = {path: [] for path in layers(dense.module)}
+    known = layers(dense.module)
+    found: dict[str, list[Tensor]] = {path: [] for path in known}
     for dim in (0, 1):
         numbered = copy.deepcopy(dense.module)
         for path in found:
@@ -108,7 +109,32 @@ def kept(dense: Artifact, plan: Plan) -> dict[str, Kept]:
         for path in found:
             weight = getattr(left.get_submodule(path), "weight").data  # noqa: B009
             found[path].append(weight.movedim(dim, 0).reshape(weight.shape[dim], -1)[:, 0].round().long())
-    return {path: Kept(outputs, inputs) for path, (outputs, inputs) in found.items()}
+    return {path: _kept(known[path], *sides) for path, sides in found.items()}
+
+
+def _kept(one: Layer, first: Tensor, second: Tensor) -> Kept:
+    """From what is left along a weight's two axes: (out, in of a group), or (in, out of a group) where transposed."""
+    if not one.window.transposed:
+        return Kept(first, second)
+    into, out = one.inputs // one.window.taps, one.outputs // one.groups
+    left = torch.unique(first.div(into, rounding_mode="floor"))  # a transposed convolution loses whole groups
+    return Kept((left[:, None] * out + second).flatten(), first[first < (left[0] + 1) * into] - left[0] * into)
+
+
+def refitted(small: Artifact, context: Context) -> Artifact:
+    """Every layer behind the first change refitted to the dense model, norms consistent with the new weights."""
+    pair = both(small, context)
+    refit(
+        pair.dense,
+        pair.small,
+        pair.kept,
+        pair.batches,
+        device=context.device,
+        seed=context.recipe.seed,
+        sequential=context.recipe.inputs == "sequential",
+        progress=lambda share, name: context.progress("refit", share, name),
+    )
+    return replace(small, module=written_back(small, pair.small, pair.batches)).noting(*pair.notes)
 
 
 def written_back(small: Artifact, fitted: GraphModule, batches: Sequence[tuple[Tensor, ...]]) -> GraphModule:

@@ -1,33 +1,38 @@
-"""Layers that regression understands, each seen as a linear map from sampled rows to sampled rows."""
+"""Layers that regression understands, each seen as a linear map from sampled rows to sampled rows.
+
+A layer that is called several times is one map whose rows come from all of its calls.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
-from compress.entropy.moments import Positions, Window, patches, sample
+from compress.entropy.moments import Positions, Window, entries, patches, sample
+from compress.graph.families import CONVOLUTIONS, TRANSPOSED
+
+LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A Conv2d or Linear that is called once.
+    """A convolution, transposed or not, or a linear layer.
 
     Attributes:
-        node: name of its node.
+        nodes: names of its calls, in graph order.
         path: module path.
-        window: geometry; a linear layer is a 1x1 convolution over its rows.
+        window: geometry; that of a linear layer has no axes.
         groups: independent maps side by side.
         inputs: columns per group (channels * taps).
         outputs: all of them.
         linear: whether it is a Linear.
     """
 
-    node: str
+    nodes: tuple[str, ...]
     path: str
     window: Window
     groups: int
@@ -35,14 +40,19 @@ class Layer:
     outputs: int
     linear: bool
 
+    @property
+    def reads(self) -> int:
+        """The axis of the weight along which the inputs lie."""
+        return 0 if self.window.transposed else 1
+
     def images(self, x: Tensor) -> Tensor:
-        """Inputs or outputs as (n, c, h, w)."""
-        return x.reshape(-1, x.shape[-1], 1, 1) if self.linear else x
+        """Inputs or outputs as (n, c, *space)."""
+        return x.reshape(-1, x.shape[-1]) if self.linear else x
 
     def places(self, y: Tensor, rows: int, generator: torch.Generator) -> Positions:
         """Sampled output positions of a batch; y is the layer's output."""
         y = self.images(y)
-        return sample(y.shape[0], y.shape[2], y.shape[3], rows, generator)
+        return sample((len(y), *y.shape[2:]), rows, generator)
 
     def rows(self, x: Tensor, at: Positions) -> Tensor:
         """Input rows, (rows, groups * inputs)."""
@@ -50,29 +60,63 @@ class Layer:
 
     def targets(self, y: Tensor, at: Positions) -> Tensor:
         """Output rows, (rows, outputs)."""
-        return patches(self.images(y), Window(), at)
-
-
-def layer(module: GraphModule, node: Node) -> Layer | None:
-    """The layer behind a node, None where regression does not know it."""
-    if node.op != "call_module" or sum(n.op == "call_module" and n.target == node.target for n in module.graph.nodes) > 1:
-        return None
-    m: Any = module.get_submodule(str(node.target))
-    if type(m) is nn.Linear:
-        return Layer(node.name, str(node.target), Window(), 1, m.in_features, m.out_features, True)
-    if type(m) is not nn.Conv2d:
-        return None
-    mode = "constant" if m.padding_mode == "zeros" else m.padding_mode
-    left, right, top, bottom = (int(p) for p in m._reversed_padding_repeated_twice)
-    window = Window(_two(m.kernel_size), _two(m.stride), _two(m.dilation), (left, right, top, bottom), mode)
-    return Layer(node.name, str(node.target), window, m.groups, m.weight[0].numel(), m.out_channels, False)
-
-
-def _two(pair: Sequence[int]) -> tuple[int, int]:
-    return int(pair[0]), int(pair[1])
+        return entries(self.images(y), at)
 
 
 def layers(module: GraphModule) -> dict[str, Layer]:
-    """All layers that regression understands, by module path, in graph order."""
-    found = (layer(module, node) for node in module.graph.nodes)
-    return {one.path: one for one in found if one is not None}
+    """All layers that regression understands, by module path, in graph order.
+
+    A weight that several layers hold is nobody's alone to refit, and neither are such layers.
+    """
+    calls: dict[str, list[str]] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_module":
+            calls.setdefault(str(node.target), []).append(node.name)
+    holders: dict[int, set[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        holders.setdefault(id(parameter), set()).add(name.rpartition(".")[0])
+    found: dict[str, Layer] = {}
+    for path, nodes in calls.items():
+        m: Any = module.get_submodule(path)
+        if (window := _window(m)) is not None and all(len(holders[id(p)]) == 1 for p in m.parameters()):
+            outputs = m.out_features if isinstance(m, nn.Linear) else m.out_channels
+            groups = int(getattr(m, "groups", 1))
+            found[path] = Layer(tuple(nodes), path, window, groups, columns(m), outputs, isinstance(m, nn.Linear))
+    return found
+
+
+def _window(m: Any) -> Window | None:
+    if type(m) is nn.Linear:
+        return Window()
+    if type(m) not in CONVOLUTIONS | TRANSPOSED:
+        return None
+    if type(m) in TRANSPOSED:
+        padding, mode = tuple((int(p), int(p)) for p in m.padding), "constant"
+    else:
+        sides = [int(p) for p in m._reversed_padding_repeated_twice]
+        padding = tuple(zip(sides[-2::-2], sides[::-2], strict=True))
+        mode = "constant" if m.padding_mode == "zeros" else m.padding_mode
+    return Window(tuple(m.kernel_size), tuple(m.stride), tuple(m.dilation), padding, mode, type(m) in TRANSPOSED)
+
+
+def columns(m: Any) -> int:
+    """Weights per output of a layer."""
+    if type(m) in TRANSPOSED:
+        return m.weight[:, 0].numel() // m.groups
+    return m.weight[0].numel()
+
+
+def as_matrix(m: Any) -> Tensor:
+    """A layer's weight as (outputs, columns), channel-major: a row per output."""
+    weight = m.weight.detach()
+    if type(m) not in TRANSPOSED:
+        return weight.flatten(1)
+    return weight.unflatten(0, (m.groups, -1)).transpose(1, 2).flatten(0, 1).flatten(1)
+
+
+def from_matrix(m: Any, matrix: Tensor) -> Tensor:
+    """The inverse of `as_matrix`: (outputs, columns) as a weight of this layer's shape."""
+    if type(m) not in TRANSPOSED:
+        return matrix.view_as(m.weight)
+    into, out, *kernel = m.weight.shape
+    return matrix.view(m.groups, out, into // m.groups, *kernel).transpose(1, 2).reshape(m.weight.shape)

@@ -6,21 +6,25 @@
 
 A layer that still gets the dense model's inputs is exact already and is left alone. The last linear layer thereby is refitted
 to the dense logits. Norms are folded for the time (see `graph.fold`).
+
+A layer that is called several times is fitted once, at the first of its calls, to the rows of all of them. What reaches a later
+call through the layer itself is not known by then, and taken from the dense model.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from compress.entropy.moments import Moments
 from compress.entropy.refit import RIDGE, ridge
-from compress.statistics.layers import Layer, layers
+from compress.statistics.layers import Layer, columns, from_matrix, layers
 from compress.statistics.tape import Tape, order, sum_behind
 
 _WORK = 2e11  # multiply-adds that one layer's moments may take
@@ -29,7 +33,7 @@ _ROWS = 64  # rows per input column at most
 
 @dataclass(frozen=True)
 class Kept:
-    """Positions of a dense layer that are left: outputs, and the inputs of its weight's second axis."""
+    """Positions of a dense layer that are left: outputs, and inputs within a group."""
 
     outputs: Tensor
     inputs: Tensor
@@ -69,7 +73,7 @@ def refit(
         progress: told the share done and the layer.
     """
     generator = torch.Generator().manual_seed(seed)
-    known = {one.node: one for one in layers(dense).values()}
+    known = {name: one for one in layers(dense).values() for name in one.nodes}
     walk = _Walk(dense, small, kept, Tape(dense, batches, device), Tape(small, batches, device), generator, sequential)
     errors: dict[str, float] = {}
     exact: list[str] = []
@@ -77,18 +81,22 @@ def refit(
     names = order(dense)
     for turn, name in enumerate(names):
         one = known.get(name)
-        moved = any(source.name in changed for source in walk.of_dense.nodes[name].all_input_nodes)
         walk.of_dense.compute(name)
-        if one is not None:
-            moved = moved or _numel(dense, one) != _numel(small, one)
-            if not moved:
+        if one is not None and one.path not in walk.met:
+            walk.met.add(one.path)
+            sources = {s.name for call in one.nodes for s in walk.of_dense.nodes[call].all_input_nodes}
+            if not sources & changed and _columns_of(dense, one) == _columns_of(small, one):
                 exact.append(one.path)
-            elif (only is None or one.path in only) and (sequential or one.groups == 1):
+            elif only is None or one.path in only:
                 errors[one.path] = walk.fit(one)
         walk.of_small.compute(name)
         walk.of_dense.release(name)
         walk.of_small.release(name)
-        if moved:
+        if (
+            any(s.name in changed for s in walk.of_dense.nodes[name].all_input_nodes)
+            or (one is not None and (one.path in errors or _columns_of(dense, one) != _columns_of(small, one)))
+            or _replaced(dense, small, walk.of_dense.nodes[name])
+        ):
             changed.add(name)
         progress((turn + 1) / len(names), name)
     return Refitted(errors, tuple(exact))
@@ -105,42 +113,49 @@ class _Walk:
     of_small: Tape
     generator: torch.Generator
     sequential: bool
+    met: set[str] = field(default_factory=set)
 
     def fit(self, one: Layer) -> float:
         """Refit one layer of the smaller model; its relative error."""
-        node = self.of_dense.nodes[one.node]
+        layer: Any = self.small.get_submodule(one.path)
+        moments = Moments(int(getattr(layer, "groups", 1)))
+        each = [math.prod(self.of_dense.nodes[call].meta["shape"]) // one.outputs for call in one.nodes]  # of one sample
+        share = _share(one, self.kept[one.path], sum(each) * self.of_dense.samples)
+        with torch.no_grad():
+            for call in one.nodes:
+                self._add(one, call, share, moments)
+        fitted = ridge(moments, ridge=RIDGE)
+        write(layer, fitted.weight, fitted.bias)
+        return fitted.error
+
+    def _add(self, one: Layer, call: str, share: float, moments: Moments) -> None:
+        """Rows and targets of one call, batch by batch."""
+        node = self.of_dense.nodes[call]
         source = node.all_input_nodes[0].name
         behind = sum_behind(self.dense, node)
         other = behind[1].name if behind is not None else ""
         stream = self.sequential and other in self.of_small.values and other in self.of_dense.values
-        groups = _groups(self.small, one)
-        moments = Moments(groups)
         kept = self.kept[one.path]
-        with torch.no_grad():
-            outputs = self.of_dense.values[one.node]
-            share = _share(one, kept, sum(y.numel() for y in outputs) // one.outputs)
-            for i, y in enumerate(outputs):
-                at = one.places(y, max(1, round(share * y.numel() / one.outputs)), self.generator)
-                target = one.targets(y, at)
-                if stream:
-                    target = target + one.targets(self.of_dense.values[other][i], at)
-                target = target[:, kept.outputs]
-                if stream:
-                    target = target - one.targets(self.of_small.values[other][i], at)
-                if self.sequential:
-                    x = one.rows(self.of_small.values[source][i], at)
-                else:
-                    x = one.rows(self.of_dense.values[source][i], at)[:, _columns(kept.inputs, one)]
-                moments.add(x, target)
-        fitted = ridge(moments, ridge=RIDGE)
-        write(self.small.get_submodule(one.path), fitted.weight, fitted.bias)
-        return fitted.error
+        for i, found in enumerate(self.of_dense.ahead([call, source])):
+            y = found[call]
+            at = one.places(y, max(1, round(share * y.numel() / one.outputs)), self.generator)
+            target = one.targets(y, at)
+            if stream:
+                target = target + one.targets(self.of_dense.values[other][i], at)
+            target = target[:, kept.outputs]
+            if stream:
+                target = target - one.targets(self.of_small.values[other][i], at)
+            if self.sequential and source in self.of_small.values:
+                x = one.rows(self.of_small.values[source][i], at)
+            else:
+                x = one.rows(found[source], at)[:, _columns(one, kept)]
+            moments.add(x, target)
 
 
 def write(layer: Any, weight: Tensor, bias: Tensor) -> None:
-    """Put fitted weights into a layer; it gets a bias where it had none."""
+    """Put fitted weights, a row per output, into a layer; it gets a bias where it had none."""
     with torch.no_grad():
-        layer.weight.copy_(weight.view_as(layer.weight))
+        layer.weight.copy_(from_matrix(layer, weight))
         if layer.bias is None:
             layer.bias = nn.Parameter(torch.empty(len(bias), device=layer.weight.device))
         layer.bias.copy_(bias)
@@ -153,14 +168,19 @@ def _share(one: Layer, kept: Kept, positions: int) -> float:
     return min(1.0, max(rows, 4.0 * inputs, 20_000.0) / max(positions, 1))
 
 
-def _columns(inputs: Tensor, one: Layer) -> Tensor:
-    return (inputs[:, None] * one.window.taps + torch.arange(one.window.taps)).flatten()
+def _columns(one: Layer, kept: Kept) -> Tensor:
+    """Columns of the dense rows that are left: some groups with all inputs, or some inputs of every group."""
+    groups = torch.unique(kept.outputs.div(one.outputs // one.groups, rounding_mode="floor"))
+    inside = (kept.inputs[:, None] * one.window.taps + torch.arange(one.window.taps)).flatten()
+    return (groups[:, None] * one.inputs + inside).flatten()
 
 
-def _numel(module: nn.Module, one: Layer) -> int:
-    weight: Any = module.get_submodule(one.path).weight
-    return weight[0].numel()
+def _replaced(dense: nn.Module, small: nn.Module, node: Node) -> bool:
+    """Whether another module stands there than in the dense model: a line for a rectifier."""
+    if node.op != "call_module":
+        return False
+    return type(dense.get_submodule(str(node.target))) is not type(small.get_submodule(str(node.target)))
 
 
-def _groups(module: nn.Module, one: Layer) -> int:
-    return int(getattr(module.get_submodule(one.path), "groups", 1))
+def _columns_of(module: nn.Module, one: Layer) -> int:
+    return columns(module.get_submodule(one.path))

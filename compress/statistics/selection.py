@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +15,7 @@ from compress.entropy.obs import Sweep
 from compress.entropy.quadratic import Quadratic
 from compress.graph.channels import Group, Member
 from compress.statistics.collect import Statistics
-from compress.statistics.layers import Layer, layers
+from compress.statistics.layers import Layer, as_matrix, layers
 
 _WIDE = 1500  # columns beyond which the entropic path starts from what a sweep leaves, twice as many as wanted
 _FLOOR = 1e-2  # of the mean of G's diagonal, in every direction: few gradients leave directions that look free
@@ -35,7 +34,7 @@ class Losses:
         return [self._one(group, member, known[member.module]) for member in measured(group, known)]
 
     def _one(self, group: Group, member: Member, one: Layer) -> Quadratic:
-        weight: Any = self.module.get_submodule(one.path).weight
+        weight = as_matrix(self.module.get_submodule(one.path))
         moments = self.statistics.moments[one.path].centred_linear(weight)
         owner = member.index.repeat_interleave(one.window.taps)
         fisher = self.statistics.fisher[one.path]
@@ -45,11 +44,8 @@ class Losses:
 
 def measured(group: Group, known: dict[str, Layer]) -> list[Member]:
     """Weights that consume the group and that regression understands."""
-    return [
-        m
-        for m in group.members
-        if m.role == "in" and m.module in known and m.tensor.endswith(".weight") and m.dim == 1 and known[m.module].groups == 1
-    ]
+    weights = [m for m in group.members if m.role == "in" and m.module in known and m.tensor.endswith(".weight")]
+    return [m for m in weights if m.dim == known[m.module].reads and known[m.module].groups == 1]
 
 
 def consumers(module: GraphModule, groups: Sequence[Group]) -> list[str]:

@@ -2,20 +2,22 @@
 
 A tape holds, for each node that somebody will still read, its value for every batch. `order` is a topological order of the
 graph in which the lighter operand of a sum is computed before the heavier one: the heavier layer can then make up for the
-error of the lighter.
+error of the lighter. What reaches the later calls of a layer is computed before its first, as far as it does not need that.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
+
+from compress.statistics.layers import LAYERS, columns
 
 _ADDS = frozenset({"add", "iadd", "add_"})
 # Stored values must survive the operations that read them.
@@ -50,6 +52,23 @@ class Tape:
                 evaluate(self.module, node, {n.name: self.values[n.name][i] for n in node.all_input_nodes})
                 for i in range(len(self.batches))
             ]
+
+    @property
+    def samples(self) -> int:
+        """Number of images."""
+        return sum(len(batch[0]) for batch in self.batches)
+
+    def ahead(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Values that hold those of some nodes, batch by batch; what is not there yet is computed and not kept."""
+        missing: set[str] = set()
+        waiting = [name for name in names if name not in self.values]
+        while waiting:
+            name = waiting.pop()
+            missing.add(name)
+            waiting += [n.name for n in self.nodes[name].all_input_nodes if n.name not in self.values and n.name not in missing]
+        todo = [node for node in self.module.graph.nodes if node.name in missing]
+        for i in range(len(self.batches)):
+            yield run(self.module, todo, {name: values[i] for name, values in self.values.items()})
 
     def release(self, name: str) -> None:
         """Let go of what the node was the last to read."""
@@ -108,9 +127,16 @@ def sum_behind(module: GraphModule, node: Node) -> tuple[Node, Node] | None:
 
 
 def order(module: GraphModule) -> list[str]:
-    """Names of all nodes, sources first; of two operands of a sum the one with the lighter last layer first."""
+    """Names of all nodes, sources first, in the order that the module's docstring gives."""
     position = {node.name: i for i, node in enumerate(module.graph.nodes)}
     before: dict[str, set[str]] = {node.name: {n.name for n in node.all_input_nodes} for node in module.graph.nodes}
+    calls: dict[str, list[Node]] = {}
+    for node in module.graph.nodes:
+        if _weight(module, node):
+            calls.setdefault(str(node.target), []).append(node)
+    for first, *later in calls.values():
+        inputs = {source for call in later for source in call.all_input_nodes}
+        before[first.name] |= {source.name for source in inputs if not _reaches(first, source)}
     for node in module.graph.nodes:
         found = sum_behind(module, node) if _weight(module, node) else None
         if found is not None and _lighter(module, found[1], node) and not _reaches(node, found[1]):
@@ -129,7 +155,7 @@ def order(module: GraphModule) -> list[str]:
 def _weight(module: GraphModule, node: Node) -> int:
     """Weights per output of the layer at a node, 0 where there is none."""
     part: Any = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-    return part.weight[0].numel() if isinstance(part, nn.Conv2d | nn.Linear) else 0
+    return columns(part) if isinstance(part, LAYERS) else 0
 
 
 def _lighter(module: GraphModule, operand: Node, node: Node) -> bool:
