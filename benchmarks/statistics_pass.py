@@ -25,7 +25,7 @@ from compress.artifact import Artifact, apply
 from compress.data import from_arrays
 from compress.graph.channels import solve
 from compress.plan import Keep, Plan
-from compress.stages.remove import Remove, refitted
+from compress.stages.remove import Remove
 from compress.statistics import budget, calibration, selection
 from compress.statistics.collect import Sampling, Statistics, collect
 
@@ -87,7 +87,7 @@ def sampled(bench: Bench, sampling: Sampling, seed: int) -> float:
     for group, width in zip(groups, WIDTHS, strict=True):
         kept = selection.entropic(losses.of(group), curves[group.name], width // 2)
         edits.append(Keep(group.name, group.channels, tuple(sorted(kept))))
-    return bench.top1(refitted(apply(Plan(tuple(edits)), bench.dense), context))
+    return bench.top1(calibration.refitted(apply(Plan(tuple(edits)), bench.dense), context))
 
 
 def wide(bench: Bench) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def wide(bench: Bench) -> dict[str, Any]:
     collected = time.perf_counter()
     edits, _ = Remove("entropic").decide(artifact, context, selection.Losses(artifact.module, found))
     chosen = time.perf_counter()
-    small = refitted(apply(Plan(edits), artifact), context)
+    small = calibration.refitted(apply(Plan(edits), artifact), context)
     done = time.perf_counter()
     return {
         "statistics_seconds": collected - start,

@@ -21,7 +21,7 @@ from compress.recipe import make
 from compress.stage import Context
 from compress.stages.analyse import analyse
 from compress.stages.reconstruct import Reconstruct
-from compress.stages.remove import Remove, refitted
+from compress.stages.remove import Remove
 from compress.statistics import calibration
 from compress.statistics.blocks import blocks, spans
 from compress.statistics.collect import Sampling, collect
@@ -139,7 +139,7 @@ def test_taken_apart_norms_agree_in_train_mode_too():
 @pytest.mark.parametrize("net", NETS)
 def test_a_refit_of_an_uncut_model_leaves_it_as_it_was(net: str):
     c = context(net)
-    assert error(c, refitted(c.dense, c)) < 1e-9  # folding and unfolding in fp32
+    assert error(c, calibration.refitted(c.dense, c)) < 1e-9  # folding and unfolding in fp32
 
 
 @pytest.mark.parametrize("inputs", ["sequential", "original"])
@@ -149,7 +149,7 @@ def test_a_refit_lowers_the_error_of_any_removal(net: str, inputs: str):
     stage = Remove("random")
     edits, _ = stage.decide(c.dense, c)
     removed = apply(Plan(edits), c.dense)
-    assert error(c, refitted(removed, c)) < 0.7 * error(c, removed)
+    assert error(c, calibration.refitted(removed, c)) < 0.7 * error(c, removed)
 
 
 @pytest.mark.parametrize("selector", ["entropic", "entropic-path", "obs", "obs-swaps", "magnitude", "taylor", "random"])

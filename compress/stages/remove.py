@@ -10,7 +10,7 @@ every group for the others (magnitude, taylor, random). The refit is the same fo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -26,7 +26,6 @@ from compress.plan import Keep, Plan
 from compress.recipe import DEFAULT_TARGET, Recipe
 from compress.stage import Context
 from compress.statistics import budget, calibration, selection
-from compress.statistics.refitting import refit
 
 Selector = Literal["entropic", "entropic-path", "obs", "obs-swaps", "magnitude", "taylor", "random"]
 MEASURED = ("entropic", "entropic-path", "obs", "obs-swaps")
@@ -66,7 +65,7 @@ class Remove:
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         edits, notes = self.decide(artifact, context)
         smaller = apply(Plan(edits, context.recipe.method, context.recipe.align or 1), artifact).noting(*notes)
-        return refitted(smaller, context)
+        return calibration.refitted(smaller, context)
 
     def decide(
         self, artifact: Artifact, context: Context, losses: selection.Losses | None = None
@@ -163,20 +162,3 @@ def _products(module: GraphModule, context: Context) -> dict[str, torch.Tensor]:
     split, recipe = context.data.train, context.recipe
     batches = ((b.inputs, b.target) for b in split.batches(_BATCH, limit=recipe.calibration, seed=recipe.seed))
     return selection.weight_products(module.to(context.device), batches, context.device, recipe.seed)
-
-
-def refitted(smaller: Artifact, context: Context) -> Artifact:
-    """Every layer of the smaller model refitted to the dense one, norms consistent with the new weights."""
-    pair = calibration.both(smaller, context)
-    refit(
-        pair.dense,
-        pair.small,
-        pair.kept,
-        pair.batches,
-        device=context.device,
-        seed=context.recipe.seed,
-        sequential=context.recipe.inputs == "sequential",
-        progress=lambda share, name: context.progress("refit", share, name),
-    )
-    module = calibration.written_back(smaller, pair.small, pair.batches)
-    return replace(smaller, module=module).noting(*pair.notes)

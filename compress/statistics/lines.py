@@ -15,17 +15,42 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from compress.artifact import Artifact
+from compress.artifact import Artifact, apply
 from compress.entropy.lines import Fit, LineSums
 from compress.errors import EmptyData, UnsupportedModel
 from compress.graph.lines import Site, channels_at, sites
-from compress.plan import Linearize
+from compress.plan import Linearize, Plan
 from compress.stage import Context
+from compress.statistics import calibration
 from compress.statistics.sites import observed
 
 _BATCH = 125
 _FEWEST = 2  # values per channel; through one alone goes any line
 _DIGITS = 7  # significant ones of a plan's numbers: float32 has no more
+
+
+def linearized(artifact: Artifact, context: Context, wanted: Sequence[str], kind: str | None = None) -> Artifact:
+    """The model with lines at some sites, without training.
+
+    Behind the closest lines ("affine") every layer is refitted to what the dense model does. An identity is left as it is, for
+    the training that the papers give it; so is a line that fine-tuning is to approach ("gentle", unless there are no epochs).
+
+    Args:
+        artifact: the model that the sites are in.
+        context: of the run.
+        wanted: paths of sites; with none the model stays as it is.
+        kind: "affine", "gentle" or "identity"; by default what the recipe says.
+
+    Raises:
+        UnsupportedModel: a site does not exist or cannot be linearized; tells why.
+        EmptyData: there are too few images for a line.
+    """
+    kind = kind or context.recipe.linearize
+    if not wanted:
+        return artifact
+    straight = apply(Plan(fitted(artifact, context, wanted, kind)), artifact)
+    as_it_is = kind == "identity" or (kind == "gentle" and context.recipe.epochs > 0)
+    return straight if as_it_is else calibration.refitted(straight, context)
 
 
 def fitted(artifact: Artifact, context: Context, wanted: Sequence[str], kind: str | None = None) -> tuple[Linearize, ...]:
