@@ -35,6 +35,7 @@ __all__ = ["analyze", "apply", "bench", "demo", "doctor", "explain", "export", "
 
 Place = str | Path
 
+_OPENING = ("arch", "arch_kwargs", "trust_pickle", "input_shape", "data")
 DEMO: dict[str, Any] = {"target": "params=0.25", "align": 8, "epochs": 5, "batch": 64}
 """What the demonstration asks for where nothing else is said."""
 
@@ -89,18 +90,33 @@ def analyze(model: Place, *, progress: Progress = silent, **settings: Any) -> li
 
 
 def plan(
-    model: Place, *, out: Place | None = "plan.json", force: bool = False, progress: Progress = silent, **settings: Any
+    model: Place,
+    *,
+    out: Place | None = "plan.json",
+    apply_to: Place | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+    **settings: Any,
 ) -> Decision:
-    """Decide which channels stay and write that to `out` (None: nowhere). The model file is not touched.
+    """Decide which channels stay and which layers become one, and write that to `out` (None: nowhere).
+
+    `apply_to` is another checkpoint of the same architecture; the plan is carried out on it, into the folder model.compressed.
 
     Raises:
         BadInput, Infeasible, UnsupportedModel: as for `run`.
+        PlanMismatch: `apply_to` is another architecture.
     """
-    if out is not None:
-        free(Path(out), force)
-    decision = decide(make(model=model_path(model), **settings), progress)
+    result = Path("model.compressed")
+    for path in (out, result if apply_to is not None else None):
+        if path is not None:
+            free(Path(path), force)
+    recipe = make(model=model_path(model), **settings)
+    decision = decide(recipe, progress, quick=False)
     if out is not None:
         write_text(Path(out), decision.plan.to_json())
+    if apply_to is not None:
+        loading = {name: value for name, value in settings.items() if name in _OPENING}
+        apply(decision.plan, apply_to, out=result, force=force, **loading)
     return decision
 
 

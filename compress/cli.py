@@ -16,7 +16,7 @@ from compress.options import LOADING, Command, force_option, given, guarded, jso
 from compress.recipe import Recipe
 
 STATISTICS = ("calibration", "device", "seed")
-DECISION = ("method", "target", "tolerance", "inputs", "align")
+DECISION = ("method", "target", "tolerance", "inputs", "align", "depth", "linearize")
 TIMING = ("runtime", "batch", "threads", "rounds")
 EXIT_CODES = "Exit codes: 0 ok, 1 internal, 2 bad input, 3 infeasible, 4 unsupported model, 5 gate failed, 130 interrupted."
 
@@ -99,24 +99,25 @@ def analyze(model: str, as_json: bool, **flags: Any) -> None:
 @command(
     path_argument("model"),
     out_option("plan.json", "where the plan is written"),
-    settings(*LOADING, "data", *DECISION, *STATISTICS),
+    click.option("--apply-to", help="another checkpoint that the plan is carried out on, into the folder model.compressed"),
+    settings(*LOADING, "data", *DECISION, *TIMING, *STATISTICS),
     force_option,
     json_option,
     example="compress plan model.pt --data images --target params=0.25 --out plan.json",
 )
-def plan(model: str, out: Path, force: bool, as_json: bool, **flags: Any) -> None:
-    """Decide which channels of MODEL stay, and write that down.
+def plan(model: str, out: Path, apply_to: str | None, force: bool, as_json: bool, **flags: Any) -> None:
+    """Decide which channels of MODEL stay and which of its layers become one, and write that down.
 
-    The weights are not touched. `compress apply` carries the plan out on any checkpoint of the same architecture.
+    MODEL is not touched. `compress apply` carries the plan out on any checkpoint of the same architecture; --apply-to does so at
+    once.
 
-    Nothing is timed here, so channel counts are not rounded unless --align says so; a run rounds them where that is measurably
-    faster.
+    Channel counts are not rounded unless --align says so; a run rounds them where that is measurably faster.
     """
     import compress
     from compress.terminal import print_decision, print_json, progress_bar
 
     with progress_bar() as progress:
-        made = compress.plan(model, out=out, force=force, progress=progress, **given(flags))
+        made = compress.plan(model, out=out, apply_to=apply_to, force=force, progress=progress, **given(flags))
     print_json(made) if as_json else print_decision(made, out)
 
 
@@ -144,9 +145,7 @@ def apply(plan: str, model: str, out: Path, force: bool, **flags: Any) -> None:
 @command(
     path_argument("model"),
     click.argument("layer", required=False),
-    click.option(
-        "--depth", is_flag=True, help="rectifiers, and what could merge across them, instead of channels"
-    ),
+    click.option("--depth", is_flag=True, help="rectifiers, and what could merge across them, instead of channels"),
     settings(*LOADING, "data"),
     json_option,
     example="compress explain model.pt layer1.0.conv1 --input-shape 3x224x224",

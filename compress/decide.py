@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compress import artifact as artifacts
+from compress.errors import BadInput
 from compress.measure.cost import Cost, cost
 from compress.methods import stages_of
 from compress.opening import prepare
 from compress.plan import Plan
 from compress.recipe import Recipe
 from compress.stage import Progress, silent
+from compress.stages.easier import Easier
+from compress.stages.merge import Merge
+from compress.stages.nepenthe import Nepenthe
 from compress.stages.remove import Remove
+from compress.stages.shorten import Shorten
+from compress.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -34,23 +40,37 @@ class Decision:
     notes: tuple[str, ...]
 
 
-def decide(recipe: Recipe, progress: Progress = silent) -> Decision:
-    """Make the plan of a recipe. Nothing is written and no weight is changed.
+def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True) -> Decision:
+    """Make the plan of a recipe. Nothing is written, the model file is not touched.
+
+    Args:
+        recipe: every setting.
+        progress: told what is being done.
+        quick: which channels go, and no more. Otherwise what a run without any training does: weights refitted, and layers
+            that are measured to be faster as one merged.
 
     Raises:
-        BadInput: a setting or a file that cannot be used.
+        BadInput: a setting or a file that cannot be used, or a method that decides while it trains.
         Infeasible: the target is out of reach; says what is reachable.
         UnsupportedModel: nothing in the model can be removed.
     """
     stages = stages_of(recipe)
+    if training := next((stage.name for stage in stages if isinstance(stage, Easier | Nepenthe)), None):
+        raise BadInput(
+            f"The method {recipe.method} decides while it trains ({training}), so there is no plan before the run. "
+            "Run it with 'compress run'; its plan.json is then what 'compress apply' replays."
+        )
     context, _ = prepare(recipe, progress)
+    context = replace(context, race=Stopwatch(recipe, context.device).race)
     dense = planned = context.dense
     for stage in stages:
         stage.check(dense, context)
     for stage in stages:
-        if isinstance(stage, Remove):
+        if quick and isinstance(stage, Remove):
             edits, notes = stage.decide(planned, context)
             planned = artifacts.apply(Plan(edits), planned).noting(*notes)
+        elif not quick and isinstance(stage, Remove | Shorten | Merge):
+            planned = stage(planned, context)
     plan = Plan(planned.plan.edits, recipe.method, recipe.align or 1)
     if recipe.align is None:
         planned = planned.noting("Channel counts are not rounded here; a run rounds them where that is faster. --align decides.")

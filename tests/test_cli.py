@@ -20,9 +20,13 @@ from torch import nn
 
 import compress
 from compress import api, options
+from compress.artifact import Artifact
 from compress.cli import cli
 from compress.errors import BadInput, GateFailed, Infeasible, StageFailed, UnsupportedModel
+from compress.measure.cost import cost
+from compress.measure.latency import Timing
 from compress.recipe import Recipe, make
+from compress.stopwatch import Stopwatch
 
 SURFACE = {"as_json", "debug"}
 """Flags that only a command line has."""
@@ -39,6 +43,12 @@ def refused(result: Result, exit_code: int) -> str:
     assert len(lines) == 1 and lines[0].startswith("Error: "), result.stderr
     assert "Traceback" not in result.output and not result.stdout
     return lines[0]
+
+
+def by_macs(_: Stopwatch, one: Artifact, other: Artifact) -> Timing:
+    """As fast as it has few multiply-accumulates: what a test can rely on."""
+    ratio = cost(other.module, other.inputs).macs / cost(one.module, one.inputs).macs
+    return Timing(1.0, ratio, (ratio * 0.99, ratio * 1.01), 5)
 
 
 @pytest.fixture
@@ -284,7 +294,7 @@ def test_analyze_tells_entropy_cost_and_savings(data: tuple[str, ...]):
 
 
 def test_a_plan_is_made_written_and_carried_out_with_the_same_result_as_a_run(data: tuple[str, ...]):
-    flags = ("--target", "params=0.5")
+    flags = ("--target", "params=0.5", "--depth", 0)
     decision = json.loads(invoke("plan", "model.pt", *data, *flags, "--json").stdout)
     assert decision["planned"]["params"] <= 0.52 * decision["dense"]["params"]  # 2 %: what a target is hit within
     assert invoke("apply", "plan.json", "model.pt", "--input-shape", "1x8x8").exit_code == 0
@@ -294,6 +304,35 @@ def test_a_plan_is_made_written_and_carried_out_with_the_same_result_as_a_run(da
     assert result.stdout.splitlines()[0].startswith("stage") and "out: report.md first" in result.stdout
     assert json.loads(Path("out/report.json").read_text())["stages"][-1]["params"] == counted
     assert json.loads(Path("out/plan.json").read_text())["edits"] == json.loads(Path("plan.json").read_text())["edits"]
+
+
+def test_a_plan_with_depth_is_replayed_on_another_checkpoint(data: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Stopwatch, "race", by_macs)
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)).eval()
+    torch.save(net, "deep.pt")
+    torch.manual_seed(2)
+    again = nn.Sequential(*[type(m)(m.in_features, m.out_features) if isinstance(m, nn.Linear) else m for m in net])
+    torch.save(again, "other.pt")
+    flags = ("--target", "params=0.9", "--depth", 100, "--rounds", 5, "--apply-to", "other.pt")
+    made = invoke("plan", "deep.pt", *data, *flags)
+    assert made.exit_code == 0, made.output
+    kinds = [edit["edit"] for edit in json.loads(Path("plan.json").read_text())["edits"]]
+    assert {"linearize", "merge"} <= set(kinds)
+    assert "linearize" in made.stdout and "merged into one layer" in made.stdout
+    smaller = compress.load("model.compressed")
+    assert sum(isinstance(m, nn.Linear) for m in smaller.modules()) < 3
+    assert "The plan" in refused(invoke("apply", "plan.json", "model.pt", "--input-shape", "1x8x8", "--force"), 2)
+    assert "decides while it trains" in refused(invoke("plan", "deep.pt", *data, "--method", "easier", "--force"), 2)
+
+
+def test_explain_lists_rectifiers_and_what_could_merge_across_them(here: Path):
+    rows = json.loads(invoke("explain", "model.pt", "--depth", "--input-shape", "1x8x8", "--json").stdout)
+    assert [row["site"] for row in rows] == ["2", "4"]
+    assert rows[0]["merges"] == ["0", "3"] and rows[0]["padding_moves"] is True
+    assert "--depth speaks of the whole model" in refused(
+        invoke("explain", "model.pt", "0", "--depth", "--input-shape", "1x8x8"), 2
+    )
 
 
 def test_plan_does_not_write_over_what_is_there(data: tuple[str, ...]):
