@@ -19,6 +19,7 @@ from compress.graph.trace import trace
 from compress.plan import Keep, Linearize, Plan, from_json
 from compress.recipe import make
 from compress.stage import Context
+from compress.stages.analyse import analyse
 from compress.statistics import calibration, lines
 from compress.statistics.collect import collect
 from compress.statistics.sites import data_free, knees
@@ -163,6 +164,27 @@ def test_entropy_without_data_speaks_of_rectifiers_right_behind_a_norm():
     found = data_free(trace(model.eval(), (torch.zeros(1, *SHAPE),)))
     assert list(found) == ["stem.2", "one.2"]
     assert found["one.2"] == pytest.approx(1) and found["stem.2"] == pytest.approx(0, abs=1e-9)
+
+
+def test_analysis_tells_what_each_rectifier_does_and_why_it_stays():
+    class Inside(Branches):
+        def __init__(self):
+            super().__init__()
+            self.act = nn.ReLU()
+
+    model = nn.Sequential(block(3, 8, act=nn.ReLU6), Inside(), conv(8, 6), nn.GELU(), nn.MaxPool2d(2), head(6))
+    c = context(model, entropy="egp")
+    with torch.no_grad():
+        c.dense.module.get_submodule("0.1").bias.add_(4.0)
+    found = calibration.statistics(c.dense, c, (), states=True)
+    rows = {row.site: row for row in analyse(c.dense, c) if row.site}
+    assert list(rows) == ["0.2", "3", "1.act"]
+    first = rows["0.2"]
+    assert first.layer == "0.0" and first.entropy == found.estimates["0.2"].value != float(found.states["0.2"].entropy.mean())
+    assert first.upper is not None and 0 < first.upper < 1 and rows["3"].upper is None
+    assert rows["1.act"].stays is not None and "it lies inside 1, which stays whole" in rows["1.act"].stays
+    assert rows["1.act"].entropy is None and rows["1.act"].channels == 0
+    assert rows["3"].stays is not None and "no layer behind it to merge with" in rows["3"].stays
 
 
 # ---- lines -----------------------------------------------------------------------------------------------------------------

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch.fx import GraphModule, Node
 
 from compress.artifact import Artifact
 from compress.entropy.obs import Sweep
-from compress.entropy.state import States
 from compress.graph.channels import Channels, Group, solve
+from compress.graph.lines import sites
+from compress.graph.segments import blocked
 from compress.measure.cost import cost
 from compress.recipe import Recipe
 from compress.stage import Context
@@ -32,9 +34,12 @@ class Row:
 
     Attributes:
         layer: the group's name (its first producer), or the activation's path.
-        channels: how many.
-        entropy: mean bits per channel of the rectifier behind the layer, in [0, 1].
-        always_on, always_off: shares of channels whose rectifier never switched.
+        channels: how many; 0 for an activation inside what could not be traced.
+        site: path of the rectifier behind the layer, of which the next five speak.
+        entropy: its state entropy, mean bits per channel in [0, 1], as `--entropy` takes it.
+        always_on, always_off: shares of its channels that never switched.
+        upper: share of the time that its channels are in a third regime (ReLU6 above 6), None where it has none.
+        stays: why no line can stand for it, or why no layers could be merged if one did.
         needed: fewest channels that keep the weighted error of all readers within 1 % of their variance.
         error_at_half: that error, as a share, with half of the channels left and the readers refitted.
         params, macs: of the layers that make the channels, per sample.
@@ -44,9 +49,12 @@ class Row:
 
     layer: str
     channels: int
+    site: str | None = None
     entropy: float | None = None
     always_on: float | None = None
     always_off: float | None = None
+    upper: float | None = None
+    stays: str | None = None
     needed: int | None = None
     error_at_half: float | None = None
     params: int | None = None
@@ -75,7 +83,7 @@ class Analyse:
 
 def _summary(found: Statistics) -> str:
     """The states of all rectifiers in a sentence."""
-    mean = {path: float(state.entropy.mean()) for path, state in found.states.items()}
+    mean = {path: found.bits(path) for path in found.states}
     lowest = min(mean, key=mean.__getitem__)
     channels = sum(len(state.on) for state in found.states.values())
     off = sum(round(state.always_off * len(state.on)) for state in found.states.values())
@@ -99,20 +107,19 @@ def analyse(artifact: Artifact, context: Context) -> list[Row]:
     curves = selection.sweeps(
         selection.Losses(artifact.module, found), groups, lambda share: context.progress("loss curves", share, "")
     )
-    behind = _states_behind(artifact.module, channels, found)
+    behind = _sites_behind(artifact.module, channels, found)
+    about = _about_sites(artifact.module, found)
     saved = {unit: _saved(artifact, channels, groups, unit) for unit in ("params", "macs")}
     layers = {one.name: one for one in cost(artifact.module, artifact.inputs).layers}
     rows = []
     for group in channels.groups:
         made = [layers[path] for path in group.producers if path in layers]
-        state, curve = behind.get(group.name), curves.get(group.name)
+        curve = curves.get(group.name)
         rows.append(
             Row(
                 layer=group.name,
                 channels=group.channels,
-                entropy=None if state is None else float(state.entropy.mean()),
-                always_on=None if state is None else state.always_on,
-                always_off=None if state is None else state.always_off,
+                **about.pop(behind.get(group.name, ""), {}),
                 needed=None if curve is None else _needed(curve),
                 error_at_half=None if curve is None else _error(curve, (group.channels + 1) // 2),
                 params=sum(one.params for one in made),
@@ -122,12 +129,21 @@ def analyse(artifact: Artifact, context: Context) -> list[Row]:
                 frozen=group.frozen,
             )
         )
-    shown = {id(state) for state in behind.values()}
     return rows + [
-        Row(path, len(state.on), float(state.entropy.mean()), state.always_on, state.always_off)
-        for path, state in found.states.items()
-        if id(state) not in shown
+        Row(path, len(found.states[path].on) if path in found.states else 0, **columns) for path, columns in about.items()
     ]
+
+
+def _about_sites(module: GraphModule, found: Statistics) -> dict[str, dict[str, Any]]:
+    """What a row says of a rectifier, by its path, in the order of the graph; those inside what was not traced come last."""
+    why = {site.path: site.refused for site in sites(module) if site.refused} | blocked(module)
+    about: dict[str, dict[str, Any]] = {}
+    for path in dict.fromkeys([*found.states, *why]):
+        about[path] = {"site": path, "stays": why.get(path)}
+        if (state := found.states.get(path)) is not None:
+            about[path] |= {"entropy": found.bits(path), "always_on": state.always_on, "always_off": state.always_off}
+            about[path]["upper"] = None if state.upper is None else float(state.upper.double().mean()) / state.seen
+    return about
 
 
 def _needed(curve: Sweep) -> int:
@@ -147,15 +163,15 @@ def _saved(artifact: Artifact, channels: Channels, groups: Sequence[Group], unit
     return {g.name: float(share) for g, share in zip(groups, shares, strict=True)}
 
 
-def _states_behind(module: GraphModule, channels: Channels, found: Statistics) -> dict[str, States]:
-    """The first activation behind each group's producers."""
+def _sites_behind(module: GraphModule, channels: Channels, found: Statistics) -> dict[str, str]:
+    """Path of the first activation behind each group's producers, by the name of the group."""
     producer = {path: g.name for g in channels.groups for path in g.producers}
-    result: dict[str, States] = {}
+    result: dict[str, str] = {}
     for node in module.graph.nodes:
         if node.op == "call_module" and str(node.target) in found.states:
             name = _source(node, producer)
             if name is not None and len(found.states[str(node.target)].on) == channels.group(name).channels:
-                result.setdefault(name, found.states[str(node.target)])
+                result.setdefault(name, str(node.target))
     return result
 
 

@@ -68,9 +68,9 @@ def widths(artifact: Artifact) -> dict[str, int]:
 
 
 def entropies(artifact: Artifact, context: Context) -> dict[str, float]:
-    """Mean state entropy of each rectifier that can go, bits in [0, 1], over the calibration images."""
-    found = calibration.statistics(artifact, context, (), states=True).states
-    return {site.path: float(found[site.path].entropy.mean()) for site in free(artifact)}
+    """Mean state entropy of each rectifier that can go, bits in [0, 1], over the calibration images, as `--entropy` takes it."""
+    found = calibration.statistics(artifact, context, (), states=True)
+    return {site.path: found.bits(site.path) for site in free(artifact)}
 
 
 def held_out(artifact: Artifact, context: Context, limit: int | None = None) -> quality.Quality:
