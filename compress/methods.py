@@ -16,7 +16,7 @@ from compress.stages.remove import Remove
 from compress.stages.shorten import Shorten
 
 METHODS: dict[str, tuple[Stage, ...]] = {
-    "entropic": (Analyse(), Remove("entropic"), Reconstruct(), Shorten(), Finetune(), Merge()),
+    "entropic": (Analyse(), Remove("entropic"), Shorten(), Reconstruct(), Finetune(), Merge()),
     "obs": (Analyse(), Remove("obs"), Reconstruct(), Finetune()),
     "taylor": (Analyse(), Remove("taylor"), Reconstruct(), Finetune()),
     "magnitude": (Analyse(), Remove("magnitude"), Reconstruct(), Finetune()),

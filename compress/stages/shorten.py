@@ -5,7 +5,8 @@
     choice       dynamic programming: the most time saved for a sum of losses below a limit
     limit        the largest at which the joint model keeps to --depth points of held-out quality: all of it, then half, ...
 
-The rectifiers of the chosen stretches become lines and padding moves; fine-tuning follows, and merging last of all, exactly.
+The rectifiers of the chosen stretches become lines, padding moves, and the layers behind are refitted to the dense model.
+Fine-tuning follows, and merging last of all, exactly.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from compress.measure import quality
 from compress.plan import Edit, Linearize, Plan, Relocate
 from compress.recipe import Recipe
 from compress.stage import Context
-from compress.statistics import lines, rectifiers
+from compress.statistics import calibration, lines, rectifiers
 from compress.statistics.candidates import Candidate, candidates
 from compress.training import distillation
 
@@ -69,9 +70,13 @@ class Shorten:
         limit = sum(max(loss, 0.0) for loss in losses)
         for _ in range(_HALVINGS):
             chosen = [found[i] for i in choose(spans, limit)]
+            if not chosen:
+                break
             shorter = apply(Plan(_edits(chosen, straight)), artifact)
+            if lines.refits(context.recipe):
+                shorter = calibration.refitted(shorter, context)
             lost = rectifiers.lost(start, rectifiers.held_out(shorter, context))
-            if chosen and lost <= points:
+            if lost <= points:
                 sites = sum(len(one.segment.sites) for one in chosen)
                 return shorter.noting(
                     f"Depth: {sites} of {len(rectifiers.free(artifact))} rectifiers became lines in {len(chosen)} stretches, "

@@ -20,6 +20,7 @@ from compress.entropy.lines import Fit, LineSums
 from compress.errors import EmptyData, UnsupportedModel
 from compress.graph.lines import Site, channels_at, sites
 from compress.plan import Linearize, Plan
+from compress.recipe import Recipe
 from compress.stage import Context
 from compress.statistics import calibration
 from compress.statistics.sites import observed
@@ -45,12 +46,16 @@ def linearized(artifact: Artifact, context: Context, wanted: Sequence[str], kind
         UnsupportedModel: a site does not exist or cannot be linearized; tells why.
         EmptyData: there are too few images for a line.
     """
-    kind = kind or context.recipe.linearize
     if not wanted:
         return artifact
     straight = apply(Plan(fitted(artifact, context, wanted, kind)), artifact)
-    as_it_is = kind == "identity" or (kind == "gentle" and context.recipe.epochs > 0)
-    return straight if as_it_is else calibration.refitted(straight, context)
+    return calibration.refitted(straight, context) if refits(context.recipe, kind) else straight
+
+
+def refits(recipe: Recipe, kind: str | None = None) -> bool:
+    """Whether layers behind lines of some kind are refitted at once, instead of left for fine-tuning."""
+    kind = kind or recipe.linearize
+    return kind == "affine" or (kind == "gentle" and recipe.epochs == 0)
 
 
 def fitted(artifact: Artifact, context: Context, wanted: Sequence[str], kind: str | None = None) -> tuple[Linearize, ...]:
