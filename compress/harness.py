@@ -124,12 +124,13 @@ class Harness:
 
 def _pairs(before: Artifact, edits: Sequence[Edit]) -> Iterator[tuple[Module, Module]]:
     """Models that have to compute the same, one pair for each run of edits that may change nothing."""
-    for run in runs(edits):
-        after = apply(Plan(run), before)
-        removed = [edit for edit in run if isinstance(edit, Keep)]
+    every = list(runs(edits))
+    for number, run in enumerate(every, 1):
+        removed, merges = [edit for edit in run if isinstance(edit, Keep)], isinstance(run[0], Merge)
         if removed:
             channels = solve(before.module, before.inputs)
             yield surgery.keep(before.module, channels, removed), surgery.mask(before.module, channels, removed)
-        elif isinstance(run[0], Merge):
+        after = apply(Plan(run), before) if merges or number < len(every) else before
+        if merges:
             yield after.module, before.module
         before = after

@@ -263,6 +263,13 @@ def test_a_rectifier_that_saves_no_layer_is_told_with_the_reason(name):
     assert re.search(says, found[site])
 
 
+def test_maps_that_are_of_one_size_by_accident_are_not_added():
+    """Both strides leave one position of two."""
+    net = Net(lambda s, x: s.a(x) + s.b(x), a=conv(3, 4, 1, stride=2), b=conv(3, 4, 1, stride=3))
+    (only,) = segments(traced(net, (3, 2, 2)), (torch.zeros(1, 3, 2, 2),))
+    assert only.reason == "in add, strides (2, 2) and (3, 3) differ"
+
+
 def test_only_those_rectifiers_are_told():
     module = traced(residual())
     assert blocked(module) == {"stem.2": "padding cannot move across the sum add"}
