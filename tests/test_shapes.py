@@ -150,6 +150,12 @@ def test_a_class_that_says_how_it_is_copied_is_copied_that_way():
     assert sharing(nn.Sequential(Own(2, 2)))[0].copied
 
 
+def test_what_torch_compile_left_is_not_copied():
+    model = nn.Linear(2, 2)
+    model.compile()
+    assert "_compiled_call_impl" in vars(model) and "_compiled_call_impl" not in vars(sharing(model))
+
+
 def test_a_copy_of_a_copy_equals_a_deep_copy():
     model = random_model("attention_fused")[0]
     a, b = sharing(sharing(model)), copy.deepcopy(model)

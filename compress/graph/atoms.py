@@ -71,21 +71,23 @@ class Atoms:
         self._frozen.append((torch.unique(slim(t)), reason))
 
     def classes(self) -> Tensor:
-        """Class of every atom, shape (count,): connected components by minimum labels and pointer jumping."""
-        parent = torch.arange(self.count)
-        if not self._edges:
-            return parent
-        pairs = torch.from_numpy(np.concatenate(self._edges))
-        edges = torch.stack([pairs >> 32, pairs & 0xFFFFFFFF])
+        """Class of every atom, shape (count,): connected components, each labelled by its lowest atom.
+
+        Every root that an edge connects to a lower one is hung below that (below any of them: the rest follows in the next
+        turn), then all atoms look up their roots.
+        """
+        parent = np.arange(self.count)
+        pairs = np.concatenate(self._edges) if self._edges else np.zeros(0, np.int64)
+        one, other = pairs >> 32, pairs & 0xFFFFFFFF
         while True:
-            tops = parent[edges]
-            low = torch.minimum(tops[0], tops[1])
-            new = parent.scatter_reduce(0, tops[0], low, "amin").scatter_reduce(0, tops[1], low, "amin")
-            while not torch.equal(new, new[new]):
-                new = new[new]
-            if torch.equal(new, parent):
-                return parent
-            parent = new
+            one, other = parent[one], parent[other]
+            apart = one != other
+            if not apart.any():
+                return torch.from_numpy(parent)
+            one, other = one[apart], other[apart]
+            parent[np.maximum(one, other)] = np.minimum(one, other)
+            while not np.array_equal(parent, further := parent[parent]):
+                parent = further
 
     def reasons(self, classes: Tensor) -> tuple[Tensor, list[str]]:
         """For every class the number of the first reason to freeze it (-1: none), and the reasons."""

@@ -35,8 +35,10 @@ def sharing(model: nn.Module) -> nn.Module:
     for m in simple:
         own = memo[id(m)].__dict__
         own.update(vars(m))
+        for name, value in vars(m).items():
+            if type(value) not in _PLAIN:
+                own[name] = type(value)() if name in _HOOKS and not value else _copied(name, value, memo)
         own.pop(_COMPILED, None)
-        own.update({name: _copied(name, value, memo) for name, value in own.items() if type(value) not in _PLAIN})
     return copy.deepcopy(model, memo)
 
 
@@ -54,9 +56,7 @@ def _copied_by_entries(kind: Any) -> bool:
 def _copied(name: str, value: Any, memo: dict[int, Any]) -> Any:
     kind: Any = type(value)
     if name in _HELD:
-        return kind((k, copy.deepcopy(v, memo)) for k, v in value.items())
-    if name in _HOOKS and not value:
-        return kind()
+        return kind((k, v if v is None else copy.deepcopy(v, memo)) for k, v in value.items())
     if kind in (tuple, set) and all(type(v) in _PLAIN for v in value):
         return kind(value)
     return copy.deepcopy(value, memo)

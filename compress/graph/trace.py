@@ -85,7 +85,9 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
     _drop_numbers(graph)
     module = GraphModule(model, graph, type(model).__name__)
     module.meta["opaque"] = opaque
-    return module.eval()
+    for part in module.modules():
+        part.__dict__["training"] = False  # of the containers that torch.fx has made; eval() would take ten times as long
+    return module
 
 
 _HARMLESS = frozenset({"__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__firstlineno__", "extra_repr"})
@@ -145,9 +147,11 @@ class _ModelTracer(Tracer):
             return forward(*args, **kwargs)
         path = self.path_of_module(m)
         try:
-            if self.is_leaf_module(m, path):
-                return self.create_proxy("call_module", path, args, kwargs)
-            return forward(*args, **kwargs)
+            if not self.is_leaf_module(m, path):
+                return forward(*args, **kwargs)
+            if not kwargs and all(type(a) is Number for a in args):
+                return self.proxy(self.create_node("call_module", path, tuple(a.node for a in args), {}))
+            return self.create_proxy("call_module", path, args, kwargs)
         except Exception:
             self.failed_in = self.failed_in or path
             raise
@@ -176,7 +180,7 @@ class _ModelTracer(Tracer):
         return Number(node, self)
 
     def create_node(self, *args: Any, **kwargs: Any) -> Node:
-        node = super().create_node(*args, **kwargs)
+        node = self.graph.create_node(*args, **kwargs)
         node.meta["source"] = _user_line()
         return node
 
