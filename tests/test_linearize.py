@@ -12,16 +12,18 @@ from torch import nn
 from compress.artifact import Artifact, apply
 from compress.data import from_arrays
 from compress.entropy.estimators import easier, egp
+from compress.entropy.moments import Positions
 from compress.entropy.state import count
 from compress.errors import EmptyData, UnsupportedModel
 from compress.graph.lines import Line
 from compress.graph.trace import trace
-from compress.plan import Keep, Linearize, Plan, from_json
+from compress.plan import Keep, Linearize, Plan, Relocate, from_json
 from compress.recipe import make
 from compress.stage import Context
 from compress.stages.analyse import analyse
 from compress.statistics import calibration, lines
 from compress.statistics.collect import collect
+from compress.statistics.layers import layers
 from compress.statistics.sites import data_free, knees
 
 SHAPE = (3, 8, 8)
@@ -310,3 +312,48 @@ def test_a_rectifier_that_cannot_become_a_line_is_refused_with_the_reason():
     with pytest.raises(UnsupportedModel, match=r"1.act cannot become a line: it lies inside 1, which stays whole because"):
         lines.fitted(c.dense, c, ["2", "1.act"])
     assert len(lines.fitted(c.dense, c, ["2"])) == 1
+
+
+# ---- lines and moved padding -----------------------------------------------------------------------------------------------
+
+
+def chain(stride=1):
+    torch.manual_seed(0)
+    parts = (nn.Conv2d(3, 8, 3, stride, 1), nn.ReLU(), conv(8, 8), nn.Identity(), conv(8, 8, 5), nn.ReLU())
+    return nn.Sequential(*parts, head(8))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_refit_knows_where_padding_has_moved(stride):
+    c = context(chain(stride))
+    straight = lines.fitted(c.dense, c, ["1"])
+    moved = apply(Plan((*straight, Relocate(("0", "2", "4")))), c.dense)
+    assert moved.module.get_submodule("0").padding == (1 + 3 * stride,) * 2
+    refitted = calibration.refitted(moved, c)
+    before_moving = apply(Plan((Relocate(("0", "2", "4")),)), lines.linearized(c.dense, c, ["1"]))
+    assert error(c, refitted) < 0.3 * error(c, moved) and error(c, refitted) < 0.3 * error(c, before_moving)
+
+
+def test_a_refit_repairs_the_border_where_padding_alone_has_moved():
+    c = context(chain())
+    moved = apply(Plan((Relocate(("2", "4")),)), c.dense)
+    refitted = calibration.refitted(moved, c)
+    assert error(c, refitted) < 0.3 * error(c, moved)
+    before, after = (m.module.get_submodule("2").weight for m in (c.dense, refitted))
+    torch.testing.assert_close(after, before)  # what it reads has not changed
+
+
+@pytest.mark.parametrize(
+    ("sizes", "paddings", "stride", "expected"),
+    [((8, 8), (1, 1), 1, 0), ((8, 12), (1, 1), 1, 2), ((8, 12), (2, 0), 1, 0), ((8, 8), (1, 3), 2, 1), ((8, 9), (1, 1), 1, None)],
+)
+def test_an_output_is_found_again_behind_moved_padding(sizes, paddings, stride, expected):
+    one, other = (
+        layers(trace(nn.Sequential(nn.Conv2d(2, 2, 3, stride, p)).eval(), (torch.zeros(1, 2, 9, 9),)))["0"] for p in paddings
+    )
+    x, other_x = (torch.zeros(1, 2, n, n) for n in sizes)
+    at = Positions(torch.tensor([0, 0]), (torch.tensor([0, 3]), torch.tensor([1, 2])))
+    found = one.counterpart(at, x, other, other_x)
+    assert (found is None) == (expected is None)
+    if found is not None:
+        assert [p.tolist() for p in found.place] == [[0 + expected, 3 + expected], [1 + expected, 2 + expected]]

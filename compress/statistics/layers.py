@@ -58,6 +58,27 @@ class Layer:
         """Input rows, (rows, groups * inputs)."""
         return patches(self.images(x), self.window, at)
 
+    def counterpart(self, at: Positions, x: Tensor, other: Layer, other_x: Tensor) -> Positions | None:
+        """The same outputs of another layer, in front of which or at which padding has moved; None where it has no such outputs.
+
+        With e the border by which its input is larger on each side, its position is o + (e + padding' - padding) / stride.
+
+        Args:
+            at: output positions of this layer.
+            x: its input.
+            other: the other layer, the same but for its padding.
+            other_x: the other layer's input.
+        """
+        sizes = zip(self.images(x).shape[2:], other.images(other_x).shape[2:], strict=True)
+        twice = [there - here for here, there in sizes]
+        moved = [e // 2 + o[0] - p[0] for e, p, o in zip(twice, self.window.padding, other.window.padding, strict=True)]
+        if not any(twice) and not any(moved):
+            return at
+        uneven = any(e % 2 for e in twice) or any(m % s for m, s in zip(moved, self.window.stride, strict=True))
+        if uneven or self.window.transposed:
+            return None
+        return Positions(at.sample, tuple(p + m // s for p, m, s in zip(at.place, moved, self.window.stride, strict=True)))
+
     def targets(self, y: Tensor, at: Positions) -> Tensor:
         """Output rows, (rows, outputs)."""
         return entries(self.images(y), at)

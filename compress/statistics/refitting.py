@@ -9,6 +9,9 @@ to the dense logits. Norms are folded for the time (see `graph.fold`).
 
 A layer that is called several times is fitted once, at the first of its calls, to the rows of all of them. What reaches a later
 call through the layer itself is not known by then, and taken from the dense model.
+
+Where padding has moved to an earlier layer, outputs are larger by a border on each side; a position is compared with the one that
+it was before.
 """
 
 from __future__ import annotations
@@ -74,7 +77,8 @@ def refit(
     """
     generator = torch.Generator().manual_seed(seed)
     known = {name: one for one in layers(dense).values() for name in one.nodes}
-    walk = _Walk(dense, small, kept, Tape(dense, batches, device), Tape(small, batches, device), generator, sequential)
+    tapes = Tape(dense, batches, device), Tape(small, batches, device)
+    walk = _Walk(dense, small, layers(small), kept, *tapes, generator, sequential)
     errors: dict[str, float] = {}
     exact: list[str] = []
     changed: set[str] = set()
@@ -87,8 +91,8 @@ def refit(
             sources = {s.name for call in one.nodes for s in walk.of_dense.nodes[call].all_input_nodes}
             if not sources & changed and _columns_of(dense, one) == _columns_of(small, one):
                 exact.append(one.path)
-            elif only is None or one.path in only:
-                errors[one.path] = walk.fit(one)
+            elif (only is None or one.path in only) and (error := walk.fit(one)) is not None:
+                errors[one.path] = error
         walk.of_small.compute(name)
         walk.of_dense.release(name)
         walk.of_small.release(name)
@@ -108,6 +112,7 @@ class _Walk:
 
     dense: GraphModule
     small: GraphModule
+    own: Mapping[str, Layer]  # those of the smaller model
     kept: Mapping[str, Kept]
     of_dense: Tape
     of_small: Tape
@@ -115,8 +120,8 @@ class _Walk:
     sequential: bool
     met: set[str] = field(default_factory=set)
 
-    def fit(self, one: Layer) -> float:
-        """Refit one layer of the smaller model; its relative error."""
+    def fit(self, one: Layer) -> float | None:
+        """Refit one layer of the smaller model; its relative error, None where there is nothing to compare its outputs with."""
         layer: Any = self.small.get_submodule(one.path)
         moments = Moments(int(getattr(layer, "groups", 1)))
         each = [math.prod(self.of_dense.nodes[call].meta["shape"]) // one.outputs for call in one.nodes]  # of one sample
@@ -124,6 +129,8 @@ class _Walk:
         with torch.no_grad():
             for call in one.nodes:
                 self._add(one, call, share, moments)
+        if not moments.rows:
+            return None
         fitted = ridge(moments, ridge=RIDGE)
         write(layer, fitted.weight, fitted.bias)
         return fitted.error
@@ -135,18 +142,22 @@ class _Walk:
         behind = sum_behind(self.dense, node)
         other = behind[1].name if behind is not None else ""
         stream = self.sequential and other in self.of_small.values and other in self.of_dense.values
-        kept = self.kept[one.path]
+        kept, own = self.kept[one.path], self.own[one.path]
+        inputs = self.of_small.values[source] if self.sequential and source in self.of_small.values else None
         for i, found in enumerate(self.of_dense.ahead([call, source])):
             y = found[call]
             at = one.places(y, max(1, round(share * y.numel() / one.outputs)), self.generator)
+            there = at if inputs is None else one.counterpart(at, found[source], own, inputs[i])
+            if there is None:
+                return
             target = one.targets(y, at)
             if stream:
                 target = target + one.targets(self.of_dense.values[other][i], at)
             target = target[:, kept.outputs]
             if stream:
-                target = target - one.targets(self.of_small.values[other][i], at)
-            if self.sequential and source in self.of_small.values:
-                x = one.rows(self.of_small.values[source][i], at)
+                target = target - one.targets(self.of_small.values[other][i], there)
+            if inputs is not None:
+                x = own.rows(inputs[i], there)
             else:
                 x = one.rows(found[source], at)[:, _columns(one, kept)]
             moments.add(x, target)
@@ -176,10 +187,11 @@ def _columns(one: Layer, kept: Kept) -> Tensor:
 
 
 def _replaced(dense: nn.Module, small: nn.Module, node: Node) -> bool:
-    """Whether another module stands there than in the dense model: a line for a rectifier."""
+    """Whether the node does not do what it did in the dense model: a line in place of a rectifier, padding that has moved."""
     if node.op != "call_module":
         return False
-    return type(dense.get_submodule(str(node.target))) is not type(small.get_submodule(str(node.target)))
+    before, now = (m.get_submodule(str(node.target)) for m in (dense, small))
+    return type(before) is not type(now) or getattr(before, "padding", None) != getattr(now, "padding", None)
 
 
 def _columns_of(module: nn.Module, one: Layer) -> int:
