@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
@@ -96,7 +96,7 @@ def _masks(module: GraphModule, bits: Mapping[str, float]) -> dict[str, Tensor]:
     """What is left of each pruned layer's weights after this round."""
     behind = {path: layer for path in bits if (layer := _layer_before(module, path)) is not None}
     paths = [path for path in behind if list(behind.values()).count(behind[path]) == 1]
-    weights: list[Any] = [module.get_submodule(behind[path]).weight.detach() for path in paths]
+    weights = [cast(Tensor, module.get_submodule(behind[path]).weight).detach() for path in paths]
     counts = budgets([bits[path] for path in paths], weights, _SHARE)
     if not any(counts):
         return {}
