@@ -93,6 +93,10 @@ def unfold(module: GraphModule, folded: GraphModule, outputs: Mapping[str, tuple
     result = copy.deepcopy(module)
     norms = {pair.layer: pair.norm for pair in pairs(module)}
     for path, fitted in cast(Iterator[tuple[str, nn.Module]], folded.named_modules()):
+        if isinstance(fitted, _NORMS) and fitted.running_mean is not None:  # it was not folded; its statistics may be new
+            own: Any = result.get_submodule(path)
+            own.running_mean.copy_(fitted.running_mean)
+            own.running_var.copy_(fitted.running_var)
         if type(fitted) not in _LAYERS:
             continue
         layer: Any = result.get_submodule(path)

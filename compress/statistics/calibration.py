@@ -124,7 +124,7 @@ def _kept(one: Layer, first: Tensor, second: Tensor) -> Kept:
 def refitted(small: Artifact, context: Context) -> Artifact:
     """Every layer behind the first change refitted to the dense model, norms consistent with the new weights."""
     pair = both(small, context)
-    refit(
+    done = refit(
         pair.dense,
         pair.small,
         pair.kept,
@@ -134,7 +134,13 @@ def refitted(small: Artifact, context: Context) -> Artifact:
         sequential=context.recipe.inputs == "sequential",
         progress=lambda share, name: context.progress("refit", share, name),
     )
-    return replace(small, module=written_back(small, pair.small, pair.batches)).noting(*pair.notes)
+    result = replace(small, module=written_back(small, pair.small, pair.batches)).noting(*pair.notes)
+    if not done.recalibrated:
+        return result
+    return result.noting(
+        f"Running statistics of {len(done.recalibrated)} norms were taken anew on the calibration images: the layers before them "
+        "lost inputs and cannot be refitted."
+    )
 
 
 def written_back(small: Artifact, fitted: GraphModule, batches: Sequence[tuple[Tensor, ...]]) -> GraphModule:

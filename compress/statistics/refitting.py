@@ -8,7 +8,8 @@ A layer that still gets the dense model's inputs is exact already and is left al
 to the dense logits. Norms are folded for the time (see `graph.fold`).
 
 A layer that is called several times is fitted once, at the first of its calls, to the rows of all of them. What reaches a later
-call through the layer itself is not known by then, and taken from the dense model.
+call through the layer itself is not known by then, and taken from the dense model. Norms behind what lost inputs and cannot be
+refitted get new statistics (see `statistics.norms`).
 
 Where padding has moved to an earlier layer, outputs are larger by a border on each side; a position is compared with the one that
 it was before.
@@ -27,6 +28,7 @@ from torch.fx import GraphModule, Node
 
 from compress.entropy.moments import Moments
 from compress.entropy.refit import RIDGE, ridge
+from compress.statistics import norms
 from compress.statistics.layers import Layer, columns, from_matrix, layers
 from compress.statistics.tape import Tape, order, sum_behind
 
@@ -44,10 +46,11 @@ class Kept:
 
 @dataclass(frozen=True)
 class Refitted:
-    """What happened: relative error of each refitted layer on its own rows, and the layers that stayed exact."""
+    """What happened: relative error of each refitted layer on its own rows, layers left exact, norms with new statistics."""
 
     errors: Mapping[str, float]
     exact: tuple[str, ...]
+    recalibrated: tuple[str, ...] = ()
 
 
 def refit(
@@ -81,10 +84,13 @@ def refit(
     walk = _Walk(dense, small, layers(small), kept, *tapes, generator, sequential)
     errors: dict[str, float] = {}
     exact: list[str] = []
-    changed: set[str] = set()
+    recalibrated: list[str] = []
+    changed: set[str] = set()  # nodes with other values than in the dense model
+    stale: set[str] = set()  # those that lost inputs on the way and were not repaired since
     names = order(dense)
     for turn, name in enumerate(names):
-        one = known.get(name)
+        one, node = known.get(name), walk.of_dense.nodes[name]
+        reads = {source.name for source in node.all_input_nodes}
         walk.of_dense.compute(name)
         if one is not None and one.path not in walk.met:
             walk.met.add(one.path)
@@ -93,17 +99,19 @@ def refit(
                 exact.append(one.path)
             elif (only is None or one.path in only) and (error := walk.fit(one)) is not None:
                 errors[one.path] = error
+        fitted, less = one is not None and one.path in errors, norms.reads_less(dense, small, node)
+        if not fitted and (less or reads & stale):
+            stale.add(name)
+            if (norm := norms.running(small, node)) is not None:
+                norms.recalibrate(norm, walk.of_small.values[node.all_input_nodes[0].name])
+                recalibrated.append(str(node.target))
         walk.of_small.compute(name)
         walk.of_dense.release(name)
         walk.of_small.release(name)
-        if (
-            any(s.name in changed for s in walk.of_dense.nodes[name].all_input_nodes)
-            or (one is not None and (one.path in errors or _columns_of(dense, one) != _columns_of(small, one)))
-            or _replaced(dense, small, walk.of_dense.nodes[name])
-        ):
+        if fitted or less or reads & changed or _replaced(dense, small, node):
             changed.add(name)
         progress((turn + 1) / len(names), name)
-    return Refitted(errors, tuple(exact))
+    return Refitted(errors, tuple(exact), tuple(recalibrated))
 
 
 @dataclass
