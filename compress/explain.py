@@ -14,6 +14,7 @@ from compress.graph.lines import sites
 from compress.graph.segments import Segment, blocked, segments
 from compress.opening import opened
 from compress.recipe import make, model_path
+from compress.statistics.sites import data_free
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class DepthRow:
 
     Attributes:
         site: path of the rectifier.
+        entropy: mean bits per channel that the batch norm in front of it tells without data; `compress analyze` counts.
         merges: the layers of the stretch.
         with_sites: other rectifiers that would have to be lines, too.
         macs: multiply-accumulates of the one layer as a share of those that the stretch has now; above 1 it does more work.
@@ -54,6 +56,7 @@ class DepthRow:
     """
 
     site: str
+    entropy: float | None = None
     merges: tuple[str, ...] = ()
     with_sites: tuple[str, ...] = ()
     macs: float | None = None
@@ -90,19 +93,17 @@ def depth_rows(artifact: Artifact) -> list[DepthRow]:
     for one in segments(artifact.module, artifact.inputs):
         for site in one.sites if one.exact else ():
             best[site] = min(best.get(site, one), one, key=lambda s: (len(s.sites), s.macs_after))
-    why = blocked(artifact.module)
-    return [
-        DepthRow(
-            site.path,
-            merges=one.layers,
-            with_sites=tuple(s for s in one.sites if s != site.path),
-            macs=one.macs_after / max(one.macs_before, 1),
-            padding_moves=bool(one.relocate),
-        )
-        if (one := best.get(site.path)) is not None
-        else DepthRow(site.path, stays=site.refused or why.get(site.path, "no layers around it could become one"))
-        for site in sites(artifact.module)
-    ]
+    why, bits = blocked(artifact.module), data_free(artifact.module)
+    rows: list[DepthRow] = []
+    for site in sites(artifact.module):
+        if (one := best.get(site.path)) is None:
+            stays = site.refused or why.get(site.path, "no layers around it could become one")
+            rows.append(DepthRow(site.path, bits.get(site.path), stays=stays))
+            continue
+        others = tuple(s for s in one.sites if s != site.path)
+        share = one.macs_after / max(one.macs_before, 1)
+        rows.append(DepthRow(site.path, bits.get(site.path), one.layers, others, share, bool(one.relocate)))
+    return rows
 
 
 def groups_of(layer: str, channels: Channels, artifact: Artifact) -> list[Group]:

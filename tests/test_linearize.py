@@ -15,6 +15,7 @@ from compress.entropy.estimators import easier, egp
 from compress.entropy.moments import Positions
 from compress.entropy.state import count
 from compress.errors import EmptyData, UnsupportedModel
+from compress.explain import depth_rows
 from compress.graph.lines import Line
 from compress.graph.trace import trace
 from compress.plan import Keep, Linearize, Plan, Relocate, from_json
@@ -166,6 +167,9 @@ def test_entropy_without_data_speaks_of_rectifiers_right_behind_a_norm():
     found = data_free(trace(model.eval(), (torch.zeros(1, *SHAPE),)))
     assert list(found) == ["stem.2", "one.2"]
     assert found["one.2"] == pytest.approx(1) and found["stem.2"] == pytest.approx(0, abs=1e-9)
+    inputs = (torch.zeros(1, *SHAPE),)
+    rows = {row.site: row.entropy for row in depth_rows(Artifact(trace(model, inputs), inputs))}
+    assert rows == {**found, "last": None}
 
 
 def test_analysis_tells_what_each_rectifier_does_and_why_it_stays():
