@@ -50,9 +50,9 @@ RIVALS = {
     "entropic": "entropic",
 }
 ALLOCATED = "entropic, budget by loss, 4,000 images"
-RECONSTRUCTED = "the same, then block reconstruction"
-INSTEAD = "instead: one epoch of distillation from it"
-INSTEAD_PLAIN = "instead: one epoch of distillation from L1 without refit"
+RECONSTRUCTED = "budget by loss, then block reconstruction"
+INSTEAD = "budget by loss, then one epoch of distillation"
+INSTEAD_PLAIN = "L1 without refit, then one epoch of distillation"
 
 
 @dataclass(frozen=True)
