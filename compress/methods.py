@@ -34,4 +34,10 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     """
     if recipe.method not in METHODS:
         raise BadInput(f"The method is '{recipe.method}'; known are {', '.join(METHODS)}. See 'compress methods'.")
-    return tuple(stage for stage in METHODS[recipe.method] if stage.needed(recipe))
+    stages = [stage for stage in METHODS[recipe.method] if stage.needed(recipe)]
+    if recipe.order == "depth-width":  # a stable sort: only these two change places
+        ranks = {Shorten: 0, Remove: 1}
+        places = [i for i, stage in enumerate(stages) if type(stage) in ranks]
+        for place, stage in zip(places, sorted((stages[i] for i in places), key=lambda s: ranks[type(s)]), strict=True):
+            stages[place] = stage
+    return tuple(stages)

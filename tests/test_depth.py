@@ -14,6 +14,7 @@ from compress.graph.lines import sites
 from compress.graph.trace import trace
 from compress.measure.cost import cost
 from compress.measure.latency import Timing
+from compress.methods import stages_of
 from compress.plan import Linearize, Plan
 from compress.plan import Merge as MergeEdit
 from compress.plan import Relocate as RelocateEdit
@@ -212,6 +213,20 @@ def test_where_nothing_is_faster_every_rectifier_stays():
 def test_how_much_depth_may_cost(settings: dict[str, float], points: float):
     assert allowed(make(**settings)) == points
     assert Shorten().needed(make(**settings)) == (points > 0)
+
+
+@pytest.mark.parametrize(("order", "kinds"), [("width-depth", ["Keep", "Linearize"]), ("depth-width", ["Linearize", "Keep"])])
+def test_width_and_depth_in_either_order(order: str, kinds: list[str]):
+    dense = artifact(narrow())
+    given = context(dense, order=order, depth=100.0, epochs=0, target="params=0.6", calibration=64)
+    shorter = dense
+    for stage in stages_of(given.recipe):
+        shorter = stage(shorter, given)
+    found = [type(edit).__name__ for edit in shorter.plan.edits]
+    assert list(dict.fromkeys(kind for kind in found if kind in kinds)) == kinds
+    assert "Merge" in found
+    again = apply(shorter.plan, dense)
+    assert [p.shape for p in again.module.parameters()] == [p.shape for p in shorter.module.parameters()]
 
 
 def test_nepenthe_brings_layers_to_entropy_zero_and_takes_them_out():
