@@ -112,10 +112,11 @@ def test_published_estimates_come_from_the_same_pass(name, estimate):
 
 
 def test_the_recipe_names_the_estimate():
-    plain, theirs = context(residual()), context(residual(), entropy="egp")
+    plain, theirs = context(residual()), context(residual(), entropy="egp", batch_size=40)
     found = calibration.statistics(theirs.dense, theirs, (), states=True)
     pooled = calibration.statistics(plain.dense, plain, (), states=True)
     assert set(found.estimates) == set(pooled.states) and not pooled.estimates
+    assert found.estimates["last"].batches == 3  # of training's size
     assert found.bits("last") != pooled.bits("last")
 
 

@@ -55,14 +55,17 @@ def both(small: Artifact, context: Context) -> Both:
 def statistics(artifact: Artifact, context: Context, groups: Sequence[Group], states: bool) -> Statistics:
     """One streaming pass over the calibration images, for all readers of some groups.
 
+    Published estimates of the entropy depend on the size of the batches; for them it is that of training.
+
     Raises:
         EmptyData: there are no images.
     """
     recipe, data = context.recipe, context.data
     limit = min(recipe.calibration, len(data.train))
+    size = _PASS_BATCH if recipe.entropy == "pooled" else recipe.batch_size
     return collect(
         artifact.module,
-        lambda: (b.inputs for b in data.train.batches(_PASS_BATCH, limit=limit, seed=recipe.seed)),
+        lambda: (b.inputs for b in data.train.batches(size, limit=limit, seed=recipe.seed)),
         consumers(artifact.module, groups),
         images=limit,
         device=context.device,
