@@ -12,16 +12,19 @@ from typing import Any
 import click
 
 from compress import __version__
-from compress.options import LOADING, Command, force_option, given, guarded, json_option, out_option, settings
+from compress.options import LOADING, Command, Commands, force_option, given, guarded, json_option, out_option, settings
 from compress.recipe import Recipe
 
 STATISTICS = ("calibration", "device", "seed")
 DECISION = ("method", "target", "tolerance", "inputs", "align", "depth", "linearize")
 TIMING = ("runtime", "batch", "threads", "rounds")
-EXIT_CODES = "Exit codes: 0 ok, 1 internal, 2 bad input, 3 infeasible, 4 unsupported model, 5 gate failed, 130 interrupted."
+EXIT_CODES = (
+    "Exit codes: 0 ok, 1 internal, 2 bad input, 3 infeasible, 4 unsupported model, 5 gate failed, "
+    "130 interrupted, 143 terminated."
+)
 
 
-@click.group(epilog=f"{EXIT_CODES}\n\n\b\nExample:\n  compress run model.pt --data images --target macs=0.5")
+@click.group(cls=Commands, epilog=f"{EXIT_CODES}\n\n\b\nExample:\n  compress run model.pt --data images --target macs=0.5")
 @click.version_option(__version__, package_name="compress", message="compress %(version)s")
 def cli() -> None:
     """Makes a trained neural network smaller and faster, and measures every step of it."""

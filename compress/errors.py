@@ -9,6 +9,9 @@
     ├── GateFailed               5   a quality or parity contract that does not hold
     └── StageFailed              1   a stage broke; names the stages that are on disk
 
+Beside it stands what is no error: `Interrupted` (130, Ctrl-C) and `Terminated` (143, SIGTERM), which nothing should take for a
+failure of its own and catch.
+
 A message has three parts in one sentence or two: what was found, what was needed, what to do.
 `exporters` has a tree of its own (`exporters.ExportError`), because it never imports this package.
 """
@@ -63,3 +66,20 @@ class StageFailed(CompressError):
         self.stage, self.done = stage, tuple(done)
         kept = f"finished stages are kept ({', '.join(done)}); add --resume to go on" if done else "no stage had finished"
         super().__init__(f"stage '{stage}' failed: {type(cause).__name__}: {cause}. {kept[0].upper()}{kept[1:]}.")
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was stopped from outside; `done` names the stages that are on disk."""
+
+    exit_code = 130
+
+    def __init__(self, done: Sequence[str] = ()):
+        self.done = tuple(done)
+        kept = f"finished stages are kept ({', '.join(done)}): repeat the command with --resume to go on"
+        super().__init__(f"Interrupted; {kept}." if done else "Interrupted before the first stage was finished; nothing is kept.")
+
+
+class Terminated(Interrupted):
+    """The same by SIGTERM, as batch systems and containers send it."""
+
+    exit_code = 143

@@ -17,7 +17,16 @@ import torch
 
 import exporters
 from compress.artifact import Artifact
-from compress.errors import BadInput, CompressError, GateFailed, Infeasible, StageFailed, UnsupportedModel
+from compress.errors import (
+    BadInput,
+    CompressError,
+    GateFailed,
+    Infeasible,
+    Interrupted,
+    StageFailed,
+    Terminated,
+    UnsupportedModel,
+)
 from compress.harness import Harness
 from compress.load import load
 from compress.methods import stages_of
@@ -61,6 +70,7 @@ def run(recipe: Recipe, out: Path | str, *, resume: bool = False, force: bool = 
         UnsupportedModel: the model cannot be traced, or nothing can be removed.
         GateFailed: the result does not keep `max_drop`, or removal was not exact. Everything is on disk.
         StageFailed: a stage broke; finished ones are on disk.
+        Interrupted: somebody stopped it; finished stages are on disk.
     """
     stages = stages_of(recipe)
     context, metric = prepare(recipe, progress)
@@ -71,14 +81,15 @@ def run(recipe: Recipe, out: Path | str, *, resume: bool = False, force: bool = 
     harness = Harness(recipe, context.data, context.dense, context.device, metric, stopwatch)
     context = replace(context, race=stopwatch.race)
     running = _Run(workspace, harness, context)
-    running.dense()
-    for stage in stages:
-        running.stage(stage)
-    result = running.done[-1].artifact
-    with _disk_errors(workspace, running.names):
-        context.progress("export", 0.0, ", ".join(recipe.export))
-        report = _report(recipe, running.done, _exports(workspace, harness, result))
-        _write(workspace, result, report)
+    with _interruptions(workspace):
+        running.dense()
+        for stage in stages:
+            running.stage(stage)
+        result = running.done[-1].artifact
+        with _disk_errors(workspace, running.names):
+            context.progress("export", 0.0, ", ".join(recipe.export))
+            report = _report(recipe, running.done, _exports(workspace, harness, result))
+            _write(workspace, result, report)
     if report.exactness is not None and not report.exactness.holds:
         raise GateFailed(
             f"The model without the removed channels differs from the masked one by {report.exactness.worst_abs:.2g}, "
@@ -157,6 +168,9 @@ class _Run:
             else:
                 record = self.harness.record(artifact, name, seconds, folder)
             kept = artifact if same else _saved(artifact, name, folder)
+            if not self.done and (odd := words.guessing(record.quality, self.context.data.spec.classes)) is not None:
+                self.context.progress(f"{words.WARNING}{odd}", 1.0, "")
+                kept = kept.noting(odd)
             made.append(_Done(kept, record, exactness))
             facts = {"same": same, "record": record.model_dump(), "exactness": exactness and exactness.model_dump()}
             return {**facts, "plan": kept.plan.to_json(), "notes": list(kept.notes)}
@@ -277,6 +291,16 @@ def _failures(stage: str, done: Sequence[str]) -> Generator[None]:
         raise
     except Exception as error:
         raise StageFailed(stage, done, error) from error
+
+
+@contextmanager
+def _interruptions(workspace: Workspace) -> Generator[None]:
+    """Who stops a run is told what is kept of it."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        kind = Terminated if isinstance(error, Terminated) else Interrupted
+        raise kind(workspace.finished()) from error
 
 
 @contextmanager

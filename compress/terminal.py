@@ -149,6 +149,8 @@ def plain(value: Any) -> Any:
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, float, str], None]]:
     """A callback (what, share done, detail) that draws a bar with an ETA; without a terminal, one line per new task."""
+    from compress.report.words import WARNING
+
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
         yield line_per_task()
@@ -164,6 +166,9 @@ def progress_bar() -> Iterator[Callable[[str, float, str], None]]:
         tasks: dict[str, Any] = {}
 
         def update(what: str, share: float, detail: str = "") -> None:
+            if what.startswith(WARNING):
+                console.print(escape(what))
+                return
             if what not in tasks:
                 tasks[what] = bars.add_task(escape(what), total=1.0, detail=detail)
             bars.update(tasks[what], completed=share, detail=escape(detail))
@@ -173,11 +178,13 @@ def progress_bar() -> Iterator[Callable[[str, float, str], None]]:
 
 def line_per_task() -> Callable[[str, float, str], None]:
     """Progress for log files: the name of a task once, when it starts."""
+    from compress.report.words import WARNING
+
     seen: set[str] = set()
 
     def update(what: str, share: float, detail: str = "") -> None:
         if what not in seen:
             seen.add(what)
-            click.echo(f"{what} ...", err=True)
+            click.echo(what if what.startswith(WARNING) else f"{what} ...", err=True)
 
     return update

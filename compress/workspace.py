@@ -41,6 +41,10 @@ class Workspace:
         """Where a stage's folder is, or will be."""
         return self.out / "stages" / f"{number:02d}-{stage}"
 
+    def finished(self) -> tuple[str, ...]:
+        """Names of the stages on disk, in order."""
+        return tuple(path.name.partition("-")[2] for path in sorted((self.out / "stages").glob("[0-9]*")))
+
     def finish(self, number: int, stage: str, fill: Callable[[Path], dict[str, Any]]) -> None:
         """Write a stage's folder: `fill` puts the files in and gives the facts that become `stage.json`."""
         final = self.folder(number, stage)

@@ -31,7 +31,7 @@ def run(*arguments: object) -> Result:
 
 def refused(result: Result, exit_code: int = 2, out: str = "out") -> str:
     """The sentence, after checking that it is the only one and that nothing was written."""
-    lines = [line for line in result.stderr.splitlines() if not line.endswith("...")]  # progress aside
+    lines = [line for line in result.stderr.splitlines() if not line.endswith("...") and not line.startswith("Warning: ")]
     assert result.exit_code == exit_code, result.output
     assert len(lines) == 1 and lines[0].startswith("Error: ") and lines[0].endswith((".", "?")), result.stderr
     assert "Traceback" not in result.output and not result.stdout

@@ -22,7 +22,7 @@ import compress
 from compress import api, options
 from compress.artifact import Artifact
 from compress.cli import cli
-from compress.errors import BadInput, GateFailed, Infeasible, StageFailed, UnsupportedModel
+from compress.errors import BadInput, GateFailed, Infeasible, Interrupted, StageFailed, UnsupportedModel
 from compress.measure.cost import cost
 from compress.measure.latency import Timing
 from compress.recipe import Recipe, make
@@ -38,7 +38,7 @@ def invoke(*arguments: object) -> Result:
 
 def refused(result: Result, exit_code: int) -> str:
     """The one sentence of a refusal."""
-    lines = [line for line in result.stderr.splitlines() if not line.endswith("...")]  # progress aside
+    lines = [line for line in result.stderr.splitlines() if not line.endswith("...") and not line.startswith("Warning: ")]
     assert result.exit_code == exit_code, result.output
     assert len(lines) == 1 and lines[0].startswith("Error: "), result.stderr
     assert "Traceback" not in result.output and not result.stdout
@@ -157,7 +157,7 @@ def test_an_unknown_public_name_is_refused_with_those_that_exist():
         (StageFailed("remove", ["dense"], ValueError("x")), 1),
         (RuntimeError("x\ny"), 1),
         (OSError(28, "No space left on device"), 2),
-        (KeyboardInterrupt(), 130),
+        (Interrupted(("dense",)), 130),
     ],
 )
 def test_an_error_is_one_sentence_with_its_exit_code(monkeypatch: pytest.MonkeyPatch, error: BaseException, exit_code: int):
@@ -166,7 +166,7 @@ def test_an_error_is_one_sentence_with_its_exit_code(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("compress.api.run", fail)
     sentence = refused(invoke("run", "model.pt"), exit_code)
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, Interrupted):
         assert "--resume" in sentence
 
 

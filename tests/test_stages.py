@@ -210,6 +210,12 @@ def test_aligned_counts_are_multiples():
     assert edits and all(len(e.keep) % 4 == 0 for e in edits)
 
 
+def test_a_target_that_rounding_misses_is_said_to_be_missed_by_rounding():
+    met = [Remove("obs").decide(c.dense, c)[1] for c in (context("residual", target="params=0.6", align=n) for n in (8, 1))]
+    assert "is met at" in met[0][0] and met[0][0].endswith("channel counts are multiples of 8.")
+    assert not met[1] or met[1][0].endswith("no closer choice.")
+
+
 def test_the_plan_tells_which_positions_are_left():
     c = context("residual")
     plan = Plan((Keep("one.conv1", 12, (1, 5, 7)), Keep("two.conv1", 16, (0, 2))))

@@ -5,8 +5,13 @@ A speed-up is only claimed where its confidence interval lies beside 1; otherwis
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from compress.report.records import Latency, Quality, Report
 
+WARNING = "Warning: "
+"""What is told under a name that begins so is no task, but something to be read at once."""
 UNITS = {"psnr": " dB"}
 """Metric -> unit, where it has one; a metric with 100 points per unit is a share, written in percent."""
 
@@ -74,10 +79,28 @@ def sentences(report: Report) -> list[str]:
     if report.exactness is not None:
         e = report.exactness
         said.append(
-            f"Channels removed {'equal' if e.holds else 'do NOT equal'} channels masked, and layers merged the layers they replace: "
-            f"worst difference {e.worst_abs:.2g}, allowed {e.tolerance:.2g}, on {e.samples} samples, before any weight was refitted."
+            f"Channels removed {'equal' if e.holds else 'do NOT equal'} channels masked, and layers merged the layers they "
+            f"replace: worst difference {e.worst_abs:.2g}, allowed {e.tolerance:.2g}, on {e.samples} samples, before any weight "
+            "was refitted."
         )
     return said
+
+
+def guessing(dense: Quality | None, classes: Sequence[str] | None) -> str | None:
+    """What to say where the dense model is no better than guessing: its k best of c classes hold the right one with k / c.
+
+    Two standard errors above that still count as chance.
+    """
+    best = {"top1": 1, "top5": 5}.get(dense.metric) if dense is not None else None
+    if dense is None or best is None or not classes or best >= len(classes):
+        return None
+    chance = best / len(classes)
+    if dense.value > chance + 2 * math.sqrt(chance * (1 - chance) / max(dense.samples, 1)):
+        return None
+    return (
+        f"The dense model's {dense.metric} of {quality(dense)} is no better than guessing among {len(classes)} classes "
+        f"({100 * chance:.2g} %): wrong normalisation (mean and std in a data.toml), class order, or weights?"
+    )
 
 
 def _latency(now: Latency) -> str:

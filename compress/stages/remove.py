@@ -129,7 +129,9 @@ class Remove:
         else:
             split = allocate.uniform([g.channels for g in groups], model, target, recipe.align or 1)
         if abs(split.cost / target - 1) > _CLOSE:
-            return split.counts, (f"The target {recipe.target} is met at {split.cost / target:.1%} of it: no closer choice.",)
+            why = f"channel counts are multiples of {recipe.align}" if (recipe.align or 1) > 1 else "no closer choice"
+            wanted = recipe.target or DEFAULT_TARGET
+            return split.counts, (f"The target {wanted} is met at {split.cost / target:.1%} of it: {why}.",)
         return split.counts, ()
 
 

@@ -1,0 +1,200 @@
+"""How a command ends when it does not end well: stopped from outside, refused to a program, or with a model that guesses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from torch import nn
+
+import compress
+from compress.cli import cli
+from compress.errors import BadInput, GateFailed, Infeasible, Interrupted, StageFailed, Terminated, UnsupportedModel
+from compress.options import terminable
+from compress.report import words
+from compress.report.records import Quality
+from exporters.errors import MissingBackend, ParityError
+
+QUICK = ("--target", "params=0.5", "--align", "1", "--epochs", "0", "--rounds", "5", "--calibration", "40")
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(a) for a in arguments])
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with a model and data in it."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)).eval()
+    torch.save(net, "model.pt")
+    random = np.random.default_rng(0)
+    parts = {"train": 60, "test": 40}
+    arrays = {f"x_{name}": random.standard_normal((n, 1, 8, 8)).astype(np.float32) for name, n in parts.items()}
+    np.savez("data.npz", **arrays, **{f"y_{name}": np.arange(n) % 10 for name, n in parts.items()})
+    return tmp_path
+
+
+def run(*more: object) -> Result:
+    return invoke("run", "model.pt", "--data", "data.npz", *QUICK, *more)
+
+
+def stopped_at(monkeypatch: pytest.MonkeyPatch, where: str, stop: int = signal.SIGINT) -> None:
+    """A signal to this process where the run gets to."""
+    monkeypatch.setattr(where, lambda *_, **__: os.kill(os.getpid(), stop))
+
+
+# ---- stopped from outside --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stop", "exit_code", "kind"), [(signal.SIGINT, 130, "Interrupted"), (signal.SIGTERM, 143, "Terminated")]
+)
+def test_a_run_that_is_stopped_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch, stop: int, exit_code: int, kind: str):
+    with monkeypatch.context() as patched:
+        stopped_at(patched, "compress.statistics.calibration.refitted", stop)
+        result = run("--json")
+    assert result.exit_code == exit_code
+    assert "finished stages are kept (dense, analyse): repeat the command with --resume" in result.stderr
+    assert json.loads(result.stdout)["error"]["kind"] == kind
+    assert not Path("out/report.json").exists() and not list(Path("out/stages").glob(".*"))
+    again = run("--resume")
+    assert again.exit_code == 0 and Path("out/report.json").exists(), again.output
+
+
+def test_who_stops_before_the_first_stage_is_not_told_that_any_is_kept(monkeypatch: pytest.MonkeyPatch):
+    for where in ("compress.pipeline.prepare", "compress.harness.Harness.record"):
+        with monkeypatch.context() as patched:
+            stopped_at(patched, where)
+            result = run()
+        assert result.exit_code == 130
+        assert "Interrupted before the first stage was finished; nothing is kept." in result.stderr
+        assert "--resume" not in result.stderr
+
+
+def test_who_stops_a_resumed_run_early_still_has_what_was_there(monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patched:
+        stopped_at(patched, "compress.statistics.calibration.refitted")
+        run()
+    with monkeypatch.context() as patched:
+        stopped_at(patched, "compress.pipeline.prepare")
+        assert "what was finished before is kept" in run("--resume").stderr
+    assert run("--resume").exit_code == 0
+
+
+def test_commands_without_stages_say_nothing_of_them(monkeypatch: pytest.MonkeyPatch):
+    stopped_at(monkeypatch, "compress.api.explain")
+    result = invoke("explain", "model.pt", "--input-shape", "1x8x8")
+    assert result.exit_code == 130 and result.stderr == "Error: Interrupted.\n"
+
+
+def test_sigterm_is_as_before_when_a_command_is_over_and_in_other_threads():
+    before = signal.getsignal(signal.SIGTERM)
+    with terminable(True):
+        assert signal.getsignal(signal.SIGTERM) is not before
+        with pytest.raises(Terminated):
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+    seen: list[Any] = []
+
+    def inside() -> None:
+        with terminable(True):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+def test_in_python_an_interrupted_run_is_a_keyboard_interrupt_that_names_its_stages(monkeypatch: pytest.MonkeyPatch):
+    stopped_at(monkeypatch, "compress.statistics.calibration.refitted")
+    with pytest.raises(KeyboardInterrupt) as caught:
+        compress.run("model.pt", data="data.npz", target="params=0.5", align=1, epochs=0, rounds=5, calibration=40)
+    assert isinstance(caught.value, Interrupted) and caught.value.done == ("dense", "analyse")
+
+
+# ---- refusals for programs -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "exit_code"),
+    [
+        (BadInput("x is y."), "BadInput", 2),
+        (Infeasible("x is y."), "Infeasible", 3),
+        (UnsupportedModel("x is y."), "UnsupportedModel", 4),
+        (GateFailed("x is y."), "GateFailed", 5),
+        (ParityError(1.0, 0.1, "output"), "ParityError", 5),
+        (MissingBackend("x", "y", "z"), "MissingBackend", 2),
+        (StageFailed("remove", [], ValueError("x")), "StageFailed", 1),
+        (OSError(28, "No space left on device"), "BadInput", 2),
+        (RuntimeError("x\ny"), "InternalError", 1),
+    ],
+)
+def test_with_json_a_refusal_is_a_document_on_standard_output(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, kind: str, exit_code: int
+):
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr("compress.api.explain", fail)
+    result = invoke("explain", "model.pt", "--json")
+    told = json.loads(result.stdout)["error"]
+    assert result.exit_code == exit_code and told == {"kind": kind, "message": told["message"], "exit_code": exit_code}
+    assert result.stderr == f"Error: {told['message']}\n" and "\n" not in told["message"]
+    assert invoke("explain", "model.pt").stdout == ""
+
+
+@pytest.mark.parametrize(
+    "words_given", [("run", "--nonsense"), ("nonsense",), ("run", "model.pt", "--epochs", "many"), ("apply",)]
+)
+def test_with_json_a_wrong_option_is_one_too(words_given: tuple[str, ...]):
+    result = invoke(*words_given, "--json")
+    told = json.loads(result.stdout)["error"]
+    assert result.exit_code == told["exit_code"] == 2 and told["kind"] == "BadInput" and told["message"] in result.stderr
+    assert invoke(*words_given).stdout == ""
+
+
+def test_with_json_what_works_is_as_before():
+    result = invoke("methods", "--json")
+    assert result.exit_code == 0 and "entropic" in {row["method"] for row in json.loads(result.stdout)}
+    helped = invoke("methods", "--json", "--help")
+    assert helped.exit_code == 0 and "Usage" in helped.stdout
+
+
+# ---- a model that guesses --------------------------------------------------------------------------------------------------
+
+
+def top(value: float, samples: int = 10_000, metric: str = "top1") -> Quality:
+    return Quality(metric=metric, value=value, higher_is_better=True, samples=samples, points=100)
+
+
+def test_guessing_is_told_from_knowing():
+    ten = tuple("0123456789")
+    assert words.guessing(top(0.1), ten) and words.guessing(top(0.02), ten) and words.guessing(top(0.104), ten)
+    assert words.guessing(top(0.12), ten) is None
+    assert words.guessing(top(0.2, samples=20), ten) and words.guessing(top(0.5, samples=20), ten) is None
+    assert words.guessing(top(0.5, metric="top5"), ten) and words.guessing(top(0.6, metric="top5"), ten) is None
+    assert words.guessing(top(1.0, metric="top5"), ten[:5]) is None  # the best five of five hold everything
+    assert words.guessing(top(0.05, metric="miou"), ten) is None and words.guessing(top(0.1), None) is None
+    assert words.guessing(None, ten) is None
+
+
+def test_a_model_that_guesses_is_noted_at_once_and_in_the_report():
+    result = run()
+    assert result.exit_code == 0, result.output
+    lines = result.stderr.splitlines()
+    said = next(line for line in lines if line.startswith("Warning: "))
+    assert "no better than guessing among 10 classes (10 %): wrong normalisation" in said
+    assert lines.index(said) < lines.index("statistics ...")
+    notes = json.loads(Path("out/report.json").read_text())["notes"]
+    assert said.removeprefix("Warning: ") in notes
