@@ -7,13 +7,14 @@ import time
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from models import Net, block, conv, head, randomise
 from oracles import distance, outputs
 from torch import nn
 
 from compress.artifact import Artifact, apply
-from compress.graph.chains import chains
+from compress.graph.chains import barriers, chains
 from compress.graph.lines import sites
 from compress.graph.segments import blocked, segments
 from compress.graph.trace import trace
@@ -261,6 +262,54 @@ def test_a_rectifier_that_saves_no_layer_is_told_with_the_reason(name):
     found = blocked(traced(net))
     assert site in found
     assert re.search(says, found[site])
+
+
+APART = {
+    "window behind a mean": (
+        nn.Sequential(conv(3, 4), nn.AdaptiveAvgPool2d(1), conv(4, 5, 1), conv(5, 2, 1)),
+        {("2", "3")},
+    ),
+    "a map added to itself": (Net(lambda s, x: (lambda y: s.b(y + y))(s.a(x)), a=conv(3, 4), b=conv(4, 4, 1)), set()),
+    "means added": (
+        Net(lambda s, x: s.c(s.a(x).mean((2, 3)) + s.b(x).mean((2, 3))), a=conv(3, 4), b=conv(3, 4), c=nn.Linear(4, 2)),
+        set(),
+    ),
+    "mean over channels": (Net(lambda s, x: s.b(s.a(x).mean((1, 2))), a=conv(3, 4), b=nn.Linear(8, 2)), set()),
+    "flattened from the third axis": (
+        nn.Sequential(conv(3, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten(2), nn.Linear(1, 4)),
+        set(),
+    ),
+    "flattened by function": (
+        Net(lambda s, x: s.b(torch.flatten(F.adaptive_avg_pool2d(s.a(x), 1), 2)), a=conv(3, 4), b=nn.Linear(1, 4)),
+        set(),
+    ),
+    "four positions": (nn.Sequential(conv(3, 4), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 4)), set()),
+    "called by name": (Net(lambda s, x: s.b(s.a(input=x)), a=conv(3, 4), b=conv(4, 4, 1)), set()),
+    "in place onto what it reads": (
+        Net(lambda s, x: (lambda y: s.c(y.add_(s.b(y))))(s.a(x)), a=conv(3, 4), b=conv(4, 4, 1), c=conv(4, 4, 1)),
+        set(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_what_only_looks_like_a_chain_is_none(name):
+    net, found = APART[name]
+    assert {s.layers for s in segments(traced(net), (torch.zeros(1, 3, 8, 8),)) if s.exact} == found
+
+
+def test_layers_on_different_axes_are_not_added():
+    """A linear layer acts on the last axis, a convolution on the first; both maps are 6 by 6."""
+    net = Net(lambda s, x: s.a(x) + s.b(x), a=nn.Linear(6, 6), b=nn.Conv1d(6, 6, 1))
+    module = traced(net, (6, 6))
+    assert segments(module, (torch.zeros(1, 6, 6),)) == ()
+    assert barriers(module)["add"] == "adds maps with their channels on different axes"
+
+
+def test_a_layer_with_a_hook_is_left_alone():
+    module = traced(nn.Sequential(conv(3, 4), nn.ReLU(), conv(4, 4, 1)))
+    module.get_submodule("2").register_forward_hook(lambda m, args, out: out * 2)
+    assert blocked(module) == {"1": "no layer behind it to merge with: 2 has hooks, which may change what it computes"}
 
 
 def test_maps_that_are_of_one_size_by_accident_are_not_added():

@@ -125,9 +125,6 @@ class _Reading:
         if changing := [user for user in late if mutates(self.module, user, entry)]:
             self.why[node] = f"reads what {listed(changing)} changes in place"
             return
-        if outside and node.target in _IN_PLACE and node.args[0] is entry:
-            self.why[node] = f"adds in place to what {listed(outside)} read, too"
-            return
         for branch in branches:
             if branch.parts:
                 del self.open[branch.parts[-1].node]
@@ -189,7 +186,6 @@ def _break(before: Run, part: Part, axis: int, outside: Sequence[Node]) -> str:
 
 
 _ENDS = "it ends in the sum"
-_IN_PLACE = frozenset({operator.iadd, "add_"})
 
 
 def _operands(node: Node) -> tuple[Node, Node] | None:

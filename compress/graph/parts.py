@@ -134,7 +134,7 @@ def leaf(module: GraphModule, node: Node, place: int, refused: Mapping[str, str]
     if m._forward_hooks or m._forward_pre_hooks:
         return "has hooks, which may change what it computes"
     if len(node.all_input_nodes) != 1 or len(node.args) != 1 or node.kwargs:
-        return "is called with more than one argument"
+        return "is called with more than its input, or with that by name"
     if kind in _SILENT:
         return Leaf(node, place, "silent")
     if kind in _ADAPTIVE and _ones(m.output_size, _ADAPTIVE[kind]):
