@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-_PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device, torch.Size)
-_HELD = ("_parameters", "_buffers", "_modules")
-_HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict)) - set(_HELD)
+_PLAIN = frozenset({type(None), bool, int, float, str, torch.dtype, torch.device, torch.Size})
+_HELD = frozenset({"_parameters", "_buffers", "_modules"})
+_HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict)) - _HELD
 _OWN_WORDS = ("__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__")
 _SET_STATE = (nn.Module.__setstate__, _ConvNd.__setstate__)
 _COMPILED = "_compiled_call_impl"  # torch.compile's; torch leaves it out of copies, too
@@ -36,27 +36,29 @@ def sharing(model: nn.Module) -> nn.Module:
         own = memo[id(m)].__dict__
         own.update(vars(m))
         for name, value in vars(m).items():
-            if type(value) not in _PLAIN:
-                own[name] = type(value)() if name in _HOOKS and not value else _copied(name, value, memo)
+            kind = type(value)
+            if kind in _PLAIN:
+                continue
+            if name in _HOOKS and not value:
+                own[name] = kind()
+            elif name in _HELD:
+                own[name] = kind((k, memo[id(v)] if id(v) in memo else copy.deepcopy(v, memo)) for k, v in value.items())
+            elif kind in (tuple, set) and all(type(v) in _PLAIN for v in value):
+                own[name] = kind(value)
+            else:
+                own[name] = copy.deepcopy(value, memo)
         own.pop(_COMPILED, None)
     return copy.deepcopy(model, memo)
 
 
 def _shared(t: Any) -> Tensor:
-    own = t.detach().float() if t.is_floating_point() else t.detach()
-    return nn.Parameter(own, own.is_floating_point()) if isinstance(t, nn.Parameter) else own
+    own = t.detach()
+    real = own.is_floating_point()
+    own = own.float() if real and own.dtype is not torch.float32 else own
+    return nn.Parameter(own, real) if type(t) is nn.Parameter else own
 
 
 def _copied_by_entries(kind: Any) -> bool:
     """Whether to copy a module of this class is to copy its entries, as for nn.Module: no word of its own about copying."""
     silent = all(getattr(kind, word, None) == getattr(nn.Module, word, None) for word in _OWN_WORDS)
     return silent and kind.__setstate__ in _SET_STATE
-
-
-def _copied(name: str, value: Any, memo: dict[int, Any]) -> Any:
-    kind: Any = type(value)
-    if name in _HELD:
-        return kind((k, v if v is None else copy.deepcopy(v, memo)) for k, v in value.items())
-    if kind in (tuple, set) and all(type(v) in _PLAIN for v in value):
-        return kind(value)
-    return copy.deepcopy(value, memo)

@@ -128,8 +128,10 @@ class _ModelTracer(Tracer):
     def __init__(self, root: nn.Module, opaque: dict[str, str], buffers: bool, branches: Branches):
         super().__init__()
         # What is computed from parameters stays in the graph, and what is computed from buffers.
-        held = (*(root.named_buffers() if buffers else ()), *root.named_parameters())
-        self.names = {id(tensor): name for name, tensor in held}
+        self.names: dict[int, str] = {}
+        for path, part in root.named_modules():
+            for name, tensor in (*part._parameters.items(), *(part._buffers.items() if buffers else ())):
+                self.names.setdefault(id(tensor), f"{path}.{name}" if path else name)
         self.record_stack_traces = False  # `source` below is all that is needed, at a tenth of the time
         self.opaque, self.branches = opaque, branches
         self.failed_in = ""
