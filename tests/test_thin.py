@@ -64,7 +64,7 @@ def test_what_would_not_be_less_work_stays():
 
 @pytest.mark.parametrize(("stride", "window_first"), [(1, False), (2, True)])
 def test_of_two_ways_the_one_with_less_work_is_taken(stride, window_first):
-    """Of rank 3 both ways: 3 (16 s + 12 k) against 3 (16 k + 12), and a 1x1 in front runs at every position that a stride skips."""
+    """Of rank 3 both ways: 3 (16 s + 12 k) against 3 (16 k + 12), and a 1x1 in front runs where a stride skips."""
     layer = low_rank(16, 12, 3, stride=stride)
     with torch.no_grad():
         layer.weight.copy_(torch.einsum("or,ri,rxy->oixy", torch.randn(12, 3), torch.randn(3, 16), torch.randn(3, 3, 3)))
