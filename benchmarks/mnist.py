@@ -10,11 +10,13 @@ the dense net and the fine-tuning had together. The dense net with the same extr
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
-from results_io import spread, write
+from results_io import RESULTS, spread, write
 from torch import nn
 
 from compress.data import open_data
@@ -25,8 +27,9 @@ from compress.recipe import make
 from compress.training import fresh, train
 
 TARGET = 0.1
-DENSE_EPOCHS = 6
-TUNE_EPOCHS = 16
+SHIFT = 2  # pixels by which training images are moved, for every training alike
+DENSE_EPOCHS = 10
+TUNE_EPOCHS = 32
 
 
 def lenet5() -> nn.Sequential:
@@ -50,11 +53,27 @@ def lenet5() -> nn.Sequential:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, type=Path, help="mnist.npz")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--dense-epochs", type=float, default=DENSE_EPOCHS)
     parser.add_argument("--epochs", type=float, default=TUNE_EPOCHS)
+    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    rows = [seed_row(seed, args) for seed in range(args.seeds)]
+    torch.set_num_threads(args.threads)
+    for seed in args.seeds:
+        if not any(row["seed"] == seed for row in finished(args)):
+            row = {"seed": seed, **seed_row(seed, args)}
+            save([*finished(args), row], args)  # read again: other seeds may run beside this one
+
+
+def finished(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of the result file that were made with the same training."""
+    path = RESULTS / "mnist.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    same = known.get("dense_epochs") == args.dense_epochs and known.get("epochs") == args.epochs and known.get("shift") == SHIFT
+    return known["seeds"] if same else []
+
+
+def save(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
     names = list(rows[0]["top1"])
     write(
         "mnist",
@@ -64,16 +83,19 @@ def main() -> None:
             "target": f"params={TARGET}",
             "dense_epochs": args.dense_epochs,
             "epochs": args.epochs,
+            "shift": SHIFT,
             "top1": {name: spread([row["top1"][name] for row in rows]) for name in names},
             "drop_points": {name: spread([100 * (r["top1"]["dense"] - r["top1"][name]) for r in rows]) for name in names[1:]},
             "removed_share": {name: spread([row["removed"][name] for row in rows]) for name in rows[0]["removed"]},
-            "seeds": rows,
+            "seeds": sorted(rows, key=lambda row: row["seed"]),
         },
     )
 
 
 def seed_row(seed: int, args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    data = open_data(str(args.data), seed=seed)
+    source = Path(tempfile.mkdtemp(), "mnist.toml")
+    source.write_text(f'source = "{args.data.resolve()}"\n[augment]\nshift = {SHIFT}\n')
+    data = open_data(str(source), seed=seed)
     metric, _ = quality.choose("top1", "classification", True)
 
     def top1(module: nn.Module) -> float:
@@ -91,13 +113,13 @@ def seed_row(seed: int, args: argparse.Namespace) -> dict[str, dict[str, float]]
             out = Path(folder, method)
             report = run(
                 make(
-                    model=f"{folder}/lenet5.pt", data=str(args.data), method=method, target=f"params={TARGET}",
-                    epochs=args.epochs, lr=3e-3, batch_size=256, calibration=4000, seed=seed, rounds=5, align=1,
+                    model=f"{folder}/lenet5.pt", data=str(source), method=method, target=f"params={TARGET}",
+                    epochs=args.epochs, lr=3e-3, batch_size=256, calibration=4000, seed=seed, rounds=5, align=1, depth=0,
                 ),
                 out,
             )  # fmt: skip
             stage = {record.stage: record for record in report.stages}
-            found[f"{method}, before fine-tuning"] = report.stages[-2].quality.value
+            found[f"{method}, before fine-tuning"] = stage["remove"].quality.value
             found[method] = report.result.quality.value
             removed[method] = 1 - report.result.params / stage["dense"].params
         again, _ = fresh(load(Path(folder, "entropic", "model.compressed")), seed)
