@@ -3,7 +3,8 @@
     what a rectifier sees and gives, over all calibration images  ->  sums  ->  slope and offset of each channel
 
 All sites are fitted at once, on the model as it is. What the first lines change in front of later ones is for a refit of the
-layers between them to repair; lines fitted to inputs that are already wrong shrink, and do worse.
+layers between them to repair. Fitting one after another, each behind the lines before it, takes a pass per site, and without a
+refit is better on some networks and worse on others (`benchmarks/linearize.py` has both).
 """
 
 from __future__ import annotations
