@@ -139,6 +139,17 @@ def test_the_task_follows_from_the_targets(target, task, shape):
     assert batch.target is not None and batch.target.shape == (5, *shape)
 
 
+def test_image_targets_of_another_size_are_only_in_the_way_of_flips_and_shifts():
+    x = np.random.default_rng(0).integers(0, 255, (20, 8, 8)).astype(np.uint8)
+    arrays = {"x": x, "y": np.repeat(np.repeat(x, 2, 1), 2, 2).astype(np.float32) / 255}
+    still = from_arrays(arrays, task="image", augment={"flip": False, "shift": 0})
+    batch = next(still.train.batches(20, augment=True))
+    assert batch.inputs[0].shape[-2:] == (8, 8) and batch.target is not None and batch.target.shape[-2:] == (16, 16)
+    moving = from_arrays(arrays, task="image", augment={"flip": True, "shift": 0})
+    with pytest.raises(BadInput, match=r"\(16, 16\) cannot be shifted.*\(8, 8\)"):
+        next(moving.train.batches(20, augment=True))
+
+
 def test_image_targets_flip_and_shift_with_their_images():
     x = arrays(shape=(8, 8, 1))["x_train"]
     data = from_arrays({"x": x, "y": x.astype(np.float32) / 255}, task="image", augment={"flip": True, "shift": 2})

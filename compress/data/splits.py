@@ -204,6 +204,8 @@ def change(images: Tensor, target: Tensor | None, how: Augment, draws: torch.Gen
     n, size = len(images), tuple(images.shape[-2:])
     flip = (torch.rand(n, generator=draws) < 0.5) & how.flip
     offset = torch.randint(0, 2 * how.shift + 1, (2, n), generator=draws)
+    if not how.flip and not how.shift:
+        return images, target
     rows = offset[0][:, None] + torch.arange(size[0])
     columns = torch.arange(size[1]).expand(n, -1)
     columns = torch.where(flip[:, None], columns.flip(1), columns) + offset[1][:, None]
