@@ -8,6 +8,7 @@ from models import MODELS, Net, conv, head, random_model
 from torch import nn
 from torch.fx import Interpreter
 
+from compress.errors import BadInput
 from compress.graph.copies import sharing
 from compress.graph.shapes import note_shapes, shape_of
 from compress.graph.trace import trace
@@ -59,6 +60,30 @@ def test_the_arithmetic_of_each_layer_is_that_of_torch(layer):
     module = trace(nn.Sequential(layer), (x,))
     with torch.no_grad():
         assert next(n for n in module.graph.nodes if n.op == "output").meta["shape"] == tuple(layer(x).shape)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("weights", [True, False])
+def test_attention_gives_what_the_queries_are(first, weights):
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.MultiheadAttention(8, 2, kdim=6, vdim=4, batch_first=first)
+
+        def forward(self, q, k, v):
+            return self.layer(q, k, v, need_weights=weights)[0]
+
+    samples, others = (2, 3) if first else (3, 2)
+    q, k, v = (
+        torch.randn(2, 5, 8) if first else torch.randn(5, 2, 8),
+        torch.randn(samples, others, 6),
+        torch.randn(samples, others, 4),
+    )
+    module = trace(Attends(), (q, k, v))
+    assert module.graph.find_nodes(op="output")[0].meta["shape"] == tuple(q.shape)
+    for wrong in ((q, v, k), (q[:1, :1], k, v)):
+        with pytest.raises(BadInput):
+            trace(Attends(), wrong)
 
 
 def test_operands_of_different_sizes_are_broadcast():

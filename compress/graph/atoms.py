@@ -73,8 +73,7 @@ class Atoms:
     def classes(self) -> Tensor:
         """Class of every atom, shape (count,): connected components, each labelled by its lowest atom.
 
-        Every root that an edge connects to a lower one is hung below that (below any of them: the rest follows in the next
-        turn), then all atoms look up their roots.
+        Every root that edges connect to lower ones is hung below the lowest of them, then all atoms look up their roots.
         """
         parent = np.arange(self.count)
         pairs = np.concatenate(self._edges) if self._edges else np.zeros(0, np.int64)
@@ -85,7 +84,7 @@ class Atoms:
             if not apart.any():
                 return torch.from_numpy(parent)
             one, other = one[apart], other[apart]
-            parent[np.maximum(one, other)] = np.minimum(one, other)
+            np.minimum.at(parent, np.maximum(one, other), np.minimum(one, other))
             while not np.array_equal(parent, further := parent[parent]):
                 parent = further
 
