@@ -20,6 +20,7 @@ from compress.graph import surgery
 from compress.graph.channels import solve
 from compress.measure import quality
 from compress.measure.cost import cost
+from compress.measure.drop import SLICES, drop_interval
 from compress.measure.latency import compare
 from compress.measure.runtime import usable_cores
 from compress.plan import Edit, Keep, Merge, Plan
@@ -45,6 +46,7 @@ class Harness:
     metric: quality.Metric
     stopwatch: Stopwatch
     _dense_run: Callable[[], object] | None = field(default=None, init=False)
+    _dense_counted: quality.Counted | None = field(default=None, init=False)
 
     def inputs(self, batch: int) -> tuple[Tensor, ...]:
         """Real inputs, repeated where the data has fewer."""
@@ -114,12 +116,21 @@ class Harness:
             p50_ms=timing.p50_ms,
             ratio=timing.ratio,
             ci95=timing.ci95,
+            p50_ci95_ms=timing.p50_ci95_ms,
         )
 
     def _quality(self, artifact: Artifact) -> QualityRecord:
+        counted = self._counted(artifact)
+        if artifact.module is self.dense.module:
+            self._dense_counted = counted
+        self._dense_counted = self._dense_counted or self._counted(self.dense)  # a resumed run has not counted it yet
+        found = quality.finished(counted, self.metric)
+        drop = None if counted is self._dense_counted else drop_interval(self.metric, self._dense_counted, counted)
+        return QualityRecord(**dataclasses.asdict(found), drop_ci95=drop)
+
+    def _counted(self, artifact: Artifact) -> quality.Counted:
         batches = self.data.test.batches(256, device=self.device)
-        found = quality.evaluate(artifact.module, batches, self.metric, self.device, self.dense.module)
-        return QualityRecord(**dataclasses.asdict(found))
+        return quality.count(artifact.module, batches, self.metric, self.device, self.dense.module, SLICES)
 
 
 def _pairs(before: Artifact, edits: Sequence[Edit]) -> Iterator[tuple[Module, Module]]:

@@ -120,3 +120,11 @@ def test_garbage_collection_waits_and_comes_back_even_after_an_error():
 def test_an_unknown_reference_or_too_few_rounds_are_refused(reference: str, rounds: int):
     with pytest.raises(ValueError, match="at least 5 rounds"):
         compare({"a": lambda: None}, reference, rounds=rounds)
+
+
+def test_the_median_has_an_interval_of_its_own():
+    clock = Clock()
+    found = compare({"dense": clock.runner("dense", 4, noise=0.3), "b": clock.runner("b", 2)}, "dense", rounds=40, clock=clock)
+    low, high = found["dense"].p50_ci95_ms or (0, 0)
+    assert 4 < low < found["dense"].p50_ms < high < 4 * 1.3 * 1.02  # the noise only adds
+    assert found["b"].p50_ci95_ms == pytest.approx((2 / 1.02, 2 * 1.02))

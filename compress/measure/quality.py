@@ -55,6 +55,7 @@ class Metric:
         points: points per unit of value: 100 for shares, so that 0.5 points are half a percent; 1 for native units.
         reference: "target", or "dense" where the dense model's outputs are the target even if there are labels.
         labels: outputs are compared by their largest class, so that the dense model's output counts as a class number.
+        sliceable: the sums of a batch are those of its slices, added; nobody knows that of a user's function.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Metric:
     points: float = 100.0
     reference: str = "target"
     labels: bool = True
+    sliceable: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,14 @@ class Quality:
     samples: int
     higher_is_better: bool = True
     points: float = 100.0
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a metric added up, slice of samples by slice: (slices, sums)."""
+
+    slices: Tensor
+    samples: int
 
 
 def evaluate(
@@ -97,7 +107,26 @@ def evaluate(
         BadInput: a target is needed and there is none, or it does not fit the output.
         EmptyData: no batch.
     """
-    total, samples = None, 0
+    return finished(count(module, batches, metric, device, teacher), metric)
+
+
+def finished(counted: Counted, metric: Metric) -> Quality:
+    """The value of a metric from what it added up."""
+    value = metric.finish(counted.slices.sum(0))
+    return Quality(metric.name, value, counted.samples, metric.higher_is_better, metric.points)
+
+
+def count(
+    module: Callable[..., Any],
+    batches: Iterable[Samples],
+    metric: Metric,
+    device: torch.device | str = "cpu",
+    teacher: Callable[..., Any] | None = None,
+    slices: int = 1,
+) -> Counted:
+    """What `evaluate` adds up, in so many slices of each batch; the other arguments and the errors are the same."""
+    found: list[Tensor] = []
+    samples = 0
     with torch.no_grad(), _measuring(module, device), _measuring(teacher, device):
         for batch in batches:
             inputs = tuple(x.to(device) for x in batch.inputs)
@@ -105,12 +134,17 @@ def evaluate(
             if bool(output.isnan().any()):  # the largest of NaN is class 0: a wrong number without any sign of it
                 raise BadInput(f"The model's output is NaN on some data, so {metric.name} means nothing. Look for NaN weights.")
             target = _target(metric, batch.target, inputs, teacher).to(output.device)
-            sums = metric.sums(output, target).double().cpu()
-            total = sums if total is None else total + sums
+            found.append(_sliced(metric, output, target, slices if metric.sliceable else 1))
             samples += len(output)
-    if total is None:
+    if not found:
         raise EmptyData(f"There is no sample to measure {metric.name} on. Give more data.")
-    return Quality(metric.name, metric.finish(total), samples, metric.higher_is_better, metric.points)
+    return Counted(torch.cat(found), samples)
+
+
+def _sliced(metric: Metric, output: Tensor, target: Tensor, slices: int) -> Tensor:
+    """(slices, sums) of one batch."""
+    parts = zip(output.tensor_split(slices), target.tensor_split(slices), strict=True)
+    return torch.stack([metric.sums(y, t).double().cpu() for y, t in parts if len(y)])
 
 
 def choose(name: str, task: str, labelled: bool) -> tuple[Metric, str]:
@@ -263,7 +297,7 @@ def _custom(name: str) -> Metric:
         return torch.tensor([value * len(output), float(len(output))], dtype=torch.float64)
 
     higher = bool(getattr(function, "higher_is_better", True))
-    return Metric(name, sums, _ratio, higher, float(getattr(function, "points", 1.0)), labels=False)
+    return Metric(name, sums, _ratio, higher, float(getattr(function, "points", 1.0)), labels=False, sliceable=False)
 
 
 METRICS: dict[str, Metric] = {

@@ -37,6 +37,7 @@ class Latency(_Record):
     p50_ms: float = Field(gt=0, description="median milliseconds of one call on a whole batch")
     ratio: float = Field(gt=0, description="median of the paired speed-ups over the dense model; above 1 is faster")
     ci95: tuple[float, float] = Field(description="95 % confidence interval of the ratio; holding 1 means: cannot tell")
+    p50_ci95_ms: tuple[float, float] | None = Field(default=None, description="95 % confidence interval of p50_ms")
 
     @property
     def verdict(self) -> Literal["faster", "slower", "cannot tell"]:
@@ -52,6 +53,9 @@ class Quality(_Record):
     samples: int = Field(ge=1)
     higher_is_better: bool = True
     points: float = Field(default=100.0, gt=0, description="points per unit of value: 100 for shares, 1 for native units")
+    drop_ci95: tuple[float, float] | None = Field(
+        default=None, description="95 % confidence interval of the points lost beside the dense model, on the same samples"
+    )
 
 
 class StageRecord(_Record):
