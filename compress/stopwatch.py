@@ -1,7 +1,8 @@
 """Two models raced in the target runtime, and the outcome remembered: what stages ask for when a decision needs milliseconds.
 
 Latency depends on structure and shapes, not on the values of weights. An outcome is kept by a digest of both models: their
-graphs, layers and input shapes, the settings of the runtime, the versions and the device.
+graphs, layers and input shapes, the settings of the runtime, the versions and the device. A race too noisy to tell is run
+again, and forgotten if that is no better.
 The file lies in the user's cache folder (`COMPRESS_CACHE` names another); one that is damaged or cannot be written is ignored.
 """
 
@@ -63,11 +64,17 @@ class Stopwatch:
             self._known = _read()
         key = self._key(one, other)
         if key not in self._known:
-            self._known[key] = dataclasses.asdict(self._measure(one, other))
+            timing = self._measure(one, other)
             self.measured += 1
+            if timing.noisy:
+                return timing  # a quieter hour may tell
+            self._known[key] = dataclasses.asdict(timing)
             _write(self._known)
         found = self._known[key]
-        return Timing(found["p50_ms"], found["ratio"], tuple(found["ci95"]), found["samples"])
+        of_p50 = found["p50_ci95_ms"]
+        return Timing(
+            found["p50_ms"], found["ratio"], tuple(found["ci95"]), found["samples"], of_p50 and tuple(of_p50), found["scatter"]
+        )
 
     def runner(self, artifact: Artifact, path: Path, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
         """A call that runs the model once; `path` is its ONNX file, which the torch runtime does not need."""
@@ -82,7 +89,11 @@ class Stopwatch:
                 if self.runtime != "torch":
                     exporters.export("onnx", artifact.module, artifact.inputs, path, opset=self.recipe.opset, check_parity=False)
                 runs[name] = self.runner(artifact, path, self._batch(artifact))
-            return compare(runs, "other", rounds=self.recipe.rounds, seed=self.recipe.seed)["one"]
+            timing = self._compared(runs)
+            return self._compared(runs) if timing.noisy else timing
+
+    def _compared(self, runs: dict[str, Callable[[], object]]) -> Timing:
+        return compare(runs, "other", rounds=self.recipe.rounds, seed=self.recipe.seed)["one"]
 
     def _batch(self, artifact: Artifact) -> tuple[Tensor, ...]:
         return tuple(x.repeat(self.recipe.batch, *[1] * (x.ndim - 1)).to(self.device) for x in artifact.inputs)

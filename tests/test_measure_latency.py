@@ -68,6 +68,35 @@ def test_drift_of_the_machine_does_not_make_a_difference():
     assert clock.now > 0.3
 
 
+def test_an_interruption_inside_a_sample_does_not_count():
+    clock = Clock()
+    calm = clock.runner("a", 1)
+
+    def interrupted() -> None:
+        calm()
+        if len(clock.calls) % 5 == 0:
+            clock.now += 0.02
+
+    found = compare({"a": interrupted}, "a", rounds=10, min_sample_ms=9, clock=clock)["a"]
+    assert found.p50_ms == pytest.approx(1)
+
+
+def test_rounds_that_scatter_support_no_claim():
+    clock = Clock()
+    fast, calls = clock.runner("b", 6), list[int]()
+
+    def sometimes_slow() -> None:
+        fast()
+        calls.append(1)
+        clock.now += 0.03 * (len(calls) % 3 == 0)
+
+    found = compare({"a": clock.runner("a", 12), "b": sometimes_slow}, "a", rounds=40, clock=clock)["b"]
+    assert found.ratio == pytest.approx(2) and found.ci95[0] > 1, "the median and its interval look fine"
+    assert found.noisy and found.verdict == "cannot tell" and not found.faster
+    steady = compare({"a": clock.runner("a", 12), "b": clock.runner("b", 6)}, "a", rounds=40, clock=clock)["b"]
+    assert steady.scatter == pytest.approx(1) and steady.faster
+
+
 def test_every_round_times_each_model_once_in_changing_order():
     clock = Clock()
     compare({"a": clock.runner("a", 10), "b": clock.runner("b", 10)}, "a", rounds=20, warmup=0, min_sample_ms=2, clock=clock)

@@ -84,3 +84,12 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypa
     file.write_text("")
     monkeypatch.setenv(stopwatch.CACHE, str(file))
     assert watch().race(net(4), net(16)).samples == 5
+
+
+def test_a_race_too_noisy_to_tell_is_repeated_and_not_remembered(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    outcomes = [Timing(1.0, 3.0, (2.0, 4.0), 5, scatter=s) for s in (6.0, 6.0, 6.0, 1.1)]
+    monkeypatch.setattr(stopwatch, "compare", lambda *args, **settings: {"one": outcomes.pop(0)})
+    noisy = watch().race(net(4), net(16))
+    assert noisy.noisy and not noisy.faster and len(outcomes) == 2 and not cache.exists()
+    assert watch().race(net(4), net(16)).faster and not outcomes
+    assert watch().race(net(4), net(16)).faster, "remembered"

@@ -6,15 +6,20 @@ times each model once, in shuffled order:  A B | B A | A B ...  and the speed-up
     r_i = time of the reference in round i / own time in round i          (above 1: faster than the reference)
     ratio = median of r_i,   ci95 = [low / 1.02, high * 1.02],  low, high: bootstrap percentiles of that median over rounds
 
+Rounds that scatter too much say nothing whatever their interval: where other processes take the cores, times have two modes,
+and the median, with a narrow interval, may lie on either. Where the quartiles of r_i are further apart than `MOST_SCATTER`, as a
+ratio, nothing is claimed.
+
 The 2 % stand for what rounds cannot show: two sessions of the very same file differ by that much from where their memory lies.
 Without it 12 % of 56 comparisons of a model with itself (busy two-core machine) were called different; with it 5 %.
-A sample repeats its call until it lasts some milliseconds, so that the clock, the call's overhead and a short interruption
-weigh little. Where the interval holds 1, nothing is claimed.
+A sample repeats its call until it lasts some milliseconds, in up to `PARTS` parts, and is the median of these: the clock and the
+call's overhead weigh little, and an interruption hits one part of many. Where the interval holds 1, nothing is claimed.
 """
 
 from __future__ import annotations
 
 import gc
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +30,8 @@ import numpy as np
 RESAMPLES = 2000  # the interval's ends move by less than 1 % of its width beyond this
 LEAST_ROUNDS = 5
 BETWEEN_SESSIONS = 1.02  # module docstring
+PARTS = 9  # of a sample, where it has so many calls
+MOST_SCATTER = 1.5  # module docstring
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class Timing:
         ci95: 95 % confidence interval of `ratio`.
         samples: rounds that were timed.
         p50_ci95_ms: 95 % confidence interval of `p50_ms`, widened like that of the ratio.
+        scatter: upper by lower quartile of the paired speed-ups; 1 is perfectly steady.
     """
 
     p50_ms: float
@@ -44,16 +52,22 @@ class Timing:
     ci95: tuple[float, float]
     samples: int
     p50_ci95_ms: tuple[float, float] | None = None
+    scatter: float = 1.0
+
+    @property
+    def noisy(self) -> bool:
+        """The rounds differ too much for any claim."""
+        return self.scatter > MOST_SCATTER
 
     @property
     def faster(self) -> bool:
         """Measurably faster than the reference."""
-        return self.ci95[0] > 1
+        return self.ci95[0] > 1 and not self.noisy
 
     @property
     def slower(self) -> bool:
         """Measurably slower than the reference."""
-        return self.ci95[1] < 1
+        return self.ci95[1] < 1 and not self.noisy
 
     @property
     def verdict(self) -> str:
@@ -112,11 +126,15 @@ def compare(
 
 
 def _sample(run: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
-    """Seconds of one call, averaged over `repeats`."""
-    start = clock()
-    for _ in range(repeats):
-        run()
-    return (clock() - start) / repeats
+    """Seconds of one call: the median of parts that share `repeats` calls evenly."""
+    parts = min(PARTS, repeats)
+    calls, seconds = -(-repeats // parts), list[float]()
+    for _ in range(parts):
+        start = clock()
+        for _ in range(calls):
+            run()
+        seconds.append((clock() - start) / calls)
+    return statistics.median(seconds)
 
 
 def _repeats(run: Callable[[], object], least_s: float, clock: Callable[[], float]) -> int:
@@ -135,7 +153,8 @@ def _timing(own: np.ndarray, reference: np.ndarray, random: np.random.Generator)
     if own is reference:
         return Timing(p50_ms, 1.0, (1.0, 1.0), len(own), of_p50)
     pairs = reference / own
-    return Timing(p50_ms, float(np.median(pairs)), _interval(pairs, random), len(own), of_p50)
+    low, high = np.percentile(pairs, [25, 75])
+    return Timing(p50_ms, float(np.median(pairs)), _interval(pairs, random), len(own), of_p50, float(high / low))
 
 
 def _interval(values: np.ndarray, random: np.random.Generator) -> tuple[float, float]:
