@@ -19,10 +19,44 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from inspect import Signature
 
-    from compress.api import analyze, apply, bench, demo, doctor, explain, export, load, methods, plan, run, save, trace
+    from compress.api import (
+        analyze,
+        apply,
+        bench,
+        demo,
+        diff,
+        doctor,
+        explain,
+        export,
+        gate,
+        load,
+        methods,
+        plan,
+        run,
+        save,
+        trace,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["analyze", "apply", "bench", "demo", "doctor", "explain", "export", "load", "methods", "plan", "run", "save", "trace"]
+__all__ = [
+    "analyze",
+    "apply",
+    "bench",
+    "demo",
+    "diff",
+    "doctor",
+    "explain",
+    "export",
+    "gate",
+    "load",
+    "methods",
+    "plan",
+    "run",
+    "save",
+    "trace",
+]
+_QUICK = ("diff", "gate")
+"""Verbs that come from the file of their name, without everything that `compress.api` needs."""
 
 
 class _Verb(ModuleType):
@@ -33,7 +67,7 @@ class _Verb(ModuleType):
 
     @property
     def _verb(self) -> Any:
-        return getattr(import_module("compress.api"), self.__name__.rpartition(".")[2])
+        return _verb(self.__name__.rpartition(".")[2])
 
     @property
     def __signature__(self) -> Signature:
@@ -55,12 +89,16 @@ class _Package(ModuleType):
         super().__setattr__(name, value)
 
 
+def _verb(name: str) -> Any:
+    return getattr(import_module(f"compress.{name}" if name in _QUICK else "compress.api"), name)
+
+
 sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module("compress.api"), name)
+        return _verb(name)
     raise AttributeError(f"module 'compress' has no attribute '{name}'; it has {', '.join(__all__)}")
 
 

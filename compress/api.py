@@ -17,9 +17,12 @@ from compress.artifact import Artifact
 from compress.bench import bench
 from compress.decide import Decision, decide
 from compress.demo import ARCH, make_demo
+from compress.diff import diff
 from compress.doctor import doctor
 from compress.errors import BadInput
 from compress.explain import explain
+from compress.files import free, write_text
+from compress.gate import gate
 from compress.graph.trace import trace
 from compress.load import load
 from compress.methods import METHODS
@@ -31,7 +34,23 @@ from compress.save import save
 from compress.stage import Progress, silent
 from compress.stages.analyse import Row, analyse
 
-__all__ = ["analyze", "apply", "bench", "demo", "doctor", "explain", "export", "load", "methods", "plan", "run", "save", "trace"]
+__all__ = [
+    "analyze",
+    "apply",
+    "bench",
+    "demo",
+    "diff",
+    "doctor",
+    "explain",
+    "export",
+    "gate",
+    "load",
+    "methods",
+    "plan",
+    "run",
+    "save",
+    "trace",
+]
 
 Place = str | Path
 
@@ -120,17 +139,6 @@ def plan(
     return decision
 
 
-def write_text(path: Path, text: str) -> None:
-    """A text file that is there whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise BadInput(f"{path} cannot be written ({error.strerror or error}). Give another --out.") from error
-
-
 def apply(plan: Place | Plan, model: Place, *, out: Place = "model.compressed", force: bool = False, **settings: Any) -> Artifact:
     """Carry out a plan on a model file and save the result as a folder that `load` opens.
 
@@ -152,14 +160,6 @@ def read_plan(path: Path) -> Plan:
         return from_json(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"The plan {path} cannot be read ({error}). Give the plan.json of 'compress plan' or of a run.") from error
-
-
-def free(out: Path, force: bool) -> None:
-    """Refuse to write over what is there, before any work is done."""
-    if out.exists() and not force:
-        raise BadInput(f"{out} exists already. Give another --out, or --force to replace it.")
-    if not out.parent.is_dir():
-        raise BadInput(f"The folder {out.parent} of --out does not exist. Make it, or give another --out.")
 
 
 def export(

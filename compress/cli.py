@@ -12,16 +12,23 @@ from typing import Any
 import click
 
 from compress import __version__
-from compress.options import LOADING, Command, Commands, force_option, given, guarded, json_option, out_option, settings
+from compress.guarding import (
+    EXIT_CODES,
+    Command,
+    Commands,
+    force_option,
+    json_option,
+    out_option,
+    path_argument,
+    registered,
+)
+from compress.options import LOADING, given, settings
+from compress.quick import quick
 from compress.recipe import Recipe
 
 STATISTICS = ("calibration", "device", "seed")
 DECISION = ("method", "target", "tolerance", "inputs", "align", "depth", "linearize")
 TIMING = ("runtime", "batch", "threads", "rounds")
-EXIT_CODES = (
-    "Exit codes: 0 ok, 1 internal, 2 bad input, 3 infeasible, 4 unsupported model, 5 gate failed, "
-    "130 interrupted, 143 terminated."
-)
 
 
 @click.group(cls=Commands, epilog=f"{EXIT_CODES}\n\n\b\nExample:\n  compress run model.pt --data images --target macs=0.5")
@@ -30,21 +37,13 @@ def cli() -> None:
     """Makes a trained neural network smaller and faster, and measures every step of it."""
 
 
+for each in quick.commands.values():
+    cli.add_command(each)
+
+
 def command(*options: Callable[[Command], Command], example: str) -> Callable[[Command], click.Command]:
-    """A command of `cli` whose help ends with an example and whose errors are one sentence."""
-
-    def register(function: Command) -> click.Command:
-        built = guarded(function)
-        for option in reversed(options):
-            built = option(built)
-        return cli.command(function.__name__, epilog=f"\b\nExample:\n  {example}")(built)
-
-    return register
-
-
-def path_argument(name: str, required: bool = True, nargs: int = 1) -> Callable[[Command], Command]:
-    """A file that the loader looks at itself, because it can say more than that it is missing."""
-    return click.argument(name, required=required, nargs=nargs)
+    """A command of `cli`."""
+    return registered(cli, *options, example=example)
 
 
 @command(
@@ -257,5 +256,5 @@ def demo(out: Path, force: bool, as_json: bool, **flags: Any) -> None:
 
 
 def main() -> None:
-    """Entry point of the `compress` script."""
+    """Entry point of the whole command line; `compress.__main__` is that of the script."""
     cli(prog_name="compress")

@@ -15,11 +15,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from compress.amounts import BYTES, amount
 from compress.errors import BadInput
 
 UNITS = ("params", "macs", "size", "rectifiers")
 DEFAULT_TARGET = "macs=0.5"
-DEPTH_METHODS = ("easier", "nepenthe")
+DEPTH_METHODS = ("depth", "easier", "nepenthe")
 """Methods that remove rectifiers and no channels: without a target, quality says where they stop."""
 
 
@@ -55,6 +56,12 @@ class Recipe(BaseModel):
     )
     order: Literal["width-depth", "depth-width"] = Field(
         "width-depth", description="whether channels are removed before rectifiers become lines, or behind that"
+    )
+    turns: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="remove, linearize and fine-tune in so many turns towards the target, epochs divided among them",
     )
     linearize: Literal["affine", "identity", "gentle"] = Field(
         "affine", description="what stands for a rectifier: its closest line, the identity, or that line by and by in fine-tuning"
@@ -114,6 +121,15 @@ class Recipe(BaseModel):
         if self.target is not None and self.tolerance is not None:
             raise ValueError(
                 f"--target {self.target} and --tolerance {self.tolerance:g} both say how much is removed. Give one of them."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _turns_that_build_on_each_other(self) -> Recipe:
+        if self.turns > 1 and (self.epochs == 0 or self.from_scratch or self.linearize == "gentle"):
+            rival = "--epochs 0" if self.epochs == 0 else "--from-scratch" if self.from_scratch else "--linearize gentle"
+            raise ValueError(
+                f"--turns {self.turns} trains between two removals, which {rival} does not go with. Leave one of them out."
             )
         return self
 
@@ -186,16 +202,12 @@ def parse_target(text: str) -> tuple[str, float]:
     unit, _, value = text.partition("=")
     if unit not in UNITS or not value:
         raise BadInput(f"The target is '{text}'; needed is params=SHARE, macs=SHARE, size=6.5MB or rectifiers=SHARE.")
-    scale = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 1024.0, "MIB": 1024.0**2}
-    number = value.rstrip("KMGiBkmgb")
-    suffix = value[len(number) :].upper()
-    try:
-        amount = float(number) * (scale[suffix] if unit == "size" else {"": 1.0}[suffix])
-    except (ValueError, KeyError):
-        raise BadInput(f"The target is '{text}'; needed is params=SHARE, macs=SHARE, size=6.5MB or rectifiers=SHARE.") from None
-    if not 0 < amount < (float("inf") if unit == "size" else 1):
+    meant = amount(value, BYTES if unit == "size" else {"": 1.0})
+    if meant is None:
+        raise BadInput(f"The target is '{text}'; needed is params=SHARE, macs=SHARE, size=6.5MB or rectifiers=SHARE.")
+    if not 0 < meant < (float("inf") if unit == "size" else 1):
         raise BadInput(f"The target is '{text}'; a share lies above 0 and below 1, a size above 0 bytes.")
-    return unit, amount
+    return unit, meant
 
 
 def _toml(value: Any) -> str:

@@ -18,7 +18,7 @@ LONGEST_FILE = 350
 LONGEST_FUNCTION = 60
 
 TIERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "plan", "recipe", "resolve"}),
+    frozenset({"amounts", "errors", "files", "plan", "recipe", "resolve"}),
     frozenset({"graph", "entropy", "measure"}),
     frozenset({"artifact", "data"}),
     frozenset({"stage", "training"}),
@@ -26,9 +26,9 @@ TIERS: tuple[frozenset[str], ...] = (
     frozenset({"stages"}),
     frozenset({"load", "save", "report"}),
     frozenset({"methods", "opening", "workspace", "stopwatch", "harness", "pipeline"}),
-    frozenset({"decide", "explain", "bench", "doctor", "demo"}),
+    frozenset({"decide", "explain", "bench", "diff", "doctor", "demo", "gate"}),
     frozenset({"api"}),
-    frozenset({"options", "terminal"}),
+    frozenset({"guarding", "options", "quick", "terminal"}),
     frozenset({"cli"}),
     frozenset({"__init__", "__main__"}),
 )

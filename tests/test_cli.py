@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 import compress
-from compress import api, options
+from compress import api, guarding, options
 from compress.artifact import Artifact
 from compress.cli import cli
 from compress.errors import BadInput, GateFailed, Infeasible, Interrupted, StageFailed, UnsupportedModel
@@ -174,7 +174,7 @@ def test_errors_of_exporters_have_exit_codes(monkeypatch: pytest.MonkeyPatch):
     from exporters.errors import ExportError, MissingBackend, ParityError
 
     for error, exit_code in ((ParityError(1.0, 0.1, "output"), 5), (MissingBackend("x", "y", "z"), 2), (ExportError("x"), 4)):
-        assert options.sentence(error) == (str(error), exit_code)
+        assert guarding.sentence(error) == (str(error), exit_code)
 
 
 def test_debug_shows_where_an_error_came_from(here: Path):

@@ -22,13 +22,13 @@ Seconds = Annotated[float, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
     """Frozen, closed, and without NaN or infinity, which JSON does not have."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
 
 
-class Latency(_Record):
+class Latency(Record):
     """Time of one call, interleaved with the dense model's."""
 
     runtime: str = Field(description="ort, ort-cuda or torch")
@@ -45,7 +45,7 @@ class Latency(_Record):
         return "faster" if self.ci95[0] > 1 else "slower" if self.ci95[1] < 1 else "cannot tell"
 
 
-class Quality(_Record):
+class Quality(Record):
     """One metric on the test data."""
 
     metric: str
@@ -58,7 +58,7 @@ class Quality(_Record):
     )
 
 
-class StageRecord(_Record):
+class StageRecord(Record):
     """The model as one stage left it; None where something was not measured."""
 
     stage: str
@@ -71,7 +71,7 @@ class StageRecord(_Record):
     seconds: Seconds = Field(description="time that the stage took, without measuring it")
 
 
-class Exactness(_Record):
+class Exactness(Record):
     """Is the smaller model the masked one? Measured before any weight was refitted."""
 
     worst_abs: float = Field(ge=0, description="largest difference between removed and masked outputs, over all samples")
@@ -84,14 +84,14 @@ class Exactness(_Record):
         return self.worst_abs <= self.tolerance
 
 
-class Parity(_Record):
+class Parity(Record):
     """Does the exported file compute what the model computes?"""
 
     worst_abs: float = Field(ge=0)
     tolerance: float = Field(ge=0)
 
 
-class ExportRecord(_Record):
+class ExportRecord(Record):
     """One exported file."""
 
     format: str
@@ -102,7 +102,7 @@ class ExportRecord(_Record):
     bytes: Count | None = None
 
 
-class Environment(_Record):
+class Environment(Record):
     """Where the figures were measured."""
 
     compress: str
@@ -117,7 +117,7 @@ class Environment(_Record):
     date: str = Field(description="UTC, ISO 8601")
 
 
-class Report(_Record):
+class Report(Record):
     """A whole run."""
 
     schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
@@ -157,11 +157,34 @@ def from_json(text: str) -> Report:
     try:
         return Report.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BadInput(
-            f"The report cannot be read ({where}: {first['msg']}). Needed is a report.json of schema {SCHEMA}."
-        ) from error
+        raise BadInput(f"The report cannot be read ({refused(error)}).") from error
+
+
+def refused(error: ValidationError) -> str:
+    """The first field that is wrong, and what to do; a schema of another age is told apart from nonsense."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if where == "schema" and isinstance(first["input"], int):
+        age, remedy = ("newer", "install a newer compress") if first["input"] > SCHEMA else ("older", "make the file again")
+        return f"its schema {first['input']} is {age} than {SCHEMA}, the one that this version reads: {remedy}"
+    return f"{where or 'the file'}: {first['msg']}; needed is a file of schema {SCHEMA}, as 'compress run' writes it"
+
+
+def read(place: str | Path) -> tuple[Report, Path]:
+    """The report of a run, from its report.json or the folder that holds it, and where it was.
+
+    Raises:
+        BadInput: there is none, or it cannot be read.
+    """
+    path = Path(place)
+    path = path / "report.json" if path.is_dir() else path
+    try:
+        return from_json(path.read_text(encoding="utf-8")), path
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror or error if isinstance(error, OSError) else "it is no text"
+        raise BadInput(f"{path} cannot be read ({reason}). Give the folder of a run, or its report.json.") from error
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from error
 
 
 def json_schema() -> dict[str, Any]:

@@ -1,0 +1,26 @@
+"""Files that are there whole or not at all, and nothing written over that was not asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compress.errors import BadInput
+
+
+def write_text(path: Path, text: str, option: str = "--out") -> None:
+    """A text file that is there whole or not at all; `option` is what the place was given by."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise BadInput(f"{path} cannot be written ({error.strerror or error}). Give another {option}.") from error
+
+
+def free(out: Path, force: bool) -> None:
+    """Refuse to write over what is there, before any work is done."""
+    if out.exists() and not force:
+        raise BadInput(f"{out} exists already. Give another --out, or --force to replace it.")
+    if not out.parent.is_dir():
+        raise BadInput(f"The folder {out.parent} of --out does not exist. Make it, or give another --out.")

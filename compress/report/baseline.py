@@ -1,0 +1,73 @@
+"""What an earlier, accepted result measured: the part of its report that later ones are compared with.
+
+`compress gate --update-baseline` writes it; it is small enough to be kept beside the code. A whole report.json serves as well.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from compress.errors import BadInput
+from compress.report import records
+from compress.report.changes import Side
+from compress.report.records import SCHEMA, Environment, Report, StageRecord
+
+MEASURED = {"latency": "latency", "quality": "quality"}
+"""Figures that a stage may lack."""
+
+
+class Baseline(records.Record):
+    """The dense model and the result of a run, and where they were measured."""
+
+    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    kind: Literal["baseline"] = "baseline"
+    environment: Environment
+    dense: StageRecord
+    result: StageRecord
+
+    @property
+    def side(self) -> Side:
+        """As one side of a comparison."""
+        return Side(self.dense, self.result, self.environment)
+
+    def require(self, figure: str) -> None:
+        """Raises BadInput where the baseline has no such figure."""
+        if figure in MEASURED and getattr(self.result, MEASURED[figure]) is None:
+            raise BadInput(
+                f"The baseline has no {figure} to compare with. Measure it, and take the report with --update-baseline."
+            )
+
+    def to_json(self) -> str:
+        """The bytes of baseline.json."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def of(report: Report) -> Baseline:
+    """What later results are compared with."""
+    return Baseline(environment=report.environment, dense=report.dense, result=report.result)
+
+
+def read(path: Path) -> Baseline:
+    """A baseline, or the report of an earlier run.
+
+    Raises:
+        BadInput: there is none, or it cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise BadInput(
+            f"There is no baseline {path}. Write it from a good run: 'compress gate ... --update-baseline'."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"The baseline {path} cannot be read ({error}). Give a baseline.json or a report.json.") from error
+    try:
+        return Baseline.model_validate_json(text)
+    except ValidationError as error:
+        if '"stages"' in text:
+            return of(records.read(path)[0])
+        raise BadInput(f"The baseline {path} cannot be read ({records.refused(error)}).") from error

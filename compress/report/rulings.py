@@ -1,0 +1,68 @@
+"""Verdicts as lines for a terminal, as JUnit for a CI server, and as Markdown for a job's summary."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from xml.etree import ElementTree
+
+from compress.report.rules import Ruling
+
+
+def lines(rulings: Sequence[Ruling]) -> list[str]:
+    """One line per rule: verdict, rule, what was found, what was allowed."""
+    columns = list(zip(*((r.verdict, r.rule, r.found) for r in rulings), strict=True))
+    wide = [max(map(len, column)) for column in columns]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip((r.verdict, r.rule, r.found), wide, strict=True))
+        + f"  {r.limit}{_because(r)}"
+        for r in rulings
+    ]
+
+
+def sentence(rulings: Sequence[Ruling], passed: bool) -> str:
+    """The whole verdict."""
+    counts = [(sum(r.verdict == verdict for r in rulings), words) for verdict, words in COUNTED.items()]
+    told = ", ".join(f"{number} {words}" for number, words in counts if number)
+    return f"{'Passed' if passed else 'Failed'}: {told}."
+
+
+COUNTED = {"pass": "kept", "fail": "broken", "cannot tell": "that cannot be told"}
+
+
+def junit(rulings: Sequence[Ruling], name: str, noise_fails: bool) -> str:
+    """A JUnit file: a test case per rule; what cannot be told is a failure or a skipped case."""
+    red = [r for r in rulings if r.verdict == "fail" or (r.verdict == "cannot tell" and noise_fails)]
+    skipped = [r for r in rulings if r.verdict == "cannot tell" and not noise_fails]
+    counts = {"tests": str(len(rulings)), "failures": str(len(red)), "errors": "0", "skipped": str(len(skipped))}
+    root = ElementTree.Element("testsuites", counts)
+    suite = ElementTree.SubElement(root, "testsuite", {"name": _printable(name), **counts})
+    for r in rulings:
+        case = ElementTree.SubElement(suite, "testcase", {"classname": "compress.gate", "name": r.rule})
+        told = _printable(f"{r.verdict}: found {r.found}, allowed {r.limit}{_because(r)}")
+        if r in red:
+            ElementTree.SubElement(case, "failure", {"message": told, "type": r.verdict.replace(" ", "-")})
+        elif r in skipped:
+            ElementTree.SubElement(case, "skipped", {"message": told})
+        else:
+            ElementTree.SubElement(case, "system-out").text = told
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def markdown(rulings: Sequence[Ruling], passed: bool) -> str:
+    """For a job's summary."""
+    rows = [("rule", "found", "allowed", "verdict"), ("---", "---:", "---:", "---")]
+    rows += [(r.rule, r.found, r.limit, f"**{r.verdict}**" if r.verdict != "pass" else "pass") for r in rulings]
+    table = "\n".join("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in row) + " |" for row in rows)
+    because = "".join(f"\n- {r.rule}: {r.reason}." for r in rulings if r.reason)
+    return f"### Compression gate: {'passed' if passed else 'failed'}\n\n{sentence(rulings, passed)}\n\n{table}\n{because}\n"
+
+
+def _because(ruling: Ruling) -> str:
+    return f" ({ruling.reason})" if ruling.reason else ""
+
+
+def _printable(text: str) -> str:
+    """Without the control characters that XML does not have."""
+    return "".join(" " if unicodedata.category(c) == "Cc" else c for c in text)

@@ -1,0 +1,318 @@
+"""Rules of a project against reports: the interval decides, baselines compare like with like, nonsense is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import CliRunner, Result
+
+import compress
+from compress.cli import cli
+from compress.errors import BadInput
+from compress.report.records import Environment, ExportRecord, Latency, Quality, Report, StageRecord
+
+FIELDS = {"compress": "0.1.0", "python": "3.11", "torch": "2", "onnx": None, "onnxruntime": "1", "os": "Linux", "gpu": None}
+CPU = Environment(cpu="a processor", cores=2, date="2026-01-01", **FIELDS)  # type: ignore[arg-type]
+
+
+def latency(ratio: float, low: float, high: float, **more: object) -> Latency:
+    settings: dict[str, object] = {"runtime": "ort", "batch": 1, "threads": 2, "p50_ms": 2.0, "p50_ci95_ms": (1.9, 2.2)}
+    return Latency(ratio=ratio, ci95=(low, high), **(settings | more))  # type: ignore[arg-type]
+
+
+def quality(top1: float, drop: tuple[float, float] | None = None, samples: int = 10000) -> Quality:
+    return Quality(metric="top1", value=top1, samples=samples, drop_ci95=drop)
+
+
+def stage(name: str, share: float, time: Latency | None, top1: Quality | None) -> StageRecord:
+    counts = {"params": 1_000_000, "macs": 200_000_000, "file_bytes": 4_000_000, "peak_memory_bytes": 5_000_000}
+    return StageRecord(stage=name, latency=time, quality=top1, seconds=1, **{k: int(v * share) for k, v in counts.items()})
+
+
+DENSE = stage("dense", 1, latency(1, 1, 1), quality(0.93))
+RESULT = stage("finetune", 0.25, latency(1.9, 1.8, 2.0), quality(0.927, (0.1, 0.45)))
+
+
+def report(result: StageRecord = RESULT, dense: StageRecord = DENSE, **fields: object) -> Report:
+    settings: dict[str, object] = {"method": "entropic", "verdict": "Kept.", "seed": 0, "environment": CPU}
+    return Report(stages=(dense, result), **(settings | fields))  # type: ignore[arg-type]
+
+
+def changed(record: StageRecord, **fields: object) -> StageRecord:
+    return record.model_copy(update=fields)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("report.json").write_text(report().to_json())
+    return tmp_path
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(a) for a in arguments])
+
+
+def verdicts(*arguments: object) -> dict[str, str]:
+    return {r["rule"]: r["verdict"] for r in json.loads(invoke("gate", "report.json", *arguments, "--json").stdout)["rules"]}
+
+
+# Rules
+
+
+@pytest.mark.parametrize(
+    ("rule", "limit", "verdict"),
+    [
+        ("max-drop", "0.45", "pass"),  # 0.30 points lost, 0.10 to 0.45
+        ("max-drop", "0.4", "cannot tell"),  # the point would pass
+        ("max-drop", "0.2", "cannot tell"),
+        ("max-drop", "0.05", "fail"),
+        ("min-speedup", "1.8", "pass"),  # 1.9, 1.8 to 2.0
+        ("min-speedup", "1.85", "cannot tell"),
+        ("min-speedup", "2.1", "fail"),
+        ("max-latency", "2.2", "pass"),  # 2.0 ms, 1.9 to 2.2
+        ("max-latency", "2.1", "cannot tell"),
+        ("max-latency", "1.5", "fail"),
+        ("max-size", "1MB", "pass"),  # exactly
+        ("max-size", "999KB", "fail"),
+        ("max-size", "0.96MiB", "pass"),
+        ("max-macs", "50M", "pass"),
+        ("max-macs", "0.049G", "fail"),
+        ("max-macs", "0.25", "pass"),
+        ("max-macs", "24%", "fail"),
+        ("max-params", "250k", "pass"),
+        ("max-params", "0.2", "fail"),
+    ],
+)
+def test_the_interval_decides_and_not_the_point(here: Path, rule: str, limit: str, verdict: str):
+    result = invoke("gate", "report.json", f"--{rule}", limit)
+    assert result.exit_code == (0 if verdict == "pass" else 5), result.output
+    assert result.stdout.startswith(verdict) and rule in result.stdout.splitlines()[0]
+    assert invoke("gate", "report.json", f"--{rule}", limit, "--on-noise", "pass").exit_code == (5 if verdict == "fail" else 0)
+
+
+def test_every_rule_has_its_line_with_what_was_found_and_allowed(here: Path):
+    result = invoke("gate", ".", "--max-drop", 1, "--min-speedup", 1.5, "--max-size", "0.5MB")
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert lines == [
+        "pass max-drop 0.30 points [0.10, 0.45] at most 1.00 points",
+        "pass min-speedup 1.90x [1.80, 2.00] at least 1.50x",
+        "fail max-size 1 MB at most 500 kB",
+        "Failed: 2 kept, 1 broken.",
+    ]
+    assert result.exit_code == 5 and not result.stderr
+
+
+def test_the_function_judges_as_the_command_does(here: Path):
+    found = compress.gate("report.json", max_drop=0.4, max_size=1e6)
+    assert not found.passed and [r.verdict for r in found.rules] == ["cannot tell", "pass"]
+    assert (found.rules[0].low, found.rules[0].high) == (0.1, 0.45)
+    assert compress.gate("report.json", max_drop=0.4, on_noise="pass").passed
+
+
+def test_what_has_no_interval_cannot_be_told(here: Path):
+    old = changed(RESULT, quality=quality(0.93), latency=latency(1.9, 1.8, 2, p50_ci95_ms=None))
+    Path("report.json").write_text(report(old).to_json())
+    assert verdicts("--max-drop", 5, "--max-latency", 50) == {"max-drop": "cannot tell", "max-latency": "cannot tell"}
+    Path("report.json").write_text(report(changed(DENSE, stage="analyse", seconds=3)).to_json())
+    assert verdicts("--max-drop", 0) == {"max-drop": "pass"}  # a stage that only looked has lost nothing
+
+
+# Baselines
+
+
+def test_a_result_is_compared_with_the_baseline_figure_by_figure(here: Path):
+    assert invoke("gate", "report.json", "--baseline", "b.json", "--update-baseline").stdout == "b.json is written.\n"
+    tolerances = [f"--tolerance={t}" for t in ("latency=20%", "quality=0", "size=0%", "params=0", "macs=0.5%", "memory=1%")]
+    tolerances = [t if t != "--tolerance=params=0" else "--tolerance=params=0%" for t in tolerances]
+    assert set(verdicts("--baseline", "b.json", *tolerances).values()) == {"pass"}
+    slower = changed(RESULT, latency=latency(1.2, 1.15, 1.25), file_bytes=1_000_001, quality=quality(0.90, (2.6, 3.4)))
+    Path("report.json").write_text(report(slower).to_json())
+    found = verdicts("--baseline", "b.json", *tolerances)
+    assert [k for k, v in found.items() if v == "fail"] == ["tolerance latency", "tolerance quality", "tolerance size"]
+    assert set(found.values()) == {"pass", "fail"}
+    assert invoke("gate", "report.json", "--baseline", "b.json", "--tolerance", "size=1%").exit_code == 0
+
+
+def test_a_latency_within_its_noise_cannot_be_told(here: Path):
+    compress.gate("report.json", baseline="b.json", update_baseline=True)
+    Path("report.json").write_text(report(changed(RESULT, latency=latency(1.85, 1.7, 2.0))).to_json())
+    assert verdicts("--baseline", "b.json", "--tolerance", "latency=3%") == {"tolerance latency": "cannot tell"}
+    assert verdicts("--baseline", "b.json", "--tolerance", "latency=25%") == {"tolerance latency": "pass"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"environment": CPU.model_copy(update={"cpu": "another"})}, "another device"),
+        ({"result": changed(RESULT, latency=latency(1.9, 1.8, 2, batch=8))}, "another batch"),
+        ({"dense": changed(DENSE, params=7)}, "another dense model"),
+    ],
+)
+def test_latencies_that_say_nothing_about_each_other_are_not_compared(here: Path, fields: dict[str, object], reason: str):
+    compress.gate("report.json", baseline="b.json", update_baseline=True)
+    Path("report.json").write_text(report(**fields).to_json())  # type: ignore[arg-type]
+    result = invoke("gate", "report.json", "--baseline", "b.json", "--tolerance", "latency=5%")
+    assert result.exit_code == 5 and result.stdout.startswith("cannot tell") and reason in result.stdout
+
+
+def test_quality_beside_another_dense_model_is_compared_as_two_shares(here: Path):
+    compress.gate("report.json", baseline="b.json", update_baseline=True)
+    retrained = report(changed(RESULT, quality=quality(0.90, (0, 0.1))), changed(DENSE, quality=quality(0.901)))
+    Path("report.json").write_text(retrained.to_json())
+    assert verdicts("--baseline", "b.json", "--tolerance", "quality=1") == {"tolerance quality": "fail"}  # 2.7 points, +- 0.8
+    assert verdicts("--baseline", "b.json", "--tolerance", "quality=2.5") == {"tolerance quality": "cannot tell"}
+    assert verdicts("--baseline", "b.json", "--tolerance", "quality=4") == {"tolerance quality": "pass"}
+
+
+def test_a_whole_report_serves_as_a_baseline(here: Path):
+    Path("old.json").write_text(report().to_json())
+    assert invoke("gate", "report.json", "--baseline", "old.json", "--tolerance", "size=0%").exit_code == 0
+
+
+def test_a_baseline_is_only_replaced_by_a_result_that_keeps_the_rules(here: Path):
+    Path("b.json").write_text("kept")
+    assert invoke("gate", "report.json", "--max-size", "1B", "--baseline", "b.json", "--update-baseline").exit_code == 5
+    assert Path("b.json").read_text() == "kept"
+    assert invoke("gate", "report.json", "--max-size", "1MB", "--baseline", "b.json", "--update-baseline").exit_code == 0
+    assert json.loads(Path("b.json").read_text())["result"]["params"] == 250_000
+
+
+# Files for others
+
+
+def test_junit_and_markdown_say_what_the_terminal_says(here: Path):
+    flags = ("--max-drop", 0.4, "--min-speedup", 1.5, "--max-size", "1KB", "--junit", "j.xml", "--markdown", "s.md")
+    assert invoke("gate", "report.json", *flags).exit_code == 5
+    suite = ElementTree.parse("j.xml").getroot()[0]
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("3", "2", "0")
+    failures = {case.get("name"): case.find("failure") for case in suite}
+    assert failures["min-speedup"] is None and "cannot tell" in failures["max-drop"].get("message", "")  # type: ignore[union-attr]
+    text = Path("s.md").read_text()
+    assert "failed" in text and "| max-size | 1 MB | at most 1 kB | **fail** |" in text
+    invoke("gate", "report.json", "--max-drop", 0.4, "--on-noise", "pass", "--junit", "j.xml")
+    assert ElementTree.parse("j.xml").getroot()[0].get("skipped") == "1"
+
+
+# Speed
+
+
+def test_a_gate_needs_neither_torch_nor_numpy():
+    code = (
+        "import sys, compress.__main__, compress.quick, compress.gate, compress.diff, compress.report.rulings\n"
+        "heavy = {'torch', 'numpy', 'onnx', 'rich', 'compress.recipe', 'compress.api'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ((), "There is no rule"),
+        (("--baseline", "b.json"), "--tolerance"),
+        (("--tolerance", "latency=5%"), "--baseline"),
+        (("--update-baseline",), "--baseline"),
+        (("--baseline", "b.json", "--tolerance", "latency=5%"), "There is no baseline b.json"),
+        (("--baseline", "report.json", "--tolerance", "speed=5%"), "latency"),
+        (("--baseline", "report.json", "--tolerance", "latency=5"), "percentage"),
+        (("--baseline", "report.json", "--tolerance", "quality=5%"), "POINTS"),
+        (("--baseline", "report.json", "--tolerance", "size=much%"), "percentage"),
+        (("--baseline", "bad.json", "--tolerance", "size=5%"), "bad.json"),
+        (("--max-size", "6.5"), ""),
+        (("--max-size", "big"), "6.5MB"),
+        (("--max-size", "0MB"), "6.5MB"),
+        (("--max-macs", "50MB"), "1.2G"),
+        (("--max-drop", "-1"), "--max-drop"),
+        (("--min-speedup", "0"), "--min-speedup"),
+        (("--max-latency", "-3"), "--max-latency"),
+        (("--max-drop", "0.5", "--junit", "no/where/j.xml"), "--junit"),
+    ],
+)
+def test_rules_that_make_no_sense_are_refused(here: Path, arguments: tuple[str, ...], part: str):
+    Path("bad.json").write_text('{"schema": 1, "kind": "baseline"}')
+    result = invoke("gate", "report.json", *arguments)
+    if not part:
+        assert result.exit_code == 5  # 6.5 bytes: odd, but a size
+        return
+    assert result.exit_code == 2 and part in result.stderr and len(result.stderr.splitlines()) == 1, result.output
+
+
+@pytest.mark.parametrize("rule", ["--min-speedup=1.5", "--max-latency=3", "--max-drop=1"])
+def test_a_rule_without_its_figure_in_the_report_is_refused(here: Path, rule: str):
+    Path("report.json").write_text(report(changed(RESULT, latency=None, quality=None)).to_json())
+    result = invoke("gate", "report.json", rule)
+    assert result.exit_code == 2 and "the report has none" in result.stderr
+
+
+@pytest.mark.parametrize("figure", ["latency=5%", "quality=0.5"])
+def test_a_baseline_without_the_figure_is_refused_and_so_is_a_report(here: Path, figure: str):
+    Path("bare.json").write_text(report(changed(RESULT, latency=None, quality=None)).to_json())
+    result = invoke("gate", "report.json", "--baseline", "bare.json", "--tolerance", figure)
+    assert result.exit_code == 2 and "The baseline has no" in result.stderr
+    result = invoke("gate", "bare.json", "--baseline", "report.json", "--tolerance", figure)
+    assert result.exit_code == 2 and "the report has none" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "Invalid JSON"),
+        (report().to_json()[:-40], "Invalid JSON"),
+        (report().to_json().replace('"schema": 1', '"schema": 2'), "newer"),
+        (report().to_json().replace('"schema": 1', '"schema": 0'), "older"),
+        (report().to_json().replace('"params": 250000', '"params": "many"'), "params"),
+        ("[]", "report.json"),
+        ("\x00\xff", "report.json"),
+    ],
+)
+def test_a_report_that_cannot_be_read_is_refused(here: Path, text: str, part: str):
+    Path("report.json").write_bytes(text.encode("latin-1"))
+    for command in (("gate", "report.json", "--max-drop", 1), ("diff", "report.json", "report.json")):
+        result = invoke(*command)
+        assert result.exit_code == 2 and part in result.stderr and len(result.stderr.splitlines()) == 1, result.output
+    with pytest.raises(BadInput):
+        compress.gate("report.json", max_drop=1)
+
+
+def test_a_report_that_is_not_there_is_refused(here: Path):
+    Path("empty").mkdir()
+    assert "Give the folder of a run" in invoke("gate", "empty", "--max-drop", 1).stderr
+    found = json.loads(invoke("gate", "nothing.json", "--max-drop", 1, "--json").stdout)
+    assert found["error"]["exit_code"] == 2
+
+
+# Differences
+
+
+def test_equal_reports_have_no_difference(here: Path):
+    assert invoke("diff", "report.json", ".").stdout == "Nothing changed.\n"
+
+
+def test_differences_have_intervals_and_verdicts(here: Path):
+    export = ExportRecord(format="onnx", path="model.onnx", sha256="ab" * 32, bytes=1000)
+    moved = changed(RESULT, params=200_000, latency=latency(1.2, 1.15, 1.25), quality=quality(0.926, (0.2, 0.6)))
+    Path("new.json").write_text(report(moved, seed=1, exports=(export,)).to_json())
+    found = {(r["where"], r["what"]): r for r in json.loads(invoke("diff", "report.json", "new.json", "--json").stdout)}
+    assert found["settings", "seed"]["new"] == 1 and found["exports", "model.onnx"]["old"] is None
+    params, slower, worse = (found["finetune", what] for what in ("params", "latency", "quality"))
+    assert (params["worse"], params["verdict"]) == (pytest.approx(-20), "better")
+    assert slower["worse"] == pytest.approx(100 * (1.9 / 1.2 - 1)) and slower["verdict"] == "worse"
+    assert slower["ci95"][0] < slower["worse"] < slower["ci95"][1]
+    assert worse["worse"] == pytest.approx(0.1) and worse["verdict"] == "cannot tell"
+    assert "finetune" in invoke("diff", "report.json", "new.json").stdout
+
+
+def test_stages_that_came_or_went_are_told_and_the_results_compared(here: Path):
+    Path("new.json").write_text(report(changed(RESULT, stage="merge", params=100_000)).to_json())
+    found = {(r.where, r.what): r for r in compress.diff("report.json", "new.json")}
+    assert found["finetune", "stage"].new is None and found["merge", "stage"].old is None
+    assert found["result", "params"].worse == pytest.approx(-60)
