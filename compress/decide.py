@@ -15,6 +15,7 @@ from compress.stage import Progress, silent
 from compress.stages.easier import Easier
 from compress.stages.merge import Merge
 from compress.stages.nepenthe import Nepenthe
+from compress.stages.order import Order
 from compress.stages.remove import Remove
 from compress.stages.shorten import Shorten
 from compress.stopwatch import Stopwatch
@@ -54,7 +55,7 @@ def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True) -
         Infeasible: the target is out of reach; says what is reachable.
         UnsupportedModel: nothing in the model can be removed.
     """
-    stages = stages_of(recipe)
+    stages = stages_of(recipe.model_copy(update={"turns": 1, "order": "width-depth" if quick else recipe.order}))
     if training := next((stage.name for stage in stages if isinstance(stage, Easier | Nepenthe)), None):
         raise BadInput(
             f"The method {recipe.method} decides while it trains ({training}), so there is no plan before the run. "
@@ -69,9 +70,13 @@ def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True) -
         if quick and isinstance(stage, Remove):
             edits, notes = stage.decide(planned, context)
             planned = artifacts.apply(Plan(edits), planned).noting(*notes)
-        elif not quick and isinstance(stage, Remove | Shorten | Merge):
+        elif not quick and isinstance(stage, Remove | Shorten | Order | Merge):
             planned = stage(planned, context)
     plan = Plan(planned.plan.edits, recipe.method, recipe.align or 1)
+    if recipe.turns > 1:
+        planned = planned.noting(
+            f"Decided in one turn: of {recipe.turns} each but the first decides on what training made of the model."
+        )
     if recipe.align is None:
         planned = planned.noting("Channel counts are not rounded here; a run rounds them where that is faster. --align decides.")
     return Decision(plan, size(cost(dense.module, dense.inputs)), size(cost(planned.module, planned.inputs)), planned.notes)

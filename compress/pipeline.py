@@ -39,6 +39,7 @@ from compress.report.markdown import markdown
 from compress.report.records import Exactness, ExportRecord, Parity, Report, StageRecord
 from compress.save import save
 from compress.stage import Context, Progress, Stage, silent
+from compress.stages.finetune import Finetune
 from compress.stopwatch import Stopwatch
 from compress.workspace import Workspace, open_workspace
 
@@ -118,10 +119,12 @@ class _Run:
     def stage(self, stage: Stage) -> None:
         """One more stage: from disk where an earlier run finished it, else carried out, measured and written."""
         before, number = self.done[-1].artifact, len(self.done)
+        trained = [d.artifact for d in self.done if d.record.stage.startswith(Finetune.name)]
+        context = replace(self.context, trained=trained[-1] if trained else None)
 
         def carry_out() -> Artifact:
             torch.manual_seed(self.context.recipe.seed * 1000 + number)  # a resumed stage draws what it would have drawn
-            return _with_widths_that_pay(stage, before, self.context, self.harness.recipe.align)
+            return _with_widths_that_pay(stage, before, context, self.harness.recipe.align)
 
         with _failures(stage.name, self.names):
             self._step(stage.name, carry_out)

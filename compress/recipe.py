@@ -54,8 +54,9 @@ class Recipe(BaseModel):
         description="points of held-out quality that lines in place of rectifiers may cost before fine-tuning, where layers are "
         "faster as one; 0 for none; 1 where nothing is said and fine-tuning follows",
     )
-    order: Literal["width-depth", "depth-width"] = Field(
-        "width-depth", description="whether channels are removed before rectifiers become lines, or behind that"
+    order: Literal["width-depth", "depth-width", "auto"] = Field(
+        "width-depth",
+        description="whether channels are removed before rectifiers become lines or behind that; auto tries both and measures"
     )
     turns: int = Field(
         1,

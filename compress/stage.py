@@ -29,6 +29,7 @@ class Context:
     """Everything a stage may look at besides the artifact; nothing here changes during a run.
 
     Attributes:
+        trained: the model as the last turn's training left it; None before any, and where there is but one turn.
         race: the pipeline's stopwatch, for a choice that needs milliseconds; None where nothing is timed, as in a dry run.
     """
 
@@ -38,6 +39,12 @@ class Context:
     device: torch.device
     progress: Progress = silent
     race: Race | None = None
+    trained: Artifact | None = None
+
+    @property
+    def before(self) -> Artifact:
+        """What refitted weights hold on to: the dense model, or what the last turn's training made of it."""
+        return self.trained or self.dense
 
 
 class Stage(Protocol):

@@ -68,6 +68,18 @@ def context(dense: Artifact, race: object = by_macs, **settings: object) -> Cont
     return Context(dense, data, make(data="digits", **settings), torch.device("cpu"), race=race)  # type: ignore[arg-type]
 
 
+def test_depth_alone_refuses_what_it_could_not_do():
+    alone = next(stage for stage in stages_of(make(method="depth")) if isinstance(stage, Shorten))
+    dense = artifact(narrow())
+    alone.check(dense, context(dense, method="depth"))
+    with pytest.raises(BadInput, match="stops by --depth"):
+        alone.check(dense, context(dense, method="depth", target="macs=0.5"))
+    straight = artifact(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    with pytest.raises(UnsupportedModel, match="no rectifier"):
+        alone.check(straight, context(straight, method="depth"))
+    Shorten().check(straight, context(straight))
+
+
 def test_candidates_are_what_wins_a_race():
     net = artifact(narrow())
     found = candidates(net, by_macs)

@@ -43,7 +43,7 @@ class Finetune:
             again, said = fresh(module, recipe.seed)
             module, notes = cast(GraphModule, again), (said,)
         if recipe.linearize == "gentle":
-            module = blended(module, context.dense.module)
+            module = blended(module, context.before.module)
         found = train(
             module,
             context.data,

@@ -18,6 +18,7 @@ import torch
 
 from compress.artifact import Artifact, apply
 from compress.entropy.spans import Span, choose
+from compress.errors import BadInput
 from compress.measure import quality
 from compress.plan import Edit, Linearize, Plan, Relocate
 from compress.recipe import Recipe
@@ -32,15 +33,33 @@ _HALVINGS = 8
 
 @dataclass(frozen=True)
 class Shorten:
-    """The stage."""
+    """The stage.
 
+    Attributes:
+        alone: no channels are removed beside it, so a model without rectifiers, or a target, is refused.
+    """
+
+    alone: bool = False
     name: str = "linearize"
 
     def needed(self, recipe: Recipe) -> bool:
         return allowed(recipe) > 0
 
     def check(self, artifact: Artifact, context: Context) -> None:
-        """A model without rectifiers, or without any that is worth a line, passes unchanged."""
+        """A model without rectifiers, or without any that is worth a line, passes unchanged, unless this is all that is done.
+
+        Raises:
+            BadInput: there is a target, which a choice by speed does not have.
+            UnsupportedModel: no rectifier can be linearized.
+        """
+        if not self.alone:
+            return
+        if context.recipe.target is not None:
+            raise BadInput(
+                f"The target is {context.recipe.target}, but the method {context.recipe.method} stops by --depth, points that "
+                "lines may cost before fine-tuning. Give those, or take --method easier, with targets such as rectifiers=0.5."
+            )
+        rectifiers.free(artifact)
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         found = candidates(artifact, context.race, lambda one: bool(one.sites), _share(context, "time stretches"))

@@ -44,12 +44,12 @@ class Both:
 
 
 def both(small: Artifact, context: Context) -> Both:
-    """Prepare for fitting the weights of `small` to the dense model's behaviour."""
+    """Prepare for fitting the weights of `small` to the behaviour of the dense model, or of what a turn began with."""
     batches, notes = images(context)
-    dense = fold(context.dense.module).to(context.device).requires_grad_(False)
-    return Both(
-        dense, fold(small.module).to(context.device).requires_grad_(False), kept(context.dense, small.plan), batches, notes
-    )
+    before = context.before
+    dense = fold(before.module).to(context.device).requires_grad_(False)
+    since = replace(small.plan, edits=small.plan.edits[len(before.plan.edits) :])
+    return Both(dense, fold(small.module).to(context.device).requires_grad_(False), kept(before, since), batches, notes)
 
 
 def statistics(artifact: Artifact, context: Context, groups: Sequence[Group], states: bool) -> Statistics:
@@ -84,7 +84,7 @@ def images(context: Context) -> tuple[list[tuple[Tensor, ...]], tuple[str, ...]]
         EmptyData: there is none.
     """
     recipe = context.recipe
-    room = max(1, int(_MEMORY / (2 * max(alive_bytes(context.dense.module), 1))))
+    room = max(1, int(_MEMORY / (2 * max(alive_bytes(context.before.module), 1))))
     limit = min(recipe.calibration, room)
     batches = [
         b.inputs for b in context.data.train.batches(min(BATCH, limit), limit=limit, seed=recipe.seed, device=context.device)
