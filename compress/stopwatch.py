@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import operator
 import os
 import tempfile
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.node import map_arg
 
 import exporters
 from compress.artifact import Artifact
@@ -107,11 +109,20 @@ class Stopwatch:
 
 
 def _structure(artifact: Artifact) -> list[str]:
-    """Everything that latency depends on: operations, layers with their sizes, shapes."""
+    """Everything that latency depends on: operations, layers with their sizes, shapes; not what they are called."""
     module = artifact.module
-    layers = [f"{name}: {layer!r}" for name, layer in module.named_modules() if name and not list(layer.children())]
-    shapes = [f"{name}: {tuple(value.shape)}" for name, value in module.state_dict().items()]
-    return [str(module.graph), *layers, *shapes, *(str(tuple(x.shape)) for x in artifact.inputs)]
+    place = {node: number for number, node in enumerate(module.graph.nodes)}
+    lines = [str(tuple(x.shape)) for x in artifact.inputs]
+    for node in module.graph.nodes:
+        does = f"{node.op} {node.target}" if node.op in ("call_function", "call_method") else node.op
+        if node.op == "call_module":
+            layer = module.get_submodule(str(node.target))
+            does = f"{layer!r} {[tuple(value.shape) for value in layer.state_dict().values()]}"
+        elif node.op == "get_attr":
+            does = f"{node.op} {tuple(getattr(operator.attrgetter(str(node.target))(module), 'shape', ()))}"
+        given = map_arg((node.args, dict(node.kwargs)), lambda other: f"%{place[other]}")
+        lines.append(f"{does} {given}")
+    return lines
 
 
 def _read() -> dict[str, Any]:

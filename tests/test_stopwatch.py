@@ -93,3 +93,30 @@ def test_a_race_too_noisy_to_tell_is_repeated_and_not_remembered(cache: Path, mo
     assert noisy.noisy and not noisy.faster and len(outcomes) == 2 and not cache.exists()
     assert watch().race(net(4), net(16)).faster and not outcomes
     assert watch().race(net(4), net(16)).faster, "remembered"
+
+
+def test_the_same_block_elsewhere_is_the_same_race():
+    def block(name: str, width: int = 4) -> Artifact:
+        inputs = (torch.zeros(1, 8),)
+        layers = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 8))
+        return Artifact(trace(Wrapped(name, layers), inputs), inputs)
+
+    one = watch()
+    one.race(block("first"), block("first", 16))
+    one.race(block("second"), block("second", 16))
+    assert one.measured == 1
+    one.race(block("second"), block("second", 17))
+    assert one.measured == 2
+
+
+class Wrapped(nn.Module):
+    """A block under a name, called twice, the second time with what the first gave."""
+
+    def __init__(self, name: str, layers: nn.Module) -> None:
+        super().__init__()
+        self.add_module(name, layers)
+        self.within = name
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        layers = self.get_submodule(self.within)
+        return x + layers(layers(x))
