@@ -31,10 +31,12 @@ if TYPE_CHECKING:
         gate,
         load,
         methods,
+        package,
         plan,
         run,
         save,
         trace,
+        verify,
     )
 
 __version__ = "0.1.0"
@@ -50,12 +52,14 @@ __all__ = [
     "gate",
     "load",
     "methods",
+    "package",
     "plan",
     "run",
     "save",
     "trace",
+    "verify",
 ]
-_QUICK = ("diff", "gate")
+_QUICK = ("diff", "gate", "verify")
 """Verbs that come from the file of their name, without everything that `compress.api` needs."""
 
 

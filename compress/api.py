@@ -12,7 +12,7 @@ from typing import Any
 
 import exporters
 from compress import artifact as artifacts
-from compress import pipeline
+from compress import exporting, pipeline
 from compress.artifact import Artifact
 from compress.bench import bench
 from compress.decide import Decision, decide
@@ -27,12 +27,14 @@ from compress.graph.trace import trace
 from compress.load import load
 from compress.methods import METHODS
 from compress.opening import opened, prepare
+from compress.package import package
 from compress.plan import Plan, from_json
 from compress.recipe import Recipe, from_toml, make, merged, model_path
 from compress.report.records import Report
 from compress.save import save
 from compress.stage import Progress, silent
 from compress.stages.analyse import Row, analyse
+from compress.verify import verify
 
 __all__ = [
     "analyze",
@@ -46,10 +48,12 @@ __all__ = [
     "gate",
     "load",
     "methods",
+    "package",
     "plan",
     "run",
     "save",
     "trace",
+    "verify",
 ]
 
 Place = str | Path
@@ -163,21 +167,25 @@ def read_plan(path: Path) -> Plan:
 
 
 def export(
-    model: Place, *, format: str = "onnx", out: Place = "model.onnx", force: bool = False, **settings: Any
+    model: Place, *, format: str = "onnx", out: Place | None = None, force: bool = False, **settings: Any
 ) -> exporters.Exported:
     """Write a model file in the format of another runtime, compared with torch on the same inputs: real ones where there is data.
 
+    Without `out` the file is called model, with the ending of the format. 8 bits need `data` to calibrate on.
+
     Raises:
         BadInput: unknown format, the model cannot be opened, or `out` exists and `force` is not given.
+        MissingBackend: what the format needs is not installed.
         ExportError: the model cannot be written in this format, or computes something else there.
     """
     if format not in exporters.EXPORTERS:
         raise BadInput(f"There is no format '{format}'; known are {', '.join(exporters.EXPORTERS)}. 'compress doctor' says more.")
-    free(Path(out), force)
+    exporters.require(format)
+    path = Path(out or f"model{exporters.ENDING[format]}")
+    free(path, force)
     recipe = make(model=model_path(model), **settings)
     artifact, data = opened(recipe)
-    samples = None if data is None else [batch.inputs for batch in data.held_out.batches(8, limit=16, seed=recipe.seed)]
-    return exporters.export(format, artifact.module, artifact.inputs, Path(out), samples=samples, opset=recipe.opset)
+    return exporting.write(format, artifact, path, recipe, data, {})
 
 
 @dataclass(frozen=True)

@@ -169,28 +169,25 @@ def explain(model: str, layer: str | None, depth: bool, as_json: bool, **flags: 
 @command(
     path_argument("model"),
     click.option("--format", "format", default="onnx", show_default=True, help="a format that 'compress doctor' lists"),
-    out_option("model.onnx", "file to write"),
-    settings("opset", *LOADING, "data"),
+    click.option("--out", type=click.Path(path_type=Path), help="file to write  [default: model, with the format's ending]"),
+    settings("opset", "calibration", "calibrator", "int8_error", "batch", *LOADING, "data"),
     force_option,
     json_option,
     example="compress export model.pt --input-shape 3x224x224 --format onnx --out model.onnx",
 )
-def export(model: str, format: str, out: Path, force: bool, as_json: bool, **flags: Any) -> None:
+def export(model: str, format: str, out: Path | None, force: bool, as_json: bool, **flags: Any) -> None:
     """Write MODEL in a format of another runtime, and compare the two on the same inputs.
 
     A folder model.compressed knows its input size; any other file needs --input-shape or --data.
     """
     import compress
-    from compress.terminal import print_json
+    from compress.terminal import compared, print_json
 
     written = compress.export(model, format=format, out=out, force=force, **given(flags))
     if as_json:
         print_json(written)
     else:
-        difference = (
-            "not compared" if written.parity is None else f"worst absolute difference to torch {written.parity.worst_abs:.2g}"
-        )
-        click.echo(f"{written.path}: {written.format}, {difference}")
+        click.echo(f"{written.path}: {written.format}, {compared(written)}")
 
 
 @command(
@@ -210,6 +207,34 @@ def bench(models: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     with progress_bar() as progress:
         timings = compress.bench(*models, progress=progress, **given(flags))
     print_json(timings) if as_json else print_timings(timings)
+
+
+@command(
+    path_argument("run"),
+    out_option("package.tar.gz", "the archive"),
+    click.option("--samples", help="inputs that travel along, a .npz with input_0, ...; else the first of the run's test data"),
+    click.option("--name", default="model", show_default=True, help="of the model, for manifest and bill of materials"),
+    click.option("--license", default="NOASSERTION", show_default=True, help="of the model, as an SPDX expression"),
+    click.option("--sign", help="a private key of OpenSSH that signs the package"),
+    force_option,
+    json_option,
+    example="compress package out --out package.tar.gz --license MIT",
+)
+def package(run: str, as_json: bool, **settings: Any) -> None:
+    """The models of the folder RUN, and what a device needs to check them, in one archive.
+
+    The same run gives the same bytes. 'compress verify', or the verify.py inside, checks hashes, outputs and time.
+    """
+    import compress
+    from compress.terminal import print_json
+
+    made = compress.package(run, **settings)
+    if as_json:
+        print_json(made)
+    else:
+        signed = ", signed" if made.signed else ""
+        click.echo(f"{made.path}: {len(made.models)} models, {made.files} files, {made.bytes:,} bytes{signed}")
+        click.echo(f"digest: {made.digest}")
 
 
 @command(json_option, example="compress methods --json")

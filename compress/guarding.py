@@ -47,7 +47,7 @@ def path_argument(name: str, required: bool = True, nargs: int = 1) -> Callable[
 
 def out_option(default: str, text: str) -> Decorator:
     """`--out`, with the place that the command writes to when nothing is said."""
-    return click.option("--out", type=click.Path(path_type=Path), default=default, show_default=True, help=text)
+    return click.option("--out", "-o", type=click.Path(path_type=Path), default=default, show_default=True, help=text)
 
 
 def json_option(function: Command) -> Command:
@@ -160,7 +160,7 @@ def sentence(error: Exception) -> tuple[str, int]:
     if isinstance(error, ParityError):
         return str(error), GateFailed.exit_code
     if isinstance(error, MissingBackend):
-        return str(error), BadInput.exit_code
+        return str(error), UnsupportedModel.exit_code
     if isinstance(error, ExportError):
         return str(error), UnsupportedModel.exit_code
     if isinstance(error, OSError):

@@ -81,6 +81,37 @@ def gate(report: str, as_json: bool, **rules: Any) -> None:
         raise click.exceptions.Exit(5)
 
 
+@command(
+    path_argument("package"),
+    click.option("--hashes-only", is_flag=True, help="run nothing"),
+    click.option("--rounds", type=click.IntRange(0), default=50, show_default=True, help="rounds of timing; 0 for none"),
+    click.option("--threads", type=click.IntRange(0), default=0, help="threads of the runtime; 0 leaves that to it"),
+    file_option("--allowed-signers", "who may have signed, a file as ssh-keygen -Y reads it"),
+    click.option("--identity", help="the one of them that must have signed"),
+    click.option("--digest", help="the digest that the package must have"),
+    json_option,
+    example="compress verify package.tar.gz --allowed-signers allowed_signers",
+)
+def verify(package: str, as_json: bool, **settings: Any) -> None:
+    """Whether PACKAGE is whole, computes here what it computed where it was made, and how fast: exit code 0, 5 where it does not.
+
+    PACKAGE is a package.tar.gz or the folder that it was unpacked into. A device without this program runs the verify.py inside.
+    """
+    from compress.verify import verify as check
+    from exporters.standalone.verify import lines
+
+    found = check(package, **settings)
+    if as_json:
+        from compress.terminal import print_json
+
+        print_json(found)
+    else:
+        for line in lines(found):
+            click.echo(line)
+    if not found.passed:
+        raise click.exceptions.Exit(found.exit_code)
+
+
 @command(path_argument("old"), path_argument("new"), json_option, example="compress diff main/report.json out/report.json")
 def diff(old: str, new: str, as_json: bool) -> None:
     """What changed from the report OLD to the report NEW: settings, environment, every stage, the result and its exports.

@@ -1,0 +1,1 @@
+"""What stands in a package, and how its bytes are made: the same for the same content, on every machine."""

@@ -1,0 +1,113 @@
+"""The manifest of a package: what is in it, what it takes, and what it did where it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from compress.packaging.samples import Samples
+from compress.packaging.sbom import SCRIPT_LICENSE
+from compress.report.records import ExportRecord, Report
+
+SCHEMA = 1
+FORMULA = "(x - mean) / std, where x is pixel / 255 for 8-bit images"
+
+README = """\
+A model that was made smaller, and what is needed to check it where it will run.
+
+    sha256sum -c SHA256SUMS        every file is as it was sealed
+    python verify.py               that, then outputs beside the expected ones, then time (numpy, onnxruntime)
+    python verify.py --json        for a program
+
+manifest.json says what the model takes, normalisation and class names included. report.json says what it was made from and how
+each step was measured, plan.json what was changed, sbom.cdx.json (CycloneDX) what is in here.
+"""
+
+
+def manifest(
+    name: str,
+    license: str,
+    report: Report,
+    models: Mapping[str, ExportRecord],
+    samples: Samples,
+    entries: Mapping[str, list[dict[str, Any]]],
+    files: Mapping[str, bytes],
+) -> dict[str, Any]:
+    """The document.
+
+    Args:
+        name: of the model.
+        license: of the model, as an SPDX expression.
+        report: of the run.
+        models: path in the package -> what was exported there.
+        samples: the inputs that travel along.
+        entries: path of a model -> its samples, outputs and tolerances; a model that no script here runs has none.
+        files: everything else in the package.
+    """
+    quality = report.result.quality
+    return {
+        "schema": SCHEMA,
+        "kind": "compress package",
+        "name": name,
+        "made_by": {"compress": report.environment.compress},
+        "licenses": {"model": license, "scripts": SCRIPT_LICENSE},
+        "models": [_model(path, export, entries.get(path), files[path]) for path, export in models.items()],
+        "inputs": [_input(k, array.shape, str(array.dtype), samples) for k, array in enumerate(samples.inputs[0])],
+        "task": samples.task or None,
+        "classes": None if samples.classes is None else list(samples.classes),
+        "quality": None if quality is None else quality.model_dump(mode="json"),
+        "latency": _latency(report),
+        "environment": report.environment.model_dump(mode="json"),
+        "method": report.method,
+        "plan_sha256": report.plan_sha256,
+        "files": {
+            path: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} for path, content in files.items()
+        },
+    }
+
+
+def _model(path: str, export: ExportRecord, entries: Sequence[dict[str, Any]] | None, content: bytes) -> dict[str, Any]:
+    return {
+        "path": path,
+        "format": export.format,
+        "runtime": "onnxruntime" if entries is not None else export.format,
+        "opset": export.opset,
+        "sha256": export.sha256,
+        "bytes": len(content),
+        "samples": list(entries or ()),
+    }
+
+
+def _input(number: int, shape: Sequence[int], dtype: str, samples: Samples) -> dict[str, Any]:
+    return {
+        "number": number,
+        "shape": ["batch", *shape[1:]],
+        "dtype": dtype,
+        "layout": "NCHW" if len(shape) == 4 else None,
+        "normalisation": None
+        if samples.mean is None
+        else {
+            "formula": "(x - mean) / std, x = pixel / 255 for 8-bit images",
+            "mean": list(samples.mean),
+            "std": list(samples.std or ()),
+        },
+    }
+
+
+def _latency(report: Report) -> dict[str, Any] | None:
+    latency = report.result.latency
+    if latency is None:
+        return None
+    return {**latency.model_dump(mode="json"), "device": report.environment.gpu or report.environment.cpu}
+
+
+def text(document: Mapping[str, Any]) -> bytes:
+    """The bytes of a JSON document, the same for the same content."""
+    return (json.dumps(document, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n").encode()
+
+
+def sums(files: Mapping[str, bytes]) -> bytes:
+    """The list of hashes, as `sha256sum -c` reads it."""
+    return "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)).encode()

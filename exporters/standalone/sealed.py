@@ -1,0 +1,179 @@
+"""A package as it lies on a device: opened without trusting it, and compared with its own list of hashes.
+
+    SHA256SUMS         a line per file, as `sha256sum -c SHA256SUMS` reads it
+    SHA256SUMS.sig     a signature of that list, where the sender signed: `ssh-keygen -Y verify`
+
+Runs anywhere: Python 3.8 or newer, the standard library, no other file of this project.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import re
+import stat
+import subprocess
+import tarfile
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+SUMS, SIGNATURE, MANIFEST = "SHA256SUMS", "SHA256SUMS.sig", "manifest.json"
+NAMESPACE = "compress-package"
+MOST_FILES, MOST_BYTES, MOST_INFLATION = 1000, 8 << 30, 20
+"""Weights hardly shrink, so an archive that grows twentyfold is a bomb and no package."""
+SPARE = 16 << 20  # bytes that even a small archive may unpack to
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}){0,3}")
+"""Relative, four levels deep at most, nothing hidden: what a package's own names look like."""
+CHUNK = 1 << 20
+
+
+class Refused(Exception):
+    """What was given is no package, or opening it would not be safe."""
+
+
+class _Capped(io.RawIOBase):
+    """A stream that ends with a refusal once it has given more bytes than it may."""
+
+    def __init__(self, stream: BinaryIO, most: int):
+        self.stream, self.left = stream, most
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        found = self.stream.read(min(size, self.left + 1) if size >= 0 else self.left + 1)
+        self.left -= len(found)
+        if self.left < 0:
+            raise Refused("The archive unpacks to more than a package can hold. Do not open it; ask for it again.")
+        return found
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Write the files of an archive into an empty folder.
+
+    Raises:
+        Refused: not an archive, or one with links, devices, folders, names that leave the folder, duplicates, or too much of it.
+    """
+    try:
+        size = archive.stat().st_size
+        most = min(MOST_BYTES, max(SPARE, MOST_INFLATION * size))
+        with archive.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            stream = gzip.GzipFile(fileobj=file) if packed else file
+            with tarfile.open(fileobj=_Capped(stream, most), mode="r|") as tar:  # type: ignore[arg-type]
+                seen: set[str] = set()
+                for member in tar:
+                    _write(tar, member, folder, seen)
+    except Refused:
+        raise
+    except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:
+        raise Refused(f"{archive} cannot be opened ({error}). Needed is a whole package.tar.gz; fetch it again.") from error
+    if not seen:
+        raise Refused(f"{archive} is empty. Needed is a package.tar.gz of 'compress package'.")
+
+
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, seen: set[str]) -> None:
+    name = member.name
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
+        raise Refused(f"The archive holds {name!r}, which is no plain file. Do not open it; ask for it again.")
+    if not NAME.fullmatch(name):
+        raise Refused(f"The archive holds a file named {name!r}, which may not stand in a package. Do not open it.")
+    if name in seen or len(seen) >= MOST_FILES:
+        raise Refused(f"The archive holds {name!r} twice, or more than {MOST_FILES} files. Do not open it.")
+    seen.add(name)
+    place = folder / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    source = tar.extractfile(member)
+    assert source is not None, "a plain file has content"
+    with place.open("xb") as target:
+        for chunk in iter(lambda: source.read(CHUNK), b""):
+            target.write(chunk)
+        if target.tell() != member.size:
+            raise Refused(f"The archive ends inside {name!r}. Fetch it again.")
+
+
+def listed(folder: Path) -> dict[str, Path]:
+    """Every file of an unpacked package; links and other kinds of entries are refused."""
+    found: dict[str, Path] = {}
+    for base, folders, files in os.walk(str(folder)):
+        for name in sorted(folders) + files:
+            path = Path(base) / name
+            mode = path.lstat().st_mode
+            inside = path.relative_to(folder).as_posix()
+            if not (stat.S_ISREG(mode) or (stat.S_ISDIR(mode) and name in folders)):
+                raise Refused(f"{inside} is no plain file. A package holds no links; unpack it again.")
+            if stat.S_ISREG(mode):
+                found[inside] = path
+    return found
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """The package's own list: name -> sha256."""
+    try:
+        lines = (folder / SUMS).read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError) as error:
+        raise Refused(f"{folder} has no readable {SUMS} ({error}). Needed is a package of 'compress package'.") from error
+    found = {line[66:]: line[:64] for line in lines if re.fullmatch(r"[0-9a-f]{64}  \S+", line)}
+    if not lines or len(found) != len(lines):
+        raise Refused(f"{SUMS} cannot be read: needed is a line 'sha256  name' for each file, once. Fetch the package again.")
+    return found
+
+
+def problems(folder: Path) -> list[str]:
+    """What is not as it was sealed: files that changed, that are missing, or that nobody listed."""
+    expected, found = sums(folder), listed(folder)
+    told: list[str] = []
+    for name in sorted(set(expected) | set(found)):
+        if name in (SUMS, SIGNATURE) and name not in expected:
+            continue
+        if name not in found:
+            told.append(f"{name} is missing")
+        elif name not in expected:
+            told.append(f"{name} is not in {SUMS}")
+        elif sha256(found[name]) != expected[name]:
+            told.append(f"{name} was changed")
+    if MANIFEST not in expected:
+        told.append(f"{MANIFEST} is not in {SUMS}")
+    return told
+
+
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for chunk in iter(lambda: file.read(CHUNK), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def signature(folder: Path, signers: Path, identity: str | None) -> str:
+    """Who signed the list of hashes, of those that a file of allowed signers names (see ALLOWED SIGNERS in `man ssh-keygen`).
+
+    Returns:
+        The signer; empty where the signature is missing or not theirs.
+    """
+    signed = folder / SIGNATURE
+    if not signers.is_file():
+        raise Refused(f"There is no file {signers}. Needed are allowed signers, a line 'NAME ssh-ed25519 AAAA...' for each.")
+    if not signed.is_file():
+        return ""
+    try:
+        where = ["-f", str(signers), "-s", str(signed)]
+        names = [identity] if identity else _keygen(["find-principals", *where], b"").decode(errors="replace").split()
+        for name in names:
+            if _keygen(["verify", *where, "-n", NAMESPACE, "-I", name], (folder / SUMS).read_bytes()):
+                return name
+    except OSError as error:
+        raise Refused(f"The signature cannot be checked ({error}). Install ssh-keygen of OpenSSH 8.2 or newer.") from error
+    return ""
+
+
+def _keygen(arguments: list[str], given: bytes) -> bytes:
+    """Standard output of `ssh-keygen -Y`; empty where it refuses."""
+    command = ["ssh-keygen", "-Y", *arguments]
+    done = subprocess.run(command, input=given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=30)
+    return (done.stdout or b"ok") if done.returncode == 0 else b""

@@ -1,0 +1,307 @@
+"""Is this package whole, does it compute here what it computed where it was made, and how fast?
+
+    python verify.py                        the unpacked package that this script lies in
+    python verify.py package.tar.gz         an archive
+    python verify.py --json                 for a program
+
+Hashes first, then the outputs for the samples in the package against the expected ones, then time. Needs Python 3.8 or newer and,
+beyond hashes, numpy and onnxruntime. Exit codes: 0 all is well, 2 no package, 4 no runtime here for it, 5 something is wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+
+sys.dont_write_bytecode = True  # a package holds what it lists, and nothing else
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+if __package__:
+    from exporters.standalone import sealed
+else:
+    import sealed  # type: ignore[no-redef,import-not-found]
+
+SCHEMA = 1
+BUDGET_S, SAMPLE_S, LEAST_ROUNDS = 10.0, 0.005, 10
+"""A model is timed for at most that long; a round repeats its call until it lasts some milliseconds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """One model of the package, as it ran here.
+
+    Attributes:
+        status: "equal", "differs", "cannot run" or "not asked".
+        detail: what differs, or why it did not run.
+        worst_abs: largest difference to the expected outputs, and what that output was allowed.
+        p50_ms, p90_ms: of one call on `batch` samples; None where it was not timed.
+    """
+
+    path: str
+    format: str
+    status: str
+    detail: str = ""
+    worst_abs: float | None = None
+    tolerance: float | None = None
+    batch: int | None = None
+    rounds: int | None = None
+    p50_ms: float | None = None
+    p90_ms: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Verified:
+    """What was found.
+
+    Attributes:
+        digest: sha256 of the list of hashes; names the whole package in one line.
+        problems: files that are not as they were sealed, a signature that does not hold.
+        signer: who signed; None where nobody asked.
+        expected: the latency that was measured where the package was made, and on what.
+    """
+
+    package: str
+    passed: bool
+    exit_code: int
+    digest: str
+    problems: tuple[str, ...]
+    signer: str | None
+    models: tuple[Ran, ...]
+    expected: dict[str, Any] | None
+    environment: dict[str, Any]
+
+
+def verify(
+    package: Path,
+    run: bool = True,
+    rounds: int = 50,
+    threads: int = 0,
+    allowed_signers: Path | None = None,
+    identity: str | None = None,
+    digest: str | None = None,
+) -> Verified:
+    """Check an archive or an unpacked package.
+
+    Args:
+        package: package.tar.gz, or the folder that it was unpacked into.
+        run: compare outputs and time them too; False stops behind the hashes.
+        rounds: rounds of timing; 0 does not time.
+        threads: of the runtime; 0 leaves that to it.
+        allowed_signers: the package must be signed by one of these.
+        identity: and by this one of them.
+        digest: the package must have this digest.
+
+    Raises:
+        sealed.Refused: no package, or one that is not safe to open.
+    """
+    with opened(package) as folder:
+        problems = sealed.problems(folder)
+        found = sealed.sha256(folder / sealed.SUMS)
+        if digest is not None and digest.lower() != found:
+            problems.append(f"the digest is {found}, not {digest}")
+        signer = None
+        if allowed_signers is not None:
+            signer = sealed.signature(folder, allowed_signers, identity)
+            if not signer:
+                problems.append(f"it is not signed by {identity or 'an allowed signer'}")
+        manifest = {} if problems else read_manifest(folder)
+        models = tuple(checked(folder, manifest, model, run, rounds, threads) for model in manifest.get("models", ()))
+    wrong = bool(problems) or any(model.status == "differs" for model in models)
+    idle = run and not problems and not any(model.status == "equal" for model in models)
+    exit_code = 5 if wrong else 4 if idle else 0
+    expected = manifest.get("latency")
+    return Verified(str(package), not exit_code, exit_code, found, tuple(problems), signer, models, expected, environment())
+
+
+@contextlib.contextmanager
+def opened(package: Path) -> Iterator[Path]:
+    """The folder of a package; an archive is unpacked into one that goes away again."""
+    if package.is_dir():
+        yield package
+        return
+    if not package.is_file():
+        raise sealed.Refused(f"There is no package {package}. Give a package.tar.gz, or the folder that it was unpacked into.")
+    with tempfile.TemporaryDirectory(prefix="package-") as folder:
+        sealed.unpack(package, Path(folder))
+        yield Path(folder)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest, which the hashes have vouched for."""
+    try:
+        manifest = json.loads((folder / sealed.MANIFEST).read_text(encoding="utf-8"))
+        schema = manifest["schema"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise sealed.Refused(f"{sealed.MANIFEST} cannot be read ({error}). Make the package again.") from error
+    if schema != SCHEMA:
+        raise sealed.Refused(f"The package has schema {schema!r}, this script reads {SCHEMA}. Use the verify.py inside it.")
+    return manifest
+
+
+def checked(folder: Path, manifest: dict[str, Any], model: dict[str, Any], run: bool, rounds: int, threads: int) -> Ran:
+    """One model: outputs against expected, then time."""
+    place = model["path"], model["format"]
+    if not run:
+        return Ran(*place, status="not asked")
+    if model["runtime"] != "onnxruntime":
+        return Ran(*place, status="cannot run", detail=f"this script has no runner for {model['runtime']}")
+    try:
+        call = session(folder / model["path"], threads)
+    except ImportError as error:
+        return Ran(*place, status="cannot run", detail=f"{error}: pip install onnxruntime numpy")
+    except Exception as error:  # a runtime's own kinds
+        return Ran(*place, status="differs", detail=f"onnxruntime does not open it: {str(error).splitlines()[0]}")
+    status, detail, worst, tolerance = compared(folder, model["samples"], call)
+    ran = Ran(*place, status=status, detail=detail, worst_abs=worst, tolerance=tolerance)
+    if status != "equal" or not rounds:
+        return ran
+    batch = (manifest.get("latency") or {}).get("batch") or 1
+    times = timed(folder, model["samples"], call, batch, rounds)
+    percentiles = [1e3 * times[min(len(times) - 1, int(share * len(times)))] for share in (0.5, 0.9)]
+    return dataclasses.replace(ran, batch=batch, rounds=len(times), p50_ms=percentiles[0], p90_ms=percentiles[1])
+
+
+def session(path: Path, threads: int) -> Callable[[list[Any]], list[Any]]:
+    """The model as a function from arrays to arrays."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads:
+        options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as where the expected latency was measured
+    made = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [i.name for i in made.get_inputs()]
+    return lambda arrays: list(made.run(None, dict(zip(names, arrays))))
+
+
+def compared(folder: Path, samples: list[dict[str, Any]], call: Any) -> tuple[str, str, float | None, float | None]:
+    """(status, detail, worst difference, what it was allowed) over all samples and outputs."""
+    import numpy
+
+    worst, allowed = 0.0, 0.0
+    for number, sample in enumerate(samples):
+        found = call([load(folder, name) for name in sample["inputs"]])
+        if len(found) != len(sample["outputs"]):
+            return "differs", f"sample {number}: {len(found)} outputs instead of {len(sample['outputs'])}", None, None
+        for name, y, tolerance in zip(sample["outputs"], found, sample["tolerance"]):
+            expected, y = load(folder, name).astype("float64"), numpy.asarray(y, dtype="float64")
+            if y.shape != expected.shape:
+                return "differs", f"sample {number}: shape {y.shape} instead of {expected.shape}", None, None
+            difference = float(numpy.max(numpy.abs(y - expected))) if y.size else 0.0
+            if not difference <= tolerance:  # NaN is not
+                told = f"sample {number} differs by {difference:.3g}, allowed is {tolerance:.3g}"
+                return "differs", told, difference if difference == difference else None, tolerance
+            if allowed == 0.0 or difference * allowed > worst * tolerance:
+                worst, allowed = difference, tolerance
+    return "equal", "", worst, allowed
+
+
+def load(folder: Path, name: str) -> Any:
+    """An array of the package; never a pickle."""
+    import numpy
+
+    return numpy.load(str(folder / name), allow_pickle=False)
+
+
+def timed(folder: Path, samples: list[dict[str, Any]], call: Any, batch: int, rounds: int) -> list[float]:
+    """Seconds of one call on a batch of the samples, sorted, one figure a round."""
+    import numpy
+
+    arrays = [[load(folder, name) for name in sample["inputs"]] for sample in samples]
+    inputs = [numpy.concatenate([arrays[i % len(arrays)][k] for i in range(batch)]) for k in range(len(arrays[0]))]
+    for _ in range(3):
+        call(inputs)
+    start, repeats = time.perf_counter(), 0
+    while time.perf_counter() - start < SAMPLE_S or not repeats:
+        call(inputs)
+        repeats += 1
+    found, began = [], time.perf_counter()
+    while len(found) < rounds and (len(found) < LEAST_ROUNDS or time.perf_counter() - began < BUDGET_S):
+        start = time.perf_counter()
+        for _ in range(repeats):
+            call(inputs)
+        found.append((time.perf_counter() - start) / repeats)
+    return sorted(found)
+
+
+def environment() -> dict[str, Any]:
+    """What ran this. Holds no name of a person or a machine."""
+    versions = {}
+    for name in ("numpy", "onnxruntime"):
+        try:
+            versions[name] = getattr(__import__(name), "__version__", "unknown")
+        except ImportError:
+            versions[name] = None
+    cpu = ""
+    with contextlib.suppress(OSError):
+        told = Path("/proc/cpuinfo").read_text().replace("\t", "").splitlines()
+        facts = dict(line.split(": ", 1) for line in told if ": " in line)
+        cpu = facts.get("model name") or facts.get("Model") or facts.get("Hardware") or ""  # the latter two on ARM boards
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    python = platform.python_version()
+    return {"python": python, "os": system, "cpu": cpu or platform.processor() or platform.machine(), "cores": cores, **versions}
+
+
+def lines(found: Verified) -> Iterator[str]:
+    """What a person reads."""
+    for problem in found.problems:
+        yield f"wrong: {problem}"
+    if not found.problems:
+        signed = "" if found.signer is None else f", signed by {found.signer}"
+        yield f"whole: every file is as it was sealed{signed}"
+    for model in found.models:
+        told = f"{model.path}: {model.status}"
+        if model.worst_abs is not None and model.status == "equal":
+            told += f", worst difference {model.worst_abs:.2g}, allowed {model.tolerance:.2g}"
+        if model.detail:
+            told += ", " + model.detail
+        if model.p50_ms is not None:
+            told += f"; p50 {model.p50_ms:.3f} ms, p90 {model.p90_ms:.3f} ms at batch {model.batch}"
+        yield told
+    if found.expected and any(model.p50_ms is not None for model in found.models):
+        yield "expected: p50 {p50_ms:.3f} ms at batch {batch} in {runtime} on {device}".format(**found.expected)
+    yield f"digest: {found.digest}"
+    if found.exit_code == 4:
+        yield "Nothing in this package could be run here; only its files were checked."
+    yield "Passed." if found.passed else "Failed."
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The script."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    here = Path(__file__).resolve().parent
+    parser.add_argument("package", nargs="?", type=Path, default=here, help="package.tar.gz or an unpacked package; this folder")
+    parser.add_argument("--hashes-only", action="store_true", help="run nothing")
+    parser.add_argument("--rounds", type=int, default=50, help="rounds of timing; 0 for none")
+    parser.add_argument("--threads", type=int, default=0, help="threads of the runtime; 0 leaves that to it")
+    parser.add_argument("--allowed-signers", type=Path, help="a file that names who may have signed, as ssh-keygen -Y reads it")
+    parser.add_argument("--identity", help="the one of them that must have signed")
+    parser.add_argument("--digest", help="the digest that the package must have")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    given = parser.parse_args(arguments)
+    signing = given.allowed_signers, given.identity, given.digest
+    try:
+        found = verify(given.package, not given.hashes_only, given.rounds, given.threads, *signing)
+    except sealed.Refused as error:
+        if given.json:
+            print(json.dumps({"error": {"kind": "BadInput", "message": str(error), "exit_code": 2}}))
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(dataclasses.asdict(found), indent=1) if given.json else "\n".join(lines(found)))
+    return found.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
