@@ -6,7 +6,7 @@ than a few lines has a file of its own name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from compress.report.records import Report
 from compress.save import save
 from compress.stage import Progress, silent
 from compress.stages.analyse import Row, analyse
+from compress.stopwatch import Stopwatch
 from compress.verify import verify
 
 __all__ = [
@@ -101,15 +102,18 @@ def resolved_recipe(model: Place | None, recipe: Recipe | Place | None, settings
     return resolved
 
 
-def analyze(model: Place, *, progress: Progress = silent, **settings: Any) -> list[Row]:
+def analyze(model: Place, *, timed: bool = True, progress: Progress = silent, **settings: Any) -> list[Row]:
     """Entropy, redundancy, cost and savings of every group of channels, from one pass over `calibration` training images.
+
+    With `timed`, the layers around each rectifier race against the one that they could become without it.
 
     Raises:
         BadInput: the model or the data cannot be used.
         UnsupportedModel: the model cannot be traced.
     """
     context, _ = prepare(make(model=model_path(model), **settings), progress)
-    return analyse(context.dense, context)
+    race = Stopwatch(context.recipe, context.device).race if timed else None
+    return analyse(context.dense, replace(context, race=race))
 
 
 def plan(

@@ -11,9 +11,10 @@ from compress.artifact import Artifact
 from compress.errors import BadInput
 from compress.graph.channels import Channels, Group, solve
 from compress.graph.lines import sites
-from compress.graph.segments import Segment, blocked, segments
+from compress.graph.segments import blocked
 from compress.opening import opened
 from compress.recipe import make, model_path
+from compress.statistics.candidates import shortest
 from compress.statistics.sites import data_free
 
 
@@ -89,10 +90,7 @@ def explain(
 
 def depth_rows(artifact: Artifact) -> list[DepthRow]:
     """A row for every rectifier, in the order of the graph."""
-    best: dict[str, Segment] = {}
-    for one in segments(artifact.module, artifact.inputs):
-        for site in one.sites if one.exact else ():
-            best[site] = min(best.get(site, one), one, key=lambda s: (len(s.sites), s.macs_after))
+    best = shortest(artifact)
     why, bits = blocked(artifact.module), data_free(artifact.module)
     rows: list[DepthRow] = []
     for site in sites(artifact.module):

@@ -20,6 +20,7 @@ from compress.plan import Merge as MergeEdit
 from compress.plan import Relocate as RelocateEdit
 from compress.recipe import make
 from compress.stage import Context
+from compress.stages.analyse import analyse
 from compress.stages.easier import Easier
 from compress.stages.merge import Merge
 from compress.stages.nepenthe import Nepenthe
@@ -91,6 +92,17 @@ def test_candidates_are_what_wins_a_race():
     assert candidates(net, never_faster).tried == found.tried > 0
     assert candidates(net, None).candidates[0].timing is None
     assert candidates(net, by_macs, lambda segment: not segment.sites).tried == 0
+
+
+def test_analysis_tells_what_a_line_would_save():
+    dense = artifact(narrow())
+    rows = {row.site: row for row in analyse(dense, context(dense)) if row.site}
+    one = next(c for c in candidates(dense, by_macs).candidates if c.segment.layers == ("2", "5"))
+    assert rows["4"].line_saves_ms == pytest.approx(one.gain) and rows["4"].with_sites == ()
+    assert rows["4"].line_ci95 == one.timing.ci95
+    assert analyse(dense, context(dense, never_faster))[1].line_saves_ms == 0
+    assert all(row.line_saves_ms is None for row in analyse(dense, context(dense, None)))
+    assert rows["6"].line_saves_ms is None and rows["6"].stays, "nothing merges across it, and it says why"
 
 
 def test_merging_changes_nothing_but_the_number_of_layers():

@@ -23,6 +23,7 @@ from compress.measure.cost import cost
 from compress.recipe import Recipe
 from compress.stage import Context
 from compress.statistics import budget, calibration, selection
+from compress.statistics.candidates import raced, saved_ms, shortest
 from compress.statistics.collect import Statistics
 
 _TOLERANCE = 0.01
@@ -35,10 +36,14 @@ class Row:
     Attributes:
         layer: the group's name (its first producer), or the activation's path.
         channels: how many; 0 for an activation inside what could not be traced.
-        site: path of the rectifier behind the layer, of which the next five speak.
+        site: path of the rectifier behind the layer, of which the next eight speak.
         entropy: its state entropy, mean bits per channel in [0, 1], as `--entropy` takes it.
         always_on, always_off: shares of its channels that never switched.
         upper: share of the time that its channels are in a third regime (ReLU6 above 6), None where it has none.
+        with_sites: other rectifiers that have to become lines as well, so that layers around this one can become one.
+        line_saves_ms: milliseconds of a call that these layers save as one, by a race; below 0 where they are slower, None where
+            nothing was timed or could be merged.
+        line_ci95: 95 % confidence interval of that race's speed-up; holding 1 means: cannot tell.
         stays: why no line can stand for it, or why no layers could be merged if one did.
         needed: fewest channels that keep the weighted error of all readers within 1 % of their variance.
         error_at_half: that error, as a share, with half of the channels left and the readers refitted.
@@ -54,6 +59,9 @@ class Row:
     always_on: float | None = None
     always_off: float | None = None
     upper: float | None = None
+    with_sites: tuple[str, ...] = ()
+    line_saves_ms: float | None = None
+    line_ci95: tuple[float, float] | None = None
     stays: str | None = None
     needed: int | None = None
     error_at_half: float | None = None
@@ -96,7 +104,7 @@ def _summary(found: Statistics) -> str:
 
 
 def analyse(artifact: Artifact, context: Context) -> list[Row]:
-    """A row per group of channels in graph order, then the activations that belong to none.
+    """A row per group of channels in graph order, then the activations that belong to none. With a stopwatch, what lines save.
 
     Raises:
         EmptyData: there are no images.
@@ -109,6 +117,8 @@ def analyse(artifact: Artifact, context: Context) -> list[Row]:
     )
     behind = _sites_behind(artifact.module, channels, found)
     about = _about_sites(artifact.module, found)
+    for path, columns in _races(artifact, context).items():
+        about.setdefault(path, {"site": path}).update(columns)
     saved = {unit: _saved(artifact, channels, groups, unit) for unit in ("params", "macs")}
     layers = {one.name: one for one in cost(artifact.module, artifact.inputs).layers}
     rows = []
@@ -144,6 +154,19 @@ def _about_sites(module: GraphModule, found: Statistics) -> dict[str, dict[str, 
             about[path] |= {"entropy": found.bits(path), "always_on": state.always_on, "always_off": state.always_off}
             about[path]["upper"] = None if state.upper is None else float(state.upper.double().mean()) / state.seen
     return about
+
+
+def _races(artifact: Artifact, context: Context) -> dict[str, dict[str, Any]]:
+    """What a line in the place of each rectifier would save, where layers could then become one."""
+    found: dict[str, dict[str, Any]] = {}
+    best = shortest(artifact)
+    for number, (path, segment) in enumerate(best.items()):
+        found[path] = {"with_sites": tuple(site for site in segment.sites if site != path)}
+        if context.race is not None:
+            timing = raced(artifact, segment, context.race)
+            found[path] |= {"line_saves_ms": saved_ms(timing), "line_ci95": timing.ci95}
+            context.progress("time stretches", (number + 1) / len(best), path)
+    return found
 
 
 def _needed(curve: Sweep) -> int:

@@ -75,16 +75,30 @@ def candidates(
     found: list[Candidate] = []
     for number, segment in enumerate(tried):
         places = [place[name] for name in segment.layers]
-        timing = None if race is None else _raced(artifact, segment, race)
-        gain = float(segment.macs_before - segment.macs_after) if timing is None else (timing.ratio - 1) * timing.p50_ms
+        timing = None if race is None else raced(artifact, segment, race)
+        gain = float(segment.macs_before - segment.macs_after) if timing is None else saved_ms(timing)
         if gain > 0 and (timing is None or timing.faster):
             found.append(Candidate(segment, min(places), max(places) + 1, gain, timing))
         progress((number + 1) / len(tried))
     return Timed(tuple(sorted(found, key=lambda c: (c.start, c.stop))), len(tried), len(exact) - len(tried))
 
 
-def _raced(artifact: Artifact, segment: Segment, race: Race) -> Timing:
-    """The stretch merged against the stretch as it is."""
+def shortest(artifact: Artifact) -> dict[str, Segment]:
+    """For every rectifier that could be merged across: the stretch with the fewest others, then the fewest operations merged."""
+    best: dict[str, Segment] = {}
+    for one in segments(artifact.module, artifact.inputs):
+        for site in one.sites if one.exact else ():
+            best[site] = min(best.get(site, one), one, key=lambda s: (len(s.sites), s.macs_after))
+    return best
+
+
+def saved_ms(timing: Timing) -> float:
+    """Milliseconds of a call that a race's winner saves; below 0 for a loser."""
+    return (timing.ratio - 1) * timing.p50_ms
+
+
+def raced(artifact: Artifact, segment: Segment, race: Race) -> Timing:
+    """The stretch merged, its rectifiers taken away, against the stretch as it is."""
     module, inputs = piece(artifact.module, segment.layers)
     before = Artifact(module, inputs)
     return race(merged(before, [segment]), before)
