@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,8 +14,16 @@ from compress.graph import constants, surgery
 from compress.graph.channels import solve
 from compress.graph.lines import linearize
 from compress.graph.merge import merge, relocate
+from compress.graph.pointwise import pointwise
 from compress.graph.shapes import note_shapes
-from compress.plan import Edit, Keep, Linearize, Merge, Plan, Relocate
+from compress.plan import Edit, Keep, Linearize, Merge, Plan, Pointwise, Relocate
+
+_CHANGES: dict[type[Edit], Callable[..., GraphModule]] = {
+    Linearize: linearize,
+    Pointwise: pointwise,
+    Relocate: relocate,
+    Merge: merge,
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,8 @@ class Artifact:
 def apply(plan: Plan, artifact: Artifact) -> Artifact:
     """Carry out a plan: pure, no data needed. The dense artifact stays as it was.
 
-    Channels that are removed and layers that are merged change nothing but rounding; lines and moved padding change the model.
+    Channels that are removed and layers that are merged change nothing but rounding; lines, lost windows and moved padding change
+    the model.
 
     Raises:
         PlanMismatch: an edit names a layer, a number of channels or a chain that the model does not have.
@@ -74,10 +83,10 @@ def _carry_out(module: GraphModule, edits: Sequence[Any], inputs: tuple[Tensor, 
             channels = solve(module, inputs)
             folded, notes = constants.fold(module, channels, edits, inputs)
             return surgery.keep(folded, channels if folded is module else solve(folded, inputs), edits), notes
-        case Linearize() | Relocate() | Merge():
+        case Linearize() | Pointwise() | Relocate() | Merge():
             if any("shape" not in node.meta for node in module.graph.nodes):
                 note_shapes(module, module.graph, inputs)
-            change = {Linearize: linearize, Relocate: relocate, Merge: merge}[type(edits[0])]
+            change = _CHANGES[type(edits[0])]
             return change(module, edits), ()
         case other:
             raise TypeError(f"{type(other).__name__} is no edit")

@@ -60,6 +60,13 @@ class Linearize:
 
 
 @dataclass(frozen=True)
+class Pointwise:
+    """The convolution `layer` loses its window and is 1x1 from then on. Values change: it comes before a refit or fine-tuning."""
+
+    layer: str
+
+
+@dataclass(frozen=True)
 class Relocate:
     """All padding of a chain of layers moves to its first convolution. Border values change: it comes before fine-tuning."""
 
@@ -101,8 +108,14 @@ def _check_chain(does: str, layers: tuple[str, ...]) -> None:
         )
 
 
-Edit = Keep | Linearize | Relocate | Merge
-KINDS: dict[type[Edit], str] = {Keep: "keep", Linearize: "linearize", Relocate: "relocate", Merge: "merge"}
+Edit = Keep | Linearize | Pointwise | Relocate | Merge
+KINDS: dict[type[Edit], str] = {
+    Keep: "keep",
+    Linearize: "linearize",
+    Pointwise: "pointwise",
+    Relocate: "relocate",
+    Merge: "merge",
+}
 
 
 @dataclass(frozen=True)
@@ -152,6 +165,8 @@ def _edit(data: Mapping[str, Any]) -> Edit:
         case "linearize":
             slope, offset = (tuple(float(x) for x in data[name]) for name in ("slope", "offset"))
             return Linearize(str(data["layer"]), int(data["channels"]), slope, offset)
+        case "pointwise":
+            return Pointwise(str(data["layer"]))
         case "relocate":
             return Relocate(_names(data["layers"]))
         case "merge":

@@ -54,6 +54,17 @@ def print_report(report: Any, out: object) -> None:
     click.echo(f"{report.verdict}\nEverything is in {out}: report.md first, model.compressed to go on in torch.")
 
 
+def compared(export: Any) -> str:
+    """What is known of a file beside the model."""
+    said = [] if export.parity is None else [f"worst absolute difference to torch {export.parity.worst_abs:.2g}"]
+    if (close := export.closeness) is not None:
+        agreement = "" if close.agreement is None else f", same class on {close.agreement:.2%}"
+        said.append(f"relative error {close.relative:.2g}{agreement} of {close.samples} samples")
+    if export.kept_float:
+        said.append(f"in float: {', '.join(export.kept_float)}")
+    return "; ".join(said) or "not compared"
+
+
 def print_decision(decision: Any, out: object | None) -> None:
     """What a plan does to each layer, and the model's cost before and after."""
     print_table(("edit", "layer", "to"), (described(edit) for edit in decision.plan.edits))
@@ -68,13 +79,15 @@ def print_decision(decision: Any, out: object | None) -> None:
 
 def described(edit: Any) -> tuple[str, str, str]:
     """(kind, layer, what becomes of it) of one edit of a plan."""
-    from compress.plan import KINDS, Keep, Linearize
+    from compress.plan import KINDS, Keep, Linearize, Pointwise
 
     match edit:
         case Keep():
             what = f"{len(edit.keep)} of {edit.channels} channels"
         case Linearize():
             what = f"a line for each of {edit.channels} channels" if edit.slope else "the identity"
+        case Pointwise():
+            what = "a 1x1 convolution"
         case _:
             what = ", ".join(edit.layers)
     return KINDS[type(edit)], edit.layer, what
@@ -82,11 +95,12 @@ def described(edit: Any) -> tuple[str, str, str]:
 
 def counted(edits: Sequence[Any]) -> str:
     """How many edits of each kind, in words."""
-    from compress.plan import Keep, Linearize, Merge
+    from compress.plan import Keep, Linearize, Merge, Pointwise
 
     words = {
         Keep: "groups of channels made smaller",
         Linearize: "rectifiers made lines",
+        Pointwise: "convolutions made 1x1",
         Merge: "stretches merged into one layer",
     }
     numbers = {kind: sum(isinstance(edit, kind) for edit in edits) for kind in words}

@@ -58,6 +58,13 @@ def _convolution(m: Any) -> Form | str:
     return Form(m.in_channels, m.out_channels, m.groups, m.kernel_size, m.stride, tuple(padding), m.bias is not None)
 
 
+def pad(m: Any, padding: tuple[int, ...]) -> None:
+    """Give a convolution or a pool another padding, a number per axis."""
+    m.padding = padding
+    if hasattr(m, "_reversed_padding_repeated_twice"):  # what torch itself reads where zeros are not the padding mode
+        m._reversed_padding_repeated_twice = [p for p in reversed(padding) for _ in range(2)]
+
+
 def _average(m: Any, dims: int) -> Form | str:
     size, stride, padding = (_each(n, dims) for n in (m.kernel_size, m.stride, m.padding))
     counted = m.count_include_pad or getattr(m, "divisor_override", None) is not None

@@ -47,7 +47,8 @@ def relocate(module: GraphModule, edits: Sequence[Relocate]) -> GraphModule:
         for part in parts:
             if isinstance(part, Leaf) and part.form is not None and part.form.padding:
                 m: Any = module.get_submodule(part.name)
-                m.padding, padding = padding, (0,) * len(padding)
+                maps.pad(m, padding)
+                padding = (0,) * len(padding)
             for node in part.nodes:
                 node.meta.pop("shape", None)
     return module

@@ -24,6 +24,7 @@ from compress.graph import lines, shapes
 from compress.graph.chains import barriers, is_step, names, runs
 from compress.graph.compose import Form, after, beside, identity, objection, same_border
 from compress.graph.parts import Leaf, Part, Run, Span, sizes
+from compress.graph.pointwise import narrowed
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Segment:
     Attributes:
         layers: what a `Merge` names.
         sites: rectifiers inside, which must be lines first.
+        pointwise: convolutions that must lose their window first, so that the one layer's does not grow.
         relocate: what `Relocate` edits name, in any order; empty where the border is exact as it is.
         kernel: window of the one layer; empty for a linear one.
         macs_before, macs_after: multiply-accumulates of one example, in this model and merged.
@@ -49,6 +51,7 @@ class Segment:
     params_before: int
     params_after: int
     reason: str | None
+    pointwise: tuple[str, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -122,6 +125,49 @@ def segments(module: GraphModule, inputs: tuple[Tensor, ...]) -> tuple[Segment, 
     """
     shapes.note_shapes(module, module.graph, inputs)
     return tuple(_segment(module, parts, one) for parts, one in _stretches(module))
+
+
+def narrower(module: GraphModule, inputs: tuple[Tensor, ...]) -> tuple[Segment, ...]:
+    """Every stretch of two windows with a rectifier inside that could be one layer if either of them were 1x1.
+
+    Args:
+        module: traced model; shapes are noted in it.
+        inputs: example inputs, batch first.
+    """
+    shapes.note_shapes(module, module.graph, inputs)
+    found: list[Segment] = []
+    for parts, one in _stretches(module):
+        windows = [leaf for leaf in leaves(parts) if leaf.form is not None and leaf.form.inputs and math.prod(leaf.form.size) > 1]
+        for leaf in windows if len(windows) == 2 and one.sites else ():
+            less = _without_window(parts, leaf.name)
+            if less is not None and (two := stretch(less)).refusal is None:
+                found.append(replace(_segment(module, parts, two), pointwise=(leaf.name,)))
+    return tuple(found)
+
+
+def leaves(parts: Iterable[Part]) -> Iterator[Leaf]:
+    """All of them, those inside spans included."""
+    for part in parts:
+        yield from leaves(p for run in part.branches for p in run.parts) if isinstance(part, Span) else (part,)
+
+
+def _without_window(parts: Sequence[Part], name: str) -> tuple[Part, ...] | None:
+    """The same parts, one convolution among them taken for a 1x1; None where it cannot be one."""
+    made: list[Part] = []
+    for part in parts:
+        if isinstance(part, Span):
+            inner = [_without_window(run.parts, name) for run in part.branches]
+            if None in inner:
+                return None
+            branches = [replace(run, parts=found or ()) for run, found in zip(part.branches, inner, strict=True)]
+            made.append(replace(part, branches=(branches[0], branches[1])))
+        elif part.name == name and part.form is not None:
+            if (form := narrowed(part.form)) is None:
+                return None
+            made.append(replace(part, form=form))
+        else:
+            made.append(part)
+    return tuple(made)
 
 
 def blocked(module: GraphModule) -> dict[str, str]:

@@ -20,7 +20,7 @@ from compress.artifact import Artifact, apply
 from compress.entropy.spans import Span, choose
 from compress.errors import BadInput
 from compress.measure import quality
-from compress.plan import Edit, Linearize, Plan, Relocate
+from compress.plan import Edit, Linearize, Plan, Pointwise, Relocate
 from compress.recipe import Recipe
 from compress.stage import Context
 from compress.statistics import calibration, lines, rectifiers
@@ -62,7 +62,7 @@ class Shorten:
         rectifiers.free(artifact)
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
-        found = candidates(artifact, context.race, lambda one: bool(one.sites), _share(context, "time stretches"))
+        found = candidates(artifact, context.race, lambda one: bool(one.sites), _share(context, "time stretches"), windows=True)
         if not found.candidates:
             if found.tried + found.hopeless == 0:
                 return artifact
@@ -116,6 +116,7 @@ def allowed(recipe: Recipe) -> float:
 def _edits(chosen: Sequence[Candidate], straight: dict[str, Linearize]) -> tuple[Edit, ...]:
     return (
         *(straight[site] for one in chosen for site in one.segment.sites),
+        *(Pointwise(layer) for one in chosen for layer in one.segment.pointwise),
         *(Relocate(layers) for one in chosen for layers in one.segment.relocate),
     )
 

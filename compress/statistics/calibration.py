@@ -107,11 +107,12 @@ def kept(dense: Artifact, plan: Plan) -> dict[str, Kept]:
         for path in found:
             weight = getattr(numbered.get_submodule(path), "weight").data  # noqa: B009 (a Module's attribute has no type)
             place = torch.arange(weight.shape[dim], dtype=weight.dtype)
-            weight.copy_(place.view(*[1] * dim, -1, *[1] * (weight.ndim - dim - 1)).expand_as(weight))
+            middle = weight.zero_()[(..., *(n // 2 for n in weight.shape[2:]))]  # one entry: a layer may lose its window
+            middle.copy_(place.view(-1, *[1] * (1 - dim)).expand_as(middle))
         left = apply(plan, Artifact(numbered, dense.inputs)).module
         for path in found:
             weight = getattr(left.get_submodule(path), "weight").data  # noqa: B009
-            found[path].append(weight.movedim(dim, 0).reshape(weight.shape[dim], -1)[:, 0].round().long())
+            found[path].append(weight.movedim(dim, 0).reshape(weight.shape[dim], -1).amax(1).round().long())
     return {path: _kept(known[path], *sides) for path, sides in found.items()}
 
 

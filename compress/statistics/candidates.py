@@ -1,8 +1,8 @@
 """Stretches of a model that would be faster as one layer, timed one by one in the target runtime.
 
-Each exact stretch is cut out twice, as it is and merged (its rectifiers taken away), and the two race. A candidate is what is
-measurably faster; its gain is the time saved by one call. Where nothing is timed (a dry run), a candidate is what has fewer
-multiply-accumulates, and these are its gain.
+Each exact stretch, and each that would be exact and no larger with one of its two windows gone, is cut out twice, as it is and
+merged (its rectifiers taken away), and the two race. A candidate is what is measurably faster; its gain is the time saved by one
+call. Where nothing is timed (a dry run), a candidate is what has fewer multiply-accumulates, and these are its gain.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from compress.artifact import Artifact, apply
 from compress.graph.pieces import piece
-from compress.graph.segments import Segment, segments
+from compress.graph.segments import Segment, narrower, segments
 from compress.measure.latency import Timing
-from compress.plan import Linearize, Merge, Plan, Relocate
+from compress.plan import Linearize, Merge, Plan, Pointwise, Relocate
 from compress.stage import Race
 from compress.statistics import rectifiers
 
@@ -60,6 +60,7 @@ def candidates(
     race: Race | None,
     wanted: Callable[[Segment], bool] = lambda segment: True,
     progress: Callable[[float], None] = lambda share: None,
+    windows: bool = False,
 ) -> Timed:
     """Every exact stretch that is faster merged.
 
@@ -68,8 +69,11 @@ def candidates(
         race: the stopwatch.
         wanted: which stretches are asked about.
         progress: told the share done.
+        windows: whether convolutions may lose their window where the one layer's would grow.
     """
     exact = [s for s in segments(artifact.module, artifact.inputs) if s.exact and wanted(s)]
+    if windows:
+        exact += [s for s in narrower(artifact.module, artifact.inputs) if wanted(s)]
     tried = [s for s in exact if s.macs_after <= HOPELESS * s.macs_before]
     place = {name: i for i, node in enumerate(artifact.module.graph.nodes) for name in (str(node.target), node.name)}
     found: list[Candidate] = []
@@ -108,5 +112,6 @@ def merged(artifact: Artifact, chosen: Sequence[Segment]) -> Artifact:
     """The model with some stretches merged and every rectifier in them taken away: right in its sizes, not in its values."""
     channels = rectifiers.widths(artifact)
     edits = [Linearize(site, channels[site]) for one in chosen for site in one.sites]
+    less = [Pointwise(layer) for one in chosen for layer in one.pointwise]
     padded = [Relocate(layers) for one in chosen for layers in one.relocate]
-    return apply(Plan((*edits, *padded, *(Merge(one.layers) for one in chosen))), artifact)
+    return apply(Plan((*edits, *less, *padded, *(Merge(one.layers) for one in chosen))), artifact)

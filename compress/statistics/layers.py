@@ -61,17 +61,21 @@ class Layer:
     def counterpart(self, at: Positions, x: Tensor, other: Layer, other_x: Tensor) -> Positions | None:
         """The same outputs of another layer, in front of which or at which padding has moved; None where it has no such outputs.
 
-        With e the border by which its input is larger on each side, its position is o + (e + padding' - padding) / stride.
+        With e the border by which its input is larger on each side, and window k' instead of k where it has lost it, its position
+        is o + (e + padding' - padding + (k - k') / 2) / stride.
 
         Args:
             at: output positions of this layer.
             x: its input.
-            other: the other layer, the same but for its padding.
+            other: the other layer, the same but for its padding and its window.
             other_x: the other layer's input.
         """
         sizes = zip(self.images(x).shape[2:], other.images(other_x).shape[2:], strict=True)
         twice = [there - here for here, there in sizes]
-        moved = [e // 2 + o[0] - p[0] for e, p, o in zip(twice, self.window.padding, other.window.padding, strict=True)]
+        here, there = self.window, other.window
+        less = [(k - o) * d // 2 for k, o, d in zip(here.kernel, there.kernel, here.dilation, strict=True)]
+        paddings = zip(twice, here.padding, there.padding, less, strict=True)
+        moved = [e // 2 + o[0] - p[0] + n for e, p, o, n in paddings]
         if not any(twice) and not any(moved):
             return at
         uneven = any(e % 2 for e in twice) or any(m % s for m, s in zip(moved, self.window.stride, strict=True))

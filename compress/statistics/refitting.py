@@ -155,7 +155,8 @@ class _Walk:
         for i, found in enumerate(self.of_dense.ahead([call, source])):
             y = found[call]
             at = one.places(y, max(1, round(share * y.numel() / one.outputs)), self.generator)
-            there = at if inputs is None else one.counterpart(at, found[source], own, inputs[i])
+            seen = found[source] if inputs is None else inputs[i]
+            there = one.counterpart(at, found[source], own, seen)
             if there is None:
                 return
             target = one.targets(y, at)
@@ -164,11 +165,8 @@ class _Walk:
             target = target[:, kept.outputs]
             if stream:
                 target = target - one.targets(self.of_small.values[other][i], there)
-            if inputs is not None:
-                x = own.rows(inputs[i], there)
-            else:
-                x = one.rows(found[source], at)[:, _columns(one, kept)]
-            moments.add(x, target)
+            x = own.rows(seen, there)
+            moments.add(x if inputs is not None else x[:, _columns(one, own, kept)], target)
 
 
 def write(layer: Any, weight: Tensor, bias: Tensor) -> None:
@@ -187,11 +185,13 @@ def _share(one: Layer, kept: Kept, positions: int) -> float:
     return min(1.0, max(rows, 4.0 * inputs, 20_000.0) / max(positions, 1))
 
 
-def _columns(one: Layer, kept: Kept) -> Tensor:
-    """Columns of the dense rows that are left: some groups with all inputs, or some inputs of every group."""
-    groups = torch.unique(kept.outputs.div(one.outputs // one.groups, rounding_mode="floor"))
-    inside = (kept.inputs[:, None] * one.window.taps + torch.arange(one.window.taps)).flatten()
-    return (groups[:, None] * one.inputs + inside).flatten()
+def _columns(one: Layer, own: Layer, kept: Kept) -> Tensor:
+    """Columns left of a dense input's rows, in the smaller layer's window: some groups with all inputs, or some inputs of
+    all groups.
+    """
+    taps, groups = own.window.taps, torch.unique(kept.outputs.div(one.outputs // one.groups, rounding_mode="floor"))
+    inside = (kept.inputs[:, None] * taps + torch.arange(taps)).flatten()
+    return (groups[:, None] * (one.inputs // one.window.taps * taps) + inside).flatten()
 
 
 def _replaced(dense: nn.Module, small: nn.Module, node: Node) -> bool:
