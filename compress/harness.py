@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,14 +124,24 @@ class Harness:
         counted = self._counted(artifact)
         if artifact.module is self.dense.module:
             self._dense_counted = counted
+        return self._finished(counted)
+
+    def _finished(self, counted: quality.Counted) -> QualityRecord:
         self._dense_counted = self._dense_counted or self._counted(self.dense)  # a resumed run has not counted it yet
         found = quality.finished(counted, self.metric)
         drop = None if counted is self._dense_counted else drop_interval(self.metric, self._dense_counted, counted)
         return QualityRecord(**dataclasses.asdict(found), drop_ci95=drop)
 
+    def quality_of(self, answer: Callable[..., Tensor]) -> QualityRecord:
+        """Quality of anything that answers like the model, such as an exported file in its runtime."""
+        return self._finished(self._count(answer))
+
     def _counted(self, artifact: Artifact) -> quality.Counted:
+        return self._count(artifact.module)
+
+    def _count(self, answer: Callable[..., Any]) -> quality.Counted:
         batches = self.data.test.batches(256, device=self.device)
-        return quality.count(artifact.module, batches, self.metric, self.device, self.dense.module, SLICES)
+        return quality.count(answer, batches, self.metric, self.device, self.dense.module, SLICES)
 
 
 def _pairs(before: Artifact, edits: Sequence[Edit]) -> Iterator[tuple[Module, Module]]:

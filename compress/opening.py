@@ -46,6 +46,8 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> tuple[Context, quali
     choose(recipe.runtime)
     if unknown := [name for name in recipe.export if name not in exporters.EXPORTERS]:
         raise BadInput(f"--export is '{unknown[0]}'; known are {', '.join(exporters.EXPORTERS)}. See 'compress doctor'.")
+    for name in recipe.export:
+        exporters.require(name)  # what is missing is told before anything slow
     progress("open data and model", 0.0, f"{recipe.data}, {recipe.model}")
     if not recipe.data:
         raise BadInput(

@@ -27,6 +27,7 @@ from compress.errors import (
     Terminated,
     UnsupportedModel,
 )
+from compress.exporting import Exports, export_all
 from compress.harness import Harness
 from compress.load import load
 from compress.methods import stages_of
@@ -36,7 +37,7 @@ from compress.recipe import Recipe
 from compress.report import words
 from compress.report.environment import environment
 from compress.report.markdown import markdown
-from compress.report.records import Exactness, ExportRecord, Parity, Report, StageRecord
+from compress.report.records import Exactness, Report, StageRecord
 from compress.save import save
 from compress.stage import Context, Progress, Stage, silent
 from compress.stages.finetune import Finetune
@@ -89,13 +90,17 @@ def run(recipe: Recipe, out: Path | str, *, resume: bool = False, force: bool = 
         result = running.done[-1].artifact
         with _disk_errors(workspace, running.names):
             context.progress("export", 0.0, ", ".join(recipe.export))
-            report = _report(recipe, running.done, _exports(workspace, harness, result))
+            dense = running.done[0].record.quality
+            made = export_all(recipe, workspace.out, result, context.data, harness.quality_of, dense)
+            report = _report(recipe, running.done, made)
             _write(workspace, result, report)
     if report.exactness is not None and not report.exactness.holds:
         raise GateFailed(
             f"The model without the removed channels differs from the masked one by {report.exactness.worst_abs:.2g}, "
             f"more than {report.exactness.tolerance:.2g}. {workspace.out} holds the report; please report this model's structure."
         )
+    if made.broken is not None and report.verdict == made.broken:
+        raise GateFailed(f"{report.verdict} {workspace.out} holds everything else, and the report.")
     if "--max-drop" in report.verdict:
         raise GateFailed(
             f"{report.verdict} {workspace.out} holds the model and the report; allow more, or train longer (--epochs)."
@@ -220,41 +225,17 @@ def _with_widths_that_pay(stage: Stage, before: Artifact, context: Context, alig
     return plain.noting(f"Channel counts are not rounded: in multiples of {align or _BLOCK} they are {said}.")
 
 
-def _exports(workspace: Workspace, harness: Harness, result: Artifact) -> tuple[ExportRecord, ...]:
-    spec = harness.data.spec
-    records: list[ExportRecord] = []
-    metadata = {
-        "compress.plan_sha256": result.plan.digest,
-        "compress.mean": ",".join(map(str, spec.mean)),
-        "compress.std": ",".join(map(str, spec.std)),
-    }
-    for name in harness.recipe.export:
-        made = exporters.export(
-            name,
-            result.module,
-            result.inputs,
-            workspace.out / f"model.{name}",
-            metadata=metadata,
-            samples=harness.samples(),
-            opset=harness.recipe.opset,
-        )
-        parity = made.parity and Parity(worst_abs=made.parity.worst_abs, tolerance=made.parity.tolerance)
-        records.append(
-            ExportRecord(format=name, path=made.path.name, sha256=made.sha256, parity=parity, opset=made.opset, bytes=made.bytes)
-        )
-    return tuple(records)
-
-
-def _report(recipe: Recipe, done: Sequence[_Done], exports: tuple[ExportRecord, ...]) -> Report:
+def _report(recipe: Recipe, done: Sequence[_Done], made: Exports) -> Report:
     exactness = [d.exactness for d in done if d.exactness is not None]
     return Report(
         method=recipe.method,
-        verdict=_verdict(recipe, done[0].record, done[-1].record),
+        verdict=_verdict(recipe, done[0].record, done[-1].record, made.broken),
         seed=recipe.seed,
         environment=environment(),
         stages=tuple(d.record for d in done),
         exactness=max(exactness, key=lambda e: e.worst_abs / e.tolerance) if exactness else None,
-        exports=exports,
+        exports=made.records,
+        failed_exports=made.failed,
         target=recipe.target,
         max_drop=recipe.max_drop,
         plan_sha256=done[-1].artifact.plan.digest,
@@ -262,12 +243,14 @@ def _report(recipe: Recipe, done: Sequence[_Done], exports: tuple[ExportRecord, 
     )
 
 
-def _verdict(recipe: Recipe, first: StageRecord, last: StageRecord) -> str:
+def _verdict(recipe: Recipe, first: StageRecord, last: StageRecord, broken: str | None) -> str:
     assert first.quality is not None and last.quality is not None
     lost = words.drop(first.quality, last.quality)
     if recipe.max_drop is not None and lost > recipe.max_drop:
         unit = "points" if last.quality.points == 100 else "units"
         return f"The result loses {lost:.2f} {unit} of {last.quality.metric}, more than --max-drop {recipe.max_drop:g} allows."
+    if broken is not None:
+        return broken
     speed = f"latency {last.latency.ratio:.2f}x ({last.latency.verdict})" if last.latency else "not timed"
     return (
         f"{first.params / last.params:.2f}x fewer parameters, {first.macs / last.macs:.2f}x fewer MACs, {speed}, "

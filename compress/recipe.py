@@ -56,7 +56,7 @@ class Recipe(BaseModel):
     )
     order: Literal["width-depth", "depth-width", "auto"] = Field(
         "width-depth",
-        description="whether channels are removed before rectifiers become lines or behind that; auto tries both and measures"
+        description="whether channels are removed before rectifiers become lines or behind that; auto tries both and measures",
     )
     turns: int = Field(
         1,
@@ -96,6 +96,12 @@ class Recipe(BaseModel):
     rounds: int = Field(40, ge=5, description="interleaved latency rounds")
     export: tuple[str, ...] = Field(("onnx",), description="formats of the result; 'compress doctor' lists them")
     opset: int = Field(18, ge=18, le=25, description="ONNX operator set")
+    calibrator: Literal["minmax", "percentile", "entropy"] = Field(
+        "minmax", description="how onnx-int8 takes the ranges of activations from the calibration images"
+    )
+    int8_error: float = Field(
+        0.05, gt=0, lt=1, description="relative error of outputs that 8 bits may cost; onnx-int8 keeps layers in float for it"
+    )
     # the run
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     seed: int = Field(0, ge=0, lt=2**32, description="of everything that is drawn: splits, batches, samples, fresh weights")

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import exporters
 from compress.errors import BadInput
 from compress.recipe import Recipe, from_toml
 
-_OURS = ("stages", "model.compressed", "model.onnx", "plan.json", "recipe.toml", "report.json", "report.md")
+_FILES = tuple(f"model{ending}" for ending in exporters.ENDING.values())
+_OURS = ("stages", "model.compressed", *_FILES, "plan.json", "recipe.toml", "report.json", "report.md")
 
 
 @dataclass(frozen=True)

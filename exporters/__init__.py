@@ -9,27 +9,55 @@ each table below.
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporters.errors import ExportError, MissingBackend, ParityError
-from exporters.exported import Availability, Exported, Parity
+from exporters.exported import Availability, Closeness, Exported, Parity
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-EXPORTERS: dict[str, str] = {"onnx": "exporters.onnx"}
+EXPORTERS: dict[str, str] = {
+    "onnx": "exporters.onnx",
+    "onnx-int8": "exporters.onnx_int8",
+    "onnx-fp16": "exporters.onnx_fp16",
+}
 """Format -> module, imported when it is asked for."""
 
-INSTALL: dict[str, str] = {"onnx": "pip install onnx onnxscript onnxruntime"}
+_ONNX = "pip install onnx onnxscript onnxruntime"
+INSTALL: dict[str, str] = {"onnx": _ONNX, "onnx-int8": _ONNX, "onnx-fp16": _ONNX}
 """Format -> the line that installs all that it needs."""
 
+ENDING: dict[str, str] = {"onnx": ".onnx", "onnx-int8": ".int8.onnx", "onnx-fp16": ".fp16.onnx"}
+"""Format -> ending of its file, unlike that of every other format."""
+
+NEEDS: dict[str, tuple[str, ...]] = {name: ("onnx", "onnxscript", "onnxruntime") for name in ("onnx", "onnx-int8", "onnx-fp16")}
+"""Format -> modules that have to be there."""
+
+RUNTIME: dict[str, str] = {"onnx": "ort", "onnx-int8": "ort", "onnx-fp16": "ort"}
+"""Format -> the runtime (exporters/runtimes) that its file was compared in."""
+
+LOSSY = frozenset({"onnx-int8", "onnx-fp16"})
+"""Formats with fewer bits than the model: held to a closeness instead of a parity."""
+
+COMMON = frozenset({"opset", "calibration", "calibrator", "int8_error", "batch"})
+"""Options that any format may be given: one that has no use for them leaves them aside."""
+
 __all__ = [
+    "COMMON",
+    "ENDING",
     "EXPORTERS",
     "INSTALL",
+    "LOSSY",
+    "NEEDS",
+    "RUNTIME",
     "Availability",
+    "Closeness",
     "ExportError",
     "Exported",
     "MissingBackend",
@@ -37,6 +65,7 @@ __all__ = [
     "ParityError",
     "available",
     "export",
+    "require",
 ]
 
 
@@ -59,14 +88,28 @@ def export(
         path: the file; its folder is made. Written under another name first: it is whole or absent.
         metadata: written into the file where the format has a place for it.
         samples: batches of real inputs for the parity check; None takes `inputs`.
-        options: of the format (`opset` for onnx).
+        options: of the format, such as `opset` for onnx or `calibration` for int8; those in `COMMON` may be given to any.
 
     Raises:
         ExportError: unknown format, a model that the format cannot hold, or a path that cannot be written.
         MissingBackend: a package is missing; says which and how to install it.
         ParityError: the file computes something else.
     """
-    return _module(format).export(model, inputs, Path(path), metadata=metadata or {}, samples=samples, **options)
+    module = _module(format)
+    taken = inspect.signature(module.export).parameters
+    used = {name: value for name, value in options.items() if name in taken or name not in COMMON}
+    return module.export(model, inputs, Path(path), metadata=metadata or {}, samples=samples, **used)
+
+
+def require(format: str) -> None:
+    """Look for what a format needs, without loading it.
+
+    Raises:
+        MissingBackend: it is not installed; says what and how.
+    """
+    for name in NEEDS[format]:
+        if importlib.util.find_spec(name) is None:
+            raise MissingBackend(format, name, INSTALL[format])
 
 
 def available() -> dict[str, Availability]:

@@ -24,7 +24,7 @@ class ParityError(ExportError):
     """The file's outputs differ from the model's by more than the tolerance."""
 
     def __init__(self, worst: float, tolerance: float, where: str):
-        self.worst, self.tolerance = worst, tolerance
+        self.worst, self.tolerance, self.where = worst, tolerance, where
         super().__init__(
             f"The exported file is not the model: {where} differs by up to {worst:.3g}, allowed is {tolerance:.3g}. "
             "The file is not kept; try another opset, and report the model if that does not help."

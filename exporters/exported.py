@@ -24,6 +24,24 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Closeness:
+    """How near the file's outputs were to the model's on the whole; what a format with fewer bits is held to.
+
+    Attributes:
+        relative: root mean square of the difference as a share of that of the model's outputs.
+        agreement: share of samples (pixels, for maps) whose largest value of the first output is of the same class; None where
+            there are no classes to choose from.
+        samples: inputs that were compared.
+        allowed: upper end of `relative` that was asked for; None where the format has a parity instead.
+    """
+
+    relative: float
+    agreement: float | None
+    samples: int
+    allowed: float | None = None
+
+
+@dataclass(frozen=True)
 class Exported:
     """A finished file.
 
@@ -33,7 +51,9 @@ class Exported:
         sha256: of the file at `path`.
         bytes: size on disk, weights kept beside the file included.
         opset: version of the operator set; None where the format has none.
-        parity: None where it was switched off.
+        parity: None where it was switched off, or where the format has fewer bits than the model.
+        closeness: on the same samples; None where it was switched off.
+        kept_float: layers that a quantized file computes in float, because their quantization moved the outputs most.
     """
 
     format: str
@@ -42,6 +62,8 @@ class Exported:
     bytes: int
     opset: int | None
     parity: Parity | None
+    closeness: Closeness | None = None
+    kept_float: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

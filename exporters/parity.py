@@ -7,18 +7,27 @@ relative error of some eps = 1.2e-7 that random signs let grow with the root of 
 scale for nets of up to hundreds of layers. rtol = 1e-4 leaves a factor of ten above that and lies a factor of hundreds below what
 a wrong operator, a lost bias or a wrong epsilon do. atol = 1e-12 only serves outputs that are zero.
 The scale is that of the whole output, not of each number: a logit near zero is a sum of large terms.
+
+A format with fewer bits than the model cannot keep that. It is held to its error on the whole instead, over all outputs and
+samples:
+
+    relative = sqrt(sum (y_file - y_model)^2 / sum y_model^2) <= allowed
+
+and the share of samples on which both choose the same class is told beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from exporters.capture import Subject
 from exporters.errors import ParityError
-from exporters.exported import Parity
+from exporters.exported import Closeness, Parity
 
 RTOL, ATOL = 1e-4, 1e-12
 
@@ -26,24 +35,32 @@ Run = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 """The exported file as a function: inputs in the model's order to outputs in the model's order."""
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What one pass over the samples shows; `parity` is None for a format with fewer bits."""
+
+    parity: Parity | None
+    closeness: Closeness
+
+
 def check(
     run: Run,
-    model: nn.Module,
+    subject: Subject,
     batches: Iterable[Sequence[Tensor]],
-    outputs: Callable[[object], Sequence[Tensor]],
     *,
-    names: Sequence[str],
+    allowed: float | None = None,
+    fixed: bool = False,
     rtol: float = RTOL,
     atol: float = ATOL,
-) -> Parity:
+) -> Compared:
     """Compare on every batch as given, and on the first sample alone; a lone sample is also run as a batch of three.
 
     Args:
         run: the exported file.
-        model: in eval mode.
+        subject: the model, on the CPU.
         batches: real inputs, one sequence of (batch, ...) tensors each; at least one.
-        outputs: flattens what the model returns into the order of the file's outputs.
-        names: of the outputs, for the message.
+        allowed: relative error of a format with fewer bits than the model; None asks for parity.
+        fixed: the file takes the batch size of `batches` only.
         rtol: allowed difference as a share of the output's largest absolute value.
         atol: allowed difference on top of that.
 
@@ -51,26 +68,54 @@ def check(
         ParityError: an output differs by more than it may, has another shape, or is not finite where the model's is.
         ValueError: no batch.
     """
+    names = subject.outputs
     worst, scale = np.zeros(len(names)), np.zeros(len(names))
-    samples, sizes = 0, set[int]()
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    for batch in _with_other_sizes(batches):
+    sums, same, places, samples, sizes = np.zeros(2), 0, 0, 0, set[int]()
+    for batch in batches if fixed else _with_other_sizes(batches):
         with torch.inference_mode():
-            expected = [y.float().cpu().numpy() for y in outputs(model(*(x.to(device) for x in batch)))]
-        found = run([x.detach().cpu().contiguous().numpy() for x in batch])
+            expected = [y.float().numpy() for y in subject.flatten(subject.model(*(x.cpu() for x in batch)))]
+        found = [np.asarray(z, np.float32) for z in run([x.detach().cpu().contiguous().numpy() for x in batch])]
         for i, (name, y, z) in enumerate(zip(names, expected, found, strict=True)):
             if y.shape != z.shape:
                 raise ParityError(float("inf"), 0.0, f"{name} has the shape {z.shape} instead of {y.shape}; it")
-            worst[i] = max(worst[i], _difference(y, np.asarray(z, dtype=np.float32)))
+            worst[i] = max(worst[i], _difference(y, z))
             scale[i] = max(scale[i], float(np.max(np.abs(y), initial=0.0, where=np.isfinite(y))))
+            sums += _squares(y, z)
+        chosen = _agreeing(expected[0], found[0])
+        same, places = same + chosen[0], places + chosen[1]
         samples, sizes = samples + len(batch[0]), sizes | {len(batch[0])}
     if not sizes:
         raise ValueError("parity needs at least one batch of inputs")
+    relative = float(np.sqrt(sums[0] / max(sums[1], 1e-30))) if np.isfinite(worst).all() else float("inf")
+    closeness = Closeness(relative, same / places if places else None, samples, allowed)
+    if allowed is not None:
+        return Compared(None, _within(closeness, allowed))
     tolerance = atol + rtol * scale
     i = int(np.argmax(worst / tolerance))
     if worst[i] > tolerance[i]:
         raise ParityError(float(worst[i]), float(tolerance[i]), names[i])
-    return Parity(float(worst[i]), float(tolerance[i]), samples, tuple(sorted(sizes)))
+    return Compared(Parity(float(worst[i]), float(tolerance[i]), samples, tuple(sorted(sizes))), closeness)
+
+
+def _within(closeness: Closeness, allowed: float) -> Closeness:
+    if closeness.relative > allowed:
+        raise ParityError(closeness.relative, allowed, "the output as a whole, as a share of its size,")
+    return closeness
+
+
+def _squares(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Sums of squares of the difference and of the model's output, where that is finite."""
+    finite = np.isfinite(expected) & np.isfinite(found)
+    y, z = expected[finite].astype(np.float64), found[finite].astype(np.float64)
+    return np.array([((z - y) ** 2).sum(), (y**2).sum()])
+
+
+def _agreeing(expected: np.ndarray, found: np.ndarray) -> tuple[int, int]:
+    """Places (samples, or pixels of maps) where both choose the same class, and how many there are; classes are axis 1."""
+    if expected.ndim < 2 or expected.shape[1] < 2:
+        return 0, 0
+    same = expected.argmax(1) == found.argmax(1)
+    return int(same.sum()), same.size
 
 
 def _with_other_sizes(batches: Iterable[Sequence[Tensor]]) -> Iterable[Sequence[Tensor]]:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from compress import harness, opening, pipeline
+import exporters
+from compress import exporting, harness, opening, pipeline
 from compress.artifact import Artifact, apply
 from compress.errors import BadInput, GateFailed, Infeasible, StageFailed
 from compress.graph.channels import solve
@@ -24,7 +25,7 @@ from compress.opening import find_device
 from compress.pipeline import run
 from compress.plan import Keep, Plan, from_json
 from compress.recipe import Recipe, from_toml, make
-from compress.report.records import Report, json_schema
+from compress.report.records import Quality, Report, json_schema
 from compress.stage import Context
 from compress.workspace import open_workspace
 
@@ -271,3 +272,42 @@ def test_a_cuda_device_beyond_the_last_one_is_refused(monkeypatch: pytest.Monkey
     assert find_device("cuda:0") == torch.device("cuda:0")
     with pytest.raises(BadInput, match="last one that torch sees is cuda:0"):
         find_device("cuda:7")
+
+
+@pytest.fixture
+def here_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports in this process, which is faster; tests/test_apart.py looks at processes of their own."""
+    monkeypatch.setattr(exporting.apart, "export", exporters.export)
+
+
+@pytest.mark.usefixtures("here_instead")
+def test_a_format_with_fewer_bits_is_measured_itself_and_one_that_fails_leaves_the_others(recipe: Recipe, tmp_path: Path):
+    asked = recipe.model_copy(update={"export": ("onnx", "onnx-fp16", "onnx-int8"), "calibration": 40, "int8_error": 1e-9})
+    report = run(asked, tmp_path / "out")
+    assert [(e.format, e.path) for e in report.exports] == [("onnx", "model.onnx"), ("onnx-fp16", "model.fp16.onnx")]
+    whole, half = report.exports
+    assert whole.quality is None and whole.parity is not None and whole.closeness is not None
+    assert half.parity is None and half.quality is not None and half.quality.samples == report.result.quality.samples
+    assert [f.format for f in report.failed_exports] == ["onnx-int8"] and "1e-09" in report.failed_exports[0].reason
+    text = (tmp_path / "out/report.md").read_text()
+    assert "No onnx-int8 was written" in text and "beside the model in float" in text
+
+
+@pytest.mark.usefixtures("here_instead")
+def test_a_file_that_loses_more_than_it_may_ends_with_the_gates_exit_code(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    nothing_right = Quality(metric="top1", value=-1.0, samples=10)  # so that the model itself, trained on nothing, is far above
+    monkeypatch.setattr(harness.Harness, "quality_of", lambda self, answer: nothing_right)
+    with pytest.raises(GateFailed, match=r"The export onnx-fp16 loses .* more than --max-drop") as caught:
+        run(recipe.model_copy(update={"export": ("onnx", "onnx-fp16"), "max_drop": 60.0}), tmp_path / "out")
+    assert caught.value.exit_code == 5
+    assert "The export onnx-fp16 loses" in json.loads((tmp_path / "out/report.json").read_text())["verdict"]
+    assert (tmp_path / "out/model.onnx").exists()
+
+
+def test_a_missing_package_is_told_before_anything_slow(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(exporters.NEEDS, "onnx-int8", ("no_such_package",))
+    with pytest.raises(exporters.MissingBackend, match=r"no_such_package.*pip install"):
+        run(recipe.model_copy(update={"export": ("onnx-int8",)}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

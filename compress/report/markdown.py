@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from compress.report import words
-from compress.report.records import Report
+from compress.report.records import Closeness, Report
 from compress.report.table import columns, rows
 
-PARITY = "The worst difference is between the file in its runtime and the model in torch, on real inputs."
+PARITY = (
+    "The worst difference and the relative error (root mean square) are between the file in its runtime and the model in torch, "
+    "on real inputs. The quality is that of the file itself on the test data; without one it is the model's."
+)
 
 
 def markdown(report: Report) -> str:
@@ -52,18 +55,42 @@ def _exports(report: Report) -> list[str]:
             f"`{export.path}`",
             words.size(export.bytes) if export.bytes is not None else "-",
             str(export.opset or "-"),
-            f"{export.parity.worst_abs:.2g}" if export.parity else "not checked",
+            f"{export.parity.worst_abs:.2g}" if export.parity else "-" if export.closeness else "not checked",
             f"{export.parity.tolerance:.2g}" if export.parity else "-",
+            *_closeness(export.closeness),
+            words.quality(export.quality) if export.quality else "-",
             f"`{export.sha256[:16]}...`",
         )
         for export in report.exports
     ]
-    heading = ("format", "file", "size", "opset", "worst difference", "allowed", "sha256")
+    heading = (
+        "format",
+        "file",
+        "size",
+        "opset",
+        "worst difference",
+        "allowed",
+        "relative error",
+        "allowed",
+        "same class",
+        "quality",
+        "sha256",
+    )
     return [
         "## Exports",
         _table(heading, cells),
         PARITY,
     ]
+
+
+def _closeness(found: Closeness | None) -> tuple[str, str, str]:
+    if found is None:
+        return "-", "-", "-"
+    return (
+        f"{found.relative:.2g}",
+        "-" if found.allowed is None else f"{found.allowed:.2g}",
+        "-" if found.agreement is None else f"{found.agreement:.2%}",
+    )
 
 
 def _settings(report: Report) -> list[tuple[str, str]]:

@@ -91,6 +91,15 @@ class Parity(Record):
     tolerance: float = Field(ge=0)
 
 
+class Closeness(Record):
+    """How near the exported file's outputs are to the model's on the whole, on real inputs."""
+
+    relative: float = Field(ge=0, description="root mean square of the difference, as a share of that of the model's outputs")
+    agreement: float | None = Field(ge=0, le=1, description="share of samples on which both choose the same class")
+    samples: int = Field(ge=1)
+    allowed: float | None = Field(default=None, description="bound of `relative`, for a format with fewer bits than the model")
+
+
 class ExportRecord(Record):
     """One exported file."""
 
@@ -100,6 +109,17 @@ class ExportRecord(Record):
     parity: Parity | None = None
     opset: int | None = None
     bytes: Count | None = None
+    closeness: Closeness | None = None
+    quality: Quality | None = Field(default=None, description="of the file itself, for a format with fewer bits than the model")
+    kept_float: tuple[str, ...] = Field(default=(), description="layers of a quantized file that compute in float")
+    seconds: Seconds | None = Field(default=None, description="time that it took to write and compare the file")
+
+
+class FailedExport(Record):
+    """A format that was asked for and could not be written."""
+
+    format: str
+    reason: str
 
 
 class Environment(Record):
@@ -128,6 +148,7 @@ class Report(Record):
     stages: tuple[StageRecord, ...] = Field(min_length=1, description="the dense model first, the result last")
     exactness: Exactness | None = None
     exports: tuple[ExportRecord, ...] = ()
+    failed_exports: tuple[FailedExport, ...] = ()
     target: str | None = None
     max_drop: float | None = None
     plan_sha256: Sha256 | None = None

@@ -76,6 +76,7 @@ def sentences(report: Report) -> list[str]:
         said.append(_latency(result.latency))
     if result.quality is not None:
         said.append(_quality(dense.quality, result.quality))
+    said += exports(report)
     if report.exactness is not None:
         e = report.exactness
         said.append(
@@ -84,6 +85,20 @@ def sentences(report: Report) -> list[str]:
             "was refitted."
         )
     return said
+
+
+def exports(report: Report) -> list[str]:
+    """What has to be known of the files: quality of those with fewer bits, layers in float, formats that failed."""
+    said: list[str] = []
+    for export in report.exports:
+        if export.quality is not None:
+            close, result = export.closeness, report.result.quality
+            agreement = "" if close is None or close.agreement is None else f" (same class as in torch on {close.agreement:.2%})"
+            lost = "" if result is None else f", {change(result, export.quality)} beside the model in float"
+            said.append(f"{export.path}: {export.quality.metric} {quality(export.quality)}{lost}{agreement}.")
+        if export.kept_float:
+            said.append(f"{export.path} keeps {len(export.kept_float)} layers in float: {', '.join(export.kept_float)}.")
+    return said + [f"No {failed.format} was written: {failed.reason}" for failed in report.failed_exports]
 
 
 def guessing(dense: Quality | None, classes: Sequence[str] | None) -> str | None:

@@ -1,0 +1,95 @@
+"""Exported files opened in their runtimes: a path in, a function of arrays out.
+
+    loaded = runtimes.load("ort", Path("model.onnx"), threads=2)
+    outputs = loaded.run([images])
+
+Nothing here imports torch unless the runtime needs it, so that a process that loads a file holds the runtime and little else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exporters.errors import ExportError, MissingBackend
+
+Run = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
+"""A loaded file as a function: inputs in the model's order to outputs in the model's order."""
+
+RUNTIMES: dict[str, str] = {
+    "ort": "exporters.runtimes.ort",
+    "openvino": "exporters.runtimes.openvino",
+    "executorch": "exporters.runtimes.executorch",
+    "torch": "exporters.runtimes.pytorch",
+}
+"""Runtime -> module, imported when it is asked for."""
+
+OPENS: dict[str, tuple[str, ...]] = {
+    "ort": (".onnx",),
+    "openvino": (".xml", ".onnx"),
+    "executorch": (".pte",),
+    "torch": (".pt2", ".torchscript"),
+}
+"""Runtime -> endings of the files that it opens."""
+
+INSTALL: dict[str, str] = {
+    "ort": "pip install onnxruntime",
+    "openvino": "pip install openvino",
+    "executorch": "pip install executorch",
+    "torch": "pip install torch",
+}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A file in its runtime.
+
+    Attributes:
+        run: one call; returns when the work is done.
+        shapes: of the inputs; 0 stands for a size that is free.
+        version: of the runtime.
+    """
+
+    run: Run
+    shapes: tuple[tuple[int, ...], ...]
+    version: str
+
+
+def load(runtime: str, path: Path, *, threads: int = 0, batch: int = 0) -> Loaded:
+    """Open a file.
+
+    Args:
+        runtime: a name in `RUNTIMES`.
+        path: the file.
+        threads: threads inside an operator; 0 takes every core that the process may use.
+        batch: the batch size that will be asked for, where it is known: memory is then planned once. 0 leaves it open.
+
+    Raises:
+        MissingBackend: the runtime is not installed.
+        ExportError: unknown runtime, a file that is missing, or one that the runtime does not open.
+    """
+    if runtime not in RUNTIMES:
+        raise ExportError(f"There is no runtime '{runtime}'; known are {', '.join(RUNTIMES)}.")
+    if not path.is_file():
+        raise ExportError(f"There is no file {path}. Export the model first.")
+    try:
+        module: Any = importlib.import_module(RUNTIMES[runtime])
+    except ModuleNotFoundError as error:
+        raise MissingBackend(runtime, error.name or str(error), INSTALL[runtime]) from error
+    return module.load(path, threads=threads or usable_cores(), batch=batch)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message that says something."""
+    return next((text.strip()[:300] for text in str(error).splitlines() if text.strip()), type(error).__name__)

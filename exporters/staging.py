@@ -1,0 +1,48 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from exporters.errors import ExportError
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A file of the same name in a folder of its own beside `path`; moved into place when the block ends well.
+
+    Whatever else the block puts into that folder (weights beside the file) goes with it.
+    """
+    if path.is_dir():
+        raise ExportError(f"{path} is a folder; needed is the path of a file, such as {path / 'model.onnx'}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise ExportError(f"{path} cannot be written ({error.strerror or error}). Give a path in a folder that can.") from error
+    try:
+        yield folder / path.name
+        # The weights' file first: a model file never stands without them.
+        for file in sorted(folder.iterdir(), key=lambda f: f.name == path.name):
+            os.replace(file, path.parent / file.name)
+    except OSError as error:
+        raise ExportError(f"{path} could not be written ({error.strerror or error}).") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def total_bytes(staged_file: Path) -> int:
+    """Size of a staged file, with what lies beside it."""
+    return sum(file.stat().st_size for file in staged_file.parent.iterdir())
+
+
+def sha256(path: Path) -> str:
+    """Digest of one file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
