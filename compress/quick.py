@@ -76,7 +76,10 @@ def gate(report: str, as_json: bool, **rules: Any) -> None:
 
         for line in lines(found.rules):
             click.echo(line)
-        click.echo(f"{found.updated} is written." if found.updated and not found.rules else sentence(found.rules, found.passed))
+        if found.rules:
+            click.echo(sentence(found.rules, found.passed))
+        if found.updated:
+            click.echo(f"{found.updated} is written.")
     if not found.passed:
         raise click.exceptions.Exit(5)
 
