@@ -37,3 +37,24 @@ def test_names_that_the_model_has_not():
     traced = trace(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), (torch.zeros(1, 2),))
     with pytest.raises(ValueError, match="has not all of"):
         piece(traced, ("0", "7"))
+
+
+class Skipping(nn.Module):
+    """A block whose skip connection is a module that does nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+        self.relu, self.shortcut = nn.ReLU(), nn.Sequential()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.relu(self.stem(x))
+        return self.relu(self.two(self.one(x)) + self.shortcut(x))
+
+
+def test_a_block_whose_skip_is_a_module_without_a_name_in_the_plan():
+    net = Skipping().eval()
+    cut, inputs = piece(trace(net, (torch.zeros(1, 3, 8, 8),)), ("one", "two", "add"))
+    assert len(inputs) == 1
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(cut(x), net.two(net.one(x)) + x)

@@ -26,7 +26,7 @@ def piece(module: GraphModule, names: Collection[str]) -> tuple[GraphModule, tup
     named = [n for n in module.graph.nodes if (n.op == "call_module" and str(n.target) in names) or n.name in names]
     if len(named) < len(set(names)):
         raise ValueError(f"the model has not all of {sorted(names)}")
-    inside = _between(module.graph.nodes, set(named))
+    inside = _with_branches(module.graph.nodes, set(_between(module.graph.nodes, set(named))))
     leaving = [n for n in inside if any(user not in inside for user in n.users)]
     if len(leaving) != 1:
         raise ValueError(f"{len(leaving)} values leave the piece {sorted(names)}, needed is one")
@@ -52,3 +52,18 @@ def _between(nodes: Iterable[Node], named: set[Node]) -> list[Node]:
         if any(user in before for user in node.users):
             before.add(node)
     return [node for node in order if node in behind and node in before]
+
+
+def _with_branches(nodes: Iterable[Node], inside: set[Node]) -> list[Node]:
+    """The piece with what leads past it and nowhere else, such as the nameless module of a skip connection: it reads what the
+    piece reads and is read by the piece alone.
+    """
+    order = list(nodes)
+    while True:
+        read = {source for node in inside for source in node.all_input_nodes}
+        more = {
+            n for n in read - inside if n.all_input_nodes and set(n.all_input_nodes) <= read | inside and set(n.users) <= inside
+        }
+        if not more:
+            return [node for node in order if node in inside]
+        inside = inside | more
