@@ -16,13 +16,15 @@ from compress.graph.lines import linearize
 from compress.graph.merge import merge, relocate
 from compress.graph.pointwise import pointwise
 from compress.graph.shapes import note_shapes
-from compress.plan import Edit, Keep, Linearize, Merge, Plan, Pointwise, Relocate
+from compress.graph.thin import factor
+from compress.plan import Edit, Factor, Keep, Linearize, Merge, Plan, Pointwise, Relocate
 
 _CHANGES: dict[type[Edit], Callable[..., GraphModule]] = {
     Linearize: linearize,
     Pointwise: pointwise,
     Relocate: relocate,
     Merge: merge,
+    Factor: factor,
 }
 
 
@@ -83,7 +85,7 @@ def _carry_out(module: GraphModule, edits: Sequence[Any], inputs: tuple[Tensor, 
             channels = solve(module, inputs)
             folded, notes = constants.fold(module, channels, edits, inputs)
             return surgery.keep(folded, channels if folded is module else solve(folded, inputs), edits), notes
-        case Linearize() | Pointwise() | Relocate() | Merge():
+        case Linearize() | Pointwise() | Relocate() | Merge() | Factor():
             if any("shape" not in node.meta for node in module.graph.nodes):
                 note_shapes(module, module.graph, inputs)
             change = _CHANGES[type(edits[0])]

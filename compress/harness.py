@@ -24,7 +24,7 @@ from compress.measure.cost import cost
 from compress.measure.drop import SLICES, drop_interval
 from compress.measure.latency import compare
 from compress.measure.runtime import usable_cores
-from compress.plan import Edit, Keep, Merge, Plan
+from compress.plan import Edit, Factor, Keep, Merge, Plan
 from compress.recipe import Recipe
 from compress.report.records import Exactness, Latency, StageRecord
 from compress.report.records import Quality as QualityRecord
@@ -148,7 +148,7 @@ def _pairs(before: Artifact, edits: Sequence[Edit]) -> Iterator[tuple[Module, Mo
     """Models that have to compute the same, one pair for each run of edits that may change nothing."""
     every = list(runs(edits))
     for number, run in enumerate(every, 1):
-        removed, merges = [edit for edit in run if isinstance(edit, Keep)], isinstance(run[0], Merge)
+        removed, merges = [edit for edit in run if isinstance(edit, Keep)], isinstance(run[0], Merge | Factor)
         if removed:
             channels = solve(before.module, before.inputs)
             yield surgery.keep(before.module, channels, removed), surgery.mask(before.module, channels, removed)

@@ -108,13 +108,26 @@ def _check_chain(does: str, layers: tuple[str, ...]) -> None:
         )
 
 
-Edit = Keep | Linearize | Pointwise | Relocate | Merge
+@dataclass(frozen=True)
+class Factor:
+    """The layer becomes two with `rank` channels between them, which its own weights allow; the model computes what it did."""
+
+    layer: str
+    rank: int
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise BadInput(f"The plan gives {self.layer} the rank {self.rank}; needed is 1 or more. Make the plan again.")
+
+
+Edit = Keep | Linearize | Pointwise | Relocate | Merge | Factor
 KINDS: dict[type[Edit], str] = {
     Keep: "keep",
     Linearize: "linearize",
     Pointwise: "pointwise",
     Relocate: "relocate",
     Merge: "merge",
+    Factor: "factor",
 }
 
 
@@ -171,6 +184,8 @@ def _edit(data: Mapping[str, Any]) -> Edit:
             return Relocate(_names(data["layers"]))
         case "merge":
             return Merge(_names(data["layers"]))
+        case "factor":
+            return Factor(str(data["layer"]), int(data["rank"]))
         case kind:
             known = ", ".join(f"'{name}'" for name in KINDS.values())
             raise BadInput(

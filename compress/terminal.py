@@ -79,13 +79,15 @@ def print_decision(decision: Any, out: object | None) -> None:
 
 def described(edit: Any) -> tuple[str, str, str]:
     """(kind, layer, what becomes of it) of one edit of a plan."""
-    from compress.plan import KINDS, Keep, Linearize, Pointwise
+    from compress.plan import KINDS, Factor, Keep, Linearize, Pointwise
 
     match edit:
         case Keep():
             what = f"{len(edit.keep)} of {edit.channels} channels"
         case Linearize():
             what = f"a line for each of {edit.channels} channels" if edit.slope else "the identity"
+        case Factor():
+            what = f"two layers of rank {edit.rank}"
         case Pointwise():
             what = "a 1x1 convolution"
         case _:
@@ -109,11 +111,48 @@ def counted(edits: Sequence[Any]) -> str:
 
 def print_timings(timings: Mapping[str, Any]) -> None:
     """Latency of several files beside the first; where the interval holds 1, nothing is claimed."""
-    rows = (
-        (name, f"{t.p50_ms:.3f}", f"{t.ratio:.2f}x", f"{t.ci95[0]:.2f} - {t.ci95[1]:.2f}", "" if i == 0 else t.verdict, t.samples)
-        for i, (name, t) in enumerate(timings.items())
+    ran = {name: t for name, t in timings.items() if t.reason is None}
+    heading = (
+        "model",
+        "runtime",
+        "batch",
+        "threads",
+        "p50 ms",
+        "p90",
+        "p99",
+        "per second",
+        "speed-up",
+        "95 % interval",
+        "verdict",
     )
-    print_table(("model", "p50 ms", "speed-up", "95 % interval", "verdict", "rounds"), rows)
+    heading = (*heading, "rounds", "peak MB", "load ms", "first ms", "J per call")
+    rows = [[name, *_timing(t)] for name, t in ran.items()]
+    filled = [i for i in range(len(heading)) if any(row[i] for row in rows)]
+    print_table([heading[i] for i in filled], ([row[i] for i in filled] for row in rows))
+    for name, t in timings.items():
+        if t.reason is not None:
+            click.echo(f"Not timed: {name} in {t.runtime}, batch {t.batch}: {t.reason}")
+        elif t.noisy:
+            click.echo(
+                f"Too noisy for any claim: the rounds of {name}. Let the machine rest, pin with --cpu, or take more --rounds."
+            )
+    clocks = next((t.mhz for t in ran.values() if t.mhz and all(t.mhz)), None)
+    if clocks:
+        click.echo(f"Clock of the cores before and after: {clocks[0]:.0f} and {clocks[1]:.0f} MHz.")
+
+
+def _timing(t: Any) -> tuple[str, ...]:
+    """One candidate, as it is read; what was not measured is empty."""
+
+    def shown(value: float | None, digits: int, scale: float = 1.0) -> str:
+        return "" if value is None else f"{scale * value:.{digits}f}"
+
+    first = t.ci95 == (1.0, 1.0)
+    return (
+        t.runtime, str(t.batch), str(t.threads), shown(t.p50_ms, 3), shown(t.p90_ms, 3), shown(t.p99_ms, 3), shown(t.per_second, 1),
+        f"{t.ratio:.2f}x", f"{t.ci95[0]:.2f} - {t.ci95[1]:.2f}", "" if first and not t.noisy else t.verdict, str(t.samples),
+        shown(t.peak_bytes, 0, 1e-6), shown(t.load_ms, 0), shown(t.first_ms, 2), shown(t.joules, 4),
+    )  # fmt: skip
 
 
 def cell(value: object) -> str:

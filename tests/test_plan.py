@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.errors import BadInput
-from compress.plan import Edit, Keep, Linearize, Merge, Plan, Pointwise, Relocate, from_json
+from compress.plan import Edit, Factor, Keep, Linearize, Merge, Plan, Pointwise, Relocate, from_json
 
 NAMES = st.text(min_size=1)
 CHAINS = st.lists(NAMES, min_size=2, max_size=4, unique=True).map(tuple)
@@ -46,8 +46,8 @@ def test_a_plan_of_kept_channels_is_written_as_it_always_was():
 
 
 def test_every_edit_says_its_layer_and_a_chain_its_first():
-    edits = (Keep("a", 2, (0,)), Linearize("b", 2), Pointwise("g"), Relocate(("c", "d")), Merge(("e", "f")))
-    assert [edit.layer for edit in edits] == ["a", "b", "g", "c", "e"]
+    edits = (Keep("a", 2, (0,)), Linearize("b", 2), Pointwise("g"), Relocate(("c", "d")), Merge(("e", "f")), Factor("h", 2))
+    assert [edit.layer for edit in edits] == ["a", "b", "g", "c", "e", "h"]
 
 
 @pytest.mark.parametrize("kind", [Merge, Relocate])
@@ -68,7 +68,10 @@ def test_a_line_needs_both_numbers_for_every_channel_or_none(slope, offset):
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        ({"edit": "rotate", "layer": "a"}, "kind 'rotate', known are 'keep', 'linearize', 'pointwise', 'relocate', 'merge'.*upgrade"),
+        (
+            {"edit": "rotate", "layer": "a"},
+            "kind 'rotate', known are 'keep', 'linearize', 'pointwise', 'relocate', 'merge', 'factor'.*upgrade",
+        ),
         ({"edit": "merge", "layers": "conv1"}, "layers is 'conv1', not a list"),
         ({"edit": "merge"}, "cannot be read \\(KeyError: 'layers'\\)"),
         (

@@ -8,10 +8,16 @@ from oracles import distance, outputs
 from torch import nn
 
 from compress.artifact import Artifact, apply
-from compress.graph.thin import thin, thinned
+from compress.data import open_data
+from compress.errors import PlanMismatch
+from compress.graph.thin import thin
 from compress.graph.trace import trace
 from compress.measure.cost import cost
-from compress.plan import Merge, Plan
+from compress.measure.latency import Timing
+from compress.plan import Factor, Linearize, Merge, Plan
+from compress.recipe import make
+from compress.stage import Context
+from compress.stages.merge import Merge as MergeStage
 
 EXACT = 1e-5
 """Relative: float32 rounds the weights of both layers."""
@@ -85,18 +91,57 @@ def test_a_merged_bottleneck_is_thin_again_and_computes_the_same():
     inputs = (torch.zeros(1, 32, 8, 8),)
     found = Artifact(trace(net.eval(), inputs), inputs)
     merged = apply(Plan((Merge(("0", "1", "2")),)), found)
-    small = thinned(merged.module, ["0", "3"])
+    small = apply(Plan((Factor("0", 4),)), merged)
     x = [torch.randn(2, 32, 9, 9)]
-    assert distance(outputs(small, x), outputs(found.module, x)) < EXACT
-    assert [str(n.target) for n in small.graph.nodes if n.op == "call_module"] == ["0", "0_wide", "3"]
-    dense, thick, now = (cost(m, inputs).macs for m in (found.module, merged.module, small))
+    assert distance(outputs(small.module, x), outputs(found.module, x)) < EXACT
+    assert [str(n.target) for n in small.module.graph.nodes if n.op == "call_module"] == ["0", "0_wide", "3"]
+    dense, thick, now = (cost(a.module, inputs).macs for a in (found, merged, small))
     assert dense < now < thick and now == 36 * (4 * 32 * 9 + 4 * 32)
-    again = thinned(small, ["0"])
-    assert distance(outputs(again, x), outputs(found.module, x)) < EXACT and cost(again, inputs).macs == dense
+    again = apply(Plan((Factor("0", 4),)), small)
+    assert distance(outputs(again.module, x), outputs(found.module, x)) < EXACT and cost(again.module, inputs).macs == dense
+
+
+@pytest.mark.parametrize(
+    ("layer", "rank", "said"),
+    [("0", 3, "its rank is 2"), ("1", 2, "its rank does not allow it"), ("2", 2, "this model does not have it"), ("0", 2, None)],
+)
+def test_a_plan_for_another_rank_is_refused(layer: str, rank: int, said: str | None):
+    net = nn.Sequential(low_rank(16, 16, 2, padding=1), nn.ReLU()).eval()
+    inputs = (torch.zeros(1, 16, 8, 8),)
+    found = Artifact(trace(net, inputs), inputs)
+    if said is None:
+        assert apply(Plan((Factor(layer, rank),)), found).plan.edits == (Factor(layer, rank),)
+        return
+    with pytest.raises(PlanMismatch, match=f"{layer}: {said}"):
+        apply(Plan((Factor(layer, rank),)), found)
 
 
 def test_a_layer_that_is_called_twice_stays():
     layer = low_rank(16, 16, 2, padding=1)
-    net = nn.Sequential(layer, nn.ReLU(), layer)
-    module = trace(net, (torch.zeros(1, 16, 8, 8),))
-    assert thinned(module, ["0"]).state_dict().keys() == module.state_dict().keys()
+    inputs = (torch.zeros(1, 16, 8, 8),)
+    found = Artifact(trace(nn.Sequential(layer, nn.ReLU(), layer), inputs), inputs)
+    with pytest.raises(PlanMismatch, match="called 2 times"):
+        apply(Plan((Factor("0", 2),)), found)
+
+
+@pytest.mark.parametrize(("ratio", "thin_ones"), [(1.3, True), (0.9, False)])
+def test_merging_leaves_two_thin_layers_where_most_lines_are_flat(ratio: float, thin_ones: bool):
+    """Only two of 24 channels in the middle do anything: what two 1x1 become has rank 2."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(16, 24, 1), nn.ReLU(), nn.Conv2d(24, 16, 1), nn.ReLU()).eval()
+    inputs = (torch.zeros(1, 16, 8, 8),)
+    found = Artifact(trace(net, inputs), inputs)
+    flat = Linearize("1", 24, (0.5, 1.0, *[0.0] * 22), (0.1,) * 24)
+    straight = apply(Plan((flat,)), found)
+
+    def race(one: Artifact, other: Artifact) -> Timing:
+        wide = any("_wide" in str(n.target) for n in one.module.graph.nodes)
+        r = ratio if wide else cost(other.module, other.inputs).macs / cost(one.module, one.inputs).macs
+        return Timing(1.0, r, (r * 0.99, r * 1.01), 5)
+
+    given = Context(found, open_data("digits"), make(data="digits"), torch.device("cpu"), race=race)
+    done = MergeStage()(straight, given)
+    assert [type(edit) for edit in done.plan.edits] == [Linearize, Merge, *([Factor] if thin_ones else [])]
+    x = [torch.randn(2, 16, 8, 8)]
+    assert distance(outputs(done.module, x), outputs(straight.module, x)) < EXACT
+    assert any("so low a rank" in note and ("left as they are" in note) != thin_ones for note in done.notes)

@@ -13,15 +13,17 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from compress.errors import PlanMismatch
 from compress.graph import maps
 from compress.graph.compose import Form, Kernel
 from compress.graph.parts import shared
+from compress.plan import Factor
 
 TOLERANCE = 1e-6
 """Singular values below this share of the largest are rounding: float32 leaves 1e-7 of it or less."""
@@ -65,21 +67,26 @@ def _basis(gram: Tensor, tolerance: float) -> Tensor:
     return vectors[:, values > tolerance**2 * values[-1].clamp_min(torch.finfo(gram.dtype).tiny)]
 
 
-def thinned(module: GraphModule, layers: Iterable[str], tolerance: float = TOLERANCE) -> GraphModule:
-    """A copy of the model in which the named layers are two where that is less work: the first under the old name.
+def factor(module: GraphModule, edits: Sequence[Factor]) -> GraphModule:
+    """A copy of the model in which the named layers are two each, the first under the old name.
 
     Args:
         module: traced model.
-        layers: paths; those that are not thin, or share their weights, stay.
-        tolerance: as of `thin`.
+        edits: any number, each for another layer.
+
+    Raises:
+        PlanMismatch: a layer that this model does not have, that shares its weights, or whose rank is another.
     """
     module = copy.deepcopy(module)
     refused = shared(module)
-    for path in layers:
+    for edit in edits:
+        path = edit.layer
         calls = [node for node in module.graph.nodes if node.op == "call_module" and node.target == path]
-        pair = thin(module.get_submodule(path), tolerance) if calls and path not in refused else None
-        if pair is None:
-            continue
+        pair = thin(module.get_submodule(path)) if calls and path not in refused else None
+        if pair is None or rank_of(pair) != edit.rank:
+            found = refused.get(path, "its rank does not allow it" if calls else "this model does not have it")
+            why = found if pair is None else f"its rank is {rank_of(pair)}"
+            raise PlanMismatch(f"The plan makes two layers of rank {edit.rank} of {path}: {why}. Run 'compress plan' again.")
         taken = dict(module.named_modules())
         second = next(name for n in itertools.count() if (name := f"{path}_wide{n or ''}") not in taken)
         module.add_submodule(path, pair[0])
@@ -91,3 +98,8 @@ def thinned(module: GraphModule, layers: Iterable[str], tolerance: float = TOLER
         node.meta["shape"] = calls[0].meta.pop("shape", None)
     module.recompile()
     return module
+
+
+def rank_of(pair: tuple[nn.Module, nn.Module]) -> int:
+    """Channels between the two layers."""
+    return pair[0].get_parameter("weight").shape[0]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from compress.artifact import Artifact, apply
 from compress.entropy.spans import Span, choose
 from compress.graph.segments import Segment
+from compress.graph.thin import rank_of, thin
+from compress.plan import Factor, Plan
 from compress.plan import Merge as Edit
-from compress.plan import Plan
 from compress.recipe import Recipe
-from compress.stage import Context
+from compress.stage import Context, Race
 from compress.statistics.candidates import candidates
 
 
@@ -45,7 +47,20 @@ class Merge:
         how = f"{timing.ratio:.2f}x as fast (95 % interval {timing.ci95[0]:.2f} to {timing.ci95[1]:.2f})"
         if timing.slower:
             return artifact.noting(f"{said}, but the whole model was then {how}: they were left as they are.")
-        return shallower.noting(f"{said}: {how}.")
+        return _thinned(shallower.noting(f"{said}: {how}."), [one.segment.layers[0] for one in chosen], context.race)
+
+
+def _thinned(artifact: Artifact, layers: Sequence[str], race: Race) -> Artifact:
+    """Merged layers of low rank as two thin ones each, where that is faster still: a line of slope 0 leaves such behind."""
+    pairs = {path: thin(artifact.module.get_submodule(path)) for path in layers}
+    edits = tuple(Factor(path, rank_of(pair)) for path, pair in pairs.items() if pair is not None)
+    if not edits:
+        return artifact
+    thinner = apply(Plan(edits), artifact)
+    timing = race(thinner, artifact)
+    how = f"{timing.ratio:.2f}x as fast (95 % interval {timing.ci95[0]:.2f} to {timing.ci95[1]:.2f})"
+    said = f"{len(edits)} merged layers have so low a rank that two thin ones compute the same: {how}"
+    return thinner.noting(f"{said}.") if timing.faster else artifact.noting(f"{said}, so they were left as they are.")
 
 
 def ready(segment: Segment) -> bool:
