@@ -65,7 +65,7 @@ def opened(build: Any, size: int) -> Artifact:
 
 def row(artifact: Artifact, stopwatch: Stopwatch) -> dict[str, Any]:
     start = time.perf_counter()
-    found = candidates(artifact, stopwatch.race, lambda one: bool(one.sites))
+    found = candidates(artifact, stopwatch.race, lambda one: bool(one.sites), windows=True)
     timed = time.perf_counter()
     chosen = [found.candidates[i] for i in choose([Span(c.start, c.stop, c.gain, 0.0) for c in found.candidates], 0.0)]
     decided = time.perf_counter()
@@ -75,6 +75,7 @@ def row(artifact: Artifact, stopwatch: Stopwatch) -> dict[str, Any]:
         "raced": found.tried,
         "faster": len(found.candidates),
         "merged_stretches": len(chosen),
+        "windows_lost": sum(len(c.segment.pointwise) for c in chosen),
         "lines": sum(len(c.segment.sites) for c in chosen),
         "timing_seconds": timed - start,
         "choice_seconds": decided - timed,

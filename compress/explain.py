@@ -51,6 +51,7 @@ class DepthRow:
         entropy: mean bits per channel that the batch norm in front of it tells without data; `compress analyze` counts.
         merges: the layers of the stretch.
         with_sites: other rectifiers that would have to be lines, too.
+        pointwise: convolutions that would have to lose their window, because the one layer would do more work otherwise.
         macs: multiply-accumulates of the one layer as a share of those that the stretch has now; above 1 it does more work.
         padding_moves: whether padding would have to move to the first layer, which changes values at the border.
         stays: why it cannot be merged across.
@@ -60,6 +61,7 @@ class DepthRow:
     entropy: float | None = None
     merges: tuple[str, ...] = ()
     with_sites: tuple[str, ...] = ()
+    pointwise: tuple[str, ...] = ()
     macs: float | None = None
     padding_moves: bool | None = None
     stays: str | None = None
@@ -100,7 +102,7 @@ def depth_rows(artifact: Artifact) -> list[DepthRow]:
             continue
         others = tuple(s for s in one.sites if s != site.path)
         share = one.macs_after / max(one.macs_before, 1)
-        rows.append(DepthRow(site.path, bits.get(site.path), one.layers, others, share, bool(one.relocate)))
+        rows.append(DepthRow(site.path, bits.get(site.path), one.layers, others, one.pointwise, share, bool(one.relocate)))
     return rows
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from compress.artifact import Artifact, apply
 from compress.data import from_arrays
 from compress.errors import PlanMismatch
+from compress.explain import depth_rows
 from compress.graph.segments import narrower, segments
 from compress.graph.trace import trace
 from compress.measure.cost import cost
@@ -164,3 +165,10 @@ def test_the_stage_takes_a_window_where_quality_allows_it_and_merging_follows():
     assert cost(result.module, INPUT).macs < 0.8 * cost(dense.module, INPUT).macs
     x = torch.randn(2, 3, 9, 9)
     assert torch.allclose(result.module(x), shorter.module(x), atol=1e-4)
+
+
+def test_explain_says_which_window_would_go_and_only_where_one_must():
+    row = next(r for r in depth_rows(artifact()) if r.site == "relu1")
+    assert row.pointwise == ("conv2",) and row.macs == pytest.approx(0.5) and row.padding_moves is False
+    thin = artifact(nn.Sequential(nn.Conv2d(3, 32, 1), nn.ReLU(), nn.Conv2d(32, 3, 3, padding=1), nn.ReLU()))
+    assert next(r for r in depth_rows(thin) if r.site == "1").pointwise == ()

@@ -36,11 +36,12 @@ class Row:
     Attributes:
         layer: the group's name (its first producer), or the activation's path.
         channels: how many; 0 for an activation inside what could not be traced.
-        site: path of the rectifier behind the layer, of which the next eight speak.
+        site: path of the rectifier behind the layer, of which the next nine speak.
         entropy: its state entropy, mean bits per channel in [0, 1], as `--entropy` takes it.
         always_on, always_off: shares of its channels that never switched.
         upper: share of the time that its channels are in a third regime (ReLU6 above 6), None where it has none.
         with_sites: other rectifiers that have to become lines as well, so that layers around this one can become one.
+        pointwise: convolutions that have to lose their window for that, because it would take more operations otherwise.
         line_saves_ms: milliseconds of a call that these layers save as one, by a race; below 0 where they are slower, None where
             nothing was timed or could be merged.
         line_ci95: 95 % confidence interval of that race's speed-up; holding 1 means: cannot tell.
@@ -60,6 +61,7 @@ class Row:
     always_off: float | None = None
     upper: float | None = None
     with_sites: tuple[str, ...] = ()
+    pointwise: tuple[str, ...] = ()
     line_saves_ms: float | None = None
     line_ci95: tuple[float, float] | None = None
     stays: str | None = None
@@ -161,7 +163,7 @@ def _races(artifact: Artifact, context: Context) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     best = shortest(artifact)
     for number, (path, segment) in enumerate(best.items()):
-        found[path] = {"with_sites": tuple(site for site in segment.sites if site != path)}
+        found[path] = {"with_sites": tuple(s for s in segment.sites if s != path), "pointwise": segment.pointwise}
         if context.race is not None:
             timing = raced(artifact, segment, context.race)
             found[path] |= {"line_saves_ms": saved_ms(timing), "line_ci95": timing.ci95}

@@ -88,12 +88,21 @@ def candidates(
 
 
 def shortest(artifact: Artifact) -> dict[str, Segment]:
-    """For every rectifier that could be merged across: the stretch with the fewest others, then the fewest operations merged."""
+    """For every rectifier that could be merged across: the stretch with the fewest others, then the fewest operations merged.
+
+    A window goes only where the one layer would otherwise take more operations than the layers it replaces.
+    """
     best: dict[str, Segment] = {}
-    for one in segments(artifact.module, artifact.inputs):
+    for one in (*segments(artifact.module, artifact.inputs), *narrower(artifact.module, artifact.inputs)):
         for site in one.sites if one.exact else ():
-            best[site] = min(best.get(site, one), one, key=lambda s: (len(s.sites), s.macs_after))
+            best[site] = min(best.get(site, one), one, key=_order)
     return best
+
+
+def _order(one: Segment) -> tuple[int, int, int, int]:
+    """Cheap ones that keep their windows come first, then those that lose one, then those that take more operations."""
+    more = one.macs_after > one.macs_before
+    return len(one.sites), 2 if more else len(one.pointwise), one.macs_after, len(one.relocate)
 
 
 def saved_ms(timing: Timing) -> float:
