@@ -210,6 +210,9 @@ def test_rectifiers_become_lines_where_that_pays_and_quality_allows():
     assert {type(edit) for edit in short.plan.edits} >= {Linearize}
     assert all(edit.slope for edit in short.plan.edits if isinstance(edit, Linearize))
     assert any("became lines" in note for note in short.notes)
+    each = [note for note in short.notes if " as one layer, " in note]
+    first = next(edit for edit in short.plan.edits if isinstance(edit, Linearize))
+    assert each and first.layer in each[0] and "saves" in each[0] and "points" in each[0]
     merged = Merge()(short, context(dense))
     assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in merged.module.modules()) < 4
     x = torch.randn(3, 1, 8, 8)

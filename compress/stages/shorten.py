@@ -99,13 +99,41 @@ class Shorten:
                 sites = sum(len(one.segment.sites) for one in chosen)
                 return shorter.noting(
                     f"Depth: {sites} of {len(rectifiers.free(artifact))} rectifiers became lines in {len(chosen)} stretches, "
-                    f"{lost:.2f} points of held-out {start.metric} before fine-tuning."
+                    f"{lost:.2f} points of held-out {start.metric} before fine-tuning.",
+                    *self._each(artifact, context, chosen, straight, start),
                 )
             limit = min(limit, sum(max(spans[found.index(one)].loss, 0.0) for one in chosen)) / 2
         return artifact.noting(
             f"Depth: {len(found)} stretches are faster as one layer, but none keeps to {points:g} points of held-out "
             f"{start.metric} (--depth): every rectifier stays."
         )
+
+    def _each(
+        self,
+        artifact: Artifact,
+        context: Context,
+        chosen: Sequence[Candidate],
+        straight: dict[str, Linearize],
+        start: quality.Quality,
+    ) -> list[str]:
+        """What each stretch gains, and what it costs where it is the only one and nothing is refitted."""
+        said: list[str] = []
+        for number, one in enumerate(chosen):
+            alone = rectifiers.held_out(apply(Plan(_edits([one], straight)), artifact), context)
+            gain = f"{one.gain:,.0f} multiply-accumulates" if one.timing is None else f"{one.gain:.3g} ms of {_before(one):.3g}"
+            less = f", {', '.join(one.segment.pointwise)} without its window" if one.segment.pointwise else ""
+            said.append(
+                f"Depth: {one.segment.layers[0]} to {one.segment.layers[-1]} as one layer, {', '.join(one.segment.sites)} as "
+                f"lines{less}: saves {gain}; by itself and before any refit it costs {rectifiers.lost(start, alone):.2f} points."
+            )
+            context.progress("cost of stretches", (number + 1) / len(chosen), one.segment.layers[0])
+        return said
+
+
+def _before(one: Candidate) -> float:
+    """Milliseconds that the stretch takes as it is."""
+    assert one.timing is not None
+    return one.timing.p50_ms * one.timing.ratio
 
 
 def allowed(recipe: Recipe) -> float:
