@@ -92,13 +92,17 @@ def gate(report: str, as_json: bool, **rules: Any) -> None:
     file_option("--allowed-signers", "who may have signed, a file as ssh-keygen -Y reads it"),
     click.option("--identity", help="the one of them that must have signed"),
     click.option("--digest", help="the digest that the package must have"),
+    click.option("--target", default="local", show_default=True, help="where it runs: local, or ssh://user@host:port"),
+    click.option("--python", default="python3", show_default=True, help="the Python of an ssh target"),
+    file_option("--ssh-config", "what ssh reads instead of ~/.ssh/config"),
     json_option,
     example="compress verify package.tar.gz --allowed-signers allowed_signers",
 )
 def verify(package: str, as_json: bool, **settings: Any) -> None:
     """Whether PACKAGE is whole, computes here what it computed where it was made, and how fast: exit code 0, 5 where it does not.
 
-    PACKAGE is a package.tar.gz or the folder that it was unpacked into. A device without this program runs the verify.py inside.
+    PACKAGE is a package.tar.gz or the folder that it was unpacked into. A device without this program runs the verify.py inside,
+    or is reached by --target ssh://..., which copies the package there, checks and times it, and removes it again.
     """
     from compress.verify import verify as check
     from exporters.standalone.verify import lines

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from compress.errors import BadInput
+from compress.remote import device, on_device
 from exporters.standalone import sealed
 from exporters.standalone import verify as script
 from exporters.standalone.verify import Verified
@@ -19,6 +21,9 @@ def verify(
     allowed_signers: str | Path | None = None,
     identity: str | None = None,
     digest: str | None = None,
+    target: str = "local",
+    python: str = "python3",
+    ssh_config: str | Path | None = None,
 ) -> Verified:
     """Check a package: hashes, then outputs beside the expected ones, then time. Needs numpy and onnxruntime, no torch.
 
@@ -30,14 +35,24 @@ def verify(
         allowed_signers: one of these must have signed it; a file as `ssh-keygen -Y verify` reads it.
         identity: the one of them that must have.
         digest: what `compress package` called the digest must be this.
+        target: "local", or ssh://user@host:port: hashes and signature are checked here, then the package is copied there, outputs
+            and time are checked by that device's own Python, and everything is removed again.
+        python: the device's Python.
+        ssh_config: the file that ssh reads instead of ~/.ssh/config.
 
     Raises:
-        BadInput: no package, or an archive that is not safe to open.
+        BadInput: no package, an archive that is not safe to open, or a device that is not reached, or has no room or Python.
     """
     signers = None if allowed_signers is None else Path(allowed_signers)
     if identity is not None and signers is None:
         raise BadInput("--identity names a signer, and nobody says which key is theirs. Add --allowed-signers FILE.")
+    there = None if target == "local" else device(target, config=None if ssh_config is None else Path(ssh_config))
+    here = there is None and not hashes_only
     try:
-        return script.verify(Path(package), not hashes_only, rounds, threads, signers, identity, digest)
+        found = script.verify(Path(package), here, rounds, threads, signers, identity, digest)
     except sealed.Refused as error:
         raise BadInput(str(error)) from error
+    if there is None or hashes_only or not found.passed:
+        return found
+    options = ("--rounds", str(rounds), "--threads", str(threads), "--digest", found.digest)
+    return replace(on_device(there, Path(package), options, python=python), signer=found.signer)

@@ -1,0 +1,58 @@
+"""The folder of a run without the run: what packages are made of, in a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import exporters
+from compress.artifact import Artifact
+from compress.graph.trace import trace
+from compress.plan import Plan
+from compress.recipe import make
+from compress.report.records import Environment, ExportRecord, Latency, Quality, Report, StageRecord
+from compress.save import save
+
+ENVIRONMENT = Environment(
+    compress="0.1.0",
+    python="3.11",
+    torch="2",
+    onnx="1.17",
+    onnxruntime="1.20",
+    os="Linux",
+    cpu="a processor",
+    cores=2,
+    gpu=None,
+    date="d",
+)
+
+
+def made_run(folder: Path) -> Path:
+    """As `compress run` leaves it, of an untrained net."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    inputs = (torch.randn(1, 1, 8, 8),)
+    save(Artifact(trace(net, inputs), inputs), folder / "model.compressed")
+    made = exporters.export("onnx", net, inputs, folder / "model.onnx")
+    record = StageRecord(
+        stage="dense",
+        params=55,
+        macs=1000,
+        file_bytes=made.bytes,
+        peak_memory_bytes=1,
+        latency=Latency(runtime="ort", batch=2, threads=1, p50_ms=1.5, ratio=1, ci95=(1, 1)),
+        quality=Quality(metric="top1", value=0.5, samples=10),
+        seconds=0,
+    )
+    export = ExportRecord(format="onnx", path="model.onnx", sha256=made.sha256, opset=made.opset, bytes=made.bytes)
+    report = Report(method="m", verdict="v", seed=0, environment=ENVIRONMENT, stages=(record,), exports=(export,))
+    (folder / "report.json").write_text(report.to_json())
+    (folder / "plan.json").write_text(Plan().to_json())
+    random = np.random.default_rng(0)
+    np.savez(folder / "data.npz", x=random.integers(0, 255, (60, 8, 8), dtype=np.uint8), y=np.arange(60) % 3)
+    recipe = make(model="model.pt", data=str(folder / "data.npz"))
+    (folder / "recipe.toml").write_text(recipe.to_toml())
+    return folder

@@ -1,0 +1,259 @@
+"""A package on another machine: a real sshd on loopback, with keys of its own, started by whoever runs the tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from runs import made_run
+
+import compress
+from compress import remote
+from compress.cli import cli
+from compress.errors import BadInput
+
+SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+needs_sshd = pytest.mark.skipif(SSHD is None or shutil.which("ssh") is None, reason="there is no sshd or no ssh here")
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = made_run(tmp_path_factory.mktemp("run"))
+    return compress.package(run, out=run / "package.tar.gz").path
+
+
+@dataclass(frozen=True)
+class Host:
+    """A running sshd."""
+
+    target: str
+    config: Path
+    folder: Path
+    tmp: Path
+
+    def write(self, **options: str) -> Path:
+        """Another client configuration."""
+        path = self.folder / "other_config"
+        settings = {"IdentityFile": f"{self.folder}/client", "UserKnownHostsFile": f"{self.folder}/known_hosts", **options}
+        path.write_text("Host *\n" + "".join(f"  {k} {v}\n" for k, v in settings.items()) + "  IdentitiesOnly yes\n")
+        return path
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    folder = tmp_path_factory.mktemp("sshd")
+    (folder / "tmp").mkdir()
+    for name in ("client", "server", "stranger"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+    (folder / "authorized").write_text((folder / "client.pub").read_text())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {
+        "Port": port,
+        "ListenAddress": "127.0.0.1",
+        "HostKey": folder / "server",
+        "AuthorizedKeysFile": folder / "authorized",
+        "PidFile": folder / "pid",
+        "StrictModes": "no",
+        "UsePAM": "no",
+        "PasswordAuthentication": "no",
+        "KbdInteractiveAuthentication": "no",
+        "SetEnv": f"TMPDIR={folder / 'tmp'}",
+    }
+    (folder / "sshd_config").write_text("".join(f"{k} {v}\n" for k, v in settings.items()))
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # where sshd of root locks itself in
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen([str(SSHD), "-D", "-e", "-f", folder / "sshd_config"], stderr=log)
+    public = (folder / "server.pub").read_text().split()[:2]
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {' '.join(public)}\n")
+    made = Host(f"ssh://127.0.0.1:{port}", folder / "config", folder, folder / "tmp")
+    made.write().replace(made.config)
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        if server.poll() is not None:
+            pytest.skip(f"sshd does not start here: {(folder / 'log').read_text().strip()}")
+        yield made
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.fixture
+def there(host: Host) -> remote.Device:
+    return remote.device(host.target, config=host.config, timeout=30)
+
+
+def python(path: Path, version: str, importable: bool = True) -> str:
+    """A Python that claims a version, or lacks onnxruntime."""
+    hidden = "" if importable else "import sys; sys.modules['onnxruntime'] = None; "
+    start = f"{hidden}import runpy, sys; sys.path.insert(0, '.'); del sys.argv[0]; runpy.run_path('verify.py', {{}}, '__main__')"
+    path.write_text(f'#!/bin/sh\nif [ "$1" = -c ]; then echo {version}; else exec {sys.executable} -c "{start}" "$@"; fi\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+@needs_sshd
+def test_a_package_is_checked_and_timed_there_and_leaves_nothing_behind(host: Host, packed: Path):
+    found = compress.verify(packed, rounds=10, threads=1, target=host.target, ssh_config=host.config, python=sys.executable)
+    (model,) = found.models
+    assert found.passed and model.status == "equal" and model.p50_ms and model.p50_ms > 0 and model.rounds == 10
+    assert found.package == str(packed) and found.environment["python"].startswith("3.")
+    assert list(host.tmp.iterdir()) == []
+
+
+@needs_sshd
+def test_the_command_says_what_the_device_found(host: Host, packed: Path):
+    flags = ["--target", host.target, "--ssh-config", str(host.config), "--python", sys.executable, "--rounds", "0"]
+    result = CliRunner().invoke(cli, ["verify", str(packed), *flags])
+    assert result.exit_code == 0 and "equal" in result.stdout and "Passed." in result.stdout, result.output
+
+
+@needs_sshd
+def test_a_device_without_a_runtime_is_told(host: Host, packed: Path, tmp_path: Path):
+    name = python(tmp_path / "python", "3.9", importable=False)
+    found = compress.verify(packed, target=host.target, ssh_config=host.config, python=name)
+    assert found.exit_code == 4 and found.models[0].status == "cannot run" and "onnxruntime" in found.models[0].detail
+    assert not found.problems and list(host.tmp.iterdir()) == []
+
+
+@needs_sshd
+def test_an_old_python_or_none_is_refused(there: remote.Device, packed: Path, tmp_path: Path, host: Host):
+    with pytest.raises(BadInput, match=r"Python 3\.6, needed is 3\.8"):
+        remote.on_device(there, packed, python=python(tmp_path / "old", "3.6"))
+    with pytest.raises(BadInput, match="no Python by that name"):
+        remote.on_device(there, packed, python="python-of-nowhere")
+    assert list(host.tmp.iterdir()) == []
+
+
+@needs_sshd
+def test_a_host_key_that_is_unknown_or_another_is_refused(host: Host, packed: Path):
+    stranger = (host.folder / "stranger.pub").read_text().split()[:2]
+    name = host.target.removeprefix("ssh://").split(":")
+    (host.folder / "wrong").write_text(f"[{name[0]}]:{name[1]} {' '.join(stranger)}\n")
+    (host.folder / "none").write_text("")
+    for known in ("wrong", "none"):
+        config = host.write(UserKnownHostsFile=str(host.folder / known), StrictHostKeyChecking="no")
+        with pytest.raises(BadInput, match="host key"):
+            compress.verify(packed, target=host.target, ssh_config=config)
+    assert (host.folder / "none").read_text() == "", "an unknown key is never learned"
+
+
+@needs_sshd
+def test_a_key_that_is_not_accepted_is_told(host: Host, packed: Path):
+    config = host.write(IdentityFile=str(host.folder / "stranger"))
+    with pytest.raises(BadInput, match="accepts no key"):
+        compress.verify(packed, target=host.target, ssh_config=config)
+
+
+@needs_sshd
+def test_an_unreachable_device_is_told(host: Host, packed: Path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(BadInput, match=r"cannot be reached \(.*refused"):
+        compress.verify(packed, target=f"ssh://127.0.0.1:{port}", ssh_config=host.config)
+
+
+@needs_sshd
+def test_a_device_that_never_answers_is_given_up(host: Host, packed: Path):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        there = remote.device(f"ssh://127.0.0.1:{silent.getsockname()[1]}", config=host.config, timeout=1)
+        with pytest.raises(BadInput, match=r"cannot be reached|did not answer"):
+            remote.on_device(there, packed)
+
+
+@needs_sshd
+def test_a_full_disk_is_told_before_and_while_copying(
+    there: remote.Device, host: Host, packed: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "PREPARE", remote.PREPARE.replace(remote.PREPARE.splitlines()[3], f'echo "{remote.MARK}free=12"'))
+        with pytest.raises(BadInput, match="12 KiB free"):
+            remote.on_device(there, packed, python=sys.executable)
+    with pytest.raises(BadInput, match=r"cannot be copied .*No space left"):
+        remote.copy(there, packed, "/dev/full", 30)
+    assert list(host.tmp.iterdir()) == []
+
+
+@needs_sshd
+def test_a_tampered_package_never_leaves_this_machine(host: Host, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    content = bytearray(packed.read_bytes())
+    content[content.index(b'"edits"') + 1] ^= 1  # in plan.json
+    (tmp_path / "p.tar.gz").write_bytes(content)
+    monkeypatch.setattr(remote, "call", lambda *_, **__: pytest.fail("nothing may be sent"))
+    result = CliRunner().invoke(
+        cli, ["verify", str(tmp_path / "p.tar.gz"), "--target", host.target, "--ssh-config", str(host.config)]
+    )
+    assert result.exit_code in (2, 5), result.output  # the checksum of gzip finds it too
+
+
+def answering(stdout: str) -> Callable[..., remote.Done]:
+    def call(there: remote.Device, command: str, *, given: bytes = b"", limit: float) -> remote.Done:
+        if command == "exec sh -s":
+            facts = {"folder": "/tmp/compress-abcdefgh", "free": "99999999", "python": "3.9"}
+            return remote.Done(0, "welcome\n" + "".join(f"{remote.MARK}{k}={v}\n" for k, v in facts.items()), "")
+        return remote.Done(0, stdout, "")
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "told",
+    ["", "rubbish", "[]", "{}", '{"models": 1, "problems": []}', '{"error": 1}', '{"models": [{"path": "x"}], "problems": []}'],
+)
+def test_a_device_that_answers_nonsense_is_told(packed: Path, told: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(remote, "call", answering(f"login message\n{remote.MARK}answer\n{told}"))
+    with pytest.raises(BadInput, match="no answer that can be read"):
+        remote.on_device(remote.Device("nowhere"), packed)
+
+
+@pytest.mark.parametrize(
+    "folder", ["", "/", "/tmp", "/tmp/compress-ab cdefg", "/tmp/x; rm -rf /compress-abcdefgh", "/../compress-abcdefg"]
+)
+def test_only_a_folder_that_mktemp_made_is_used(packed: Path, folder: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(remote, "call", lambda *_, **__: remote.Done(0, f"{remote.MARK}folder={folder}\n", "no room"))
+    with pytest.raises(BadInput, match=r"no temporary folder \(no room\)"):
+        remote.on_device(remote.Device("nowhere"), packed)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "device",
+        "http://x",
+        "ssh://",
+        "ssh://u:password@x",
+        "ssh://x/path",
+        "ssh://-oProxyCommand=x",
+        "ssh://-x@y",
+        "ssh://x:99999",
+        "ssh://a b",
+        "ssh://x?y",
+    ],
+)
+def test_a_target_that_is_none_is_refused(target: str):
+    with pytest.raises(BadInput, match="The target is"):
+        remote.device(target)
+
+
+def test_ssh_asks_nothing_and_trusts_nobody_new():
+    words = remote.device("ssh://me@box:2222", timeout=7).command("true")
+    assert words[-3:] == ["--", "box", "true"] and words[words.index("-l") + 1] == "me" and words[words.index("-p") + 1] == "2222"
+    assert {"BatchMode=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=7", "ForwardAgent=no"} <= set(words)
