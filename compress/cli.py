@@ -28,6 +28,7 @@ from compress.recipe import Recipe
 
 STATISTICS = ("calibration", "device", "seed")
 DECISION = ("method", "target", "tolerance", "inputs", "align", "depth", "linearize")
+RUNTIMES = ("auto", "ort", "openvino", "executorch", "torch", "ort-cuda")
 TIMING = ("runtime", "batch", "threads", "rounds")
 
 
@@ -195,21 +196,32 @@ def export(model: str, format: str, out: Path | None, force: bool, as_json: bool
 
 @command(
     path_argument("models", required=False, nargs=-1),
-    settings(*TIMING, *LOADING, "data"),
+    click.option("--runtime", help=f"where: {', '.join(RUNTIMES)}; several with commas  [default: what each file was made for]"),
+    click.option("--batch", help="samples per call; several with commas  [default: 1]"),
+    click.option("--threads", help="threads inside an operator, several with commas; 0: all cores  [default: 0]"),
+    click.option("--cpu", help="cores to pin to, with commas"),
+    click.option("--strict", is_flag=True, help="end with exit code 1 where the rounds scatter too much for any claim"),
+    settings("rounds", *LOADING, "data"),
     json_option,
-    example="compress bench dense.onnx out/model.onnx --runtime ort --threads 2",
+    example="compress bench dense.onnx out/model.onnx --runtime ort,openvino --batch 1,32 --threads 2",
 )
-def bench(models: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+def bench(models: tuple[str, ...], strict: bool, as_json: bool, **flags: Any) -> None:
     """Time MODELS against each other, interleaved; the first one is what the others are compared with.
+
+    Each runs in a process of its own, in every runtime that is named and opens it: ONNX files, OpenVINO's .xml, ExecuTorch's
+    .pte, .pt2, .torchscript, and torch models, which are exported first. The comparison is among equal batch sizes and threads.
 
     The input size is that of an ONNX file or folder model.compressed among them; else --input-shape says it.
     """
     import compress
+    from compress.bench import steady
     from compress.terminal import print_json, print_timings, progress_bar
 
     with progress_bar() as progress:
         timings = compress.bench(*models, progress=progress, **given(flags))
     print_json(timings) if as_json else print_timings(timings)
+    if strict:
+        steady(timings.values())
 
 
 @command(

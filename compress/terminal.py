@@ -149,7 +149,8 @@ def _timing(t: Any) -> tuple[str, ...]:
 
     first = t.ci95 == (1.0, 1.0)
     return (
-        t.runtime, str(t.batch), str(t.threads), shown(t.p50_ms, 3), shown(t.p90_ms, 3), shown(t.p99_ms, 3), shown(t.per_second, 1),
+        t.runtime, str(t.batch), str(t.threads),
+        shown(t.p50_ms, 3), shown(t.p90_ms, 3), shown(t.p99_ms, 3), shown(t.per_second, 1),
         f"{t.ratio:.2f}x", f"{t.ci95[0]:.2f} - {t.ci95[1]:.2f}", "" if first and not t.noisy else t.verdict, str(t.samples),
         shown(t.peak_bytes, 0, 1e-6), shown(t.load_ms, 0), shown(t.first_ms, 2), shown(t.joules, 4),
     )  # fmt: skip

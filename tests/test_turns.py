@@ -1,192 +1,157 @@
-"""Several turns towards one target, and both orders of width and depth."""
+"""Candidates in processes of their own: figures of each, gaps with their reasons, and nothing claimed from noise."""
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, replace
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.fx import GraphModule
 
-from compress.artifact import Artifact, apply
-from compress.data import open_data
+import exporters
+from compress import bench as verb
+from compress.bench import Unsteady, chosen, named, numbers, steady
 from compress.errors import BadInput
-from compress.graph.trace import trace
-from compress.measure.cost import cost
-from compress.measure.latency import Timing
-from compress.methods import stages_of
-from compress.pipeline import run
-from compress.plan import Keep, Linearize, Plan
-from compress.recipe import Recipe, make
-from compress.stage import Context
-from compress.stages.order import Order
-from compress.stages.turn import InTurn
-from compress.statistics import calibration
-
-INPUT = (torch.zeros(1, 1, 8, 8),)
+from compress.measure import machine, turns
+from compress.measure.latency import judge
+from compress.measure.turns import Candidate, Figures, Timed, race
 
 
-def net() -> nn.Sequential:
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(),
-        nn.Flatten(), nn.Linear(576, 10),
-    ).eval()  # fmt: skip
+    path = tmp_path_factory.mktemp("turns") / "net.onnx"
+    exporters.export("onnx", nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)).eval(), (torch.zeros(2, 16),), path)
+    return path
 
 
-def artifact() -> Artifact:
-    return Artifact(trace(net(), INPUT), INPUT)
+def candidate(path: Path) -> Candidate:
+    return Candidate(path.name, "ort", path, 3, 1)
 
 
-def context(dense: Artifact, **settings: object) -> Context:
-    return Context(dense, open_data("digits"), make(data="digits", **settings), torch.device("cpu"))
+def test_every_candidate_has_its_figures_and_a_broken_one_its_reason(file: Path):
+    wrong = file.with_name("wrong.onnx")
+    wrong.write_text("<html>")
+    bad, first, other = race([candidate(wrong), candidate(file), candidate(file)], rounds=5)
+    assert bad.reason is not None and "does not open" in bad.reason and bad.p50_ms is None
+    assert first.reason is None and first.ratio == 1 and first.ci95 == (1, 1)  # the first that runs is the reference
+    assert first.p50_ms and first.p90_ms and first.p99_ms and first.p50_ms <= first.p90_ms * 1.5 and first.p90_ms <= first.p99_ms
+    assert first.per_second == pytest.approx(3e3 / first.p50_ms) and first.samples == 5 and first.threads == 1
+    assert first.load_ms and first.first_ms and first.version
+    # Python, numpy and ONNX Runtime: some 60 MB; with torch it would be several hundred.
+    assert first.peak_bytes is not None and 2e7 < first.peak_bytes < 2e8
+    assert other.verdict in ("faster", "slower", "cannot tell") and other.ratio is not None and other.ratio > 0
 
 
-def names(**settings: object) -> list[str]:
-    return [stage.name for stage in stages_of(make(**settings))]
-
-
-def test_the_stages_of_a_turn_are_repeated_and_the_others_are_not():
-    assert names(turns=2) == ["analyse", "remove", "linearize", "finetune", "remove 2", "linearize 2", "finetune 2", "merge"]
-    assert names(turns=2, method="obs", reconstruct=5)[4:] == ["remove 2", "reconstruct 2", "finetune 2"]
-    assert names(turns=1) == ["analyse", "remove", "linearize", "finetune", "merge"]
-    assert names(turns=2, order="auto")[1:4] == ["remove + linearize", "finetune", "remove + linearize 2"]
-    assert names(order="depth-width")[1:3] == ["linearize", "remove"]
-    assert names(order="auto", depth=0) == ["analyse", "remove", "finetune", "merge"], "nothing to put in order"
+def process(code: str) -> Timed:
+    started = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    return Timed(Candidate("x", "ort", Path("x"), 1, 1), started)
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("code", "seconds", "part"), [("raise SystemExit(7)", 60, r"ended \(7\)"), ("import time; time.sleep(60)", 0.1, "no answer")]
+)
+def test_a_process_that_ends_or_is_silent_says_so_and_is_stopped(code: str, seconds: float, part: str):
+    one = process(code)
+    assert one.ask({"do": "calls", "count": 1}, seconds) == {}
+    assert one.failed is not None and one.process.poll() is not None
+    with pytest.raises(AssertionError, match=part):
+        raise AssertionError(one.failed)
+
+
+def test_rounds_go_on_without_a_candidate_that_dies(monkeypatch: pytest.MonkeyPatch):
+    class Fake:
+        def __init__(self, answers: int) -> None:
+            self.candidate, self.calls, self.rounds, self.joules, self.failed = None, 1, [], [], None
+            self.answers = answers
+
+        def ask(self, order: object) -> dict[str, list[float]]:
+            self.answers -= 1
+            self.failed = "died" if self.answers < 0 else None
+            return {"seconds": [1.0]}
+
+    one, other = Fake(2), Fake(99)
+    turns._rounds([one, other], 6, 60.0, 0)  # type: ignore[list-item]
+    assert one.failed == "died" and len(one.rounds) == 3 and len(other.rounds) == 6
+
+
+def rounds(spread: float) -> Timed:
+    values = np.tile([1.0, spread], 10)
+    one = Timed(Candidate("x", "ort", Path("x"), 1, 1), None, {"load_s": 1.0, "first_s": 1.0, "version": "1"})  # type: ignore[arg-type]
+    one.rounds, one.joules = [[float(v)] for v in values], [2.0, None]
+    return one
+
+
+@pytest.mark.parametrize(("spread", "noisy"), [(1.2, False), (2.0, True)])
+def test_a_first_candidate_whose_rounds_scatter_is_noisy(spread: float, noisy: bool):
+    one = rounds(spread)
+    timing = judge({"0": np.array([r[0] for r in one.rounds])}, "0")["0"]
+    found = turns._figures(one, timing, True, machine.State(1.0, None), machine.State(2.0, None))
+    assert found.noisy is noisy and found.joules == 2.0 and found.mhz == (1.0, 2.0)
+    if noisy:
+        with pytest.raises(Unsteady, match="scatter too much"):
+            steady([found])
+    else:
+        steady([found])
+
+
+def test_clock_temperature_and_energy_are_read_where_the_machine_tells_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def put(name: str, text: str) -> None:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    put("devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", "2000000\n")
+    put("devices/system/cpu/cpu1/cpufreq/scaling_cur_freq", "3000000\n")
+    put("class/thermal/thermal_zone0/temp", "41000\n")
+    put("class/thermal/thermal_zone1/temp", "52000\n")
+    put("class/powercap/intel-rapl:0/energy_uj", "5000000\n")
+    put("class/powercap/intel-rapl:0:0/energy_uj", "4000000\n")  # a part of the package: not counted twice
+    monkeypatch.setattr(machine, "SYSTEM", tmp_path)
+    assert machine.state() == machine.State(2500.0, 52.0)
+    assert machine.joules() == 5.0
+    assert machine.spent(5.0, 7.5) == 2.5 and machine.spent(7.5, 5.0) is None and machine.spent(None, 5.0) is None
+
+
+def test_a_machine_that_tells_nothing_has_no_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine, "SYSTEM", tmp_path)
+    monkeypatch.setattr(machine, "PROCESSOR", tmp_path / "cpuinfo")
+    assert machine.state() == machine.State(None, None) and machine.joules() is None
+
+
+@pytest.mark.parametrize("value", ["1,32", [1, 32], "1,32,1"])
+def test_several_numbers_are_a_list(value: str | list[int]):
+    assert numbers("batch", value, 1) == [1, 32]
+
+
+@pytest.mark.parametrize(
+    ("call", "part"),
     [
-        ({"epochs": 0}, "--epochs 0"),
-        ({"from_scratch": True}, "--from-scratch"),
-        ({"linearize": "gentle"}, "--linearize gentle"),
+        (lambda: numbers("batch", "1,x", 1), "--batch is '1,x'"),
+        (lambda: numbers("threads", -1, 0), "whole numbers from 0"),
+        (lambda: chosen("ort,caffe"), "The runtime is 'caffe'; known are auto, ort"),
+        (lambda: chosen("ort,ort-cuda"), "in a call of its own"),
+        (lambda: verb("model.engine", runtime="ort"), "on its own device"),
+        (lambda: verb("net.pte", runtime="ort,openvino"), "no file that ort runs: it opens .onnx"),
     ],
 )
-def test_what_does_not_go_with_turns_is_refused(settings: dict[str, object], said: str):
-    with pytest.raises(BadInput, match=said):
-        make(turns=2, **settings)
-    make(**settings)
+def test_what_cannot_be_timed_is_refused(call: Callable[[], object], part: str):
+    with pytest.raises(BadInput) as caught:
+        call()
+    assert part in str(caught.value)
 
 
-def test_a_method_without_removals_has_no_turns():
-    with pytest.raises(BadInput, match="easier has none to repeat"):
-        stages_of(make(method="easier", turns=2))
+def test_names_tell_what_differs():
+    rows = [Figures("a.onnx", "ort", 1, 1), Figures("a.onnx", "openvino", 1, 1)]
+    assert list(named(rows)) == ["a.onnx runtime=ort", "a.onnx runtime=openvino"]
+    assert list(named(rows[:1])) == ["a.onnx"]
 
 
-def test_targets_and_epochs_are_split_and_the_way_ends_at_the_target(tmp_path: Path):
-    torch.save(net(), tmp_path / "model.pt")
-    recipe = make(
-        model=str(tmp_path / "model.pt"), data="digits", target="params=0.2", turns=2, epochs=2, depth=0, align=1, rounds=5,
-        method="obs", export=(), device="cpu",
-    )  # fmt: skip
-    report = run(recipe, tmp_path / "out")
-    params = {record.stage: record.params for record in report.stages}
-    dense = params["dense"]
-    one = 0.065  # share of a channel of the second convolution in so small a net
-    assert 0.2**0.5 - one < params["remove"] / dense <= 0.2**0.5
-    assert 0.2 - one < params["finetune 2"] / dense <= 0.2
-    assert report.exactness is not None and report.exactness.holds
-    trained = [note for note in report.notes if note.startswith("Best epoch")]
-    assert len(trained) == 2 and all("of 1 " in note for note in trained), trained
-    again = run(recipe, tmp_path / "out", resume=True)
-    assert again.stages == report.stages
-
-
-@dataclass(frozen=True)
-class Told:
-    """Remembers the recipe that it was run with."""
-
-    recipes: list[Recipe]
-    name: str = "remove"
-
-    def needed(self, recipe: Recipe) -> bool:
-        return True
-
-    def check(self, artifact: Artifact, context: Context) -> None: ...
-
-    def __call__(self, artifact: Artifact, context: Context) -> Artifact:
-        self.recipes.append(context.recipe)
-        return artifact
-
-
-@pytest.mark.parametrize("unit", ["params", "macs"])
-def test_a_turn_asks_for_its_share_of_what_it_gets(unit: str):
-    dense, told = artifact(), Told([])
-    smaller = apply(Plan((Keep("0", 16, tuple(range(10))),)), dense)
-    InTurn(told, 2, 4)(smaller, context(dense, target=f"{unit}=0.25", turns=4, epochs=2))
-    first, now = (getattr(cost(a.module, a.inputs), unit) for a in (dense, smaller))
-    assert float((told.recipes[0].target or "").partition("=")[2]) * now == pytest.approx(0.5 * first, rel=1e-4)
-    assert told.recipes[0].epochs == 0.5
-
-
-def test_a_turn_whose_target_is_met_leaves_the_channels():
-    dense, told = artifact(), Told([])
-    smaller = apply(Plan((Keep("0", 16, (0,)),)), dense)
-    same = InTurn(told, 2, 4)(smaller, context(dense, target="size=20KB", turns=4))
-    assert same.module is smaller.module and not told.recipes
-    assert "already meet" in same.notes[-1]
-    InTurn(told, 2, 4)(dense, context(dense, target="size=2KB", turns=4))
-    size = float((told.recipes[0].target or "").partition("=")[2])
-    assert size == pytest.approx((cost(dense.module, dense.inputs).weight_bytes * 2000) ** 0.5, rel=1e-3)
-
-
-def test_a_later_turn_refits_to_the_trained_model_and_not_to_the_dense_one():
-    dense = artifact()
-    smaller = apply(Plan((Keep("0", 16, tuple(range(8))),)), dense)
-    torch.manual_seed(1)
-    for parameter in smaller.module.parameters():
-        parameter.data.add_(torch.randn_like(parameter) * 0.1)  # what training did
-    given = context(dense, calibration=100)
-    x = torch.randn(4, 1, 8, 8)
-    held = calibration.refitted(smaller, replace(given, trained=smaller))
-    assert torch.allclose(held.module(x), smaller.module(x), atol=1e-5)
-    assert not torch.allclose(calibration.refitted(smaller, given).module(x), smaller.module(x), atol=1e-2)
-    line = apply(Plan((Linearize("4", 16),)), smaller)
-    there = (smaller.module, held.module)
-    towards = calibration.refitted(line, replace(given, trained=smaller))
-    assert all((towards.module(x) - one(x)).norm() < 0.5 * (line.module(x) - one(x)).norm() for one in there)
-
-
-class Edited:
-    """A stage that carries out one edit, to be put in order with another."""
-
-    def __init__(self, name: str, break_it: float = 0.0) -> None:
-        self.name, self.break_it = name, break_it
-
-    def needed(self, recipe: Recipe) -> bool:
-        return True
-
-    def check(self, artifact: Artifact, context: Context) -> None: ...
-
-    def __call__(self, artifact: Artifact, context: Context) -> Artifact:
-        module: GraphModule = copy.deepcopy(artifact.module)
-        said = [*artifact.notes, self.name]
-        if said == ["depth", "width"] and self.break_it:
-            module.get_submodule("6").weight.data.mul_(self.break_it)  # type: ignore[union-attr]
-        return replace(artifact, module=module, notes=tuple(said))
-
-
-def race(ratio: float):
-    return lambda one, other: Timing(1.0, ratio, (ratio * 0.99, ratio * 1.01), 5)
-
-
-@pytest.mark.parametrize(
-    ("break_it", "ratio", "expected"),
-    [(0.0, 1.0, "width before depth"), (0.0, 1.5, "depth before width"), (-1.0, 1.5, "width before depth")],
-)
-def test_the_better_order_is_taken(break_it: float, ratio: float, expected: str):
-    trained = net()
-    batch = next(iter(open_data("digits").train.batches(1000)))
-    optimizer = torch.optim.Adam(trained.parameters(), 1e-2)
-    for _ in range(20):
-        loss = nn.functional.cross_entropy(trained(*batch.inputs), batch.target)
-        optimizer.zero_grad(), loss.backward(), optimizer.step()
-    dense = Artifact(trace(trained.eval(), INPUT), INPUT)
-    stage = Order(Edited("width", break_it), Edited("depth", break_it), Edited("merge"))
-    found = stage(dense, replace(context(dense), race=race(ratio)))
-    assert found.notes[-1].endswith(f": {expected}.")
-    assert found.notes[:2] == (("width", "depth") if expected.startswith("width") else ("depth", "width"))
+def test_a_gap_stands_beside_what_was_timed_and_batches_are_compared_apart(file: Path):
+    found = verb(file, file.with_name("none.pte"), runtime="ort", batch="1,2", threads=1, rounds=5)
+    assert [(f.batch, f.reason is None) for f in found.values()] == [(1, True), (1, False), (2, True), (2, False)]
+    timed = [f for f in found.values() if f.reason is None]
+    assert [f.ratio for f in timed] == [1, 1] and all(f.runtime == "ort" for f in timed)

@@ -121,8 +121,16 @@ def compare(
                 break
             for i in random.permutation(len(names)):
                 times[names[i]].append(_sample(runners[names[i]], repeats[names[i]], clock))
-    seconds = {name: np.array(times[name]) for name in names}
-    return {name: _timing(seconds[name], seconds[reference], random) for name in names}
+    return _judged({name: np.array(times[name]) for name in names}, reference, random)
+
+
+def judge(seconds: Mapping[str, np.ndarray], reference: str, seed: int = 0) -> dict[str, Timing]:
+    """Timings from the seconds of a call in each round, the same rounds for every name, timed in turns by somebody else."""
+    return _judged(seconds, reference, np.random.default_rng(seed))
+
+
+def _judged(seconds: Mapping[str, np.ndarray], reference: str, random: np.random.Generator) -> dict[str, Timing]:
+    return {name: _timing(own, seconds[reference], random) for name, own in seconds.items()}
 
 
 def _sample(run: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
