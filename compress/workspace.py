@@ -21,7 +21,8 @@ from compress.errors import BadInput
 from compress.recipe import Recipe, from_toml
 
 _FILES = tuple(f"model{ending}" for ending in exporters.ENDING.values())
-_OURS = ("stages", "model.compressed", *_FILES, "plan.json", "recipe.toml", "report.json", "report.md")
+_WEIGHTS = ("model.bin", "model.int8.bin", "model.onnx.data")
+_OURS = ("stages", "model.compressed", *_FILES, *_WEIGHTS, "plan.json", "recipe.toml", "report.json", "report.md")
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
     exported = exporters.export("onnx", model, inputs, "model.onnx")
 
-A format is a module with `export(model, inputs, path, ...) -> Exported` and `versions() -> str`, and one line in
-each table below.
+A format is a module with `export(model, inputs, path, ...) -> Exported`, and a line in exporters/formats.py.
 """
 
 from __future__ import annotations
@@ -12,37 +11,34 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporters.errors import ExportError, MissingBackend, ParityError
 from exporters.exported import Availability, Closeness, Exported, Parity
+from exporters.formats import FORMATS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-EXPORTERS: dict[str, str] = {
-    "onnx": "exporters.onnx",
-    "onnx-int8": "exporters.onnx_int8",
-    "onnx-fp16": "exporters.onnx_fp16",
-}
+EXPORTERS: dict[str, str] = {name: format.module for name, format in FORMATS.items()}
 """Format -> module, imported when it is asked for."""
 
-_ONNX = "pip install onnx onnxscript onnxruntime"
-INSTALL: dict[str, str] = {"onnx": _ONNX, "onnx-int8": _ONNX, "onnx-fp16": _ONNX}
+INSTALL: dict[str, str] = {name: format.install for name, format in FORMATS.items()}
 """Format -> the line that installs all that it needs."""
 
-ENDING: dict[str, str] = {"onnx": ".onnx", "onnx-int8": ".int8.onnx", "onnx-fp16": ".fp16.onnx"}
+ENDING: dict[str, str] = {name: format.ending for name, format in FORMATS.items()}
 """Format -> ending of its file, unlike that of every other format."""
 
-NEEDS: dict[str, tuple[str, ...]] = {name: ("onnx", "onnxscript", "onnxruntime") for name in ("onnx", "onnx-int8", "onnx-fp16")}
+NEEDS: dict[str, tuple[str, ...]] = {name: format.needs for name, format in FORMATS.items()}
 """Format -> modules that have to be there."""
 
-RUNTIME: dict[str, str] = {"onnx": "ort", "onnx-int8": "ort", "onnx-fp16": "ort"}
+RUNTIME: dict[str, str] = {name: format.runtime for name, format in FORMATS.items()}
 """Format -> the runtime (exporters/runtimes) that its file was compared in."""
 
-LOSSY = frozenset({"onnx-int8", "onnx-fp16"})
+LOSSY = frozenset(name for name, format in FORMATS.items() if format.lossy)
 """Formats with fewer bits than the model: held to a closeness instead of a parity."""
 
 COMMON = frozenset({"opset", "calibration", "calibrator", "int8_error", "batch"})
@@ -66,6 +62,7 @@ __all__ = [
     "available",
     "export",
     "require",
+    "versions",
 ]
 
 
@@ -112,12 +109,24 @@ def require(format: str) -> None:
             raise MissingBackend(format, name, INSTALL[format])
 
 
+def versions(format: str) -> str:
+    """The packages that write a format, as they are installed."""
+    told: list[str] = []
+    for name in NEEDS[format]:
+        try:
+            told.append(f"{name} {version(name)}")
+        except PackageNotFoundError:  # under another name, as onnxruntime-gpu is
+            told.append(name)
+    return ", ".join(told)
+
+
 def available() -> dict[str, Availability]:
     """For every format, whether it works here; otherwise what is missing and the pip line that brings it."""
     found: dict[str, Availability] = {}
     for format, install in INSTALL.items():
         try:
-            found[format] = Availability(True, _module(format).versions(), install)
+            require(format)
+            found[format] = Availability(True, versions(format), install)
         except ExportError as error:
             found[format] = Availability(False, str(error), install)
     return found

@@ -11,33 +11,27 @@ bytes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import onnx
 import onnx.checker
 import onnx.helper
-import onnxruntime
+import onnxruntime  # noqa: F401  # pyright: ignore[reportUnusedImport]  the comparison needs it
 import onnxscript  # noqa: F401  # pyright: ignore[reportUnusedImport]  torch needs it later: a missing one should show now
 import torch
 from torch import Tensor, nn
 
-from exporters import capture, parity, runtimes
+from exporters import capture
 from exporters.capture import Subject
 from exporters.errors import ExportError
 from exporters.exported import Exported
+from exporters.proving import proven
 from exporters.staging import sha256, staged, total_bytes
 
 OPSETS = range(18, 26)
 """Operator sets that torch writes or converts to; it has no implementation below 18."""
 SINGLE_FILE_BYTES = 1_900_000_000
 """One protobuf file holds 2 GiB; above this the weights go to a second file beside it."""
-
-
-def versions() -> str:
-    """The packages at work."""
-    installed = {name: version(name) for name in ("torch", "onnx", "onnxscript")} | {"onnxruntime": onnxruntime.__version__}
-    return ", ".join(f"{name} {number}" for name, number in installed.items())
 
 
 def export(
@@ -57,21 +51,11 @@ def export(
         ParityError: ONNX Runtime computes something else from the file.
     """
     subject, proto = converted(model, inputs, opset=opset, metadata=metadata)
+    if check_parity:
+        return proven("onnx", "ort", path, lambda to: write(proto, to, path), subject, samples or (tuple(inputs),), opset=opset)
     with staged(path) as temporary:
         write(proto, temporary, path)
-        del proto
-        found = None
-        if check_parity:
-            found = parity.check(runtimes.load("ort", temporary).run, subject, samples or (tuple(inputs),))
-        return Exported(
-            "onnx",
-            path,
-            sha256(temporary),
-            total_bytes(temporary),
-            opset,
-            found and found.parity,
-            closeness=found and found.closeness,
-        )
+        return Exported("onnx", path, sha256(temporary), total_bytes(temporary), opset, None)
 
 
 def converted(

@@ -13,14 +13,11 @@ from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import Tensor, nn
 
-from exporters import onnx, parity, runtimes
+from exporters import onnx
 from exporters.capture import line, quiet
 from exporters.errors import ExportError
 from exporters.exported import Exported
-from exporters.onnx import versions
-from exporters.staging import sha256, staged, total_bytes
-
-__all__ = ["export", "versions"]
+from exporters.proving import proven
 
 ALLOWED = 1e-2
 """Rounding to 11 bits leaves 5e-4 a layer, which grows with the root of depth; an overflow or a lost scale leaves far more."""
@@ -49,7 +46,7 @@ def export(
     except Exception as error:
         raise ExportError(f"This model does not convert to half precision: {line(error)}") from error
     onnx.clean(half.model, metadata)
-    with staged(path) as temporary:
-        onnx.write(half.model, temporary, path)
-        found = parity.check(runtimes.load("ort", temporary).run, subject, samples or (tuple(inputs),), allowed=ALLOWED)
-        return Exported("onnx-fp16", path, sha256(temporary), total_bytes(temporary), opset, None, found.closeness)
+    return proven(
+        "onnx-fp16", "ort", path, lambda to: onnx.write(half.model, to, path), subject, samples or (tuple(inputs),),
+        allowed=ALLOWED, opset=opset,
+    )  # fmt: skip

@@ -36,8 +36,6 @@ CALIBRATORS = {
     "percentile": CalibrationMethod.Percentile,
     "entropy": CalibrationMethod.Entropy,
 }
-LEAST_SAMPLES = 8
-"""The range of an activation over fewer inputs is that of these inputs."""
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 JOINS = ("Add", "Concat")
 CARRIERS = (
@@ -67,17 +65,14 @@ def quantize(
         path: an ONNX file with weights inside.
         samples: batches of real inputs, one array per model input.
         calibrator: a name in `CALIBRATORS`.
-        symmetric: activations with z = 0, as TensorRT needs them; costs about a bit behind a rectifier.
+        symmetric: for TensorRT: z = 0 (costs a bit behind a rectifier), float biases, weights quantized in place.
         bound: relative error (exporters/parity.py) that may be left on `samples`.
 
     Raises:
-        ExportError: unknown calibrator, too few samples, no layer that could be quantized, or a graph that cannot be calibrated.
+        ExportError: unknown calibrator, no layer that could be quantized, or a graph that cannot be calibrated.
     """
     if calibrator not in CALIBRATORS:
         raise ExportError(f"The calibrator is '{calibrator}'; known are {', '.join(CALIBRATORS)}.")
-    count = sum(len(batch[0]) for batch in samples)
-    if count < LEAST_SAMPLES:
-        raise ExportError(f"There are {count} calibration samples; needed are at least {LEAST_SAMPLES}, better some hundred.")
     proto = onnx.load(path)
     layers = [node.name for node in proto.graph.node if node.op_type in LAYERS + JOINS]
     if not layers:
@@ -127,7 +122,13 @@ class _Search:
 
     def _quantized(self, only: Sequence[str] = (), excluded: Sequence[str] = ()) -> onnx.ModelProto:
         activations = QuantType.QInt8 if self.symmetric else QuantType.QUInt8
-        settings = {"ActivationSymmetric": self.symmetric, "WeightSymmetric": True}
+        # TensorRT reads neither integer biases nor weights that are integers already.
+        settings = {
+            "ActivationSymmetric": self.symmetric,
+            "WeightSymmetric": True,
+            "AddQDQPairToWeight": self.symmetric,
+            "QuantizeBias": not self.symmetric,
+        }
         with _silent():
             quantizer = QDQQuantizer(
                 onnx.load(self.path), True, False, QuantType.QInt8, activations, self.ranges,

@@ -102,8 +102,12 @@ def test_make_targets_that_a_page_names_exist(page: Path):
 def test_flags_that_the_readme_names_exist():
     known = {option for command in cli.commands.values() for p in command.params for option in p.opts}
     known |= {option for command in cli.commands.values() for p in command.params for option in p.secondary_opts}
-    outside = {"--index-url"}  # of pip
+    outside = {"--index-url"} | flags_of_the_engine_script()  # of pip
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", README)) - known - outside == set()
+
+
+def flags_of_the_engine_script() -> set[str]:
+    return set(re.findall(r'add_argument\("(--[a-z-]+)"', (ROOT / "exporters/standalone/engine.py").read_text()))
 
 
 def test_the_ci_script_runs_the_readmes_test_command():

@@ -123,10 +123,13 @@ def scales(path: Path) -> dict[str, float]:
     return {name: float(value) for name, value in stored.items() if name.endswith("_scale") and value.size == 1}
 
 
-def test_symmetric_activations_have_no_zero_point(net: nn.Module, calibration: Batches, tmp_path: Path):
+def test_what_tensorrt_reads_has_no_zero_points_and_float_biases(net: nn.Module, calibration: Batches, tmp_path: Path):
     path = export(net, tmp_path / "net.onnx", calibration, symmetric=True).path
-    points = [onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer if t.name.endswith("_zero_point")]
-    assert points and all(not point.any() for point in points)
+    graph = onnx.load(path).graph
+    points = [onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name.endswith("_zero_point")]
+    assert points and all(not point.any() and point.dtype == np.int8 for point in points)
+    floats = {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+    assert {"0.weight", "0.bias"} <= floats  # TensorRT quantizes weights itself, and leaves biases
 
 
 @pytest.mark.parametrize(("options", "part"), [({}, "Add --data"), ({"calibration": [(seeded(1, 3, 8, 8),)]}, "There are 1")])

@@ -74,15 +74,25 @@ def load(runtime: str, path: Path, *, threads: int = 0, batch: int = 0) -> Loade
         MissingBackend: the runtime is not installed.
         ExportError: unknown runtime, a file that is missing, or one that the runtime does not open.
     """
-    if runtime not in RUNTIMES:
-        raise ExportError(f"There is no runtime '{runtime}'; known are {', '.join(RUNTIMES)}.")
+    opening = module(runtime)
     if not path.is_file():
         raise ExportError(f"There is no file {path}. Export the model first.")
+    return opening.load(path, threads=threads or usable_cores(), batch=batch)
+
+
+def module(runtime: str) -> Any:
+    """The module of a runtime, imported.
+
+    Raises:
+        ExportError: unknown.
+        MissingBackend: the runtime is not installed.
+    """
+    if runtime not in RUNTIMES:
+        raise ExportError(f"There is no runtime '{runtime}'; known are {', '.join(RUNTIMES)}.")
     try:
-        module: Any = importlib.import_module(RUNTIMES[runtime])
+        return importlib.import_module(RUNTIMES[runtime])
     except ModuleNotFoundError as error:
         raise MissingBackend(runtime, error.name or str(error), INSTALL[runtime]) from error
-    return module.load(path, threads=threads or usable_cores(), batch=batch)
 
 
 def usable_cores() -> int:

@@ -1,0 +1,76 @@
+"""OpenVINO IR: an .xml with the graph and a .bin with the weights beside it.
+
+Made from torch.export's program, without ONNX in between. Weights are kept in fp32 (OpenVINO would halve them on its own). The
+batch stays dynamic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import openvino
+from torch import Tensor, nn
+
+from exporters import capture
+from exporters.capture import Subject
+from exporters.errors import ExportError
+from exporters.exported import Exported
+from exporters.proving import proven
+
+
+def export(
+    model: nn.Module,
+    inputs: Sequence[Tensor],
+    path: Path,
+    *,
+    metadata: Mapping[str, str],
+    samples: Iterable[Sequence[Tensor]] | None = None,
+) -> Exported:
+    """Write and prove an IR.
+
+    Raises:
+        ExportError: a model that torch.export or OpenVINO does not take, a path that does not end in .xml or cannot be written.
+        ParityError: OpenVINO computes something else from the file.
+    """
+    subject = capture.subject(model, inputs)
+    return saved("openvino", converted(subject), subject, path, metadata, samples or (tuple(inputs),), allowed=None)
+
+
+def converted(subject: Subject) -> Any:
+    """The model as OpenVINO's graph, with our names at its ends."""
+    program = capture.program(subject)
+    try:
+        with capture.quiet():
+            made: Any = openvino.convert_model(program)
+    except Exception as error:
+        raise ExportError(f"OpenVINO does not take this model: {capture.reason(error)}") from error
+    # What was captured with a free batch comes with every size free: all but the batch are known.
+    made.reshape({port: [-1, *example.shape[1:]] for port, example in zip(made.inputs, subject.batch, strict=True)})
+    for ports, names in ((made.inputs, subject.inputs), (made.outputs, subject.outputs)):
+        for port, name in zip(ports, names, strict=True):
+            port.get_tensor().set_names({name})
+    return made
+
+
+def saved(
+    format: str,
+    made: Any,
+    subject: Subject,
+    path: Path,
+    metadata: Mapping[str, str],
+    samples: Iterable[Sequence[Tensor]],
+    *,
+    allowed: float | None,
+) -> Exported:
+    """Write a graph and compare it with the model."""
+    if path.suffix != ".xml":
+        raise ExportError(f"{path} does not end in .xml, as OpenVINO needs it; give such a path.")
+    for key, value in sorted(metadata.items()):
+        made.set_rt_info(str(value), key.split("."))
+
+    def write(to: Path) -> None:
+        openvino.save_model(made, to, compress_to_fp16=False)
+
+    return proven(format, "openvino", path, write, subject, samples, allowed=allowed)
