@@ -15,7 +15,7 @@ from compress.errors import BadInput
 from compress.files import write_text
 from compress.report import baseline as baselines
 from compress.report import records, rules, rulings
-from compress.report.changes import side
+from compress.report.changes import exported, side
 from compress.report.rules import Ruling
 
 Noise = Literal["pass", "fail"]
@@ -48,6 +48,7 @@ def gate(
     baseline: str | Path | None = None,
     tolerance: str | Sequence[str] = (),
     update_baseline: bool = False,
+    export: str | None = None,
     on_noise: Noise = "fail",
     junit: str | Path | None = None,
     markdown: str | Path | None = None,
@@ -65,6 +66,7 @@ def gate(
         baseline: an earlier result that `tolerance` compares with.
         tolerance: figure=percent, such as latency=5%, or quality=points; one or several.
         update_baseline: do not compare with the baseline but write this result there, if the other rules are kept.
+        export: judge this exported file, such as onnx-int8, instead of the result that it was made from.
         on_noise: what becomes of a rule of which nothing can be told.
         junit: a file for a CI server.
         markdown: a file for a job's summary.
@@ -85,10 +87,11 @@ def gate(
     if not any(limit is not None for limit in limits.values()) and not place:
         raise BadInput("There is no rule. Give at least one, such as --max-drop 0.5 or --min-speedup 1.5.")
     read, path = records.read(report)
-    found = list(_judge(limits, side(read)))
+    at = side(read) if export is None else exported(read, export)
+    found = list(_judge(limits, at))
     if place and not update_baseline:
         earlier = baselines.read(place)
-        found += [rules.tolerance(side(read), earlier, text) for text in tolerances]
+        found += [rules.tolerance(at, earlier, text) for text in tolerances]
     passed = all(r.verdict == "pass" or (r.verdict == "cannot tell" and on_noise == "pass") for r in found)
     if junit is not None:
         write_text(Path(junit), rulings.junit(found, f"compress gate {path}", on_noise == "fail"), "--junit")
@@ -96,7 +99,7 @@ def gate(
         write_text(Path(markdown), rulings.markdown(found, passed), "--markdown")
     updated = None
     if place and update_baseline and passed:
-        write_text(place, baselines.of(read).to_json(), "--baseline")
+        write_text(place, baselines.of(at).to_json(), "--baseline")
         updated = str(place)
     return Gate(passed, tuple(found), updated)
 

@@ -118,6 +118,7 @@ class Harness:
             ratio=timing.ratio,
             ci95=timing.ci95,
             p50_ci95_ms=timing.p50_ci95_ms,
+            noisy=timing.noisy,
         )
 
     def _quality(self, artifact: Artifact) -> QualityRecord:

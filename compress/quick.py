@@ -46,6 +46,7 @@ def file_option(name: str, text: str) -> Callable[[Command], Command]:
         help="latency=5%, quality=0.5 (points), size, params, macs or memory: how much worse than the baseline; may be repeated",
     ),
     click.option("--update-baseline", is_flag=True, help="write this result to --baseline instead, if the other rules are kept"),
+    click.option("--export", help="judge this exported file, such as onnx-int8, instead of the result it was made from"),
     click.option(
         "--on-noise",
         type=click.Choice(["pass", "fail"]),

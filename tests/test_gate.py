@@ -123,6 +123,30 @@ def test_what_has_no_interval_cannot_be_told(here: Path):
     assert verdicts("--max-drop", 0) == {"max-drop": "pass"}  # a stage that only looked has lost nothing
 
 
+def test_a_timing_whose_rounds_scatter_cannot_be_told(here: Path):
+    compress.gate("report.json", baseline="b.json", update_baseline=True)
+    Path("report.json").write_text(report(changed(RESULT, latency=latency(1.9, 1.8, 2, noisy=True))).to_json())
+    found = verdicts("--min-speedup", 1.1, "--max-latency", 50, "--baseline", "b.json", "--tolerance", "latency=90%")
+    assert found == dict.fromkeys(("min-speedup", "max-latency", "tolerance latency"), "cannot tell")
+
+
+def test_an_exported_file_is_judged_by_its_own_size_and_quality(here: Path):
+    own = {"bytes": 300_000, "quality": quality(0.90, (2.6, 3.4))}
+    files = [
+        ExportRecord(format=f, path=f"model.{f}", sha256="ab" * 32, **more) for f, more in (("onnx", {}), ("onnx-int8", own))
+    ]  # type: ignore[arg-type]
+    Path("report.json").write_text(
+        report(exports=tuple(files), failed_exports=({"format": "pte", "reason": "too old"},)).to_json()
+    )
+    assert verdicts("--max-size", "400KB", "--max-drop", 1) == {"max-size": "fail", "max-drop": "pass"}
+    assert verdicts("--export", "onnx-int8", "--max-size", "400KB", "--max-drop", 1) == {"max-size": "pass", "max-drop": "fail"}
+    assert verdicts("--export", "onnx", "--min-speedup", 1.5) == {"min-speedup": "pass"}
+    assert "the report has none" in invoke("gate", "report.json", "--export", "onnx-int8", "--min-speedup", 1.5).stderr
+    for name, part in (("pte", "it failed: too old"), ("nothing", "it has onnx, onnx-int8")):
+        result = invoke("gate", "report.json", "--export", name, "--max-drop", 1)
+        assert result.exit_code == 2 and part in result.stderr
+
+
 # Baselines
 
 

@@ -13,8 +13,8 @@ from pydantic import Field, ValidationError
 
 from compress.errors import BadInput
 from compress.report import records
-from compress.report.changes import Side
-from compress.report.records import SCHEMA, Environment, Report, StageRecord
+from compress.report.changes import Side, side
+from compress.report.records import SCHEMA, Environment, StageRecord
 
 MEASURED = {"latency": "latency", "quality": "quality"}
 """Figures that a stage may lack."""
@@ -46,9 +46,9 @@ class Baseline(records.Record):
         return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def of(report: Report) -> Baseline:
+def of(at: Side) -> Baseline:
     """What later results are compared with."""
-    return Baseline(environment=report.environment, dense=report.dense, result=report.result)
+    return Baseline(environment=at.environment, dense=at.dense, result=at.now)
 
 
 def read(path: Path) -> Baseline:
@@ -69,5 +69,5 @@ def read(path: Path) -> Baseline:
         return Baseline.model_validate_json(text)
     except ValidationError as error:
         if '"stages"' in text:
-            return of(records.read(path)[0])
+            return of(side(records.read(path)[0]))
         raise BadInput(f"The baseline {path} cannot be read ({records.refused(error)}).") from error

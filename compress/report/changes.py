@@ -12,8 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from compress.errors import BadInput
 from compress.report.intervals import Interval, difference, ratio, share
 from compress.report.records import Environment, Latency, Quality, Report, StageRecord
+
+TIMED = "onnx"
+"""The export whose times are those of the stages."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,24 @@ class Change:
 def side(report: Report, stage: StageRecord | None = None) -> Side:
     """One side of a comparison: the result, where no stage is named."""
     return Side(report.dense, stage or report.result, report.environment)
+
+
+def exported(report: Report, format: str) -> Side:
+    """The file of an export in the place of the result: its size, its own quality where that was measured; nobody timed it.
+
+    Raises:
+        BadInput: the report has no such export.
+    """
+    found = next((export for export in report.exports if export.format == format), None)
+    if found is None:
+        failed = next((f" (it failed: {f.reason})" for f in report.failed_exports if f.format == format), "")
+        names = ", ".join(export.format for export in report.exports) or "none"
+        raise BadInput(f"The report has no export '{format}'{failed}; it has {names}. Run again with --export {format}.")
+    own: dict[str, object] = {"stage": format}
+    own |= {} if found.bytes is None else {"file_bytes": found.bytes}
+    own |= {} if found.quality is None else {"quality": found.quality}
+    own |= {} if format == TIMED else {"latency": None}
+    return Side(report.dense, report.result.model_copy(update=own), report.environment)
 
 
 def change(figure: str, old: Side, new: Side) -> Change:
@@ -81,6 +103,8 @@ def _not_comparable(old: Side, new: Side, before: Latency, after: Latency) -> st
     for what in ("runtime", "batch", "threads"):
         if getattr(before, what) != getattr(after, what):
             return f"timed with another {what} ({getattr(before, what)}, now {getattr(after, what)})"
+    if before.noisy or after.noisy:
+        return "the rounds of a timing scatter too much"
     if (old.dense.params, old.dense.macs) != (new.dense.params, new.dense.macs):
         return "timed beside another dense model"
     return ""

@@ -38,10 +38,13 @@ class Latency(Record):
     ratio: float = Field(gt=0, description="median of the paired speed-ups over the dense model; above 1 is faster")
     ci95: tuple[float, float] = Field(description="95 % confidence interval of the ratio; holding 1 means: cannot tell")
     p50_ci95_ms: tuple[float, float] | None = Field(default=None, description="95 % confidence interval of p50_ms")
+    noisy: bool = Field(default=False, description="the rounds scattered too much for any claim")
 
     @property
     def verdict(self) -> Literal["faster", "slower", "cannot tell"]:
         """What may be claimed."""
+        if self.noisy:
+            return "cannot tell"
         return "faster" if self.ci95[0] > 1 else "slower" if self.ci95[1] < 1 else "cannot tell"
 
 

@@ -128,7 +128,8 @@ def _latency(now: Latency) -> str:
         case "slower":
             return f"Slower {where}: {now.ratio:.2f}x the speed of the dense model ({interval})."
         case _:
-            return f"Not measurably faster {where} (speed-up {now.ratio:.2f}, {interval} holds 1)."
+            why = f"{interval}; its rounds scatter too much for any claim" if now.noisy else f"{interval} holds 1"
+            return f"Not measurably faster {where} (speed-up {now.ratio:.2f}, {why})."
 
 
 def _quality(dense: Quality | None, now: Quality) -> str:
