@@ -123,6 +123,13 @@ class Recipe(BaseModel):
             return value
         return tuple("x".join(map(str, v)) if isinstance(v, list | tuple) else v for v in value)
 
+    @field_validator("export", mode="before")
+    @classmethod
+    def _formats_with_commas(cls, value: Any) -> Any:
+        """A text with commas names several formats."""
+        parts = (value,) if isinstance(value, str) else value
+        return [name for part in parts for name in str(part).split(",") if name] if isinstance(parts, list | tuple) else value
+
     @model_validator(mode="after")
     def _one_way_to_say_how_much(self) -> Recipe:
         if self.target is not None and self.tolerance is not None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-from executorch.exir import to_edge_transform_and_lower
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # pyright: ignore[reportMissingImports]
+from executorch.exir import to_edge_transform_and_lower  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn
 
 from exporters import capture

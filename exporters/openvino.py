@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import openvino
+import openvino  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn
 
 from exporters import capture

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import nncf
+import nncf  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn
 
 from exporters import capture, openvino

@@ -167,7 +167,7 @@ class _Reader(CalibrationDataReader):
     def __init__(self, feeds: dict[str, np.ndarray]):
         self.feeds: dict[str, np.ndarray] | None = feeds
 
-    def get_next(self) -> dict[str, np.ndarray] | None:
+    def get_next(self) -> dict[str, np.ndarray] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         feeds, self.feeds = self.feeds, None
         return feeds
 

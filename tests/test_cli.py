@@ -378,6 +378,11 @@ def test_input_shapes_may_be_numbers():
     assert make(input_shape=((1, 8, 8), (3, 8, 8))).input_shape == ("1x8x8", "3x8x8")
 
 
+@pytest.mark.parametrize("given", ["onnx,onnx-int8", ("onnx", "onnx-int8"), ["onnx,onnx-int8"]])
+def test_formats_may_be_separated_by_commas(given: object):
+    assert make(export=given).export == ("onnx", "onnx-int8")
+
+
 def test_bench_takes_the_input_shape_from_the_file_that_knows_it(here: Path):
     assert invoke("export", "model.pt", "--input-shape", "1x8x8").exit_code == 0
     timings = json.loads(invoke("bench", "model.pt", "model.onnx", "--rounds", 5, "--threads", 1, "--json").stdout)

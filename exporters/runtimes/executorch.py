@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from executorch.extension.pybindings import portable_lib
+from executorch.extension.pybindings import portable_lib  # pyright: ignore[reportMissingImports]
 
 from exporters.errors import ExportError
 from exporters.runtimes import Loaded, first_line

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
+import openvino  # pyright: ignore[reportMissingImports]
 
 from exporters.errors import ExportError
 from exporters.runtimes import Loaded, first_line

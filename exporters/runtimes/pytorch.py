@@ -25,7 +25,7 @@ def load(path: Path, *, threads: int, batch: int) -> Loaded:
             if path.suffix == ".pt2":
                 program = torch.export.load(path)
                 module: Any = program.module()
-                shapes = tuple(_sizes(program, name) for name in program.graph_signature.user_inputs)
+                shapes = tuple(_sizes(program, str(name)) for name in program.graph_signature.user_inputs)
             else:
                 module = torch.jit.freeze(torch.jit.load(path).eval())
                 shapes = ()

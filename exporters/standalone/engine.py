@@ -81,12 +81,12 @@ class Cuda:
         self("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(size))
         return address.value
 
-    def put(self, address: int, values: array.array) -> None:
+    def put(self, address: int, values: array.array[float]) -> None:
         """Host to device."""
         start, count = values.buffer_info()
         self("cuMemcpyHtoD_v2", ctypes.c_uint64(address), ctypes.c_void_p(start), ctypes.c_size_t(count * values.itemsize))
 
-    def get(self, address: int, count: int) -> array.array:
+    def get(self, address: int, count: int) -> array.array[float]:
         """Device to host, as floats."""
         values = array.array("f", bytes(4 * count))
         start, _ = values.buffer_info()
@@ -203,7 +203,7 @@ class Session:
             raise Refused(4, "TensorRT does not run the engine; what it said stands above.")
         self.cuda.wait(self.stream)
 
-    def answers(self, inputs: Sequence[array.array]) -> list[array.array]:
+    def answers(self, inputs: Sequence[array.array[float]]) -> list[array.array[float]]:
         """Outputs for inputs, in the engine's order."""
         for name, values in zip(self.inputs, inputs):
             if len(values) != self.counts[name]:
@@ -225,7 +225,7 @@ class Session:
         return {f"p{share}_ms": spent[min(rounds * share // 100, rounds - 1)] for share in (50, 90, 99)}
 
 
-def load_npy(path: Path) -> tuple[tuple[int, ...], array.array]:
+def load_npy(path: Path) -> tuple[tuple[int, ...], array.array[float]]:
     """Shape and values of a .npy file of little-endian fp32."""
     content = path.read_bytes()
     if content[:6] != b"\x93NUMPY":
@@ -244,7 +244,7 @@ def load_npy(path: Path) -> tuple[tuple[int, ...], array.array]:
     return tuple(header["shape"]), values
 
 
-def relative_error(expected: Sequence[array.array], found: Sequence[array.array]) -> float:
+def relative_error(expected: Sequence[array.array[float]], found: Sequence[array.array[float]]) -> float:
     """sqrt(sum (found - expected)^2 / sum expected^2); infinite where something is not finite or of another length."""
     if [len(y) for y in expected] != [len(z) for z in found]:
         return math.inf
@@ -276,7 +276,7 @@ def carry_out(options: argparse.Namespace) -> dict[str, Any]:
     """Build, compare, time; what is written beside the engine."""
     cuda = Cuda()
     try:
-        import tensorrt as trt
+        import tensorrt as trt  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise Refused(4, f"not built: the Python package tensorrt is not here ({error}); install your device's") from error
     samples, expected = [load_npy(path) for path in options.input], [load_npy(path)[1] for path in options.expected]
