@@ -144,4 +144,4 @@ def test_merging_leaves_two_thin_layers_where_most_lines_are_flat(ratio: float, 
     assert [type(edit) for edit in done.plan.edits] == [Linearize, Merge, *([Factor] if thin_ones else [])]
     x = [torch.randn(2, 16, 8, 8)]
     assert distance(outputs(done.module, x), outputs(straight.module, x)) < EXACT
-    assert any("so low a rank" in note and ("left as they are" in note) != thin_ones for note in done.notes)
+    assert any("whose rank is so low" in note and ("left as they are" in note) != thin_ones for note in done.notes)

@@ -59,7 +59,7 @@ def _thinned(artifact: Artifact, layers: Sequence[str], race: Race) -> Artifact:
     thinner = apply(Plan(edits), artifact)
     timing = race(thinner, artifact)
     how = f"{timing.ratio:.2f}x as fast (95 % interval {timing.ci95[0]:.2f} to {timing.ci95[1]:.2f})"
-    said = f"{len(edits)} merged layers have so low a rank that two thin ones compute the same: {how}"
+    said = f"Two thin layers compute the same as a merged one for {len(edits)} of {len(layers)}, whose rank is so low: {how}"
     return thinner.noting(f"{said}.") if timing.faster else artifact.noting(f"{said}, so they were left as they are.")
 
 
