@@ -148,7 +148,7 @@ def enough(there: Device, facts: dict[str, str], size: int) -> None:
         raise BadInput(f"{there.name} has {room}, needed are {needed:,}. Make room, or set TMPDIR there.")
     found = facts.get("python", "")
     if not found:
-        raise BadInput(f"{there.name} has no Python that starts by that name. Install Python 3.8 or newer there, or name it with --python.")
+        raise BadInput(f"{there.name} has no Python that starts by that name. Install 3.8 or newer there, or give --python.")
     if tuple(int(part) for part in found.split(".")) < OLDEST:
         raise BadInput(f"{there.name} has Python {found}, needed is 3.8 or newer. Name another one with --python.")
 
