@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -233,6 +234,17 @@ def test_a_gate_needs_neither_torch_nor_numpy():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_gate_answers_in_three_tenths_of_a_second(here: Path):
+    command = [sys.executable, "-m", "compress", "gate", "report.json", "--max-drop", "1", "--junit", "j.xml"]
+    spent = []
+    for _ in range(3):  # processor seconds, which other processes hardly change
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(spent) < 0.3, spent
 
 
 # Bad input
