@@ -233,8 +233,8 @@ def steady(rows: Iterable[Figures]) -> None:
     for row in rows:
         if row.noisy:
             raise Unsteady(
-                f"The rounds of {row.model} in {row.runtime} scatter too much for any claim. Let the machine rest, pin the cores "
-                "(--cpu), or time more --rounds."
+                f"The rounds of {row.model} in {row.runtime} scatter too much for any claim, or others took the cores. Let the "
+                "machine rest, pin the cores (--cpu), or time more --rounds."
             )
 
 

@@ -136,6 +136,11 @@ def print_timings(timings: Mapping[str, Any]) -> None:
             click.echo(
                 f"Too noisy for any claim: the rounds of {name}. Let the machine rest, pin with --cpu, or take more --rounds."
             )
+    held = min((t.held for t in ran.values() if t.held is not None), default=1.0)
+    if held < 0.9:
+        click.echo(
+            f"Other processes took the cores: one that was timed had one for {held:.0%} of its time. Nothing may be claimed."
+        )
     clocks = next((t.mhz for t in ran.values() if t.mhz and all(t.mhz)), None)
     if clocks:
         click.echo(f"Clock of the cores before and after: {clocks[0]:.0f} and {clocks[1]:.0f} MHz.")

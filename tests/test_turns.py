@@ -66,7 +66,7 @@ def test_a_process_that_ends_or_is_silent_says_so_and_is_stopped(code: str, seco
 def test_rounds_go_on_without_a_candidate_that_dies(monkeypatch: pytest.MonkeyPatch):
     class Fake:
         def __init__(self, answers: int) -> None:
-            self.candidate, self.calls, self.rounds, self.joules, self.failed = None, 1, [], [], None
+            self.candidate, self.calls, self.rounds, self.joules, self.failed, self.processor_s = None, 1, [], [], None, 0.0
             self.answers = answers
 
         def ask(self, order: object) -> dict[str, list[float]]:
@@ -82,7 +82,7 @@ def test_rounds_go_on_without_a_candidate_that_dies(monkeypatch: pytest.MonkeyPa
 def rounds(spread: float) -> Timed:
     values = np.tile([1.0, spread], 10)
     one = Timed(Candidate("x", "ort", Path("x"), 1, 1), None, {"load_s": 1.0, "first_s": 1.0, "version": "1"})  # type: ignore[arg-type]
-    one.rounds, one.joules = [[float(v)] for v in values], [2.0, None]
+    one.rounds, one.joules, one.processor_s = [[float(v)] for v in values], [2.0, None], float(values.sum())
     return one
 
 
@@ -90,13 +90,23 @@ def rounds(spread: float) -> Timed:
 def test_a_first_candidate_whose_rounds_scatter_is_noisy(spread: float, noisy: bool):
     one = rounds(spread)
     timing = judge({"0": np.array([r[0] for r in one.rounds])}, "0")["0"]
-    found = turns._figures(one, timing, True, machine.State(1.0, None), machine.State(2.0, None))
+    found = turns._figures(one, timing, True, 1.0, machine.State(1.0, None), machine.State(2.0, None))
     assert found.noisy is noisy and found.joules == 2.0 and found.mhz == (1.0, 2.0)
     if noisy:
         with pytest.raises(Unsteady, match="scatter too much"):
             steady([found])
     else:
         steady([found])
+
+
+@pytest.mark.parametrize(("own", "first", "noisy"), [(0.95, 1.0, False), (0.5, 1.0, True), (1.0, 0.5, True)])
+def test_a_process_without_a_core_claims_nothing_however_steady_it_was(own: float, first: float, noisy: bool):
+    one = rounds(1.0)
+    one.processor_s *= own
+    timing = judge({"0": np.full(20, 5.0), "1": np.full(20, 1.0)}, "0")["1"]
+    found = turns._figures(one, timing, False, first, machine.State(None, None), machine.State(None, None))
+    assert timing.faster and found.noisy is noisy and found.held == min(own, first)
+    assert found.verdict == ("cannot tell" if noisy else "faster")
 
 
 def test_clock_temperature_and_energy_are_read_where_the_machine_tells_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

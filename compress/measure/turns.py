@@ -31,6 +31,9 @@ SECONDS_TO_LOAD = 300.0
 ROUND_MS = 20.0
 """A round repeats its call until it lasts about that long."""
 MOST_CALLS = 200
+LEAST_HELD = 0.9
+"""Of its time a process has to have had a core. Below that others took it, which hits long calls and not the short ones that fit
+between two interruptions: the ratio of a small model to a large one then comes out many times too good, and steadily so."""
 WARM_UP = 5
 
 
@@ -70,7 +73,8 @@ class Figures:
         mhz: mean clock of the cores before and after.
         celsius: hottest sensor before and after.
         version: of the runtime.
-        noisy: the rounds scatter too much for any claim.
+        held: share of its time in which the process had a core, in the worse of it and the first.
+        noisy: the rounds scatter too much for any claim, or others took the cores.
         verdict: faster, slower or cannot tell, beside the first.
         reason: why it was not measured.
     """
@@ -94,6 +98,7 @@ class Figures:
     mhz: tuple[float | None, float | None] | None = None
     celsius: tuple[float | None, float | None] | None = None
     version: str | None = None
+    held: float | None = None
     noisy: bool = False
     verdict: str | None = None
     reason: str | None = None
@@ -108,6 +113,7 @@ class Timed:
     loaded: dict[str, Any] = field(default_factory=dict[str, Any])
     rounds: list[list[float]] = field(default_factory=list[list[float]])
     joules: list[float | None] = field(default_factory=list[float | None])
+    processor_s: float = 0.0
     calls: int = 1
     peak_bytes: int | None = None
     failed: str | None = None
@@ -131,6 +137,12 @@ class Timed:
                 return answer
         self.stop()
         return {}
+
+    @property
+    def held(self) -> float:
+        """Share of the time of its rounds in which the process had at least one core."""
+        wall = sum(map(sum, self.rounds))
+        return min(self.processor_s / wall, 1.0) if wall else 1.0
 
     def stop(self) -> None:
         """End the process."""
@@ -171,7 +183,8 @@ def race(
     running = {str(i): np.array([np.median(r) for r in one.rounds]) for i, one in enumerate(timed) if one.failed is None}
     first = next(iter(running), None)
     judged = judge(running, first, seed) if first is not None else {}
-    return [_figures(one, judged.get(str(i)), str(i) == first, before, after) for i, one in enumerate(timed)]
+    held = 1.0 if first is None else timed[int(first)].held
+    return [_figures(one, judged.get(str(i)), str(i) == first, held, before, after) for i, one in enumerate(timed)]
 
 
 def _started(errors: Any) -> subprocess.Popen[bytes]:
@@ -203,11 +216,15 @@ def _rounds(running: Sequence[Timed], rounds: int, budget_s: float, seed: int) -
             one = running[i]
             if one.failed is None:
                 energy = machine.joules()
-                one.rounds.append(one.ask({"do": "calls", "count": one.calls}).get("seconds", []))
+                answer = one.ask({"do": "calls", "count": one.calls})
+                one.rounds.append(answer.get("seconds", []))
+                one.processor_s += answer.get("processor_s", 0.0)
                 one.joules.append(machine.spent(energy, machine.joules()))
 
 
-def _figures(one: Timed, timing: Timing | None, is_first: bool, before: machine.State, after: machine.State) -> Figures:
+def _figures(
+    one: Timed, timing: Timing | None, is_first: bool, held: float, before: machine.State, after: machine.State
+) -> Figures:
     what = one.candidate
     threads = int(one.loaded.get("threads", what.threads))
     if timing is None:
@@ -215,7 +232,10 @@ def _figures(one: Timed, timing: Timing | None, is_first: bool, before: machine.
     calls = np.concatenate([np.array(r) for r in one.rounds])
     means = np.array([np.median(r) for r in one.rounds])
     low, high = np.percentile(means, [25, 75])
-    noisy = timing.noisy or bool(is_first and high / low > MOST_SCATTER)  # the first has no ratio that could be steadier
+    held = min(held, one.held)
+    noisy = (
+        timing.noisy or held < LEAST_HELD or bool(is_first and high / low > MOST_SCATTER)
+    )  # the first has no ratio that could be steadier
     known = [j for j in one.joules if j is not None]
     return Figures(
         what.model, what.runtime, what.batch, threads,
@@ -224,5 +244,5 @@ def _figures(one: Timed, timing: Timing | None, is_first: bool, before: machine.
         per_second=1e3 * what.batch / timing.p50_ms, load_ms=1e3 * one.loaded["load_s"], first_ms=1e3 * one.loaded["first_s"],
         peak_bytes=one.peak_bytes, joules=sum(known) / (len(known) * one.calls) if known else None,
         mhz=(before.mhz, after.mhz), celsius=(before.celsius, after.celsius), version=one.loaded["version"],
-        noisy=noisy, verdict="cannot tell" if noisy else timing.verdict,
+        held=held, noisy=noisy, verdict="cannot tell" if noisy else timing.verdict,
     )  # fmt: skip

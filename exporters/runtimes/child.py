@@ -1,7 +1,7 @@
 """One model file in a process of its own, which times calls when it is told to. Orders and answers are lines of JSON.
 
     {"do": "load", "runtime": ..., "path": ..., "threads": ..., "batch": ..., "shapes": [...], "cpus": [...]}
-    {"do": "calls", "count": n}        -> {"seconds": [...]}       one entry per call
+    {"do": "calls", "count": n}        -> {"seconds": [...], "processor_s": ...}      one entry per call
     {"do": "end"}                      -> {"peak_bytes": ...}
 
 Neither torch nor the package that compares is imported, so that memory is that of Python, numpy and the runtime.
@@ -38,7 +38,9 @@ def main() -> None:
                 case "load":
                     call, answer = load(order)
                 case "calls":
-                    answer = {"seconds": timed(call, int(order["count"]))}
+                    before = time.process_time()
+                    seconds = timed(call, int(order["count"]))
+                    answer = {"seconds": seconds, "processor_s": time.process_time() - before}
                 case _:
                     answer = {"peak_bytes": peak_bytes()}
         except (ExportError, OSError, ValueError, MemoryError) as error:
