@@ -1,0 +1,73 @@
+"""Pictures of results: python benchmarks/pictures.py (needs matplotlib, in the extra `dev`)
+
+mobilenet.svg     accuracy against speed-up: width, depth, both; one dot per seed, a line through the means
+rectifiers.svg    accuracy against the number of rectifiers that are gone, network by network
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot
+from results_io import RESULTS
+
+KINDS = {"width and depth": "tab:green", "width": "tab:blue", "depth": "tab:orange", "control": "black"}
+
+
+def main() -> None:
+    mpl.rcParams["svg.hashsalt"] = "compress"  # the same results give the same file
+    for name, draw in (("mobilenet", mobilenet), ("rectifiers", rectifiers)):
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            figure = draw(json.loads(path.read_text()))
+            figure.savefig(RESULTS / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+            pyplot.close(figure)
+            print(f"wrote {name}.svg")
+
+
+def mobilenet(found: dict[str, Any]) -> Any:
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    axes.axhline(100 * found["rows"][0]["dense"], color="grey", linestyle=":", label="dense")
+    for kind, colour in KINDS.items():
+        rows = [row for row in found["rows"] if kind_of(row["row"]) == kind]
+        axes.scatter([r["faster"] for r in rows], [100 * r["top1"] for r in rows], color=colour, s=18, label=kind, zorder=3)
+        names = sorted({r["row"] for r in rows}, key=lambda name: mean(rows, name, "faster"))
+        points = [(1.0, 100 * found["rows"][0]["dense"])] if kind in ("width", "depth") else []
+        points += [(mean(rows, name, "faster"), 100 * mean(rows, name, "top1")) for name in names]
+        axes.plot(*zip(*points, strict=True) if points else ([], []), color=colour, alpha=0.5)
+        for name, point in zip(reversed(names), reversed(points), strict=False):
+            axes.annotate(name, point, xytext=(5, 5), textcoords="offset points", fontsize=8)
+    axes.set(xlabel="speed-up over the dense net (ONNX Runtime, batch 1, one thread)", ylabel="top-1, %")
+    axes.set_title(f"{found['network']}: {found['data'].split(',')[0]}, {found['epochs']:g} epochs of fine-tuning each")
+    axes.legend()
+    return figure
+
+
+def kind_of(row: str) -> str:
+    both = "width" in row and "depth" in row
+    return "width and depth" if both else row.split()[0]
+
+
+def mean(rows: list[dict[str, Any]], name: str, key: str) -> float:
+    chosen = [row[key] for row in rows if row["row"] == name]
+    return sum(chosen) / len(chosen)
+
+
+def rectifiers(found: dict[str, Any]) -> Any:
+    nets = list(found["nets"])
+    figure, every = pyplot.subplots(1, len(nets), figsize=(5 * len(nets), 4), squeeze=False)
+    for axes, net in zip(every[0], nets, strict=True):
+        rows = [row for row in found["rows"] if row["net"] == net]
+        axes.axhline(100 * found["nets"][net]["dense_top1"], color="grey", linestyle=":", label="dense")
+        for kind in dict.fromkeys(row["kind"] for row in rows):
+            line = sorted((r["rectifiers"], 100 * r["top1"], r["epochs"]) for r in rows if r["kind"] == kind)
+            axes.plot(*zip(*[point[:2] for point in line], strict=True), marker="o", label=f"{kind}, {line[0][2]:g} epochs")
+        axes.set(xlabel=f"rectifiers gone, of {found['nets'][net]['rectifiers']}", ylabel="top-1, %", title=net)
+        axes.legend()
+    return figure
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""How many rectifiers can go, after a short training: identities as in the papers, beside lines with a tenth of its steps.
+
+    python benchmarks/rectifiers.py resnet20 --data cifar10 --nets nets
+    python benchmarks/rectifiers.py vgg16_bn --data cifar10 --nets nets
+    python benchmarks/rectifiers.py mobilenet --data cifar10 --work folder     # the net that mobilenet.py trains
+
+The rectifiers of the lowest state entropy go, ranked once on the dense net. `identity` is then trained for some epochs; `affine`
+(closest lines, the layers behind refitted) and `gentle` (those lines by and by) for a tenth of that. The row of no rectifiers is
+the dense net with the same training: what training alone does. Recipes are short: the papers train for hundreds of epochs.
+Finished rows are written at once; rows that the result file has are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from linearize import ranked
+from mobilenet import dense_net, net
+from resnet20 import Bench, decoded, open_dense
+from results_io import RESULTS, write
+
+from compress.artifact import Artifact
+from compress.data import from_arrays
+from compress.graph.trace import trace
+from compress.stages.finetune import Finetune
+from compress.statistics import lines
+
+NETS: dict[str, tuple[float, tuple[int, ...]]] = {
+    "resnet20": (0.5, (0, 4, 8)),
+    "vgg16_bn": (0.2, (0, 4, 6, 8)),
+    "mobilenet": (0.5, (0, 6, 12, 18, 24)),
+}
+"""Epochs of the identities' training, and numbers of rectifiers."""
+ARMS: dict[str, tuple[Literal["identity", "affine", "gentle"], float, float]] = {
+    "affine, small steps": ("affine", 0.1, 1e-4),
+    "identity": ("identity", 1.0, 1e-3),
+    "affine": ("affine", 0.1, 1e-3),
+    "gentle": ("gentle", 0.1, 1e-3),
+}
+"""What stands for a rectifier, the share of the identities' epochs, and the peak learning rate."""
+IMAGES = 1000
+
+
+def row(bench: Bench, sites: list[str], arm: str, whole: float) -> dict[str, Any]:
+    """One arm, trained and measured."""
+    kind, share, lr = ARMS[arm]
+    context = bench.context(0, IMAGES, epochs=share * whole, lr=lr, linearize=kind)
+    start = time.perf_counter()
+    done = Finetune()(lines.linearized(bench.dense, context, sites, kind), context)
+    seconds = time.perf_counter() - start
+    top1 = bench.top1(done)
+    return {"top1": top1, "drop_points": 100 * (bench.dense_top1 - top1), "epochs": share * whole, "lr": lr, "seconds": seconds}
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Points lost by net, number of rectifiers and arm."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for one in sorted(rows, key=lambda r: (r["net"], r["rectifiers"])):
+        found.setdefault(one["net"], {}).setdefault(str(one["rectifiers"]), {})[one["kind"]] = one["drop_points"]
+    for counts in found.values():
+        counts["0"]["gentle"] = counts["0"]["affine"]  # without a line they are one and the same training
+    return found
+
+
+def opened(args: argparse.Namespace) -> Artifact:
+    if args.net != "mobilenet":
+        return open_dense(args.nets, args.net)
+    model, inputs = net(), (torch.zeros(1, 3, 32, 32),)
+    model.load_state_dict(torch.load(dense_net(args.work, args.data), weights_only=True))
+    return Artifact(trace(model.eval(), inputs), inputs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("net", choices=list(NETS))
+    parser.add_argument("--data", required=True, type=Path, help="unpacked cifar10 folder: train/CLASS/*.jpg, test/CLASS/*.jpg")
+    parser.add_argument("--nets", type=Path, help="folder of nets.py, resnet20.pt and vgg16_bn.pt")
+    parser.add_argument("--work", type=Path, help="folder of mobilenet.pt")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    data = from_arrays(dict(decoded(args.data)), normalize="cifar10", augment={"flip": True, "shift": 4}, name="cifar10")
+    bench = Bench(opened(args), data, [])
+    order = list(ranked(bench))
+    path = RESULTS / "rectifiers.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    rows: list[dict[str, Any]] = known.get("rows", [])
+    about = {**known.get("nets", {}), args.net: {"dense_top1": bench.dense_top1, "rectifiers": len(order)}}
+    epochs, counts = NETS[args.net]
+    for count in counts:
+        for kind in ARMS:
+            if any((r["net"], r["rectifiers"], r["kind"]) == (args.net, count, kind) for r in rows) or (count, kind) == (
+                0,
+                "gentle",
+            ):
+                continue
+            rows.append({"net": args.net, "rectifiers": count, "kind": kind, **row(bench, order[:count], kind, epochs)})
+            print(rows[-1], flush=True)
+            facts = {"data": "CIFAR-10 (JPEG q75), 10,000 test images", "nets": about}
+            write("rectifiers", {**facts, "summary": summary(rows), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
