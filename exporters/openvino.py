@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+# Where the package is absent, pyright takes this very file for it.
+# pyright: reportAttributeAccessIssue=false
 import openvino  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn
 

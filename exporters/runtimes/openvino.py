@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+# Where the package is absent, pyright takes this very file for it.
+# pyright: reportAttributeAccessIssue=false
 import openvino  # pyright: ignore[reportMissingImports]
 
 from exporters.errors import ExportError
