@@ -4,14 +4,13 @@ Made from torch.export's program, without ONNX in between. Weights are kept in f
 batch stays dynamic.
 """
 
+# pyright: reportAttributeAccessIssue=false  (where the package is absent it takes this very file for it)
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Where the package is absent, pyright takes this very file for it.
-# pyright: reportAttributeAccessIssue=false
 import openvino  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn
 

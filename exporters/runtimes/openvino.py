@@ -1,5 +1,6 @@
 """OpenVINO on the CPU: IR (.xml with its .bin) and ONNX files."""
 
+# pyright: reportAttributeAccessIssue=false  (where the package is absent it takes this very file for it)
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -7,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-# Where the package is absent, pyright takes this very file for it.
-# pyright: reportAttributeAccessIssue=false
 import openvino  # pyright: ignore[reportMissingImports]
 
 from exporters.errors import ExportError
