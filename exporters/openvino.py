@@ -4,7 +4,8 @@ Made from torch.export's program, without ONNX in between. Weights are kept in f
 batch stays dynamic.
 """
 
-# pyright: reportAttributeAccessIssue=false  (where the package is absent it takes this very file for it)
+# Where the package is absent, its name is taken for this very file.
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,6 +1,7 @@
 """OpenVINO on the CPU: IR (.xml with its .bin) and ONNX files."""
 
-# pyright: reportAttributeAccessIssue=false  (where the package is absent it takes this very file for it)
+# Where the package is absent, its name is taken for this very file.
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 from collections.abc import Sequence
