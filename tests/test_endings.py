@@ -18,7 +18,7 @@ from torch import nn
 import compress
 from compress.cli import cli
 from compress.errors import BadInput, GateFailed, Infeasible, Interrupted, StageFailed, Terminated, UnsupportedModel
-from compress.options import terminable
+from compress.guarding import terminable
 from compress.report import words
 from compress.report.records import Quality
 from exporters.errors import MissingBackend, ParityError
