@@ -134,7 +134,7 @@ def test_in_python_an_interrupted_run_is_a_keyboard_interrupt_that_names_its_sta
         (UnsupportedModel("x is y."), "UnsupportedModel", 4),
         (GateFailed("x is y."), "GateFailed", 5),
         (ParityError(1.0, 0.1, "output"), "ParityError", 5),
-        (MissingBackend("x", "y", "z"), "MissingBackend", 2),
+        (MissingBackend("x", "y", "z"), "MissingBackend", 4),
         (StageFailed("remove", [], ValueError("x")), "StageFailed", 1),
         (OSError(28, "No space left on device"), "BadInput", 2),
         (RuntimeError("x\ny"), "InternalError", 1),
