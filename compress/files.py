@@ -9,13 +9,18 @@ from compress.errors import BadInput
 
 def write_text(path: Path, text: str, option: str = "--out") -> None:
     """A text file that is there whole or not at all; `option` is what the place was given by."""
+    write_bytes(path, text.encode(), f"Give another {option}.")
+
+
+def write_bytes(path: Path, content: bytes, remedy: str) -> None:
+    """A file that is there whole or not at all; `remedy` is what to do where it cannot be."""
     part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(text)
+        part.write_bytes(content)
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise BadInput(f"{path} cannot be written ({error.strerror or error}). Give another {option}.") from error
+        raise BadInput(f"{path} cannot be written ({error.strerror or error}). {remedy}") from error
 
 
 def free(out: Path, force: bool) -> None:

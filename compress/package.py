@@ -21,7 +21,7 @@ import torch
 
 from compress.data import open_data
 from compress.errors import BadInput, GateFailed
-from compress.files import free
+from compress.files import free, write_bytes
 from compress.load import load
 from compress.measure.quality import first_output
 from compress.packaging import archive, manifest, sbom
@@ -101,7 +101,7 @@ def package(
         content[sealed.SIGNATURE] = _signature(Path(sign), content[sealed.SUMS])
     packed = archive.packed(content)
     _prove(packed)
-    archive.write(Path(out), packed)
+    write_bytes(Path(out), packed, "Make room, or give another --out.")
     digests = (hashlib.sha256(data).hexdigest() for data in (packed, content[sealed.SUMS]))
     return Packed(Path(out), next(digests), len(packed), next(digests), tuple(models), len(content), sign is not None)
 

@@ -29,7 +29,7 @@ class Context:
     """Everything a stage may look at besides the artifact; nothing here changes during a run.
 
     Attributes:
-        trained: the model as the last turn's training left it; None before any, and where there is but one turn.
+        trained: the model as the last turn's training left it; None before any training.
         race: the pipeline's stopwatch, for a choice that needs milliseconds; None where nothing is timed, as in a dry run.
     """
 

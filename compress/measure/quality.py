@@ -12,6 +12,7 @@ with the data. Without labels the dense model's outputs take the place of the ta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -77,6 +78,12 @@ class Quality:
     samples: int
     higher_is_better: bool = True
     points: float = 100.0
+
+    @property
+    def standard_error(self) -> float:
+        """Of a share of samples, sqrt(q (1 - q) / n); 0 for metrics of which none is known."""
+        share = self.metric in ("top1", "top5", "agreement")
+        return math.sqrt(max(0.0, self.value * (1 - self.value)) / self.samples) if share else 0.0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from compress.errors import BadInput
 
@@ -55,14 +54,3 @@ def gzipped(content: bytes) -> Iterator[bytes]:
         yield struct.pack("<BHH", start == starts[-1], len(block), len(block) ^ 0xFFFF)
         yield block
     yield struct.pack("<II", zlib.crc32(content), len(content) & 0xFFFFFFFF)
-
-
-def write(path: Path, content: bytes) -> None:
-    """The file, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise BadInput(f"{path} cannot be written ({error.strerror or error}). Make room, or give another --out.") from error

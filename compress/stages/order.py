@@ -9,16 +9,13 @@ faster, else width before depth. It takes the time of both.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from compress.artifact import Artifact
-from compress.measure import quality
 from compress.recipe import Recipe
 from compress.stage import Context, Stage
 from compress.statistics import rectifiers
 
-_SHARES = ("top1", "top5", "agreement")
 _ORDERS = ("width before depth", "depth before width")
 
 
@@ -44,7 +41,7 @@ class Order:
         found = [rectifiers.held_out(one, context) for one in tried]
         apart = rectifiers.lost(found[0], found[1])  # points by which the second is worse
         said = f"{found[0].value:.4f} and {found[1].value:.4f} of held-out {found[0].metric} before fine-tuning"
-        if abs(apart) > found[0].points * _error(found[0]):
+        if abs(apart) > found[0].points * found[0].standard_error:
             better = int(apart < 0)
         elif context.race is None:
             better = 0
@@ -53,8 +50,3 @@ class Order:
             better = int(timing.faster)
             said += f", the second {timing.ratio:.2f}x as fast (95 % interval {timing.ci95[0]:.2f} to {timing.ci95[1]:.2f})"
         return tried[better].noting(f"Order: {_ORDERS[0]} or {_ORDERS[1]} ({said}): {_ORDERS[better]}.")
-
-
-def _error(found: quality.Quality) -> float:
-    """Standard error of a share of samples; 0 where none is known."""
-    return math.sqrt(max(0.0, found.value * (1 - found.value)) / found.samples) if found.metric in _SHARES else 0.0

@@ -138,9 +138,7 @@ def _run(loop: Loop, metric: quality.Metric) -> tuple[list[Epoch], int, dict[str
 
 def _as_good(now: quality.Quality, top: quality.Quality) -> bool:
     """No worse than the best by more than a standard error, where that is known: for shares of samples."""
-    share = now.metric in ("top1", "top5", "agreement")
-    error = math.sqrt(max(0.0, top.value * (1 - top.value)) / top.samples) if share else 0.0
-    return now.value >= top.value - error if now.higher_is_better else now.value <= top.value
+    return now.value >= top.value - top.standard_error if now.higher_is_better else now.value <= top.value
 
 
 def _failed(first: quality.Quality, top: quality.Quality) -> bool:
