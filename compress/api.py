@@ -194,15 +194,22 @@ def export(
 
 @dataclass(frozen=True)
 class MethodRow:
-    """A method and its stages, in order; a run leaves out the stages that its settings do not ask for."""
+    """A method: its stages, in order (a run leaves out those that its settings do not ask for), and what to know of it."""
 
     method: str
     stages: tuple[str, ...]
+    what: str
+    source: str
+    needs: str
+    costs: str
 
 
 def methods() -> list[MethodRow]:
     """What `method` can be."""
-    return [MethodRow(name, tuple(stage.name for stage in stages)) for name, stages in METHODS.items()]
+    return [
+        MethodRow(name, tuple(stage.name for stage in one.stages), one.what, one.source, one.needs, one.costs)
+        for name, one in METHODS.items()
+    ]
 
 
 def demo(*, out: Place = "demo-out", force: bool = False, progress: Progress = silent, **settings: Any) -> Report:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.fx import GraphModule
 
+from compress.curves import Curve
 from compress.graph import constants, surgery
 from compress.graph.channels import solve
 from compress.graph.lines import linearize
@@ -37,16 +38,22 @@ class Artifact:
         inputs: example inputs, batch of 1, on the CPU; one tensor per model input.
         plan: every edit that led from the dense model to this one.
         notes: findings that a reader of the report should see, one sentence each.
+        curves: findings that are to be drawn.
     """
 
     module: GraphModule
     inputs: tuple[Tensor, ...]
     plan: Plan = field(default_factory=Plan)
     notes: tuple[str, ...] = ()
+    curves: tuple[Curve, ...] = ()
 
     def noting(self, *notes: str) -> Artifact:
         """The same artifact with further notes."""
         return replace(self, notes=self.notes + notes)
+
+    def showing(self, *curves: Curve) -> Artifact:
+        """The same artifact with further curves."""
+        return replace(self, curves=self.curves + curves)
 
 
 def apply(plan: Plan, artifact: Artifact) -> Artifact:

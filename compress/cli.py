@@ -254,12 +254,12 @@ def package(run: str, as_json: bool, **settings: Any) -> None:
 
 @command(json_option, example="compress methods --json")
 def methods(as_json: bool) -> None:
-    """The methods that --method takes, and the stages of each."""
+    """The methods that --method takes: what goes, where it is described, what it needs and costs."""
     import compress
-    from compress.terminal import print_json, print_records
+    from compress.terminal import print_json, print_methods
 
     listed = compress.methods()
-    print_json(listed) if as_json else print_records(listed)
+    print_json(listed) if as_json else print_methods(listed)
 
 
 @command(json_option, example="compress doctor")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from compress.errors import BadInput
 from compress.recipe import Recipe
 from compress.stage import Stage
@@ -17,16 +19,68 @@ from compress.stages.remove import Remove
 from compress.stages.shorten import Shorten
 from compress.stages.turn import InTurn
 
-METHODS: dict[str, tuple[Stage, ...]] = {
-    "entropic": (Analyse(), Remove("entropic"), Shorten(), Reconstruct(), Finetune(), Merge()),
-    "depth": (Analyse(), Shorten(alone=True), Reconstruct(), Finetune(), Merge()),
-    "obs": (Analyse(), Remove("obs"), Reconstruct(), Finetune()),
-    "taylor": (Analyse(), Remove("taylor"), Reconstruct(), Finetune()),
-    "magnitude": (Analyse(), Remove("magnitude"), Reconstruct(), Finetune()),
-    "random": (Analyse(), Remove("random"), Reconstruct(), Finetune()),
-    "easier": (Easier(), Relocate(), Finetune(), Merge()),
-    "nepenthe": (Nepenthe(), Relocate(), Finetune(), Merge()),
+
+@dataclass(frozen=True)
+class Method:
+    """A way to compress a model.
+
+    Attributes:
+        stages: in the order in which they run; a run leaves out those that its recipe does not ask for.
+        what: what goes, in a sentence.
+        source: where it is described; "-" for a control.
+        needs: what has to be there besides the model.
+        costs: what it takes before fine-tuning.
+    """
+
+    stages: tuple[Stage, ...]
+    what: str = ""
+    source: str = "-"
+    needs: str = "training images, labels or not"
+    costs: str = "one pass over the calibration images, and a refit"
+
+
+METHODS: dict[str, Method] = {
+    "entropic": Method(
+        (Analyse(), Remove("entropic"), Shorten(), Reconstruct(), Finetune(), Merge()),
+        "Channels go that the readers' moments can do without, then layers become one where that is faster.",
+        "Barisin and Horenko, entropic regression (arXiv 2404.04734); merging as in LayerMerge (ICML 2024)",
+    ),
+    "depth": Method(
+        (Analyse(), Shorten(alone=True), Reconstruct(), Finetune(), Merge()),
+        "Rectifiers become lines and the layers around them one, where a race shows that this is faster.",
+        "EASIER (ECML 2024) for the entropy, LayerMerge (ICML 2024) for the choice by latency",
+        costs="as entropic, and a race per stretch of layers, remembered per machine",
+    ),
+    "obs": Method(
+        (Analyse(), Remove("obs"), Reconstruct(), Finetune()),
+        "The channel whose loss the readers can best make up for goes first (block-OBS).",
+        "Hassibi and Stork, Optimal Brain Surgeon (1993), by blocks",
+    ),
+    "taylor": Method(
+        (Analyse(), Remove("taylor"), Reconstruct(), Finetune()),
+        "The channels with the least first-order effect on the loss go.",
+        "Molchanov et al., Importance Estimation for Neural Network Pruning (CVPR 2019)",
+    ),
+    "magnitude": Method(
+        (Analyse(), Remove("magnitude"), Reconstruct(), Finetune()),
+        "The smallest filters go (L1).",
+        "Li et al., Pruning Filters for Efficient ConvNets (ICLR 2017)",
+    ),
+    "random": Method((Analyse(), Remove("random"), Reconstruct(), Finetune()), "Channels are drawn: the control."),
+    "easier": Method(
+        (Easier(), Relocate(), Finetune(), Merge()),
+        "The rectifier of the lowest state entropy goes, one at a time, until --max-drop.",
+        "Quetu et al., The Simpler The Better: EASIER (ECML 2024)",
+        costs="a whole training per rectifier",
+    ),
+    "nepenthe": Method(
+        (Nepenthe(), Relocate(), Finetune(), Merge()),
+        "Weights are pruned where rectifiers hardly switch, until whole layers do not switch at all.",
+        "Liao et al., NEPENTHE (arXiv 2404.16890) and EGP (ICCVW 2023)",
+        costs="up to nine trainings",
+    ),
 }
+"""By the name that --method takes."""
 
 _IN_TURNS = (Remove, Shorten, Order, Reconstruct, Finetune)
 
@@ -39,7 +93,7 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     """
     if recipe.method not in METHODS:
         raise BadInput(f"The method is '{recipe.method}'; known are {', '.join(METHODS)}. See 'compress methods'.")
-    stages = [stage for stage in METHODS[recipe.method] if stage.needed(recipe)]
+    stages = [stage for stage in METHODS[recipe.method].stages if stage.needed(recipe)]
     if recipe.order != "width-depth":
         stages = _exchanged(stages) if recipe.order == "depth-width" else _tried(stages)
     if recipe.turns == 1:

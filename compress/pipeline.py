@@ -17,6 +17,7 @@ import torch
 
 import exporters
 from compress.artifact import Artifact
+from compress.curves import CURVES
 from compress.errors import (
     BadInput,
     CompressError,
@@ -37,6 +38,7 @@ from compress.recipe import Recipe
 from compress.report import words
 from compress.report.environment import environment
 from compress.report.markdown import markdown
+from compress.report.pictures import draw
 from compress.report.records import Exactness, Report, StageRecord
 from compress.save import save
 from compress.stage import Context, Progress, Stage, silent
@@ -125,9 +127,10 @@ class _Run:
         """One more stage: from disk where an earlier run finished it, else carried out, measured and written."""
         before, number = self.done[-1].artifact, len(self.done)
         trained = [d.artifact for d in self.done if d.record.stage.startswith(Finetune.name)]
-        context = replace(self.context, trained=trained[-1] if trained else None)
+        known = replace(self.context, trained=trained[-1] if trained else None)
 
         def carry_out() -> Artifact:
+            context = replace(known, desk=self.workspace.desk(number, stage.name))
             torch.manual_seed(self.context.recipe.seed * 1000 + number)  # a resumed stage draws what it would have drawn
             return _with_widths_that_pay(stage, before, context, self.harness.recipe.align)
 
@@ -157,7 +160,13 @@ class _Run:
         if number == 0:
             self.harness.remember_dense(folder / "model.onnx")
         exactness = Exactness(**facts["exactness"]) if facts["exactness"] else None
-        artifact = Artifact(module, self.context.dense.inputs, from_json(facts["plan"]), tuple(facts["notes"]))
+        artifact = Artifact(
+            module,
+            self.context.dense.inputs,
+            from_json(facts["plan"]),
+            tuple(facts["notes"]),
+            CURVES.validate_python(facts["curves"]),
+        )
         return _Done(artifact, StageRecord(**facts["record"]), exactness)
 
     def _carried_out(self, name: str, carry_out: Callable[[], Artifact]) -> _Done:
@@ -181,7 +190,12 @@ class _Run:
                 kept = kept.noting(odd)
             made.append(_Done(kept, record, exactness))
             facts = {"same": same, "record": record.model_dump(), "exactness": exactness and exactness.model_dump()}
-            return {**facts, "plan": kept.plan.to_json(), "notes": list(kept.notes)}
+            return {
+                **facts,
+                "plan": kept.plan.to_json(),
+                "notes": list(kept.notes),
+                "curves": CURVES.dump_python(kept.curves, mode="json"),
+            }
 
         self.workspace.finish(len(self.done), name, fill)
         return made[0]
@@ -240,6 +254,7 @@ def _report(recipe: Recipe, done: Sequence[_Done], made: Exports) -> Report:
         max_drop=recipe.max_drop,
         plan_sha256=done[-1].artifact.plan.digest,
         notes=tuple(dict.fromkeys(done[-1].artifact.notes)),
+        curves=done[-1].artifact.curves,
     )
 
 
@@ -264,6 +279,7 @@ def _write(workspace: Workspace, result: Artifact, report: Report) -> None:
     except UnsupportedModel as error:
         report = report.model_copy(update={"notes": (*report.notes, f"No model.compressed was written: {error}")})
     workspace.write("plan.json", replace(result.plan, method=report.method).to_json())
+    report = draw(report, workspace.out / "pictures")
     workspace.write("report.json", report.to_json())
     workspace.write("report.md", markdown(report))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -29,6 +30,8 @@ class Context:
     """Everything a stage may look at besides the artifact; nothing here changes during a run.
 
     Attributes:
+        desk: a folder that the stage may make, for what lets it go on after it was cut off, the only place where it may write;
+            removed when the stage is finished; None in a dry run.
         trained: the model as the last turn's training left it; None before any training.
         race: the pipeline's stopwatch, for a choice that needs milliseconds; None where nothing is timed, as in a dry run.
     """
@@ -39,6 +42,7 @@ class Context:
     device: torch.device
     progress: Progress = silent
     race: Race | None = None
+    desk: Path | None = None
     trained: Artifact | None = None
 
     @property
@@ -48,7 +52,7 @@ class Context:
 
 
 class Stage(Protocol):
-    """A named map from artifact to artifact. It decides and edits; it never times, measures or writes."""
+    """A named map from artifact to artifact. It decides and edits; it never times or measures, and writes to its desk only."""
 
     @property
     def name(self) -> str:

@@ -42,6 +42,15 @@ def print_records(records: Sequence[Any], title: str | None = None) -> None:
     print_table([name.replace("_", " ") for name in names], ([getattr(r, name) for name in names] for r in records), title)
 
 
+def print_methods(methods: Sequence[Any]) -> None:
+    """A paragraph for each method."""
+    for one in methods:
+        click.secho(one.method, bold=True)
+        facts = {"stages": ", ".join(one.stages), "source": one.source, "needs": one.needs, "costs": one.costs}
+        for line in (one.what, *(f"{name}: {fact}" for name, fact in facts.items() if fact not in ("", "-"))):
+            click.echo(click.wrap_text(line, width=110, initial_indent="  ", subsequent_indent="    "))
+
+
 def print_report(report: Any, out: object) -> None:
     """The stage table, what may be said about it, and where to look."""
     from compress.report import words

@@ -1,6 +1,7 @@
 """The folder of a run: what is in it, when it may be written, and how every file gets there whole.
 
     out/  model.onnx  model.compressed/  plan.json  recipe.toml  report.json  report.md
+          pictures/*.svg
           stages/00-dense/  stages/01-remove/ ...      one folder per finished stage, for --resume
 
 A stage folder is written beside its place and renamed when it is complete: it is there whole or not at all.
@@ -22,7 +23,7 @@ from compress.recipe import Recipe, from_toml
 
 _FILES = tuple(f"model{ending}" for ending in exporters.ENDING.values())
 _WEIGHTS = ("model.bin", "model.int8.bin", "model.onnx.data")
-_OURS = ("stages", "model.compressed", *_FILES, *_WEIGHTS, "plan.json", "recipe.toml", "report.json", "report.md")
+_OURS = ("stages", "pictures", "model.compressed", *_FILES, *_WEIGHTS, "plan.json", "recipe.toml", "report.json", "report.md")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Workspace:
         """Where a stage's folder is, or will be."""
         return self.out / "stages" / f"{number:02d}-{stage}"
 
+    def desk(self, number: int, stage: str) -> Path:
+        """Where a stage keeps its own progress until it is finished, also over a kill; a stage that does makes the folder."""
+        return self.out / "stages" / f"unfinished-{number:02d}-{stage}"
+
     def finished(self) -> tuple[str, ...]:
         """Names of the stages on disk, in order."""
         return tuple(path.name.partition("-")[2] for path in sorted((self.out / "stages").glob("[0-9]*")))
@@ -60,6 +65,7 @@ class Workspace:
             if final.exists():
                 shutil.rmtree(final)
             os.replace(staging, final)
+            shutil.rmtree(self.desk(number, stage), ignore_errors=True)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

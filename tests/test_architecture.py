@@ -18,7 +18,7 @@ LONGEST_FILE = 350
 LONGEST_FUNCTION = 60
 
 TIERS: tuple[frozenset[str], ...] = (
-    frozenset({"amounts", "errors", "files", "plan", "recipe", "resolve"}),
+    frozenset({"amounts", "curves", "errors", "files", "plan", "recipe", "resolve"}),
     frozenset({"graph", "entropy", "measure"}),
     frozenset({"artifact", "data"}),
     frozenset({"stage", "training"}),
@@ -26,7 +26,7 @@ TIERS: tuple[frozenset[str], ...] = (
     frozenset({"stages"}),
     frozenset({"load", "save", "report"}),
     frozenset({"packaging"}),
-    frozenset({"methods", "opening", "workspace", "stopwatch", "harness", "exporting", "pipeline"}),
+    frozenset({"contenders", "methods", "opening", "workspace", "stopwatch", "harness", "exporting", "pipeline"}),
     frozenset({"decide", "explain", "bench", "diff", "doctor", "demo", "gate", "package", "remote", "verify"}),
     frozenset({"api"}),
     frozenset({"guarding", "options", "quick", "terminal"}),

@@ -20,7 +20,7 @@ from compress.errors import BadInput, GateFailed, Infeasible, StageFailed
 from compress.graph.channels import solve
 from compress.load import load
 from compress.measure.latency import Timing
-from compress.methods import METHODS
+from compress.methods import METHODS, Method
 from compress.opening import find_device
 from compress.pipeline import run
 from compress.plan import Keep, Plan, from_json
@@ -67,13 +67,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path, Re
     torch.save(net, folder / "model.pt")
     recipe = make(model=str(folder / "model.pt"), data="digits", method="halve", align=1, rounds=5, device="cpu")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(METHODS, "halve", (Halve(),))
+        patch.setitem(METHODS, "halve", Method((Halve(),)))
         return recipe, folder / "out", run(recipe, folder / "out")
 
 
 @pytest.fixture
 def recipe(finished: tuple[Recipe, Path, Report], monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    monkeypatch.setitem(METHODS, "halve", (Halve(),))
+    monkeypatch.setitem(METHODS, "halve", Method((Halve(),)))
     return finished[0].model_copy(update={"export": ()})
 
 
@@ -115,12 +115,12 @@ def test_a_killed_run_resumes_behind_its_last_finished_stage_and_gives_the_same(
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(METHODS, "halve", (Halve(then=lambda: calls.append("first")), Halve("again", interrupt)))
+    monkeypatch.setitem(METHODS, "halve", Method((Halve(then=lambda: calls.append("first")), Halve("again", interrupt))))
     with pytest.raises(KeyboardInterrupt):
         run(recipe, tmp_path / "out")
     assert not (tmp_path / "out/report.json").exists()
     assert sorted(p.name for p in (tmp_path / "out/stages").iterdir()) == ["00-dense", "01-halve"]
-    monkeypatch.setitem(METHODS, "halve", (Halve(then=lambda: calls.append("first")), Halve("again")))
+    monkeypatch.setitem(METHODS, "halve", Method((Halve(then=lambda: calls.append("first")), Halve("again"))))
     resumed = run(recipe, tmp_path / "out", resume=True)
     assert calls == ["first"]
     whole = run(recipe, tmp_path / "two")
@@ -168,7 +168,7 @@ def test_a_stage_that_breaks_names_what_is_kept(recipe: Recipe, tmp_path: Path, 
     def crash() -> None:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setitem(METHODS, "halve", (Halve(), Halve("crash", crash)))
+    monkeypatch.setitem(METHODS, "halve", Method((Halve(), Halve("crash", crash))))
     with pytest.raises(StageFailed, match=r"'crash' failed: ZeroDivisionError: by zero\..*dense, halve.*--resume"):
         run(recipe, tmp_path / "out")
 
@@ -236,7 +236,7 @@ def test_an_infeasible_target_leaves_no_folder(recipe: Recipe, tmp_path: Path, m
         def check(self, artifact: Artifact, context: object) -> None:
             raise Infeasible("out of reach")
 
-    monkeypatch.setitem(METHODS, "halve", (Refuses(),))
+    monkeypatch.setitem(METHODS, "halve", Method((Refuses(),)))
     with pytest.raises(Infeasible):
         run(recipe, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from compress.report import words
+from compress.report.pictures import file_name
 from compress.report.records import Closeness, Report
 from compress.report.table import columns, rows
 
@@ -24,6 +25,7 @@ def markdown(report: Report) -> str:
         _table(columns(report), rows(report)),
         _reading(report),
         *_exports(report),
+        *_pictures(report),
         *(["## Notes", _bullets(map(_text, report.notes))] if report.notes else []),
         "## How it was made",
         _table(("what", "value"), _settings(report)),
@@ -81,6 +83,11 @@ def _exports(report: Report) -> list[str]:
         _table(heading, cells),
         PARITY,
     ]
+
+
+def _pictures(report: Report) -> list[str]:
+    drawn = [c for c in report.curves if file_name(c) in report.pictures]
+    return [f"## {_text(c.title)}\n\n![{_text(c.title)}](pictures/{file_name(c)})\n\n{_text(c.note)}".strip() for c in drawn]
 
 
 def _closeness(found: Closeness | None) -> tuple[str, str, str]:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from compress.curves import Curve
 from compress.errors import BadInput
 
 SCHEMA = 1
@@ -156,6 +157,8 @@ class Report(Record):
     max_drop: float | None = None
     plan_sha256: Sha256 | None = None
     notes: tuple[str, ...] = ()
+    curves: tuple[Curve, ...] = Field(default=(), description="findings that stages left to be drawn")
+    pictures: tuple[str, ...] = Field(default=(), description="files that show the curves, in the folder pictures")
 
     @property
     def dense(self) -> StageRecord:

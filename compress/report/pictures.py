@@ -1,0 +1,68 @@
+"""The curves of a report as pictures, drawn by matplotlib. That is an extra: without it the figures stand in report.json only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from compress.curves import Curve
+from compress.report.records import Report
+
+MISSING = "The curves of this run are in report.json, not drawn: that needs matplotlib, pip install 'compress[pictures]'."
+
+
+def draw(report: Report, folder: Path) -> Report:
+    """Write a picture of each curve into the folder; the report names the files, or says why there are none."""
+    if not report.curves:
+        return report
+    pyplot = _pyplot()
+    if pyplot is None:
+        return report.model_copy(update={"notes": (*report.notes, MISSING)})
+    folder.mkdir(exist_ok=True)
+    for curve in report.curves:
+        lines(pyplot, curve, folder / file_name(curve))
+    return report.model_copy(update={"pictures": tuple(map(file_name, report.curves))})
+
+
+def file_name(curve: Curve) -> str:
+    """`Accuracy against sparsity` -> "accuracy-against-sparsity.svg"."""
+    return re.sub(r"[^a-z0-9]+", "-", curve.title.lower()).strip("-") + ".svg"
+
+
+def lines(pyplot: Any, curve: Curve, path: Path) -> None:
+    """One curve."""
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    for series in curve.series:
+        axes.plot(series.x, series.y, marker="o", markersize=3, label=series.name)
+    for number, (name, y) in enumerate(curve.levels.items()):
+        axes.axhline(y, color="grey", linestyle=_STYLES[number % len(_STYLES)], label=name)
+    for number, (name, x) in enumerate(curve.marks.items()):
+        axes.axvline(x, color="black", linestyle=_STYLES[number % len(_STYLES)], linewidth=0.8, label=name)
+    finish(pyplot, figure, axes, (curve.title, curve.x, curve.y), path)
+
+
+def finish(pyplot: Any, figure: Any, axes: Any, labels: Sequence[str], path: Path) -> None:
+    """Title and axes, and the file: the same figures give the same bytes."""
+    title, x, y = labels
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.legend()
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    pyplot.close(figure)
+
+
+_STYLES = (":", "--", "-.")
+
+
+def _pyplot() -> Any:
+    """Matplotlib without a screen; None where it is not installed."""
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        return None
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "compress"
+    from matplotlib import pyplot
+
+    return pyplot
