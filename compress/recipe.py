@@ -85,6 +85,9 @@ class Recipe(BaseModel):
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps that warm the learning rate up")
     distill: float = Field(0.7, ge=0, le=1, description="weight of the distillation loss; 1 where there are no labels")
     temperature: float = Field(2.0, gt=0, description="softens both sides of the distillation loss")
+    entropy_guidance: float = Field(
+        0.0, ge=-1, le=1, description="weight of the reward for the log volume of layers in training; 0 for none"
+    )
     clip: float = Field(1.0, ge=0, description="gradient norm limit; 0 for none")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0 for none")
     patience: int = Field(0, ge=0, description="stop after that many epochs without gain on held-out data; 0: never")

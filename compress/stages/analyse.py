@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 from compress.artifact import Artifact
 from compress.entropy.obs import Sweep
@@ -22,9 +22,10 @@ from compress.graph.segments import blocked
 from compress.measure.cost import cost
 from compress.recipe import Recipe
 from compress.stage import Context
-from compress.statistics import budget, calibration, selection
+from compress.statistics import budget, calibration, rectifiers, selection
 from compress.statistics.candidates import raced, saved_ms, shortest
 from compress.statistics.collect import Statistics
+from compress.training.guidance import log_volume
 
 _TOLERANCE = 0.01
 
@@ -48,7 +49,8 @@ class Row:
         stays: why no line can stand for it, or why no layers could be merged if one did.
         needed: fewest channels that keep the weighted error of all readers within 1 % of their variance.
         error_at_half: that error, as a share, with half of the channels left and the readers refitted.
-        params, macs: of the layers that make the channels, per sample.
+        log_volume: mean nats per value by which the layers that make the channels stretch (above 0) or squeeze their input.
+        params, macs: of these layers, per sample.
         params_saved, macs_saved: by removing half of the channels, readers included; shares of the whole model.
         frozen: why no channel can go.
     """
@@ -67,6 +69,7 @@ class Row:
     stays: str | None = None
     needed: int | None = None
     error_at_half: float | None = None
+    log_volume: float | None = None
     params: int | None = None
     macs: int | None = None
     params_saved: float | None = None
@@ -117,7 +120,7 @@ def analyse(artifact: Artifact, context: Context) -> list[Row]:
     curves = selection.sweeps(
         selection.Losses(artifact.module, found), groups, lambda share: context.progress("loss curves", share, "")
     )
-    behind = _sites_behind(artifact.module, channels, found)
+    behind = rectifiers.behind(artifact.module, channels, found.states)
     about = _about_sites(artifact.module, found)
     for path, columns in _races(artifact, context).items():
         about.setdefault(path, {"site": path}).update(columns)
@@ -131,9 +134,10 @@ def analyse(artifact: Artifact, context: Context) -> list[Row]:
             Row(
                 layer=group.name,
                 channels=group.channels,
-                **about.pop(behind.get(group.name, ""), {}),
+                **about.pop(next(iter(behind.get(group.name, ())), ""), {}),
                 needed=None if curve is None else _needed(curve),
                 error_at_half=None if curve is None else _error(curve, (group.channels + 1) // 2),
+                log_volume=_volume(artifact.module, group),
                 params=sum(one.params for one in made),
                 macs=sum(one.macs for one in made),
                 params_saved=saved["params"].get(group.name),
@@ -181,34 +185,15 @@ def _error(curve: Sweep, n: int) -> float:
     return max(0.0, (float(curve.losses[n]) - whole) / max(none - whole, 1e-30))
 
 
+def _volume(module: GraphModule, group: Group) -> float | None:
+    """Mean over the layers that make the channels."""
+    known = {path for path, _ in module.named_modules()}
+    found = [v for path in group.producers if path in known and (v := log_volume(module.get_submodule(path))) is not None]
+    return sum(found) / len(found) if found else None
+
+
 def _saved(artifact: Artifact, channels: Channels, groups: Sequence[Group], unit: str) -> dict[str, float]:
     model = budget.cost_model(artifact.module, artifact.inputs, channels, groups, unit)
     full = np.array([g.channels for g in groups], dtype=float)
     shares = model.saved(full, np.floor(full / 2)) / max(model(full), 1.0)
     return {g.name: float(share) for g, share in zip(groups, shares, strict=True)}
-
-
-def _sites_behind(module: GraphModule, channels: Channels, found: Statistics) -> dict[str, str]:
-    """Path of the first activation behind each group's producers, by the name of the group."""
-    producer = {path: g.name for g in channels.groups for path in g.producers}
-    result: dict[str, str] = {}
-    for node in module.graph.nodes:
-        if node.op == "call_module" and str(node.target) in found.states:
-            name = _source(node, producer)
-            if name is not None and len(found.states[str(node.target)].on) == channels.group(name).channels:
-                result.setdefault(name, str(node.target))
-    return result
-
-
-def _source(node: Node, producer: dict[str, str]) -> str | None:
-    """The group whose channels reach a node, looked for backwards through what is no producer."""
-    waiting, seen = list(node.all_input_nodes), set[Node]()
-    while waiting:
-        source = waiting.pop(0)
-        if source in seen:
-            continue
-        seen.add(source)
-        if source.op == "call_module" and str(source.target) in producer:
-            return producer[str(source.target)]
-        waiting.extend(source.all_input_nodes)
-    return None

@@ -80,7 +80,7 @@ def train(
         module: any module, a traced one included; parameters with `requires_grad=False` stay fixed unless all are.
         data: batches come from `data.train`, choices from `data.held_out`.
         recipe: epochs (fractions count in steps), optimizer, lr, weight_decay, batch_size, warmup, loss, distill, temperature,
-            clip, ema, patience, metric, seed.
+            entropy_guidance, clip, ema, patience, metric, seed.
         device: where it is computed; half precision on CUDA only.
         teacher: the dense model, for distillation.
         progress: called after steps with the share done and a text with epoch, loss and time left.
@@ -94,6 +94,7 @@ def train(
     metric, _ = quality.choose(recipe.metric, data.spec.task, data.spec.labelled)
     with seeded(recipe.seed, device):
         loop, notes = prepared(module, data, recipe, device, teacher, progress)
+        volume = "" if loop.guidance is None else loop.guidance.said()
         history, best, state = _run(loop, metric)
     result = copy.deepcopy(module).cpu()  # not the student, whose weights lie in another memory layout
     result.load_state_dict(state)
@@ -102,6 +103,9 @@ def train(
         f"Best epoch {chosen.number:.3g} of {last.number:.3g} by held-out {metric.name}: {chosen.quality:.4f}, "
         f"before training {history[0].quality:.4f}.",
     )
+    if loop.guidance is not None:
+        weight, now = recipe.entropy_guidance, loop.guidance.said()
+        notes += (f"Entropy guidance {weight:g}: log volume in nats per value before training {volume}; at its end {now}.",)
     return Training(result.eval(), tuple(history), best, metric.name, notes)
 
 
@@ -194,6 +198,8 @@ def _step(loop: Loop, batch: Batch) -> Tensor:
                 dense = quality.first_output(loop.teacher(*batch.inputs))
         output = loop.student(*batch.inputs)
     loss = loop.loss(output, batch.target, dense)
+    if loop.guidance is not None:
+        loss = loss - loop.recipe.entropy_guidance * loop.guidance.reward()
     loop.optimizer.zero_grad(set_to_none=True)
     loop.scaler.scale(loss).backward()
     if loop.recipe.clip:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from compress.data import Batch, Data, check_output
 from compress.measure import quality
 from compress.recipe import Recipe
+from compress.training.guidance import Guidance, guidance
 from compress.training.losses import Objective, objective
 
 Progress = Callable[[str, float, str], None]
@@ -28,6 +29,7 @@ class Loop:
     Attributes:
         average: running mean of the student's weights, or None.
         half: the half-precision type of the forward passes, or None.
+        guidance: layers whose volume is rewarded, or None.
         steps, per_epoch: of the optimizer.
         report: called with the number of steps done and the mean loss.
     """
@@ -46,6 +48,7 @@ class Loop:
     steps: int
     per_epoch: int
     report: Callable[[int, float], None]
+    guidance: Guidance | None = None
 
 
 def prepared(
@@ -72,6 +75,9 @@ def prepared(
     half = None
     if device.type == "cuda":
         half = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    guide = guidance(student, lambda: _tried(student, example.inputs)) if recipe.entropy_guidance else None
+    if recipe.entropy_guidance and guide is None:
+        notes.append("--entropy-guidance has nothing to act on: no linear layer and no convolution.")
     average = copy.deepcopy(student).eval() if recipe.ema else None
     scaler = torch.amp.GradScaler(device.type, enabled=half == torch.float16)
     loop = Loop(
@@ -89,6 +95,7 @@ def prepared(
         steps,
         per_epoch,
         _reporter(progress, steps, per_epoch),
+        guide,
     )
     return loop, tuple(notes)
 
