@@ -23,7 +23,7 @@ from compress.guarding import (
     registered,
 )
 from compress.options import LOADING, given, settings
-from compress.quick import quick
+from compress.quick import TARGET, quick
 from compress.recipe import Recipe
 
 STATISTICS = ("calibration", "device", "seed")
@@ -201,6 +201,7 @@ def export(model: str, format: str, out: Path | None, force: bool, as_json: bool
     click.option("--threads", help="threads inside an operator, several with commas; 0: all cores  [default: 0]"),
     click.option("--cpu", help="cores to pin to, with commas"),
     click.option("--strict", is_flag=True, help="end with exit code 1 where the rounds scatter too much for any claim"),
+    *TARGET,
     settings("rounds", *LOADING, "data"),
     json_option,
     example="compress bench dense.onnx out/model.onnx --runtime ort,openvino --batch 1,32 --threads 2",
@@ -209,7 +210,9 @@ def bench(models: tuple[str, ...], strict: bool, as_json: bool, **flags: Any) ->
     """Time MODELS against each other, interleaved; the first one is what the others are compared with.
 
     Each runs in a process of its own, in every runtime that is named and opens it: ONNX files, OpenVINO's .xml, ExecuTorch's
-    .pte, .pt2, .torchscript, and torch models, which are exported first. The comparison is among equal batch sizes and threads.
+    .pte, .pt2, .torchscript, and torch models, which are exported first; a package.tar.gz stands for the ONNX models in it. The
+    comparison is among equal batch sizes and threads. --target ssh://... copies ONNX files to another machine, times them there
+    and removes them again.
 
     The input size is that of an ONNX file or folder model.compressed among them; else --input-shape says it.
     """

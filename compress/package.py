@@ -147,7 +147,7 @@ def _expected(folder: Path, path: str, export: ExportRecord, samples: Samples) -
     try:
         if export.format == "onnx" and checkpoint.is_dir():
             return [_by_torch(load(checkpoint), inputs) for inputs in samples.inputs]
-        call = verify.session(folder / export.path, 1)
+        call = verify.function(verify.session(folder / export.path, 1))
         return [[np.asarray(y) for y in call(list(inputs))] for inputs in samples.inputs]
     except (BadInput, ExportError):
         raise

@@ -35,6 +35,14 @@ def file_option(name: str, text: str) -> Callable[[Command], Command]:
     return click.option(name, type=click.Path(path_type=Path), help=text)
 
 
+TARGET = (
+    click.option("--target", default="local", show_default=True, help="where it runs: local, or ssh://user@host:port"),
+    click.option("--python", default="python3", show_default=True, help="the Python of an ssh target"),
+    file_option("--ssh-config", "what ssh reads instead of ~/.ssh/config"),
+)
+"""Where a command looks at what it is given: here, or on another machine."""
+
+
 @command(
     path_argument("report"),
     *(click.option(name, type=kind, help=text) for name, kind, text in LIMITS),
@@ -93,9 +101,7 @@ def gate(report: str, as_json: bool, **rules: Any) -> None:
     file_option("--allowed-signers", "who may have signed, a file as ssh-keygen -Y reads it"),
     click.option("--identity", help="the one of them that must have signed"),
     click.option("--digest", help="the digest that the package must have"),
-    click.option("--target", default="local", show_default=True, help="where it runs: local, or ssh://user@host:port"),
-    click.option("--python", default="python3", show_default=True, help="the Python of an ssh target"),
-    file_option("--ssh-config", "what ssh reads instead of ~/.ssh/config"),
+    *TARGET,
     json_option,
     example="compress verify package.tar.gz --allowed-signers allowed_signers",
 )

@@ -1,22 +1,25 @@
-"""A package checked and timed on another machine over ssh: copied there, run by the device's own Python, removed again.
+"""Packages checked and models timed on another machine over ssh: copied there, run by the device's own Python, removed again.
 
     ssh://user@host:port      keys and host keys as ssh knows them
 
-Never asks for anything (`BatchMode`), never trusts an unknown host key, and gives up after a while. What runs there is the script
-of this installation, not the one in the package, so that a package cannot vouch for itself. The device needs a POSIX shell and
-Python 3.8 or newer, and onnxruntime for more than hashes.
+Never asks for anything (`BatchMode`), never trusts an unknown host key, and gives up after a while. What runs there
+are scripts of this installation, not those in the package, so that a package cannot vouch for itself. The device needs a POSIX
+shell and Python 3.8 or newer, and onnxruntime for more than hashes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shlex
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -27,7 +30,10 @@ from exporters.standalone.verify import Ran, Verified
 
 Kind = TypeVar("Kind")
 OLDEST = (3, 8)
-NUMBERS = frozenset({"exit_code", "passed", "worst_abs", "tolerance", "batch", "rounds", "p50_ms", "p90_ms"})
+NUMBERS = frozenset(
+    {"exit_code", "passed", "worst_abs", "tolerance", "batch", "p50_ms", "p90_ms"}
+    | {"processor_s", "calls", "peak_bytes", "mhz", "celsius"}
+)
 MARK = "compress-device:"
 """Begins every line that is ours: a login shell may print whatever it likes."""
 FOLDER = re.compile(r"/[\w./-]*/compress-\w{8}")
@@ -95,6 +101,62 @@ def device(target: str, *, config: Path | None = None, timeout: float = 20.0) ->
     return Device(host, user, port, config, timeout)
 
 
+@dataclass
+class Workshop:
+    """A folder of ours on a device, while it lasts."""
+
+    there: Device
+    folder: str
+    python: str
+    free_kib: int | None
+    limit: float
+    brought: dict[Path, str] = field(default_factory=dict[Path, str])
+
+    def bring(self, files: Mapping[str, Path]) -> None:
+        """Copy files there, under these names, but none twice.
+
+        Raises:
+            BadInput: there is no room for them, or they cannot be copied.
+        """
+        new = {name: path for name, path in files.items() if path not in self.brought}
+        needed = SPACE * sum(path.stat().st_size for path in new.values()) // 1024 + 1024
+        if self.free_kib is not None and self.free_kib < needed:
+            room = f"{self.free_kib:,} KiB free in {self.folder}"
+            raise BadInput(f"{self.there.name} has {room}, needed are {needed:,}. Make room, or set TMPDIR there.")
+        for name, path in new.items():
+            copy(self.there, path, f"{self.folder}/{name}", self.limit)
+            self.brought[path] = name
+            self.free_kib = None if self.free_kib is None else self.free_kib - path.stat().st_size // 1024
+
+    def run(self, *words: str) -> Done:
+        """Run a script there; what it prints as JSON comes behind a mark."""
+        stop = f"$(command -v timeout > /dev/null && echo timeout {self.limit:.0f})"  # a script that hangs does not stay behind
+        script = shlex.join([*shlex.split(self.python), *words])
+        run = f"cd {self.folder} && export TMPDIR={self.folder} && echo {MARK}answer && exec {stop} {script}"
+        return call(self.there, f"exec sh -c {shlex.quote(run)}", limit=self.limit)
+
+
+@contextmanager
+def workshop(there: Device, python: str = "python3", *, limit: float = 600.0) -> Iterator[Workshop]:
+    """A fresh folder on a device, removed behind us.
+
+    Args:
+        there: the device.
+        python: the device's Python.
+        limit: seconds that copying a file and running a script may take each.
+
+    Raises:
+        BadInput: the device cannot be reached, its host key is unknown or another, or it has no room or no Python of today.
+    """
+    facts = prepare(there, python)
+    try:
+        young_enough(there, facts.get("python", ""))
+        free = facts.get("free", "")
+        yield Workshop(there, facts["folder"], python, int(free) if free.isdigit() else None, limit)
+    finally:
+        remove(there, facts["folder"])
+
+
 def on_device(
     there: Device, package: Path, options: Sequence[str] = (), *, python: str = "python3", limit: float = 600.0
 ) -> Verified:
@@ -108,24 +170,18 @@ def on_device(
         limit: seconds that copying and running may take each.
 
     Raises:
-        BadInput: the device cannot be reached, its host key is unknown or another, it has no room or no Python of today,
-            or its answer cannot be read; and where the package is no archive.
+        BadInput: as for `workshop`, an answer that cannot be read; and where the package is no archive.
     """
     if not package.is_file():
         raise BadInput(f"{package} is no file; needed is a package.tar.gz, which can be copied to {there.name}.")
-    facts = prepare(there, python)
-    folder = facts["folder"]
-    try:
-        enough(there, facts, package.stat().st_size)
-        for name, source in (("package.tar.gz", package), ("verify.py", script.__file__), ("sealed.py", sealed.__file__)):
-            copy(there, Path(source), f"{folder}/{name}", limit)
-        words = [*shlex.split(python), "verify.py", "package.tar.gz", "--json", *options]
-        stop = f"$(command -v timeout > /dev/null && echo timeout {limit:.0f})"  # a script that hangs does not stay behind
-        run = f"cd {folder} && export TMPDIR={folder} && echo {MARK}answer && exec {stop} {shlex.join(words)}"
-        done = call(there, f"exec sh -c {shlex.quote(run)}", limit=limit)
-        return answer(there, package, done.stdout, done.stderr)
-    finally:
-        remove(there, folder)
+    with workshop(there, python, limit=limit) as shop:
+        shop.bring({"package.tar.gz": package, **scripts(script, sealed)})
+        return verified(there, package, shop.run("verify.py", "package.tar.gz", "--json", *options))
+
+
+def scripts(*modules: ModuleType) -> dict[str, Path]:
+    """Files of this installation, by name."""
+    return {Path(str(module.__file__)).name: Path(str(module.__file__)) for module in modules}
 
 
 def prepare(there: Device, python: str) -> dict[str, str]:
@@ -140,13 +196,8 @@ def prepare(there: Device, python: str) -> dict[str, str]:
     return facts
 
 
-def enough(there: Device, facts: dict[str, str], size: int) -> None:
-    """Room for the package, and a Python for the script."""
-    needed = SPACE * size // 1024 + 1024
-    if facts.get("free", "").isdigit() and int(facts["free"]) < needed:
-        room = f"{int(facts['free']):,} KiB free in {facts['folder']}"
-        raise BadInput(f"{there.name} has {room}, needed are {needed:,}. Make room, or set TMPDIR there.")
-    found = facts.get("python", "")
+def young_enough(there: Device, found: str) -> None:
+    """A Python for the scripts."""
     if not found:
         raise BadInput(f"{there.name} has no Python that starts by that name. Install 3.8 or newer there, or give --python.")
     if tuple(int(part) for part in found.split(".")) < OLDEST:
@@ -155,7 +206,8 @@ def enough(there: Device, facts: dict[str, str], size: int) -> None:
 
 def copy(there: Device, source: Path, place: str, limit: float) -> None:
     """One file; plain ssh, because small devices have no sftp."""
-    done = call(there, f"cat > {place}", given=source.read_bytes(), limit=limit)
+    folder, name = shlex.quote(os.path.dirname(place)), shlex.quote(place)
+    done = call(there, f"mkdir -p {folder} && cat > {name}", given=source.read_bytes(), limit=limit)
     if done.returncode:
         told = last_line(done.stderr) or f"exit code {done.returncode}"
         raise BadInput(f"{source.name} cannot be copied to {there.name} ({told}). Make room there, or set TMPDIR there.")
@@ -212,18 +264,30 @@ def last_line(text: str) -> str:
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
-def answer(there: Device, package: Path, stdout: str, stderr: str) -> Verified:
-    """The script's JSON as a record; a device may send anything, so nothing else is believed."""
+def spoken(done: Done) -> str:
+    """What a script printed, without what a login shell prints before it."""
+    return done.stdout.partition(f"{MARK}answer\n")[2]
+
+
+@contextmanager
+def readable(there: Device, done: Done, name: str) -> Iterator[None]:
+    """A device may send anything, so what is not exactly an answer is refused."""
     try:
-        told: Any = json.loads(stdout.partition(f"{MARK}answer\n")[2])
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        reason = last_line(done.stderr) or "no JSON came back"
+        raise BadInput(f"{there.name} gave no answer that can be read ({reason}). Run {name} there by hand.") from error
+
+
+def verified(there: Device, package: Path, done: Done) -> Verified:
+    """The answer of verify.py."""
+    with readable(there, done, "verify.py"):
+        told: Any = json.loads(spoken(done))
         if isinstance(told, dict) and "error" in told:
             raise BadInput(str(told["error"]["message"]))
         models = tuple(record(Ran, model) for model in told["models"])
         ours = {"package": str(package), "problems": tuple(map(str, told["problems"])), "models": models}
         return record(Verified, {**told, **ours})
-    except (ValueError, TypeError, KeyError) as error:
-        reason = last_line(stderr) or "no JSON came back"
-        raise BadInput(f"{there.name} gave no answer that can be read ({reason}). Run verify.py there by hand.") from error
 
 
 def record(kind: type[Kind], found: dict[str, Any]) -> Kind:

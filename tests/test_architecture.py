@@ -27,7 +27,7 @@ TIERS: tuple[frozenset[str], ...] = (
     frozenset({"load", "save", "report"}),
     frozenset({"packaging"}),
     frozenset({"contenders", "methods", "opening", "workspace", "stopwatch", "harness", "exporting", "pipeline"}),
-    frozenset({"decide", "explain", "bench", "diff", "doctor", "demo", "gate", "package", "remote", "verify"}),
+    frozenset({"afar", "decide", "explain", "bench", "diff", "doctor", "demo", "gate", "package", "remote", "verify"}),
     frozenset({"api"}),
     frozenset({"guarding", "options", "quick", "terminal"}),
     frozenset({"cli"}),

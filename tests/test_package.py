@@ -172,6 +172,46 @@ def test_the_scripts_run_on_old_and_new_pythons(unpacked: Path, name: str):
     python = other_python(name)
     done = subprocess.run([python, "verify.py", "--hashes-only"], cwd=unpacked, capture_output=True, text=True)
     assert done.returncode == 0 and "Passed." in done.stdout, done.stdout + done.stderr
+    # What is not there for every Python stands in: the processes, the turns and the table are ours.
+    (unpacked.parent / "numpy.py").write_text(NUMPY)
+    (unpacked.parent / "onnxruntime.py").write_text(ONNXRUNTIME)
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(unpacked.parent)}
+    command = [python, "bench.py", "models/model.onnx", "models/model.onnx", "--rounds", "5", "--threads", "1"]
+    done = subprocess.run(command, cwd=unpacked, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and done.stdout.count("p50") == 2 and "times as fast" in done.stdout, done.stdout + done.stderr
+
+
+NUMPY = """
+class random:
+    default_rng = staticmethod(lambda _: random)
+    standard_normal = staticmethod(lambda *_, **__: 0)
+float32 = 0
+"""
+ONNXRUNTIME = """
+class SessionOptions:
+    def __getattr__(self, name): return lambda *_: None
+class Input:
+    name, shape = "x", ["batch", 1, 8, 8]
+class InferenceSession:
+    def __init__(self, *_, **__): pass
+    def get_inputs(self): return [Input()]
+    def run(self, *_): return [sum(range(1000))]
+__version__ = "0"
+"""
+
+
+def test_the_script_inside_times_the_models_of_its_own_folder(unpacked: Path):
+    before = sorted(unpacked.rglob("*"))
+    command = [sys.executable, "bench.py", "--rounds", "5", "--batch", "2"]
+    done = subprocess.run(command, cwd=unpacked, capture_output=True, text=True)
+    assert done.returncode == 0 and "model.onnx: p50" in done.stdout and "at batch 2" in done.stdout, done.stdout + done.stderr
+    assert sorted(unpacked.rglob("*")) == before
+    (unpacked / "models" / "model.onnx").write_bytes(b"")
+    done = subprocess.run([*command[:2], "--json"], cwd=unpacked, capture_output=True, text=True)
+    assert done.returncode == 4 and "does not open" in json.loads(done.stdout)["models"][0]["failed"], done.stdout + done.stderr
+    (unpacked / "models" / "model.onnx").unlink()
+    done = subprocess.run(command, cwd=unpacked, capture_output=True, text=True)
+    assert done.returncode == 2 and "no ONNX model" in done.stderr
 
 
 def test_every_file_that_is_changed_is_found(unpacked: Path):

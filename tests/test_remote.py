@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -101,7 +103,7 @@ def there(host: Host) -> remote.Device:
 def python(path: Path, version: str, importable: bool = True) -> str:
     """A Python that claims a version, or lacks onnxruntime."""
     hidden = "" if importable else "import sys; sys.modules['onnxruntime'] = None; "
-    start = f"{hidden}import runpy, sys; sys.path.insert(0, '.'); del sys.argv[0]; runpy.run_path('verify.py', {{}}, '__main__')"
+    start = f"{hidden}import runpy, sys; sys.path.insert(0, '.'); del sys.argv[0]; runpy.run_path(sys.argv[0], {{}}, '__main__')"
     path.write_text(f'#!/bin/sh\nif [ "$1" = -c ]; then echo {version}; else exec {sys.executable} -c "{start}" "$@"; fi\n')
     path.chmod(0o755)
     return str(path)
@@ -204,6 +206,64 @@ def test_a_tampered_package_never_leaves_this_machine(host: Host, packed: Path, 
     assert result.exit_code in (2, 5), result.output  # the checksum of gzip finds it too
 
 
+@needs_sshd
+def test_models_are_timed_there_in_turns_and_leave_nothing_behind(host: Host, packed: Path, monkeypatch: pytest.MonkeyPatch):
+    copied: list[str] = []
+    copy = remote.copy
+    monkeypatch.setattr(remote, "copy", lambda there, source, *rest: (copied.append(source.name), copy(there, source, *rest)))
+    file = packed.with_name("model.onnx")
+    where = {"target": host.target, "ssh_config": host.config, "python": sys.executable}
+    found = compress.bench(file, packed, file.with_name("model.pte"), batch="1,2", threads=1, rounds=5, cpu="0", **where)
+    timed = [f for f in found.values() if f.reason is None]
+    assert [(f.batch, f.model) for f in timed] == [(1, str(file)), (1, str(packed)), (2, str(file)), (2, str(packed))]
+    assert [f.ratio == 1 for f in timed] == [True, False, True, False], "each batch size has a first of its own"
+    for f in timed:
+        assert f.p50_ms and f.p90_ms and f.peak_bytes and f.load_ms and f.samples == 5 and f.threads == 1 and f.version
+        assert f.device and f.runtime == "ort" and f.verdict in ("faster", "slower", "cannot tell")
+    gaps = [f.reason for f in found.values() if f.reason is not None]
+    assert len(gaps) == 2 and "no file that ort runs" in gaps[0]
+    assert len(copied) == len(set(copied)) + 1 and copied.count("model.onnx") == 2, "the file and that of the package, once each"
+    assert list(host.tmp.iterdir()) == []
+
+
+@needs_sshd
+def test_the_command_prints_the_table_of_a_device(host: Host, packed: Path):
+    flags = ["--target", host.target, "--ssh-config", str(host.config), "--python", sys.executable, "--rounds", "5"]
+    result = CliRunner().invoke(cli, ["bench", str(packed), *flags, "--json"])
+    (row,) = json.loads(result.stdout).values()
+    assert result.exit_code == 0 and row["p50_ms"] > 0 and row["device"], result.output
+    result = CliRunner().invoke(cli, ["bench", str(packed), *flags])
+    assert result.exit_code == 0 and "p50 ms" in result.stdout and "device" in result.stdout, result.output
+
+
+@needs_sshd
+def test_a_device_that_cannot_time_says_why(host: Host, packed: Path, tmp_path: Path):
+    where = {"target": host.target, "ssh_config": host.config}
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "onnxruntime.py").write_text("raise ImportError('No module named onnxruntime')")
+    with pytest.raises(BadInput, match=r"Nothing could be timed.*onnxruntime"):
+        compress.bench(packed, rounds=5, **where, python=f"env PYTHONPATH={tmp_path / 'without'} {sys.executable}")
+    with pytest.raises(BadInput, match=r"Python 3\.6, needed is 3\.8"):
+        compress.bench(packed, **where, python=python(tmp_path / "old", "3.6"))
+    with pytest.raises(BadInput, match="ONNX Runtime alone"):
+        compress.bench(packed, runtime="openvino", **where)
+    assert list(host.tmp.iterdir()) == []
+
+
+def test_a_package_that_was_changed_is_not_timed(packed: Path, tmp_path: Path):
+    with tarfile.open(packed) as tar:
+        tar.extractall(tmp_path / "in", filter="data")
+    (tmp_path / "in" / "README.txt").write_text("x")
+    with tarfile.open(tmp_path / "p.tar.gz", "w:gz") as tar:
+        for file in sorted((tmp_path / "in").rglob("*")):
+            if file.is_file():
+                tar.add(file, file.relative_to(tmp_path / "in").as_posix())
+    with pytest.raises(BadInput, match=r"not as it was sealed: README\.txt was changed"):
+        compress.bench(tmp_path / "p.tar.gz")
+    with pytest.raises(BadInput, match="cannot be opened"):
+        compress.bench(tmp_path / "none.tar.gz")
+
+
 def answering(stdout: str) -> Callable[..., remote.Done]:
     def call(there: remote.Device, command: str, *, given: bytes = b"", limit: float) -> remote.Done:
         if command == "exec sh -s":
@@ -222,6 +282,42 @@ def test_a_device_that_answers_nonsense_is_told(packed: Path, told: str, monkeyp
     monkeypatch.setattr(remote, "call", answering(f"login message\n{remote.MARK}answer\n{told}"))
     with pytest.raises(BadInput, match="no answer that can be read"):
         remote.on_device(remote.Device("nowhere"), packed)
+
+
+GOOD = {
+    "loaded": {"load_s": 1, "first_s": 1, "version": "1", "threads": 1}, "rounds": [[1.0]] * 5, "joules": [None] * 5,
+    "processor_s": 5.0, "calls": 1, "peak_bytes": 1, "failed": None,
+}  # fmt: skip
+STILL = {"mhz": None, "celsius": None}
+
+
+def seconds(**changed: object) -> str:
+    return json.dumps({"models": [GOOD | changed], "before": STILL, "after": STILL, "environment": {"cpu": "c"}})
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "",
+        "[]",
+        "{}",
+        seconds(rounds=[["1"]]),
+        seconds(rounds=[]),
+        seconds(rounds=3),
+        seconds(loaded={}),
+        seconds(processor_s="5"),
+        seconds(extra=1),
+        seconds().replace('"models": [', '"models": [1, '),
+        seconds().replace('"mhz": null', '"mhz": "x"'),
+    ],
+)
+def test_seconds_that_are_none_are_told(packed: Path, told: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(remote, "call", answering(f"login message\n{remote.MARK}answer\n{told}"))
+    with pytest.raises(BadInput, match=r"no answer that can be read .*bench\.py there"):
+        compress.bench(packed, target="ssh://nowhere")
+    monkeypatch.setattr(remote, "call", answering(f"login message\n{remote.MARK}answer\n{seconds()}"))
+    (figures,) = compress.bench(packed, target="ssh://nowhere").values()
+    assert figures.p50_ms == 1000 and figures.device == "c"
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,11 @@ import exporters
 from compress import bench as verb
 from compress.bench import Unsteady, chosen, named, numbers, steady
 from compress.errors import BadInput
-from compress.measure import machine, turns
+from compress.measure import turns
 from compress.measure.latency import judge
-from compress.measure.turns import Candidate, Figures, Timed, race
+from compress.measure.turns import Candidate, Figures, race
+from exporters.standalone import machine, racing
+from exporters.standalone.racing import Measured, Timed
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def test_every_candidate_has_its_figures_and_a_broken_one_its_reason(file: Path)
 
 def process(code: str) -> Timed:
     started = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    return Timed(Candidate("x", "ort", Path("x"), 1, 1), started)
+    return Timed(started)
 
 
 @pytest.mark.parametrize(
@@ -58,39 +60,46 @@ def process(code: str) -> Timed:
 def test_a_process_that_ends_or_is_silent_says_so_and_is_stopped(code: str, seconds: float, part: str):
     one = process(code)
     assert one.ask({"do": "calls", "count": 1}, seconds) == {}
-    assert one.failed is not None and one.process.poll() is not None
+    assert one.measured.failed is not None and one.process.poll() is not None
     with pytest.raises(AssertionError, match=part):
-        raise AssertionError(one.failed)
+        raise AssertionError(one.measured.failed)
+
+
+def test_what_a_process_complained_about_is_its_reason():
+    code = "import sys; print('one', file=sys.stderr); print('no memory', file=sys.stderr); raise SystemExit(3)"
+    (found,) = racing.race([{"path": "x"}], [sys.executable, "-c", code])
+    assert found.failed == "the process ended (3: no memory)"
 
 
 def test_rounds_go_on_without_a_candidate_that_dies(monkeypatch: pytest.MonkeyPatch):
     class Fake:
         def __init__(self, answers: int) -> None:
-            self.candidate, self.calls, self.rounds, self.joules, self.failed, self.processor_s = None, 1, [], [], None, 0.0
-            self.answers = answers
+            self.measured, self.answers = Measured(), answers
 
         def ask(self, order: object) -> dict[str, list[float]]:
             self.answers -= 1
-            self.failed = "died" if self.answers < 0 else None
+            self.measured.failed = "died" if self.answers < 0 else None
             return {"seconds": [1.0]}
 
     one, other = Fake(2), Fake(99)
-    turns._rounds([one, other], 6, 60.0, 0)  # type: ignore[list-item]
-    assert one.failed == "died" and len(one.rounds) == 3 and len(other.rounds) == 6
+    racing._rounds([one, other], 6, 60.0, 0)  # type: ignore[list-item]
+    assert one.measured.failed == "died" and len(one.measured.rounds) == 3 and len(other.measured.rounds) == 6
 
 
-def rounds(spread: float) -> Timed:
+def rounds(spread: float) -> Measured:
     values = np.tile([1.0, spread], 10)
-    one = Timed(Candidate("x", "ort", Path("x"), 1, 1), None, {"load_s": 1.0, "first_s": 1.0, "version": "1"})  # type: ignore[arg-type]
+    one = Measured({"load_s": 1.0, "first_s": 1.0, "version": "1"})
     one.rounds, one.joules, one.processor_s = [[float(v)] for v in values], [2.0, None], float(values.sum())
     return one
+
+
+X = Candidate("x", "ort", Path("x"), 1, 1)
 
 
 @pytest.mark.parametrize(("spread", "noisy"), [(1.2, False), (2.0, True)])
 def test_a_first_candidate_whose_rounds_scatter_is_noisy(spread: float, noisy: bool):
     one = rounds(spread)
-    timing = judge({"0": np.array([r[0] for r in one.rounds])}, "0")["0"]
-    found = turns._figures(one, timing, True, 1.0, machine.State(1.0, None), machine.State(2.0, None))
+    (found,) = turns.judged([X], [one], machine.State(1.0, None), machine.State(2.0, None))
     assert found.noisy is noisy and found.joules == 2.0 and found.mhz == (1.0, 2.0)
     if noisy:
         with pytest.raises(Unsteady, match="scatter too much"):
@@ -104,7 +113,7 @@ def test_a_process_without_a_core_claims_nothing_however_steady_it_was(own: floa
     one = rounds(1.0)
     one.processor_s *= own
     timing = judge({"0": np.full(20, 5.0), "1": np.full(20, 1.0)}, "0")["1"]
-    found = turns._figures(one, timing, False, first, machine.State(None, None), machine.State(None, None))
+    found = turns._figures(X, one, timing, False, first)
     assert timing.faster and found.noisy is noisy and found.held == min(own, first)
     assert found.verdict == ("cannot tell" if noisy else "faster")
 

@@ -10,7 +10,6 @@ last one take the cores from the next (measured: 16.6 ms instead of 4.5 ms a cal
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import BadInput
+from exporters.standalone.machine import cores as usable_cores
 
 RUNTIMES = ("ort", "ort-cuda", "torch")
 _CUDA = "CUDAExecutionProvider"
@@ -37,11 +37,6 @@ def choose(runtime: str = "auto") -> str:
     if runtime == "ort-cuda" and (missing := _cuda_missing()):
         raise BadInput(f"The runtime ort-cuda was asked for, but {missing}. Or take --runtime ort.")
     return runtime
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def runner(runtime: str, target: str | Path | nn.Module, inputs: Sequence[Tensor], threads: int = 0) -> Callable[[], object]:

@@ -1,40 +1,22 @@
-"""Model files timed in turns, each in a process of its own.
+"""Model files timed in turns, each in a process of its own (exporters/standalone/racing.py), and judged beside the first.
 
-    parent:   A runs a round | B runs a round | B | A | ...      the others wait, and use no core
-
-A process of its own keeps runtimes, their thread pools and their memory apart, and makes peak memory and loading time those of
-one file. Calls are timed inside the process, so the way there costs nothing. The interval of the ratio is that of
-`measure.latency`.
+The interval of the ratio is that of `measure.latency`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import select
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from compress.measure import machine
-from compress.measure.latency import LEAST_ROUNDS, MOST_SCATTER, Timing, judge
-
-SECONDS_TO_LOAD = 300.0
-ROUND_MS = 20.0
-"""A round repeats its call until it lasts about that long."""
-MOST_CALLS = 200
-LEAST_HELD = 0.9
-"""Of its time a process has to have had a core. Below that others took it, which hits long calls and not the short ones that fit
-between two interruptions: the ratio of a small model to a large one then comes out many times too good, and steadily so."""
-WARM_UP = 5
+from compress.measure.latency import MOST_SCATTER, Timing, judge
+from exporters.standalone import machine, racing
+from exporters.standalone.machine import State
+from exporters.standalone.racing import LEAST_HELD, Measured
 
 
 @dataclass(frozen=True)
@@ -73,6 +55,7 @@ class Figures:
         mhz: mean clock of the cores before and after.
         celsius: hottest sensor before and after.
         version: of the runtime.
+        device: what it ran on; None for this machine.
         held: share of its time in which the process had a core, in the worse of it and the first.
         noisy: the rounds scatter too much for any claim, or others took the cores.
         verdict: faster, slower or cannot tell, beside the first.
@@ -98,60 +81,11 @@ class Figures:
     mhz: tuple[float | None, float | None] | None = None
     celsius: tuple[float | None, float | None] | None = None
     version: str | None = None
+    device: str | None = None
     held: float | None = None
     noisy: bool = False
     verdict: str | None = None
     reason: str | None = None
-
-
-@dataclass
-class Timed:
-    """A candidate's process, and what it has answered so far."""
-
-    candidate: Candidate
-    process: subprocess.Popen[bytes]
-    loaded: dict[str, Any] = field(default_factory=dict[str, Any])
-    rounds: list[list[float]] = field(default_factory=list[list[float]])
-    joules: list[float | None] = field(default_factory=list[float | None])
-    processor_s: float = 0.0
-    calls: int = 1
-    peak_bytes: int | None = None
-    failed: str | None = None
-
-    def ask(self, order: Mapping[str, Any], seconds: float = SECONDS_TO_LOAD) -> dict[str, Any]:
-        """Send an order and wait for the answer. A process that fails, ends or is silent says why in `failed`, and answers {}."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # it has ended: the empty answer below says so
-            self.process.stdin.write(json.dumps(order).encode() + b"\n")
-            self.process.stdin.flush()
-        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
-        line = self.process.stdout.readline() if ready else b""
-        if not ready:
-            self.failed = f"no answer for {seconds:g} s"
-        elif not line:
-            self.failed = f"the process ended ({self.process.wait()})"
-        else:
-            answer = json.loads(line)
-            self.failed = answer.pop("error", None)
-            if self.failed is None:
-                return answer
-        self.stop()
-        return {}
-
-    @property
-    def held(self) -> float:
-        """Share of the time of its rounds in which the process had at least one core."""
-        wall = sum(map(sum, self.rounds))
-        return min(self.processor_s / wall, 1.0) if wall else 1.0
-
-    def stop(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
 
 
 def race(
@@ -167,65 +101,45 @@ def race(
         seed: of the order within rounds, and of the interval.
     """
     before = machine.state()
-    with tempfile.TemporaryFile() as errors:
-        timed = [Timed(candidate, _started(errors)) for candidate in candidates]
-        try:
-            for one in timed:
-                _warm(one, cpus)
-            _rounds([one for one in timed if one.failed is None], rounds, budget_s, seed)
-            for one in timed:
-                if one.failed is None:
-                    one.peak_bytes = one.ask({"do": "end"}).get("peak_bytes")
-        finally:
-            for one in timed:
-                one.stop()
-    after = machine.state()
-    running = {str(i): np.array([np.median(r) for r in one.rounds]) for i, one in enumerate(timed) if one.failed is None}
-    first = next(iter(running), None)
-    judged = judge(running, first, seed) if first is not None else {}
-    held = 1.0 if first is None else timed[int(first)].held
-    return [_figures(one, judged.get(str(i)), str(i) == first, held, before, after) for i, one in enumerate(timed)]
-
-
-def _started(errors: Any) -> subprocess.Popen[bytes]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-m", "exporters.runtimes.child"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment)
+    orders = [asdict(c) | {"path": str(c.path.absolute()), "cpus": list(cpus)} for c in candidates]
+    measured = racing.race(orders, command, rounds, budget_s, seed, environment)
+    return judged(candidates, measured, before, machine.state(), seed=seed)
 
 
-def _warm(one: Timed, cpus: Sequence[int]) -> None:
-    """Load, run a few times, and find how many calls make a round."""
-    what = one.candidate
-    one.loaded = one.ask(
-        {
-            "do": "load", "runtime": what.runtime, "path": str(what.path.absolute()), "batch": what.batch,
-            "threads": what.threads, "shapes": what.shapes, "cpus": list(cpus),
-        }
-    )  # fmt: skip
-    seconds = [] if one.failed else one.ask({"do": "calls", "count": WARM_UP}).get("seconds", [])
-    if seconds:
-        one.calls = int(np.clip(round(ROUND_MS / 1e3 / max(float(np.median(seconds)), 1e-7)), 1, MOST_CALLS))
+def judged(
+    candidates: Sequence[Candidate],
+    measured: Sequence[Measured],
+    before: State,
+    after: State,
+    *,
+    seed: int = 0,
+    device: str | None = None,
+) -> list[Figures]:
+    """Figures of candidates that were timed in the same rounds, each beside the first that ran.
+
+    Args:
+        candidates: in the order of `measured`.
+        measured: what each told.
+        before: the machine before the first round.
+        after: the machine after the last one.
+        seed: of the interval.
+        device: where that was; None for this machine.
+    """
+    running = {str(i): np.array([np.median(r) for r in one.rounds]) for i, one in enumerate(measured) if one.failed is None}
+    first = next(iter(running), None)
+    timings = judge(running, first, seed) if first is not None else {}
+    held = 1.0 if first is None else measured[int(first)].held
+    found: list[Figures] = []
+    for i, (candidate, one) in enumerate(zip(candidates, measured, strict=True)):
+        figures = _figures(candidate, one, timings.get(str(i)), str(i) == first, held)
+        seen = {"mhz": (before.mhz, after.mhz), "celsius": (before.celsius, after.celsius)} if figures.reason is None else {}
+        found.append(replace(figures, device=device, **seen))
+    return found
 
 
-def _rounds(running: Sequence[Timed], rounds: int, budget_s: float, seed: int) -> None:
-    random, started = np.random.default_rng(seed), time.perf_counter()
-    for done in range(max(rounds, LEAST_ROUNDS)):
-        if done >= LEAST_ROUNDS and time.perf_counter() - started >= budget_s:
-            return
-        for i in random.permutation(len(running)):
-            one = running[i]
-            if one.failed is None:
-                energy = machine.joules()
-                answer = one.ask({"do": "calls", "count": one.calls})
-                one.rounds.append(answer.get("seconds", []))
-                one.processor_s += answer.get("processor_s", 0.0)
-                one.joules.append(machine.spent(energy, machine.joules()))
-
-
-def _figures(
-    one: Timed, timing: Timing | None, is_first: bool, held: float, before: machine.State, after: machine.State
-) -> Figures:
-    what = one.candidate
+def _figures(what: Candidate, one: Measured, timing: Timing | None, is_first: bool, held: float) -> Figures:
     threads = int(one.loaded.get("threads", what.threads))
     if timing is None:
         return Figures(what.model, what.runtime, what.batch, threads, reason=one.failed or "it was not reached")
@@ -233,9 +147,8 @@ def _figures(
     means = np.array([np.median(r) for r in one.rounds])
     low, high = np.percentile(means, [25, 75])
     held = min(held, one.held)
-    noisy = (
-        timing.noisy or held < LEAST_HELD or bool(is_first and high / low > MOST_SCATTER)
-    )  # the first has no ratio that could be steadier
+    # The first has no ratio that could be steadier.
+    noisy = timing.noisy or held < LEAST_HELD or bool(is_first and high / low > MOST_SCATTER)
     known = [j for j in one.joules if j is not None]
     return Figures(
         what.model, what.runtime, what.batch, threads,
@@ -243,6 +156,5 @@ def _figures(
         p90_ms=1e3 * float(np.percentile(calls, 90)), p99_ms=1e3 * float(np.percentile(calls, 99)),
         per_second=1e3 * what.batch / timing.p50_ms, load_ms=1e3 * one.loaded["load_s"], first_ms=1e3 * one.loaded["first_s"],
         peak_bytes=one.peak_bytes, joules=sum(known) / (len(known) * one.calls) if known else None,
-        mhz=(before.mhz, after.mhz), celsius=(before.celsius, after.celsius), version=one.loaded["version"],
-        held=held, noisy=noisy, verdict="cannot tell" if noisy else timing.verdict,
+        version=one.loaded["version"], held=held, noisy=noisy, verdict="cannot tell" if noisy else timing.verdict,
     )  # fmt: skip

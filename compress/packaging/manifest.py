@@ -20,6 +20,7 @@ A model that was made smaller, and what is needed to check it where it will run.
     sha256sum -c SHA256SUMS        every file is as it was sealed
     python verify.py               that, then outputs beside the expected ones, then time (numpy, onnxruntime)
     python verify.py --json        for a program
+    python bench.py                how fast each model is, in turns and in a process of its own
     python engine.py models/model.onnx      a TensorRT engine, built, compared and timed on the device that will run it
 
 manifest.json says what the model takes, normalisation and class names included. report.json says what it was made from and how

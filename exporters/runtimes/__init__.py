@@ -9,7 +9,6 @@ Nothing here imports torch unless the runtime needs it, so that a process that l
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from exporters.errors import ExportError, MissingBackend
+from exporters.standalone import machine
 
 Run = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 """A loaded file as a function: inputs in the model's order to outputs in the model's order."""
@@ -77,7 +77,7 @@ def load(runtime: str, path: Path, *, threads: int = 0, batch: int = 0) -> Loade
     opening = module(runtime)
     if not path.is_file():
         raise ExportError(f"There is no file {path}. Export the model first.")
-    return opening.load(path, threads=threads or usable_cores(), batch=batch)
+    return opening.load(path, threads=threads or machine.cores(), batch=batch)
 
 
 def module(runtime: str) -> Any:
@@ -93,11 +93,6 @@ def module(runtime: str) -> Any:
         return importlib.import_module(RUNTIMES[runtime])
     except ModuleNotFoundError as error:
         raise MissingBackend(runtime, error.name or str(error), INSTALL[runtime]) from error
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def first_line(error: BaseException) -> str:

@@ -156,7 +156,7 @@ def checked(folder: Path, manifest: dict[str, Any], model: dict[str, Any], run: 
     if model["runtime"] != "onnxruntime":
         return Ran(*place, status="cannot run", detail=f"this script has no runner for {model['runtime']}")
     try:
-        call = session(folder / model["path"], threads)
+        call = function(session(folder / model["path"], threads))
     except ImportError as error:
         return Ran(*place, status="cannot run", detail=f"{error}: pip install onnxruntime numpy")
     except Exception as error:  # a runtime's own kinds
@@ -171,18 +171,26 @@ def checked(folder: Path, manifest: dict[str, Any], model: dict[str, Any], run: 
     return dataclasses.replace(ran, batch=batch, rounds=len(times), p50_ms=percentiles[0], p90_ms=percentiles[1])
 
 
-def session(path: Path, threads: int) -> Callable[[list[Any]], list[Any]]:
-    """The model as a function from arrays to arrays."""
+def session(model: Path | bytes, threads: int, batch: int = 0) -> Any:
+    """A model opened; `batch` is the only size that will be asked for, where that is known: memory is then planned once."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads:
         options.intra_op_num_threads = threads
+    if batch:
+        options.add_free_dimension_override_by_name("batch", batch)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as where the expected latency was measured
-    made = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [i.name for i in made.get_inputs()]
-    return lambda arrays: list(made.run(None, dict(zip(names, arrays))))
+    return onnxruntime.InferenceSession(
+        str(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"]
+    )
+
+
+def function(session: Any) -> Callable[[list[Any]], list[Any]]:
+    """The model as a function from arrays to arrays."""
+    names = [i.name for i in session.get_inputs()]
+    return lambda arrays: list(session.run(None, dict(zip(names, arrays))))
 
 
 def compared(folder: Path, samples: list[dict[str, Any]], call: Any) -> tuple[str, str, float | None, float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,11 @@ def joules() -> float | None:
 def spent(before: float | None, after: float | None) -> float | None:
     """Joules between two readings; None where a counter started again in between, or there is none."""
     return None if before is None or after is None or after < before else after - before
+
+
+def cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _packages() -> list[Path]:
