@@ -45,10 +45,12 @@ RIVALS = {
     "random": "random",
     "L1": "magnitude",
     "Taylor": "taylor",
+    "state entropy": "state-entropy",
     "block-OBS": "obs",
     "entropic, path only": "entropic-path",
     "entropic": "entropic",
 }
+BITS = "state entropy, budget by entropy"
 ALLOCATED = "entropic, budget by loss, 4,000 images"
 RECONSTRUCTED = "budget by loss, then block reconstruction"
 INSTEAD = "budget by loss, then one epoch of distillation"
@@ -139,6 +141,11 @@ def selection_rows(bench: Bench, kept: str, seed: int) -> None:
             start = time.perf_counter()
             done = Remove(selector, groups=INNER, counts=counts)(bench.dense, context)  # type: ignore[arg-type]
             bench.add(label, kept, seed, done, time.perf_counter() - start)
+    if not bench.has(BITS, kept, seed):
+        start = time.perf_counter()
+        context = bench.context(seed, FEW, target=f"macs={equal_macs(bench, kept):.5f}", align=1)
+        done = Remove("state-entropy", groups=INNER, share_alike=False)(bench.dense, context)
+        bench.add(BITS, kept, seed, done, time.perf_counter() - start)
 
 
 def best_rows(bench: Bench, kept: str, seed: int, *then: str) -> None:

@@ -66,6 +66,12 @@ METHODS: dict[str, Method] = {
         "The smallest filters go (L1).",
         "Li et al., Pruning Filters for Efficient ConvNets (ICLR 2017)",
     ),
+    "state-entropy": Method(
+        (Analyse(), Remove("state-entropy"), Reconstruct(), Finetune()),
+        "The channels go whose rectifier switches least; one that is always off goes without any loss.",
+        "the channel-wise reading of EASIER (ECML 2024), whose own unit is the layer",
+        needs="training images, labels or not; rectifiers",
+    ),
     "random": Method((Analyse(), Remove("random"), Reconstruct(), Finetune()), "Channels are drawn: the control."),
     "easier": Method(
         (Easier(), Relocate(), Finetune(), Merge()),

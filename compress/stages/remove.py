@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch.fx import GraphModule
+from torch import Tensor
 
 from compress.artifact import Artifact, apply
 from compress.entropy import allocate, swaps
@@ -26,10 +26,12 @@ from compress.plan import Keep, Plan
 from compress.recipe import DEFAULT_TARGET, Recipe
 from compress.stage import Context
 from compress.statistics import budget, calibration, selection
+from compress.statistics.scores import SCORES
 
-Selector = Literal["entropic", "entropic-path", "obs", "obs-swaps", "magnitude", "taylor", "random"]
+Selector = Literal["entropic", "entropic-path", "obs", "obs-swaps", "magnitude", "taylor", "random", "state-entropy"]
 MEASURED = ("entropic", "entropic-path", "obs", "obs-swaps")
-_BATCH = 125
+Choose = Callable[[Group, int], Sequence[int]]
+"""Which channels of a group stay, if so many do."""
 _CLOSE = 0.02  # relative distance from the target beyond which the report says so
 
 
@@ -41,13 +43,13 @@ class Remove:
         selector: how channels are chosen. "entropic" is the path finished by swaps, never worse by estimated loss than the sweep.
         groups: names of the groups that may lose channels; all removable ones by default.
         counts: channels to keep by group, instead of a budget.
-        share_alike: split the budget by the same share of every group, whatever the selector.
+        share_alike: split the budget by the same share of every group; by default where the selector does not measure the loss.
     """
 
     selector: Selector = "entropic"
     groups: tuple[str, ...] | None = None
     counts: Mapping[str, int] | None = None
-    share_alike: bool = False
+    share_alike: bool | None = None
     name: str = "remove"
 
     def needed(self, recipe: Recipe) -> bool:
@@ -78,26 +80,37 @@ class Remove:
         """
         self.check(artifact, context)
         groups = self._groups(artifact)
-        curves: dict[str, Sweep] = {}
         if self.selector in MEASURED:
             losses = losses or selection.Losses(artifact.module, calibration.statistics(artifact, context, groups, states=False))
-            curves = selection.sweeps(losses, groups, lambda share: context.progress("loss curves", share, ""))
-            groups, whole = [g for g in groups if g.name in curves], [g.name for g in groups if g.name not in curves]
+            sweeps = selection.sweeps(losses, groups, lambda share: context.progress("loss curves", share, ""))
+            curves, choose = {name: sweep.losses for name, sweep in sweeps.items()}, self._chooser(losses, sweeps)
+            why = "no layer that reads them can be refitted"
         else:
-            whole = []
+            scores = SCORES[self.selector](artifact, context, groups)
+            curves = {name: _what_goes(worth) for name, worth in scores.items()}
+            choose, why = _best(scores), f"{self.selector} finds nothing to measure behind them"
+        whole = [g.name for g in groups if g.name not in curves]
+        groups = [g for g in groups if g.name in curves]
+        if not groups:
+            raise UnsupportedModel(f"No channel can be chosen because {why}. Take another method; 'compress methods' lists them.")
         counts, notes = self._counts(artifact, context, groups, curves)
         if whole:
-            notes = (
-                *notes,
-                f"{len(whole)} groups stay whole because no layer that reads them can be refitted: {', '.join(whole[:5])}.",
-            )
-        choose = _chooser(self.selector, artifact, context, losses, curves)
+            notes = (*notes, f"{len(whole)} groups stay whole because {why}: {', '.join(whole[:5])}.")
         edits = []
         for number, (group, count) in enumerate(zip(groups, counts, strict=True)):
             if count < group.channels:
                 edits.append(Keep(group.name, group.channels, tuple(sorted(choose(group, count)))))
             context.progress("choose channels", (number + 1) / len(groups), group.name)
         return tuple(edits), notes
+
+    def _chooser(self, losses: selection.Losses, sweeps: Mapping[str, Sweep]) -> Choose:
+        """Channels by measured loss."""
+        if self.selector == "obs":
+            return lambda group, count: sweeps[group.name].kept(count)
+        if self.selector == "obs-swaps":
+            return lambda group, count: swaps.improve(losses.of(group), sweeps[group.name].kept(count))
+        finished = self.selector == "entropic"
+        return lambda group, count: selection.entropic(losses.of(group), sweeps[group.name], count, finished)
 
     def _groups(self, artifact: Artifact) -> list[Group]:
         found = budget.removable(artifact.module, solve(artifact.module, artifact.inputs))
@@ -116,16 +129,16 @@ class Remove:
         return model, budget.absolute(target, model, groups, context.recipe.align or 1)
 
     def _counts(
-        self, artifact: Artifact, context: Context, groups: Sequence[Group], curves: Mapping[str, Sweep]
+        self, artifact: Artifact, context: Context, groups: Sequence[Group], curves: Mapping[str, Tensor]
     ) -> tuple[Sequence[int], tuple[str, ...]]:
         recipe = context.recipe
         if self.counts is not None:
             return [self.counts.get(g.name, g.channels) for g in groups], ()
         if recipe.tolerance is not None:
-            return allocate.tolerated([curves[g.name].losses for g in groups], recipe.tolerance, recipe.align or 1), ()
+            return allocate.tolerated([curves[g.name] for g in groups], recipe.tolerance, recipe.align or 1), ()
         model, target = self._budget(artifact, context, groups)
-        if self.selector in MEASURED and not self.share_alike:
-            split: Allocation = allocate.allocate([curves[g.name].losses for g in groups], model, target, recipe.align or 1)
+        if not (self.selector not in MEASURED if self.share_alike is None else self.share_alike):
+            split: Allocation = allocate.allocate([curves[g.name] for g in groups], model, target, recipe.align or 1)
         else:
             split = allocate.uniform([g.channels for g in groups], model, target, recipe.align or 1)
         if abs(split.cost / target - 1) > _CLOSE:
@@ -135,32 +148,10 @@ class Remove:
         return split.counts, ()
 
 
-def _chooser(
-    selector: Selector,
-    artifact: Artifact,
-    context: Context,
-    losses: selection.Losses | None,
-    curves: Mapping[str, Sweep],
-) -> Callable[[Group, int], Sequence[int]]:
-    """(group, count) -> channels."""
-    module, recipe = artifact.module, context.recipe
-    if losses is not None:
-        if selector == "obs":
-            return lambda group, count: curves[group.name].kept(count)
-        if selector == "obs-swaps":
-            return lambda group, count: swaps.improve(losses.of(group), curves[group.name].kept(count))
-        finished = selector == "entropic"
-        return lambda group, count: selection.entropic(losses.of(group), curves[group.name], count, finished)
-    if selector == "random":
-        generator = torch.Generator().manual_seed(recipe.seed)
-        return lambda group, count: torch.randperm(group.channels, generator=generator)[:count].tolist()
-    if selector == "magnitude":
-        return lambda group, count: selection.magnitude(module, group).topk(count).indices.tolist()
-    products = _products(module, context)
-    return lambda group, count: selection.taylor(module, group, products).topk(count).indices.tolist()
+def _best(scores: Mapping[str, Tensor]) -> Choose:
+    return lambda group, count: scores[group.name].topk(count).indices.tolist()
 
 
-def _products(module: GraphModule, context: Context) -> dict[str, torch.Tensor]:
-    split, recipe = context.data.train, context.recipe
-    batches = ((b.inputs, b.target) for b in split.batches(_BATCH, limit=recipe.calibration, seed=recipe.seed))
-    return selection.weight_products(module.to(context.device), batches, context.device, recipe.seed)
+def _what_goes(worth: Tensor) -> Tensor:
+    """What the channels that go are worth together, by how many stay, (channels + 1,)."""
+    return torch.cat([worth.new_zeros(1), worth.clamp_min(0).sort().values.cumsum(0)]).flip(0)

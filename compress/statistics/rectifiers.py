@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from torch.fx import GraphModule, Node
+
 from compress.artifact import Artifact
+from compress.entropy.state import States
 from compress.errors import Infeasible, UnsupportedModel
+from compress.graph.channels import Channels
 from compress.graph.lines import Site, sites
 from compress.measure import quality
 from compress.recipe import parse_target
@@ -91,3 +95,29 @@ def lowest(found: Mapping[str, float], most: int) -> list[str]:
     """The rectifier of the lowest entropy, and with it all of entropy 0, at most so many."""
     order = sorted(found, key=found.__getitem__)
     return [path for place, path in enumerate(order) if place == 0 or found[path] == 0][:most]
+
+
+def behind(module: GraphModule, channels: Channels, states: Mapping[str, States]) -> dict[str, tuple[str, ...]]:
+    """Paths of the activations behind each group's producers that have its channels, by the name of the group, in graph order."""
+    producer = {path: g.name for g in channels.groups for path in g.producers}
+    found: dict[str, tuple[str, ...]] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_module" and str(node.target) in states:
+            name = _source(node, producer)
+            if name is not None and len(states[str(node.target)].on) == channels.group(name).channels:
+                found[name] = (*found.get(name, ()), str(node.target))
+    return found
+
+
+def _source(node: Node, producer: dict[str, str]) -> str | None:
+    """The group whose channels reach a node, looked for backwards through what is no producer."""
+    waiting, seen = list(node.all_input_nodes), set[Node]()
+    while waiting:
+        source = waiting.pop(0)
+        if source in seen:
+            continue
+        seen.add(source)
+        if source.op == "call_module" and str(source.target) in producer:
+            return producer[str(source.target)]
+        waiting.extend(source.all_input_nodes)
+    return None

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compress.entropy import obs, quadratic, regression, swaps
@@ -77,51 +75,3 @@ def entropic(forms: Sequence[Quadratic], sweep: Sweep, keep: int, exchange: bool
         return path
     candidates = [swaps.improve(forms, path), swaps.improve(forms, sweep.kept(keep))]
     return min(candidates, key=lambda kept: quadratic.loss(forms, kept))
-
-
-def magnitude(module: nn.Module, group: Group) -> Tensor:
-    """Sum of |w| of each channel's filters over all producers, (channels,)."""
-    return _per_channel(group, {name: p.detach() for name, p in module.named_parameters()})
-
-
-def taylor(module: GraphModule, group: Group, products: dict[str, Tensor]) -> Tensor:
-    """First-order loss of zeroing a channel's filters, |sum of w g|, averaged over batches; `products` from `weight_products`."""
-    return _per_channel(group, products)
-
-
-def weight_products(
-    module: GraphModule, batches: Iterable[tuple[tuple[Tensor, ...], Tensor | None]], device: torch.device, seed: int
-) -> dict[str, Tensor]:
-    """Mean over batches of |w * gradient|, by parameter name. Labels from the data where there are any, else from the model.
-
-    Source: Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019, per weight instead of per gate.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
-    number = 0
-    for inputs, target in batches:
-        output = module(*(x.to(device) for x in inputs))
-        if output.ndim == 2 and (target is None or (target.ndim == 1 and not target.is_floating_point())):
-            drawn = torch.multinomial(output.detach().softmax(1).cpu(), 1, generator=generator)[:, 0]
-            loss = F.cross_entropy(output, (drawn if target is None else target).to(device))
-        else:
-            loss = (output * torch.randn(output.shape, generator=generator).to(device)).sum(1).mean()
-        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        for (name, p), g in zip(parameters.items(), gradients, strict=True):
-            if g is not None:
-                sums[name] += (p.detach() * g).abs()
-        number += 1
-    return {name: (total / max(number, 1)).cpu() for name, total in sums.items()}
-
-
-def _per_channel(group: Group, values: dict[str, Tensor]) -> Tensor:
-    total = torch.zeros(group.channels, dtype=torch.float64)
-    made = [m for m in group.members if m.role == "out" and m.tensor.endswith(".weight")] or [
-        m for m in group.members if m.tensor in values
-    ]
-    for member in made:
-        rows = values[member.tensor].abs().double().cpu().movedim(member.dim, 0).flatten(1).sum(1)
-        here = member.index >= 0
-        total.index_add_(0, member.index[here], rows[here])
-    return total
