@@ -119,3 +119,16 @@ def test_positions_may_repeat_a_sample():
     at = Positions(torch.tensor([0, 0]), (torch.tensor([0, 1]), torch.tensor([1, 0])))
     x = torch.arange(4.0).view(1, 1, 2, 2)
     assert entries(x, at).flatten().tolist() == [1, 2]
+
+
+def test_small_variances_survive_large_means():
+    torch.manual_seed(0)
+    x = 0.01 * torch.randn(6000, 5, dtype=torch.float64) + 300
+    y = x @ torch.randn(5, 3, dtype=torch.float64)
+    moments = Moments()
+    for rows in torch.arange(6000).split(100):
+        moments.add(x[rows].float(), y[rows].float())
+    found, (x, y) = moments.centred(), (x.float().double(), y.float().double())
+    torch.testing.assert_close(found.mean_x[0], x.mean(0), rtol=1e-7, atol=0)
+    torch.testing.assert_close(found.xx[0], torch.cov(x.T, correction=0), rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(found.xy[0], (x - x.mean(0)).T @ (y - y.mean(0)) / 6000, rtol=1e-3, atol=1e-7)

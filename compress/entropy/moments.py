@@ -11,6 +11,7 @@ and zero where that is outside. A linear layer is a convolution without axes. Fr
 
     s_x = sum x    s_y = sum y    S_xx = sum x x^T    S_xy = sum x y^T    S_yy = sum y y^T
 
+of x and y less the means of the first rows (a channel that is always on may lie at 100 and vary by 0.01: its square would drown)
 follow all centred second moments, hence every ridge regression of y on a subset of the columns. Memory is a few times that of
 S_xx, whatever the number of images. Products of some thousand rows are float32, sums of these are float64.
 """
@@ -135,6 +136,7 @@ class Moments:
         self.groups = groups
         self.rows = 0
         self._sums: tuple[Tensor, ...] | None = None
+        self._shift: list[Tensor] = []
         self._waiting: list[tuple[Tensor, Tensor | None]] = []
 
     def add(self, x: Tensor, y: Tensor | None = None) -> None:
@@ -155,14 +157,15 @@ class Moments:
         """Multiply the rows that wait, in one product: adding a wide matrix in float64 costs as much as making it."""
         if not self._waiting:
             return
-        x = torch.cat([rows for rows, _ in self._waiting])
-        targets = [rows for _, rows in self._waiting if rows is not None]
+        parts = [torch.cat([rows for rows, _ in self._waiting])]
+        if targets := [rows for _, rows in self._waiting if rows is not None]:
+            parts.append(torch.cat(targets))
         self._waiting = []
-        x = x.reshape(len(x), self.groups, -1).transpose(0, 1)
+        parts = [t.reshape(len(t), self.groups, -1).transpose(0, 1) for t in parts]
+        self._shift = self._shift or [t.mean(1, keepdim=True) for t in parts]
+        x, *targets = (t - shift for t, shift in zip(parts, self._shift, strict=True))
         batch: tuple[Tensor, ...] = (x.sum(1), _gram(x))
-        if targets:
-            y = torch.cat(targets)
-            y = y.reshape(len(y), self.groups, -1).transpose(0, 1)
+        for y in targets:
             batch += (y.sum(1), x.mT @ y, y.mT @ y)
         wide = torch.float32 if x.device.type == "mps" else torch.float64  # mps has no float64
         if self._sums is None:
@@ -187,7 +190,7 @@ class Moments:
         if not rest:
             raise ValueError("moments without targets were asked for their targets; add them, or give the weights")
         mean_y, xy, yy = rest
-        return Centred(mean_x, mean_y, xx, xy - _outer(mean_x, mean_y), yy - _outer(mean_y, mean_y))
+        return Centred(mean_x, mean_y, xx, xy, yy)
 
     def centred_linear(self, weight: Tensor) -> Centred:
         """The same for targets y = W x + b, which need no sums of their own: C_xy = C_xx W^T, C_yy = W C_xx W^T.
@@ -201,12 +204,17 @@ class Moments:
         return Centred(mean_x, (w @ mean_x[:, :, None])[:, :, 0], xx, xy, w @ xy)
 
     def _means(self) -> list[Tensor]:
-        """Sums over the number of rows; the inputs' second moment is centred."""
+        """Mean and covariance of the inputs, then mean, covariance with the inputs and covariance of the targets, if any."""
         self._flush()
         if self._sums is None:
             raise ValueError("moments of no rows were asked for; add a batch first")
         mean_x, xx, *rest = (t.cpu().double() / self.rows for t in self._sums)
-        return [mean_x, xx - _outer(mean_x, mean_x), *rest]
+        shift_x, *shift_y = (t[:, 0].cpu().double() for t in self._shift)
+        found = [mean_x + shift_x, xx - _outer(mean_x, mean_x)]
+        if rest:
+            mean_y, xy, yy = rest
+            found += [mean_y + shift_y[0], xy - _outer(mean_x, mean_y), yy - _outer(mean_y, mean_y)]
+        return found
 
 
 def _outer(a: Tensor, b: Tensor) -> Tensor:
