@@ -34,6 +34,8 @@ from compress.report.records import Report
 from compress.save import save
 from compress.stage import Progress, silent
 from compress.stages.analyse import Row, analyse
+from compress.statistics.probe import Probing
+from compress.statistics.probe import probe as probing
 from compress.stopwatch import Stopwatch
 from compress.verify import verify
 
@@ -102,16 +104,31 @@ def resolved_recipe(model: Place | None, recipe: Recipe | Place | None, settings
     return resolved
 
 
-def analyze(model: Place, *, timed: bool = True, progress: Progress = silent, **settings: Any) -> list[Row]:
+def analyze(
+    model: Place,
+    *,
+    timed: bool = True,
+    probe: bool = False,
+    plan: Place | Plan | None = None,
+    progress: Progress = silent,
+    **settings: Any,
+) -> list[Row] | Probing:
     """Entropy, redundancy, cost and savings of every group of channels, from one pass over `calibration` training images.
 
-    With `timed`, the layers around each rectifier race against the one that they could become without it.
+    With `timed`, the layers around each rectifier race against the one that they could become without it. With `probe` it is
+    instead told where the model loses its input, and with a `plan` what that loses beside it.
 
     Raises:
-        BadInput: the model or the data cannot be used.
-        UnsupportedModel: the model cannot be traced.
+        BadInput: the model, the data or the plan cannot be used.
+        PlanMismatch: the plan was made for another model.
+        UnsupportedModel: the model cannot be traced, or has nothing to probe.
     """
+    if plan is not None and not probe:
+        raise BadInput("--plan is only looked at by the probe. Add --probe, or leave --plan out.")
+    made = read_plan(Path(plan)) if isinstance(plan, str | Path) else plan
     context, _ = prepare(make(model=model_path(model), **settings), progress)
+    if probe:
+        return probing(context, None if made is None else artifacts.apply(made, context.dense))
     race = Stopwatch(context.recipe, context.device).race if timed else None
     return analyse(context.dense, replace(context, race=race))
 

@@ -83,23 +83,30 @@ def run(
     path_argument("model"),
     settings(*LOADING, "data", *TIMING, *STATISTICS),
     click.option("--time/--no-time", "timed", default=True, help="whether what lines in place of rectifiers save is measured"),
+    click.option("--probe", is_flag=True, help="instead: at which layer the input is lost, as linear decoders find it"),
+    click.option(
+        "--plan", type=click.Path(path_type=Path), help="with --probe: a plan.json, and what its model loses beside this one"
+    ),
     json_option,
     example="compress analyze model.pt --data images",
 )
-def analyze(model: str, as_json: bool, timed: bool, **flags: Any) -> None:
+def analyze(model: str, as_json: bool, timed: bool, probe: bool, plan: Path | None, **flags: Any) -> None:
     """Entropy, redundancy and cost of every layer of MODEL.
 
     A state entropy of 0 bits means that a rectifier never changes its state on this data. "needed" is the fewest channels that
     keep the readers' error within 1 % of their variance; "saved" is the share of the whole model that half of the channels cost.
     "line saves ms" is what the layers around a rectifier save as one, if it and those named beside it become lines; --no-time
-    leaves that out.
+    leaves that out. "log volume" is by how much a layer stretches (above 0) or squeezes what goes through it, in nats per value.
     """
     import compress
-    from compress.terminal import print_json, print_records, progress_bar
+    from compress.terminal import print_json, print_probing, print_records, progress_bar
 
     with progress_bar() as progress:
-        found = compress.analyze(model, timed=timed, progress=progress, **given(flags))
-    print_json(found) if as_json else print_records(found)
+        found = compress.analyze(model, timed=timed, probe=probe, plan=plan, progress=progress, **given(flags))
+    if as_json:
+        print_json(found)
+    else:
+        print_records(found) if isinstance(found, list) else print_probing(found)
 
 
 @command(

@@ -51,6 +51,12 @@ def print_methods(methods: Sequence[Any]) -> None:
             click.echo(click.wrap_text(line, width=110, initial_indent="  ", subsequent_indent="    "))
 
 
+def print_probing(found: Any) -> None:
+    """What is lost at each place, and what that means."""
+    print_records(found.rows)
+    click.echo(found.verdict)
+
+
 def print_report(report: Any, out: object) -> None:
     """The stage table, what may be said about it, and where to look."""
     from compress.report import words
