@@ -32,6 +32,7 @@ class Curve:
         series: lines through points.
         levels: named horizontal lines, such as the quality of the dense model.
         marks: named vertical lines.
+        log_x: whether equal steps along x are equal ratios.
         note: a sentence for who reads the picture.
     """
 
@@ -42,6 +43,7 @@ class Curve:
     levels: Mapping[str, float] = field(default_factory=dict[str, float])
     marks: Mapping[str, float] = field(default_factory=dict[str, float])
     note: str = ""
+    log_x: bool = False
 
 
 CURVES = TypeAdapter(tuple[Curve, ...])

@@ -10,12 +10,14 @@ from compress.stage import Stage
 from compress.stages.analyse import Analyse
 from compress.stages.easier import Easier
 from compress.stages.finetune import Finetune
+from compress.stages.lottery import Lottery
 from compress.stages.merge import Merge
 from compress.stages.nepenthe import Nepenthe
 from compress.stages.order import Order
 from compress.stages.reconstruct import Reconstruct
 from compress.stages.relocate import Relocate
 from compress.stages.remove import Remove
+from compress.stages.sensitivity import Sensitivity
 from compress.stages.shorten import Shorten
 from compress.stages.turn import InTurn
 
@@ -84,6 +86,27 @@ METHODS: dict[str, Method] = {
         "Weights are pruned where rectifiers hardly switch, until whole layers do not switch at all.",
         "Liao et al., NEPENTHE (arXiv 2404.16890) and EGP (ICCVW 2023)",
         costs="up to nine trainings",
+    ),
+    "lottery": Method(
+        (Lottery(),),
+        "The smallest weights go level by level, and what is left is trained from its initial weights, or from others.",
+        "Frankle and Carbin, The Lottery Ticket Hypothesis (ICLR 2019)",
+        needs="labelled training images; --initial FILE or drawn for the arm 'original'",
+        costs="a whole training per level and arm; masks make nothing faster, --structure channels does",
+    ),
+    "sensitivity": Method(
+        (Sensitivity("learned"),),
+        "The untrained net loses the weights that moved and mattered least in a first training, and is trained again.",
+        "Learned weight sensitivity (ICLR 2023 Tiny Papers), our reading",
+        needs="labelled training images; --initial FILE, else weights are drawn",
+        costs="two whole trainings",
+    ),
+    "snip": Method(
+        (Sensitivity("snip", name="snip"),),
+        "The untrained net loses the weights whose gates hardly move its first loss, and is trained then.",
+        "Lee et al., SNIP (ICLR 2019)",
+        needs="labelled training images; --initial FILE, else weights are drawn",
+        costs="one whole training",
     ),
 }
 """By the name that --method takes."""

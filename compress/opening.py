@@ -15,7 +15,7 @@ from compress.errors import BadInput
 from compress.load import open_artifact, parse_shape, refusal
 from compress.measure import quality
 from compress.measure.runtime import choose
-from compress.recipe import Recipe
+from compress.recipe import DRAWN, Recipe
 from compress.stage import Context, Progress, silent
 
 
@@ -67,7 +67,35 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> tuple[Context, quali
     dense.module.to(device)
     # Stages get a number; whether rounding pays is the pipeline's question, because it is measured.
     settled = recipe.model_copy(update={"align": recipe.align or 1})
-    return Context(dense, data, settled, device, progress), metric
+    return Context(dense, data, settled, device, progress, initial=_initial(recipe, dense, device)), metric
+
+
+def _initial(recipe: Recipe, dense: Artifact, device: torch.device) -> Artifact | None:
+    """The weights that training began with, if the recipe names a file of them.
+
+    Raises:
+        BadInput: it is of another architecture.
+    """
+    if recipe.initial is None or recipe.initial == DRAWN:
+        return None
+    shapes = [tuple(x.shape[1:]) for x in dense.inputs]
+    found = open_artifact(
+        recipe.initial,
+        arch=recipe.arch,
+        arch_kwargs=recipe.arch_kwargs,
+        trust_pickle=recipe.trust_pickle,
+        input_shapes=shapes,
+        of_data=False,
+    )
+    shaped, other = ({name: tuple(t.shape) for name, t in a.module.state_dict().items()} for a in (dense, found))
+    if differ := [name for name in shaped if other.get(name) != shaped[name]] or [name for name in other if name not in shaped]:
+        there, here = (where.get(differ[0], "absent") for where in (other, shaped))
+        raise BadInput(
+            f"--initial {recipe.initial} is of another architecture: {differ[0]} is {there} there and {here} in the model. "
+            "Give the checkpoint that the model's own training began with."
+        )
+    found.module.to(device)
+    return found
 
 
 def answered(dense: Artifact, inputs: tuple[Tensor, ...]) -> Any:

@@ -222,6 +222,8 @@ def _with_widths_that_pay(stage: Stage, before: Artifact, context: Context, alig
     def carried_out(multiple: int) -> Artifact:
         return stage(before, replace(context, recipe=context.recipe.model_copy(update={"align": multiple})))
 
+    if getattr(stage, "once", False):
+        return carried_out(align or 1)
     plain = carried_out(1)
     if align == 1 or not any(isinstance(edit, Keep) for edit in plain.plan.edits[len(before.plan.edits) :]):
         return plain

@@ -18,8 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from compress.amounts import BYTES, amount
 from compress.errors import BadInput
 
-UNITS = ("params", "macs", "size", "rectifiers")
+UNITS = ("params", "macs", "size", "rectifiers", "weights")
 DEFAULT_TARGET = "macs=0.5"
+DEFAULT_WEIGHTS = "weights=0.1"
+DRAWN = "drawn"
+UNTRAINED_METHODS = ("lottery", "sensitivity", "snip")
+"""Methods that prune a net as it was before its training, and train it then."""
 DEPTH_METHODS = ("depth", "easier", "nepenthe")
 """Methods that remove rectifiers and no channels: without a target, quality says where they stop."""
 
@@ -37,13 +41,14 @@ class Recipe(BaseModel):
     input_shape: tuple[str, ...] = Field((), description="CxHxW, once per model input; inferred where it can be")
     # data
     data: str = Field("", description="folder, .npz, torchvision:NAME@DIR, digits, module:factory or data.toml")
-    metric: str = Field("auto", description="quality: auto, top1, top5, mae, psnr, miou, agreement or module:function")
+    metric: str = Field("auto", description="quality: auto, top1, top5, mae, psnr, miou, perplexity, agreement or module:function")
     loss: str = Field("auto", description="fine-tuning loss: auto, cross_entropy, mse, l1 or module:function")
     # what to do
     method: str = Field("entropic", description="a name that 'compress methods' lists")
     target: str | None = Field(
         None,
-        description="params=0.25, macs=0.5 (shares of the dense model) or size=6.5MB; rectifiers=0.5 with a depth method; "
+        description="params=0.25, macs=0.5 (shares of the dense model) or size=6.5MB; rectifiers=0.5 with a depth method, "
+        f"weights=0.1 with one that masks weights; "
         f"{DEFAULT_TARGET} where neither it nor a tolerance is given and the method removes channels",
     )
     tolerance: float | None = Field(None, gt=0, lt=1, description="relative error allowed per layer, instead of a target")
@@ -70,6 +75,26 @@ class Recipe(BaseModel):
     entropy: Literal["pooled", "easier", "egp"] = Field(
         "pooled", description="state entropy over all calibration images, or the mean of batch entropies as those papers take it"
     )
+    spatial: Literal["pairwise", "aura"] = Field(
+        "pairwise", description="spatial entropy of feature maps: of pairs of neighbours, or of all four neighbours pooled (aura)"
+    )
+    reward: Literal["entropy", "accuracy", "mixed"] = Field(
+        "entropy", description="what rl-entropy looks for: little spatial entropy, quality on held-out images, or their sum"
+    )
+    episodes: int = Field(200, ge=1, description="choices that rl-entropy tries")
+    initial: str | None = Field(
+        None, description=f"checkpoint of the weights that training began with, or '{DRAWN}': they are drawn, and trained here"
+    )
+    arms: tuple[Literal["original", "random"], ...] = Field(
+        ("original", "random"), min_length=1, description="what lottery trains again: the original weights, others, or both"
+    )
+    structure: Literal["weights", "channels"] = Field(
+        "weights", description="what lottery and sensitivity prune: single weights, held at zero, or channels, which go"
+    )
+    scope: Literal["layer", "global"] = Field("layer", description="whether weights are ranked in each layer, or all together")
+    prune: float = Field(0.2, gt=0, lt=1, description="share that each level of lottery prunes")
+    prune_of: Literal["remaining", "original"] = Field("remaining", description="what that is a share of")
+    rewind: int = Field(0, ge=0, description="epochs of the first training after which lottery takes its original weights")
     align: int | None = Field(
         None, ge=1, le=64, description="round channel counts to this multiple; without it: to 8 where that is measurably faster"
     )
@@ -104,6 +129,9 @@ class Recipe(BaseModel):
     )
     int8_error: float = Field(
         0.05, gt=0, lt=1, description="relative error of outputs that 8 bits may cost; onnx-int8 keeps layers in float for it"
+    )
+    qat: float = Field(
+        1, ge=0, description="epochs of training with 8-bit rounding in place, where onnx-int8 breaks --max-drop; 0 for none"
     )
     # the run
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
@@ -163,7 +191,10 @@ def make(**settings: Any) -> Recipe:
         BadInput: an unknown setting or a value out of range; names the first one.
     """
     unsaid = settings.get("target") is None and settings.get("tolerance") is None
-    if unsaid and settings.get("method") not in DEPTH_METHODS:
+    method = settings.get("method")
+    if unsaid and method in UNTRAINED_METHODS and settings.get("structure", "weights") == "weights":
+        settings["target"] = DEFAULT_WEIGHTS
+    elif unsaid and method not in DEPTH_METHODS:
         settings["target"] = DEFAULT_TARGET
     try:
         return Recipe(**settings)
@@ -218,10 +249,14 @@ def parse_target(text: str) -> tuple[str, float]:
     """
     unit, _, value = text.partition("=")
     if unit not in UNITS or not value:
-        raise BadInput(f"The target is '{text}'; needed is params=SHARE, macs=SHARE, size=6.5MB or rectifiers=SHARE.")
+        raise BadInput(
+            f"The target is '{text}'; needed is params=SHARE, macs=SHARE, size=6.5MB, rectifiers=SHARE or weights=SHARE."
+        )
     meant = amount(value, BYTES if unit == "size" else {"": 1.0})
     if meant is None:
-        raise BadInput(f"The target is '{text}'; needed is params=SHARE, macs=SHARE, size=6.5MB or rectifiers=SHARE.")
+        raise BadInput(
+            f"The target is '{text}'; needed is params=SHARE, macs=SHARE, size=6.5MB, rectifiers=SHARE or weights=SHARE."
+        )
     if not 0 < meant < (float("inf") if unit == "size" else 1):
         raise BadInput(f"The target is '{text}'; a share lies above 0 and below 1, a size above 0 bytes.")
     return unit, meant

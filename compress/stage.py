@@ -33,6 +33,7 @@ class Context:
         desk: a folder that the stage may make, for what lets it go on after it was cut off, the only place where it may write;
             removed when the stage is finished; None in a dry run.
         trained: the model as the last turn's training left it; None before any training.
+        initial: the checkpoint that `--initial` names; None where it names none.
         race: the pipeline's stopwatch, for a choice that needs milliseconds; None where nothing is timed, as in a dry run.
     """
 
@@ -44,6 +45,7 @@ class Context:
     race: Race | None = None
     desk: Path | None = None
     trained: Artifact | None = None
+    initial: Artifact | None = None
 
     @property
     def before(self) -> Artifact:
@@ -52,7 +54,10 @@ class Context:
 
 
 class Stage(Protocol):
-    """A named map from artifact to artifact. It decides and edits; it never times or measures, and writes to its desk only."""
+    """A named map from artifact to artifact. It decides and edits; it never times or measures, and writes to its desk only.
+
+    A stage that trains or searches may say `once = True`: it is not carried out a second time with channel counts rounded.
+    """
 
     @property
     def name(self) -> str:

@@ -40,6 +40,8 @@ def lines(pyplot: Any, curve: Curve, path: Path) -> None:
         axes.axhline(y, color="grey", linestyle=_STYLES[number % len(_STYLES)], label=name)
     for number, (name, x) in enumerate(curve.marks.items()):
         axes.axvline(x, color="black", linestyle=_STYLES[number % len(_STYLES)], linewidth=0.8, label=name)
+    if curve.log_x:
+        axes.set_xscale("log")
     finish(pyplot, figure, axes, (curve.title, curve.x, curve.y), path)
 
 

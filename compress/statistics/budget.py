@@ -27,8 +27,13 @@ def cost_model(
     """Cost in `unit` ("params", "macs" or "size") as a function of the channel counts of `groups`.
 
     Raises:
-        BadInput: rectifiers, whose number no removal of channels changes.
+        BadInput: rectifiers or single weights, whose number no removal of channels decides.
     """
+    if unit == "weights":
+        raise BadInput(
+            "A target in weights masks single weights, which this method does not. Take a target in params, macs or size, or "
+            "--method lottery, sensitivity or snip."
+        )
     if unit == "rectifiers":
         raise BadInput(
             "A target in rectifiers cannot be met by removing channels. Take --method easier or nepenthe, or a target in params, "

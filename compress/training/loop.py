@@ -20,7 +20,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from compress.errors import BadInput
 from compress.measure import quality
 from compress.recipe import Recipe
 from compress.training.gentle import advance
-from compress.training.preparing import Loop, Progress, laid, prepared, seeded, trainable
+from compress.training.preparing import Loop, Observer, Progress, laid, prepared, seeded, trainable
 
 LOOK = 20  # steps between two looks at the loss on an accelerator, where each look waits for it
 MEASURE_BATCH = 256
@@ -73,6 +73,7 @@ def train(
     *,
     teacher: nn.Module | None = None,
     progress: Progress | None = None,
+    observer: Observer | None = None,
 ) -> Training:
     """Train a copy of a model; the model itself, the teacher and the random state of the caller stay as they are.
 
@@ -84,6 +85,7 @@ def train(
         device: where it is computed; half precision on CUDA only.
         teacher: the dense model, for distillation.
         progress: called after steps with the share done and a text with epoch, loss and time left.
+        observer: told of steps and epochs.
 
     Raises:
         BadInput: nothing to learn from, labels that the outputs cannot express, or a loss that is not finite.
@@ -94,6 +96,7 @@ def train(
     metric, _ = quality.choose(recipe.metric, data.spec.task, data.spec.labelled)
     with seeded(recipe.seed, device):
         loop, notes = prepared(module, data, recipe, device, teacher, progress)
+        loop = replace(loop, observer=observer)
         volume = "" if loop.guidance is None else loop.guidance.said()
         history, best, state = _run(loop, metric)
     result = copy.deepcopy(module).cpu()  # not the student, whose weights lie in another memory layout
@@ -123,10 +126,14 @@ def _run(loop: Loop, metric: quality.Metric) -> tuple[list[Epoch], int, dict[str
     untouched, seen = _snapshot(measured), any(x is y for x in loop.data.held_out.inputs for y in loop.data.train.inputs)
     history, best, state = [Epoch(0.0, math.nan, first.value, 0.0)], 0, untouched
     top, top_at, done = None if seen else first, 0, 0
+    if loop.observer is not None:
+        loop.observer.epoch(loop.student)
     while done < loop.steps:
         count = min(loop.per_epoch, loop.steps - done)
         mean_loss = _epoch(loop, done, count)
         done += count
+        if loop.observer is not None:
+            loop.observer.epoch(loop.student)
         now = look()
         history.append(Epoch(done / loop.per_epoch, mean_loss, now.value, time.perf_counter() - start))
         if top is None or quality.better(now, top):
@@ -202,8 +209,11 @@ def _step(loop: Loop, batch: Batch) -> Tensor:
         loss = loss - loop.recipe.entropy_guidance * loop.guidance.reward()
     loop.optimizer.zero_grad(set_to_none=True)
     loop.scaler.scale(loss).backward()
-    if loop.recipe.clip:
+    if loop.recipe.clip or loop.observer is not None:
         loop.scaler.unscale_(loop.optimizer)
+    if loop.observer is not None:
+        loop.observer.step(loop.student)
+    if loop.recipe.clip:
         nn.utils.clip_grad_norm_(trainable(loop.student), loop.recipe.clip)
     loop.scaler.step(loop.optimizer)
     loop.scaler.update()

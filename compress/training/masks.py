@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 
 
 class _Masked(nn.Module):
@@ -20,6 +23,12 @@ class _Masked(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight * self.mask
+
+
+def prunable(module: nn.Module) -> dict[str, Tensor]:
+    """A mask of nothing but True for each convolution and linear layer that is called by itself, by path."""
+    layers = ((path, part) for path, part in module.named_modules() if isinstance(part, _LAYERS))
+    return {path: torch.ones_like(part.weight, dtype=torch.bool, device="cpu") for path, part in layers}
 
 
 def masked(module: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
@@ -38,9 +47,11 @@ def masked(module: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
 
 def unmasked(module: nn.Module, like: nn.Module) -> nn.Module:
     """The weights of a masked model, zeros included, in a copy of the model that it was made from."""
-    bare, plain = copy.deepcopy(module), copy.deepcopy(like)
-    for part in list(bare.modules()):
-        if parametrize.is_parametrized(part, "weight"):
-            parametrize.remove_parametrizations(part, "weight", leave_parametrized=True)
-    plain.load_state_dict(bare.state_dict())
+    plain = copy.deepcopy(like)
+    state = dict[str, Tensor]()
+    for name in plain.state_dict():
+        path, _, own = name.rpartition(".")
+        # Not by remove_parametrizations: it takes the property from the class, which copies of a module share.
+        state[name] = getattr(module.get_submodule(path), own)
+    plain.load_state_dict(state)
     return plain.eval()

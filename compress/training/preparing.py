@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,18 @@ Progress = Callable[[str, float, str], None]
 """(what is being done, share done in [0, 1], a short live detail such as 'loss 0.41')."""
 
 
+class Observer(Protocol):
+    """Somebody who looks on at a training and changes nothing."""
+
+    def step(self, student: nn.Module) -> None:
+        """The gradients of a batch are there, the optimizer's step is to come."""
+        ...
+
+    def epoch(self, student: nn.Module) -> None:
+        """An epoch is over, or what there was of the last one; called before the first one, too."""
+        ...
+
+
 @dataclass(frozen=True)
 class Loop:
     """What stays the same during a training.
@@ -32,6 +45,7 @@ class Loop:
         guidance: layers whose volume is rewarded, or None.
         steps, per_epoch: of the optimizer.
         report: called with the number of steps done and the mean loss.
+        observer: told of steps and epochs.
     """
 
     student: nn.Module
@@ -49,6 +63,7 @@ class Loop:
     per_epoch: int
     report: Callable[[int, float], None]
     guidance: Guidance | None = None
+    observer: Observer | None = None
 
 
 def prepared(

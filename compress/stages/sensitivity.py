@@ -1,0 +1,81 @@
+"""Pruning before training: the untrained net loses what a first training, or a first look, did not need, and is trained then.
+
+    theta_0 = the initial weights (--initial, else drawn)
+    S = scores of theta_0's weights (`training.saliency`);  the highest stay, as --target and --scope say
+    with --structure channels: a channel is worth the mean of S over the filters that make it, and the others go
+    result: theta_0 without the rest, trained as the recipe says
+
+Source and our readings: `training.saliency`. The paper prunes the untrained network and trains again ("position matters more than
+value"), and gives neither a threshold nor an accuracy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from compress.artifact import Artifact
+from compress.entropy import ranking
+from compress.graph.channels import Group
+from compress.recipe import Recipe
+from compress.stage import Context
+from compress.statistics import narrowing
+from compress.training import train
+from compress.training.beginning import beginning
+from compress.training.masks import masked, prunable, unmasked
+from compress.training.saliency import CRITERIA, Scores
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The stage; `criterion` judges the weights."""
+
+    criterion: Literal["learned", "snip", "random"] = "learned"
+    name: str = "sensitivity"
+    once: bool = True
+
+    def needed(self, recipe: Recipe) -> bool:
+        return True
+
+    def check(self, artifact: Artifact, context: Context) -> None:
+        """Refuse what cannot be pruned and trained, see `narrowing.check`."""
+        narrowing.check(artifact, context)
+
+    def __call__(self, artifact: Artifact, context: Context) -> Artifact:
+        recipe = context.recipe
+        untrained = beginning(artifact, context)
+
+        def tell(doing: str):
+            return lambda what, share, text: context.progress(self.name, share, f"{doing}, {text}")
+
+        scores = CRITERIA[self.criterion](untrained.module, context, tell("first look"))
+        unit, left = narrowing.goal(recipe)
+        masks: ranking.Masks = {}
+        if recipe.structure == "weights":
+            masks = ranking.stay(scores, prunable(untrained.module), left, together=recipe.scope == "global")
+            said = f"{ranking.left(masks):.1%} of the weights are left; the others are zeros in the file: no speed."
+        else:
+            worth = lambda module, group: channels_worth(scores, module, group)  # noqa: E731
+            untrained = narrowing.narrower(untrained, untrained.module, worth, context, unit, left)
+            said = f"{narrowing.share(untrained, context.dense, unit):.1%} of the {unit} are left in the untrained net."
+        held = masked(untrained.module, masks)
+        done = train(held, context.data, recipe, context.device, progress=tell("training"))
+        module = cast(GraphModule, unmasked(done.module, untrained.module.cpu()))
+        return replace(untrained, module=module).noting(said, *done.notes)
+
+
+def channels_worth(scores: Scores, module: GraphModule, group: Group) -> Tensor:
+    """Mean score over the filters that make each channel, (channels,), over all producers."""
+    total, count = torch.zeros(group.channels, dtype=torch.float64), torch.zeros(group.channels, dtype=torch.float64)
+    for member in group.members:
+        path = member.tensor.removesuffix(".weight")
+        if member.role == "out" and path in scores:
+            rows = scores[path].double().movedim(member.dim, 0).flatten(1)
+            here = member.index >= 0
+            total.index_add_(0, member.index[here], rows[here].sum(1))
+            count.index_add_(0, member.index[here], torch.full((int(here.sum()),), float(rows.shape[1]), dtype=torch.float64))
+    return total / count.clamp_min(1)

@@ -1,0 +1,93 @@
+"""What single weights are worth to a training: learned over epochs, or seen in the first batches.
+
+    learned   S_w = |w(end of epoch) - w(start of epoch)| + alpha |mean over the epoch's batches of g_w|     of the last epoch
+    snip      S_w = |mean over batches of g_w|                                                             of the untrained net
+    random    drawn
+    g_w = dL/dc at c = 1 of a gate c on the weight = w dL/dw         alpha: learning rate
+
+Sources: learned, "weight sensitivity" of an ICLR 2023 Tiny Paper, equation (1); its text leaves open what the gate's gradient is
+averaged over, whether scores add up over epochs and how much is pruned: the above is our reading, the equation taken literally.
+snip: Lee, Ajanthan, Torr, "SNIP: Single-shot Network Pruning based on Connection Sensitivity", ICLR 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from compress.stage import Context
+from compress.training.loop import train
+from compress.training.masks import prunable
+from compress.training.preparing import Progress
+
+Scores = dict[str, Tensor]
+"""By path of the layer, of its weight's shape, on the CPU."""
+
+_SNIP_BATCHES = 100
+
+
+class _Gates:
+    """Sums w dL/dw over batches, and how far the weights of an epoch went."""
+
+    def __init__(self, module: nn.Module):
+        self.paths = list(prunable(module))
+        self.sums, self.steps = dict[str, Tensor](), 0
+        self.start = self.moved = dict[str, Tensor]()
+        self.gates = dict[str, Tensor]()
+
+    def step(self, student: nn.Module) -> None:
+        for path in self.paths:
+            weight = _weight(student, path)
+            if weight.grad is not None:
+                product = weight.detach() * weight.grad
+                self.sums[path] = self.sums[path] + product if path in self.sums else product
+        self.steps += 1
+
+    def epoch(self, student: nn.Module) -> None:
+        now = {path: _weight(student, path).detach().clone() for path in self.paths}
+        if self.start:
+            self.moved = {path: (now[path] - self.start[path]).abs().cpu() for path in self.paths}
+            zero = {path: torch.zeros_like(value) for path, value in now.items()}
+            self.gates = {path: (self.sums.get(path, zero[path]) / max(self.steps, 1)).abs().cpu() for path in self.paths}
+        self.start, self.sums, self.steps = now, {}, 0
+
+
+def learned(module: nn.Module, context: Context, progress: Progress | None = None) -> Scores:
+    """Sensitivity after a whole training of the untrained `module`, as the recipe says, without a teacher."""
+    watching = _Gates(module)
+    train(module, context.data, context.recipe, context.device, progress=progress, observer=watching)
+    return {path: watching.moved[path] + context.recipe.lr * watching.gates[path] for path in watching.paths}
+
+
+def snip(module: nn.Module, context: Context, progress: Progress | None = None) -> Scores:
+    """Connection sensitivity of the untrained `module` over its first batches, before any step."""
+    recipe = context.recipe
+    per_epoch = max(1, len(context.data.train) // recipe.batch_size)
+    # A rate of next to nothing: the gradients are those of the untrained weights.
+    few = recipe.model_copy(update={"epochs": min(_SNIP_BATCHES, per_epoch) / per_epoch, "lr": 1e-12, "weight_decay": 0.0})
+    watching = _Gates(module)
+    train(module, context.data, few, context.device, progress=progress, observer=watching)
+    return watching.gates
+
+
+def drawn(module: nn.Module, context: Context, progress: Progress | None = None) -> Scores:
+    """Uniform numbers, by the recipe's seed."""
+    generator = torch.Generator().manual_seed(context.recipe.seed)
+    return {path: torch.rand(mask.shape, generator=generator) for path, mask in prunable(module).items()}
+
+
+CRITERIA: dict[str, Callable[[nn.Module, Context, Progress | None], Scores]] = {"learned": learned, "snip": snip, "random": drawn}
+"""Ways to judge a net that is about to be trained."""
+
+
+def reseeded(context: Context, seed: int) -> Context:
+    """The same with another order of the images and other augmentation."""
+    return replace(context, recipe=context.recipe.model_copy(update={"seed": seed}))
+
+
+def _weight(module: nn.Module, path: str) -> nn.Parameter:
+    return cast(nn.Parameter, module.get_submodule(path).weight)
