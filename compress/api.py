@@ -115,8 +115,9 @@ def analyze(
 ) -> list[Row] | Probing:
     """Entropy, redundancy, cost and savings of every group of channels, from one pass over `calibration` training images.
 
-    With `timed`, the layers around each rectifier race against the one that they could become without it. With `probe` it is
-    instead told where the model loses its input, and with a `plan` what that loses beside it.
+    With `timed`, the layers around each rectifier race against the one that they could become without it. With `spatial` among
+    the settings, the spatial entropy of the layers' maps is there, too, by that definition. With `probe` it is instead told where
+    the model loses its input, and with a `plan` what that loses beside it.
 
     Raises:
         BadInput: the model, the data or the plan cannot be used.
@@ -130,7 +131,7 @@ def analyze(
     if probe:
         return probing(context, None if made is None else artifacts.apply(made, context.dense))
     race = Stopwatch(context.recipe, context.device).race if timed else None
-    return analyse(context.dense, replace(context, race=race))
+    return analyse(context.dense, replace(context, race=race), settings.get("spatial"))
 
 
 def plan(

@@ -81,7 +81,7 @@ def run(
 
 @command(
     path_argument("model"),
-    settings(*LOADING, "data", *TIMING, *STATISTICS),
+    settings(*LOADING, "data", *TIMING, *STATISTICS, "spatial"),
     click.option("--time/--no-time", "timed", default=True, help="whether what lines in place of rectifiers save is measured"),
     click.option("--probe", is_flag=True, help="instead: at which layer the input is lost, as linear decoders find it"),
     click.option(
@@ -97,6 +97,7 @@ def analyze(model: str, as_json: bool, timed: bool, probe: bool, plan: Path | No
     keep the readers' error within 1 % of their variance; "saved" is the share of the whole model that half of the channels cost.
     "line saves ms" is what the layers around a rectifier save as one, if it and those named beside it become lines; --no-time
     leaves that out. "log volume" is by how much a layer stretches (above 0) or squeezes what goes through it, in nats per value.
+    --spatial adds how unlike its neighbours a pixel is in the maps behind a layer, and the share of maps that are constant.
     """
     import compress
     from compress.terminal import print_json, print_probing, print_records, progress_bar

@@ -291,6 +291,20 @@ def test_analyze_tells_entropy_cost_and_savings(data: tuple[str, ...]):
     rows = {r["layer"]: r for r in json.loads(invoke("analyze", "model.pt", *data, "--json").stdout)}
     assert 0 < rows["3"]["entropy"] <= 1 and rows["3"]["params"] == 12 * 8 * 9 + 12
     assert 0 < rows["0"]["macs_saved"] < 1 and rows["7"]["frozen"]
+    assert rows["0"]["spatial"] is None
+
+
+def test_analyze_takes_spatial_entropy_where_it_is_asked_for(data: tuple[str, ...]):
+    rows = {
+        definition: {
+            r["layer"]: r
+            for r in json.loads(invoke("analyze", "model.pt", *data, "--no-time", "--spatial", definition, "--json").stdout)
+        }
+        for definition in ("pairwise", "aura")
+    }
+    assert 0 < rows["pairwise"]["0"]["spatial"] <= 1 < rows["aura"]["0"]["spatial"] <= 8
+    assert 0 <= rows["aura"]["0"]["spatial_constant"] < 1
+    assert rows["aura"]["7"]["spatial"] is None  # a linear layer has no maps
 
 
 def test_a_plan_is_made_written_and_carried_out_with_the_same_result_as_a_run(data: tuple[str, ...]):

@@ -16,18 +16,20 @@ from torch.fx import GraphModule
 
 from compress.artifact import Artifact
 from compress.entropy.obs import Sweep
+from compress.entropy.spatial import Spatial
 from compress.graph.channels import Channels, Group, solve
 from compress.graph.lines import sites
 from compress.graph.segments import blocked
 from compress.measure.cost import cost
 from compress.recipe import Recipe
 from compress.stage import Context
-from compress.statistics import budget, calibration, rectifiers, selection
+from compress.statistics import budget, calibration, rectifiers, selection, spatial
 from compress.statistics.candidates import raced, saved_ms, shortest
 from compress.statistics.collect import Statistics
 from compress.training.guidance import log_volume
 
 _TOLERANCE = 0.01
+_MAPS_BATCH = 32  # images
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,9 @@ class Row:
         stays: why no line can stand for it, or why no layers could be merged if one did.
         needed: fewest channels that keep the weighted error of all readers within 1 % of their variance.
         error_at_half: that error, as a share, with half of the channels left and the readers refitted.
+        spatial: spatial entropy of the maps of these layers, mean over maps that vary, where it was asked for: in [0, 1] if
+            pairwise, in bits if aura.
+        spatial_constant: share of their maps that are constant.
         log_volume: mean nats per value by which the layers that make the channels stretch (above 0) or squeeze their input.
         params, macs: of these layers, per sample.
         params_saved, macs_saved: by removing half of the channels, readers included; shares of the whole model.
@@ -69,6 +74,8 @@ class Row:
     stays: str | None = None
     needed: int | None = None
     error_at_half: float | None = None
+    spatial: float | None = None
+    spatial_constant: float | None = None
     log_volume: float | None = None
     params: int | None = None
     macs: int | None = None
@@ -108,8 +115,10 @@ def _summary(found: Statistics) -> str:
     )
 
 
-def analyse(artifact: Artifact, context: Context) -> list[Row]:
+def analyse(artifact: Artifact, context: Context, definition: str | None = None) -> list[Row]:
     """A row per group of channels in graph order, then the activations that belong to none. With a stopwatch, what lines save.
+
+    `definition` is that of the spatial entropy, which takes a pass of its own; None for none.
 
     Raises:
         EmptyData: there are no images.
@@ -126,6 +135,7 @@ def analyse(artifact: Artifact, context: Context) -> list[Row]:
         about.setdefault(path, {"site": path}).update(columns)
     saved = {unit: _saved(artifact, channels, groups, unit) for unit in ("params", "macs")}
     layers = {one.name: one for one in cost(artifact.module, artifact.inputs).layers}
+    maps = {} if definition is None else _maps(artifact, context, definition)
     rows = []
     for group in channels.groups:
         made = [layers[path] for path in group.producers if path in layers]
@@ -137,6 +147,7 @@ def analyse(artifact: Artifact, context: Context) -> list[Row]:
                 **about.pop(next(iter(behind.get(group.name, ())), ""), {}),
                 needed=None if curve is None else _needed(curve),
                 error_at_half=None if curve is None else _error(curve, (group.channels + 1) // 2),
+                **_spatial([maps[path] for path in group.producers if path in maps]),
                 log_volume=_volume(artifact.module, group),
                 params=sum(one.params for one in made),
                 macs=sum(one.macs for one in made),
@@ -173,6 +184,22 @@ def _races(artifact: Artifact, context: Context) -> dict[str, dict[str, Any]]:
             found[path] |= {"line_saves_ms": saved_ms(timing), "line_ci95": timing.ci95}
             context.progress("time stretches", (number + 1) / len(best), path)
     return found
+
+
+def _maps(artifact: Artifact, context: Context, definition: str) -> dict[str, Spatial]:
+    """Spatial entropy by convolution, over the calibration images."""
+    recipe = context.recipe
+    batches = context.data.train.batches(_MAPS_BATCH, limit=recipe.calibration, seed=recipe.seed)
+    return spatial.entropies(artifact.module, (b.inputs for b in batches), context.device, definition)
+
+
+def _spatial(found: list[Spatial]) -> dict[str, Any]:
+    if not found:
+        return {}
+    return {
+        "spatial": sum(one.value for one in found) / len(found),
+        "spatial_constant": sum(one.constant for one in found) / len(found),
+    }
 
 
 def _needed(curve: Sweep) -> int:
