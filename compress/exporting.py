@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,20 @@ from torch import Tensor
 import exporters
 from compress.artifact import Artifact
 from compress.data import Data, Split
+from compress.errors import CompressError
+from compress.opening import find_device
 from compress.recipe import Recipe
 from compress.report import words
-from compress.report.records import Closeness, ExportRecord, FailedExport, Parity, Quality
-from exporters import apart, runtimes
+from compress.report.records import Closeness, ExportRecord, FailedExport, Parity, Quality, Relearned
+from compress.training.quantized import train_rounded, values
+from exporters import apart, qdq, runtimes
 
 PROOF_SAMPLES, PROOF_BYTES = 1000, 256_000_000
 """Real inputs that a file is compared on: a share of 99.9 % can be told, while large images stay affordable."""
 CALIBRATION_SAMPLES = 256
 """Ranges of activations hardly move beyond this many images."""
+RELEARNED = ("onnx-int8", "onnx-int8-symmetric")
+"""Formats whose rounding can stand in the training."""
 _BATCH = 32
 
 
@@ -83,9 +90,11 @@ def export_all(
             broken += [f"The export {name} failed: {error}"] if isinstance(error, exporters.ParityError) else []
             continue
         seconds = time.perf_counter() - started
-        quality = measure(answers(name, path)) if name in exporters.LOSSY else None
-        records.append(_record(made, quality, seconds))
-        broken += _dropped(recipe, name, dense, quality)
+        record = _record(made, measure(answers(name, path)) if name in exporters.LOSSY else None, seconds)
+        if name in RELEARNED and recipe.qat and _dropped(recipe, name, dense, record.quality):
+            record = relearned(record, result, path, recipe, data, metadata, measure)
+        records.append(record)
+        broken += _dropped(recipe, name, dense, record.quality)
     return Exports(tuple(records), tuple(failed), broken[0] if broken else None)
 
 
@@ -103,6 +112,43 @@ def write(
     samples = None if data is None else batches(data.test, PROOF_SAMPLES, recipe.seed)
     exporting = exporters.export if name == "onnx" else apart.export
     return exporting(name, of.module, of.inputs, path, metadata=metadata, samples=samples, **options)
+
+
+def relearned(
+    first: ExportRecord,
+    of: Artifact,
+    path: Path,
+    recipe: Recipe,
+    data: Data,
+    metadata: Mapping[str, str],
+    measure: Callable[[Callable[..., Tensor]], Quality],
+) -> ExportRecord:
+    """The 8-bit file written again, after the model was trained with its rounding in place; the better of the two stays.
+
+    Where training or the second export fails, the first file stays, and the record says why.
+    """
+    started, name, before = time.perf_counter(), first.format, first.quality
+    assert before is not None, "it has fewer bits than the model"
+    seen = batches(data.train, min(recipe.calibration, CALIBRATION_SAMPLES), recipe.seed)
+    ranges = qdq.ranges(values(of.module, seen), recipe.calibrator)
+    rounding = partial(train_rounded, symmetric=name == "onnx-int8-symmetric", kept_float=first.kept_float)
+
+    def told(**more: Any) -> Relearned:
+        seconds = round(time.perf_counter() - started, 3)
+        return Relearned(epochs=recipe.qat, before=before, seconds=seconds, **more)
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        try:
+            module, _ = rounding(of.module, ranges, data, recipe, find_device(recipe.device))
+            made = write(name, replace(of, module=module), Path(folder, path.name), recipe, data, metadata)
+        except (CompressError, exporters.ExportError) as error:
+            return first.model_copy(update={"relearned": told(reason=str(error))})
+        after = measure(answers(name, made.path))
+        if words.drop(before, after) > 0:
+            return first.model_copy(update={"relearned": told(after=after)})
+        made.path.replace(path)
+    done = told(after=after, stays=True)
+    return _record(made, after, (first.seconds or 0.0) + done.seconds).model_copy(update={"relearned": done})
 
 
 def batches(split: Split, most: int, seed: int) -> list[tuple[Tensor, ...]]:

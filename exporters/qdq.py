@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
-from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
+from onnxruntime.quantization.calibrate import HistogramCollector, TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from exporters.capture import line, quiet
@@ -159,6 +159,26 @@ def _ranges(path: Path, samples: Sequence[Arrays], method: CalibrationMethod) ->
         for batch in samples:
             calibrator.collect_data(_Reader(dict(zip(inputs, batch, strict=True))))
         return calibrator.compute_data()
+
+
+def ranges(values: Iterable[Mapping[str, np.ndarray]], calibrator: str) -> dict[str, tuple[float, float]]:
+    """The range of named values in the way that a calibrator takes it, whatever computed them; batch by batch.
+
+    What `quantize` takes from the graph itself, for those who want to compute as the file will.
+    """
+    if calibrator == "minmax":
+        found: dict[str, tuple[float, float]] = {}
+        for batch in values:
+            for name, array in batch.items():
+                low, high = found.get(name, (np.inf, -np.inf))
+                found[name] = min(low, float(array.min())), max(high, float(array.max()))
+        return found
+    settings = {"percentile": (True, 2048), "entropy": (False, 128)}[calibrator]  # as ONNX Runtime's own calibrators have them
+    with _silent():
+        collector = HistogramCollector(calibrator, *settings, num_quantized_bins=128, percentile=99.999, scenario="same")
+        for batch in values:
+            collector.collect({name: [array] for name, array in batch.items()})
+        return {name: (float(ends[0]), float(ends[1])) for name, ends in collector.compute_collection_result().items()}
 
 
 class _Reader(CalibrationDataReader):

@@ -104,6 +104,17 @@ class Closeness(Record):
     allowed: float | None = Field(default=None, description="bound of `relative`, for a format with fewer bits than the model")
 
 
+class Relearned(Record):
+    """An 8-bit file that lost too much, after the model was trained with its rounding in place."""
+
+    epochs: float = Field(gt=0)
+    before: Quality = Field(description="of the file whose ranges were calibrated only")
+    after: Quality | None = Field(default=None, description="of the file that was written after training")
+    stays: bool = Field(default=False, description="the file is that after training; its weights are not those of the model")
+    reason: str = Field(default="", description="why there is no such file")
+    seconds: Seconds
+
+
 class ExportRecord(Record):
     """One exported file."""
 
@@ -117,6 +128,7 @@ class ExportRecord(Record):
     quality: Quality | None = Field(default=None, description="of the file itself, for a format with fewer bits than the model")
     kept_float: tuple[str, ...] = Field(default=(), description="layers of a quantized file that compute in float")
     seconds: Seconds | None = Field(default=None, description="time that it took to write and compare the file")
+    relearned: Relearned | None = Field(default=None, description="None where the first file lost no more than it may")
 
 
 class FailedExport(Record):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from compress.report.records import Latency, Quality, Report
+from compress.report.records import Latency, Quality, Relearned, Report
 
 WARNING = "Warning: "
 """What is told under a name that begins so is no task, but something to be read at once."""
@@ -96,9 +96,19 @@ def exports(report: Report) -> list[str]:
             agreement = "" if close is None or close.agreement is None else f" (same class as in torch on {close.agreement:.2%})"
             lost = "" if result is None else f", {change(result, export.quality)} beside the model in float"
             said.append(f"{export.path}: {export.quality.metric} {quality(export.quality)}{lost}{agreement}.")
+        if export.relearned is not None:
+            said.append(_relearned(export.path, export.relearned))
         if export.kept_float:
             said.append(f"{export.path} keeps {len(export.kept_float)} layers in float: {', '.join(export.kept_float)}.")
     return said + [f"No {failed.format} was written: {failed.reason}" for failed in report.failed_exports]
+
+
+def _relearned(path: str, of: Relearned) -> str:
+    first = f"{path}: with calibrated ranges alone its {of.before.metric} was {quality(of.before)}, less than --max-drop allows"
+    if of.after is None:
+        return f"{first}; training with its rounding in place failed: {of.reason}"
+    better, worse = "that file stays, with weights that are not those of the model", "no better, so the first file stays"
+    return f"{first}; after {of.epochs:g} epochs with its rounding in place {quality(of.after)}: {better if of.stays else worse}."
 
 
 def guessing(dense: Quality | None, classes: Sequence[str] | None) -> str | None:
