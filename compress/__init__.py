@@ -44,6 +44,7 @@ __all__ = [
     "analyze",
     "apply",
     "bench",
+    "compare",
     "demo",
     "diff",
     "doctor",
@@ -59,7 +60,7 @@ __all__ = [
     "trace",
     "verify",
 ]
-_QUICK = ("diff", "gate", "verify")
+_QUICK = ("compare", "diff", "gate", "verify")
 """Verbs that come from the file of their name, without everything that `compress.api` needs."""
 
 

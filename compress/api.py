@@ -6,6 +6,7 @@ than a few lines has a file of its own name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from compress import artifact as artifacts
 from compress import exporting, pipeline
 from compress.artifact import Artifact
 from compress.bench import bench
+from compress.compare import compare
 from compress.decide import Decision, decide
 from compress.demo import ARCH, make_demo
 from compress.diff import diff
@@ -28,10 +30,12 @@ from compress.load import load
 from compress.methods import METHODS
 from compress.opening import opened, prepare
 from compress.package import package
-from compress.plan import Plan, from_json
+from compress.plan import Plan, read
 from compress.recipe import Recipe, from_toml, make, merged, model_path
+from compress.report.comparison import Comparison
 from compress.report.records import Report
 from compress.save import save
+from compress.several import run_methods
 from compress.stage import Progress, silent
 from compress.stages.analyse import Row, analyse
 from compress.statistics.probe import Probing
@@ -43,6 +47,7 @@ __all__ = [
     "analyze",
     "apply",
     "bench",
+    "compare",
     "demo",
     "diff",
     "doctor",
@@ -70,20 +75,28 @@ def run(
     model: Place | None = None,
     *,
     recipe: Recipe | Place | None = None,
+    methods: str | Sequence[str] = (),
     out: Place = "out",
     dry_run: bool = False,
     resume: bool = False,
     force: bool = False,
     progress: Progress = silent,
     **settings: Any,
-) -> Report | Decision:
+) -> Report | Decision | Comparison:
     """From a model file to a smaller, measured one in the folder `out`. `dry_run` decides, writes nothing and gives a `Decision`.
+
+    With `methods` each of them has a run of its own, in a folder of its name, and what comes back compares them.
 
     Raises:
         CompressError: see `compress.errors`; each kind has its exit code.
         ExportError: the result cannot be exported, or the file is not equal to the model.
     """
     resolved = resolved_recipe(model, recipe, settings)
+    if methods:
+        names = methods.split(",") if isinstance(methods, str) else methods
+        if dry_run or "method" in settings:
+            raise BadInput(f"--methods does not go with {'--dry-run' if dry_run else '--method'}. Leave one of them out.")
+        return run_methods(resolved, names, Path(out), resume=resume, force=force, progress=progress)
     if dry_run:
         return decide(resolved, progress)
     return pipeline.run(resolved, Path(out), resume=resume, force=force, progress=progress)
@@ -126,7 +139,7 @@ def analyze(
     """
     if plan is not None and not probe:
         raise BadInput("--plan is only looked at by the probe. Add --probe, or leave --plan out.")
-    made = read_plan(Path(plan)) if isinstance(plan, str | Path) else plan
+    made = read(Path(plan)) if isinstance(plan, str | Path) else plan
     context, _ = prepare(make(model=model_path(model), **settings), progress)
     if probe:
         return probing(context, None if made is None else artifacts.apply(made, context.dense))
@@ -172,20 +185,12 @@ def apply(plan: Place | Plan, model: Place, *, out: Place = "model.compressed", 
         BadInput: a file cannot be read, or `out` exists and `force` is not given.
         PlanMismatch: the plan was made for another model.
     """
-    made = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    made = plan if isinstance(plan, Plan) else read(Path(plan))
     free(Path(out), force)
     artifact, _ = opened(make(model=model_path(model), **settings))
     smaller = artifacts.apply(made, artifact)
     save(smaller, Path(out))
     return smaller
-
-
-def read_plan(path: Path) -> Plan:
-    """A plan from its file."""
-    try:
-        return from_json(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"The plan {path} cannot be read ({error}). Give the plan.json of 'compress plan' or of a run.") from error
 
 
 def export(

@@ -49,6 +49,7 @@ def command(*options: Callable[[Command], Command], example: str) -> Callable[[C
 
 @command(
     path_argument("model", required=False),
+    click.option("--methods", default="", help="several methods with commas: a run of each, and all of them beside each other"),
     click.option("--recipe", type=click.Path(path_type=Path), help="settings from a TOML file; flags win over it"),
     out_option("out", "folder of the results"),
     *(settings(name) for name in Recipe.model_fields if name != "model"),
@@ -58,23 +59,21 @@ def command(*options: Callable[[Command], Command], example: str) -> Callable[[C
     json_option,
     example="compress run model.pt --data images --target macs=0.5 --max-drop 0.5",
 )
-def run(
-    model: str | None, recipe: Path | None, out: Path, dry_run: bool, resume: bool, force: bool, as_json: bool, **flags: Any
-) -> None:
+def run(model: str | None, recipe: Path | None, out: Path, dry_run: bool, as_json: bool, **flags: Any) -> None:
     """From a model file to a smaller, measured one.
 
     Analyses MODEL on the training images of --data, removes channels, refits what stays, fine-tunes, exports, and measures
     every stage with the same harness. Everything lands in the folder --out.
     """
     import compress
-    from compress.terminal import print_decision, print_json, print_report, progress_bar
+    from compress.terminal import print_comparison, print_decision, print_json, print_report, progress_bar
 
     with progress_bar() as progress:
-        done = compress.run(
-            model, recipe=recipe, out=out, dry_run=dry_run, resume=resume, force=force, progress=progress, **given(flags)
-        )
+        done = compress.run(model, recipe=recipe, out=out, dry_run=dry_run, progress=progress, **given(flags))
     if as_json:
         print_json(done)
+    elif flags["methods"]:
+        print_comparison(done, out)
     else:
         print_decision(done, None) if dry_run else print_report(done, out)
 

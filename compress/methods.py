@@ -17,6 +17,7 @@ from compress.stages.order import Order
 from compress.stages.reconstruct import Reconstruct
 from compress.stages.relocate import Relocate
 from compress.stages.remove import Remove
+from compress.stages.replay import Replay
 from compress.stages.sensitivity import Sensitivity
 from compress.stages.shorten import Shorten
 from compress.stages.turn import InTurn
@@ -122,7 +123,7 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     """
     if recipe.method not in METHODS:
         raise BadInput(f"The method is '{recipe.method}'; known are {', '.join(METHODS)}. See 'compress methods'.")
-    stages = [stage for stage in METHODS[recipe.method].stages if stage.needed(recipe)]
+    stages = [stage for stage in (Replay(), *METHODS[recipe.method].stages) if stage.needed(recipe)]
     if recipe.order != "width-depth":
         stages = _exchanged(stages) if recipe.order == "depth-width" else _tried(stages)
     if recipe.turns == 1:

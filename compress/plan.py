@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from compress.errors import BadInput
@@ -169,6 +170,18 @@ def from_json(text: str) -> Plan:
     except (ValueError, KeyError, TypeError) as error:
         said = f"{type(error).__name__}: {error}"
         raise BadInput(f"The plan cannot be read ({said}). Make it again with 'compress plan'.") from error
+
+
+def read(path: Path) -> Plan:
+    """A plan from its file.
+
+    Raises:
+        BadInput: it cannot be read.
+    """
+    try:
+        return from_json(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"The plan {path} cannot be read ({error}). Give the plan.json of 'compress plan' or of a run.") from error
 
 
 def _edit(data: Mapping[str, Any]) -> Edit:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from compress.guarding import EXIT_CODES, Command, Commands, json_option, path_argument, registered
+from compress.guarding import EXIT_CODES, Command, Commands, force_option, json_option, path_argument, registered
 
 LIMITS: tuple[tuple[str, type, str], ...] = (
     ("--max-drop", float, "points of quality that may be lost beside the dense model"),
@@ -124,6 +124,25 @@ def verify(package: str, as_json: bool, **settings: Any) -> None:
             click.echo(line)
     if not found.passed:
         raise click.exceptions.Exit(found.exit_code)
+
+
+@command(
+    path_argument("runs", nargs=-1),
+    click.option("--out", type=click.Path(path_type=Path), help="folder for compare.md, compare.json and compare.svg"),
+    force_option,
+    json_option,
+    example="compress compare out/entropic out/magnitude --out comparison",
+)
+def compare(runs: tuple[str, ...], out: Path | None, force: bool, as_json: bool) -> None:
+    """The results of RUNS beside each other, and which of them no other one beats in speed and quality together.
+
+    RUNS are folders of runs, or their report.json. What makes the comparison unfair is said below the table.
+    """
+    from compress.compare import compare as beside
+    from compress.terminal import print_comparison, print_json
+
+    found = beside(*runs, out=out, force=force)
+    print_json(found) if as_json else print_comparison(found, out)
 
 
 @command(path_argument("old"), path_argument("new"), json_option, example="compress diff main/report.json out/report.json")

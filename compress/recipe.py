@@ -51,6 +51,7 @@ class Recipe(BaseModel):
         f"weights=0.1 with one that masks weights; "
         f"{DEFAULT_TARGET} where neither it nor a tolerance is given and the method removes channels",
     )
+    plan: str | None = Field(None, description="plan.json of an earlier run that this one begins with")
     tolerance: float | None = Field(None, gt=0, lt=1, description="relative error allowed per layer, instead of a target")
     inputs: Literal["sequential", "original"] = Field("sequential", description="what a layer is refitted on")
     depth: float | None = Field(

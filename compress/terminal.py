@@ -42,6 +42,17 @@ def print_records(records: Sequence[Any], title: str | None = None) -> None:
     print_table([name.replace("_", " ") for name in names], ([getattr(r, name) for name in names] for r in records), title)
 
 
+def print_comparison(found: Any, out: object | None) -> None:
+    """Runs beside each other, and what makes that unfair."""
+    from compress.report.comparison import COLUMNS, cells
+
+    print_table(COLUMNS, cells(found))
+    for warning in found.warnings:
+        click.echo(f"Note: {warning}")
+    if out:
+        click.echo(f"The comparison is in {out}: compare.md, compare.json and, with matplotlib, compare.svg.")
+
+
 def print_methods(methods: Sequence[Any]) -> None:
     """A paragraph for each method."""
     for one in methods:

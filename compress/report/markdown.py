@@ -20,15 +20,15 @@ def markdown(report: Report) -> str:
     parts = [
         f"# Compression report: {_text(report.method)}",
         f"**{_text(report.verdict)}**",
-        _bullets(words.sentences(report)),
+        bullets(words.sentences(report)),
         "## Stages",
-        _table(columns(report), rows(report)),
+        grid(columns(report), rows(report)),
         _reading(report),
         *_exports(report),
         *_pictures(report),
-        *(["## Notes", _bullets(map(_text, report.notes))] if report.notes else []),
+        *(["## Notes", bullets(map(_text, report.notes))] if report.notes else []),
         "## How it was made",
-        _table(("what", "value"), _settings(report)),
+        grid(("what", "value"), _settings(report)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -80,7 +80,7 @@ def _exports(report: Report) -> list[str]:
     )
     return [
         "## Exports",
-        _table(heading, cells),
+        grid(heading, cells),
         PARITY,
     ]
 
@@ -127,12 +127,14 @@ def _settings(report: Report) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts if value is not None]
 
 
-def _table(heading: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def grid(heading: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table."""
     lines = [heading, ["---"] + ["---:" if len(heading) > 2 else "---"] * (len(heading) - 1), *body]
     return "\n".join("| " + " | ".join(map(_text, line)) + " |" for line in lines)
 
 
-def _bullets(lines: Iterable[str]) -> str:
+def bullets(lines: Iterable[str]) -> str:
+    """A list."""
     return "\n".join(f"- {line}" for line in lines)
 
 

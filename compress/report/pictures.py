@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,11 @@ def draw(report: Report, folder: Path) -> Report:
     """Write a picture of each curve into the folder; the report names the files, or says why there are none."""
     if not report.curves:
         return report
-    pyplot = _pyplot()
-    if pyplot is None:
+    if _pyplot() is None:
         return report.model_copy(update={"notes": (*report.notes, MISSING)})
     folder.mkdir(exist_ok=True)
     for curve in report.curves:
-        lines(pyplot, curve, folder / file_name(curve))
+        picture(curve, folder / file_name(curve))
     return report.model_copy(update={"pictures": tuple(map(file_name, report.curves))})
 
 
@@ -31,8 +29,11 @@ def file_name(curve: Curve) -> str:
     return re.sub(r"[^a-z0-9]+", "-", curve.title.lower()).strip("-") + ".svg"
 
 
-def lines(pyplot: Any, curve: Curve, path: Path) -> None:
-    """One curve."""
+def picture(curve: Curve, path: Path) -> bool:
+    """One picture: the same figures give the same bytes. False where nothing can draw it."""
+    pyplot = _pyplot()
+    if pyplot is None:
+        return False
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
     for series in curve.series:
         axes.plot(series.x, series.y, marker="o", markersize=3, label=series.name)
@@ -42,16 +43,11 @@ def lines(pyplot: Any, curve: Curve, path: Path) -> None:
         axes.axvline(x, color="black", linestyle=_STYLES[number % len(_STYLES)], linewidth=0.8, label=name)
     if curve.log_x:
         axes.set_xscale("log")
-    finish(pyplot, figure, axes, (curve.title, curve.x, curve.y), path)
-
-
-def finish(pyplot: Any, figure: Any, axes: Any, labels: Sequence[str], path: Path) -> None:
-    """Title and axes, and the file: the same figures give the same bytes."""
-    title, x, y = labels
-    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.set(title=curve.title, xlabel=curve.x, ylabel=curve.y)
     axes.legend()
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
     pyplot.close(figure)
+    return True
 
 
 _STYLES = (":", "--", "-.")

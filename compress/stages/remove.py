@@ -22,6 +22,7 @@ from compress.entropy.allocate import Allocation
 from compress.entropy.obs import Sweep
 from compress.errors import BadInput, UnsupportedModel
 from compress.graph.channels import Group, solve
+from compress.measure.cost import cost
 from compress.plan import Keep, Plan
 from compress.recipe import DEFAULT_TARGET, Recipe
 from compress.stage import Context
@@ -65,6 +66,8 @@ class Remove:
             )
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
+        if self._met(artifact, context):
+            return artifact.noting(f"The model meets the target {context.recipe.target} already: no channel was removed.")
         edits, notes = self.decide(artifact, context)
         smaller = apply(Plan(edits, context.recipe.method, context.recipe.align or 1), artifact).noting(*notes)
         return calibration.refitted(smaller, context)
@@ -125,8 +128,16 @@ class Remove:
     def _budget(self, artifact: Artifact, context: Context, groups: Sequence[Group]) -> tuple[allocate.CostModel, float]:
         target = context.recipe.target or DEFAULT_TARGET
         channels = solve(artifact.module, artifact.inputs)
-        model = budget.cost_model(artifact.module, artifact.inputs, channels, groups, target.partition("=")[0])
-        return model, budget.absolute(target, model, groups, context.recipe.align or 1)
+        unit = target.partition("=")[0]
+        model = budget.cost_model(artifact.module, artifact.inputs, channels, groups, unit)
+        whole = budget.of(cost(context.dense.module, context.dense.inputs), unit)
+        return model, budget.absolute(target, model, groups, context.recipe.align or 1, whole)
+
+    def _met(self, artifact: Artifact, context: Context) -> bool:
+        """Whether another stage has been here: a model that was never changed is not as small as any target."""
+        sized = self.counts is None and context.recipe.tolerance is None
+        target = context.recipe.target or DEFAULT_TARGET
+        return sized and artifact is not context.dense and budget.met(target, artifact, context.dense)
 
     def _counts(
         self, artifact: Artifact, context: Context, groups: Sequence[Group], curves: Mapping[str, Tensor]

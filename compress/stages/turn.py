@@ -38,21 +38,14 @@ class InTurn:
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         recipe = context.recipe
         part: dict[str, object] = {"epochs": recipe.epochs / self.turns}
-        if recipe.target is not None and self.stage.name.startswith("remove"):
-            part["target"] = self._target(recipe.target, artifact, context.dense)
-            if part["target"] is None:
-                return artifact.noting(
-                    f"The channels left by turn {self.number - 1} already meet the target of turn {self.number}."
-                )
+        if recipe.target is not None:
+            part["target"] = self._target(recipe.target, context.dense)
         return self.stage(artifact, replace(context, recipe=recipe.model_copy(update=part)))
 
-    def _target(self, target: str, artifact: Artifact, dense: Artifact) -> str | None:
-        """The target of this turn as the stage takes it, a share of the model that it gets; None where that is there already."""
+    def _target(self, target: str, dense: Artifact) -> str:
+        """The target of this turn, of the dense model as that of the run is."""
         unit, amount = parse_target(target)
         way = self.number / self.turns
-        first, now = (cost(a.module, a.inputs) for a in (dense, artifact))
         if unit == "size":
-            size = first.weight_bytes ** (1 - way) * amount**way
-            return None if size >= now.weight_bytes else f"size={size:.0f}"
-        share = amount**way * (first.macs / now.macs if unit == "macs" else first.params / now.params)
-        return None if share >= 1 else f"{unit}={share:.6f}"
+            return f"size={cost(dense.module, dense.inputs).weight_bytes ** (1 - way) * amount**way:.0f}"
+        return f"{unit}={amount**way:.6f}"

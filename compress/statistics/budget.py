@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from compress.artifact import Artifact
 from compress.entropy.allocate import CostModel, lowest
 from compress.errors import BadInput, Infeasible
 from compress.graph.channels import Channels, Group
@@ -47,7 +48,7 @@ def cost_model(
     for i, (b, p) in enumerate(rows):
         base[i, : len(b)], per_channel[i, : len(b)] = b, p
     model = CostModel(0.0, np.array([scale for _, scale in scales.values()]), base, per_channel)
-    whole = {"params": counted.params, "macs": counted.macs, "size": counted.weight_bytes}[unit]
+    whole = of(counted, unit)
     full = np.array([g.channels for g in groups], dtype=float)
     return CostModel(float(whole) - model(full), model.scale, base, per_channel)
 
@@ -80,26 +81,45 @@ def _axes(tensor: Tensor, name: str, groups: Sequence[Group]) -> tuple[list[floa
     return base, per_channel
 
 
-def absolute(target: str, model: CostModel, groups: Sequence[Group], align: int) -> float:
+def absolute(target: str, model: CostModel, groups: Sequence[Group], align: int, whole: float | None = None) -> float:
     """A target such as "macs=0.5" as a cost.
+
+    Args:
+        target: a share of `whole`, or a size.
+        model: of what channels cost.
+        groups: all that may lose channels.
+        align: channel counts are multiples of it.
+        whole: cost of the dense model; where it is left out, of the model that the groups are of.
 
     Raises:
         Infeasible: below what the fewest channels cost, or not below the dense model; tells the reachable range.
     """
     unit, amount = parse_target(target)
-    channels = [g.channels for g in groups]
-    whole, least = model(np.array(channels, dtype=float)), model(lowest(channels, align))
+    now, least = model(np.array([g.channels for g in groups], dtype=float)), model(lowest([g.channels for g in groups], align))
+    whole = whole or now
     wanted = amount if unit == "size" else amount * whole
-    if least <= wanted < whole:
+    if least <= wanted < now:
         return wanted
     if unit == "size":
-        reachable = f"size={least / 1e6:.3g}MB to size={whole / 1e6:.3g}MB"
+        reachable = f"size={least / 1e6:.3g}MB to size={now / 1e6:.3g}MB"
     else:
-        reachable = f"{unit}={least / whole:.3g} to {unit}=1"
+        reachable = f"{unit}={least / whole:.3g} to {unit}={now / whole:.3g}"
     raise Infeasible(
         f"The target {target} cannot be reached by removing channels: the {len(groups)} removable groups allow {reachable} "
         f"({_UNITS[unit]}{f', channels in multiples of {align}' if align > 1 else ''}). Choose a target inside."
     )
+
+
+def of(found: Cost, unit: str) -> float:
+    """A cost in the unit of a target: parameters, MACs, or bytes."""
+    return {"params": found.params, "macs": found.macs, "size": found.weight_bytes}[unit]
+
+
+def met(target: str, artifact: Artifact, dense: Artifact) -> bool:
+    """Whether a model is as small already as a share of the dense one, or a size, asks for."""
+    unit, amount = parse_target(target)
+    now, whole = (of(cost(one.module, one.inputs), unit) for one in (artifact, dense))
+    return now <= (amount if unit == "size" else amount * whole)
 
 
 def removable(module: nn.Module, channels: Channels) -> tuple[Group, ...]:

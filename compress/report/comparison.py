@@ -1,0 +1,180 @@
+"""Runs beside each other, and which of them no other one beats.
+
+A run is on the front where no other is at least as fast and as good, and better in one of the two. Points decide that, not
+intervals: the table shows these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from compress.curves import Curve, Series
+from compress.errors import BadInput
+from compress.report import words
+from compress.report.markdown import bullets, grid
+from compress.report.records import Report
+
+COLUMNS = ("run", "method", "params", "MACs", "file", "speed-up [95 % CI]", "quality", "change [95 % CI]", "time", "front")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The result of one run.
+
+    Attributes:
+        params, macs: shares of the dense model's.
+        file_bytes: of the ONNX file.
+        speed_up, speed_up_ci95: over the run's own dense model; None where nothing was timed.
+        quality: of the metric of the comparison; `lost` is in points beside the run's own dense model.
+        seconds: of all stages, without measuring.
+        front: whether no other run is as fast and as good, and better in one of them.
+        reason: why there is no result; nothing else is known then.
+    """
+
+    run: str
+    method: str
+    params: float | None = None
+    macs: float | None = None
+    file_bytes: int | None = None
+    speed_up: float | None = None
+    speed_up_ci95: tuple[float, float] | None = None
+    quality: float | None = None
+    lost: float | None = None
+    lost_ci95: tuple[float, float] | None = None
+    seconds: float | None = None
+    front: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs beside each other.
+
+    Attributes:
+        metric: what quality is.
+        dense: quality of the dense model of the first run.
+        runs: in the order in which they were given.
+        warnings: why they may not be comparable, a sentence each.
+        picture: quality against speed-up.
+    """
+
+    metric: str
+    dense: float
+    runs: tuple[Run, ...]
+    warnings: tuple[str, ...]
+    picture: Curve
+
+
+def compared(reports: Mapping[str, Report], failed: Mapping[str, str]) -> Comparison:
+    """The comparison of some reports, and of runs that came to none, with the reason.
+
+    Raises:
+        BadInput: runs of different metrics.
+    """
+    metrics = dict.fromkeys(r.result.quality.metric for r in reports.values() if r.result.quality)
+    if len(metrics) > 1:
+        raise BadInput(
+            f"The runs were measured by {' and '.join(metrics)}; needed is one metric. Run them with the same --metric."
+        )
+    rows = [_run(name, report) for name, report in reports.items()]
+    rows = [replace(row, front=_unbeaten(row, rows)) for row in rows]
+    rows += [Run(name, name, reason=reason) for name, reason in failed.items()]
+    first = next(iter(reports.values()), None)
+    quality = first.dense.quality if first else None
+    metric, dense, points = ("", 0.0, 100.0) if quality is None else (quality.metric, quality.value, quality.points)
+    return Comparison(metric, dense, tuple(rows), _warnings(reports), _picture(rows, metric, dense, points))
+
+
+def _run(name: str, report: Report) -> Run:
+    dense, result = report.dense, report.result
+    latency, quality = result.latency, result.quality
+    return Run(
+        name,
+        report.method,
+        result.params / dense.params,
+        result.macs / dense.macs,
+        result.file_bytes,
+        latency and latency.ratio,
+        latency and latency.ci95,
+        quality and quality.value,
+        words.drop(dense.quality, quality) if quality and dense.quality else None,
+        quality and quality.drop_ci95,
+        round(sum(stage.seconds for stage in report.stages), 1),
+    )
+
+
+def _unbeaten(row: Run, rows: Sequence[Run]) -> bool:
+    def figures(one: Run) -> tuple[float, float]:
+        return one.speed_up or 1.0, -(one.lost or 0.0)
+
+    mine = figures(row)
+    return not any(all(a >= b for a, b in zip(figures(other), mine, strict=True)) and figures(other) != mine for other in rows)
+
+
+def _warnings(reports: Mapping[str, Report]) -> tuple[str, ...]:
+    """What makes a comparison unfair, beside the first run."""
+    names = list(reports)
+    said: list[str] = []
+    for name in names[1:]:
+        one, other = reports[names[0]], reports[name]
+        if (one.dense.params, one.dense.macs) != (other.dense.params, other.dense.macs):
+            said.append(f"{name} began with another model than {names[0]}.")
+        elif one.dense.quality and other.dense.quality and one.dense.quality.value != other.dense.quality.value:
+            said.append(f"The dense model of {name} is not as good as that of {names[0]}: other weights, or other data.")
+        if one.environment.cpu != other.environment.cpu or one.environment.gpu != other.environment.gpu:
+            said.append(f"{name} was timed on another device than {names[0]}; its speed-up is over the dense model there.")
+        if one.target != other.target:
+            said.append(f"{name} had the target {other.target}, {names[0]} {one.target}.")
+    return tuple(said)
+
+
+def _picture(rows: Sequence[Run], metric: str, dense: float, points: float) -> Curve:
+    there = [row for row in rows if row.quality is not None]
+    at = {row.run: (row.speed_up or 1.0, points * (row.quality or 0.0)) for row in there}
+    front = sorted(at[row.run] for row in there if row.front)
+    series = [
+        Series(row.run if row.run == row.method else f"{row.run} ({row.method})", *((v,) for v in at[row.run])) for row in there
+    ]
+    if len(front) > 1:
+        series.append(Series("front", tuple(x for x, _ in front), tuple(y for _, y in front)))
+    levels = {"dense": points * dense} if there else {}
+    return Curve("Quality against speed-up", "speed-up over the dense model", f"{metric}, points", tuple(series), levels)
+
+
+def cells(found: Comparison) -> list[tuple[str, ...]]:
+    """What a table shows, in the order of `COLUMNS`."""
+
+    def shown(value: Any, how: str, interval: tuple[float, float] | None = None, sign: float = 1) -> str:
+        if value is None:
+            return "-"
+        around = "" if interval is None else " [" + ", ".join(format(v, how) for v in sorted(sign * v for v in interval)) + "]"
+        return format(sign * value + 0.0, how) + around
+
+    return [
+        (
+            row.run,
+            row.method,
+            shown(row.params, ".1%"),
+            shown(row.macs, ".1%"),
+            "-" if row.file_bytes is None else words.size(row.file_bytes),
+            shown(row.speed_up, ".2f", row.speed_up_ci95),
+            shown(row.quality, ".4f"),
+            shown(row.lost, "+.2f", row.lost_ci95, -1),
+            "-" if row.seconds is None else words.seconds(row.seconds),
+            "yes" if row.front else row.reason,
+        )
+        for row in found.runs
+    ]
+
+
+def markdown(found: Comparison, picture: str | None) -> str:
+    """The text of compare.md; `picture` is the file of the picture beside it."""
+    parts = ["# Runs beside each other", grid(COLUMNS, cells(found)), bullets(found.warnings)]
+    parts += [f"![{found.picture.title}]({picture})"] if picture else []
+    parts.append(
+        "Parameters and MACs are shares of the dense model's. Speed-up is over each run's own dense model, timed in turns with "
+        "it; 'front' marks runs that no other one beats in speed and quality together. Time is that of the stages alone."
+    )
+    return "\n\n".join(part for part in parts if part) + "\n"

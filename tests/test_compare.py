@@ -1,0 +1,211 @@
+"""Runs beside each other: what the table says, who is on the front, and what is no fair comparison."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from runs import ENVIRONMENT
+from torch import nn
+
+import compress
+from compress.cli import cli
+from compress.errors import BadInput
+from compress.plan import Linearize, from_json
+from compress.report.comparison import cells, compared, markdown
+from compress.report.records import Latency, Quality, Report, StageRecord
+
+
+def report(method: str, speed: float, top1: float, **more: Any) -> Report:
+    def stage(name: str, ratio: float, value: float, params: int) -> StageRecord:
+        latency = Latency(runtime="ort", batch=1, threads=1, p50_ms=1 / ratio, ratio=ratio, ci95=(0.9 * ratio, 1.1 * ratio))
+        quality = Quality(metric=more.get("metric", "top1"), value=value, samples=100, drop_ci95=(0.5, 1.5))
+        return StageRecord(
+            stage=name,
+            params=params,
+            macs=1000,
+            file_bytes=4 * params,
+            peak_memory_bytes=1,
+            latency=latency,
+            quality=quality,
+            seconds=2,
+        )
+
+    dense = stage("dense", 1, 0.9, more.get("params", 100))
+    environment = ENVIRONMENT.model_copy(update={"cpu": more.get("cpu", "a processor")})
+    stages = (dense, stage("finetune", speed, top1, 50))
+    return Report(
+        method=method, verdict="", seed=0, environment=environment, stages=stages, target=more.get("target", "params=0.5")
+    )
+
+
+def test_who_is_beaten_in_both_is_not_on_the_front():
+    found = compared(
+        {
+            "fast": report("fast", 3, 0.80),
+            "good": report("good", 2, 0.90),
+            "bad": report("bad", 2, 0.85),
+            "twin": report("twin", 3, 0.8),
+        },
+        {},
+    )
+    assert {run.run: run.front for run in found.runs} == {"fast": True, "good": True, "bad": False, "twin": True}
+    assert not found.warnings
+    assert next((s.name, s.x, s.y) for s in found.picture.series) == ("fast", (3.0,), (80.0,))
+    assert found.picture.series[-1].name == "front" and found.picture.series[-1].x == (2.0, 3.0, 3.0)
+    assert found.picture.levels == {"dense": 90.0}
+
+
+def test_a_row_says_shares_intervals_and_reasons():
+    found = compared({"fast": report("entropic", 3, 0.80)}, {"lottery": "The data has no labels."})
+    assert cells(found)[0] == (
+        "fast", "entropic", "50.0%", "100.0%", "200 B", "3.00 [2.70, 3.30]", "0.8000", "-10.00 [-1.50, -0.50]", "4.0 s", "yes",
+    )  # fmt: skip
+    assert cells(found)[1][0] == "lottery" and cells(found)[1][-1] == "The data has no labels."
+    assert "The data has no labels. |" in markdown(found, None) and "![" not in markdown(found, None)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"params": 101}, "b began with another model than a."),
+        ({"cpu": "another"}, "b was timed on another device than a"),
+        ({"target": "macs=0.5"}, "b had the target macs=0.5, a params=0.5."),
+    ],
+)
+def test_what_is_no_fair_comparison_is_said(other: dict[str, Any], said: str):
+    found = compared({"a": report("x", 2, 0.8), "b": report("y", 2, 0.8, **other)}, {})
+    assert any(said in warning for warning in found.warnings), found.warnings
+
+
+def test_runs_of_two_metrics_are_refused():
+    with pytest.raises(BadInput, match="measured by top1 and miou; needed is one metric"):
+        compared({"a": report("x", 2, 0.8), "b": report("y", 2, 0.8, metric="miou")}, {})
+
+
+def written(folder: Path, name: str, *args: Any, recipe: str = "", **more: Any) -> Path:
+    (folder / name).mkdir()
+    (folder / name / "report.json").write_text(report(name, *args, **more).to_json())
+    (folder / name / "recipe.toml").write_text(recipe)
+    return folder / name
+
+
+def test_folders_are_compared_and_what_differs_in_their_recipes_is_told(tmp_path: Path):
+    one = written(tmp_path, "one", 2, 0.8, recipe='epochs = 3.0\nmethod = "one"\n')
+    two = written(tmp_path, "two", 3, 0.7, recipe='epochs = 5.0\nmethod = "two"\n')
+    result = CliRunner().invoke(cli, ["compare", str(one), str(two), "--out", str(tmp_path / "both")])
+    assert result.exit_code == 0, result.output
+    assert "had other settings than" in result.output and "--epochs 5.0 for 3.0" in result.output
+    assert {p.name for p in (tmp_path / "both").iterdir()} == {"compare.md", "compare.json", "compare.svg"}
+    assert json.loads((tmp_path / "both/compare.json").read_text())["runs"][1]["speed_up"] == 3
+    again = CliRunner().invoke(cli, ["compare", str(one), str(two), "--out", str(tmp_path / "both")])
+    assert again.exit_code == 2 and "holds another comparison" in again.stderr
+    alone = CliRunner().invoke(cli, ["compare", str(one)])
+    assert alone.exit_code == 2 and "needed are two or more" in alone.stderr
+    twice = CliRunner().invoke(cli, ["compare", str(one), str(one)])
+    assert twice.exit_code == 2 and "Found 1 different run" in twice.stderr
+
+
+# ---- several methods in one call -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.ReLU(), nn.Flatten(), nn.Linear(192, 10)).eval()
+    torch.save(net, "model.pt")
+    return tmp_path
+
+
+QUICK: dict[str, Any] = {
+    "data": "digits", "target": "params=0.5", "align": 1, "epochs": 0, "rounds": 5, "calibration": 40, "export": (), "depth": 0,
+}  # fmt: skip
+
+
+def test_each_method_has_a_run_of_its_own_and_one_that_cannot_is_told(here: Path):
+    found = compress.run("model.pt", methods="magnitude,state-entropy,lottery", out=here / "out", **QUICK)
+    assert [(run.run, bool(run.reason)) for run in found.runs] == [
+        ("magnitude", False),
+        ("state-entropy", False),
+        ("lottery", True),
+    ]
+    assert all(run.params is not None and run.params <= 0.5 for run in found.runs[:2])
+    assert "--epochs above 0" in found.runs[2].reason
+    assert (here / "out/magnitude/report.json").exists() and "lottery" in (here / "out/compare.md").read_text()
+    with pytest.raises(BadInput, match="holds another comparison"):
+        compress.run("model.pt", methods="magnitude,random", out=here / "out", **QUICK)
+    stamp = (here / "out/magnitude/stages/01-analyse/stage.json").stat().st_mtime_ns
+    again = compress.run("model.pt", methods=("magnitude", "random"), out=here / "out", resume=True, **QUICK)
+    assert [run.run for run in again.runs] == ["magnitude", "random"]
+    assert (here / "out/magnitude/stages/01-analyse/stage.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    ("methods", "more", "said"),
+    [
+        ("entropic,magnitud", {}, "--methods names 'magnitud'; known are entropic"),
+        ("entropic", {}, "needed are two or more"),
+        ("entropic,magnitude", {"method": "random"}, "does not go with --method"),
+        ("entropic,magnitude", {"dry_run": True}, "does not go with --dry-run"),
+    ],
+)
+def test_methods_that_cannot_be_are_refused_before_anything_is_done(here: Path, methods: str, more: dict[str, Any], said: str):
+    with pytest.raises(BadInput, match=said):
+        compress.run("model.pt", methods=methods, out=here / "out", **(QUICK | more))
+    assert not (here / "out").exists()
+
+
+# ---- a run that begins with a plan -----------------------------------------------------------------------------------------
+
+
+def test_a_plan_of_one_method_starts_another(here: Path):
+    first = compress.run("model.pt", method="random", out=here / "first", **(QUICK | {"target": "params=0.8"}))
+    warm = compress.run("model.pt", method="obs", plan="first/plan.json", out=here / "warm", **(QUICK | {"target": "params=0.4"}))
+    assert [s.stage for s in warm.stages[:3]] == ["dense", "replay", "analyse"]
+    assert warm.stages[1].params == first.result.params
+    assert warm.result.params <= 0.4 * warm.dense.params
+    edits = from_json((here / "warm/plan.json").read_text()).edits
+    assert (
+        edits[: len(from_json((here / "first/plan.json").read_text()).edits)]
+        == from_json((here / "first/plan.json").read_text()).edits
+    )
+    assert warm.exactness is not None and warm.exactness.holds
+    met = compress.run("model.pt", method="obs", plan="first/plan.json", out=here / "met", **(QUICK | {"target": "params=0.9"}))
+    assert met.result.params == first.result.params
+    assert any("meets the target params=0.9 already" in note for note in met.notes)
+
+
+def test_merges_of_a_plan_are_left_to_the_method(here: Path):
+    net = torch.load("model.pt", weights_only=False)
+    net[1] = nn.Identity()
+    torch.save(nn.Sequential(*[m for m in net if not isinstance(m, nn.Identity)]), "linear.pt")
+    plan = {"edit": "merge", "layers": ["0", "1"]}
+    (here / "plan.json").write_text(json.dumps({"schema": 1, "method": "depth", "align": 1, "edits": [plan]}))
+    warm = compress.run("linear.pt", method="magnitude", plan="plan.json", out=here / "warm", **QUICK)
+    assert any("Its 1 merges were left out" in note for note in warm.notes)
+
+
+def test_a_plan_that_is_none_or_of_another_model_is_refused(here: Path):
+    (here / "plan.json").write_text("[]")
+    with pytest.raises(BadInput, match="The plan"):
+        compress.run("model.pt", plan="plan.json", out=here / "out", **QUICK)
+    with pytest.raises(BadInput, match=r"missing\.json cannot be read"):
+        compress.run("model.pt", plan="missing.json", out=here / "out", **QUICK)
+    (here / "plan.json").write_text(
+        json.dumps({"schema": 1, "edits": [{"edit": "keep", "layer": "9", "channels": 4, "keep": [0]}]})
+    )
+    with pytest.raises(compress.errors.PlanMismatch):
+        compress.run("model.pt", plan="plan.json", out=here / "out", **QUICK)
+    assert not (here / "out").exists()
+
+
+def test_lines_of_a_plan_come_along(here: Path):
+    line = {"edit": "linearize", "layer": "1", "channels": 8, "slope": [0.5] * 8, "offset": [0.1] * 8}
+    (here / "plan.json").write_text(json.dumps({"schema": 1, "edits": [line]}))
+    compress.run("model.pt", method="magnitude", plan="plan.json", out=here / "warm", **QUICK)
+    assert isinstance(from_json((here / "warm/plan.json").read_text()).edits[0], Linearize)
