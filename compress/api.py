@@ -41,6 +41,7 @@ from compress.stages.analyse import Row, analyse
 from compress.statistics.probe import Probing
 from compress.statistics.probe import probe as probing
 from compress.stopwatch import Stopwatch
+from compress.training.diagnosis import Agreement, agreement
 from compress.verify import verify
 
 __all__ = [
@@ -123,14 +124,17 @@ def analyze(
     timed: bool = True,
     probe: bool = False,
     plan: Place | Plan | None = None,
+    sensitivity: bool = False,
     progress: Progress = silent,
     **settings: Any,
-) -> list[Row] | Probing:
+) -> list[Row] | list[Agreement] | Probing:
     """Entropy, redundancy, cost and savings of every group of channels, from one pass over `calibration` training images.
 
     With `timed`, the layers around each rectifier race against the one that they could become without it. With `spatial` among
-    the settings, the spatial entropy of the layers' maps is there, too, by that definition. With `probe` it is instead told where
-    the model loses its input, and with a `plan` what that loses beside it.
+    the settings, the spatial entropy of the layers' maps is there, too, by that definition.
+
+    Instead of all that: with `probe` where the model loses its input, and with a `plan` what that loses beside it; with
+    `sensitivity` whether trainings from the same and from other initial weights find the same weights important.
 
     Raises:
         BadInput: the model, the data or the plan cannot be used.
@@ -141,6 +145,8 @@ def analyze(
         raise BadInput("--plan is only looked at by the probe. Add --probe, or leave --plan out.")
     made = read(Path(plan)) if isinstance(plan, str | Path) else plan
     context, _ = prepare(make(model=model_path(model), **settings), progress)
+    if sensitivity:
+        return agreement(context)
     if probe:
         return probing(context, None if made is None else artifacts.apply(made, context.dense))
     race = Stopwatch(context.recipe, context.device).race if timed else None

@@ -80,16 +80,17 @@ def run(model: str | None, recipe: Path | None, out: Path, dry_run: bool, as_jso
 
 @command(
     path_argument("model"),
-    settings(*LOADING, "data", *TIMING, *STATISTICS, "spatial"),
+    settings(*LOADING, "data", *TIMING, *STATISTICS, "spatial", "initial", "epochs", "lr", "batch_size"),
     click.option("--time/--no-time", "timed", default=True, help="whether what lines in place of rectifiers save is measured"),
     click.option("--probe", is_flag=True, help="instead: at which layer the input is lost, as linear decoders find it"),
     click.option(
         "--plan", type=click.Path(path_type=Path), help="with --probe: a plan.json, and what its model loses beside this one"
     ),
+    click.option("--sensitivity", is_flag=True, help="instead: whether two trainings from the beginning need the same weights"),
     json_option,
     example="compress analyze model.pt --data images",
 )
-def analyze(model: str, as_json: bool, timed: bool, probe: bool, plan: Path | None, **flags: Any) -> None:
+def analyze(model: str, as_json: bool, **flags: Any) -> None:
     """Entropy, redundancy and cost of every layer of MODEL.
 
     A state entropy of 0 bits means that a rectifier never changes its state on this data. "needed" is the fewest channels that
@@ -97,12 +98,14 @@ def analyze(model: str, as_json: bool, timed: bool, probe: bool, plan: Path | No
     "line saves ms" is what the layers around a rectifier save as one, if it and those named beside it become lines; --no-time
     leaves that out. "log volume" is by how much a layer stretches (above 0) or squeezes what goes through it, in nats per value.
     --spatial adds how unlike its neighbours a pixel is in the maps behind a layer, and the share of maps that are constant.
+
+    --sensitivity trains three times as --epochs, --lr and --batch-size say, from --initial weights or drawn ones.
     """
     import compress
     from compress.terminal import print_json, print_probing, print_records, progress_bar
 
     with progress_bar() as progress:
-        found = compress.analyze(model, timed=timed, probe=probe, plan=plan, progress=progress, **given(flags))
+        found = compress.analyze(model, progress=progress, **given(flags))
     if as_json:
         print_json(found)
     else:

@@ -23,7 +23,8 @@ from compress.stage import Context
 from compress.stages import lottery as module
 from compress.stages.lottery import Lottery
 from compress.stages.sensitivity import Sensitivity, channels_worth
-from compress.training import fresh, train
+from compress.training import diagnosis, fresh, train
+from compress.training.diagnosis import agreement
 from compress.training.masks import masked, prunable, unmasked
 from compress.training.saliency import CRITERIA
 
@@ -253,6 +254,26 @@ def test_the_pruned_net_is_trained_from_its_initial_weights(criterion: Any, stru
         assert {edit.layer for edit in done.plan.edits} == {"0", "3"}
     images = next(told.data.test.batches(64))
     assert (done.module(*images.inputs).argmax(1) == images.target).float().mean() > 0.5
+
+
+def test_trainings_on_hardly_other_batches_agree_more_where_they_began_with_the_same_weights():
+    told = context(method="sensitivity", epochs=1, batch_size=230, optimizer="sgd")
+    rows = agreement(told)
+    assert [(row.layer, row.weights) for row in rows] == [("0", 72), ("3", 4608), ("5", 64)]
+    assert all(0 <= share <= 1 for row in rows for share in (row.same_learned, row.same_absolute, row.other_learned))
+    middle = rows[1]
+    assert middle.same_learned > middle.other_learned and middle.same_absolute < middle.other_absolute
+
+
+def test_the_diagnostic_counts_slight_and_large_differences():
+    one = torch.tensor([0.0, 1.0, 2.0, 3.0])  # of standard deviation 1.118
+    assert diagnosis._shares(one, one + torch.tensor([0.0, 0.1, 1.0, 1.2])) == (0.25, 0.25)
+
+
+def test_the_diagnostic_needs_labels_and_epochs():
+    for told in (context(labels=False, method="sensitivity"), context(method="sensitivity", epochs=0)):
+        with pytest.raises(BadInput, match="trains the net from the beginning"):
+            agreement(told)
 
 
 def test_a_channel_is_worth_the_mean_over_its_filters():

@@ -13,7 +13,6 @@ snip: Lee, Ajanthan, Torr, "SNIP: Single-shot Network Pruning based on Connectio
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -82,11 +81,6 @@ def drawn(module: nn.Module, context: Context, progress: Progress | None = None)
 
 CRITERIA: dict[str, Callable[[nn.Module, Context, Progress | None], Scores]] = {"learned": learned, "snip": snip, "random": drawn}
 """Ways to judge a net that is about to be trained."""
-
-
-def reseeded(context: Context, seed: int) -> Context:
-    """The same with another order of the images and other augmentation."""
-    return replace(context, recipe=context.recipe.model_copy(update={"seed": seed}))
 
 
 def _weight(module: nn.Module, path: str) -> nn.Parameter:
