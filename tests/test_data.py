@@ -139,6 +139,21 @@ def test_the_task_follows_from_the_targets(target, task, shape):
     assert batch.target is not None and batch.target.shape == (5, *shape)
 
 
+@pytest.mark.parametrize("kind", ["uint8", "int64"])
+def test_tokens_are_numbers_and_stay_what_they_are(kind):
+    text = np.arange(60).reshape(6, 10).astype(kind)
+    data = from_arrays({"x": text, "y": text + 1})
+    assert data.spec.task == "text" and data.spec.shape == (10,) and len(data.spec.classes) == 61
+    batch = next(data.train.batches(1, augment=True))
+    assert batch.inputs[0].dtype == torch.float32 and batch.target.dtype == torch.int64
+    assert torch.equal(batch.inputs[0].long() + 1, batch.target)
+    assert check_output(data, (1, 10, 61)) == ()
+    with pytest.raises(BadInput, match="reach class 60"):
+        check_output(data, (1, 61, 10))
+    with pytest.raises(BadInput, match="numbers of tokens"):
+        from_arrays({"x": text, "y": text[:, 0]}, task="text")
+
+
 def test_image_targets_of_another_size_are_only_in_the_way_of_flips_and_shifts():
     x = np.random.default_rng(0).integers(0, 255, (20, 8, 8)).astype(np.uint8)
     arrays = {"x": x, "y": np.repeat(np.repeat(x, 2, 1), 2, 2).astype(np.float32) / 255}
@@ -428,4 +443,4 @@ def test_missing_scikit_learn_is_refused_with_the_line_to_type(monkeypatch):
 
 
 def test_every_task_word_is_one_the_settings_know():
-    assert {"classification", "segmentation", "regression", "image"} == set(splits.TASKS)
+    assert {"classification", "segmentation", "regression", "image", "text"} == set(splits.TASKS)

@@ -38,6 +38,37 @@ def test_top5_of_a_model_with_three_classes_is_1():
     assert measure("top5", torch.rand(6, 3), torch.arange(6) % 3).value == 1
 
 
+def test_perplexity_is_the_exponential_of_the_mean_surprise_and_classes_of_text_lie_last():
+    metric, _ = choose("auto", "text", labelled=True)
+    assert metric.name == "perplexity" and not metric.higher_is_better
+    target = torch.tensor([[0, 1, 2, 2], [1, 1, 0, 2]])
+    even = evaluate(nn.Identity(), [Pair((torch.zeros(2, 4, 3),), target)], metric)
+    assert even.value == pytest.approx(3) and even.samples == 2  # three tokens, none likelier than the others
+    shares = torch.tensor([[0.5, 0.25, 0.25]]).expand(2, 4, 3).log()
+    nats = [-math.log(0.5 if t == 0 else 0.25) for t in target.flatten().tolist()]
+    parts = [Pair((shares[:1],), target[:1]), Pair((shares[1:],), target[1:])]
+    assert evaluate(nn.Identity(), parts, metric).value == pytest.approx(math.exp(sum(nats) / 8))
+    assert drop_points(even, Quality("perplexity", 3.5, 2, False, 1.0)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", ["top1", "agreement"])
+def test_classes_of_text_lie_last_for_every_metric(name):
+    metric, _ = choose(name, "text", labelled=True)
+    target = torch.tensor([[0, 255, 1], [3, 2, 255]])  # 255 is a token like any other
+    output = nn.functional.one_hot(target, 256).float()
+    output[0, 0] = output[0, 0].flip(0)
+    found = evaluate(nn.Identity(), [Pair((output,), target)], metric, teacher=lambda x: nn.functional.one_hot(target, 256))
+    assert found.value == pytest.approx(5 / 6)
+
+
+def test_tokens_that_do_not_fit_the_outputs_are_refused():
+    metric, _ = choose("perplexity", "text", labelled=True)
+    with pytest.raises(BadInput, match="tokens"):
+        evaluate(nn.Identity(), [Pair((torch.zeros(2, 5, 3),), torch.zeros(2, 4, dtype=torch.long))], metric)
+    with pytest.raises(BadInput, match="does not suit"):
+        choose("perplexity", "classification", labelled=True)
+
+
 def test_mean_absolute_error_takes_targets_with_or_without_an_axis_of_1():
     output = torch.tensor([[1.0], [2.0], [4.0]])
     assert measure("mae", output, torch.tensor([1.0, 0.0, 0.0])).value == 2

@@ -181,3 +181,16 @@ def test_two_outputs_keep_their_structure():
     model, inputs = random_model("several_outputs")
     out = trace(model, inputs)(*inputs)
     assert list(out) == ["class", "boxes"] and len(flat(out)) == 3
+
+
+def test_a_model_of_tokens_that_wants_whole_numbers_is_told_what_to_do():
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(5, 3)
+
+        def forward(self, x):
+            return self.table(x)
+
+    with pytest.raises(BadInput, match=r"float32 here.*\.long\(\)"):
+        trace(Table(), (torch.zeros(1, 4),))

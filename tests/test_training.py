@@ -23,6 +23,7 @@ from compress.stage import Context
 from compress.stages.finetune import Finetune
 from compress.training import distillation, fresh, train
 from compress.training.loop import _as_good, _rate
+from compress.training.losses import objective
 from compress.training.preparing import duration
 
 
@@ -57,6 +58,16 @@ def recipe(**settings):
 
 def same(one: nn.Module, other: nn.Module) -> bool:
     return all(a.equal(b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_text_is_distilled_and_learnt_token_by_token():
+    torch.manual_seed(0)
+    output, dense, target = torch.randn(2, 5, 7), torch.randn(2, 5, 7), torch.randint(0, 7, (2, 5))
+    flat = [x.flatten(0, 1) for x in (output, dense)]
+    expected = distillation(*flat, "classification", 2.0)
+    assert float(distillation(output, dense, "text", 2.0)) == pytest.approx(float(expected), rel=1e-5)  # float32
+    loss, _ = objective(recipe(distill=0.0), "text", labelled=True, teacher=True)
+    assert float(loss(output, target, None)) == pytest.approx(float(nn.functional.cross_entropy(flat[0], target.flatten())))
 
 
 # --- learning ----------------------------------------------------------------------------------------------------------

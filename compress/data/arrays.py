@@ -82,9 +82,11 @@ def open_arrays(arrays: Mapping[str, Any], settings: Settings, shape: tuple[int,
     if targets and not inputs.keys() <= targets.keys():
         lacking = inputs.keys() - targets.keys()
         raise BadInput(f"{where} has labels for some parts only; missing for: {', '.join(sorted(lacking))}. Give all or none.")
-    task, targets = _task(targets, settings, notes)
+    task, targets = _task(inputs["train"], targets, settings, notes)
+    if task == "text":
+        inputs = {name: x.float() for name, x in inputs.items()}  # numbers of tokens, not brightness
     names = settings.classes or (tuple(map(str, np.asarray(arrays["classes"]).tolist())) if "classes" in arrays else None)
-    classes = number_classes(list(targets.values()), task, names, where) if targets and task[0] in "cs" else names
+    classes = number_classes(list(targets.values()), task, names, where) if targets and task[0] in "cst" else names
     parts = {name: Part((Stored(x),), Stored(targets[name]) if targets else None) for name, x in inputs.items()}
     return Source(parts, found, task, classes, notes=tuple(notes))
 
@@ -163,8 +165,8 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.cat([x.round().to(images.dtype) if images.dtype == torch.uint8 else x for x in chunks])
 
 
-def _task(targets: dict[str, Tensor], settings: Settings, notes: list[str]) -> tuple[str, dict[str, Tensor]]:
-    """The task and the targets in its form: class numbers, masks, values or images."""
+def _task(inputs: Tensor, targets: dict[str, Tensor], settings: Settings, notes: list[str]) -> tuple[str, dict[str, Tensor]]:
+    """The task and the targets in its form: class numbers, masks, values, images or numbers of tokens."""
     if not targets:
         return settings.task or "classification", targets
     first = targets["train"]
@@ -179,21 +181,23 @@ def _task(targets: dict[str, Tensor], settings: Settings, notes: list[str]) -> t
     first = targets["train"]
     whole = not first.is_floating_point()
     guess = {1: "classification" if whole else "regression", 2: "regression", 3: "segmentation" if whole else "image", 4: "image"}
-    task = settings.task or guess.get(first.ndim, "regression")
+    tokens = inputs.ndim == 2 and inputs.shape == first.shape and whole and not inputs.is_floating_point()
+    task = settings.task or ("text" if tokens else guess.get(first.ndim, "regression"))
     if settings.task is None:
         notes.append(
             f"The task is taken as {task}, from targets of {'whole numbers' if whole else 'reals'} with {first.ndim} axes."
         )
-    axes = {"classification": (1,), "segmentation": (3,), "image": (3, 4)}.get(task, (1, 2, 3, 4))
-    if first.ndim not in axes or (task[0] in "cs" and not bool((first == first.long()).all())):
+    axes = {"classification": (1,), "segmentation": (3,), "image": (3, 4), "text": (2,)}.get(task, (1, 2, 3, 4))
+    if first.ndim not in axes or (task[0] in "cst" and not bool((first == first.long()).all())):
         kinds = {"classification": "n class numbers", "segmentation": "n,h,w class numbers", "image": "n images"}
+        kinds["text"] = "n,t numbers of tokens"
         raise BadInput(f"The targets of shape {tuple(first.shape)} do not suit the task {task}: needed are {kinds[task]}.")
     if task == "image":
         targets = {name: y[:, None] if y.ndim == 3 else _as_channels_first(y) for name, y in targets.items()}
     elif task == "regression":
         targets = {name: y.float()[:, None] if y.ndim == 1 else y.float() for name, y in targets.items()}
     else:
-        targets = {name: y.long() if task == "classification" else y for name, y in targets.items()}
+        targets = {name: y.long() if task in ("classification", "text") else y for name, y in targets.items()}
     return task, targets
 
 

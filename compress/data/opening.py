@@ -128,11 +128,10 @@ def _normalisation(
     elif chosen is not None:
         mean, std = PRESETS[chosen]
         notes.append(f"Normalisation: that of {chosen}, mean {_list(mean)}, std {_list(std)}.")
-    elif source.ready or source.task == "image":
+    elif source.ready or source.task in ("image", "text"):
         mean, std = PRESETS["none"]
-        notes.append(
-            "Normalisation: none" + ("" if source.ready else ", usual for image to image; 8-bit values become 0-1") + "."
-        )
+        why = {"image": ", usual for image to image; 8-bit values become 0-1", "text": ", inputs are numbers of tokens"}
+        notes.append(f"Normalisation: none{'' if source.ready else why[source.task]}.")
     else:
         mean, std = _measured(source, index, seed)
         if source.parts["train"].inputs[0].read(index[:1]).dtype != torch.uint8 and _standard(mean, std):

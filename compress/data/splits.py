@@ -18,14 +18,15 @@ from torch.nn import functional
 from compress.data.stores import IGNORE, Store, Stored, channels_first, name_some
 from compress.errors import BadInput, EmptyData
 
-TASKS = ("classification", "segmentation", "regression", "image")
+TASKS = ("classification", "segmentation", "regression", "image", "text")
 
 
 @dataclass(frozen=True)
 class Batch:
     """Model inputs (n, c, h, w), normalised float32, and the target, or None where there are no labels.
 
-    Targets: class numbers (n,), class numbers per pixel (n, h, w), values (n, k) or images (n, c, h, w).
+    Targets: class numbers (n,), class numbers per pixel (n, h, w) or per token (n, t), values (n, k) or images (n, c, h, w).
+    Tokens (n, t) are float32 as well, their numbers as they are.
     """
 
     inputs: tuple[Tensor, ...]
@@ -53,7 +54,7 @@ class DataSpec:
         shape: of one input, (channels, height, width).
         mean, std: per channel, on the scale 0-1 for 8-bit images, on the data's own scale otherwise.
         classes: names in the order of the class numbers; None where there are none.
-        task: "classification", "segmentation", "regression" or "image" (image to image).
+        task: "classification", "segmentation", "regression", "image" (image to image) or "text" (a token for each token).
     """
 
     shape: tuple[int, ...]
@@ -171,7 +172,7 @@ class Split:
         mean, std = (torch.tensor(v, device=device).view(-1, *[1] * (first.ndim - 2)) for v in (self.spec.mean, self.spec.std))
         first = (scaled(first) - mean) / std
         if target is not None:
-            whole_numbers = self.spec.task in ("classification", "segmentation")
+            whole_numbers = self.spec.task in ("classification", "segmentation", "text")
             target = target.long() if whole_numbers else scaled(target)
         return Batch((first, *(scaled(x.to(device)) for x in rest)), target)
 
@@ -252,13 +253,14 @@ def check_output(data: Data, shape: Sequence[int]) -> tuple[str, ...]:
     if not data.spec.labelled:
         return ()
     task, classes = data.spec.task, len(data.spec.classes or ())
-    if task in ("classification", "segmentation"):
-        if len(shape) < 2 or classes > shape[1]:
+    if task in ("classification", "segmentation", "text"):
+        outputs = 1 if len(shape) < 2 else shape[-1 if task == "text" else 1]
+        if classes > outputs:
             raise BadInput(
-                f"The labels of {data.spec.source} reach class {classes - 1}, the model has {shape[1] if len(shape) > 1 else 1} "
+                f"The labels of {data.spec.source} reach class {classes - 1}, the model has {outputs} "
                 f"outputs. Give the data the model was trained on, or list its classes in a data.toml."
             )
-        return () if classes == shape[1] else (_fewer_classes(classes, shape[1]),)
+        return () if classes == outputs else (_fewer_classes(classes, outputs),)
     target = next(data.train.batches(1)).target
     if target is not None and target[0].numel() != torch.Size(shape[1:]).numel():
         raise BadInput(f"The targets have the shape {tuple(target.shape[1:])}, the model's outputs {tuple(shape[1:])}.")

@@ -116,9 +116,11 @@ def run_once(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
             return model(*inputs)
     except Exception as error:
         shapes = ", ".join("x".join(map(str, t.shape[1:])) for t in inputs)
+        remedy = "Give the shapes it needs with --input-shape CxHxW, once per model input."
+        if "'indices'" in str(error):  # a table that is looked up
+            remedy = "Inputs are float32 here: let its forward begin with .long() and a clamp to the numbers that it knows."
         raise BadInput(
-            f"The model does not run on {len(inputs)} input(s) of shape {shapes} ({_first_line(error)}). "
-            "Give the shapes it needs with --input-shape CxHxW, once per model input."
+            f"The model does not run on {len(inputs)} input(s) of shape {shapes} ({_first_line(error)}). {remedy}"
         ) from error
 
 

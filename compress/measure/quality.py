@@ -4,6 +4,7 @@
     agreement    share of samples (or pixels) for which the largest output is the dense model's; needs no labels
     miou         mean over classes of  intersection / union  of predicted and true pixels
     mae          mean |output - target|
+    perplexity   exp of the mean cross entropy of tokens
     psnr         mean over images of  10 log10(1 / mean squared error), images on the scale 0-1, at most 100 dB
 
 A metric adds up a few numbers per batch (`sums`) and turns their total into the value (`finish`), so memory does not grow
@@ -14,11 +15,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from compress import resolve
 from compress.errors import BadInput, EmptyData
@@ -30,8 +32,11 @@ SUITABLE = {
     "segmentation": ("miou", "top1", "top5", "agreement"),
     "regression": ("mae",),
     "image": ("psnr", "mae"),
+    "text": ("perplexity", "top1", "top5", "agreement"),
 }
 """Metrics that mean something for labels of a task."""
+CLASSES = {"classification": 1, "segmentation": 1, "text": -1}
+"""Axis of the outputs' classes, for the tasks that have them."""
 LARGEST_PSNR = 100.0  # decibels: the mean over images stays finite where one is reproduced exactly
 
 
@@ -56,6 +61,7 @@ class Metric:
         points: points per unit of value: 100 for shares, so that 0.5 points are half a percent; 1 for native units.
         reference: "target", or "dense" where the dense model's outputs are the target even if there are labels.
         labels: outputs are compared by their largest class, so that the dense model's output counts as a class number.
+        classes: axis of the outputs along which the classes lie.
         sliceable: the sums of a batch are those of its slices, added; nobody knows that of a user's function.
     """
 
@@ -67,6 +73,7 @@ class Metric:
     reference: str = "target"
     labels: bool = True
     sliceable: bool = True
+    classes: int = 1
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,7 @@ def count(
             output = first_output(module(*inputs)).float()
             if bool(output.isnan().any()):  # the largest of NaN is class 0: a wrong number without any sign of it
                 raise BadInput(f"The model's output is NaN on some data, so {metric.name} means nothing. Look for NaN weights.")
+            output = output.movedim(metric.classes, 1) if metric.labels and output.ndim > 1 else output
             target = _target(metric, batch.target, inputs, teacher).to(output.device)
             found.append(_sliced(metric, output, target, slices if metric.sliceable else 1))
             samples += len(output)
@@ -166,10 +174,14 @@ def choose(name: str, task: str, labelled: bool) -> tuple[Metric, str]:
     if ":" in name:
         return _custom(name), f"Quality is {name}, averaged over samples."
     if name == "auto":
-        chosen = {"classification": "top1", "segmentation": "miou", "regression": "mae", "image": "psnr"}[task]
-        chosen = chosen if labelled else "agreement" if task in ("classification", "segmentation") else chosen
+        chosen = {"classification": "top1", "segmentation": "miou", "regression": "mae", "image": "psnr", "text": "perplexity"}[
+            task
+        ]
+        chosen = chosen if labelled else "agreement" if task in CLASSES else chosen
         against = "" if labelled else " with the dense model, for lack of labels"
-        return METRICS[chosen], f"Quality is {chosen}{against}: chosen for the task {task}; --metric takes another."
+        return _suited(
+            METRICS[chosen], task
+        ), f"Quality is {chosen}{against}: chosen for the task {task}; --metric takes another."
     if name not in METRICS:
         raise BadInput(f"The metric is '{name}'; known are auto, {', '.join(METRICS)} and module:function.")
     metric = METRICS[name]
@@ -181,7 +193,12 @@ def choose(name: str, task: str, labelled: bool) -> tuple[Metric, str]:
     if not labelled and metric.labels and metric.reference == "target":
         raise BadInput(NO_LABELS.format(name))
     against = "" if labelled and metric.reference == "target" else ", compared with the dense model"
-    return metric, f"Quality is {name}{against}."
+    return _suited(metric, task), f"Quality is {name}{against}."
+
+
+def _suited(metric: Metric, task: str) -> Metric:
+    """The metric for outputs as this task has them."""
+    return replace(metric, classes=CLASSES.get(task, 1)) if metric.labels else metric
 
 
 def drop_points(dense: Quality, now: Quality) -> float:
@@ -218,7 +235,7 @@ def _target(metric: Metric, target: Tensor | None, inputs: tuple[Tensor, ...], t
     if teacher is None:
         raise BadInput(f"The metric {metric.name} compares with the dense model here, and none was given.")
     output = first_output(teacher(*inputs)).float()
-    return output.argmax(1) if metric.labels else output
+    return output.argmax(metric.classes) if metric.labels else output
 
 
 class _measuring:
@@ -250,7 +267,7 @@ def _largest(count: int) -> Sums:
         if output.ndim < 2 or target.shape != (len(output), *output.shape[2:]):
             raise BadInput(f"Outputs of shape {tuple(output.shape)} have no classes for labels of shape {tuple(target.shape)}.")
         hit = (output.topk(min(count, output.shape[1]), dim=1).indices == target.unsqueeze(1)).any(1)
-        counted = target != IGNORE if output.ndim > 2 else torch.ones_like(hit)
+        counted = target != IGNORE if output.ndim > 3 else torch.ones_like(hit)  # of pixels; tokens have any number
         return torch.stack([(hit & counted).sum(), counted.sum()])
 
     return sums
@@ -290,6 +307,13 @@ def _absolute(output: Tensor, target: Tensor) -> Tensor:
     return torch.stack([error.sum(), torch.tensor(float(error.numel()), device=error.device)])
 
 
+def _surprise(output: Tensor, target: Tensor) -> Tensor:
+    if target.shape != (len(output), *output.shape[2:]):
+        raise BadInput(f"Outputs of shape {tuple(output.shape)} have no classes for tokens of shape {tuple(target.shape)}.")
+    nats = functional.cross_entropy(output.float(), target, reduction="sum").double()
+    return torch.stack([nats, torch.tensor(float(target.numel()), device=nats.device, dtype=torch.float64)])
+
+
 def _decibels(output: Tensor, target: Tensor) -> Tensor:
     squared = (output - same_shape(output, target)).square().flatten(1).mean(1)
     each = (-10 * squared.clamp_min(10 ** (-LARGEST_PSNR / 10)).log10()).double()
@@ -314,4 +338,5 @@ METRICS: dict[str, Metric] = {
     "psnr": Metric("psnr", _decibels, _ratio, points=1.0, labels=False),
     "miou": Metric("miou", _confusion, _mean_iou),
     "agreement": Metric("agreement", _largest(1), _ratio, reference="dense"),
+    "perplexity": Metric("perplexity", _surprise, lambda sums: math.exp(min(_ratio(sums), 700.0)), False, points=1.0),
 }

@@ -28,7 +28,7 @@ class Samples:
         inputs: per sample, an array (1, ...) per model input.
         mean, std: that the images were normalised with; None where nobody knows.
         classes: names in the order of the outputs; None where there are none.
-        task: classification, segmentation, regression or image; empty where nobody knows.
+        task: classification, segmentation, regression, image or text; empty where nobody knows.
     """
 
     inputs: tuple[tuple[np.ndarray, ...], ...]

@@ -2,7 +2,7 @@
 
     loss = (1 - d) * task(output, target) + d * distillation(output, dense output)
 
-    task           cross entropy for classes (pixels of class 255 count for nothing), mean squared error for values and images
+    task           cross entropy for classes (pixels of class 255 count for nothing) and tokens, mean squared error otherwise
     distillation   T^2 * KL(softmax(dense / T) || softmax(output / T)) for classes, mean squared error otherwise
 
 d is 1 where there are no labels and 0 where there is no dense model. T^2 keeps the gradient's scale independent of T
@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from compress import resolve
 from compress.errors import BadInput
-from compress.measure.quality import IGNORE, first_output, same_shape
+from compress.measure.quality import CLASSES, IGNORE, first_output, same_shape
 from compress.recipe import Recipe
 
 Objective = Callable[[Any, Tensor | None, Tensor | None], Tensor]
@@ -62,14 +62,15 @@ def distillation(output: Tensor, dense: Tensor, task: str, temperature: float) -
     """Distance of the outputs from the dense model's, averaged over samples (and pixels).
 
     Args:
-        output: (n, classes, ...) for classification and segmentation, any shape otherwise.
+        output: (n, classes, ...) for classification and segmentation, (n, t, classes) for text, any shape otherwise.
         dense: of the same shape.
         task: of the data.
         temperature: softens both distributions.
     """
-    if task in ("classification", "segmentation"):
-        now, then = (functional.log_softmax(x / temperature, 1) for x in (output, dense))
-        return functional.kl_div(now, then, reduction="none", log_target=True).sum(1).mean() * temperature**2
+    if task in CLASSES:
+        axis = CLASSES[task]
+        now, then = (functional.log_softmax(x / temperature, axis) for x in (output, dense))
+        return functional.kl_div(now, then, reduction="none", log_target=True).sum(axis).mean() * temperature**2
     return functional.mse_loss(output, same_shape(output, dense))
 
 
@@ -77,15 +78,16 @@ def _by_labels(name: str, task: str) -> Callable[[Any, Tensor], Tensor]:
     if ":" in name:
         return resolve.function(name, "--loss")
     if name == "auto":
-        name = "cross_entropy" if task in ("classification", "segmentation") else "mse"
+        name = "cross_entropy" if task in CLASSES else "mse"
     if name not in KINDS:
         raise BadInput(f"The loss is '{name}'; known are auto, {', '.join(KINDS)} and module:function.")
-    if (name == "cross_entropy") != (task in ("classification", "segmentation")):
+    if (name == "cross_entropy") != (task in CLASSES):
         raise BadInput(f"The loss {name} does not suit the task {task}. Take --loss auto, or a function of your own.")
 
     def loss(output: Any, target: Tensor) -> Tensor:
         first = first_output(output).float()
         if name == "cross_entropy":
+            first = first.movedim(CLASSES[task], 1)
             return functional.cross_entropy(first, target, ignore_index=IGNORE if task == "segmentation" else -100)
         target = same_shape(first, target)
         return functional.mse_loss(first, target) if name == "mse" else functional.l1_loss(first, target)
