@@ -1,5 +1,6 @@
 """Entropy guidance: does a reward for the volume of layers make training converge faster, or end better?
 
+    python benchmarks/guidance.py digits                                         # the demonstration's net, from fresh weights
     python benchmarks/guidance.py lenet5 --mnist mnist.npz                       # from fresh weights
     python benchmarks/guidance.py resnet20 --cifar cifar10 --nets nets           # fine-tuning after half of the MACs are gone
 
@@ -10,7 +11,6 @@ that the result file has are not run again.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from mnist import lenet5
 from resnet20 import decoded, open_dense
-from results_io import RESULTS, spread, write
+from results_io import known, spread, write
 from torch import nn
 
 from compress.data import Data, from_arrays, open_data
+from compress.demo import digits_net
 from compress.measure import quality
 from compress.recipe import Recipe, make
 from compress.stage import Context
@@ -30,14 +31,25 @@ from compress.stages.remove import Remove
 from compress.training import Training, train
 
 WEIGHTS = (0.0, 1e-4, 1e-3, 1e-2, -1e-3)
-EPOCHS = {"lenet5": 5, "resnet20": 2}
+EPOCHS = {"digits": 6, "lenet5": 5, "resnet20": 2}
 WHAT = {
+    "digits": "a small residual net on scikit-learn's digits, from fresh weights",
     "lenet5": "LeNet-5 on MNIST, from fresh weights",
     "resnet20": "ResNet-20 on CIFAR-10 (JPEG q75), half of the MACs removed",
 }
 
 Trained = Callable[[int, float], tuple[Training, Data]]
 """(seed, weight of the term) -> the training, and its data."""
+
+
+def of_digits(epochs: float) -> Trained:
+    def trained(seed: int, weight: float) -> tuple[Training, Data]:
+        data = open_data("digits", seed=seed)
+        torch.manual_seed(seed)
+        recipe = make(epochs=epochs, lr=5e-3, batch_size=64, distill=0.0, seed=seed, entropy_guidance=weight)
+        return train(digits_net(), data, recipe), data
+
+    return trained
 
 
 def of_lenet5(path: Path, epochs: float) -> Trained:
@@ -117,25 +129,20 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     epochs = args.epochs or EPOCHS[args.net]
-    trained = of_lenet5(args.mnist, epochs) if args.net == "lenet5" else of_resnet20(args.cifar, args.nets, epochs)
+    if args.net == "digits":
+        trained = of_digits(epochs)
+    else:
+        trained = of_lenet5(args.mnist, epochs) if args.net == "lenet5" else of_resnet20(args.cifar, args.nets, epochs)
     for seed in args.seeds:
         for weight in args.weights:
-            known = finished()
-            mine = known.get(args.net, {"what": WHAT[args.net], "epochs": epochs, "rows": []})
+            mine = known("guidance").get(args.net, {"what": WHAT[args.net], "epochs": epochs, "rows": []})
             if mine["epochs"] != epochs:
                 raise SystemExit(f"guidance.json has rows of {mine['epochs']} epochs; take them, or delete them.")
             if any((r["seed"], r["weight"]) == (seed, weight) for r in mine["rows"]):
                 continue
             mine["rows"].append(row(trained, seed, weight))
             print(args.net, {k: v for k, v in mine["rows"][-1].items() if k != "volume"}, flush=True)
-            write("guidance", {**known, args.net: {**mine, "summary": summary(mine["rows"])}})
-
-
-def finished() -> dict[str, Any]:
-    """What the result file has, without its environment."""
-    path = RESULTS / "guidance.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    return {name: value for name, value in known.items() if name in EPOCHS}
+            write("guidance", {**known("guidance"), args.net: {**mine, "summary": summary(mine["rows"])}})
 
 
 if __name__ == "__main__":

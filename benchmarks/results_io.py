@@ -19,6 +19,14 @@ def write(name: str, results: dict[str, Any]) -> Path:
     return path
 
 
+def known(name: str) -> dict[str, Any]:
+    """What `results/NAME.json` has, without its environment; nothing where there is no such file."""
+    path = RESULTS / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    found.pop("environment", None)
+    return found
+
+
 def spread(values: list[float]) -> dict[str, Any]:
     """Mean and extremes of a figure over seeds, with the single values."""
     return {"mean": sum(values) / len(values), "min": min(values), "max": max(values), "values": values}

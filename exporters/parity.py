@@ -111,10 +111,14 @@ def _squares(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
 
 
 def _agreeing(expected: np.ndarray, found: np.ndarray) -> tuple[int, int]:
-    """Places (samples, or pixels of maps) where both choose the same class, and how many there are; classes are axis 1."""
-    if expected.ndim < 2 or expected.shape[1] < 2:
+    """Places (samples, pixels of maps, tokens) where both choose the same class, and how many there are.
+
+    Classes are axis 1; of three axes, as of a text (n, tokens, classes), the last one.
+    """
+    axis = -1 if expected.ndim == 3 else 1
+    if expected.ndim < 2 or expected.shape[axis] < 2:
         return 0, 0
-    same = expected.argmax(1) == found.argmax(1)
+    same = expected.argmax(axis) == found.argmax(axis)
     return int(same.sum()), same.size
 
 

@@ -19,6 +19,7 @@ import exporters
 from exporters import ExportError, MissingBackend, ParityError, parity
 from exporters import onnx as exporter
 from exporters.capture import Subject
+from exporters.parity import _agreeing
 
 
 def seeded(*shape: int, seed: int = 1) -> Tensor:
@@ -296,3 +297,12 @@ def test_control_flow_on_values_is_refused_with_what_to_do(tmp_path: Path):
     with pytest.raises(ExportError, match=r"does not export.*depends on tensor values.*torch\.cond"):
         exporters.export("onnx", Branches(), (torch.ones(1, 4),), tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_classes_of_a_text_lie_on_its_last_axis():
+    one = np.zeros((2, 4, 4), dtype=np.float32)
+    one[0, 1, 3], one[1, 2, 0] = 1, 1
+    other = one.copy()
+    other[0, 1, 3], other[0, 1, 2] = 0, 1  # another token at one place of eight
+    assert _agreeing(one, other) == (7, 8) and _agreeing(one, one) == (8, 8)
+    assert _agreeing(one[:, :, 0], other[:, :, 0]) == (2, 2) and _agreeing(one[:, 0, :1], one[:, 0, :1]) == (0, 0)
