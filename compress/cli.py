@@ -28,7 +28,7 @@ from compress.recipe import Recipe
 
 STATISTICS = ("calibration", "device", "seed")
 DECISION = ("method", "target", "tolerance", "inputs", "align", "depth", "linearize")
-RUNTIMES = ("auto", "ort", "openvino", "executorch", "torch", "ort-cuda")
+RUNTIMES = ("auto", "ort", "openvino", "executorch", "litert", "torch", "ort-cuda")
 TIMING = ("runtime", "batch", "threads", "rounds")
 
 
@@ -220,9 +220,9 @@ def bench(models: tuple[str, ...], strict: bool, as_json: bool, **flags: Any) ->
     """Time MODELS against each other, interleaved; the first one is what the others are compared with.
 
     Each runs in a process of its own, in every runtime that is named and opens it: ONNX files, OpenVINO's .xml, ExecuTorch's
-    .pte, .pt2, .torchscript, and torch models, which are exported first; a package.tar.gz stands for the ONNX models in it. The
-    comparison is among equal batch sizes and threads. --target ssh://... copies ONNX files to another machine, times them there
-    and removes them again.
+    .pte, LiteRT's .tflite, .pt2, .torchscript, and torch models, which are exported first; a package.tar.gz stands for the ONNX
+    models in it. The comparison is among equal batch sizes and threads. --target ssh://... copies ONNX files to another machine,
+    times them there and removes them again.
 
     The input size is that of an ONNX file or folder model.compressed among them; else --input-shape says it.
     """

@@ -22,7 +22,7 @@ from compress.stage import Progress
 from exporters import apart, runtimes
 from exporters.standalone import sealed
 
-WRITES = {"ort": "onnx", "openvino": "onnx", "executorch": "executorch", "torch": "pt2"}
+WRITES = {"ort": "onnx", "openvino": "onnx", "executorch": "executorch", "litert": "litert", "torch": "pt2"}
 """Runtime -> the format that a torch model is written in for it."""
 EXPORTED = tuple({ending for endings in runtimes.OPENS.values() for ending in endings})
 ENGINES = (".engine", ".plan")
@@ -103,7 +103,7 @@ class Files:
                 raise Unfit(f"{path} is no file that {where} runs: it opens {endings}. Give the torch model, which is exported.")
             return path
         format = WRITES[where]
-        key = (model, format, str(batch) if format == "executorch" else "")
+        key = (model, format, str(batch) if format in exporters.FIXED else "")
         if key not in self.written:
             if self.progress:
                 self.progress("opening", 0.0, f"{model} as {format}")

@@ -41,6 +41,9 @@ RUNTIME: dict[str, str] = {name: format.runtime for name, format in FORMATS.item
 LOSSY = frozenset(name for name, format in FORMATS.items() if format.lossy)
 """Formats with fewer bits than the model: held to a closeness instead of a parity."""
 
+FIXED = frozenset(name for name, format in FORMATS.items() if format.fixed)
+"""Formats whose file takes the batch size that it was written for."""
+
 COMMON = frozenset({"opset", "calibration", "calibrator", "int8_error", "batch"})
 """Options that any format may be given: one that has no use for them leaves them aside."""
 
@@ -48,6 +51,7 @@ __all__ = [
     "COMMON",
     "ENDING",
     "EXPORTERS",
+    "FIXED",
     "INSTALL",
     "LOSSY",
     "NEEDS",

@@ -20,6 +20,7 @@ from exporters import capture
 from exporters.capture import Subject
 from exporters.errors import ExportError
 from exporters.exported import Exported
+from exporters.fixed import of, of_size
 from exporters.proving import proven
 
 
@@ -42,11 +43,6 @@ def export(
     subject = capture.subject(model, inputs)
     program = fixed(subject.model, of(subject, batch))
     return saved("executorch", program, subject, path, samples or (tuple(inputs),), batch, allowed=None)
-
-
-def of(subject: Subject, batch: int) -> tuple[Tensor, ...]:
-    """Example inputs of exactly that many samples."""
-    return tuple(x[torch.arange(batch) % len(x)] for x in subject.batch)
 
 
 def fixed(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
@@ -78,11 +74,3 @@ def saved(
     return proven(
         format, "executorch", path, lambda to: to.write_bytes(lowered.buffer), subject, parts, allowed=allowed, fixed=True
     )
-
-
-def of_size(batches: Iterable[Sequence[Tensor]], size: int) -> Iterable[tuple[Tensor, ...]]:
-    """The same samples, `size` at a time; the last of a batch are repeated where they are too few."""
-    for batch in batches:
-        for start in range(0, len(batch[0]), size):
-            part = tuple(x[start : start + size] for x in batch)
-            yield tuple(x[torch.arange(size).clamp_max(len(x) - 1)] for x in part)

@@ -13,6 +13,7 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e  
 from exporters import capture, executorch
 from exporters.errors import ExportError
 from exporters.exported import Exported
+from exporters.fixed import of, of_size
 from exporters.proving import SLACK, enough
 
 
@@ -36,13 +37,13 @@ def export(
     del metadata
     enough(calibration)
     subject = capture.subject(model, inputs)
-    example = executorch.of(subject, batch)
+    example = of(subject, batch)
     program = executorch.fixed(subject.model, example)
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
     try:
         with capture.quiet(), torch.no_grad():
             prepared = prepare_pt2e(program.module(), quantizer)
-            for part in executorch.of_size(calibration, batch):
+            for part in of_size(calibration, batch):
                 prepared(*part)
             quantized = executorch.fixed(convert_pt2e(prepared), example)
     except ExportError:

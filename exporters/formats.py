@@ -16,6 +16,7 @@ class Format:
         needs: modules that have to be there.
         install: the line that installs them.
         lossy: fewer bits than the model: held to a closeness instead of a parity.
+        fixed: its file takes the batch size that it was written for.
     """
 
     module: str
@@ -24,6 +25,7 @@ class Format:
     needs: tuple[str, ...]
     install: str
     lossy: bool = False
+    fixed: bool = False
 
 
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
@@ -31,6 +33,7 @@ _GET_ONNX = "pip install onnx onnxscript onnxruntime"
 _TORCH, _GET_TORCH = ("torch",), "pip install torch"
 _GET_OPENVINO, _GET_EXECUTORCH = "pip install openvino", "pip install executorch"
 _EXECUTORCH = ("executorch",)
+_LITERT, _GET_LITERT = ("litert_torch", "ai_edge_litert"), "pip install litert-torch ai-edge-litert"
 
 FORMATS: dict[str, Format] = {
     "onnx": Format("exporters.onnx", ".onnx", "ort", _ONNX, _GET_ONNX),
@@ -41,9 +44,19 @@ FORMATS: dict[str, Format] = {
     "openvino-int8": Format(
         "exporters.openvino_int8", ".int8.xml", "openvino", ("openvino", "nncf"), f"{_GET_OPENVINO} nncf", lossy=True
     ),
-    "executorch": Format("exporters.executorch", ".pte", "executorch", _EXECUTORCH, _GET_EXECUTORCH),
+    "executorch": Format("exporters.executorch", ".pte", "executorch", _EXECUTORCH, _GET_EXECUTORCH, fixed=True),
     "executorch-int8": Format(
-        "exporters.executorch_int8", ".int8.pte", "executorch", (*_EXECUTORCH, "torchao"), _GET_EXECUTORCH, lossy=True
+        "exporters.executorch_int8",
+        ".int8.pte",
+        "executorch",
+        (*_EXECUTORCH, "torchao"),
+        _GET_EXECUTORCH,
+        lossy=True,
+        fixed=True,
+    ),
+    "litert": Format("exporters.litert", ".tflite", "litert", _LITERT, _GET_LITERT, fixed=True),
+    "litert-int8": Format(
+        "exporters.litert_int8", ".int8.tflite", "litert", (*_LITERT, "ai_edge_quantizer"), _GET_LITERT, lossy=True, fixed=True
     ),
     "pt2": Format("exporters.pt2", ".pt2", "torch", _TORCH, _GET_TORCH),
     "torchscript": Format("exporters.torchscript", ".torchscript", "torch", _TORCH, _GET_TORCH),

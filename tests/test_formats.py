@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import exporters
-from exporters import ExportError, runtimes
+from exporters import FIXED, ExportError, runtimes
 from exporters.formats import FORMATS
-
-FIXED = ("executorch", "executorch-int8")
 
 
 def seeded(*shape: int, seed: int = 1) -> Tensor:
@@ -61,7 +59,7 @@ def test_a_file_is_the_model_in_its_runtime(format: str, net: nn.Module, tmp_pat
         assert done.parity is not None and done.parity.worst_abs <= done.parity.tolerance and error < 1e-5
     assert done.closeness.samples == (6 if format in FIXED else 5 + 1)  # a fixed batch is filled up; else one is run alone
     if format in FIXED:
-        with pytest.raises(ExportError, match=r"ExecuTorch cannot run .* on inputs of shape \(3, 3, 8, 8\)"):
+        with pytest.raises(ExportError, match=r"(ExecuTorch|LiteRT) cannot run .* on inputs of shape \(3, 3, 8, 8\)"):
             loaded.run([seeded(3, 3, 8, 8).numpy()])
         assert loaded.shapes == ((2, 3, 8, 8),)
     if loaded.shapes and format not in FIXED:
@@ -91,7 +89,7 @@ def test_what_is_missing_is_named_with_the_line_that_installs_it(net: nn.Module,
 
 @pytest.mark.parametrize("runtime", sorted(runtimes.RUNTIMES))
 def test_a_file_that_is_no_model_is_not_opened(runtime: str, tmp_path: Path):
-    pytest.importorskip({"ort": "onnxruntime"}.get(runtime, runtime))
+    pytest.importorskip({"ort": "onnxruntime", "litert": "ai_edge_litert"}.get(runtime, runtime))
     path = tmp_path / f"page{runtimes.OPENS[runtime][0]}"
     path.write_text("<html>")
     with pytest.raises(ExportError, match=r"does not open .*page"):

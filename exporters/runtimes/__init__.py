@@ -26,6 +26,7 @@ RUNTIMES: dict[str, str] = {
     "ort": "exporters.runtimes.ort",
     "openvino": "exporters.runtimes.openvino",
     "executorch": "exporters.runtimes.executorch",
+    "litert": "exporters.runtimes.litert",
     "torch": "exporters.runtimes.pytorch",
 }
 """Runtime -> module, imported when it is asked for."""
@@ -34,6 +35,7 @@ OPENS: dict[str, tuple[str, ...]] = {
     "ort": (".onnx",),
     "openvino": (".xml", ".onnx"),
     "executorch": (".pte",),
+    "litert": (".tflite",),
     "torch": (".pt2", ".torchscript"),
 }
 """Runtime -> endings of the files that it opens."""
@@ -42,6 +44,7 @@ INSTALL: dict[str, str] = {
     "ort": "pip install onnxruntime",
     "openvino": "pip install openvino",
     "executorch": "pip install executorch",
+    "litert": "pip install ai-edge-litert",
     "torch": "pip install torch",
 }
 

@@ -1,0 +1,76 @@
+"""LiteRT in 8 bits by its own quantizer: weights with a scale per channel, activations from their smallest to largest value.
+
+Left to itself the quantizer takes a moving average of ranges, which later batches hardly move: what they hold beyond the range of
+the first one would be cut off.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ai_edge_quantizer import quantizer, recipe  # pyright: ignore[reportMissingImports]
+from ai_edge_quantizer.algorithm_manager import AlgorithmName  # pyright: ignore[reportMissingImports]
+from ai_edge_quantizer.calibrator import Calibrator  # pyright: ignore[reportMissingImports]
+from ai_edge_quantizer.qtyping import TFLOperationName  # pyright: ignore[reportMissingImports]
+from ai_edge_quantizer.recipe_manager import RecipeManager  # pyright: ignore[reportMissingImports]
+from ai_edge_quantizer.utils.qsv_utils import min_max_update  # pyright: ignore[reportMissingImports]
+from torch import Tensor, nn
+
+from exporters import capture, litert
+from exporters.errors import ExportError
+from exporters.exported import Exported
+from exporters.fixed import of_size
+from exporters.proving import SLACK, enough, proven
+from exporters.runtimes import litert as runtime
+
+
+def export(
+    model: nn.Module,
+    inputs: Sequence[Tensor],
+    path: Path,
+    *,
+    metadata: Mapping[str, str],
+    samples: Iterable[Sequence[Tensor]] | None = None,
+    calibration: Sequence[Sequence[Tensor]] = (),
+    int8_error: float = 0.05,
+    batch: int = 1,
+) -> Exported:
+    """Write a quantized file for `batch` samples at a time; it takes and gives floats.
+
+    Raises:
+        ExportError: as for `litert`; too few calibration samples, or a model that cannot be quantized.
+        ParityError: its relative error on `samples` is above twice `int8_error`.
+    """
+    del metadata
+    enough(calibration)
+    subject = capture.subject(model, inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder, "float.tflite")
+        litert.converted(subject, batch).export(str(plain))
+        made = quantized(plain, of_size(calibration, batch))
+    parts = of_size(samples or calibration, batch)
+    write = made.export_model
+    allowed = SLACK * int8_error
+    return proven("litert-int8", "litert", path, lambda to: write(str(to)), subject, parts, allowed=allowed, fixed=True)
+
+
+def quantized(plain: Path, batches: Iterable[Sequence[Tensor]]) -> Any:
+    """A file in float with all that LiteRT can compute in 8 bits in 8 bits."""
+    names = runtime.names(plain)
+    feeds = [dict(zip(names, (x.numpy() for x in batch), strict=True)) for batch in batches]
+    try:
+        with capture.quiet():
+            work: Any = quantizer.Quantizer(str(plain))
+            work.load_quantization_recipe(recipe.static_wi8_ai8())
+            for end in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):  # floats for the caller, as everywhere else
+                work.update_quantization_recipe(".*", end, algorithm_key=AlgorithmName.NO_QUANTIZE)
+            manager = RecipeManager()
+            manager.load_quantization_recipe(work.get_quantization_recipe())
+            seen: Any = Calibrator(str(plain), num_threads=1, qsv_update_func=min_max_update)  # its own is a moving average
+            seen.calibrate({runtime.SIGNATURE: feeds}, manager)
+            return work.quantize(seen.get_model_qsvs())
+    except Exception as error:
+        raise ExportError(f"This model cannot be quantized for LiteRT: {capture.reason(error)}") from error
