@@ -17,6 +17,7 @@ from compress.stages.merge import Merge
 from compress.stages.nepenthe import Nepenthe
 from compress.stages.order import Order
 from compress.stages.remove import Remove
+from compress.stages.search import Search
 from compress.stages.shorten import Shorten
 from compress.stopwatch import Stopwatch
 
@@ -67,10 +68,10 @@ def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True) -
     for stage in stages:
         stage.check(dense, context)
     for stage in stages:
-        if quick and isinstance(stage, Remove):
+        if quick and isinstance(stage, Remove | Search):
             edits, notes = stage.decide(planned, context)
             planned = artifacts.apply(Plan(edits), planned).noting(*notes)
-        elif not quick and isinstance(stage, Remove | Shorten | Order | Merge):
+        elif not quick and isinstance(stage, Remove | Search | Shorten | Order | Merge):
             planned = stage(planned, context)
     plan = Plan(planned.plan.edits, recipe.method, recipe.align or 1)
     if recipe.turns > 1:

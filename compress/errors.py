@@ -6,6 +6,7 @@
     │   └── PlanMismatch         2   a plan made for another model
     ├── Infeasible               3   a target that no choice of channels reaches
     ├── UnsupportedModel         4   a model that cannot be traced or has nothing removable
+    ├── MissingPackage           4   a package that a method needs is not installed
     ├── GateFailed               5   a quality or parity contract that does not hold
     └── StageFailed              1   a stage broke; names the stages that are on disk
 
@@ -61,6 +62,12 @@ class MissingPackage(CompressError):
     def __init__(self, what: str, missing: str, install: str):
         self.missing, self.install = missing, install
         super().__init__(f"{what} needs the package '{missing}', which is not installed: {install}")
+
+
+class MissingPackage(CompressError):
+    """A package that a method needs is not installed; the message has the line that installs it."""
+
+    exit_code = 4
 
 
 class GateFailed(CompressError):

@@ -18,6 +18,7 @@ from compress.stages.reconstruct import Reconstruct
 from compress.stages.relocate import Relocate
 from compress.stages.remove import Remove
 from compress.stages.replay import Replay
+from compress.stages.search import Search
 from compress.stages.sensitivity import Sensitivity
 from compress.stages.shorten import Shorten
 from compress.stages.turn import InTurn
@@ -74,6 +75,13 @@ METHODS: dict[str, Method] = {
         "The channels go whose rectifier switches least; one that is always off goes without any loss.",
         "the channel-wise reading of EASIER (ECML 2024), whose own unit is the layer",
         needs="training images, labels or not; rectifiers",
+    ),
+    "rl-entropy": Method(
+        (Analyse(), Search(Remove("entropic")), Reconstruct(), Finetune()),
+        "An agent tries how many channels every group keeps and is rewarded for little spatial entropy of the feature maps.",
+        "Musat and Andonie (arXiv 2312.04918), on AMC (ECCV 2018)",
+        needs="training images, labels or not; convolutions; pip install 'compress[rl]'",
+        costs="as entropic, and --episodes choices, each judged on 256 held-out images",
     ),
     "random": Method((Analyse(), Remove("random"), Reconstruct(), Finetune()), "Channels are drawn: the control."),
     "easier": Method(

@@ -25,7 +25,7 @@ from compress.stages.finetune import Finetune
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 DEMO = "compress demo --out demo-out"
-PAGED = ("state-entropy", "lottery", "sensitivity", "snip")
+PAGED = ("state-entropy", "lottery", "sensitivity", "snip", "rl-entropy")
 """Methods that a page explains by their flag."""
 
 
@@ -76,6 +76,8 @@ def carried_out(line: str, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_on_a_page_works(page: Path, demonstration: Path, tmp_path: Path):
+    if page.stem == "rl-entropy":
+        pytest.importorskip("stable_baselines3")
     shutil.copytree(demonstration, tmp_path / "demo-out")
     for line in commands(page):
         if line != DEMO:

@@ -1,0 +1,110 @@
+"""Episode after episode, each written down: a search that was cut off goes on as if nothing had happened.
+
+A line per episode (actions, what came of them) is all that is kept. An agent that is fed the same episodes in the same order is
+the same agent, so no networks and no memory are written; taking up a search again costs the gradient steps, and no look at a
+model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from compress.files import write_text
+from compress.search.agents import Agent, Step
+from compress.search.environment import Pruning
+
+_FILE = "episodes.jsonl"
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What was done and what came of it.
+
+    Attributes:
+        shares: of its channels that each group kept, behind the wall.
+        reward: more is better.
+        quality: on the held-out images of the search.
+        entropy: ratio to the dense model's, where the reward takes it.
+        constant: share of constant maps, likewise.
+    """
+
+    shares: tuple[float, ...]
+    reward: float
+    quality: float
+    entropy: float | None = None
+    constant: float | None = None
+
+
+def search(
+    environment: Pruning,
+    agent: Agent,
+    episodes: int,
+    desk: Path | None = None,
+    progress: Callable[[int, Episode], None] = lambda number, episode: None,
+) -> list[Episode]:
+    """Run episodes.
+
+    Args:
+        environment: of the task.
+        agent: who decides.
+        episodes: how many, those already on the desk included.
+        desk: folder in which each episode is written down, and from which a search goes on; None for neither.
+        progress: told the number of episodes done and the last one.
+    """
+    done = recorded(desk)[:episodes]
+    for number in range(episodes):
+        if number < len(done):
+            _replay(environment, agent, number, done[number])
+        else:
+            done.append(_episode(environment, agent, number))
+            if desk is not None:
+                desk.mkdir(parents=True, exist_ok=True)
+                write_text(desk / _FILE, "".join(json.dumps(dataclasses.asdict(one)) + "\n" for one in done))
+        progress(number + 1, done[number])
+    return done
+
+
+def best(episodes: list[Episode]) -> int:
+    """Number of the first episode of the highest reward."""
+    return max(range(len(episodes)), key=lambda number: (episodes[number].reward, -number))
+
+
+def recorded(desk: Path | None) -> list[Episode]:
+    """What a desk has."""
+    if desk is None or not (desk / _FILE).exists():
+        return []
+    lines = map(json.loads, (desk / _FILE).read_text().splitlines())
+    return [Episode(tuple(values.pop("shares")), **values) for values in lines]
+
+
+def _episode(environment: Pruning, agent: Agent, number: int) -> Episode:
+    """One episode, and the agent's lesson from it."""
+    observation, _ = environment.reset()
+    steps: list[Step] = []
+    while True:
+        action = agent.act(observation, number)
+        following, reward, over, _, info = environment.step(np.array([action], dtype=np.float32))
+        steps.append(Step(observation, info["share"], following))
+        observation = following
+        if over:
+            agent.learn(steps, reward, number)
+            return Episode(tuple(s.share for s in steps), reward, info["quality"], info["entropy"], info["constant"])
+
+
+def _replay(environment: Pruning, agent: Agent, number: int, known: Episode) -> None:
+    """The same lesson from what was written down; the agent draws what it drew then."""
+    widths = environment.task.widths
+    decided: list[int] = []
+    steps: list[Step] = []
+    for share in known.shares:
+        observation = widths.observe(decided)
+        agent.act(observation, number)
+        decided.append(widths.kept(decided, share))
+        steps.append(Step(observation, share, widths.observe(decided)))
+    agent.learn(steps, known.reward, number)

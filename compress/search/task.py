@@ -1,0 +1,82 @@
+"""A search made ready: what its episodes need, from one pass over the calibration images, and those of the reward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compress.artifact import Artifact
+from compress.errors import BadInput, UnsupportedModel
+from compress.graph.channels import Channels, Group, solve
+from compress.measure import quality
+from compress.recipe import DEFAULT_TARGET
+from compress.search.rewards import Judge, Outcome, has_maps, judge
+from compress.search.shrinking import Shrinker, shrinker
+from compress.search.widths import Widths, widths
+from compress.stage import Context
+from compress.statistics import budget, calibration, selection
+from compress.statistics.layers import layers
+
+IMAGES = 256
+"""Held-out images that an episode is judged on: enough to rank choices, few enough for thousands of them."""
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that an episode needs, and what the images taught on the way, for who carries the choice out."""
+
+    widths: Widths
+    shrinker: Shrinker
+    judge: Judge
+    losses: selection.Losses
+
+    def outcome(self, counts: dict[str, int]) -> Outcome:
+        """What a choice of channel counts is worth."""
+        return self.judge(self.shrinker(counts))
+
+
+def task(artifact: Artifact, context: Context) -> Task:
+    """Prepare a search by the recipe's `target`, `reward` and `spatial`. Channel counts are not rounded in it.
+
+    Raises:
+        BadInput, Infeasible, UnsupportedModel: as for `choice`.
+        EmptyData: there are no images.
+    """
+    recipe, data = context.recipe, context.data
+    made = choice(artifact, context)
+    groups = made.groups
+    losses = selection.Losses(artifact.module, calibration.statistics(artifact, context, groups, states=False))
+    curves = selection.sweeps(losses, groups, lambda share: context.progress("loss curves", share, ""))
+    small = shrinker(artifact, losses.statistics, curves, context.device)
+    metric, _ = quality.choose(recipe.metric, data.spec.task, data.spec.labelled)
+    batches = tuple(data.held_out.batches(_BATCH, limit=IMAGES, seed=recipe.seed, device=context.device))
+    return Task(made, small, judge(small.module, recipe.reward, batches, metric, context.device, recipe.spatial), losses)
+
+
+def choice(artifact: Artifact, context: Context, align: int = 1) -> Widths:
+    """What there is to choose, found without looking at data.
+
+    Raises:
+        BadInput: a tolerance instead of a target, or a target in rectifiers.
+        Infeasible: the target is out of reach; tells the reachable range.
+        UnsupportedModel: no group can lose channels, or the reward needs maps and there are none.
+    """
+    recipe = context.recipe
+    if recipe.tolerance is not None:
+        raise BadInput("--tolerance has no meaning for a search, which spends a budget. Give a --target instead.")
+    if recipe.reward != "accuracy":
+        has_maps(artifact.module)
+    channels = solve(artifact.module, artifact.inputs)
+    return widths(artifact, channels, _readable(artifact, channels), recipe.target or DEFAULT_TARGET, align, context.dense)
+
+
+def _readable(artifact: Artifact, channels: Channels) -> list[Group]:
+    """Groups that can lose channels and have a reader that can be refitted."""
+    known = layers(artifact.module)
+    found = [g for g in budget.removable(artifact.module, channels) if selection.measured(g, known)]
+    if not found:
+        raise UnsupportedModel(
+            "The model has no group of channels that can be removed and whose readers can be refitted; needed is at least one. "
+            "'compress explain' tells the reason for each group."
+        )
+    return found
