@@ -2,6 +2,7 @@
 
 mobilenet.svg     accuracy against speed-up: width, depth, both; one dot per seed, a line through the means
 rectifiers.svg    accuracy against the number of rectifiers that are gone, network by network
+lottery.svg       accuracy against the weights that are left, both arms; a band from the worst seed to the best
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ KINDS = {"width and depth": "tab:green", "width": "tab:blue", "depth": "tab:oran
 
 def main() -> None:
     mpl.rcParams["svg.hashsalt"] = "compress"  # the same results give the same file
-    for name, draw in (("mobilenet", mobilenet), ("rectifiers", rectifiers)):
+    for name, draw in (("mobilenet", mobilenet), ("rectifiers", rectifiers), ("lottery", lottery)):
         path = RESULTS / f"{name}.json"
         if path.exists():
             figure = draw(json.loads(path.read_text()))
@@ -65,6 +66,24 @@ def rectifiers(found: dict[str, Any]) -> Any:
             line = sorted((r["rectifiers"], 100 * r["top1"], r["epochs"]) for r in rows if r["kind"] == kind)
             axes.plot(*zip(*[point[:2] for point in line], strict=True), marker="o", label=f"{kind}, {line[0][2]:g} epochs")
         axes.set(xlabel=f"rectifiers gone, of {found['nets'][net]['rectifiers']}", ylabel="top-1, %", title=net)
+        axes.legend()
+    return figure
+
+
+def lottery(found: dict[str, Any]) -> Any:
+    rows = [row for row in found["summary"] if row["kind"] == "weights"]
+    nets = list(dict.fromkeys(row["net"] for row in rows))
+    figure, every = pyplot.subplots(1, len(nets), figsize=(6 * len(nets), 4), squeeze=False)
+    for axes, net in zip(every[0], nets, strict=True):
+        here = [row for row in rows if row["net"] == net]
+        left = [100 * row["left"] for row in here]
+        axes.axhline(here[0]["dense"], color="grey", linestyle=":", label="dense")
+        for arm in ("original", "random"):
+            axes.plot(left, [row[arm]["mean"] for row in here], marker="o", markersize=3, label=f"{arm} weights")
+            axes.fill_between(left, [row[arm]["min"] for row in here], [row[arm]["max"] for row in here], alpha=0.2)
+        if winners := [row["left"] for row in here[1:] if row["original"]["mean"] >= row["dense"]]:
+            axes.axvline(100 * min(winners), color="black", linewidth=0.8, linestyle="--", label="sparsest winning ticket")
+        axes.set(xscale="log", xlabel="weights left, %", ylabel="top-1 on test images, %", title=net)
         axes.legend()
     return figure
 

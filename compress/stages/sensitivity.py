@@ -24,7 +24,7 @@ from compress.graph.channels import Group
 from compress.recipe import Recipe
 from compress.stage import Context
 from compress.statistics import narrowing
-from compress.training import train
+from compress.training import Progress, train
 from compress.training.beginning import beginning
 from compress.training.masks import masked, prunable, unmasked
 from compress.training.saliency import CRITERIA, Scores
@@ -49,7 +49,7 @@ class Sensitivity:
         recipe = context.recipe
         untrained = beginning(artifact, context)
 
-        def tell(doing: str):
+        def tell(doing: str) -> Progress:
             return lambda what, share, text: context.progress(self.name, share, f"{doing}, {text}")
 
         scores = CRITERIA[self.criterion](untrained.module, context, tell("first look"))
