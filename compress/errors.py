@@ -55,16 +55,6 @@ class UnsupportedModel(CompressError):
 
 
 class MissingPackage(CompressError):
-    """A package that a method needs is not installed; `install` is the line that brings it."""
-
-    exit_code = 4
-
-    def __init__(self, what: str, missing: str, install: str):
-        self.missing, self.install = missing, install
-        super().__init__(f"{what} needs the package '{missing}', which is not installed: {install}")
-
-
-class MissingPackage(CompressError):
     """A package that a method needs is not installed; the message has the line that installs it."""
 
     exit_code = 4
