@@ -30,7 +30,7 @@ from compress.measure.latency import Timing, compare
 from compress.measure.runtime import choose, runner, usable_cores
 from compress.recipe import Recipe
 from compress.report.environment import environment
-from exporters import quick
+from exporters import onnx_timed
 
 CACHE = "COMPRESS_CACHE"
 _FILE = "latency.json"
@@ -105,7 +105,7 @@ class Stopwatch:
     def _write(self, artifact: Artifact, path: Path) -> None:
         """The file that is timed: written in milliseconds where the runtime makes the same of that as of the real one."""
         if _plain(artifact):
-            quick.write(artifact.module, artifact.inputs, path, self.recipe.opset)
+            onnx_timed.write(artifact.module, artifact.inputs, path, self.recipe.opset)
         else:
             exporters.export("onnx", artifact.module, artifact.inputs, path, opset=self.recipe.opset, check_parity=False)
 
