@@ -124,7 +124,7 @@ class Recipe(BaseModel):
     threads: int = Field(0, ge=0, description="threads of the latency measurement; 0: all cores")
     rounds: int = Field(40, ge=5, description="interleaved latency rounds")
     export: tuple[str, ...] = Field(("onnx",), description="formats of the result; 'compress doctor' lists them")
-    opset: int = Field(18, ge=18, le=25, description="ONNX operator set")
+    opset: int = Field(18, ge=17, le=25, description="ONNX operator set; 17 for TensorRT before 10")
     calibrator: Literal["minmax", "percentile", "entropy"] = Field(
         "minmax", description="how onnx-int8 takes the ranges of activations from the calibration images"
     )

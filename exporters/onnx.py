@@ -25,11 +25,12 @@ from exporters import capture
 from exporters.capture import Subject
 from exporters.errors import ExportError
 from exporters.exported import Exported
+from exporters.lowering import lowered
 from exporters.proving import proven
 from exporters.staging import sha256, staged, total_bytes
 
-OPSETS = range(18, 26)
-"""Operator sets that torch writes or converts to; it has no implementation below 18."""
+OPSETS = range(17, 26)
+"""Operator sets that torch writes or converts to, from 18 on, and the one below it, which `lowering` makes of 18."""
 SINGLE_FILE_BYTES = 1_900_000_000
 """One protobuf file holds 2 GiB; above this the weights go to a second file beside it."""
 
@@ -65,7 +66,8 @@ def converted(
     if opset not in OPSETS:
         raise ExportError(f"The opset is {opset}; needed is one from {OPSETS[0]} to {OPSETS[-1]}.")
     subject = capture.subject(model, inputs)
-    proto = _convert(subject, opset)
+    proto = _convert(subject, max(opset, OPSETS[1]))
+    proto = lowered(proto) if opset < OPSETS[1] else proto
     clean(proto, metadata)
     return subject, proto
 

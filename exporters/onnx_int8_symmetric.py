@@ -1,5 +1,6 @@
 """ONNX in 8 bits as TensorRT needs it: activations without a zero point, biases in float, weights as QuantizeLinear of floats.
 
+In opset 17 where that is possible, because TensorRT before 10 misreads a later one (exporters/lowering.py).
 Runs in ONNX Runtime too, a little less exactly than `onnx-int8` (half of the range of a rectifier is not used). The file is as
 large as the float one: TensorRT takes the 8 bits when it builds the engine (exporters/standalone/engine.py).
 """
@@ -7,13 +8,14 @@ large as the float one: TensorRT takes the 8 bits when it builds the engine (exp
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from exporters import onnx_int8
+from exporters import lowering, onnx_int8
 from exporters.exported import Exported
 
 
@@ -28,16 +30,11 @@ def export(
     opset: int = 18,
     **common: Any,
 ) -> Exported:
-    """As `onnx-int8`; what `common` holds is that of every exporter."""
-    made = onnx_int8.export(
-        model,
-        inputs,
-        path,
-        calibration=calibration,
-        calibrator=calibrator,
-        int8_error=int8_error,
-        opset=opset,
-        symmetric=True,
-        **common,
-    )
+    """As `onnx-int8`; what `common` holds is that of every exporter. Opset 17 where the model has that form, else `opset`."""
+    common |= {"calibration": calibration, "calibrator": calibrator, "int8_error": int8_error, "symmetric": True}
+    write = functools.partial(onnx_int8.export, model, inputs, path, **common)
+    try:
+        made = write(opset=lowering.OPSET)
+    except lowering.NeedsNewer:
+        made = write(opset=max(opset, lowering.OPSET + 1))
     return dataclasses.replace(made, format="onnx-int8-symmetric")

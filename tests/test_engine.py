@@ -128,8 +128,35 @@ def network(*kinds: str) -> SimpleNamespace:
     return SimpleNamespace(num_layers=len(layers), get_layer=lambda i: layers[i])
 
 
+class Reduce:
+    """What a layer becomes when it is cast."""
+
+    name = "mean"
+
+
+class Layer(Reduce):
+    type = "REDUCE"
+
+    def __init__(self, axes: int) -> None:
+        self.axes = axes
+
+
+@pytest.mark.parametrize(("axes", "misread"), [(0b1100, False), (0b1111, True)])
+def test_a_mean_over_the_batch_is_a_file_that_was_misread(axes: int, misread: bool):
+    trt = SimpleNamespace(LayerType=SimpleNamespace(QUANTIZE="QUANTIZE", REDUCE="REDUCE"), IReduceLayer=Reduce)
+    layer = Layer(axes)
+    read = SimpleNamespace(num_layers=1, get_layer=lambda _: layer)
+    if misread:
+        with pytest.raises(Refused, match=r"average over the batch.*--opset 17") as caught:
+            engine.check_precision(trt, read, "fp32", weak=True)
+        assert caught.value.code == 2
+    else:
+        engine.check_precision(trt, read, "fp32", weak=True)
+
+
 def test_a_precision_that_the_file_does_not_hold_is_refused():
-    trt = SimpleNamespace(LayerType=SimpleNamespace(QUANTIZE="QUANTIZE"), DataType=SimpleNamespace(HALF="HALF"))
+    kinds = SimpleNamespace(QUANTIZE="QUANTIZE", REDUCE="REDUCE")
+    trt = SimpleNamespace(LayerType=kinds, DataType=SimpleNamespace(HALF="HALF"))
     with pytest.raises(Refused, match="onnx-int8-symmetric"):
         engine.check_precision(trt, network("CONVOLUTION"), "int8", weak=True)
     engine.check_precision(trt, network("QUANTIZE", "CONVOLUTION"), "int8", weak=True)

@@ -152,8 +152,12 @@ def flags(trt: Any, precision: str, weak: bool) -> list[Any]:
 
 
 def check_precision(trt: Any, network: Any, precision: str, weak: bool) -> None:
-    """Refuse a precision that the file does not hold."""
+    """Refuse a precision that the file does not hold, and a file that was misread."""
     layers = [network.get_layer(i) for i in range(network.num_layers)]
+    for layer in (layer for layer in layers if layer.type == trt.LayerType.REDUCE):
+        layer.__class__ = trt.IReduceLayer  # how TensorRT's bindings cast
+        if layer.axes & 1:  # releases before 10 leave the axes of opset 18 out
+            raise Refused(2, f"{layer.name} would average over the batch: TensorRT misreads the file. Export with --opset 17.")
     if precision == "int8" and not any(layer.type == trt.LayerType.QUANTIZE for layer in layers):
         raise Refused(2, "The file has no QuantizeLinear; int8 needs that of the export format onnx-int8-symmetric.")
     outputs = (layer.get_output(i) for layer in layers for i in range(layer.num_outputs))
@@ -283,8 +287,7 @@ def carry_out(options: argparse.Namespace) -> dict[str, Any]:
     batch = samples[0][0][0] if samples else options.batch
     serialized, facts = build(trt, options)
     facts.update(cuda.facts(), tensorrt=trt.__version__, precision=options.precision, bytes=len(serialized))
-    facts["onnx_sha256"] = hashlib.sha256(options.model.read_bytes()).hexdigest()
-    facts["sha256"] = hashlib.sha256(serialized).hexdigest()
+    facts["onnx_sha256"], facts["sha256"] = (hashlib.sha256(x).hexdigest() for x in (options.model.read_bytes(), serialized))
     facts["trtexec"] = trtexec(options, facts["profile"], not facts["strongly_typed"])
     session = Session(trt, cuda, serialized, batch)
     facts["verified"] = None
