@@ -3,9 +3,9 @@
     python benchmarks/mobilenet.py --data cifar10 --work folder
 
 The net is MobileNetV2 of width 0.5 with a stem of stride 1, trained here from fresh weights for `DENSE_EPOCHS` (short: a full
-recipe takes ten times as long). Every row gets the same fine-tuning of `EPOCHS` with distillation from the dense net; `control`
-is the dense net with that training. Latency is that of ONNX Runtime in turns with the dense net. Finished rows are written at
-once; rows that the result file has are not run again.
+recipe takes ten times as long). Every row gets a fine-tuning of `--epochs` with distillation from the dense net; `control` is
+the dense net with that training, and rows of equal epochs compare. Latency is that of ONNX Runtime in turns with the dense net.
+Finished rows are written at once; rows that the result file has are not run again.
 """
 
 from __future__ import annotations
@@ -118,16 +118,18 @@ def settings(args: argparse.Namespace, seed: int) -> dict[str, Any]:
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Points below the dense net and below the control of the same seed, and speed, over the seeds."""
     found: dict[str, Any] = {}
-    beside = {row["seed"]: row["top1"] for row in rows if row["row"] == "control"}
-    for name in dict.fromkeys(row["row"] for row in rows):
-        chosen = [row for row in rows if row["row"] == name]
-        found[name] = {
+    beside = {(row["seed"], row["epochs"]): row["top1"] for row in rows if row["row"] == "control"}
+    for name, epochs in dict.fromkeys((row["row"], row["epochs"]) for row in rows):
+        chosen = [row for row in rows if (row["row"], row["epochs"]) == (name, epochs)]
+        found[f"{name}, {epochs:g} epochs"] = {
+            "epochs": epochs,
+            "seeds": len(chosen),
             "top1": spread([row["top1"] for row in chosen]),
             "faster": spread([row["faster"] for row in chosen]),
             "below_dense": spread([100 * (row["dense"] - row["top1"]) for row in chosen]),
         }
-        if paired := [100 * (beside[row["seed"]] - row["top1"]) for row in chosen if row["seed"] in beside]:
-            found[name]["below_control"] = spread(paired)
+        paired = [100 * (beside[row["seed"], epochs] - row["top1"]) for row in chosen if (row["seed"], epochs) in beside]
+        found[f"{name}, {epochs:g} epochs"]["below_control"] = spread(paired) if paired else {"mean": None}
     return found
 
 
@@ -143,16 +145,16 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     path = RESULTS / "mobilenet.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    rows = known["rows"] if known.get("epochs") == args.epochs else []
+    rows = known.get("rows", [])
     for seed in args.seeds:
         for name in args.rows:
-            if any((row["row"], row["seed"]) == (name, seed) for row in rows):
+            if any((row["row"], row["seed"], row["epochs"]) == (name, seed, args.epochs) for row in rows):
                 continue
             made = control(args, seed) if name == "control" else compressed(args, seed, **ROWS[name])
-            rows.append({"row": name, "seed": seed, **made})
+            rows.append({"row": name, "seed": seed, "epochs": args.epochs, **made})
             print(json.dumps(rows[-1]), flush=True)
             facts = {"network": "MobileNetV2, width 0.5, stem of stride 1", "data": "CIFAR-10 (JPEG q75), 10,000 test images"}
-            facts |= {"dense_epochs": DENSE_EPOCHS, "epochs": args.epochs, "threads": args.threads}
+            facts |= {"dense_epochs": DENSE_EPOCHS, "threads": args.threads}
             write("mobilenet", {**facts, "summary": summary(rows), "rows": rows})
 
 

@@ -1,6 +1,6 @@
 """Pictures of results: python benchmarks/pictures.py (needs matplotlib, in the extra `dev`)
 
-mobilenet.svg     accuracy against speed-up: width, depth, both; one dot per seed, a line through the means
+mobilenet.svg     accuracy against speed-up: width, depth, both; one dot per seed
 rectifiers.svg    accuracy against the number of rectifiers that are gone, network by network
 lottery.svg       accuracy against the weights that are left, both arms; a band from the worst seed to the best
 """
@@ -34,14 +34,14 @@ def mobilenet(found: dict[str, Any]) -> Any:
     for kind, colour in KINDS.items():
         rows = [row for row in found["rows"] if kind_of(row["row"]) == kind]
         axes.scatter([r["faster"] for r in rows], [100 * r["top1"] for r in rows], color=colour, s=18, label=kind, zorder=3)
-        names = sorted({r["row"] for r in rows}, key=lambda name: mean(rows, name, "faster"))
-        points = [(1.0, 100 * found["rows"][0]["dense"])] if kind in ("width", "depth") else []
-        points += [(mean(rows, name, "faster"), 100 * mean(rows, name, "top1")) for name in names]
-        axes.plot(*zip(*points, strict=True) if points else ([], []), color=colour, alpha=0.5)
-        for name, point in zip(reversed(names), reversed(points), strict=False):
+        for row in rows:
+            row["called"] = f"{row['row']}, {row['epochs']:g} epochs"
+        names = sorted({r["called"] for r in rows}, key=lambda name: mean(rows, name, "faster"))
+        points = [(mean(rows, name, "faster"), 100 * mean(rows, name, "top1")) for name in names]
+        for name, point in zip(names, points, strict=True):
             axes.annotate(name, point, xytext=(5, 5), textcoords="offset points", fontsize=8)
     axes.set(xlabel="speed-up over the dense net (ONNX Runtime, batch 1, one thread)", ylabel="top-1, %")
-    axes.set_title(f"{found['network']}: {found['data'].split(',')[0]}, {found['epochs']:g} epochs of fine-tuning each")
+    axes.set_title(f"{found['network']}: {found['data'].split(',')[0]}")
     axes.legend()
     return figure
 
@@ -52,7 +52,7 @@ def kind_of(row: str) -> str:
 
 
 def mean(rows: list[dict[str, Any]], name: str, key: str) -> float:
-    chosen = [row[key] for row in rows if row["row"] == name]
+    chosen = [row[key] for row in rows if row["called"] == name]
     return sum(chosen) / len(chosen)
 
 
