@@ -41,7 +41,9 @@ class Recipe(BaseModel):
     input_shape: tuple[str, ...] = Field((), description="CxHxW, once per model input; inferred where it can be")
     # data
     data: str = Field("", description="folder, .npz, torchvision:NAME@DIR, digits, module:factory or data.toml")
-    metric: str = Field("auto", description="quality: auto, top1, top5, mae, psnr, miou, perplexity, agreement or module:function")
+    metric: str = Field(
+        "auto", description="quality: auto, top1, top5, mae, psnr, miou, perplexity, agreement or module:function"
+    )
     loss: str = Field("auto", description="fine-tuning loss: auto, cross_entropy, mse, l1 or module:function")
     # what to do
     method: str = Field("entropic", description="a name that 'compress methods' lists")
@@ -69,6 +71,9 @@ class Recipe(BaseModel):
         ge=1,
         le=100,
         description="remove, linearize and fine-tune in so many turns towards the target, epochs divided among them",
+    )
+    cheap: bool = Field(
+        False, description="easier: several rectifiers at once as refitted lines, and a tenth of the epochs between"
     )
     linearize: Literal["affine", "identity", "gentle"] = Field(
         "affine", description="what stands for a rectifier: its closest line, the identity, or that line by and by in fine-tuning"

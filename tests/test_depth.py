@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -20,6 +22,7 @@ from compress.plan import Merge as MergeEdit
 from compress.plan import Relocate as RelocateEdit
 from compress.recipe import make
 from compress.stage import Context
+from compress.stages import easier
 from compress.stages.analyse import analyse
 from compress.stages.easier import Easier
 from compress.stages.merge import Merge
@@ -171,10 +174,36 @@ def test_easier_stops_at_its_target():
     assert len(sites(result.module)) == 2
 
 
+def test_cheap_takes_several_at_once_backs_off_and_trains_shortly(monkeypatch: pytest.MonkeyPatch):
+    dense = artifact(narrow())
+    given = context(dense, method="easier", epochs=0.2, max_drop=5.0, cheap=True)
+    bits = {"1": 0.9, "4": 0.2, "6": 0.5}
+    monkeypatch.setattr(rectifiers, "entropies", lambda found, _: {s.path: bits[s.path] for s in rectifiers.free(found)})
+    monkeypatch.setattr("compress.stages.easier._AT_ONCE", 1)  # all three at first
+    values, epochs = iter([0.9, 0.7, 0.88, 0.8]), list[float]()
+
+    def held_out(*_: object):
+        return rectifiers.quality.Quality("top1", next(values), 100)
+
+    def noted(module: nn.Module, data: object, recipe: Any, *_: object, **more: object) -> Any:
+        epochs.append(recipe.epochs)
+        return real(module, data, recipe, *_, **more)  # type: ignore[arg-type]
+
+    real = easier.train
+    monkeypatch.setattr("compress.stages.easier.train", noted)
+    monkeypatch.setattr(rectifiers, "held_out", held_out)
+    result = Easier()(dense, given)
+    assert [edit.layer for edit in result.plan.edits] == ["4"]
+    assert result.plan.edits[0].slope, "a line, not the identity"
+    assert any("3: 0.7000, 1: 0.8800, 2: 0.8000" in note for note in result.notes)
+    assert epochs == pytest.approx([0.02] * 3)
+
+
 def test_all_rectifiers_of_entropy_zero_go_at_once():
     assert rectifiers.lowest({"a": 0.4, "b": 0.0, "c": 0.0}, 3) == ["b", "c"]
     assert rectifiers.lowest({"a": 0.4, "b": 0.0, "c": 0.0}, 1) == ["b"]
     assert rectifiers.lowest({"a": 0.4, "b": 0.5}, 3) == ["a"]
+    assert rectifiers.lowest({"a": 0.4, "b": 0.5, "c": 0.1}, 3, 2) == ["c", "a"]
 
 
 @pytest.mark.parametrize(

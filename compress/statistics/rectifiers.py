@@ -91,10 +91,10 @@ def lost(start: quality.Quality, now: quality.Quality) -> float:
     return start.points * fallen
 
 
-def lowest(found: Mapping[str, float], most: int) -> list[str]:
-    """The rectifier of the lowest entropy, and with it all of entropy 0, at most so many."""
+def lowest(found: Mapping[str, float], most: int, together: int = 1) -> list[str]:
+    """The rectifiers of the lowest entropy, `together` of them and with these all of entropy 0, at most `most`."""
     order = sorted(found, key=found.__getitem__)
-    return [path for place, path in enumerate(order) if place == 0 or found[path] == 0][:most]
+    return [path for place, path in enumerate(order) if place < together or found[path] == 0][:most]
 
 
 def behind(module: GraphModule, channels: Channels, states: Mapping[str, States]) -> dict[str, tuple[str, ...]]:
