@@ -78,15 +78,8 @@ def _initial(recipe: Recipe, dense: Artifact, device: torch.device) -> Artifact 
     """
     if recipe.initial is None or recipe.initial == DRAWN:
         return None
-    shapes = [tuple(x.shape[1:]) for x in dense.inputs]
-    found = open_artifact(
-        recipe.initial,
-        arch=recipe.arch,
-        arch_kwargs=recipe.arch_kwargs,
-        trust_pickle=recipe.trust_pickle,
-        input_shapes=shapes,
-        of_data=False,
-    )
+    shapes = tuple("x".join(map(str, x.shape[1:])) for x in dense.inputs)
+    found, _ = opened(recipe.model_copy(update={"model": recipe.initial, "data": "", "input_shape": shapes}))
     shaped, other = ({name: tuple(t.shape) for name, t in a.module.state_dict().items()} for a in (dense, found))
     if differ := [name for name in shaped if other.get(name) != shaped[name]] or [name for name in other if name not in shaped]:
         there, here = (where.get(differ[0], "absent") for where in (other, shaped))

@@ -18,12 +18,14 @@ from compress.entropy import ranking
 from compress.errors import BadInput, Infeasible
 from compress.graph.trace import trace
 from compress.measure.cost import cost
+from compress.opening import prepare
 from compress.recipe import make
 from compress.stage import Context
 from compress.stages import lottery as module
 from compress.stages.lottery import Lottery
 from compress.stages.sensitivity import Sensitivity, channels_worth
 from compress.training import diagnosis, fresh, train
+from compress.training.beginning import beginning
 from compress.training.diagnosis import agreement
 from compress.training.masks import masked, prunable, unmasked
 from compress.training.saliency import CRITERIA
@@ -284,3 +286,26 @@ def test_a_channel_is_worth_the_mean_over_its_filters():
     scores = {path: torch.rand(mask.shape) for path, mask in prunable(told.dense.module).items()}
     (first,) = (g for g in groups if g.name == "0")
     torch.testing.assert_close(channels_worth(scores, told.dense.module, first), scores["0"].flatten(1).mean(1).double())
+
+
+# ---- the checkpoint of the initial weights ---------------------------------------------------------------------------------
+
+
+def test_initial_weights_come_from_a_checkpoint_of_the_same_architecture(tmp_path: Path):
+    images = np.random.default_rng(0).standard_normal((40, 1, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x_train=images, y_train=np.arange(40) % 4, x_test=images, y_test=np.arange(40) % 4)
+    torch.save(net(), tmp_path / "model.pt")
+    first = net()
+    with torch.no_grad():
+        first[0].weight.fill_(0.5)
+    torch.save(first, tmp_path / "initial.pt")
+    torch.save(nn.Sequential(*list(net())[:-1], nn.Linear(16, 5)), tmp_path / "other.pt")
+    recipe = make(model=str(tmp_path / "model.pt"), data=str(tmp_path / "data.npz"), initial=str(tmp_path / "initial.pt"))
+    told, _ = prepare(recipe)
+    assert told.initial is not None
+    begun = beginning(told.dense, told)
+    assert (begun.module.get_submodule("0").weight == 0.5).all() and begun.inputs is told.dense.inputs
+    with pytest.raises(BadInput, match=r"other\.pt is of another architecture: 5\.weight is \(5, 16\) there and \(4, 16\) in"):
+        prepare(recipe.model_copy(update={"initial": str(tmp_path / "other.pt")}))
+    with pytest.raises(BadInput, match="missing"):
+        prepare(recipe.model_copy(update={"initial": str(tmp_path / "missing.pt")}))
