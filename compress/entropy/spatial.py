@@ -35,40 +35,6 @@ _PART_ELSEWHERE = 1 << 25  # on other devices: 256 MB
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Of some maps.
-
-    Attributes:
-        found: (maps, 2 levels^2 + levels) int64: times that a level has another one to its right, then below it, then that it is
-            there.
-        levels: G.
-        size: height and width of a map.
-        constant: (maps,) bool.
-    """
-
-    found: Tensor
-    levels: int
-    size: tuple[int, int]
-    constant: Tensor
-
-    @property
-    def pairs(self) -> Tensor:
-        """(maps, 2, levels, levels): level of a pixel, level of its right (0) or lower (1) neighbour."""
-        return self.found[:, : 2 * self.levels**2].unflatten(1, (2, self.levels, self.levels))
-
-    @property
-    def pixels(self) -> Tensor:
-        """(maps, levels)."""
-        return self.found[:, 2 * self.levels**2 :]
-
-    @property
-    def totals(self) -> tuple[int, int, int]:
-        """Pairs to the right, pairs downwards, pixels of a map."""
-        h, w = self.size
-        return h * (w - 1), (h - 1) * w, h * w
-
-
-@dataclass(frozen=True)
 class Spatial:
     """Spatial entropy of a layer, summed over images and channels.
 
@@ -122,26 +88,13 @@ def entropies(maps: Tensor, definition: str = "pairwise", levels: int = LEVELS) 
         raise ValueError(f"maps are of {tuple(space)}, needed are two axes of 2 at least")
     most = _PART if maps.device.type == "cpu" else _PART_ELSEWHERE
     at_once = max(1, most // max(2 * levels * levels + levels, 2 * math.prod(space)))
-    found = [count(part, levels) for part in maps.detach().reshape(n * c, *space).split(at_once)]
-    values = torch.cat([DEFINITIONS[definition](counts) for counts in found])
-    return values.view(n, c), torch.cat([counts.constant for counts in found]).view(n, c)
-
-
-def count(maps: Tensor, levels: int = LEVELS) -> Counts:
-    """Neighbouring levels of each map (maps, h, w), by one bincount."""
-    m, h, w = maps.shape
-    q, constant = quantised(maps, levels)
-    right, down, square = m * h * (w - 1), m * (h - 1) * w, levels * levels
-    each = 2 * square + levels
-    index = torch.empty(right + down + m * h * w, dtype=torch.int32, device=maps.device)
-    first = torch.arange(m, dtype=torch.int32, device=maps.device).view(m, 1, 1) * each
-    here = torch.add(first, q, alpha=levels)
-    torch.add(here[:, :, :-1], q[:, :, 1:], out=index[:right].view(m, h, w - 1))
-    here += square
-    torch.add(here[:, :-1], q[:, 1:], out=index[right : right + down].view(m, h - 1, w))
-    torch.add(first + 2 * square, q, out=index[right + down :].view(m, h, w))
-    found = torch.bincount(index, minlength=m * each).view(m, each)
-    return Counts(found, levels, (h, w), constant)
+    values: list[Tensor] = []
+    flat: list[Tensor] = []
+    for part in maps.detach().reshape(n * c, *space).split(at_once):
+        q, constant = quantised(part, levels)
+        values.append(torch.where(constant, 0.0, DEFINITIONS[definition](q, levels)))
+        flat.append(constant)
+    return torch.cat(values).view(n, c), torch.cat(flat).view(n, c)
 
 
 def quantised(maps: Tensor, levels: int) -> tuple[Tensor, Tensor]:
@@ -156,31 +109,83 @@ def quantised(maps: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     return shifted.nan_to_num_(0.0, 0.0, 0.0).int() if bool(constant.any()) else shifted.int(), constant
 
 
-def pairwise(counts: Counts) -> Tensor:
-    """Relative pairwise entropy, mean of both offsets, (maps,), in [0, 1]; 0 for constant maps."""
-    parts = _n_log_n(counts.found, max(counts.totals)).split((counts.levels**2, counts.levels**2, counts.levels), 1)
-    right, down, marginal = (math.log2(n) - part.sum(1) / n for n, part in zip(counts.totals, parts, strict=True))
-    relative = [((joint - marginal) / marginal.clamp_min(1e-12)).clamp(0, 1) for joint in (right, down)]
-    return torch.where(counts.constant, 0.0, (relative[0] + relative[1]) / 2)
+def pairwise(q: Tensor, levels: int) -> Tensor:
+    """Relative pairwise entropy of maps of levels (maps, h, w), int32: mean of both offsets, (maps,), in [0, 1]."""
+    joint_right, joint_down, marginal = count(q, levels, apart=True).bits()
+    of_right, of_down = (((joint - marginal) / marginal.clamp_min(1e-12)).clamp(0, 1) for joint in (joint_right, joint_down))
+    return (of_right + of_down) / 2
 
 
-def aura(counts: Counts) -> Tensor:
-    """Aura entropy, bits, (maps,), at most 2 log2 G; 0 for constant maps."""
-    pooled = counts.pairs.sum(1)
-    both_ways = (pooled + pooled.mT).flatten(1)
-    total = 2 * (counts.totals[0] + counts.totals[1])
-    return torch.where(counts.constant, 0.0, math.log2(total) - _n_log_n(both_ways, total).sum(1) / total)
+def aura(q: Tensor, levels: int) -> Tensor:
+    """Aura entropy of maps of levels (maps, h, w), int32: bits, (maps,), at most 2 log2 G."""
+    counts = count(q, levels, apart=False)
+    one_way = counts.found.unflatten(1, (levels, levels))
+    total = 2 * sum(counts.sizes)
+    return math.log2(total) - _n_log_n((one_way + one_way.mT).flatten(1), total).sum(1) / total
 
 
-DEFINITIONS: dict[str, Callable[[Counts], Tensor]] = {"pairwise": pairwise, "aura": aura}
+DEFINITIONS: dict[str, Callable[[Tensor, int], Tensor]] = {"pairwise": pairwise, "aura": aura}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How often each pair of levels stands in each map.
+
+    Attributes:
+        found: (maps, bins) int64.
+        codes: the bin of `found`, flattened, of every pair to the right, then downwards, then of every pixel where these count.
+        sizes: how many of each kind a map has.
+        widths: bins of each kind.
+    """
+
+    found: Tensor
+    codes: Tensor
+    sizes: tuple[int, ...]
+    widths: tuple[int, ...]
+
+    def bits(self) -> list[Tensor]:
+        """Entropy of each kind, (maps,) each.
+
+        The sum of n log2 n over bins is that of log2 n over entries: whichever are fewer are read.
+        """
+        maps, most = len(self.found), max(self.sizes)
+        if sum(self.sizes) >= self.found.shape[1]:
+            sums = [part.sum(1) for part in _n_log_n(self.found, most).split(list(self.widths), 1)]
+        else:
+            logarithms = _table(most, self.found.device)[0].index_select(0, self.found.view(-1).index_select(0, self.codes))
+            sums = [part.view(maps, -1).sum(1) for part in logarithms.split([maps * size for size in self.sizes])]
+        return [math.log2(size) - total / size for size, total in zip(self.sizes, sums, strict=True)]
+
+
+def count(q: Tensor, levels: int, apart: bool) -> Counts:
+    """Neighbouring levels of each map (maps, h, w), int32, by one bincount; every large tensor is written once.
+
+    With `apart` the two offsets have bins of their own, and pixels are counted, too.
+    """
+    m, h, w = q.shape
+    square, sizes = levels * levels, (h * (w - 1), (h - 1) * w, *((h * w,) if apart else ()))
+    widths = (square, square, levels) if apart else (square,)
+    bins = sum(widths)
+    codes = torch.empty(m * sum(sizes), dtype=torch.int32, device=q.device)
+    right, down, *pixels = codes.split([m * size for size in sizes])
+    first = torch.arange(m, dtype=torch.int32, device=q.device).view(m, 1, 1) * bins
+    here = torch.add(first, q, alpha=levels)
+    torch.add(here[:, :, :-1], q[:, :, 1:], out=right.view(m, h, w - 1))
+    if apart:
+        here += square
+        torch.add(first + 2 * square, q, out=pixels[0].view(m, h, w))
+    torch.add(here[:, :-1], q[:, 1:], out=down.view(m, h - 1, w))
+    return Counts(torch.bincount(codes, minlength=m * bins).view(m, bins), codes, sizes, widths)
 
 
 def _n_log_n(counts: Tensor, most: int) -> Tensor:
     """Of every count n: n log2 n. A table is several times faster than logarithms, for counts are small whole numbers."""
-    return _table(most, counts.device).index_select(0, counts.view(-1)).view(counts.shape)
+    return _table(most, counts.device)[1].index_select(0, counts.reshape(-1)).view(counts.shape)
 
 
 @functools.lru_cache(maxsize=64)
-def _table(most: int, device: torch.device) -> Tensor:
+def _table(most: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Log2 n, and n log2 n, of 0 to `most`; 0 for 0."""
     n = torch.arange(most + 1, dtype=torch.float32, device=device)
-    return torch.special.xlogy(n, n) / math.log(2)
+    logarithm = n.clamp_min(1).log2()
+    return logarithm, n * logarithm
