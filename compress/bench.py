@@ -11,6 +11,7 @@ import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import exporters
 from compress.afar import race as race_there
 from compress.contenders import Files, Unfit, native, onnx_inputs, resolved, unpacked
 from compress.errors import BadInput, CompressError
-from compress.measure import runtime, turns
+from compress.measure import gpu, runtime, turns
 from compress.measure.latency import Timing, compare
 from compress.measure.turns import Candidate, Figures
 from compress.opening import opened
@@ -29,6 +30,7 @@ from compress.recipe import Recipe
 from compress.remote import device, workshop
 from compress.stage import Progress
 from exporters import runtimes
+from exporters.standalone import machine
 
 IN_PROCESS = ("torch", "ort-cuda")
 Race = Callable[..., list[Figures]]
@@ -184,15 +186,21 @@ def in_process(recipes: dict[str, Recipe], where: str, progress: Progress | None
     names = list(recipes)
     with tempfile.TemporaryDirectory() as folder:
         calls: dict[str, Callable[[], object]] = {}
+        found: dict[str, dict[str, Any]] = {}
         for number, name in enumerate(names):
             if progress:
                 progress("opening", number / len(names), name)
-            calls[name] = timed_call(recipes[name], where, Path(folder) / f"{number}.onnx")
+            calls[name], taken = gpu.opened(partial(timed_call, recipes[name], where, Path(folder) / f"{number}.onnx"))
+            found[name] = {"gpu_bytes": taken.driver, "gpu_allocated_bytes": taken.allocated}
         if progress:
             progress("opening", 1.0, "")
             progress("timing", 0.0, f"{recipes[names[0]].rounds} rounds in {where}")
+        before = machine.gpu()
         timings = compare(calls, names[0], rounds=recipes[names[0]].rounds)
-    return {name: _of(timing, recipes[name], where) for name, timing in timings.items()}
+        seen = gpu.beside(before, machine.gpu())
+        for name, call in calls.items():
+            found[name] |= {"gpu_ms": gpu.device_ms(call) if where == "torch" else None, **seen}
+    return {name: replace(_of(timing, recipes[name], where), **found[name]) for name, timing in timings.items()}
 
 
 def _of(timing: Timing, recipe: Recipe, where: str) -> Figures:

@@ -151,7 +151,7 @@ def print_timings(timings: Mapping[str, Any]) -> None:
         "95 % interval",
         "verdict",
     )
-    heading = (*heading, "rounds", "peak MB", "load ms", "first ms", "J per call", "device")
+    heading = (*heading, "rounds", "peak MB", "load ms", "first ms", "J per call", "GPU ms", "GPU MB", "device")
     rows = [[name, *_timing(t)] for name, t in ran.items()]
     filled = [i for i in range(len(heading)) if any(row[i] for row in rows)]
     print_table([heading[i] for i in filled], ([row[i] for i in filled] for row in rows))
@@ -183,7 +183,8 @@ def _timing(t: Any) -> tuple[str, ...]:
         t.runtime, str(t.batch), str(t.threads),
         shown(t.p50_ms, 3), shown(t.p90_ms, 3), shown(t.p99_ms, 3), shown(t.per_second, 1),
         f"{t.ratio:.2f}x", f"{t.ci95[0]:.2f} - {t.ci95[1]:.2f}", "" if first and not t.noisy else t.verdict, str(t.samples),
-        shown(t.peak_bytes, 0, 1e-6), shown(t.load_ms, 0), shown(t.first_ms, 2), shown(t.joules, 4), t.device or "",
+        shown(t.peak_bytes, 0, 1e-6), shown(t.load_ms, 0), shown(t.first_ms, 2), shown(t.joules, 4),
+        shown(t.gpu_ms, 3), shown(t.gpu_bytes, 0, 1e-6), t.device or "",
     )  # fmt: skip
 
 

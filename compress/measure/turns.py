@@ -57,6 +57,11 @@ class Figures:
         version: of the runtime.
         device: what it ran on; None for this machine.
         held: share of its time in which the process had a core, in the worse of it and the first.
+        gpu_ms: of a call on the device itself, between two events of its queue; in CUDA's runtimes, as all that follows.
+        gpu_bytes: of the device's memory that opening and the first call took, by the driver's own count.
+        gpu_allocated_bytes: the most of it that torch had handed out.
+        gpu_mhz: clock of the device before and after.
+        gpu_celsius: its temperature before and after.
         noisy: the rounds scatter too much for any claim, or others took the cores.
         verdict: faster, slower or cannot tell, beside the first.
         reason: why it was not measured.
@@ -83,6 +88,11 @@ class Figures:
     version: str | None = None
     device: str | None = None
     held: float | None = None
+    gpu_ms: float | None = None
+    gpu_bytes: int | None = None
+    gpu_allocated_bytes: int | None = None
+    gpu_mhz: tuple[float | None, float | None] | None = None
+    gpu_celsius: tuple[float | None, float | None] | None = None
     noisy: bool = False
     verdict: str | None = None
     reason: str | None = None

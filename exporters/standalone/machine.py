@@ -1,10 +1,11 @@
-"""What the machine was doing: clocks, temperature, and the energy counters of its processors. None where it does not tell."""
+"""What the machine was doing: clocks, temperature, energy counters of processors and GPU. None where it does not tell."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 SYSTEM = Path("/sys")
 PROCESSOR = Path("/proc/cpuinfo")
@@ -16,6 +17,50 @@ class State:
 
     mhz: float | None
     celsius: float | None
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The first GPU at one moment, as NVIDIA's management library tells it.
+
+    Attributes:
+        mhz: clock of its multiprocessors.
+        celsius: temperature of the chip.
+        used_bytes: of its memory, by whoever.
+        joules: spent since the driver was loaded; None where it does not count.
+    """
+
+    mhz: float
+    celsius: float
+    used_bytes: int
+    joules: float | None
+
+
+def gpu() -> Gpu | None:
+    """As it is now; None where there is no NVIDIA GPU, or no `pynvml` to ask it (pip install nvidia-ml-py)."""
+    try:
+        import pynvml  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return None
+    told: Any = pynvml
+    try:
+        told.nvmlInit()
+    except told.NVMLError:
+        return None
+    try:
+        first = told.nvmlDeviceGetHandleByIndex(0)
+        mhz = told.nvmlDeviceGetClockInfo(first, told.NVML_CLOCK_SM)
+        celsius = told.nvmlDeviceGetTemperature(first, told.NVML_TEMPERATURE_GPU)
+        used = told.nvmlDeviceGetMemoryInfo(first).used
+        try:
+            joules = told.nvmlDeviceGetTotalEnergyConsumption(first) / 1e3
+        except told.NVMLError:  # before Volta
+            joules = None
+        return Gpu(float(mhz), float(celsius), int(used), joules)
+    except told.NVMLError:
+        return None
+    finally:
+        told.nvmlShutdown()
 
 
 def state() -> State:
