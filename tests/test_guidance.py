@@ -36,10 +36,10 @@ def test_a_layer_that_is_not_square_has_the_volume_of_the_directions_it_keeps():
     assert singular_nats(wide).tolist() == pytest.approx(expected, abs=1e-5) == singular_nats(wide.T).tolist()
 
 
-def test_the_volume_of_a_filter_is_that_of_its_first_entry():
-    weight = torch.full((3, 1, 3, 3), 7.0)
-    weight[:, 0, 0, 0] = torch.tensor([1.0, -math.e, 0.0])
-    assert corner_nats(weight).tolist() == pytest.approx([0.0, 1.0, math.log(FLOOR)], abs=1e-6)
+def test_the_volume_of_a_filter_is_the_mean_of_the_first_entries_of_its_kernels():
+    weight = torch.full((3, 2, 3, 3), 7.0)
+    weight[:, :, 0, 0] = torch.tensor([[1.0, -1.0], [-math.e, math.e**3], [0.0, 0.0]])
+    assert corner_nats(weight).tolist() == pytest.approx([0.0, 2.0, math.log(FLOOR)], abs=1e-6)
 
 
 def test_a_convolution_as_a_matrix_has_the_determinant_that_its_first_entry_says():

@@ -28,10 +28,11 @@ def seeded():
 
 
 def test_the_distance_is_the_relative_entropy_of_two_distributions():
-    one, other = torch.tensor([[0.0, 1.0, 3.0]]), torch.tensor([[0.0, 3.0, 1.0]])
-    grey = 3 / 255  # the same range in both, so the sums are equal, too
+    one, other = torch.tensor([[0.0, 1.0, 3.0]]), torch.tensor([[0.0, 3.0, 2.0]])
+    grey = 3 / 255  # the same range in both
     p, q = (x + grey for x in (one.double(), other.double()))
-    expected = (p / p.sum() * (p / q).log2()).sum()
+    p, q = p / p.sum(), q / q.sum()
+    expected = (p * (p / q).log2()).sum()
     assert float(relative_entropy(one, other)) == pytest.approx(float(expected), rel=1e-6)
 
 
@@ -99,6 +100,20 @@ def test_maps_of_any_size_and_number_of_axes_lie_over_the_input():
     ):
         assert geometry(value, target).grid == grid
         assert decoded(value, target).shape == target.shape
+
+
+def test_a_smaller_map_is_laid_where_it_belongs():
+    x = torch.rand(200, 1, 9, 9) - 0.5
+    valid, every_second = x[..., 1:-1, 1:-1], x[..., ::2, ::2]  # convolutions without padding, and with a stride
+    assert not geometry(valid, x).stretched and geometry(every_second, x).stretched
+    assert (decoded(valid, x) - x)[..., 1:-1, 1:-1].square().mean() < 0.1 * x.var()
+
+
+def test_what_is_decoded_stays_in_the_range_of_the_inputs():
+    x = (torch.rand(200, 1, 4, 4) > 0.9).float()
+    noisy = torch.cat([x, x], 1) + 0.3 * torch.randn(200, 2, 4, 4)
+    found = decoded(noisy, x)
+    assert found.min() == 0 and found.max() <= 1  # without that a single dark spot would light up all of the background
 
 
 def test_large_inputs_are_averaged_and_tokens_laid_out():

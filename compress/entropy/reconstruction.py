@@ -1,25 +1,28 @@
 """How well a linear decoder gets the input back from an activation, and how far what it gives is from the input.
 
-    decoder        x^ = W a + b: ridge regression from one pass over the images, the same W at every position of a map
+    decoder        x^ = W a + b: ridge regression from one pass over the images, the same W at every position of a map,
+                   held within the range that the inputs have
     distance       D = sum p log2 (p / q)    bits;  p, q: the input and its reconstruction as distributions over their entries
 
 A sample becomes a distribution by taking its minimum away, adding a grey level, and dividing by the sum.
 
 A map whose positions are coarser than those of the input gives a block of the input at each position, from the map's values in a
-window around it. Where its size does not divide that of the input, the map is stretched first.
+window around it. Where its size does not divide that of the input, the map is stretched, or laid into the middle (as convolutions
+without padding leave it), whichever decodes better.
 
 Source: Thurn, Jefferson, Erdmenger, "Opening the Black Box: predicting the trainability of deep neural networks with
 reconstruction entropy", arXiv:2406.12916, and the authors' code, from which the distance is taken. Departs from them: their
 decoders are cascades of single layers with tanh, trained by Adam for one epoch; ours go to the input in one step and are solved
-in closed form, so that neither a learning rate nor an initialisation decides; the grey level is 1/255 of the sample's range where
-theirs is 1e-12, at which a single darkest entry decides.
+in closed form, so that neither a learning rate nor an initialisation decides, and cut off where theirs are bent; the grey level
+is 1/255 of the sample's range where theirs is 1e-12, at which a single darkest entry decides.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -71,11 +74,13 @@ class Geometry:
         grid: positions per axis; nothing at all where the activation has no space, or none that the input shares.
         window: positions that a block of the input is decoded from, per axis.
         shape: of the input, (c, *space).
+        stretched: whether a map that is smaller than the grid is stretched over it, or laid into its middle.
     """
 
     grid: tuple[int, ...]
     window: int
     shape: tuple[int, ...]
+    stretched: bool = True
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -84,7 +89,7 @@ class Geometry:
 
 
 def geometry(value: Tensor, target: Tensor) -> Geometry:
-    """How an activation (n, c, *space), or (n, c), is decoded into `target` (n, c, *space)."""
+    """How activations (n, c, *space), or (n, c), are decoded into `target` (n, c, *space); more samples choose better."""
     shape = tuple(target.shape[1:])
     if value.ndim != target.ndim or value.ndim < 3:
         return Geometry((), 1, shape)
@@ -93,7 +98,15 @@ def geometry(value: Tensor, target: Tensor) -> Geometry:
     )
     room = COLUMNS / value.shape[1]
     window = next((k for k in (5, 3) if k ** len(grid) <= room), 1)
-    return Geometry(grid, window if max(grid) > 1 else 1, shape)
+    how = Geometry(grid, window if max(grid) > 1 else 1, shape)
+    if all(a >= g for a, g in zip(value.shape[2:], grid, strict=True)):
+        return how
+    errors: dict[Geometry, float] = {}
+    for one in (how, replace(how, stretched=False)):
+        decoder = Decoder(one, len(value), 0)
+        decoder.add(value, target)
+        errors[one] = decoder.fit.error
+    return min(errors, key=errors.__getitem__)
 
 
 class Decoder:
@@ -102,10 +115,11 @@ class Decoder:
     def __init__(self, how: Geometry, images: int, seed: int):
         self.how, self.images, self.moments = how, images, Moments()
         self.generator = torch.Generator().manual_seed(seed)
-        self._fit: Fit | None = None
+        self._range = (math.inf, -math.inf)
 
     def add(self, value: Tensor, target: Tensor) -> None:
         """Learn from a batch of activations and the inputs behind them."""
+        self._range = (min(self._range[0], float(target.min())), max(self._range[1], float(target.max())))
         if not self.how.grid:
             self.moments.add(_flat(value), target.flatten(1))
             return
@@ -117,14 +131,17 @@ class Decoder:
 
     def __call__(self, value: Tensor) -> Tensor:
         """The input of the model as the decoder has it, (n, *shape)."""
-        if self._fit is None:
-            self._fit = ridge(self.moments)
-        weight, bias = self._fit.weight.to(value.device), self._fit.bias.to(value.device)
+        weight, bias = self.fit.weight.to(value.device), self.fit.bias.to(value.device)
         if not self.how.grid:
-            return F.linear(_flat(value), weight, bias).unflatten(1, self.how.shape)
+            return F.linear(_flat(value), weight, bias).unflatten(1, self.how.shape).clamp(*self._range)
         value, axes = self._laid(value), len(self.how.grid)
         weight = weight.view(len(weight), value.shape[1], *[self.how.window] * axes)
-        return self._joined(_CONVOLUTIONS[axes - 1](value, weight, bias, padding=self.how.window // 2))
+        return self._joined(_CONVOLUTIONS[axes - 1](value, weight, bias, padding=self.how.window // 2)).clamp(*self._range)
+
+    @functools.cached_property
+    def fit(self) -> Fit:
+        """The regression on what was added so far; nothing can be added behind it."""
+        return ridge(self.moments)
 
     def _window(self) -> Window:
         axes, k = len(self.how.grid), self.how.window
@@ -136,7 +153,12 @@ class Decoder:
         axes, value = len(self.how.grid), value.float()
         if fewer != tuple(value.shape[2:]):
             value = _POOLS[axes - 1](value, fewer)
-        return value if fewer == self.how.grid else F.interpolate(value, self.how.grid, mode=_MODES[axes - 1])
+        if fewer == self.how.grid:
+            return value
+        if self.how.stretched:
+            return F.interpolate(value, self.how.grid, mode=_MODES[axes - 1])
+        free = [g - a for g, a in zip(self.how.grid, fewer, strict=True)]
+        return F.pad(value, [side for n in reversed(free) for side in (n // 2, n - n // 2)])
 
     def _cut(self, target: Tensor) -> Tensor:
         """(n, c, *space) -> (n, c * entries of a block, *grid)."""

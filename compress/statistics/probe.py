@@ -30,7 +30,7 @@ from compress.graph.lines import channel_axis
 from compress.stage import Context
 from compress.statistics.sites import observed
 
-LIMIT = 0.1
+LIMIT = 0.2
 """Share of the input that a plan may lose beyond the dense model before we predict that training will not recover."""
 _ACTIVATIONS = families.RECTIFIERS | {nn.Tanh, nn.Softplus}
 _SUMS = frozenset({"add", "iadd", "add_"})
@@ -222,7 +222,7 @@ def _geometries(artifact: Artifact, context: Context) -> dict[str, Geometry]:
             "There is no activation or sum that everything passes, so there is nothing to probe. 'compress analyze' without "
             "--probe looks at each layer by itself."
         )
-    model.look(next(context.data.train.batches(1, limit=1)).inputs, look)
+    model.look(next(context.data.train.batches(_BATCH, limit=_BATCH, seed=context.recipe.seed)).inputs, look)
     return hows
 
 
