@@ -16,10 +16,11 @@ from compress.data import from_arrays
 from compress.demo import make_demo
 from compress.entropy.moments import Moments
 from compress.entropy.refit import ridge
-from compress.errors import BadInput, Infeasible, MissingPackage, UnsupportedModel
+from compress.errors import BadInput, Infeasible, Interrupted, MissingPackage, UnsupportedModel
 from compress.graph.channels import solve
 from compress.graph.trace import trace
 from compress.measure.cost import cost
+from compress.pipeline import run
 from compress.plan import Keep, Plan
 from compress.recipe import make
 from compress.stage import Context
@@ -324,3 +325,40 @@ def test_the_program_on_the_page_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     names: dict[str, object] = {}
     exec(page.split("```python\n")[1].split("```")[0], names)
     assert names["over"] and set(names["info"]["counts"]) == {"conv1", "conv2", "conv4"}  # type: ignore[index]
+
+
+def test_a_run_that_is_killed_while_it_searches_goes_on(tmp_path: Path):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.ReLU(), nn.Flatten(), nn.Linear(432, 10)
+    )
+    torch.save(net, tmp_path / "model.pt")
+    recipe = make(
+        model=str(tmp_path / "model.pt"),
+        data="digits",
+        method="rl-entropy",
+        episodes=8,
+        calibration=200,
+        epochs=0,
+        align=1,
+        rounds=5,
+        device="cpu",
+    )
+    told: list[str] = []
+
+    def killing(what: str, share: float, detail: str) -> None:
+        if what == "search" and share > 0.5:
+            raise KeyboardInterrupt
+
+    def counting(what: str, share: float, detail: str) -> None:
+        told.extend([detail] if what == "search" else [])
+
+    with pytest.raises(Interrupted):
+        run(recipe, tmp_path / "out", progress=killing)
+    kept = list((tmp_path / "out" / "stages").glob("*search/episodes.jsonl"))
+    assert len(kept) == 1 and len(kept[0].read_text().splitlines()) == 5
+    resumed = run(recipe, tmp_path / "out", resume=True, progress=counting)
+    whole = run(recipe, tmp_path / "whole")
+    assert resumed.plan_sha256 == whole.plan_sha256 and resumed.curves == whole.curves
+    assert len(told) == 8 and not list((tmp_path / "out" / "stages").glob("unfinished*"))
+    assert resumed.result.macs <= 0.5 * resumed.stages[0].macs

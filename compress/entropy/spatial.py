@@ -30,7 +30,7 @@ from torch import Tensor
 
 LEVELS = 16
 _FLAT = 1e-5  # range of a map over its largest value, below which it is rounding
-_PART = 1 << 17  # bins counted at once on a CPU, and twice the pixels: they stay in its cache
+_PART = 1 << 18  # bins counted at once on a CPU, and twice the pixels: they stay in its cache
 _PART_ELSEWHERE = 1 << 25  # on other devices: 256 MB
 
 
