@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from models import Net
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from compress.api import analyze
+from compress.artifact import Artifact
 from compress.cli import cli
+from compress.data import from_arrays
 from compress.entropy.reconstruction import Decoder, Geometry, geometry, on_grid, relative_entropy, shrunk
 from compress.errors import BadInput, UnsupportedModel
 from compress.graph.trace import trace
 from compress.plan import Keep, Plan
-from compress.statistics.probe import Probing, places
+from compress.recipe import make
+from compress.stage import Context
+from compress.statistics.probe import Probing, places, probe
 
 
 @pytest.fixture(autouse=True)
@@ -172,6 +178,17 @@ def test_the_bottleneck_of_a_plan_is_named(net):
     assert [row.lost for row in cut.rows] == lost  # the dense model beside it
     same = analyze(net, plan=Plan((Keep("0", 8, (0, 1, 2, 3, 4, 5, 6)),)), **options)
     assert same.recovers and max(row.planned_lost - row.lost for row in same.rows) < 0.1
+
+
+def test_tokens_of_a_transformer_are_decoded_where_they_stand():
+    blocks = np.random.default_rng(0).integers(0, 255, (120, 4, 4, 3))
+    pictures = np.kron(blocks, np.ones((1, 8, 8, 1))).astype(np.uint8)  # a colour per patch: 3 numbers of which 32 can tell
+    data = from_arrays({"x": pictures, "y": np.arange(120) % 10})
+    inputs = (torch.zeros(1, 3, 32, 32),)
+    net = VisionTransformer(32, 8, 2, 2, 32, 64, num_classes=10).eval()
+    context = Context(Artifact(trace(net, inputs), inputs), data, make(device="cpu"), torch.device("cpu"))
+    found = probe(context)
+    assert len(found.rows) == 4 and max(row.lost for row in found.rows) < 0.05  # two sums per block, and nothing is lost
 
 
 def test_the_command_line_prints_places_and_a_verdict(net, tmp_path):

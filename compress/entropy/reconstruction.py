@@ -187,10 +187,10 @@ def on_grid(value: Tensor, axis: int, space: Sequence[int]) -> Tensor:
 
     Args:
         value: (n, ...) with channels on `axis`; tokens (n, t, c) may begin with some that belong to no place.
-        axis: 1 or -1.
+        axis: 1 or -1; of tokens it is the last one, whatever is said.
         space: of the input.
     """
-    if value.ndim == 3 and axis in (-1, 2) and len(space) == 2:
+    if value.ndim == 3 and len(space) == 2:
         side = math.isqrt(value.shape[1])
         return value[:, value.shape[1] - side * side :].transpose(1, 2).unflatten(2, (side, side))
     return value if value.ndim < 3 else value.movedim(axis, 1)
