@@ -232,6 +232,28 @@ def test_every_file_that_is_changed_is_found(unpacked: Path):
     assert compress.verify(unpacked, rounds=0).passed
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"), [("sse2 avx2 fma", True), ("avx2 avx512_vnni", False), ("avx2 avx_vnni", False), ("neon", False)]
+)
+def test_a_processor_whose_8_bit_products_saturate_is_known(flags: str, expected: bool, tmp_path: Path):
+    (tmp_path / "cpuinfo").write_text(f"flags\t\t: {flags}\n")
+    assert script.saturates(tmp_path / "cpuinfo") is expected and not script.saturates(tmp_path / "none")
+
+
+def test_8_bits_that_differ_where_products_saturate_say_why(unpacked: Path, monkeypatch: pytest.MonkeyPatch):
+    manifest = json.loads((unpacked / "manifest.json").read_text())
+    manifest["models"][0]["format"] = "onnx-int8"
+    sample = manifest["models"][0]["samples"][0]
+    sample["tolerance"] = [1e-12]
+    (unpacked / sample["outputs"][0]).write_bytes((unpacked / manifest["models"][0]["samples"][1]["outputs"][0]).read_bytes())
+    (unpacked / "manifest.json").write_text(json.dumps(manifest))
+    resealed(unpacked)
+    for told in (True, False):
+        monkeypatch.setattr(script, "saturates", lambda told=told: told)
+        (model,) = compress.verify(unpacked, rounds=0).models
+        assert model.status == "differs" and ("saturate on this processor" in model.detail) is told
+
+
 def test_a_file_that_nobody_listed_is_found(unpacked: Path):
     (unpacked / "models" / "extra.bin").write_bytes(b"x")
     assert compress.verify(unpacked, rounds=0).problems == ("models/extra.bin is not in SHA256SUMS",)

@@ -162,6 +162,8 @@ def checked(folder: Path, manifest: dict[str, Any], model: dict[str, Any], run: 
     except Exception as error:  # a runtime's own kinds
         return Ran(*place, status="differs", detail=f"onnxruntime does not open it: {str(error).splitlines()[0]}")
     status, detail, worst, tolerance = compared(folder, model["samples"], call)
+    if status == "differs" and "int8" in model["format"] and saturates():
+        detail += "; 8-bit products saturate on this processor (AVX2 without VNNI), so take a float model here"
     ran = Ran(*place, status=status, detail=detail, worst_abs=worst, tolerance=tolerance)
     if status != "equal" or not rounds:
         return ran
@@ -169,6 +171,14 @@ def checked(folder: Path, manifest: dict[str, Any], model: dict[str, Any], run: 
     times = timed(folder, model["samples"], call, batch, rounds)
     percentiles = [1e3 * times[min(len(times) - 1, int(share * len(times)))] for share in (0.5, 0.9)]
     return dataclasses.replace(ran, batch=batch, rounds=len(times), p50_ms=percentiles[0], p90_ms=percentiles[1])
+
+
+def saturates(processor: Path = Path("/proc/cpuinfo")) -> bool:
+    """Sums of two products of 8 bits do not fit into the 16 bits that x86 has for them, unless it has VNNI."""
+    with contextlib.suppress(OSError):
+        words = set(processor.read_text().split())
+        return "avx2" in words and not words & {"avx512_vnni", "avx_vnni"}
+    return False
 
 
 def session(model: Path | bytes, threads: int, batch: int = 0) -> Any:
