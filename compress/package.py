@@ -35,8 +35,8 @@ from exporters.standalone import sealed, verify
 RELATIVE = {"onnx": 1e-4, "onnx-fp16": 1e-2, "onnx-int8": 1e-2, "onnx-int8-symmetric": 1e-2}
 """Format -> allowed difference as a share of the largest output. Other processors sum floats in another order (the parity of
 the exporters says why 1e-4); half precision rounds to 1e-3 a layer. Integers come out alike, so 8 bits leave room for two steps
-of the output's 255 only. Where products of 8 bits saturate (x86 with AVX2, without VNNI) the file computes something else: that has
-to be found, not allowed."""
+of the output's 255 only. Where products of 8 bits saturate (x86 with AVX2, without VNNI) the file computes something else: that
+has to be found, not allowed."""
 OTHER = 1e-2
 
 
