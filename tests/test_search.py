@@ -118,7 +118,7 @@ def test_a_step_after_the_end_is_refused(made: Task):
 def test_no_row_of_actions_breaks_the_wall(dense: Artifact, target: str, align: int):
     widths = choice(dense, context(dense, target=target), align)
     counted = cost(dense.module, dense.inputs)
-    for seed in range(20):
+    for seed in range(6):
         shares = np.random.default_rng(seed).random(len(widths.groups)) ** (seed % 3)
         counts = widths.replay(shares)
         assert all(n % align == 0 and LEAST * g.channels <= n for g, n in zip(widths.groups, counts.values(), strict=True))
@@ -166,7 +166,7 @@ def test_a_layer_that_lost_inputs_is_the_ridge_regression_on_those_left(dense: A
     now = context(dense)
     found = task(dense, now)
     half = {group.name: group.channels // 2 for group in found.widths.groups}
-    small = found.shrinker(half)
+    small, _ = found.shrinker.refitted(half)
     folded, one = found.shrinker.module, layers(found.shrinker.module)["conv2"]
     batch = next(now.data.train.batches(120, limit=120)).inputs[0]
     with torch.no_grad():
@@ -184,6 +184,25 @@ def test_a_layer_that_lost_inputs_is_the_ridge_regression_on_those_left(dense: A
     sliced = folded.conv2.weight.flatten(1)[out][:, columns]
     assert torch.linalg.norm(weight - expected.weight[out]) < 0.8 * torch.linalg.norm(sliced - expected.weight[out])
     assert torch.allclose(small.conv2.bias, expected.bias[out], atol=0.1)
+
+
+def test_every_output_of_a_smaller_model_has_the_mean_and_deviation_of_the_dense_one(made: Task):
+    counts = {group.name: group.channels // 2 for group in made.widths.groups}
+    small, seen = made.shrinker(counts), {}
+    dead = 0
+    for path in ("stem", "conv1", "conv2", "wide", "deep", "fc"):
+        small.get_submodule(path).register_forward_hook(lambda part, given, y, path=path: seen.update({path: y}))
+    with torch.no_grad():
+        small(*made.shrinker.images)
+    for path, group in {"stem": "stem", "conv1": "conv1", "conv2": "stem", "wide": "wide", "deep": "wide", "fc": None}.items():
+        kept = slice(None) if group is None else made.shrinker.sweeps[group].kept(counts[group])
+        rows = seen[path].movedim(1, 0).flatten(1)
+        mean, deviation = (t[kept] for t in made.shrinker.spread[path])
+        assert torch.allclose(rows.mean(1), mean, atol=1e-4)
+        dead += int((rows.std(1, correction=0) < 1e-5).sum())
+        varied = rows.std(1, correction=0) > 1e-5
+        assert torch.allclose(rows.std(1, correction=0)[varied], deviation[varied], rtol=1e-3)
+    assert dead < 5
 
 
 def test_depthwise_and_flattened_readers_follow_their_groups(dense: Artifact, made: Task):

@@ -4,19 +4,23 @@
                        every count
     what stays         each layer that lost inputs is refitted to its own dense outputs, from the moments of its dense inputs:
                        W = C_yx,S (C_SS + r I)^{-1}        S the columns that stay
+    errors that add up in one run over a few images, layer by layer, each output channel gets the mean M and the deviation S that
+                       it has in the dense model:  y <- (y - mean) S / deviation + M,  written into weights and bias
 
 Norms are folded, so that a layer and its norm are refitted as one. This is the refit of AMC (on inputs of the original net),
 which knows 1 x 1 convolutions only, for any convolution, with an intercept, and for residual streams. It is what an episode is
-judged by; what a search has found is then carried out with the better, sequential refit.
+judged by; what a search has found is then carried out with the better, sequential refit. Without the last step the choices of a
+strong compression would all be at chance, and nothing could be learned from them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compress.artifact import Artifact
@@ -28,10 +32,11 @@ from compress.graph.channels import solve as channels_of
 from compress.graph.fold import fold
 from compress.plan import Keep
 from compress.statistics.collect import Statistics
-from compress.statistics.layers import Layer, as_matrix, layers
+from compress.statistics.layers import Layer, as_matrix, from_matrix, layers
 from compress.statistics.refitting import write
 
 _RIDGE = 1e-3  # as everywhere
+_TINY = 1e-6  # deviation of a channel that has none
 
 
 @dataclass(frozen=True)
@@ -54,20 +59,39 @@ class Reader:
 
 @dataclass(frozen=True)
 class Shrinker:
-    """The dense model with folded norms, and what was learned from the images."""
+    """The dense model with folded norms, and what was learned from the images.
+
+    Attributes:
+        images: a batch of model inputs.
+        spread: mean and deviation of the outputs of each layer of the dense model on them.
+    """
 
     module: GraphModule
     channels: Channels
     sweeps: Mapping[str, Sweep]
     readers: tuple[Reader, ...]
+    images: tuple[Tensor, ...]
+    spread: Mapping[str, tuple[Tensor, Tensor]]
 
     def __call__(self, counts: Mapping[str, int]) -> GraphModule:
-        """A copy in which each named group keeps so many channels, its readers refitted.
+        """A copy in which each named group keeps so many channels, its readers refitted and all layers levelled.
 
         Raises:
             KeyError: a group that no sweep was made for.
         """
-        edits = []
+        small, stays = self.refitted(counts)
+
+        def level(one: Layer, y: Tensor) -> Tensor:
+            return _levelled(
+                small.get_submodule(one.path), one, y, self.spread[one.path], self._left(one.path, 1 - one.reads, stays)
+            )
+
+        _watch(small, self.images, level)
+        return small
+
+    def refitted(self, counts: Mapping[str, int]) -> tuple[GraphModule, Tensor]:
+        """The same before any image is looked at, and which classes of channels stay."""
+        edits: list[Keep] = []
         for name, count in counts.items():
             if count < (whole := self.channels.group(name).channels):
                 edits.append(Keep(name, whole, tuple(self.sweeps[name].kept(count))))
@@ -75,7 +99,7 @@ class Shrinker:
         stays = surgery.staying(self.channels, edits)
         for reader in self.readers:
             self._refit(small, reader, stays)
-        return small.eval()
+        return small.eval(), stays
 
     def _refit(self, small: GraphModule, reader: Reader, stays: Tensor) -> None:
         one = reader.layer
@@ -96,18 +120,67 @@ class Shrinker:
         return torch.nonzero(stays[found[1]])[:, 0]
 
 
-def shrinker(artifact: Artifact, found: Statistics, sweeps: Mapping[str, Sweep], device: torch.device) -> Shrinker:
+def shrinker(
+    artifact: Artifact,
+    found: Statistics,
+    sweeps: Mapping[str, Sweep],
+    images: tuple[Tensor, ...],
+    device: torch.device,
+) -> Shrinker:
     """Prepare a dense model.
 
     Args:
         artifact: the dense model.
         found: moments of the readers of its groups.
         sweeps: by name of the group.
+        images: a batch of model inputs, on the device, for the means and deviations.
         device: where the smaller models are to be.
     """
     module = fold(artifact.module).to(device).requires_grad_(False)
     readers = tuple(_reader(module, one, found) for path, one in layers(module).items() if path in found.moments)
-    return Shrinker(module, channels_of(module, artifact.inputs), sweeps, readers)
+    spread: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def note(one: Layer, y: Tensor) -> Tensor:
+        spread.setdefault(one.path, _spread(one, y))
+        return y
+
+    _watch(module, images, note)
+    return Shrinker(module, channels_of(module, artifact.inputs), sweeps, readers, images, spread)
+
+
+def _watch(module: GraphModule, images: tuple[Tensor, ...], call: Callable[[Layer, Tensor], Tensor]) -> None:
+    """Run a model once; the output of every layer's call becomes what `call` makes of it."""
+
+    def hook(one: Layer) -> Callable[..., Tensor]:
+        return lambda part, inputs, y: call(one, y)
+
+    # A layer that is called several times has one bias for all of its calls; it is left as it is.
+    once = [one for one in layers(module).values() if len(one.nodes) == 1]
+    handles = [module.get_submodule(one.path).register_forward_hook(hook(one)) for one in once]
+    try:
+        with torch.no_grad():
+            module(*images)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _spread(one: Layer, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each output channel."""
+    rows = y.movedim(-1 if one.linear else 1, 0).flatten(1)
+    return rows.mean(1), rows.std(1, correction=0)
+
+
+def _levelled(part: Any, one: Layer, y: Tensor, wanted: tuple[Tensor, Tensor], outputs: Tensor) -> Tensor:
+    """The output with the wanted means and deviations, and the layer changed so that it gives it."""
+    (mean, deviation), (to_mean, to_deviation) = _spread(one, y), (t[outputs.to(y.device)] for t in wanted)
+    scale = torch.where(deviation > _TINY, to_deviation / deviation.clamp_min(_TINY), 1.0)
+    with torch.no_grad():
+        part.weight.copy_(from_matrix(part, as_matrix(part) * scale[:, None]))
+        bias = torch.zeros_like(mean) if part.bias is None else part.bias
+        part.bias = nn.Parameter((bias - mean) * scale + to_mean, requires_grad=False)
+    shape = [-1 if d == (y.ndim - 1 if one.linear else 1) else 1 for d in range(y.ndim)]
+    return (y - mean.view(shape)) * scale.view(shape) + to_mean.view(shape)
 
 
 def _reader(module: GraphModule, one: Layer, found: Statistics) -> Reader:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from compress.artifact import Artifact
 from compress.errors import BadInput, UnsupportedModel
 from compress.graph.channels import Channels, Group, solve
@@ -19,6 +21,7 @@ from compress.statistics.layers import layers
 IMAGES = 256
 """Held-out images that an episode is judged on: enough to rank choices, few enough for thousands of them."""
 _BATCH = 32
+_LEVELLED = 2  # batches, for means and deviations
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,10 @@ def task(artifact: Artifact, context: Context) -> Task:
     groups = made.groups
     losses = selection.Losses(artifact.module, calibration.statistics(artifact, context, groups, states=False))
     curves = selection.sweeps(losses, groups, lambda share: context.progress("loss curves", share, ""))
-    small = shrinker(artifact, losses.statistics, curves, context.device)
     metric, _ = quality.choose(recipe.metric, data.spec.task, data.spec.labelled)
     batches = tuple(data.held_out.batches(_BATCH, limit=IMAGES, seed=recipe.seed, device=context.device))
+    few = tuple(torch.cat(parts) for parts in zip(*(batch.inputs for batch in batches[:_LEVELLED]), strict=True))
+    small = shrinker(artifact, losses.statistics, curves, few, context.device)
     return Task(made, small, judge(small.module, recipe.reward, batches, metric, context.device, recipe.spatial), losses)
 
 
