@@ -73,7 +73,7 @@ def test_the_targets_of_the_detection_example_are_the_boxes_that_it_draws():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "epochs", "metric", "reached"),
-    [("characters", 1.5, "perplexity", 14), ("detection", 4, "found", 0.25), ("segmentation", 6, "miou", 0.6)],
+    [("characters", 1.5, "perplexity", 14), ("detection", 4, "found", 0.25), ("segmentation", 6, "miou", 0.5)],
 )
 def test_an_example_runs_from_a_training_to_an_onnx_file(tmp_path: Path, name: str, epochs: float, metric: str, reached: float):
     report = example(name).main(tmp_path, epochs)
