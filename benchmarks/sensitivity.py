@@ -32,7 +32,8 @@ CRITERIA = ("learned", "snip", "random")
 
 
 def row_of(net: str, criterion: str, left: float, seed: int, data: Data) -> dict[str, Any]:
-    settings = {"method": "sensitivity", "initial": "drawn", "scope": "global", "target": f"weights={left}", "device": "cpu"}
+    settings = {"method": "sensitivity", "initial": "drawn", "scope": "global", "device": "cpu"}
+    settings |= {"target": f"weights={left}"} if left < 1 else {}
     recipe = make(seed=seed, **settings, **TRAINING)
     torch.manual_seed(seed)
     dense = Artifact(trace(NETS[net]().eval(), INPUT), INPUT)
