@@ -205,14 +205,17 @@ def test_a_regression_planted_in_the_model_turns_the_step_red(tmp_path: Path):
     pytest.importorskip("sklearn")
     for name in ("train.py", "baseline.json"):
         shutil.copy(EXAMPLE / name, tmp_path)
+    # What is judged here is the regression; on a busy machine the times of so small a net cannot tell anything.
     inputs = workflow_inputs()
+    inputs["rules"] += " --on-noise pass"
     for flags, code in (((), 0), (("--planted",), 5)):
         subprocess.run(
             [sys.executable, "train.py", *flags], cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
         )
         steps, _, summary = action(tmp_path, **{**inputs, "python": sys.executable})
         assert [step.code for step in steps] == [0, code], summary
-    assert "| tolerance quality |" in summary and gitlab(tmp_path, INSTALL="", PYTHON=sys.executable).code == 0
+    assert "| tolerance quality |" in summary
+    assert gitlab(tmp_path, INSTALL="", PYTHON=sys.executable, RULES=inputs["rules"]).code == 0
 
 
 @pytest.mark.slow

@@ -64,10 +64,12 @@ def unpack(archive: Path, folder: Path) -> None:
             packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             stream = gzip.GzipFile(fileobj=file) if packed else file
-            with tarfile.open(fileobj=_Capped(stream, most), mode="r|") as tar:  # type: ignore[arg-type]
-                seen: set[str] = set()
+            capped, seen = _Capped(stream, most), set()  # type: ignore[arg-type,var-annotated]
+            with tarfile.open(fileobj=capped, mode="r|") as tar:  # type: ignore[call-overload]
                 for member in tar:
                     _write(tar, member, folder, seen)
+            while capped.read(CHUNK):  # to the checksum: a cut behind the last file is a cut, too
+                pass
     except Refused:
         raise
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:
