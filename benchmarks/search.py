@@ -224,7 +224,7 @@ def entropy_of(kept: list[torch.Tensor], definition: str) -> Callable[[], None]:
 
 def cases(bench: Bench) -> Iterator[tuple[str, int]]:
     for seed in range(bench.args.seeds):
-        for target in TARGETS:
+        for target in bench.args.targets:
             yield target, seed
 
 
@@ -233,6 +233,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path, help="unpacked cifar10 folder: train/CLASS/*.jpg, test/CLASS/*.jpg")
     parser.add_argument("--nets", required=True, type=Path, help="folder of nets.py and resnet20.pt")
     parser.add_argument("--work", required=True, type=Path, help="folder in which searches are kept until they are finished")
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--episodes", type=int, default=400)
     parser.add_argument("--epochs", type=float, default=10)
     parser.add_argument("--seeds", type=int, default=1)

@@ -24,6 +24,7 @@ from compress.measure import quality
 from compress.opening import prepare
 from compress.pipeline import run
 from compress.recipe import Recipe, make
+from compress.report.records import Report
 from compress.training import train
 
 PAPER = {"smaller": 8.85, "fewer_macs": 2.0, "faster": 1.67}
@@ -66,7 +67,10 @@ def compressed(recipe: Recipe, out: Path) -> dict[str, object]:
     def tell(what: str, share: float, detail: str) -> None:
         print(f"{what}: {share:6.1%} {detail}", flush=True)
 
-    report = run(recipe, out, progress=tell)
+    return told(recipe, run(recipe, out, progress=tell), out)
+
+
+def told(recipe: Recipe, report: Report, out: Path) -> dict[str, object]:
     dense, result = report.dense, report.result
     assert dense.latency and result.latency and result.quality
     return {
@@ -80,7 +84,7 @@ def compressed(recipe: Recipe, out: Path) -> dict[str, object]:
         "faster": result.latency.ratio,
         "faster_ci95": result.latency.ci95,
         "stages": [record.model_dump() for record in report.stages],
-        "widths": [len(edit["keep"]) for edit in json.loads((out / "plan.json").read_text())["edits"]],
+        "widths": [len(e["keep"]) for e in json.loads((out / "plan.json").read_text())["edits"] if e["edit"] == "keep"],
     }
 
 
@@ -96,16 +100,17 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", default="vgg16", help="of the result file")
     args = parser.parse_args()
     args.work = tempfile.mkdtemp()
-    path = RESULTS / "vgg16.json"
+    path = RESULTS / f"{args.name}.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     known.pop("environment", None)
     recipe = settings(args)
     known[args.half] = control(recipe) if args.half == "control" else compressed(recipe, Path(args.work, "out"))
     if {"control", "compressed"} <= set(known):
         known["points_below_control"] = 100 * (known["control"]["control_top1"] - known["compressed"]["top1"])
-    write("vgg16", {"network": "VGG-16-BN, 14,728,266 parameters", "data": "CIFAR-10 (JPEG q75)", "paper": PAPER, **known})
+    write(args.name, {"network": "VGG-16-BN, 14,728,266 parameters", "data": "CIFAR-10 (JPEG q75)", "paper": PAPER, **known})
     shutil.rmtree(args.work)
 
 
