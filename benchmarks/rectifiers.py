@@ -63,7 +63,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]
     for one in sorted(rows, key=lambda r: (r["net"], r["rectifiers"])):
         found.setdefault(one["net"], {}).setdefault(str(one["rectifiers"]), {})[one["kind"]] = one["drop_points"]
     for counts in found.values():
-        counts["0"]["gentle"] = counts["0"]["affine"]  # without a line they are one and the same training
+        if "affine" in counts["0"]:
+            counts["0"]["gentle"] = counts["0"]["affine"]  # without a line they are one and the same training
     return found
 
 
