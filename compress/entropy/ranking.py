@@ -6,7 +6,7 @@ original     left_n = 1 - n p             a share p of all the weights that ther
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -53,8 +53,7 @@ def stay(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], left: float,
 
 def left(masks: Mapping[str, Tensor]) -> float:
     """Share of the weights that are not held at zero."""
-    counts: Sequence[tuple[int, int]] = [(int(mask.sum()), mask.numel()) for mask in masks.values()]
-    return sum(n for n, _ in counts) / sum(n for _, n in counts)
+    return sum(int(mask.sum()) for mask in masks.values()) / sum(mask.numel() for mask in masks.values())
 
 
 def _highest(score: Tensor, count: int) -> Tensor:

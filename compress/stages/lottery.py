@@ -130,8 +130,7 @@ class Lottery:
 def _thinner(ticket: _Ticket, trained: Artifact, context: Context, unit: str, share: float) -> _Ticket:
     """What stays of a ticket, by the weights that its training came to."""
     if not ticket.masks:
-        worth = lambda module, group: scores.magnitude(module, group)  # noqa: E731
-        return _Ticket(narrowing.narrower(ticket.artifact, trained.module, worth, context, unit, share), {})
+        return _Ticket(narrowing.narrower(ticket.artifact, trained.module, scores.magnitude, context, unit, share), {})
     sizes = {path: cast(Tensor, trained.module.get_submodule(path).weight).detach().abs() for path in ticket.masks}
     return replace(ticket, masks=ranking.stay(sizes, ticket.masks, share, together=context.recipe.scope == "global"))
 
