@@ -103,6 +103,19 @@ def test_distillation_works_without_labels(digits):
     assert found.metric == "agreement" and found.history[found.best].quality > 0.7  # agreement of a guess is 0.1
 
 
+@pytest.mark.parametrize(("distill", "asked"), [(0.0, False), (0.5, True)])
+def test_a_teacher_that_teaches_nothing_is_not_asked(digits, distill, asked):
+    sizes = []
+
+    class Teacher(nn.Module):
+        def forward(self, x):
+            sizes.append(len(x))
+            return x.flatten(1)[:, :10]
+
+    train(small(), digits, recipe(epochs=0.2, distill=distill, batch_size=77), teacher=Teacher())
+    assert (77 in sizes) == asked
+
+
 def test_distilling_a_model_into_itself_starts_at_loss_0(digits):
     output = torch.randn(6, 10)
     assert float(distillation(output, output, "classification", 2.0)) == pytest.approx(0, abs=1e-6)  # float32 log-softmax

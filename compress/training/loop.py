@@ -200,7 +200,7 @@ def _step(loop: Loop, batch: Batch) -> Tensor:
     """One step of the optimizer: the loss, detached."""
     with torch.autocast(loop.device.type, dtype=loop.half, enabled=loop.half is not None):
         dense = None
-        if loop.teacher is not None:
+        if loop.teacher is not None and loop.distils:
             with torch.no_grad():
                 dense = quality.first_output(loop.teacher(*batch.inputs))
         output = loop.student(*batch.inputs)

@@ -39,7 +39,7 @@ def objective(recipe: Recipe, task: str, labelled: bool, teacher: bool) -> tuple
     if not labelled and not teacher:
         raise BadInput("There are neither labels nor a dense model to learn from. Give labelled data.")
     by_labels = _by_labels(recipe.loss, task)
-    share = 0.0 if not teacher else 1.0 if not labelled else recipe.distill
+    share = taught(recipe, labelled, teacher)
 
     def loss(output: Any, target: Tensor | None, dense: Tensor | None) -> Tensor:
         total = output_loss = None
@@ -72,6 +72,11 @@ def distillation(output: Tensor, dense: Tensor, task: str, temperature: float) -
         now, then = (functional.log_softmax(x / temperature, axis) for x in (output, dense))
         return functional.kl_div(now, then, reduction="none", log_target=True).sum(axis).mean() * temperature**2
     return functional.mse_loss(output, same_shape(output, dense))
+
+
+def taught(recipe: Recipe, labelled: bool, teacher: bool) -> float:
+    """The weight of the distillation loss: all of it without labels, none of it without a dense model."""
+    return 0.0 if not teacher else 1.0 if not labelled else recipe.distill
 
 
 def _by_labels(name: str, task: str) -> Callable[[Any, Tensor], Tensor]:

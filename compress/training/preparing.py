@@ -17,7 +17,7 @@ from compress.data import Batch, Data, check_output
 from compress.measure import quality
 from compress.recipe import Recipe
 from compress.training.guidance import Guidance, guidance
-from compress.training.losses import Objective, objective
+from compress.training.losses import Objective, objective, taught
 
 Progress = Callable[[str, float, str], None]
 """(what is being done, share done in [0, 1], a short live detail such as 'loss 0.41')."""
@@ -65,6 +65,11 @@ class Loop:
     guidance: Guidance | None = None
     observer: Observer | None = None
 
+    @property
+    def distils(self) -> bool:
+        """Whether the loss asks the teacher; a teacher may also be there for a metric that compares with it."""
+        return taught(self.recipe, self.data.spec.labelled, self.teacher is not None) > 0
+
 
 def prepared(
     module: nn.Module, data: Data, recipe: Recipe, device: torch.device, teacher: nn.Module | None, progress: Progress | None
@@ -80,7 +85,6 @@ def prepared(
         notes.append(
             f"{sum(not p.requires_grad for p in student.parameters())} fixed parameters (requires_grad=False) stay fixed."
         )
-    # With no distillation the teacher would still serve a metric that compares with it, so it is kept.
     master = None if teacher is None else copy.deepcopy(teacher).to(device).eval()
     example = next(data.held_out.batches(2, device=device))
     check_output(data, _tried(student, example.inputs).shape)
