@@ -5,8 +5,9 @@
     python benchmarks/rectifiers.py mobilenet --data cifar10 --work folder     # the net that mobilenet.py trains
 
 The rectifiers of the lowest state entropy go, ranked once on the dense net. `identity` is then trained for some epochs; `affine`
-(closest lines, the layers behind refitted) and `gentle` (those lines by and by) for a tenth of that. The row of no rectifiers is
-the dense net with the same training: what training alone does. Recipes are short: the papers train for hundreds of epochs.
+(closest lines, the layers behind refitted) and `gentle` (those lines by and by) for a tenth of that. `cheapest first` ranks lines
+as `--method depth` does, by how far each moves the outputs, and does not train at all. The row of no rectifiers is the dense net
+with the same training: what training alone does. Recipes are short: the papers train for hundreds of epochs.
 Finished rows are written at once; rows that the result file has are not run again.
 """
 
@@ -24,26 +25,32 @@ from mobilenet import dense_net, net
 from resnet20 import Bench, decoded, open_dense
 from results_io import RESULTS, write
 
-from compress.artifact import Artifact
+from compress.artifact import Artifact, apply
 from compress.data import from_arrays
 from compress.graph.trace import trace
+from compress.plan import Plan
 from compress.stages.finetune import Finetune
 from compress.statistics import lines
+from compress.statistics.rectifiers import free
+from compress.training.losses import distillation
 
 NETS: dict[str, tuple[float, tuple[int, ...]]] = {
-    "resnet20": (0.5, (0, 4, 8)),
-    "vgg16_bn": (0.2, (0, 4, 6, 8)),
-    "mobilenet": (0.5, (0, 6, 12, 18, 24)),
+    "resnet20": (0.5, (0, 1, 2, 3, 4, 6, 8)),
+    "vgg16_bn": (0.2, (0, 1, 2, 4, 6)),
+    "mobilenet": (0.5, (0, 1, 2, 4, 6, 12)),
 }
 """Epochs of the identities' training, and numbers of rectifiers."""
 ARMS: dict[str, tuple[Literal["identity", "affine", "gentle"], float, float]] = {
-    "affine, small steps": ("affine", 0.1, 1e-4),
+    "cheapest first": ("affine", 0.0, 1e-4),
     "identity": ("identity", 1.0, 1e-3),
+    "affine, small steps": ("affine", 0.1, 1e-4),
     "affine": ("affine", 0.1, 1e-3),
     "gentle": ("gentle", 0.1, 1e-3),
 }
 """What stands for a rectifier, the share of the identities' epochs, and the peak learning rate."""
+CHEAPEST = "cheapest first"
 IMAGES = 1000
+LIMIT = 0.4  # points
 
 
 def row(bench: Bench, sites: list[str], arm: str, whole: float) -> dict[str, Any]:
@@ -51,10 +58,39 @@ def row(bench: Bench, sites: list[str], arm: str, whole: float) -> dict[str, Any
     kind, share, lr = ARMS[arm]
     context = bench.context(0, IMAGES, epochs=share * whole, lr=lr, linearize=kind)
     start = time.perf_counter()
-    done = Finetune()(lines.linearized(bench.dense, context, sites, kind), context)
+    done = lines.linearized(bench.dense, context, sites, kind)
+    if share:
+        done = Finetune()(done, context)
     seconds = time.perf_counter() - start
     top1 = bench.top1(done)
     return {"top1": top1, "drop_points": 100 * (bench.dense_top1 - top1), "epochs": share * whole, "lr": lr, "seconds": seconds}
+
+
+def cheapest(bench: Bench) -> list[str]:
+    """Rectifiers by how far the closest line in place of one alone moves the outputs, the least first."""
+    context = bench.context(0, IMAGES)
+    batches = [b.inputs for b in bench.data.train.batches(250, limit=IMAGES, seed=1)]
+    straight = lines.fitted(bench.dense, context, [site.path for site in free(bench.dense)], "affine")
+
+    def outputs(artifact: Artifact) -> torch.Tensor:
+        with torch.no_grad():
+            return torch.cat([artifact.module(*inputs) for inputs in batches])
+
+    dense = outputs(bench.dense)
+    moved = {
+        e.layer: float(distillation(outputs(apply(Plan((e,)), bench.dense)), dense, "classification", 1.0)) for e in straight
+    }
+    return sorted(moved, key=moved.__getitem__)
+
+
+def within(rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Most rectifiers that each arm takes away without losing more than `LIMIT`, of the counts that were tried, by net."""
+    found: dict[str, dict[str, int]] = {}
+    for one in rows:
+        arms = found.setdefault(one["net"], {})
+        kept = one["rectifiers"] if one["drop_points"] <= LIMIT else 0
+        arms[one["kind"]] = max(arms.get(one["kind"], 0), kept)
+    return found
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
@@ -82,28 +118,27 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path, help="unpacked cifar10 folder: train/CLASS/*.jpg, test/CLASS/*.jpg")
     parser.add_argument("--nets", type=Path, help="folder of nets.py, resnet20.pt and vgg16_bn.pt")
     parser.add_argument("--work", type=Path, help="folder of mobilenet.pt")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     data = from_arrays(dict(decoded(args.data)), normalize="cifar10", augment={"flip": True, "shift": 4}, name="cifar10")
     bench = Bench(opened(args), data, [])
-    order = list(ranked(bench))
+    orders = {arm: cheapest(bench) if arm == CHEAPEST else list(ranked(bench)) for arm in args.arms}
     path = RESULTS / "rectifiers.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     rows: list[dict[str, Any]] = known.get("rows", [])
-    about = {**known.get("nets", {}), args.net: {"dense_top1": bench.dense_top1, "rectifiers": len(order)}}
+    about = {**known.get("nets", {}), args.net: {"dense_top1": bench.dense_top1, "rectifiers": len(orders[args.arms[0]])}}
     epochs, counts = NETS[args.net]
     for count in counts:
-        for kind in ARMS:
-            if any((r["net"], r["rectifiers"], r["kind"]) == (args.net, count, kind) for r in rows) or (count, kind) == (
-                0,
-                "gentle",
-            ):
+        for kind in args.arms:
+            known_row = any((r["net"], r["rectifiers"], r["kind"]) == (args.net, count, kind) for r in rows)
+            if known_row or (count == 0 and kind in ("gentle", CHEAPEST)):
                 continue
-            rows.append({"net": args.net, "rectifiers": count, "kind": kind, **row(bench, order[:count], kind, epochs)})
+            rows.append({"net": args.net, "rectifiers": count, "kind": kind, **row(bench, orders[kind][:count], kind, epochs)})
             print(rows[-1], flush=True)
             facts = {"data": "CIFAR-10 (JPEG q75), 10,000 test images", "nets": about}
-            write("rectifiers", {**facts, "summary": summary(rows), "rows": rows})
+            write("rectifiers", {**facts, "summary": summary(rows), "within": within(rows), "rows": rows})
 
 
 if __name__ == "__main__":

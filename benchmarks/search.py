@@ -1,6 +1,7 @@
-"""Reinforcement learning for channel counts on ResNet-20 (CIFAR-10, JPEG q75), beside what costs a thousandth of it.
+"""Reinforcement learning for channel counts on CIFAR-10 (JPEG q75), beside what costs a thousandth of it.
 
     python benchmarks/search.py --data cifar10 --nets nets --work searches
+    python benchmarks/search.py --data cifar10 --nets nets --work searches --net vgg16_bn --targets macs=0.2
 
 rivals        a search by spatial entropy, one by accuracy, drawn choices by accuracy (as many), one-shot allocation by loss, and
               equal shares. Each only says how many channels every group keeps: which ones, the refit and the training are the
@@ -45,7 +46,11 @@ from compress.statistics.spatial import maps
 TARGETS = ("macs=0.5", "macs=0.2")
 SEARCHED = {"entropy reward": ("entropy", True), "accuracy reward": ("accuracy", True), "random search": ("accuracy", False)}
 ONE_SHOT, EQUAL, DENSE = "one-shot allocation", "equal shares", "dense, same training"
-DRAWN = 100  # choices behind the rank correlation
+NETS = {
+    "resnet20": ("search", "ResNet-20, 272,474 parameters, all twelve groups of channels"),
+    "vgg16_bn": ("search_vgg16", "VGG-16-BN, 14,728,266 parameters, all thirteen groups of channels"),
+}
+"""Name of the result file, and what the net is."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,12 @@ class Bench:
     args: argparse.Namespace
     results: dict[str, Any]
 
+    @property
+    def common(self) -> dict[str, Any]:
+        return {"device": "cpu", "episodes": self.args.episodes, "align": 1}
+
     def context(self, seed: int, desk: Path | None = None, **settings: Any) -> Context:
-        recipe = make(seed=seed, device="cpu", epochs=self.args.epochs, episodes=self.args.episodes, align=1, **settings)
+        recipe = make(seed=seed, epochs=self.args.epochs, distill=self.args.distill, **self.common, **settings)
         return Context(self.dense, self.data, recipe, torch.device("cpu"), desk=desk)
 
     def top1(self, artifact: Artifact) -> float:
@@ -107,19 +116,20 @@ class Bench:
             if (same := [r for r in rows if (r["rival"], r["target"]) == (rival, target)])
         }
         about = {
-            "network": "ResNet-20, 272,474 parameters, all twelve groups of channels",
+            "network": NETS[self.args.net][1],
             "data": "CIFAR-10 (JPEG q75), 10,000 test images",
             "threads": self.args.threads,
             "episodes": self.args.episodes,
             "epochs": self.args.epochs,
+            "distill": self.args.distill,
         }
-        write("search", {**about, **self.results, "summary": summary})
+        write(NETS[self.args.net][0], {**about, **self.results, "summary": summary})
 
 
 def searched_row(bench: Bench, rival: str, target: str, seed: int) -> None:
     """A search, or as much of it as is missing, and its best choice carried out as the method does it."""
     reward, learns = SEARCHED[rival]
-    desk = bench.args.work / f"{rival}-{target}-{seed}-{bench.args.episodes}".replace(" ", "-")
+    desk = bench.args.work / f"{bench.args.net}-{rival}-{target}-{seed}-{bench.args.episodes}".replace(" ", "-")
     context = bench.context(seed, desk, method="rl-entropy", target=target, reward=reward)
     start = time.perf_counter()
     made = task(bench.dense, context)
@@ -160,7 +170,7 @@ def one_shot_rows(bench: Bench, target: str, seed: int) -> None:
     """Allocation by loss, and the same share of every group."""
     context = bench.context(seed, target=target)
     for rival, stage in ((ONE_SHOT, Remove("entropic")), (EQUAL, Remove("entropic", share_alike=True))):
-        if not bench.has(rival, target, seed):
+        if rival in bench.args.rivals and not bench.has(rival, target, seed):
             start = time.perf_counter()
             smaller = stage(bench.dense, context)
             bench.add(rival, seed, smaller, context, time.perf_counter() - start)
@@ -168,11 +178,11 @@ def one_shot_rows(bench: Bench, target: str, seed: int) -> None:
 
 def proxy(bench: Bench, target: str) -> dict[str, Any]:
     """Drawn choices: spatial entropy, by both definitions, against accuracy on the images of the search."""
-    found: dict[str, Any] = {"choices": DRAWN}
+    found: dict[str, Any] = {"choices": bench.args.drawn}
     for definition in DEFINITIONS:
         context = bench.context(0, target=target, method="rl-entropy", reward="entropy", spatial=definition)
         environment = Pruning(task(bench.dense, context))
-        done = episodes.search(environment, agents.Uniform(0), DRAWN)
+        done = episodes.search(environment, agents.Uniform(0), bench.args.drawn)
         ranks = [np.argsort(np.argsort(values)) for values in ([e.entropy for e in done], [e.quality for e in done])]
         found[definition] = float(np.corrcoef(ranks[0], ranks[1])[0, 1])
     print(target, found, flush=True)
@@ -231,33 +241,38 @@ def cases(bench: Bench) -> Iterator[tuple[str, int]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, type=Path, help="unpacked cifar10 folder: train/CLASS/*.jpg, test/CLASS/*.jpg")
-    parser.add_argument("--nets", required=True, type=Path, help="folder of nets.py and resnet20.pt")
+    parser.add_argument("--nets", required=True, type=Path, help="folder of nets.py and the nets")
+    parser.add_argument("--net", choices=NETS, default="resnet20")
     parser.add_argument("--work", required=True, type=Path, help="folder in which searches are kept until they are finished")
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--episodes", type=int, default=400)
     parser.add_argument("--epochs", type=float, default=10)
+    parser.add_argument("--distill", type=float, default=0.7, help="weight of the dense net's answers in the training")
+    parser.add_argument("--rivals", nargs="+", choices=[ONE_SHOT, EQUAL, *SEARCHED], default=[ONE_SHOT, EQUAL, *SEARCHED])
+    parser.add_argument("--drawn", type=int, default=100, help="choices behind the rank correlation; 0 for none of it")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--control", action=argparse.BooleanOptionalAction, default=True, help="train the dense net, too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     data = from_arrays(dict(decoded(args.data)), normalize="cifar10", augment={"flip": True, "shift": 4}, name="cifar10")
-    path = RESULTS / "search.json"
+    path = RESULTS / f"{NETS[args.net][0]}.json"
     before = json.loads(path.read_text()) if path.exists() else {}
     known = {key: before[key] for key in ("dense_top1", "cost", "proxy", "rows") if key in before}
-    bench = Bench(open_dense(args.nets, "resnet20"), data, args, {"proxy": {}, "rows": [], **known})
+    bench = Bench(open_dense(args.nets, args.net), data, args, {"proxy": {}, "rows": [], **known})
     if "cost" not in bench.results:
         bench.results["cost"] = cost_of_entropy(bench, args.rounds)
     for target, seed in cases(bench):
         one_shot_rows(bench, target, seed)
-        for rival in SEARCHED:
+        for rival in (name for name in SEARCHED if name in args.rivals):
             if not bench.has(rival, target, seed):
                 searched_row(bench, rival, target, seed)
-        if target not in bench.results["proxy"]:
+        if args.drawn and target not in bench.results["proxy"]:
             bench.results["proxy"][target] = proxy(bench, target)
             bench.write()
     for seed in range(args.seeds):
-        if not bench.has(DENSE, "-", seed) and args.epochs:
+        if args.control and args.epochs and not bench.has(DENSE, "-", seed):
             context = bench.context(seed, target="macs=0.5")
             bench.add(DENSE, seed, replace(bench.dense), context, 0.0)
     bench.write()
