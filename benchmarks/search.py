@@ -178,14 +178,14 @@ def one_shot_rows(bench: Bench, target: str, seed: int) -> None:
 
 def proxy(bench: Bench, target: str) -> dict[str, Any]:
     """Drawn choices: spatial entropy, by both definitions, against accuracy on the images of the search."""
-    found: dict[str, Any] = {"choices": bench.args.drawn}
+    found: dict[str, Any] = {"target": target, "choices": bench.args.drawn}
     for definition in DEFINITIONS:
         context = bench.context(0, target=target, method="rl-entropy", reward="entropy", spatial=definition)
         environment = Pruning(task(bench.dense, context))
         done = episodes.search(environment, agents.Uniform(0), bench.args.drawn)
         ranks = [np.argsort(np.argsort(values)) for values in ([e.entropy for e in done], [e.quality for e in done])]
         found[definition] = float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-    print(target, found, flush=True)
+    print(found, flush=True)
     return found
 
 
@@ -259,8 +259,9 @@ def main() -> None:
     data = from_arrays(dict(decoded(args.data)), normalize="cifar10", augment={"flip": True, "shift": 4}, name="cifar10")
     path = RESULTS / f"{NETS[args.net][0]}.json"
     before = json.loads(path.read_text()) if path.exists() else {}
-    known = {key: before[key] for key in ("dense_top1", "cost", "proxy", "rows") if key in before}
-    bench = Bench(open_dense(args.nets, args.net), data, args, {"proxy": {}, "rows": [], **known})
+    known: dict[str, Any] = {"proxy": [], "rows": []}
+    known |= {key: before[key] for key in ("dense_top1", "cost", "proxy", "rows") if key in before}
+    bench = Bench(open_dense(args.nets, args.net), data, args, known)
     if "cost" not in bench.results:
         bench.results["cost"] = cost_of_entropy(bench, args.rounds)
     for target, seed in cases(bench):
@@ -268,8 +269,8 @@ def main() -> None:
         for rival in (name for name in SEARCHED if name in args.rivals):
             if not bench.has(rival, target, seed):
                 searched_row(bench, rival, target, seed)
-        if args.drawn and target not in bench.results["proxy"]:
-            bench.results["proxy"][target] = proxy(bench, target)
+        if args.drawn and all(found["target"] != target for found in bench.results["proxy"]):
+            bench.results["proxy"].append(proxy(bench, target))
             bench.write()
     for seed in range(args.seeds):
         if args.control and args.epochs and not bench.has(DENSE, "-", seed):
