@@ -38,6 +38,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "depth 4": {"method": "depth", "depth": 4},
     "width 0.75, depth 2": {"method": "entropic", "target": "macs=0.75", "depth": 2},
     "width 0.5, depth 2": {"method": "entropic", "target": "macs=0.5", "depth": 2},
+    "width 0.3": {"method": "entropic", "target": "macs=0.3", "depth": 0},
     "width 0.25": {"method": "entropic", "target": "macs=0.25", "depth": 0},
     "depth 20": {"method": "depth", "depth": 20},
     "depth 4, then width 0.35": {"method": "entropic", "target": "macs=0.35", "depth": 4, "order": "depth-width"},

@@ -183,7 +183,8 @@ def proxy(bench: Bench, target: str) -> dict[str, Any]:
         context = bench.context(0, target=target, method="rl-entropy", reward="entropy", spatial=definition)
         environment = Pruning(task(bench.dense, context))
         done = episodes.search(environment, agents.Uniform(0), bench.args.drawn)
-        ranks = [np.argsort(np.argsort(values)) for values in ([e.entropy for e in done], [e.quality for e in done])]
+        both = ([e.entropy for e in done], [e.quality for e in done])
+        ranks = [np.array(values, dtype=float).argsort().argsort() for values in both]
         found[definition] = float(np.corrcoef(ranks[0], ranks[1])[0, 1])
     print(found, flush=True)
     return found
