@@ -25,14 +25,13 @@ from mobilenet import dense_net, net
 from resnet20 import Bench, decoded, open_dense
 from results_io import RESULTS, write
 
-from compress.artifact import Artifact, apply
+from compress.artifact import Artifact
 from compress.data import from_arrays
 from compress.graph.trace import trace
-from compress.plan import Plan
 from compress.stages.finetune import Finetune
 from compress.statistics import lines
+from compress.statistics.moved import moved
 from compress.statistics.rectifiers import free
-from compress.training.losses import distillation
 
 NETS: dict[str, tuple[float, tuple[int, ...]]] = {
     "resnet20": (0.5, (0, 1, 2, 3, 4, 6, 8)),
@@ -69,18 +68,9 @@ def row(bench: Bench, sites: list[str], arm: str, whole: float) -> dict[str, Any
 def cheapest(bench: Bench) -> list[str]:
     """Rectifiers by how far the closest line in place of one alone moves the outputs, the least first."""
     context = bench.context(0, IMAGES)
-    batches = [b.inputs for b in bench.data.train.batches(250, limit=IMAGES, seed=1)]
-    straight = lines.fitted(bench.dense, context, [site.path for site in free(bench.dense)], "affine")
-
-    def outputs(artifact: Artifact) -> torch.Tensor:
-        with torch.no_grad():
-            return torch.cat([artifact.module(*inputs) for inputs in batches])
-
-    dense = outputs(bench.dense)
-    moved = {
-        e.layer: float(distillation(outputs(apply(Plan((e,)), bench.dense)), dense, "classification", 1.0)) for e in straight
-    }
-    return sorted(moved, key=moved.__getitem__)
+    edits = lines.fitted(bench.dense, context, [site.path for site in free(bench.dense)], "affine")
+    cost = moved(bench.dense, [[edit] for edit in edits], context)
+    return [edit.layer for _, edit in sorted(zip(cost, edits, strict=True), key=lambda pair: pair[0])]
 
 
 def within(rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:

@@ -32,6 +32,7 @@ from compress.stages.remove import Remove
 from compress.stages.shorten import Shorten, allowed
 from compress.statistics import rectifiers
 from compress.statistics.candidates import candidates
+from compress.statistics.moved import moved
 
 INPUT = (torch.zeros(1, 1, 8, 8),)
 
@@ -177,8 +178,8 @@ def test_easier_stops_at_its_target():
 def test_cheap_takes_several_at_once_backs_off_and_trains_shortly(monkeypatch: pytest.MonkeyPatch):
     dense = artifact(narrow())
     given = context(dense, method="easier", epochs=0.2, max_drop=5.0, cheap=True)
-    bits = {"1": 0.9, "4": 0.2, "6": 0.5}
-    monkeypatch.setattr(rectifiers, "entropies", lambda found, _: {s.path: bits[s.path] for s in rectifiers.free(found)})
+    cost = {"1": 0.9, "4": 0.2, "6": 0.5}
+    monkeypatch.setattr(easier, "moved", lambda found, each, _: [cost[edit.layer] for (edit,) in each])
     monkeypatch.setattr("compress.stages.easier._AT_ONCE", 1)  # all three at first
     values, epochs = iter([0.9, 0.7, 0.88, 0.8]), list[float]()
 
@@ -197,6 +198,20 @@ def test_cheap_takes_several_at_once_backs_off_and_trains_shortly(monkeypatch: p
     assert result.plan.edits[0].slope, "a line, not the identity"
     assert any("3: 0.7000, 1: 0.8800, 2: 0.8000" in note for note in result.notes)
     assert epochs == pytest.approx([0.02] * 3)
+
+
+def test_what_edits_cost_is_how_far_they_move_the_outputs():
+    dense = artifact(narrow())
+    given = context(dense, method="easier")
+    lines = [Linearize(path, channels) for path, channels in rectifiers.widths(dense).items()]
+    images = next(given.data.train.batches(512, limit=512, seed=given.recipe.seed)).inputs
+    with torch.no_grad():
+        before, *after = (one.module(*images).log_softmax(1) for one in (dense, *(apply(Plan((x,)), dense) for x in lines)))
+    expected = [float((before.exp() * (before - y)).sum(1).mean()) for y in after]
+    shares: list[float] = []
+    found = moved(dense, [[line] for line in lines] + [()], given, shares.append)
+    assert found == pytest.approx([*expected, 0.0], rel=1e-3, abs=1e-6) and min(found[:3]) > 1e-5
+    assert shares == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_all_rectifiers_of_entropy_zero_go_at_once():

@@ -14,8 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from compress.artifact import Artifact, apply
 from compress.entropy.spans import Span, choose
 from compress.errors import BadInput
@@ -25,9 +23,8 @@ from compress.recipe import Recipe
 from compress.stage import Context
 from compress.statistics import calibration, lines, rectifiers
 from compress.statistics.candidates import Candidate, candidates
-from compress.training import distillation
+from compress.statistics.moved import moved
 
-_SAMPLES = 512  # images behind each loss: the order of the stretches, not their last digit, is what is needed
 _HALVINGS = 8
 
 
@@ -77,13 +74,8 @@ class Shorten:
     def _chosen(
         self, artifact: Artifact, context: Context, found: Sequence[Candidate], straight: dict[str, Linearize]
     ) -> Artifact:
-        batches = [b.inputs for b in context.data.train.batches(256, limit=_SAMPLES, seed=context.recipe.seed)]
-        before = _outputs(artifact, batches, context)
-        losses = []
-        for number, one in enumerate(found):
-            after = _outputs(apply(Plan(_edits([one], straight)), artifact), batches, context)
-            losses.append(float(distillation(after, before, context.data.spec.task, 1.0)))
-            context.progress("loss of stretches", (number + 1) / len(found), one.segment.layers[0])
+        edits = [_edits([one], straight) for one in found]
+        losses = moved(artifact, edits, context, _share(context, "loss of stretches"))
         spans = [Span(one.start, one.stop, one.gain, loss) for one, loss in zip(found, losses, strict=True)]
         start, points = rectifiers.held_out(artifact, context), allowed(context.recipe)
         limit = sum(max(loss, 0.0) for loss in losses)
@@ -147,12 +139,6 @@ def _edits(chosen: Sequence[Candidate], straight: dict[str, Linearize]) -> tuple
         *(Pointwise(layer) for one in chosen for layer in one.segment.pointwise),
         *(Relocate(layers) for one in chosen for layers in one.segment.relocate),
     )
-
-
-def _outputs(artifact: Artifact, batches: Sequence[tuple[torch.Tensor, ...]], context: Context) -> torch.Tensor:
-    module = artifact.module.to(context.device).eval()
-    with torch.no_grad():
-        return torch.cat([quality.first_output(module(*(x.to(context.device) for x in inputs))).float() for inputs in batches])
 
 
 def _share(context: Context, what: str) -> Callable[[float], None]:
