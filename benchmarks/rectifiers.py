@@ -83,14 +83,15 @@ def within(rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
     return found
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Points lost by net, number of rectifiers and arm."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Points lost by net, number of rectifiers and arm; None for what was not run."""
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
     for one in sorted(rows, key=lambda r: (r["net"], r["rectifiers"])):
-        found.setdefault(one["net"], {}).setdefault(str(one["rectifiers"]), {})[one["kind"]] = one["drop_points"]
+        arms = found.setdefault(one["net"], {}).setdefault(str(one["rectifiers"]), dict.fromkeys(ARMS))
+        arms[one["kind"]] = one["drop_points"]
     for counts in found.values():
-        if "affine" in counts["0"]:
-            counts["0"]["gentle"] = counts["0"]["affine"]  # without a line they are one and the same training
+        if none := counts.get("0"):
+            none |= {"gentle": none["affine"], CHEAPEST: 0.0}  # without a line: the same training, and nothing done
     return found
 
 
