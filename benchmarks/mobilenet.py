@@ -137,6 +137,28 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+STRONG = {"width": "width 0.3", "depth": "depth 20", "both": "depth 4, then width 0.35"}
+"""The rows at about twice the speed that are held against each other."""
+
+
+def strong(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Speed and points lost of these rows over the seeds, and what width alone loses more than both, seed by seed."""
+    chosen = {kind: [r for r in rows if r["row"] == name and r["epochs"] == EPOCHS] for kind, name in STRONG.items()}
+    found: dict[str, Any] = {
+        kind: {"faster": spread([r["faster"] for r in same]), "lost": spread([100 * (r["dense"] - r["top1"]) for r in same])}
+        for kind, same in chosen.items()
+        if same
+    }
+    for alone in ("width", "depth"):
+        pairs = [(b, a) for b in chosen["both"] for a in chosen[alone] if b["seed"] == a["seed"]]
+        if pairs:
+            found[f"beside_{alone}"] = {
+                "points": spread([100 * (b["top1"] - a["top1"]) for b, a in pairs]),
+                "speed": spread([b["faster"] / a["faster"] for b, a in pairs]),
+            }
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, type=Path, help="unpacked cifar10 folder: train/CLASS/*.jpg, test/CLASS/*.jpg")
@@ -159,7 +181,7 @@ def main() -> None:
             print(json.dumps(rows[-1]), flush=True)
             facts = {"network": "MobileNetV2, width 0.5, stem of stride 1", "data": "CIFAR-10 (JPEG q75), 10,000 test images"}
             facts |= {"dense_epochs": DENSE_EPOCHS, "threads": args.threads}
-            write("mobilenet", {**facts, "summary": summary(rows), "rows": rows})
+            write("mobilenet", {**facts, "summary": summary(rows), "strong": strong(rows), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Pictures of results: python benchmarks/pictures.py (needs matplotlib, in the extra `dev`)
 
-mobilenet.svg     accuracy against speed-up: width, depth, both; one dot per seed
+mobilenet.svg     accuracy against speed-up: width, depth, both; a dot per seed; lines join the means of width alone, and of depth
 rectifiers.svg    accuracy against the number of rectifiers that are gone, network by network
 lottery.svg       accuracy against the weights that are left, both arms; a band from the worst seed to the best
 """
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def mobilenet(found: dict[str, Any]) -> Any:
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    figure, axes = pyplot.subplots(figsize=(9, 6))
     axes.axhline(100 * found["rows"][0]["dense"], color="grey", linestyle=":", label="dense")
     for kind, colour in KINDS.items():
         rows = [row for row in found["rows"] if kind_of(row["row"]) == kind]
@@ -37,9 +37,12 @@ def mobilenet(found: dict[str, Any]) -> Any:
         for row in rows:
             row["called"] = f"{row['row']}, {row['epochs']:g} epochs"
         names = sorted({r["called"] for r in rows}, key=lambda name: mean(rows, name, "faster"))
-        points = [(mean(rows, name, "faster"), 100 * mean(rows, name, "top1")) for name in names]
-        for name, point in zip(names, points, strict=True):
-            axes.annotate(name, point, xytext=(5, 5), textcoords="offset points", fontsize=8)
+        points = {name: (mean(rows, name, "faster"), 100 * mean(rows, name, "top1")) for name in names}
+        for name, point in points.items():
+            axes.annotate(name, point, xytext=(5, 5), textcoords="offset points", fontsize=7)
+        for epochs in {r["epochs"] for r in rows} if kind in ("width", "depth") else ():
+            same = [points[name] for name in names if name.endswith(f", {epochs:g} epochs")]
+            axes.plot(*zip(*same, strict=True), color=colour, linewidth=0.8)
     axes.set(xlabel="speed-up over the dense net (ONNX Runtime, batch 1, one thread)", ylabel="top-1, %")
     axes.set_title(f"{found['network']}: {found['data'].split(',')[0]}")
     axes.legend()
