@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -276,6 +277,24 @@ def test_the_agent_learns_what_is_rewarded(made: Task):
             steps = [agents.Step(seen[i], share, seen[i + 1]) for i, share in enumerate(shares)]
             agent.learn(steps, -sum((share - best) ** 2 for share, best in zip(shares, wanted, strict=True)), number)
     assert [agent.act(seen[i], 10_000) for i in range(2)] == pytest.approx(wanted, abs=0.2)
+
+
+def test_an_agent_learns_from_what_it_asked_for_and_not_from_what_the_wall_made_of_it(made: Task, tmp_path: Path):
+    class Least:
+        def __init__(self) -> None:
+            self.learned: list[float] = []
+
+        def act(self, observation: np.ndarray, episode: int) -> float:
+            return 0.01
+
+        def learn(self, steps: Sequence[agents.Step], reward: float, episode: int) -> None:
+            self.learned += [step.action for step in steps]
+
+    first, again = Least(), Least()
+    done = episodes.search(Pruning(made), first, 1, tmp_path)
+    episodes.search(Pruning(made), again, 1, tmp_path)
+    assert min(done[0].shares) > 0.1, "the wall raised it"
+    assert first.learned == again.learned == [0.01] * len(made.widths.groups)
 
 
 def test_a_search_that_was_killed_goes_on_as_if_nothing_had_happened(made: Task, tmp_path: Path):

@@ -8,8 +8,9 @@ mean and deviation of the drawn episodes.
 
 Source: He et al., AMC (ECCV 2018), and its public code: networks 300-300, tau 0.01, batches of 64, memory of 100 episodes,
 exploration as above. Departs from it: the critic learns the episode's reward itself instead of a sum of copies of it along the
-episode (there is no discount, so this is all that is left to come); Stable-Baselines3 has one learning rate, 1e-3, for actor and
-critic, so the actor takes a step for every ten of the critic where AMC's has a tenth of its rate.
+episode (there is no discount, so this is all that is left to come); it learns what was asked for, where AMC's learns the share
+behind the wall: else it never sees what lies beyond, and the actor goes there and stays; Stable-Baselines3 has one learning rate,
+1e-3, for actor and critic, so the actor takes a step for every ten of the critic where AMC's has a tenth of its rate.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ _DELAY = 10
 
 @dataclass(frozen=True)
 class Step:
-    """One transition: what was seen, the share that was kept, what was seen then."""
+    """One transition: what was seen, the share that was asked for, before any wall, what was seen then."""
 
     observation: np.ndarray
-    share: float
+    action: float
     following: np.ndarray
 
 
@@ -118,7 +119,7 @@ class Ddpg:
         self.model.train(gradient_steps=len(steps), batch_size=64)
 
     def _remember(self, step: Step, reward: float) -> None:
-        action = self.model.policy.scale_action(np.array([[step.share]], dtype=np.float32))
+        action = self.model.policy.scale_action(np.array([[step.action]], dtype=np.float32))
         # Done after each step: the reward is all that is still to come, whichever step it was.
         memory = self.model.replay_buffer
         assert memory is not None, "the agent was made with a memory"

@@ -87,14 +87,16 @@ def _episode(environment: Pruning, agent: Agent, number: int) -> Episode:
     """One episode, and the agent's lesson from it."""
     observation, _ = environment.reset()
     steps: list[Step] = []
+    shares: list[float] = []
     while True:
         action = agent.act(observation, number)
         following, reward, over, _, info = environment.step(np.array([action], dtype=np.float32))
-        steps.append(Step(observation, info["share"], following))
+        steps.append(Step(observation, action, following))
+        shares.append(info["share"])
         observation = following
         if over:
             agent.learn(steps, reward, number)
-            return Episode(tuple(s.share for s in steps), reward, info["quality"], info["entropy"], info["constant"])
+            return Episode(tuple(shares), reward, info["quality"], info["entropy"], info["constant"])
 
 
 def _replay(environment: Pruning, agent: Agent, number: int, known: Episode) -> None:
@@ -104,7 +106,7 @@ def _replay(environment: Pruning, agent: Agent, number: int, known: Episode) -> 
     steps: list[Step] = []
     for share in known.shares:
         observation = widths.observe(decided)
-        agent.act(observation, number)
+        action = agent.act(observation, number)
         decided.append(widths.kept(decided, share))
-        steps.append(Step(observation, share, widths.observe(decided)))
+        steps.append(Step(observation, action, widths.observe(decided)))
     agent.learn(steps, known.reward, number)
