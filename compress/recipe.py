@@ -160,10 +160,10 @@ class Recipe(BaseModel):
             return value
         return tuple("x".join(map(str, v)) if isinstance(v, list | tuple) else v for v in value)
 
-    @field_validator("export", mode="before")
+    @field_validator("export", "arms", mode="before")
     @classmethod
-    def _formats_with_commas(cls, value: Any) -> Any:
-        """A text with commas names several formats."""
+    def _names_with_commas(cls, value: Any) -> Any:
+        """A text with commas gives several names."""
         parts = (value,) if isinstance(value, str) else value
         return [name for part in parts for name in str(part).split(",") if name] if isinstance(parts, list | tuple) else value
 

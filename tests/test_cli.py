@@ -397,6 +397,11 @@ def test_formats_may_be_separated_by_commas(given: object):
     assert make(export=given).export == ("onnx", "onnx-int8")
 
 
+@pytest.mark.parametrize("given", ["random,original", ("random", "original"), ["random,original"]])
+def test_arms_may_be_separated_by_commas(given: object):
+    assert make(arms=given).arms == ("random", "original")
+
+
 def test_bench_takes_the_input_shape_from_the_file_that_knows_it(here: Path):
     assert invoke("export", "model.pt", "--input-shape", "1x8x8").exit_code == 0
     timings = json.loads(invoke("bench", "model.pt", "model.onnx", "--rounds", 5, "--threads", 1, "--json").stdout)
