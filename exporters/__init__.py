@@ -7,7 +7,6 @@ A format is a module with `export(model, inputs, path, ...) -> Exported`, and a 
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exporters.backends import imported
 from exporters.errors import ExportError, MissingBackend, ParityError
 from exporters.exported import Availability, Closeness, Exported, Parity
 from exporters.formats import FORMATS
@@ -139,7 +139,4 @@ def available() -> dict[str, Availability]:
 def _module(format: str) -> Any:
     if format not in EXPORTERS:
         raise ExportError(f"There is no exporter for '{format}'; known are {', '.join(EXPORTERS)}.")
-    try:
-        return importlib.import_module(EXPORTERS[format])
-    except ModuleNotFoundError as error:
-        raise MissingBackend(format, error.name or str(error), INSTALL[format]) from error
+    return imported(EXPORTERS[format], format, INSTALL[format])

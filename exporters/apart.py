@@ -25,7 +25,7 @@ from torch.fx import GraphModule
 
 import exporters
 from exporters import capture
-from exporters.errors import ExportError, MissingBackend, ParityError
+from exporters.errors import ExportError, MissingBackend, ParityError, first_line
 from exporters.exported import Closeness, Exported, Parity
 
 SECONDS = 1200.0
@@ -77,7 +77,7 @@ def export(
             torch.save(request, folder / "request.pt")
         except Exception as error:
             raise ExportError(
-                f"The model cannot be handed to the process that writes {format} ({capture.line(error)}). "
+                f"The model cannot be handed to the process that writes {format} ({first_line(error)}). "
                 "Put its classes into a module that can be imported."
             ) from error
         ended = _run(folder, seconds, _free_share() if memory is None else memory)
@@ -154,7 +154,7 @@ def _error(format: str, told: dict[str, Any]) -> ExportError:
         case "ParityError":
             return ParityError(float(told["worst"]), float(told["tolerance"]), told["where"])
         case "MissingBackend":
-            return MissingBackend(format, told["missing"], exporters.INSTALL.get(format, ""))
+            return MissingBackend(format, told["missing"], exporters.INSTALL.get(format, ""), told["broken"])
         case _:
             return ExportError(told["message"])
 
@@ -165,7 +165,7 @@ def told(error: ExportError) -> dict[str, Any]:
     if isinstance(error, ParityError):
         facts |= {"worst": str(error.worst), "tolerance": str(error.tolerance), "where": error.where}
     if isinstance(error, MissingBackend):
-        facts |= {"missing": error.missing}
+        facts |= {"missing": error.missing, "broken": error.broken}
     return facts
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from exporters.errors import ExportError
+from exporters.errors import ExportError, first_line
 
 TAKE_BATCH = "If a batch size is written into the code (a reshape, a loop), take it from the input instead: x.shape[0] or -1."
 
@@ -99,12 +99,9 @@ def reason(error: BaseException) -> str:
     constant = re.search(r"[^\n]*(?:marked .*batch.* as dynamic but|was inferred to be a constant|specialized)[^\n]*", text)
     if constant:
         return f"its batch size is a constant. {TAKE_BATCH} torch says: {constant.group(0).strip()[:300]}"
-    return f"{type(causes[-1]).__name__}: {line(causes[-1])}" + (f" (at node {node.group(1).strip()[:200]})" if node else "")
-
-
-def line(error: BaseException) -> str:
-    """The first line of a message."""
-    return next((text.strip()[:300] for text in str(error).splitlines() if text.strip()), type(error).__name__)
+    return f"{type(causes[-1]).__name__}: {first_line(causes[-1])}" + (
+        f" (at node {node.group(1).strip()[:200]})" if node else ""
+    )
 
 
 @contextmanager
@@ -137,7 +134,7 @@ def _returned(model: nn.Module, batch: tuple[Tensor, ...]) -> object:
                 returned = model(*inputs)
         except Exception as error:
             sizes = " and ".join(str(tuple(x.shape)) for x in inputs)
-            raise ExportError(f"The model does not run on inputs of shape {sizes}: {line(error)}. {TAKE_BATCH}") from error
+            raise ExportError(f"The model does not run on inputs of shape {sizes}: {first_line(error)}. {TAKE_BATCH}") from error
     return returned
 
 

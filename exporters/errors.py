@@ -1,7 +1,7 @@
 """Every refusal of the exporters, as one tree.
 
 ExportError             a model or a path that cannot be exported, with the place where it broke
-├── MissingBackend      a package that the format needs is not installed; says what to install
+├── MissingBackend      a package that the format needs is not installed, or cannot be loaded; says what to install
 └── ParityError         the exported file does not compute what the model computes
 """
 
@@ -13,11 +13,12 @@ class ExportError(Exception):
 
 
 class MissingBackend(ExportError):
-    """A package that the format needs is not installed."""
+    """A package that the format needs is not installed; or it is, and `broken` says why it cannot be loaded."""
 
-    def __init__(self, format: str, missing: str, install: str):
-        self.format, self.missing, self.install = format, missing, install
-        super().__init__(f"Export to {format} needs the package '{missing}', which is not installed: {install}")
+    def __init__(self, format: str, missing: str, install: str, broken: str = ""):
+        self.format, self.missing, self.install, self.broken = format, missing, install, broken
+        why = f"cannot be loaded here ({broken}). Install it afresh" if broken else "is not installed"
+        super().__init__(f"Export to {format} needs the package '{missing}', which {why}: {install}")
 
 
 class ParityError(ExportError):
@@ -29,3 +30,8 @@ class ParityError(ExportError):
             f"The exported file is not the model: {where} differs by up to {worst:.3g}, allowed is {tolerance:.3g}. "
             "The file is not kept; try another opset, and report the model if that does not help."
         )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message that says something."""
+    return next((text.strip()[:300] for text in str(error).splitlines() if text.strip()), type(error).__name__)

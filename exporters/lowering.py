@@ -14,8 +14,7 @@ import onnx
 import onnx.checker
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from exporters.errors import ExportError
-from exporters.runtimes import first_line
+from exporters.errors import ExportError, first_line
 
 OPSET, IR = 17, 8
 """The operator set, and the version of the file format that came with it."""

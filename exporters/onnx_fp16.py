@@ -14,8 +14,8 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from torch import Tensor, nn
 
 from exporters import onnx
-from exporters.capture import line, quiet
-from exporters.errors import ExportError
+from exporters.capture import quiet
+from exporters.errors import ExportError, first_line
 from exporters.exported import Exported
 from exporters.proving import proven
 
@@ -44,7 +44,7 @@ def export(
             half = ONNXModel(convert_float_to_float16(proto, keep_io_types=True))
             half.topological_sort()
     except Exception as error:
-        raise ExportError(f"This model does not convert to half precision: {line(error)}") from error
+        raise ExportError(f"This model does not convert to half precision: {first_line(error)}") from error
     onnx.clean(half.model, metadata)
     return proven(
         "onnx-fp16", "ort", path, lambda to: onnx.write(half.model, to, path), subject, samples or (tuple(inputs),),

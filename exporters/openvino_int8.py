@@ -13,7 +13,7 @@ import nncf  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn
 
 from exporters import capture, openvino
-from exporters.errors import ExportError
+from exporters.errors import ExportError, first_line
 from exporters.exported import Exported
 from exporters.proving import SLACK, enough
 
@@ -42,6 +42,6 @@ def export(
         with capture.quiet():
             quantized = nncf.quantize(made, nncf.Dataset(arrays), subset_size=len(arrays), preset=nncf.QuantizationPreset.MIXED)
     except Exception as error:
-        raise ExportError(f"NNCF does not quantize this model: {capture.line(error)}") from error
+        raise ExportError(f"NNCF does not quantize this model: {first_line(error)}") from error
     allowed = SLACK * int8_error
     return openvino.saved("openvino-int8", quantized, subject, path, metadata, samples or calibration, allowed=allowed)

@@ -27,8 +27,8 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.calibrate import HistogramCollector, TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from exporters.capture import line, quiet
-from exporters.errors import ExportError
+from exporters.capture import quiet
+from exporters.errors import ExportError, first_line
 from exporters.runtimes import ort
 
 CALIBRATORS = {
@@ -80,7 +80,7 @@ def quantize(
     try:
         ranges = _ranges(path, samples, CALIBRATORS[calibrator])
     except Exception as error:
-        raise ExportError(f"ONNX Runtime cannot calibrate this model: {line(error)}") from error
+        raise ExportError(f"ONNX Runtime cannot calibrate this model: {first_line(error)}") from error
     search = _Search(path, ranges, symmetric, tuple(samples))
     made = search.without(())
     if made.relative <= bound:

@@ -68,7 +68,13 @@ def test_a_model_whose_class_no_other_process_knows_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "error", [ParityError(0.5, 0.1, "output"), MissingBackend("onnx", "onnxscript", ""), ExportError("found")]
+    "error",
+    [
+        ParityError(0.5, 0.1, "output"),
+        MissingBackend("onnx", "onnxscript", ""),
+        MissingBackend("onnx", "onnx", "", "ImportError: libonnx.so: no such file"),
+        ExportError("found"),
+    ],
 )
 def test_errors_come_back_as_the_kind_that_they_were(tmp_path: Path, error: ExportError):
     again = apart._error("onnx", apart.told(error))

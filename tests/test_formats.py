@@ -87,6 +87,26 @@ def test_what_is_missing_is_named_with_the_line_that_installs_it(net: nn.Module,
         exporters.require("pt2")
 
 
+@pytest.mark.parametrize(
+    "failure", ["ImportError('libtbb.so.12: cannot open shared object file')", "ValueError('dtype size changed')"]
+)
+def test_a_package_that_is_there_and_does_not_load_is_named_with_the_cause(
+    failure: str, net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "broken_runtime.py").write_text(f"raise {failure}")
+    monkeypatch.syspath_prepend(tmp_path)
+    for known, open_it in (
+        (exporters.EXPORTERS, lambda: exporters.export("openvino", net, (torch.zeros(1, 3, 8, 8),), tmp_path / "net.xml")),
+        (runtimes.RUNTIMES, lambda: runtimes.module("openvino")),
+    ):
+        monkeypatch.setitem(known, "openvino", "broken_runtime")
+        with pytest.raises(
+            exporters.MissingBackend, match=r"'openvino'.*cannot be loaded.*(libtbb|dtype size).*afresh: pip install"
+        ):
+            open_it()
+    assert not list(tmp_path.glob("net*"))
+
+
 @pytest.mark.parametrize("runtime", sorted(runtimes.RUNTIMES))
 def test_a_file_that_is_no_model_is_not_opened(runtime: str, tmp_path: Path):
     pytest.importorskip({"ort": "onnxruntime", "litert": "ai_edge_litert"}.get(runtime, runtime))

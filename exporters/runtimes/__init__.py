@@ -8,7 +8,6 @@ Nothing here imports torch unless the runtime needs it, so that a process that l
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from exporters.errors import ExportError, MissingBackend
+from exporters.backends import imported
+from exporters.errors import ExportError
 from exporters.standalone import machine
 
 Run = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
@@ -92,12 +92,4 @@ def module(runtime: str) -> Any:
     """
     if runtime not in RUNTIMES:
         raise ExportError(f"There is no runtime '{runtime}'; known are {', '.join(RUNTIMES)}.")
-    try:
-        return importlib.import_module(RUNTIMES[runtime])
-    except ModuleNotFoundError as error:
-        raise MissingBackend(runtime, error.name or str(error), INSTALL[runtime]) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a message that says something."""
-    return next((text.strip()[:300] for text in str(error).splitlines() if text.strip()), type(error).__name__)
+    return imported(RUNTIMES[runtime], runtime, INSTALL[runtime])

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from executorch.extension.pybindings import portable_lib  # pyright: ignore[reportMissingImports]
 
-from exporters.errors import ExportError
-from exporters.runtimes import Loaded, first_line
+from exporters.errors import ExportError, first_line
+from exporters.runtimes import Loaded
 
 
 def load(path: Path, *, threads: int, batch: int) -> Loaded:

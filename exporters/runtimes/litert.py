@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
 
-from exporters.errors import ExportError
-from exporters.runtimes import Loaded, first_line
+from exporters.errors import ExportError, first_line
+from exporters.runtimes import Loaded
 
 SIGNATURE = "serving_default"
 """The function that the converter writes; its inputs and outputs are numbered in the model's order."""

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import openvino  # pyright: ignore[reportMissingImports]
 
-from exporters.errors import ExportError
-from exporters.runtimes import Loaded, first_line
+from exporters.errors import ExportError, first_line
+from exporters.runtimes import Loaded
 
 
 def load(path: Path, *, threads: int, batch: int) -> Loaded:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from exporters.errors import ExportError
-from exporters.runtimes import Loaded, first_line
+from exporters.errors import ExportError, first_line
+from exporters.runtimes import Loaded
 from exporters.standalone import machine, verify
 
 
