@@ -61,8 +61,12 @@ def mean(rows: list[dict[str, Any]], name: str, key: str) -> float:
 
 def rectifiers(found: dict[str, Any]) -> Any:
     nets = list(found["nets"])
-    figure, every = pyplot.subplots(1, len(nets), figsize=(5 * len(nets), 4), squeeze=False)
-    for axes, net in zip(every[0], nets, strict=True):
+    columns = min(3, len(nets))
+    lines = -(-len(nets) // columns)
+    figure, every = pyplot.subplots(lines, columns, figsize=(5 * columns, 4 * lines), squeeze=False)
+    for axes in every.flat[len(nets) :]:
+        axes.remove()
+    for axes, net in zip(every.flat, nets, strict=False):
         rows = [row for row in found["rows"] if row["net"] == net]
         axes.axhline(100 * found["nets"][net]["dense_top1"], color="grey", linestyle=":", label="dense")
         for kind in dict.fromkeys(row["kind"] for row in rows):

@@ -3,6 +3,7 @@
     python benchmarks/rectifiers.py resnet20 --data cifar10 --nets nets
     python benchmarks/rectifiers.py vgg16_bn --data cifar10 --nets nets
     python benchmarks/rectifiers.py mobilenet --data cifar10 --work folder     # the net that mobilenet.py trains
+    python benchmarks/rectifiers.py resnet18 --data cifar10 --work folder      # and swin: nets that dense_nets.py trains
 
 The rectifiers of the lowest state entropy go, ranked once on the dense net. `identity` is then trained for some epochs; `affine`
 (closest lines, the layers behind refitted) and `gentle` (those lines by and by) for a tenth of that. `cheapest first` ranks lines
@@ -19,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+import dense_nets
 import torch
 from linearize import ranked
 from mobilenet import dense_net, net
@@ -37,6 +39,8 @@ NETS: dict[str, tuple[float, tuple[int, ...]]] = {
     "resnet20": (0.5, (0, 1, 2, 3, 4, 6, 8)),
     "vgg16_bn": (0.2, (0, 1, 2, 4, 6)),
     "mobilenet": (0.5, (0, 1, 2, 4, 6, 12)),
+    "resnet18": (0.1, (0, 1, 2, 4, 8)),
+    "swin": (0.5, (0, 1, 2, 4, 6)),
 }
 """Epochs of the identities' training, and numbers of rectifiers."""
 ARMS: dict[str, tuple[Literal["identity", "affine", "gentle"], float, float]] = {
@@ -96,10 +100,14 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float |
 
 
 def opened(args: argparse.Namespace) -> Artifact:
-    if args.net != "mobilenet":
+    if args.net in ("resnet20", "vgg16_bn"):
         return open_dense(args.nets, args.net)
-    model, inputs = net(), (torch.zeros(1, 3, 32, 32),)
-    model.load_state_dict(torch.load(dense_net(args.work, args.data), weights_only=True))
+    if args.net == "mobilenet":
+        model = net()
+        model.load_state_dict(torch.load(dense_net(args.work, args.data), weights_only=True))
+    else:
+        model = dense_nets.trained(args.net, args.work, args.data)
+    inputs = (torch.zeros(1, 3, 32, 32),)
     return Artifact(trace(model.eval(), inputs), inputs)
 
 
@@ -108,7 +116,7 @@ def main() -> None:
     parser.add_argument("net", choices=list(NETS))
     parser.add_argument("--data", required=True, type=Path, help="unpacked cifar10 folder: train/CLASS/*.jpg, test/CLASS/*.jpg")
     parser.add_argument("--nets", type=Path, help="folder of nets.py, resnet20.pt and vgg16_bn.pt")
-    parser.add_argument("--work", type=Path, help="folder of mobilenet.pt")
+    parser.add_argument("--work", type=Path, help="folder of the nets that are trained here")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

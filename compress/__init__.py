@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         trace,
         verify,
     )
+    from compress.compare import compare
 
 __version__ = "0.1.0"
 __all__ = [

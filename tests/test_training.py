@@ -86,6 +86,26 @@ def test_training_learns_and_leaves_the_given_model_untouched(digits, optimizer)
     assert measured == found.history[found.best].quality
 
 
+@pytest.mark.parametrize(("precision", "computed"), [("auto", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_forward_passes_have_the_precision_asked_for_and_weights_stay_single(digits, precision, computed):
+    model, seen = small(), set[torch.dtype]()
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = model
+
+        def forward(self, x):
+            out = self.net(x)
+            if self.training:
+                seen.add(out.dtype)
+            return out
+
+    found = train(Watched(), digits, recipe(precision=precision), teacher=small())
+    assert seen == {computed} and {p.dtype for p in found.module.parameters()} == {torch.float32}
+    assert found.history[found.best].quality > 0.5
+
+
 def test_a_training_repeats_exactly_and_leaves_the_random_state_alone(digits):
     model, state = small(), torch.get_rng_state()
     first, again, other = (train(model, digits, recipe(epochs=1, seed=s)).module for s in (1, 1, 2))

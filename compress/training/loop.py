@@ -81,8 +81,8 @@ def train(
         module: any module, a traced one included; parameters with `requires_grad=False` stay fixed unless all are.
         data: batches come from `data.train`, choices from `data.held_out`.
         recipe: epochs (fractions count in steps), optimizer, lr, weight_decay, batch_size, warmup, loss, distill, temperature,
-            entropy_guidance, clip, ema, patience, metric, seed.
-        device: where it is computed; half precision on CUDA only.
+            entropy_guidance, precision, clip, ema, patience, metric, seed.
+        device: where it is computed.
         teacher: the dense model, for distillation.
         progress: called after steps with the share done and a text with epoch, loss and time left.
         observer: told of steps and epochs.

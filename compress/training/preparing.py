@@ -91,9 +91,7 @@ def prepared(
     layout = _layout([student] if master is None else [student, master], example)
     per_epoch = max(1, len(data.train) // recipe.batch_size)
     steps = max(1, round(recipe.epochs * per_epoch))
-    half = None
-    if device.type == "cuda":
-        half = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    half = _half(recipe.precision, device)
     guide = guidance(student, lambda: _tried(student, example.inputs)) if recipe.entropy_guidance else None
     if recipe.entropy_guidance and guide is None:
         notes.append("--entropy-guidance has nothing to act on: no linear layer and no convolution.")
@@ -117,6 +115,12 @@ def prepared(
         guide,
     )
     return loop, tuple(notes)
+
+
+def _half(precision: str, device: torch.device) -> torch.dtype | None:
+    if precision == "auto" and device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
 
 def _layout(modules: Sequence[nn.Module], example: Batch) -> torch.memory_format:
