@@ -37,15 +37,16 @@ from compress.statistics.rectifiers import free
 
 NETS: dict[str, tuple[float, tuple[int, ...]]] = {
     "resnet20": (0.5, (0, 1, 2, 3, 4, 6, 8)),
-    "vgg16_bn": (0.2, (0, 1, 2, 4, 6)),
+    "vgg16_bn": (0.2, (0, 1, 2, 3, 4, 6)),
     "mobilenet": (0.5, (0, 1, 2, 4, 6, 12)),
     "resnet18": (0.1, (0, 1, 2, 4, 8)),
-    "swin": (0.5, (0, 1, 2, 4, 6)),
+    "swin": (0.2, (0, 1, 2, 4, 6)),
 }
 """Epochs of the identities' training, and numbers of rectifiers."""
 ARMS: dict[str, tuple[Literal["identity", "affine", "gentle"], float, float]] = {
     "cheapest first": ("affine", 0.0, 1e-4),
     "identity": ("identity", 1.0, 1e-3),
+    "identity, small steps": ("identity", 1.0, 1e-4),
     "affine, small steps": ("affine", 0.1, 1e-4),
     "affine": ("affine", 0.1, 1e-3),
     "gentle": ("gentle", 0.1, 1e-3),
@@ -77,13 +78,14 @@ def cheapest(bench: Bench) -> list[str]:
     return [edit.layer for _, edit in sorted(zip(cost, edits, strict=True), key=lambda pair: pair[0])]
 
 
-def within(rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """Most rectifiers that each arm takes away without losing more than `LIMIT`, of the counts that were tried, by net."""
-    found: dict[str, dict[str, int]] = {}
+def within(rows: list[dict[str, Any]], nets: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Most rectifiers that each arm takes away without losing more than `LIMIT`, of the counts tried; None for arms not run."""
+    found: dict[str, dict[str, Any]] = {
+        net: {"rectifiers": about["rectifiers"], "epochs": NETS[net][0], **dict.fromkeys(ARMS)} for net, about in nets.items()
+    }
     for one in rows:
-        arms = found.setdefault(one["net"], {})
-        kept = one["rectifiers"] if one["drop_points"] <= LIMIT else 0
-        arms[one["kind"]] = max(arms.get(one["kind"], 0), kept)
+        arms, kept = found[one["net"]], one["rectifiers"] if one["drop_points"] <= LIMIT else 0
+        arms[one["kind"]] = max(arms[one["kind"]] or 0, kept)
     return found
 
 
@@ -137,7 +139,7 @@ def main() -> None:
             rows.append({"net": args.net, "rectifiers": count, "kind": kind, **row(bench, orders[kind][:count], kind, epochs)})
             print(rows[-1], flush=True)
             facts = {"data": "CIFAR-10 (JPEG q75), 10,000 test images", "nets": about}
-            write("rectifiers", {**facts, "summary": summary(rows), "within": within(rows), "rows": rows})
+            write("rectifiers", {**facts, "summary": summary(rows), "within": within(rows, about), "rows": rows})
 
 
 if __name__ == "__main__":
