@@ -178,6 +178,11 @@ def explain(model: str, layer: str | None, depth: bool, as_json: bool, **flags: 
 
     found = compress.explain(model, layer, depth=depth, **given(flags))
     print_json(found) if as_json else print_records(found)
+    if depth and found and not as_json:
+        click.echo(
+            "entropy in bits, where a batch norm tells it without data; merges: layers that would become one; pointwise: those "
+            "that would lose their window for it;\nmacs of the one layer, as a share of those that the stretch has now"
+        )
 
 
 @command(
