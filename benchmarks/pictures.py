@@ -63,7 +63,8 @@ def rectifiers(found: dict[str, Any]) -> Any:
     nets = list(found["nets"])
     columns = min(3, len(nets))
     lines = -(-len(nets) // columns)
-    figure, every = pyplot.subplots(lines, columns, figsize=(5 * columns, 4 * lines), squeeze=False)
+    figure, every = pyplot.subplots(lines, columns, figsize=(5 * columns, 4 * lines), squeeze=False, layout="constrained")
+    colours = {kind: f"C{i}" for i, kind in enumerate(dict.fromkeys(row["kind"] for row in found["rows"]))}
     for axes in every.flat[len(nets) :]:
         axes.remove()
     for axes, net in zip(every.flat, nets, strict=False):
@@ -71,7 +72,12 @@ def rectifiers(found: dict[str, Any]) -> Any:
         axes.axhline(100 * found["nets"][net]["dense_top1"], color="grey", linestyle=":", label="dense")
         for kind in dict.fromkeys(row["kind"] for row in rows):
             line = sorted((r["rectifiers"], 100 * r["top1"], r["epochs"]) for r in rows if r["kind"] == kind)
-            axes.plot(*zip(*[point[:2] for point in line], strict=True), marker="o", label=f"{kind}, {line[0][2]:g} epochs")
+            axes.plot(
+                *zip(*[point[:2] for point in line], strict=True),
+                marker="o",
+                color=colours[kind],
+                label=f"{kind}, {line[0][2]:g} epochs",
+            )
         axes.set(xlabel=f"rectifiers gone, of {found['nets'][net]['rectifiers']}", ylabel="top-1, %", title=net)
         axes.legend()
     return figure
