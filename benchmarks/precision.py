@@ -1,6 +1,6 @@
 """Seconds of training steps in bfloat16 and in single precision, in turns: python benchmarks/precision.py
 
-What `--precision bf16` saves depends on the processor: without AVX-512 BF16 or AMX it costs time. Random images, fresh weights;
+What `--precision bf16` saves depends on the processor: without units for it, it may cost time. Random images, fresh weights;
 the ratio is the median over rounds, of `--steps` steps each. What it does to accuracy is not asked here.
 """
 
@@ -55,11 +55,10 @@ def main() -> None:
     for name, build in NETS.items():
         net = build()
         rows = [[seconds(net, data, args.steps, precision) for precision in ("fp32", "bf16")] for _ in range(args.rounds + 1)][1:]
-        ratios = sorted(single / half for single, half in rows)
+        single, half = zip(*rows, strict=True)
+        ratios = sorted(slow / quick for slow, quick in rows)
         found[name] = {
-            "images_per_second": {
-                k: BATCH / statistics.median(s) for k, s in zip(("fp32", "bf16"), zip(*rows, strict=True), strict=True)
-            },
+            "images_per_second": {"fp32": BATCH / statistics.median(single), "bf16": BATCH / statistics.median(half)},
             "faster": statistics.median(ratios),
             "slowest_round": ratios[0],
             "fastest_round": ratios[-1],

@@ -81,11 +81,12 @@ def cheapest(bench: Bench) -> list[str]:
 def within(rows: list[dict[str, Any]], nets: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Most rectifiers that each arm takes away without losing more than `LIMIT`, of the counts tried; None for arms not run."""
     found: dict[str, dict[str, Any]] = {
-        net: {"rectifiers": about["rectifiers"], "epochs": NETS[net][0], **dict.fromkeys(ARMS)} for net, about in nets.items()
+        net: {"rectifiers": about["rectifiers"], "epochs": 0.0, **dict.fromkeys(ARMS)} for net, about in nets.items()
     }
     for one in rows:
         arms, kept = found[one["net"]], one["rectifiers"] if one["drop_points"] <= LIMIT else 0
         arms[one["kind"]] = max(arms[one["kind"]] or 0, kept)
+        arms["epochs"] = max(arms["epochs"], one["epochs"])  # identities train longest
     return found
 
 

@@ -122,7 +122,7 @@ class Recipe(BaseModel):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="of the forward passes in training, weights stay fp32; auto: half on CUDA, fp32 elsewhere; bf16 is "
-        "quicker for wide layers on processors with AVX-512 BF16 or AMX, slower for depthwise ones",
+        "quicker for wide layers on processors with AVX-512 BF16, slower for depthwise ones",
     )
     clip: float = Field(1.0, ge=0, description="gradient norm limit; 0 for none")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0 for none")
