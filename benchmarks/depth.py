@@ -20,15 +20,15 @@ from results_io import RESULTS, write
 from torch import nn
 
 from compress.artifact import Artifact, apply
+from compress.edits import Linearize, Merge, Plan, Relocate
 from compress.entropy.spans import Span, choose
-from compress.graph.segments import segments
-from compress.graph.trace import trace
+from compress.graph.merge.segments import segments
+from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
-from compress.plan import Linearize, Merge, Plan, Relocate
+from compress.pipeline.latency_cache import Stopwatch
 from compress.recipe import make
-from compress.statistics import rectifiers
-from compress.statistics.candidates import candidates, merged
-from compress.stopwatch import Stopwatch
+from compress.selection import activations
+from compress.selection.merge_candidates import candidates, merged
 
 
 def small_stem(net: nn.Module) -> nn.Module:
@@ -70,7 +70,7 @@ def row(artifact: Artifact, stopwatch: Stopwatch) -> dict[str, Any]:
     chosen = [found.candidates[i] for i in choose([Span(c.start, c.stop, c.gain, 0.0) for c in found.candidates], 0.0)]
     decided = time.perf_counter()
     result: dict[str, Any] = {
-        "rectifiers": len(rectifiers.widths(artifact)),
+        "rectifiers": len(activations.widths(artifact)),
         "exact_stretches": sum(s.exact and bool(s.sites) for s in segments(artifact.module, artifact.inputs)),
         "raced": found.tried,
         "faster": len(found.candidates),
@@ -96,7 +96,7 @@ def resnet152() -> dict[str, float]:
         s for s in segments(artifact.module, artifact.inputs) if s.exact and len(s.layers) == 3 and "add" not in s.layers[-1]
     ]
     blocks = [s for s in inner if s.layers[0].endswith("conv1") and s.layers[-1].endswith("conv3")]
-    channels = rectifiers.widths(artifact)
+    channels = activations.widths(artifact)
     found = time.perf_counter()
     lines = apply(
         Plan(

@@ -22,8 +22,8 @@ from resnet20 import decoded, open_dense
 from results_io import known, spread, write
 from torch import nn
 
+from compress.commands.demo import digits_net
 from compress.data import Data, from_arrays, open_data
-from compress.demo import digits_net
 from compress.measure import quality
 from compress.recipe import Recipe, make
 from compress.stage import Context

@@ -27,11 +27,12 @@ from torch import Tensor
 
 from compress.artifact import Artifact, apply
 from compress.data import Data, from_arrays
-from compress.entropy.lines import LineSums
-from compress.plan import Plan
-from compress.statistics import calibration, lines
+from compress.edits import Plan
+from compress.entropy.closest_affine import LineSums
+from compress.refit import fit_activations
+from compress.refit import refit as calibration
+from compress.statistics.activation_states import observed
 from compress.statistics.collect import Statistics, collect
-from compress.statistics.sites import observed
 
 NETS = {"resnet20": "ResNet-20, 272,474 parameters", "vgg16_bn": "VGG-16-BN, 14,728,266 parameters"}
 COUNTS = (1, 2, 4, 8)
@@ -41,13 +42,13 @@ Fitter = Callable[[Bench, list[str]], Artifact]
 
 def put(bench: Bench, sites: list[str], kind: str) -> Artifact:
     """Identities or lines, all fitted at once on the dense net."""
-    return apply(Plan(lines.fitted(bench.dense, bench.context(0, IMAGES), sites, kind)), bench.dense)
+    return apply(Plan(fit_activations.fitted(bench.dense, bench.context(0, IMAGES), sites, kind)), bench.dense)
 
 
 def in_sequence(bench: Bench, sites: list[str]) -> Artifact:
     """Lines fitted one after the other: from what reaches them behind the lines before, to what the dense net has there."""
     artifact = bench.dense
-    for path, site in lines.checked(artifact.module, sites).items():
+    for path, site in fit_activations.checked(artifact.module, sites).items():
         sums, got = LineSums(site.axis), dict[str, Tensor]()
         dense, now = (observed(m, torch.device("cpu")) for m in (bench.dense.module, artifact.module))
         dense.get_submodule(path).register_forward_hook(lambda part, args, y, got=got: got.update(a=y))
@@ -56,7 +57,7 @@ def in_sequence(bench: Bench, sites: list[str]) -> Artifact:
             for batch in bench.data.train.batches(125, limit=IMAGES):
                 dense(*batch.inputs), now(*batch.inputs)
                 sums.add(got["z"], got["a"])
-        artifact = apply(Plan((lines.edit(path, sums.fit()),)), artifact)
+        artifact = apply(Plan((fit_activations.edit(path, sums.fit()),)), artifact)
     return artifact
 
 

@@ -23,7 +23,7 @@ from torch import nn
 
 from compress.artifact import Artifact
 from compress.data import Data, open_data
-from compress.graph.trace import trace
+from compress.graph.trace.trace import trace
 from compress.measure import quality
 from compress.recipe import make
 from compress.stage import Context

@@ -19,12 +19,12 @@ import torch
 from results_io import RESULTS, spread, write
 from torch import nn
 
+from compress.checkpoint.load import load
 from compress.data import open_data
-from compress.load import load
 from compress.measure import quality
-from compress.pipeline import run
+from compress.pipeline.run import run
 from compress.recipe import make
-from compress.training import fresh, train
+from compress.training import reinitialize, train
 
 TARGET = 0.1
 SHIFT = 2  # pixels by which training images are moved, for every training alike
@@ -122,7 +122,7 @@ def seed_row(seed: int, args: argparse.Namespace) -> dict[str, dict[str, float]]
             found[f"{method}, before fine-tuning"] = stage["remove"].quality.value
             found[method] = report.result.quality.value
             removed[method] = 1 - report.result.params / stage["dense"].params
-        again, _ = fresh(load(Path(folder, "entropic", "model.compressed")), seed)
+        again, _ = reinitialize(load(Path(folder, "entropic", "model.compressed")), seed)
     scratch = recipe.model_copy(update={"epochs": args.dense_epochs + args.epochs})
     found["entropic's architecture from scratch"] = top1(train(again, data, scratch, torch.device("cpu")).module)
     print(f"seed {seed}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()), flush=True)

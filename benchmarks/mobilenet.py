@@ -23,8 +23,8 @@ from torchvision.models import mobilenet_v2
 
 from compress.data import open_data
 from compress.measure import quality
-from compress.opening import prepare
-from compress.pipeline import run
+from compress.pipeline.prepare import prepare
+from compress.pipeline.run import run
 from compress.recipe import make
 from compress.training import train
 

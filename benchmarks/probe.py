@@ -31,16 +31,16 @@ from torch import nn
 from torch.nn import functional
 
 from compress.artifact import Artifact, apply
+from compress.commands.probe import LIMIT, excess, probe
 from compress.data import Data, from_arrays, open_data
-from compress.graph.channels import solve
-from compress.graph.trace import trace
+from compress.edits import Plan
+from compress.graph.channels.solve import solve
+from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
-from compress.plan import Plan
 from compress.recipe import make
+from compress.selection import budget
 from compress.stage import Context
 from compress.stages.remove import Remove
-from compress.statistics import budget
-from compress.statistics.probe import LIMIT, excess, probe
 from compress.training import train
 
 EPOCHS = {"lenet5": 3.0, "resnet20": 0.5}

@@ -29,11 +29,11 @@ from results_io import RESULTS, write
 
 from compress.artifact import Artifact
 from compress.data import from_arrays
-from compress.graph.trace import trace
+from compress.graph.trace.trace import trace
+from compress.refit import fit_activations
+from compress.selection.activations import free
+from compress.selection.output_divergence import moved
 from compress.stages.finetune import Finetune
-from compress.statistics import lines
-from compress.statistics.moved import moved
-from compress.statistics.rectifiers import free
 
 NETS: dict[str, tuple[float, tuple[int, ...]]] = {
     "resnet20": (0.5, (0, 1, 2, 3, 4, 6, 8)),
@@ -62,7 +62,7 @@ def row(bench: Bench, sites: list[str], arm: str, whole: float) -> dict[str, Any
     kind, share, lr = ARMS[arm]
     context = bench.context(0, IMAGES, epochs=share * whole, lr=lr, linearize=kind)
     start = time.perf_counter()
-    done = lines.linearized(bench.dense, context, sites, kind)
+    done = fit_activations.linearized(bench.dense, context, sites, kind)
     if share:
         done = Finetune()(done, context)
     seconds = time.perf_counter() - start
@@ -73,7 +73,7 @@ def row(bench: Bench, sites: list[str], arm: str, whole: float) -> dict[str, Any
 def cheapest(bench: Bench) -> list[str]:
     """Rectifiers by how far the closest line in place of one alone moves the outputs, the least first."""
     context = bench.context(0, IMAGES)
-    edits = lines.fitted(bench.dense, context, [site.path for site in free(bench.dense)], "affine")
+    edits = fit_activations.fitted(bench.dense, context, [site.path for site in free(bench.dense)], "affine")
     cost = moved(bench.dense, [[edit] for edit in edits], context)
     return [edit.layer for _, edit in sorted(zip(cost, edits, strict=True), key=lambda pair: pair[0])]
 

@@ -26,10 +26,10 @@ from results_io import RESULTS, spread, write
 
 from compress.artifact import Artifact, apply
 from compress.data import Data, from_arrays
-from compress.graph.trace import trace
+from compress.edits import Plan
+from compress.graph.trace.trace import trace
 from compress.measure import quality
 from compress.measure.cost import cost
-from compress.plan import Plan
 from compress.recipe import make
 from compress.stage import Context
 from compress.stages.finetune import Finetune

@@ -30,16 +30,16 @@ from torch import Tensor, nn
 
 import exporters
 from compress.artifact import Artifact, apply
+from compress.checkpoint.load import open_artifact
 from compress.data import Data, open_data
-from compress.exporting import answers
-from compress.exporting import batches as inputs_of
-from compress.graph.channels import solve
-from compress.graph.trace import trace
-from compress.load import open_artifact
+from compress.edits import Keep, Plan
+from compress.graph.channels.solve import solve
+from compress.graph.trace.trace import trace
 from compress.measure import quality
-from compress.measure.turns import Candidate, race
-from compress.plan import Keep, Plan
-from exporters import apart
+from compress.measure.interleaved import Candidate, race
+from compress.pipeline.exports import answers
+from compress.pipeline.exports import batches as inputs_of
+from exporters import isolated
 
 FORMATS = ("onnx", "onnx-int8", "openvino", "openvino-int8", "executorch", "executorch-int8", "pt2")
 NETS: dict[str, tuple[Callable[[], nn.Module] | None, int]] = {
@@ -105,7 +105,7 @@ def written(row: dict[str, Any], artifact: Artifact, path: Path, batch: int, dat
     started = time.perf_counter()
     try:
         exporters.require(format)
-        done = apart.export(format, artifact.module, artifact.inputs, path, batch=batch, **samples(data, artifact))
+        done = isolated.export(format, artifact.module, artifact.inputs, path, batch=batch, **samples(data, artifact))
     except exporters.ExportError as error:
         return row | {"reason": str(error)}
     close = done.closeness

@@ -37,12 +37,12 @@ from compress.measure import quality
 from compress.measure.cost import cost
 from compress.recipe import make
 from compress.search import agents, episodes
-from compress.search.environment import Pruning
+from compress.search.gym_environment import Pruning
 from compress.search.task import choice, task
 from compress.stage import Context
 from compress.stages.finetune import Finetune
 from compress.stages.remove import Remove
-from compress.statistics.spatial import maps
+from compress.statistics.spatial_maps import maps
 
 TARGETS = ("macs=0.5", "macs=0.2")
 SEARCHED = {"entropy reward": ("entropy", True), "accuracy reward": ("accuracy", True), "random search": ("accuracy", False)}

@@ -20,12 +20,12 @@ from results_io import RESULTS, spread, write
 
 from compress.artifact import Artifact
 from compress.data import Data, open_data
-from compress.graph.trace import trace
+from compress.graph.trace.trace import trace
 from compress.recipe import make
 from compress.stage import Context
 from compress.stages.sensitivity import Sensitivity
 from compress.training import train
-from compress.training.beginning import beginning
+from compress.training.initial_weights import beginning
 
 LEFT = (0.5, 0.2, 0.1, 0.05)
 CRITERIA = ("learned", "snip", "random")

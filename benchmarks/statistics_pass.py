@@ -23,10 +23,11 @@ from results_io import write
 
 from compress.artifact import Artifact, apply
 from compress.data import from_arrays
-from compress.graph.channels import solve
-from compress.plan import Keep, Plan
+from compress.edits import Keep, Plan
+from compress.graph.channels.solve import solve
+from compress.refit import refit
+from compress.selection import budget, channels
 from compress.stages.remove import Remove
-from compress.statistics import budget, calibration, selection
 from compress.statistics.collect import Sampling, Statistics, collect
 
 IMAGES = 1000
@@ -44,7 +45,7 @@ def one_pass(bench: Bench, artifact: Artifact, sampling: Sampling) -> Statistics
     return collect(
         artifact.module,
         lambda: (b.inputs for b in batches),
-        selection.consumers(artifact.module, groups),
+        channels.consumers(artifact.module, groups),
         images=IMAGES,
         device=torch.device("cpu"),
         classifier=True,
@@ -81,13 +82,13 @@ def sampled(bench: Bench, sampling: Sampling, seed: int) -> float:
     """Accuracy after selection from this sampling and the usual refit."""
     context = bench.context(seed, IMAGES)
     groups = [g for g in solve(bench.dense.module, bench.dense.inputs).groups if g.name in INNER]
-    losses = selection.Losses(bench.dense.module, one_pass(bench, bench.dense, sampling))
-    curves = selection.sweeps(losses, groups, lambda share: None)
+    losses = channels.Losses(bench.dense.module, one_pass(bench, bench.dense, sampling))
+    curves = channels.sweeps(losses, groups, lambda share: None)
     edits = []
     for group, width in zip(groups, WIDTHS, strict=True):
-        kept = selection.entropic(losses.of(group), curves[group.name], width // 2)
+        kept = channels.entropic(losses.of(group), curves[group.name], width // 2)
         edits.append(Keep(group.name, group.channels, tuple(sorted(kept))))
-    return bench.top1(calibration.refitted(apply(Plan(tuple(edits)), bench.dense), context))
+    return bench.top1(refit.refitted(apply(Plan(tuple(edits)), bench.dense), context))
 
 
 def wide(bench: Bench) -> dict[str, Any]:
@@ -96,11 +97,11 @@ def wide(bench: Bench) -> dict[str, Any]:
     artifact = bench.dense
     groups = list(budget.removable(artifact.module, solve(artifact.module, artifact.inputs)))
     start = time.perf_counter()
-    found = calibration.statistics(artifact, context, groups, states=False)
+    found = refit.statistics(artifact, context, groups, states=False)
     collected = time.perf_counter()
-    edits, _ = Remove("entropic").decide(artifact, context, selection.Losses(artifact.module, found))
+    edits, _ = Remove("entropic").decide(artifact, context, channels.Losses(artifact.module, found))
     chosen = time.perf_counter()
-    small = calibration.refitted(apply(Plan(edits), artifact), context)
+    small = refit.refitted(apply(Plan(edits), artifact), context)
     done = time.perf_counter()
     return {
         "statistics_seconds": collected - start,

@@ -21,8 +21,8 @@ from results_io import RESULTS, write
 
 from compress.data import Data
 from compress.measure import quality
-from compress.opening import prepare
-from compress.pipeline import run
+from compress.pipeline.prepare import prepare
+from compress.pipeline.run import run
 from compress.recipe import Recipe, make
 from compress.report.records import Report
 from compress.training import train

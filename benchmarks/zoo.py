@@ -34,10 +34,10 @@ import torchvision
 from results_io import RESULTS, write
 from torch import Tensor, nn
 
-from compress.graph.channels import Channels, Group, solve
-from compress.graph.surgery import keep
-from compress.graph.trace import trace
-from compress.plan import Keep
+from compress.edits import Keep
+from compress.graph.channels.solve import Channels, Group, solve
+from compress.graph.surgery.remove import keep
+from compress.graph.trace.trace import trace
 
 TOLERANCE = 1e-4
 """Relative to the largest output: float32 sums in another order, through up to 500 layers of random weights."""

@@ -11,14 +11,10 @@ Names are imported when they are first used, so that `import compress` costs not
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inspect import Signature
-
     from compress.api import (
         analyze,
         apply,
@@ -38,7 +34,7 @@ if TYPE_CHECKING:
         trace,
         verify,
     )
-    from compress.compare import compare
+    from compress.commands.compare import compare
 
 __version__ = "0.1.0"
 __all__ = [
@@ -65,41 +61,8 @@ _QUICK = ("compare", "diff", "gate", "verify")
 """Verbs that come from the file of their name, without everything that `compress.api` needs."""
 
 
-class _Verb(ModuleType):
-    """A file that shares its name with a verb: `compress.plan.Plan` is in the file, `compress.plan(...)` is the verb."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._verb(*args, **kwargs)
-
-    @property
-    def _verb(self) -> Any:
-        return _verb(self.__name__.rpartition(".")[2])
-
-    @property
-    def __signature__(self) -> Signature:
-        from inspect import signature
-
-        return signature(self._verb)
-
-    @property
-    def __doc__(self) -> str | None:  # type: ignore[override]
-        return self._verb.__doc__
-
-
-class _Package(ModuleType):
-    """Importing the file plan.py binds `compress.plan` to it: here that file becomes callable."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name in __all__ and isinstance(value, ModuleType):
-            value.__class__ = _Verb
-        super().__setattr__(name, value)
-
-
 def _verb(name: str) -> Any:
-    return getattr(import_module(f"compress.{name}" if name in _QUICK else "compress.api"), name)
-
-
-sys.modules[__name__].__class__ = _Package
+    return getattr(import_module(f"compress.commands.{name}" if name in _QUICK else "compress.api"), name)
 
 
 def __getattr__(name: str) -> Any:

@@ -10,12 +10,12 @@ import sys
 
 def main() -> None:
     """The command line; which half of it is needed, its first word says."""
-    from compress.quick import quick
+    from compress.cli.torchless import quick
 
     if sys.argv[1:2] and sys.argv[1] in quick.commands:
         quick(prog_name="compress")
     else:
-        from compress.cli import cli
+        from compress.cli.main import cli
 
         cli(prog_name="compress")
 

@@ -13,36 +13,38 @@ from typing import Any
 
 import exporters
 from compress import artifact as artifacts
-from compress import exporting, pipeline
 from compress.artifact import Artifact
-from compress.bench import bench
-from compress.compare import compare
-from compress.decide import Decision, decide
-from compress.demo import ARCH, make_demo
-from compress.diff import diff
-from compress.doctor import doctor
+from compress.atomic_files import free, write_text
+from compress.checkpoint.load import load
+from compress.checkpoint.save import save
+from compress.commands.analyze import Row
+from compress.commands.analyze import analyze as analysis
+from compress.commands.bench import bench
+from compress.commands.compare import compare
+from compress.commands.demo import ARCH, make_demo
+from compress.commands.diff import diff
+from compress.commands.doctor import doctor
+from compress.commands.explain import explain
+from compress.commands.gate import gate
+from compress.commands.methods_run import run_methods
+from compress.commands.package import package
+from compress.commands.plan import Decision, decide
+from compress.commands.probe import Probing
+from compress.commands.probe import probe as probing
+from compress.commands.sensitivity import Agreement, agreement
+from compress.commands.verify import verify
+from compress.edits import Plan, read
 from compress.errors import BadInput
-from compress.explain import explain
-from compress.files import free, write_text
-from compress.gate import gate
-from compress.graph.trace import trace
-from compress.load import load
-from compress.methods import METHODS
-from compress.opening import opened, prepare
-from compress.package import package
-from compress.plan import Plan, read
+from compress.graph.trace.trace import trace
+from compress.pipeline import exports
+from compress.pipeline import run as pipeline
+from compress.pipeline.latency_cache import Stopwatch
+from compress.pipeline.methods import METHODS
+from compress.pipeline.prepare import opened, prepare
 from compress.recipe import Recipe, from_toml, make, merged, model_path
 from compress.report.comparison import Comparison
 from compress.report.records import Report
-from compress.save import save
-from compress.several import run_methods
 from compress.stage import Progress, silent
-from compress.stages.analyse import Row, analyse
-from compress.statistics.probe import Probing
-from compress.statistics.probe import probe as probing
-from compress.stopwatch import Stopwatch
-from compress.training.diagnosis import Agreement, agreement
-from compress.verify import verify
 
 __all__ = [
     "analyze",
@@ -150,7 +152,7 @@ def analyze(
     if probe:
         return probing(context, None if made is None else artifacts.apply(made, context.dense))
     race = Stopwatch(context.recipe, context.device).race if timed else None
-    return analyse(context.dense, replace(context, race=race), settings.get("spatial"))
+    return analysis(context.dense, replace(context, race=race), settings.get("spatial"))
 
 
 def plan(
@@ -218,7 +220,7 @@ def export(
     free(path, force)
     recipe = make(model=model_path(model), **settings)
     artifact, data = opened(recipe)
-    return exporting.write(format, artifact, path, recipe, data, {})
+    return exports.write(format, artifact, path, recipe, data, {})
 
 
 @dataclass(frozen=True)

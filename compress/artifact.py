@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from compress.curves import Curve
-from compress.graph import constants, surgery
-from compress.graph.channels import solve
-from compress.graph.lines import linearize
-from compress.graph.merge import merge, relocate
-from compress.graph.pointwise import pointwise
-from compress.graph.shapes import note_shapes
-from compress.graph.thin import factor
-from compress.plan import Edit, Factor, Keep, Linearize, Merge, Plan, Pointwise, Relocate
+from compress.edits import Edit, Factor, Keep, Linearize, Merge, Plan, Pointwise, Relocate
+from compress.graph.channels.solve import solve
+from compress.graph.linearize import linearize
+from compress.graph.merge.low_rank import factor
+from compress.graph.merge.merge import merge, relocate
+from compress.graph.merge.pointwise import pointwise
+from compress.graph.surgery import constant_channels, remove
+from compress.graph.trace.shapes import note_shapes
 
 _CHANGES: dict[type[Edit], Callable[..., GraphModule]] = {
     Linearize: linearize,
@@ -90,8 +90,8 @@ def _carry_out(module: GraphModule, edits: Sequence[Any], inputs: tuple[Tensor, 
     match edits[0]:
         case Keep():
             channels = solve(module, inputs)
-            folded, notes = constants.fold(module, channels, edits, inputs)
-            return surgery.keep(folded, channels if folded is module else solve(folded, inputs), edits), notes
+            folded, notes = constant_channels.fold(module, channels, edits, inputs)
+            return remove.keep(folded, channels if folded is module else solve(folded, inputs), edits), notes
         case Linearize() | Pointwise() | Relocate() | Merge() | Factor():
             if any("shape" not in node.meta for node in module.graph.nodes):
                 note_shapes(module, module.graph, inputs)

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from compress.amounts import BYTES, amount
 from compress.errors import BadInput
+from compress.units import BYTES, amount
 
 UNITS = ("params", "macs", "size", "rectifiers", "weights")
 DEFAULT_TARGET = "macs=0.5"

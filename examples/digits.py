@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 import compress
+from compress.commands.demo import make_demo
 from compress.data import open_data
-from compress.demo import make_demo
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "digits-example")
 

@@ -15,10 +15,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporters.backends import imported
 from exporters.errors import ExportError, MissingBackend, ParityError
 from exporters.exported import Availability, Closeness, Exported, Parity
 from exporters.formats import FORMATS
+from exporters.optional_imports import imported
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

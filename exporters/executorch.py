@@ -17,11 +17,11 @@ from executorch.exir import to_edge_transform_and_lower  # pyright: ignore[repor
 from torch import Tensor, nn
 
 from exporters import capture
+from exporters.batching import of, of_size
 from exporters.capture import Subject
+from exporters.checked_write import proven
 from exporters.errors import ExportError
 from exporters.exported import Exported
-from exporters.fixed import of, of_size
-from exporters.proving import proven
 
 
 def export(

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e  # pyright: ignore[reportMissingImports]
 
 from exporters import capture, executorch
+from exporters.batching import of, of_size
+from exporters.checked_write import SLACK, enough
 from exporters.errors import ExportError
 from exporters.exported import Exported
-from exporters.fixed import of, of_size
-from exporters.proving import SLACK, enough
 
 
 def export(

@@ -16,11 +16,11 @@ import litert_torch  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn
 
 from exporters import capture
+from exporters.batching import of, of_size
 from exporters.capture import Subject
+from exporters.checked_write import proven
 from exporters.errors import ExportError
 from exporters.exported import Exported
-from exporters.fixed import of, of_size
-from exporters.proving import proven
 
 
 def export(

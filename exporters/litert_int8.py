@@ -20,10 +20,10 @@ from ai_edge_quantizer.utils.qsv_utils import min_max_update  # pyright: ignore[
 from torch import Tensor, nn
 
 from exporters import capture, litert
+from exporters.batching import of_size
+from exporters.checked_write import SLACK, enough, proven
 from exporters.errors import ExportError
 from exporters.exported import Exported
-from exporters.fixed import of_size
-from exporters.proving import SLACK, enough, proven
 from exporters.runtimes import litert as runtime
 
 

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from exporters import capture
+from exporters.atomic import sha256, staged, total_bytes
 from exporters.capture import Subject
+from exporters.checked_write import proven
 from exporters.errors import ExportError
 from exporters.exported import Exported
-from exporters.lowering import lowered
-from exporters.proving import proven
-from exporters.staging import sha256, staged, total_bytes
+from exporters.opset17 import lowered
 
 OPSETS = range(17, 26)
 """Operator sets that torch writes or converts to, from 18 on, and the one below it, which `lowering` makes of 18."""

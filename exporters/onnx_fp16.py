@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from exporters import onnx
 from exporters.capture import quiet
+from exporters.checked_write import proven
 from exporters.errors import ExportError, first_line
 from exporters.exported import Exported
-from exporters.proving import proven
 
 ALLOWED = 1e-2
 """Rounding to 11 bits leaves 5e-4 a layer, which grows with the root of depth; an overflow or a lost scale leaves far more."""

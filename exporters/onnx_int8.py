@@ -13,8 +13,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from exporters import onnx, qdq
+from exporters.checked_write import SLACK, enough, proven
 from exporters.exported import Exported
-from exporters.proving import SLACK, enough, proven
 
 
 def export(

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from exporters import capture
 from exporters.capture import Subject
+from exporters.checked_write import proven
 from exporters.errors import ExportError
 from exporters.exported import Exported
-from exporters.proving import proven
 
 
 def export(

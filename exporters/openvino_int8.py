@@ -13,9 +13,9 @@ import nncf  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn
 
 from exporters import capture, openvino
+from exporters.checked_write import SLACK, enough
 from exporters.errors import ExportError, first_line
 from exporters.exported import Exported
-from exporters.proving import SLACK, enough
 
 
 def export(

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from exporters import capture
+from exporters.checked_write import proven
 from exporters.exported import Exported
-from exporters.proving import proven
 
 
 def export(

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from exporters import capture
+from exporters.checked_write import proven
 from exporters.errors import ExportError
 from exporters.exported import Exported
-from exporters.proving import proven
 
 
 def export(

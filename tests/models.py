@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import Permute, StochasticDepth
 
-from compress.graph.lines import line
+from compress.graph.linearize import line
 
 IMAGE, TOKENS, VECTOR = (3, 8, 8), (6, 8), (8,)
 

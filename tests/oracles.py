@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from compress.graph.channels import Channels, Group
-from compress.graph.surgery import mask
-from compress.plan import Keep
+from compress.edits import Keep
+from compress.graph.channels.solve import Channels, Group
+from compress.graph.surgery.remove import mask
 
 
 def random_edits(groups: Sequence[Group], seed: int, share: float = 0.34) -> list[Keep]:

@@ -10,11 +10,11 @@ from torch import nn
 
 import exporters
 from compress.artifact import Artifact
-from compress.graph.trace import trace
-from compress.plan import Plan
+from compress.checkpoint.save import save
+from compress.edits import Plan
+from compress.graph.trace.trace import trace
 from compress.recipe import make
 from compress.report.records import Environment, ExportRecord, Latency, Quality, Report, StageRecord
-from compress.save import save
 
 ENVIRONMENT = Environment(
     compress="0.1.0",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import exporters
-from exporters import ExportError, MissingBackend, ParityError, apart
+from exporters import ExportError, MissingBackend, ParityError, isolated
 
 
 class Tracer(torch.fx.Tracer):
@@ -38,7 +38,7 @@ def test_the_file_and_its_record_are_those_of_this_process(tmp_path: Path):
     torch.manual_seed(0)
     net = Tracer.traced(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval())
     options = {"samples": images(), "calibration": images(), "metadata": {"a": "b"}}
-    there = apart.export("onnx-int8", net, images()[0], tmp_path / "there.onnx", **options)
+    there = isolated.export("onnx-int8", net, images()[0], tmp_path / "there.onnx", **options)
     here = exporters.export("onnx-int8", net, images()[0], tmp_path / "here.onnx", **options)
     assert there.sha256 == here.sha256 and there.closeness == here.closeness and there.path.exists()
     assert type(there.kept_float) is tuple
@@ -46,7 +46,7 @@ def test_the_file_and_its_record_are_those_of_this_process(tmp_path: Path):
 
 def test_a_crash_is_an_error_and_leaves_nothing(tmp_path: Path):
     with pytest.raises(ExportError, match=r"The export to onnx crashed \(SIGABRT\)"):
-        apart.export("onnx", Dies(), images()[0], tmp_path / "net.onnx")
+        isolated.export("onnx", Dies(), images()[0], tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -56,7 +56,7 @@ def test_a_crash_is_an_error_and_leaves_nothing(tmp_path: Path):
 )
 def test_time_and_memory_end(tmp_path: Path, limits: dict[str, float], part: str):
     with pytest.raises(ExportError, match=part):
-        apart.export("onnx", nn.Linear(4, 2), images()[0], tmp_path / "net.onnx", **limits)  # type: ignore[arg-type]
+        isolated.export("onnx", nn.Linear(4, 2), images()[0], tmp_path / "net.onnx", **limits)  # type: ignore[arg-type]
 
 
 def test_a_model_whose_class_no_other_process_knows_is_refused(tmp_path: Path):
@@ -64,7 +64,7 @@ def test_a_model_whose_class_no_other_process_knows_is_refused(tmp_path: Path):
         pass
 
     with pytest.raises(ExportError, match="cannot be handed to the process"):
-        apart.export("onnx", Local(), images()[0], tmp_path / "net.onnx")
+        isolated.export("onnx", Local(), images()[0], tmp_path / "net.onnx")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_model_whose_class_no_other_process_knows_is_refused(tmp_path: Path):
     ],
 )
 def test_errors_come_back_as_the_kind_that_they_were(tmp_path: Path, error: ExportError):
-    again = apart._error("onnx", apart.told(error))
+    again = isolated._error("onnx", isolated.told(error))
     assert type(again) is type(error) and str(again).startswith(str(error).partition("pip")[0])
     if isinstance(error, ParityError) and isinstance(again, ParityError):
         assert (again.worst, again.tolerance) == (error.worst, error.tolerance)

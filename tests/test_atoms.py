@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from compress.graph.atoms import Atoms
+from compress.graph.channels.atoms import Atoms
 
 
 def components(count: int, edges: list[tuple[int, int]]) -> list[int]:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import compress
-from compress.cli import cli
+from compress.cli.main import cli
 from compress.errors import BadInput
 from compress.recipe import make
 from exporters.onnx import OPSETS
@@ -309,7 +309,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_folder_is_not_taken_for_a_finished_run
         raise KeyboardInterrupt
 
     arrays()
-    monkeypatch.setattr("compress.statistics.calibration.refitted", interrupt)
+    monkeypatch.setattr("compress.refit.refit.refitted", interrupt)
     result = run("model.pt", "--data", "data.npz", *QUICK)
     assert result.exit_code == 130 and "--resume" in result.stderr and "Traceback" not in result.output
     assert not Path("out/report.json").exists()

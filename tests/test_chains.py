@@ -14,12 +14,12 @@ from oracles import distance, outputs
 from torch import nn
 
 from compress.artifact import Artifact, apply
-from compress.graph.chains import barriers, chains
-from compress.graph.lines import sites
-from compress.graph.segments import blocked, segments
-from compress.graph.trace import trace
+from compress.edits import Linearize, Merge, Plan, Relocate
+from compress.graph.linearize import sites
+from compress.graph.merge.chains import barriers, chains
+from compress.graph.merge.segments import blocked, segments
+from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
-from compress.plan import Linearize, Merge, Plan, Relocate
 
 EXACT = 1e-9
 """Relative, in float64: the same products in another order."""

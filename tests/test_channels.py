@@ -11,9 +11,9 @@ from models import MODELS, Net, block, conv, head, random_model
 from torch import nn
 
 from compress.errors import PlanMismatch
-from compress.graph import propagation, rules
-from compress.graph.channels import solve
-from compress.graph.trace import trace
+from compress.graph.channels import op_rules, propagation
+from compress.graph.channels.solve import solve
+from compress.graph.trace.trace import trace
 
 
 def solved(name, seed=0):
@@ -110,14 +110,14 @@ def test_a_rule_that_breaks_freezes_instead(monkeypatch):
     def broken(*_):
         raise RuntimeError("cannot broadcast")
 
-    monkeypatch.setattr(rules, "spatial", broken)
+    monkeypatch.setattr(op_rules, "spatial", broken)
     channels = solved("resized")
     assert channels.group("stem").frozen.startswith("max_pool2d (models.py:")
     assert "cannot be followed (RuntimeError)" in channels.group("stem").frozen
 
 
 def test_a_rule_that_gives_another_shape_freezes_instead(monkeypatch):
-    monkeypatch.setattr(rules, "reduced", lambda s, node, x, dims: x)
+    monkeypatch.setattr(op_rules, "reduced", lambda s, node, x, dims: x)
     channels = solved("squeeze_excite")
     assert "called in a way that the solver does not know" in channels.group("stem.0").frozen
 

@@ -13,9 +13,9 @@ from runs import ENVIRONMENT
 from torch import nn
 
 import compress
-from compress.cli import cli
+from compress.cli.main import cli
+from compress.edits import Linearize, from_json
 from compress.errors import BadInput
-from compress.plan import Linearize, from_json
 from compress.report.comparison import cells, compared, markdown
 from compress.report.records import Latency, Quality, Report, StageRecord
 
@@ -139,10 +139,10 @@ def test_each_method_has_a_run_of_its_own_and_one_that_cannot_is_told(here: Path
     assert (here / "out/magnitude/report.json").exists() and "lottery" in (here / "out/compare.md").read_text()
     with pytest.raises(BadInput, match="holds another comparison"):
         compress.run("model.pt", methods="magnitude,random", out=here / "out", **QUICK)
-    stamp = (here / "out/magnitude/stages/01-analyse/stage.json").stat().st_mtime_ns
+    stamp = (here / "out/magnitude/stages/01-analyze/stage.json").stat().st_mtime_ns
     again = compress.run("model.pt", methods=("magnitude", "random"), out=here / "out", resume=True, **QUICK)
     assert [run.run for run in again.runs] == ["magnitude", "random"]
-    assert (here / "out/magnitude/stages/01-analyse/stage.json").stat().st_mtime_ns == stamp
+    assert (here / "out/magnitude/stages/01-analyze/stage.json").stat().st_mtime_ns == stamp
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_methods_that_cannot_be_are_refused_before_anything_is_done(here: Path, 
 def test_a_plan_of_one_method_starts_another(here: Path):
     first = compress.run("model.pt", method="random", out=here / "first", **(QUICK | {"target": "params=0.8"}))
     warm = compress.run("model.pt", method="obs", plan="first/plan.json", out=here / "warm", **(QUICK | {"target": "params=0.4"}))
-    assert [s.stage for s in warm.stages[:3]] == ["dense", "replay", "analyse"]
+    assert [s.stage for s in warm.stages[:3]] == ["dense", "replay", "analyze"]
     assert warm.stages[1].params == first.result.params
     assert warm.result.params <= 0.4 * warm.dense.params
     edits = from_json((here / "warm/plan.json").read_text()).edits

@@ -10,10 +10,10 @@ from oracles import distance, outputs, random_edits
 from torch import nn
 
 from compress.artifact import Artifact, apply
-from compress.graph.channels import solve
-from compress.graph.constants import fold
-from compress.graph.trace import trace
-from compress.plan import Keep, Plan
+from compress.edits import Keep, Plan
+from compress.graph.channels.solve import solve
+from compress.graph.surgery.constant_channels import fold
+from compress.graph.trace.trace import trace
 
 SAME = 1e-5
 """Relative: a constant is added once, in float32, instead of once per position."""

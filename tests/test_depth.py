@@ -9,30 +9,30 @@ import torch
 from torch import nn
 
 from compress.artifact import Artifact, apply
+from compress.commands.analyze import analyze
+from compress.commands.explain import depth_rows
 from compress.data import open_data
+from compress.edits import Linearize, Plan
+from compress.edits import Merge as MergeEdit
+from compress.edits import Relocate as RelocateEdit
 from compress.errors import BadInput, Infeasible, UnsupportedModel
-from compress.explain import depth_rows
-from compress.graph.lines import sites
-from compress.graph.trace import trace
+from compress.graph.linearize import sites
+from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
 from compress.measure.latency import Timing
-from compress.methods import stages_of
-from compress.plan import Linearize, Plan
-from compress.plan import Merge as MergeEdit
-from compress.plan import Relocate as RelocateEdit
+from compress.pipeline.methods import stages_of
 from compress.recipe import make
+from compress.selection import activations
+from compress.selection.merge_candidates import candidates
+from compress.selection.output_divergence import moved
 from compress.stage import Context
 from compress.stages import easier
-from compress.stages.analyse import analyse
 from compress.stages.easier import Easier
 from compress.stages.merge import Merge
 from compress.stages.nepenthe import Nepenthe
 from compress.stages.relocate import Relocate
 from compress.stages.remove import Remove
 from compress.stages.shorten import Shorten, allowed
-from compress.statistics import rectifiers
-from compress.statistics.candidates import candidates
-from compress.statistics.moved import moved
 
 INPUT = (torch.zeros(1, 1, 8, 8),)
 
@@ -100,12 +100,12 @@ def test_candidates_are_what_wins_a_race():
 
 def test_analysis_tells_what_a_line_would_save():
     dense = artifact(narrow())
-    rows = {row.site: row for row in analyse(dense, context(dense)) if row.site}
+    rows = {row.site: row for row in analyze(dense, context(dense)) if row.site}
     one = next(c for c in candidates(dense, by_macs).candidates if c.segment.layers == ("2", "5"))
     assert rows["4"].line_saves_ms == pytest.approx(one.gain) and rows["4"].with_sites == ()
     assert rows["4"].line_ci95 == one.timing.ci95
-    assert analyse(dense, context(dense, never_faster))[1].line_saves_ms == 0
-    assert all(row.line_saves_ms is None for row in analyse(dense, context(dense, None)))
+    assert analyze(dense, context(dense, never_faster))[1].line_saves_ms == 0
+    assert all(row.line_saves_ms is None for row in analyze(dense, context(dense, None)))
     assert rows["6"].line_saves_ms is None and rows["6"].stays, "nothing merges across it, and it says why"
 
 
@@ -155,13 +155,13 @@ def test_easier_takes_the_lowest_entropy_first_and_stops_where_quality_falls(mon
     dense = artifact(narrow())
     given = context(dense, method="easier", epochs=0.02, max_drop=5.0)
     bits = {"1": 0.9, "4": 0.2, "6": 0.5}
-    monkeypatch.setattr(rectifiers, "entropies", lambda found, _: {s.path: bits[s.path] for s in rectifiers.free(found)})
+    monkeypatch.setattr(activations, "entropies", lambda found, _: {s.path: bits[s.path] for s in activations.free(found)})
     values = iter([0.9, 0.88, 0.86, 0.7])
 
     def held_out(*_: object):
-        return rectifiers.quality.Quality("top1", next(values), 100)
+        return activations.quality.Quality("top1", next(values), 100)
 
-    monkeypatch.setattr(rectifiers, "held_out", held_out)
+    monkeypatch.setattr(activations, "held_out", held_out)
     result = Easier()(dense, given)
     assert [edit.layer for edit in result.plan.edits] == ["4", "6"]
     assert [site.path for site in sites(result.module)] == ["1"]
@@ -184,7 +184,7 @@ def test_cheap_takes_several_at_once_backs_off_and_trains_shortly(monkeypatch: p
     values, epochs = iter([0.9, 0.7, 0.88, 0.8]), list[float]()
 
     def held_out(*_: object):
-        return rectifiers.quality.Quality("top1", next(values), 100)
+        return activations.quality.Quality("top1", next(values), 100)
 
     def noted(module: nn.Module, data: object, recipe: Any, *_: object, **more: object) -> Any:
         epochs.append(recipe.epochs)
@@ -192,7 +192,7 @@ def test_cheap_takes_several_at_once_backs_off_and_trains_shortly(monkeypatch: p
 
     real = easier.train
     monkeypatch.setattr("compress.stages.easier.train", noted)
-    monkeypatch.setattr(rectifiers, "held_out", held_out)
+    monkeypatch.setattr(activations, "held_out", held_out)
     result = Easier()(dense, given)
     assert [edit.layer for edit in result.plan.edits] == ["4"]
     assert result.plan.edits[0].slope, "a line, not the identity"
@@ -203,7 +203,7 @@ def test_cheap_takes_several_at_once_backs_off_and_trains_shortly(monkeypatch: p
 def test_what_edits_cost_is_how_far_they_move_the_outputs():
     dense = artifact(narrow())
     given = context(dense, method="easier")
-    lines = [Linearize(path, channels) for path, channels in rectifiers.widths(dense).items()]
+    lines = [Linearize(path, channels) for path, channels in activations.widths(dense).items()]
     images = next(given.data.train.batches(512, limit=512, seed=given.recipe.seed)).inputs
     with torch.no_grad():
         before, *after = (one.module(*images).log_softmax(1) for one in (dense, *(apply(Plan((x,)), dense) for x in lines)))
@@ -215,10 +215,10 @@ def test_what_edits_cost_is_how_far_they_move_the_outputs():
 
 
 def test_all_rectifiers_of_entropy_zero_go_at_once():
-    assert rectifiers.lowest({"a": 0.4, "b": 0.0, "c": 0.0}, 3) == ["b", "c"]
-    assert rectifiers.lowest({"a": 0.4, "b": 0.0, "c": 0.0}, 1) == ["b"]
-    assert rectifiers.lowest({"a": 0.4, "b": 0.5}, 3) == ["a"]
-    assert rectifiers.lowest({"a": 0.4, "b": 0.5, "c": 0.1}, 3, 2) == ["c", "a"]
+    assert activations.lowest({"a": 0.4, "b": 0.0, "c": 0.0}, 3) == ["b", "c"]
+    assert activations.lowest({"a": 0.4, "b": 0.0, "c": 0.0}, 1) == ["b"]
+    assert activations.lowest({"a": 0.4, "b": 0.5}, 3) == ["a"]
+    assert activations.lowest({"a": 0.4, "b": 0.5, "c": 0.1}, 3, 2) == ["c", "a"]
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_rectifiers_become_lines_where_that_pays_and_quality_allows():
 
 def test_lines_that_cost_too_much_are_not_drawn(monkeypatch: pytest.MonkeyPatch):
     dense = artifact(narrow())
-    monkeypatch.setattr(rectifiers, "lost", lambda start, now: 3.0)
+    monkeypatch.setattr(activations, "lost", lambda start, now: 3.0)
     same = Shorten()(dense, context(dense, depth=1.0))
     assert same.module is dense.module
     assert any("none keeps to 1 points" in note for note in same.notes)

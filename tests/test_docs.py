@@ -15,9 +15,9 @@ from types import ModuleType
 import pytest
 
 import exporters
-from compress.cli import cli
+from compress.cli.main import cli
 from compress.data.settings import Settings
-from compress.methods import METHODS
+from compress.pipeline.methods import METHODS
 from compress.recipe import Recipe, from_toml, make
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,10 +17,10 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 import compress
-from compress.cli import cli
+from compress.cli.guard import terminable
+from compress.cli.main import cli
 from compress.errors import BadInput, GateFailed, Infeasible, Interrupted, StageFailed, Terminated, UnsupportedModel
-from compress.guarding import terminable
-from compress.report import words
+from compress.report import sentences
 from compress.report.records import Quality
 from exporters.errors import MissingBackend, ParityError
 
@@ -70,10 +70,10 @@ def stopped_at(monkeypatch: pytest.MonkeyPatch, where: str, stop: int = signal.S
 )
 def test_a_run_that_is_stopped_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch, stop: int, exit_code: int, kind: str):
     with monkeypatch.context() as patched:
-        stopped_at(patched, "compress.statistics.calibration.refitted", stop)
+        stopped_at(patched, "compress.refit.refit.refitted", stop)
         result = run("--json")
     assert result.exit_code == exit_code
-    assert "finished stages are kept (dense, analyse): repeat the command with --resume" in result.stderr
+    assert "finished stages are kept (dense, analyze): repeat the command with --resume" in result.stderr
     assert json.loads(result.stdout)["error"]["kind"] == kind
     assert not Path("out/report.json").exists() and not list(Path("out/stages").glob(".*"))
     again = run("--resume")
@@ -81,7 +81,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(monkeypatch: pytest.MonkeyPa
 
 
 def test_who_stops_before_the_first_stage_is_not_told_that_any_is_kept(monkeypatch: pytest.MonkeyPatch):
-    for where in ("compress.pipeline.prepare", "compress.harness.Harness.record"):
+    for where in ("compress.pipeline.run.prepare", "compress.pipeline.harness.Harness.record"):
         with monkeypatch.context() as patched:
             stopped_at(patched, where)
             result = run()
@@ -92,10 +92,10 @@ def test_who_stops_before_the_first_stage_is_not_told_that_any_is_kept(monkeypat
 
 def test_who_stops_a_resumed_run_early_still_has_what_was_there(monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patched:
-        stopped_at(patched, "compress.statistics.calibration.refitted")
+        stopped_at(patched, "compress.refit.refit.refitted")
         run()
     with monkeypatch.context() as patched:
-        stopped_at(patched, "compress.pipeline.prepare")
+        stopped_at(patched, "compress.pipeline.run.prepare")
         assert "what was finished before is kept" in run("--resume").stderr
     assert run("--resume").exit_code == 0
 
@@ -126,10 +126,10 @@ def test_sigterm_is_as_before_when_a_command_is_over_and_in_other_threads():
 
 
 def test_in_python_an_interrupted_run_is_a_keyboard_interrupt_that_names_its_stages(monkeypatch: pytest.MonkeyPatch):
-    stopped_at(monkeypatch, "compress.statistics.calibration.refitted")
+    stopped_at(monkeypatch, "compress.refit.refit.refitted")
     with pytest.raises(KeyboardInterrupt) as caught:
         compress.run("model.pt", data="data.npz", target="params=0.5", align=1, epochs=0, rounds=5, calibration=40)
-    assert isinstance(caught.value, Interrupted) and caught.value.done == ("dense", "analyse")
+    assert isinstance(caught.value, Interrupted) and caught.value.done == ("dense", "analyze")
 
 
 # ---- refusals for programs -------------------------------------------------------------------------------------------------
@@ -189,13 +189,13 @@ def top(value: float, samples: int = 10_000, metric: str = "top1") -> Quality:
 
 def test_guessing_is_told_from_knowing():
     ten = tuple("0123456789")
-    assert words.guessing(top(0.1), ten) and words.guessing(top(0.02), ten) and words.guessing(top(0.104), ten)
-    assert words.guessing(top(0.12), ten) is None
-    assert words.guessing(top(0.2, samples=20), ten) and words.guessing(top(0.5, samples=20), ten) is None
-    assert words.guessing(top(0.5, metric="top5"), ten) and words.guessing(top(0.6, metric="top5"), ten) is None
-    assert words.guessing(top(1.0, metric="top5"), ten[:5]) is None  # the best five of five hold everything
-    assert words.guessing(top(0.05, metric="miou"), ten) is None and words.guessing(top(0.1), None) is None
-    assert words.guessing(None, ten) is None
+    assert sentences.guessing(top(0.1), ten) and sentences.guessing(top(0.02), ten) and sentences.guessing(top(0.104), ten)
+    assert sentences.guessing(top(0.12), ten) is None
+    assert sentences.guessing(top(0.2, samples=20), ten) and sentences.guessing(top(0.5, samples=20), ten) is None
+    assert sentences.guessing(top(0.5, metric="top5"), ten) and sentences.guessing(top(0.6, metric="top5"), ten) is None
+    assert sentences.guessing(top(1.0, metric="top5"), ten[:5]) is None  # the best five of five hold everything
+    assert sentences.guessing(top(0.05, metric="miou"), ten) is None and sentences.guessing(top(0.1), None) is None
+    assert sentences.guessing(None, ten) is None
 
 
 def test_a_model_that_guesses_is_noted_at_once_and_in_the_report():

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from compress.entropy.closest_affine import LineSums
 from compress.entropy.estimators import easier, egp, from_norm
-from compress.entropy.lines import LineSums
 from compress.entropy.state import binary_entropy, count
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from compress.entropy.moments import Moments, Positions, Window, entries, patches, sample
-from compress.entropy.refit import ridge
+from compress.entropy.ridge import ridge
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from models import randomise
 from torch import nn
 
 from compress.artifact import Artifact, apply, runs
-from compress.graph.trace import trace
-from compress.harness import Harness
-from compress.load import load
-from compress.plan import Keep, Linearize, Merge, Plan, Relocate
-from compress.save import save
+from compress.checkpoint.load import load
+from compress.checkpoint.save import save
+from compress.edits import Keep, Linearize, Merge, Plan, Relocate
+from compress.graph.trace.trace import trace
+from compress.pipeline.harness import Harness
 
 
 @pytest.fixture
@@ -69,13 +69,13 @@ def test_a_merge_after_training_is_compared_with_the_weights_that_were_trained(d
 
 
 def test_a_merge_that_is_not_exact_is_seen(dense, monkeypatch):
-    monkeypatch.setattr("compress.graph.merge.same_border", lambda first, second: True)
+    monkeypatch.setattr("compress.graph.merge.merge.same_border", lambda first, second: True)
     found = harness(dense).exactness(dense, (*LINES[:1], MERGE))
     assert found is not None and not found.holds
 
 
 def test_the_worst_of_several_comparisons_counts(dense, monkeypatch):
-    monkeypatch.setattr("compress.graph.merge.same_border", lambda first, second: True)
+    monkeypatch.setattr("compress.graph.merge.merge.same_border", lambda first, second: True)
     found = harness(dense).exactness(dense, (*LINES[:1], MERGE, Keep("0", 8, (0, 3))))
     assert found is not None and not found.holds
 

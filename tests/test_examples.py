@@ -12,10 +12,10 @@ import torch
 from oracles import random_edits
 from torch import Tensor, nn
 
-from compress.graph.channels import solve
-from compress.graph.surgery import keep, mask
-from compress.graph.trace import trace
-from compress.load import load
+from compress.checkpoint.load import load
+from compress.graph.channels.solve import solve
+from compress.graph.surgery.remove import keep, mask
+from compress.graph.trace.trace import trace
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import compress
-from compress.cli import cli
+from compress.cli.main import cli
 from compress.errors import BadInput
 from compress.report.records import Environment, ExportRecord, Latency, Quality, Report, StageRecord
 
@@ -120,7 +120,7 @@ def test_what_has_no_interval_cannot_be_told(here: Path):
     old = changed(RESULT, quality=quality(0.93), latency=latency(1.9, 1.8, 2, p50_ci95_ms=None))
     Path("report.json").write_text(report(old).to_json())
     assert verdicts("--max-drop", 5, "--max-latency", 50) == {"max-drop": "cannot tell", "max-latency": "cannot tell"}
-    Path("report.json").write_text(report(changed(DENSE, stage="analyse", seconds=3)).to_json())
+    Path("report.json").write_text(report(changed(DENSE, stage="analyze", seconds=3)).to_json())
     assert verdicts("--max-drop", 0) == {"max-drop": "pass"}  # a stage that only looked has lost nothing
 
 
@@ -229,7 +229,8 @@ def test_junit_and_markdown_say_what_the_terminal_says(here: Path):
 
 def test_a_gate_needs_neither_torch_nor_numpy():
     code = (
-        "import sys, compress.__main__, compress.quick, compress.gate, compress.diff, compress.report.rulings\n"
+        "import sys, compress.__main__, compress.cli.torchless, compress.report.rulings\n"
+        "import compress.commands.gate, compress.commands.diff\n"
         "heavy = {'torch', 'numpy', 'onnx', 'rich', 'compress.recipe', 'compress.api'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

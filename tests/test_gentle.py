@@ -11,14 +11,14 @@ from torch import nn
 
 from compress.artifact import Artifact, apply
 from compress.data import Data, open_data
-from compress.graph.lines import Line, linearize
-from compress.graph.trace import trace
-from compress.plan import Linearize, Plan
+from compress.edits import Linearize, Plan
+from compress.graph.linearize import Line, linearize
+from compress.graph.trace.trace import trace
 from compress.recipe import make
 from compress.stage import Context
 from compress.stages.finetune import Finetune
 from compress.training import loop as loops
-from compress.training.gentle import Blend, advance, blended, settled
+from compress.training.gradual_linearize import Blend, advance, blended, settled
 
 IMAGE = (torch.zeros(1, 1, 8, 8),)
 

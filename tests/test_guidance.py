@@ -11,7 +11,7 @@ from torch import nn
 from compress.api import analyze
 from compress.data import open_data
 from compress.entropy.volume import FLOOR, corner_nats, singular_nats
-from compress.graph.trace import trace
+from compress.graph.trace.trace import trace
 from compress.recipe import make
 from compress.training import train
 from compress.training.guidance import Guidance, guidance, log_volume

@@ -10,22 +10,22 @@ from oracles import distance, outputs
 from torch import nn
 
 from compress.artifact import Artifact, apply
+from compress.commands.analyze import analyze
+from compress.commands.explain import depth_rows
 from compress.data import from_arrays
+from compress.edits import Keep, Linearize, Plan, Relocate, from_json
 from compress.entropy.estimators import easier, egp
 from compress.entropy.moments import Positions
 from compress.entropy.state import count
 from compress.errors import EmptyData, UnsupportedModel
-from compress.explain import depth_rows
-from compress.graph.lines import Line
-from compress.graph.trace import trace
-from compress.plan import Keep, Linearize, Plan, Relocate, from_json
+from compress.graph.linearize import Line
+from compress.graph.trace.trace import trace
 from compress.recipe import make
+from compress.refit import fit_activations, refit
 from compress.stage import Context
-from compress.stages.analyse import analyse
-from compress.statistics import calibration, lines
+from compress.statistics.activation_states import data_free, knees
 from compress.statistics.collect import collect
 from compress.statistics.layers import layers
-from compress.statistics.sites import data_free, knees
 
 SHAPE = (3, 8, 8)
 
@@ -113,8 +113,8 @@ def test_published_estimates_come_from_the_same_pass(name, estimate):
 
 def test_the_recipe_names_the_estimate():
     plain, theirs = context(residual()), context(residual(), entropy="egp", batch_size=40)
-    found = calibration.statistics(theirs.dense, theirs, (), states=True)
-    pooled = calibration.statistics(plain.dense, plain, (), states=True)
+    found = refit.statistics(theirs.dense, theirs, (), states=True)
+    pooled = refit.statistics(plain.dense, plain, (), states=True)
     assert set(found.estimates) == set(pooled.states) and not pooled.estimates
     assert found.estimates["last"].batches == 3  # of training's size
     assert found.bits("last") != pooled.bits("last")
@@ -183,8 +183,8 @@ def test_analysis_tells_what_each_rectifier_does_and_why_it_stays():
     c = context(model, entropy="egp")
     with torch.no_grad():
         c.dense.module.get_submodule("0.1").bias.add_(4.0)
-    found = calibration.statistics(c.dense, c, (), states=True)
-    rows = {row.site: row for row in analyse(c.dense, c) if row.site}
+    found = refit.statistics(c.dense, c, (), states=True)
+    rows = {row.site: row for row in analyze(c.dense, c) if row.site}
     assert list(rows) == ["0.2", "3", "1.act"]
     first = rows["0.2"]
     assert first.layer == "0.0" and first.entropy == found.estimates["0.2"].value != float(found.states["0.2"].entropy.mean())
@@ -200,7 +200,7 @@ def test_analysis_tells_what_each_rectifier_does_and_why_it_stays():
 @pytest.mark.parametrize("act", [nn.ReLU, nn.GELU, nn.Hardswish])
 def test_lines_are_fitted_to_what_the_rectifier_sees(act):
     c = context(residual(act))
-    edit = lines.fitted(c.dense, c, ["one.2"])[0]
+    edit = fit_activations.fitted(c.dense, c, ["one.2"])[0]
     with torch.no_grad():
         z = seen_by(c, "one", act()(seen_by(c, "stem", images(c)[0])))
     x, y = z[:, 5].flatten().double(), act()(z[:, 5]).flatten().double()
@@ -221,7 +221,7 @@ def settled(**settings):
 
 def test_a_rectifier_that_never_switches_goes_without_a_trace():
     c = settled()
-    edit = lines.fitted(c.dense, c, ["one.2"])[0]
+    edit = fit_activations.fitted(c.dense, c, ["one.2"])[0]
     assert edit.slope == (1.0, 0.0) * 6 and edit.offset == (0.0,) * 12
     straight = apply(Plan((edit,)), c.dense)
     assert torch.equal(straight.module(*images(c)), c.dense.module(*images(c)))
@@ -229,24 +229,24 @@ def test_a_rectifier_that_never_switches_goes_without_a_trace():
     small = apply(Plan((Keep("one.0", 12, tuple(range(0, 12, 2))),)), straight)
     assert distance(outputs(small.module, images(c)), outputs(c.dense.module, images(c))) < 1e-5  # the same sums, float32
     # An identity is another function where the rectifier is off.
-    assert error(c, lines.linearized(c.dense, c, ["one.2"], "identity")) > 1
+    assert error(c, fit_activations.linearized(c.dense, c, ["one.2"], "identity")) > 1
 
 
 def test_lines_follow_the_channels_that_stay():
     c = context(residual())
     small = apply(Plan((Keep("one.0", 12, (0, 3, 4, 9)),)), c.dense)
-    edit = lines.fitted(small, c, ["one.2"])[0]
+    edit = fit_activations.fitted(small, c, ["one.2"])[0]
     assert edit.channels == 4
     both = apply(small.plan.then(edit), c.dense)
     assert torch.equal(both.module(*images(c)), apply(Plan((edit,)), small).module(*images(c)))
-    assert error(c, calibration.refitted(both, c)) < error(c, both)
+    assert error(c, refit.refitted(both, c)) < error(c, both)
 
 
 @pytest.mark.parametrize("wanted", [["one.2"], ["stem.2", "one.2"]])
 def test_a_line_does_less_harm_than_an_identity_and_a_refit_repairs_most_of_it(wanted):
     c = context(residual())
-    identity, affine = (error(c, lines.linearized(c.dense, c, wanted, kind)) for kind in ("identity", "affine"))
-    alone = error(c, apply(Plan(lines.fitted(c.dense, c, wanted)), c.dense))
+    identity, affine = (error(c, fit_activations.linearized(c.dense, c, wanted, kind)) for kind in ("identity", "affine"))
+    alone = error(c, apply(Plan(fit_activations.fitted(c.dense, c, wanted)), c.dense))
     assert affine < 0.7 * alone and alone < 0.5 * identity
 
 
@@ -254,7 +254,7 @@ def test_a_gentle_line_waits_for_training():
     waiting, without, affine = (
         context(residual(), linearize=kind, epochs=epochs) for kind, epochs in (("gentle", 1), ("gentle", 0), ("affine", 1))
     )
-    found = [lines.linearized(c.dense, c, ["one.2"]) for c in (waiting, without, affine)]
+    found = [fit_activations.linearized(c.dense, c, ["one.2"]) for c in (waiting, without, affine)]
     weights = [a.module.get_submodule("two.0").weight for a in found]
     assert torch.equal(weights[0], waiting.dense.module.get_submodule("two.0").weight)
     assert torch.equal(weights[1], weights[2]) and not torch.equal(weights[0], weights[1])
@@ -263,14 +263,14 @@ def test_a_gentle_line_waits_for_training():
 
 def test_a_refit_leaves_what_is_in_front_of_the_lines_as_it_was():
     c = context(residual())
-    straight = lines.linearized(c.dense, c, ["one.2"])
+    straight = fit_activations.linearized(c.dense, c, ["one.2"])
     torch.testing.assert_close(straight.module.get_submodule("one.0").weight, c.dense.module.get_submodule("one.0").weight)
     assert not torch.equal(straight.module.get_submodule("head.2").weight, c.dense.module.get_submodule("head.2").weight)
 
 
 def test_no_sites_are_no_change():
     c = context(residual())
-    assert lines.linearized(c.dense, c, []) is c.dense and lines.fitted(c.dense, c, []) == ()
+    assert fit_activations.linearized(c.dense, c, []) is c.dense and fit_activations.fitted(c.dense, c, []) == ()
 
 
 # ---- what cannot be done ---------------------------------------------------------------------------------------------------
@@ -278,33 +278,33 @@ def test_no_sites_are_no_change():
 
 def test_one_image_is_enough_for_a_convolution():
     c = context(residual(), calibration=1)
-    (edit,) = lines.fitted(c.dense, c, ["one.2"])
+    (edit,) = fit_activations.fitted(c.dense, c, ["one.2"])
     assert all(np.isfinite(edit.slope)) and error(c, apply(Plan((edit,)), c.dense)) < np.inf
-    assert calibration.statistics(c.dense, c, (), states=True).states["one.2"].seen == 64
+    assert refit.statistics(c.dense, c, (), states=True).states["one.2"].seen == 64
 
 
 def test_one_value_per_channel_is_too_few_for_a_line():
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.ReLU(), nn.Linear(6, 5))
     one, two = context(model, calibration=1), context(model, calibration=2)
     with pytest.raises(EmptyData, match=r"fitted to 1 values per channel; needed are at least 2. Give more images"):
-        lines.fitted(one.dense, one, ["2"])
-    assert lines.fitted(one.dense, one, ["2"], "identity") == (Linearize("2", 6),)
-    assert len(lines.fitted(two.dense, two, ["2"])) == 1
+        fit_activations.fitted(one.dense, one, ["2"])
+    assert fit_activations.fitted(one.dense, one, ["2"], "identity") == (Linearize("2", 6),)
+    assert len(fit_activations.fitted(two.dense, two, ["2"])) == 1
 
 
 def test_a_site_that_does_not_exist_is_refused_with_those_that_do():
     c = context(residual())
     with pytest.raises(UnsupportedModel, match=r"no rectifier two.0; its rectifiers are stem.2, one.2, last\."):
-        lines.fitted(c.dense, c, ["two.0"])
+        fit_activations.fitted(c.dense, c, ["two.0"])
 
 
 def test_a_model_without_rectifiers_says_so():
     c = context(nn.Sequential(conv(3, 8), nn.Sigmoid(), head(8)))
     with pytest.raises(UnsupportedModel, match="no rectifier 1; it has none left"):
-        lines.fitted(c.dense, c, ["1"], "identity")
-    gone = lines.linearized(context(residual()).dense, context(residual()), ["stem.2", "one.2", "last"], "identity")
+        fit_activations.fitted(c.dense, c, ["1"], "identity")
+    gone = fit_activations.linearized(context(residual()).dense, context(residual()), ["stem.2", "one.2", "last"], "identity")
     with pytest.raises(UnsupportedModel, match="it has none left"):
-        lines.fitted(gone, c, ["last"])
+        fit_activations.fitted(gone, c, ["last"])
 
 
 def test_a_rectifier_that_cannot_become_a_line_is_refused_with_the_reason():
@@ -315,8 +315,8 @@ def test_a_rectifier_that_cannot_become_a_line_is_refused_with_the_reason():
 
     c = context(nn.Sequential(conv(3, 8), Inside(), nn.ReLU(), head(8)))
     with pytest.raises(UnsupportedModel, match=r"1.act cannot become a line: it lies inside 1, which stays whole because"):
-        lines.fitted(c.dense, c, ["2", "1.act"])
-    assert len(lines.fitted(c.dense, c, ["2"])) == 1
+        fit_activations.fitted(c.dense, c, ["2", "1.act"])
+    assert len(fit_activations.fitted(c.dense, c, ["2"])) == 1
 
 
 # ---- lines and moved padding -----------------------------------------------------------------------------------------------
@@ -331,18 +331,18 @@ def chain(stride=1):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_refit_knows_where_padding_has_moved(stride):
     c = context(chain(stride))
-    straight = lines.fitted(c.dense, c, ["1"])
+    straight = fit_activations.fitted(c.dense, c, ["1"])
     moved = apply(Plan((*straight, Relocate(("0", "2", "4")))), c.dense)
     assert moved.module.get_submodule("0").padding == (1 + 3 * stride,) * 2
-    refitted = calibration.refitted(moved, c)
-    before_moving = apply(Plan((Relocate(("0", "2", "4")),)), lines.linearized(c.dense, c, ["1"]))
+    refitted = refit.refitted(moved, c)
+    before_moving = apply(Plan((Relocate(("0", "2", "4")),)), fit_activations.linearized(c.dense, c, ["1"]))
     assert error(c, refitted) < 0.3 * error(c, moved) and error(c, refitted) < 0.3 * error(c, before_moving)
 
 
 def test_a_refit_repairs_the_border_where_padding_alone_has_moved():
     c = context(chain())
     moved = apply(Plan((Relocate(("2", "4")),)), c.dense)
-    refitted = calibration.refitted(moved, c)
+    refitted = refit.refitted(moved, c)
     assert error(c, refitted) < 0.3 * error(c, moved)
     before, after = (m.module.get_submodule("2").weight for m in (c.dense, refitted))
     torch.testing.assert_close(after, before)  # what it reads has not changed

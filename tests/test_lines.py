@@ -11,12 +11,12 @@ from oracles import distance, outputs
 from torch import nn
 
 from compress.artifact import Artifact, apply
+from compress.checkpoint.deserialize import from_json
+from compress.checkpoint.serialize import to_json
+from compress.edits import Keep, Linearize, Plan
 from compress.errors import PlanMismatch
-from compress.graph.deserialise import from_json
-from compress.graph.lines import Line, line, linearize, sites
-from compress.graph.serialise import to_json
-from compress.graph.trace import trace
-from compress.plan import Keep, Linearize, Plan
+from compress.graph.linearize import Line, line, linearize, sites
+from compress.graph.trace.trace import trace
 
 SAME = 1e-5
 """Relative: the same sums in another order, in float32."""

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from compress.checkpoint.load import load, load_model, open_artifact, parse_shape
+from compress.checkpoint.load.pickles import ALLOWED
+from compress.checkpoint.load.sniff import Kind, identify
+from compress.checkpoint.save import save
 from compress.errors import BadInput, UnsupportedModel
-from compress.load import load, load_model, open_artifact, parse_shape
-from compress.load.files import Kind, identify
-from compress.load.pickles import ALLOWED
-from compress.save import save
 
 SMALL_NET = """
 from torch import nn

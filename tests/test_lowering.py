@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import exporters
 from exporters import ExportError, runtimes
-from exporters.lowering import lowered
+from exporters.opset17 import lowered
 
 
 class Net(nn.Module):
@@ -62,7 +62,7 @@ def test_the_file_for_tensorrt_is_written_in_opset_17_where_it_can_be(tmp_path: 
     assert all(len(node.input) == 1 for node in proto.graph.node if node.op_type == "ReduceMean")
     points = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer if "zero_point" in t.name}
     assert points and not any(p.any() for p in points.values())
-    monkeypatch.setattr("exporters.lowering.REDUCTIONS", frozenset())  # the checker finds what was left
+    monkeypatch.setattr("exporters.opset17.REDUCTIONS", frozenset())  # the checker finds what was left
     done = exporters.export("onnx-int8-symmetric", net(), (X[:2],), tmp_path / "net.onnx", **options)
     assert done.opset == 18 and done.closeness is not None
     with pytest.raises(ExportError, match=r"needs opset 18 or newer .*Ask for --opset 18"):

@@ -14,11 +14,11 @@ from oracles import distance, outputs
 from torch import nn
 
 from compress.artifact import Artifact, apply
+from compress.edits import Linearize, Merge, Plan, Relocate
 from compress.errors import PlanMismatch
-from compress.graph.lines import Line, sites
-from compress.graph.segments import blocked, segments
-from compress.graph.trace import trace
-from compress.plan import Linearize, Merge, Plan, Relocate
+from compress.graph.linearize import Line, sites
+from compress.graph.merge.segments import blocked, segments
+from compress.graph.trace.trace import trace
 
 EXACT = 1e-9
 """Relative, in float64: a merge adds the same products in another order, 1e-16 each; the rest is margin for cancellation."""
@@ -122,7 +122,7 @@ def test_a_border_that_would_differ_is_refused(first):
 
 def test_the_comparison_sees_a_wrong_border(monkeypatch):
     found = artifact(nn.Sequential(conv(3, 4, padding=1), conv(4, 5, padding=1)))
-    monkeypatch.setattr("compress.graph.merge.same_border", lambda first, second: True)
+    monkeypatch.setattr("compress.graph.merge.merge.same_border", lambda first, second: True)
     done = apply(Plan((Merge(("0", "1")),)), found)
     assert differ(done, found, images(9)) > 1e-3
 

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.artifact import Artifact, apply
-from compress.graph.channels import solve
-from compress.graph.fold import fold
-from compress.graph.trace import trace
-from compress.plan import Keep, Plan
-from compress.statistics import calibration
-from compress.statistics.norms import reads_less
-from compress.statistics.refitting import refit
+from compress.edits import Keep, Plan
+from compress.graph.channels.solve import solve
+from compress.graph.merge.batch_norm import fold
+from compress.graph.trace.trace import trace
+from compress.refit import refit as calibration
+from compress.refit.norms import reads_less
+from compress.refit.walk import refit
 
 CPU = torch.device("cpu")
 

@@ -15,10 +15,10 @@ from torchvision.models import resnet18
 
 import exporters
 from compress.artifact import Artifact
-from compress.graph.lines import Line
-from compress.graph.trace import trace
-from compress.stopwatch import _plain
-from exporters import onnx_timed
+from compress.graph.linearize import Line
+from compress.graph.trace.trace import trace
+from compress.pipeline.latency_cache import _plain
+from exporters import onnx_for_timing
 
 
 class Residual(nn.Module):
@@ -75,7 +75,7 @@ def test_the_runtime_makes_the_same_of_a_quick_file_as_of_the_real_one(name: str
     model, shape = NETS[name]
     x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
     assert _plain(Artifact(trace(model.eval(), (x[:1],)), (x[:1],)))
-    onnx_timed.write(model, (x[:1],), tmp_path / "quick.onnx", 18)
+    onnx_for_timing.write(model, (x[:1],), tmp_path / "quick.onnx", 18)
     exporters.export("onnx", model, (x,), tmp_path / "real.onnx", check_parity=False)
     assert run_as(tmp_path / "quick.onnx") == run_as(tmp_path / "real.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "quick.onnx", providers=["CPUExecutionProvider"])
@@ -100,5 +100,5 @@ def test_what_the_older_exporter_refuses_the_newer_one_writes(tmp_path: Path, mo
         return real(*args, dynamo=dynamo, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(torch.onnx, "export", refusing)
-    onnx_timed.write(nn.Linear(4, 2), (torch.zeros(1, 4),), tmp_path / "model.onnx", 18)
+    onnx_for_timing.write(nn.Linear(4, 2), (torch.zeros(1, 4),), tmp_path / "model.onnx", 18)
     assert asked == [False, True] and (tmp_path / "model.onnx").exists()

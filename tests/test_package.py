@@ -22,13 +22,13 @@ from runs import made_run
 
 import compress
 from compress.artifact import Artifact
-from compress.cli import cli
+from compress.checkpoint.save import save
+from compress.cli.main import cli
 from compress.errors import BadInput
 from compress.packaging import archive
 from compress.packaging.manifest import sums
 from compress.recipe import make
-from compress.save import save
-from exporters.standalone import sealed
+from exporters.standalone import checksums
 from exporters.standalone import verify as script
 
 SCRIPT = Path(script.__file__)
@@ -47,7 +47,7 @@ def packed(run: Path) -> Path:
 
 @pytest.fixture
 def unpacked(packed: Path, tmp_path: Path) -> Path:
-    sealed.unpack(packed, tmp_path / "package")
+    checksums.unpack(packed, tmp_path / "package")
     return tmp_path / "package"
 
 
@@ -68,7 +68,9 @@ def test_the_manifest_says_what_a_device_needs(unpacked: Path):
     assert model["opset"] == 18 and model["bytes"] == (unpacked / model["path"]).stat().st_size and len(model["samples"]) == 3
     assert found["latency"]["p50_ms"] == 1.5 and found["latency"]["device"] == "a processor"
     others = {p.relative_to(unpacked).as_posix() for p in unpacked.rglob("*") if p.is_file()} - {"manifest.json", "SHA256SUMS"}
-    assert set(found["files"]) == others >= {"verify.py", "sealed.py", "sbom.cdx.json", "plan.json", "report.json", "README.txt"}
+    assert (
+        set(found["files"]) == others >= {"verify.py", "checksums.py", "sbom.cdx.json", "plan.json", "report.json", "README.txt"}
+    )
 
 
 def test_expected_outputs_are_what_torch_makes_of_the_samples(run: Path, unpacked: Path):
@@ -83,7 +85,7 @@ def test_the_bill_of_materials_is_valid_cyclonedx(unpacked: Path):
     text = (unpacked / "sbom.cdx.json").read_text()
     found = {c["name"]: c for c in json.loads(text)["components"]}
     assert found["models/model.onnx"]["type"] == "machine-learning-model"
-    assert found["models/model.onnx"]["hashes"][0]["content"] == sealed.sha256(unpacked / "models" / "model.onnx")
+    assert found["models/model.onnx"]["hashes"][0]["content"] == checksums.sha256(unpacked / "models" / "model.onnx")
     assert found["onnxruntime"]["purl"] == "pkg:pypi/onnxruntime@1.20"
     validation = pytest.importorskip("cyclonedx.validation.json", reason="cyclonedx-python-lib is not installed")
     schema = pytest.importorskip("cyclonedx.schema")
@@ -111,7 +113,7 @@ def test_other_tools_open_the_archive(packed: Path):
 @pytest.mark.parametrize("name", ["python3.8", "python3.10", "python3.12", "python3.13"])
 def test_another_python_writes_the_same_archive(packed: Path, tmp_path: Path, name: str):
     python = other_python(name)
-    sealed.unpack(packed, tmp_path / "package")
+    checksums.unpack(packed, tmp_path / "package")
     (tmp_path / "errors.py").write_text("class BadInput(Exception): pass")
     module = Path(archive.__file__).read_text().replace("from compress.errors", "from errors")
     (tmp_path / "archive.py").write_text(module)
@@ -317,7 +319,7 @@ def test_a_signature_is_that_of_an_allowed_signer(run: Path, packed: Path, tmp_p
         found = compress.verify(made.path, hashes_only=True, allowed_signers=allowed, identity=identity)
         assert found.exit_code == 5 and "not signed" in found.problems[0]
     assert "not signed" in compress.verify(packed, hashes_only=True, allowed_signers=signers).problems[0]
-    sealed.unpack(made.path, tmp_path / "forged")
+    checksums.unpack(made.path, tmp_path / "forged")
     (tmp_path / "forged" / "plan.json").write_text("{}")
     resealed(tmp_path / "forged")
     assert "not signed" in compress.verify(tmp_path / "forged", hashes_only=True, allowed_signers=signers).problems[0]
@@ -379,21 +381,21 @@ def test_an_unsafe_archive_is_refused_and_nothing_gets_out(
         for add in entries:
             add(tar)
     (tmp_path / "here").mkdir()
-    with pytest.raises(sealed.Refused, match=part):
-        sealed.unpack(path, tmp_path / "here")
+    with pytest.raises(checksums.Refused, match=part):
+        checksums.unpack(path, tmp_path / "here")
     result = invoke("verify", path)
     assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "outside").exists() and not any(p.is_symlink() for p in (tmp_path / "here").rglob("*"))
 
 
 def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sealed, "SPARE", 1 << 20)
+    monkeypatch.setattr(checksums, "SPARE", 1 << 20)
     path = tmp_path / "bomb.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
         entry("big", size=50 << 20)(tar)
     assert path.stat().st_size < 100_000
-    with pytest.raises(sealed.Refused, match="more than a package can hold"):
-        sealed.unpack(path, tmp_path / "here")
+    with pytest.raises(checksums.Refused, match="more than a package can hold"):
+        checksums.unpack(path, tmp_path / "here")
     assert sum(p.stat().st_size for p in (tmp_path / "here").rglob("*")) <= 2 << 20
 
 

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 import compress
-from compress.cli import cli
-from compress.methods import METHODS, Method
-from compress.plan import from_json
+from compress.cli.main import cli
+from compress.edits import from_json
+from compress.pipeline.methods import METHODS, Method
 from compress.stages.finetune import Finetune
 
 ROOT = Path(__file__).resolve().parent.parent

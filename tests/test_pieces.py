@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from compress.graph.pieces import piece
-from compress.graph.trace import trace
+from compress.graph.merge.subgraph import piece
+from compress.graph.trace.trace import trace
 
 
 def test_a_run_of_layers():

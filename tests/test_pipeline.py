@@ -14,20 +14,21 @@ import torch
 from torch import nn
 
 import exporters
-from compress import exporting, harness, opening, pipeline
 from compress.artifact import Artifact, apply
+from compress.checkpoint.load import load
+from compress.edits import Keep, Plan, from_json
 from compress.errors import BadInput, GateFailed, Infeasible, StageFailed
-from compress.graph.channels import solve
-from compress.load import load
+from compress.graph.channels.solve import solve
 from compress.measure.latency import Timing
-from compress.methods import METHODS, Method
-from compress.opening import find_device
-from compress.pipeline import run
-from compress.plan import Keep, Plan, from_json
+from compress.pipeline import exports, harness, prepare
+from compress.pipeline import run as pipeline
+from compress.pipeline.methods import METHODS, Method
+from compress.pipeline.prepare import find_device
+from compress.pipeline.run import run
+from compress.pipeline.workspace import open_workspace
 from compress.recipe import Recipe, from_toml, make
 from compress.report.records import Quality, Report, json_schema
 from compress.stage import Context
-from compress.workspace import open_workspace
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def test_results_can_be_read_by_whom_the_umask_lets(finished: tuple[Recipe, Path
 
 def test_the_plan_of_a_run_replays_on_the_dense_model(finished: tuple[Recipe, Path, Report]):
     recipe, out, report = finished
-    context, _ = opening.prepare(recipe)
+    context, _ = prepare.prepare(recipe)
     replayed = apply(from_json((out / "plan.json").read_text()), context.dense)
     assert sum(p.numel() for p in replayed.module.parameters()) == report.result.params
 
@@ -191,7 +192,7 @@ def test_a_drop_beyond_the_contract_ends_with_the_gates_exit_code(recipe: Recipe
 
 
 def test_removal_that_is_not_exact_fails_the_run(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    honest = harness.surgery.mask
+    honest = harness.remove.mask
 
     def wrong(module: nn.Module, *rest: object) -> nn.Module:
         masked = honest(module, *rest)
@@ -199,7 +200,7 @@ def test_removal_that_is_not_exact_fails_the_run(recipe: Recipe, tmp_path: Path,
             masked.get_parameter("6.bias").add_(1.0)
         return masked
 
-    monkeypatch.setattr(harness.surgery, "mask", wrong)
+    monkeypatch.setattr(harness.remove, "mask", wrong)
     with pytest.raises(GateFailed, match="differs from the masked one"):
         run(recipe, tmp_path / "out")
 
@@ -224,7 +225,7 @@ class KeepFive(Halve):
     ],
 )
 def test_rounded_widths_stay_only_where_they_pay(recipe: Recipe, align: int | None, interval: tuple[float, float], widths: int):
-    context, _ = opening.prepare(recipe)
+    context, _ = prepare.prepare(recipe)
     context = replace(context, race=lambda one, other: Timing(1.0, sum(interval) / 2, interval, 5))
     result = pipeline._with_widths_that_pay(KeepFive(), context.dense, context, align)
     assert result.module.get_submodule("0").out_channels == widths
@@ -252,7 +253,7 @@ def test_a_device_that_is_not_there_is_refused(name: str):
     if name.startswith("cuda") and torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     with pytest.raises(BadInput, match=r"device"):
-        opening.find_device(name)
+        prepare.find_device(name)
 
 
 def test_a_run_that_finished_no_stage_is_not_in_the_way_of_the_next(tmp_path: Path):
@@ -277,7 +278,7 @@ def test_a_cuda_device_beyond_the_last_one_is_refused(monkeypatch: pytest.Monkey
 @pytest.fixture
 def here_instead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports in this process, which is faster; tests/test_apart.py looks at processes of their own."""
-    monkeypatch.setattr(exporting.apart, "export", exporters.export)
+    monkeypatch.setattr(exports.isolated, "export", exporters.export)
 
 
 @pytest.mark.usefixtures("here_instead")

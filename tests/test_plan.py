@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compress.edits import Edit, Factor, Keep, Linearize, Merge, Plan, Pointwise, Relocate, from_json
 from compress.errors import BadInput
-from compress.plan import Edit, Factor, Keep, Linearize, Merge, Plan, Pointwise, Relocate, from_json
 
 NAMES = st.text(min_size=1)
 CHAINS = st.lists(NAMES, min_size=2, max_size=4, unique=True).map(tuple)

@@ -7,20 +7,20 @@ import torch
 from torch import nn
 
 from compress.artifact import Artifact, apply
+from compress.commands.explain import depth_rows
 from compress.data import from_arrays
+from compress.edits import Keep, Linearize, Merge, Plan, Pointwise
 from compress.errors import PlanMismatch
-from compress.explain import depth_rows
-from compress.graph.segments import narrower, segments
-from compress.graph.trace import trace
+from compress.graph.merge.segments import narrower, segments
+from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
 from compress.measure.latency import Timing
-from compress.plan import Keep, Linearize, Merge, Plan, Pointwise
 from compress.recipe import make
+from compress.refit import refit
+from compress.selection.merge_candidates import candidates, merged
 from compress.stage import Context
 from compress.stages.merge import Merge as MergeStage
 from compress.stages.shorten import Shorten
-from compress.statistics import calibration
-from compress.statistics.candidates import candidates, merged
 
 INPUT = (torch.zeros(1, 3, 9, 9),)
 
@@ -139,17 +139,17 @@ def test_a_refit_finds_the_1x1_that_the_window_was(inputs: str, stride: int, gro
     less.module.get_submodule("2").weight.data.mul_(-1)
     x = torch.randn(4, 3, 9, 9)
     assert not torch.allclose(less.module(x), dense.module(x), atol=1e-2)
-    found = calibration.refitted(less, context(dense, inputs=inputs))
+    found = refit.refitted(less, context(dense, inputs=inputs))
     assert torch.allclose(found.module(x), dense.module(x), atol=1e-3)
 
 
 def test_channels_and_windows_go_together():
     dense = artifact()
     less = apply(Plan((Keep("conv1", 8, (1, 2, 5)), Linearize("relu1", 3), Pointwise("conv2"))), dense)
-    kept = calibration.kept(dense, less.plan)
+    kept = refit.kept(dense, less.plan)
     assert kept["conv1"].outputs.tolist() == [1, 2, 5] == kept["conv2"].inputs.tolist()
     assert kept["stem"].outputs.tolist() == list(range(8))
-    found = calibration.refitted(less, context(dense))
+    found = refit.refitted(less, context(dense))
     x = context(dense).data.test.batches(60)
     batch = next(iter(x)).inputs[0]
     assert (found.module(batch) - dense.module(batch)).norm() < 0.7 * (less.module(batch) - dense.module(batch)).norm()

@@ -14,15 +14,15 @@ from torchvision.models import VisionTransformer
 
 from compress.api import analyze
 from compress.artifact import Artifact
-from compress.cli import cli
+from compress.cli.main import cli
+from compress.commands.probe import Probing, places, probe
 from compress.data import from_arrays
+from compress.edits import Keep, Plan
 from compress.entropy.reconstruction import Decoder, Geometry, geometry, on_grid, relative_entropy, shrunk
 from compress.errors import BadInput, UnsupportedModel
-from compress.graph.trace import trace
-from compress.plan import Keep, Plan
+from compress.graph.trace.trace import trace
 from compress.recipe import make
 from compress.stage import Context
-from compress.statistics.probe import Probing, places, probe
 
 
 @pytest.fixture(autouse=True)

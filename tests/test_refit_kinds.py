@@ -16,18 +16,18 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compress.artifact import Artifact, apply
+from compress.edits import Keep, Plan
 from compress.entropy.moments import Window
 from compress.entropy.obs import eliminate
-from compress.graph.channels import solve
-from compress.graph.fold import fold, pairs, unfold
-from compress.graph.trace import trace
-from compress.plan import Keep, Plan
-from compress.statistics import calibration
+from compress.graph.channels.solve import solve
+from compress.graph.merge.batch_norm import fold, pairs, unfold
+from compress.graph.trace.trace import trace
+from compress.refit import refit as calibration
+from compress.refit.tape import Tape, order
+from compress.refit.walk import Refitted, refit
+from compress.selection.channels import Losses
 from compress.statistics.collect import collect
 from compress.statistics.layers import as_matrix, from_matrix, layers
-from compress.statistics.refitting import Refitted, refit
-from compress.statistics.selection import Losses
-from compress.statistics.tape import Tape, order
 
 WIDTH, LEFT = 8, 4
 CPU = torch.device("cpu")

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor, nn
 
 import exporters
-from compress import exporting
 from compress.artifact import Artifact
 from compress.data import Data, open_data
 from compress.errors import BadInput
-from compress.graph.fold import fold
-from compress.graph.trace import trace
+from compress.graph.merge.batch_norm import fold
+from compress.graph.trace.trace import trace
 from compress.measure import quality
+from compress.pipeline import exports
 from compress.recipe import make
-from compress.report import words
+from compress.report import sentences
 from compress.report.records import Quality
 from compress.training import train
-from compress.training.quantized import Grid, Rounded, RoundedWeight, places, rounded, values
+from compress.training.qat import Grid, Rounded, RoundedWeight, places, rounded, values
 from exporters import qdq, runtimes
 
 INPUT = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -123,7 +123,7 @@ def digits() -> tuple[Artifact, Data]:
     return Artifact(net, (torch.zeros(1, 1, 8, 8),)), data
 
 
-def exported(digits: tuple[Artifact, Data], out: Path, **settings: object) -> tuple[exporting.Exports, Quality]:
+def exported(digits: tuple[Artifact, Data], out: Path, **settings: object) -> tuple[exports.Exports, Quality]:
     """What a run would export, and the quality of the model in float."""
     artifact, data = digits
     metric, _ = quality.choose("auto", data.spec.task, data.spec.labelled)
@@ -134,13 +134,13 @@ def exported(digits: tuple[Artifact, Data], out: Path, **settings: object) -> tu
 
     recipe = make(data="digits", export=("onnx-int8",), int8_error=0.99, batch_size=32, device="cpu", max_drop=2.0, **settings)
     dense = measure(artifact.module)
-    return exporting.export_all(recipe, out, artifact, data, measure, dense), dense
+    return exports.export_all(recipe, out, artifact, data, measure, dense), dense
 
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports in this process, which is faster; tests/test_apart.py looks at processes of their own."""
-    monkeypatch.setattr(exporting.apart, "export", exporters.export)
+    monkeypatch.setattr(exports.isolated, "export", exporters.export)
 
 
 @pytest.mark.usefixtures("here")
@@ -172,19 +172,19 @@ def test_the_better_file_stays_and_no_training_is_possible(
     made, _ = exported(digits, tmp_path, qat=0.0)
     (first,) = made.records
     assert first.relearned is None and made.broken is not None and "onnx-int8 loses" in made.broken
-    monkeypatch.setattr(exporting, "train_rounded", ruined)
+    monkeypatch.setattr(exports, "train_rounded", ruined)
     (record,) = exported(digits, tmp_path)[0].records
     told = record.relearned
     assert told is not None and not told.stays and told.after is not None and told.after.value < told.before.value
     assert (record.sha256, record.quality) == (first.sha256, first.quality) and [p.name for p in tmp_path.iterdir()] == [
         record.path
     ]
-    monkeypatch.setattr(exporting, "train_rounded", refusing)
+    monkeypatch.setattr(exports, "train_rounded", refusing)
     (record,) = exported(digits, tmp_path)[0].records
     assert (
         record.relearned is not None and record.relearned.reason == "The training loss is nan." and record.sha256 == first.sha256
     )
-    assert "failed: The training loss is nan." in words._relearned(record.path, record.relearned)
+    assert "failed: The training loss is nan." in sentences._relearned(record.path, record.relearned)
 
 
 def refusing(*_: object, **__: object) -> None:

@@ -19,9 +19,9 @@ from click.testing import CliRunner
 from runs import made_run
 
 import compress
-from compress import remote
-from compress.cli import cli
+from compress.cli.main import cli
 from compress.errors import BadInput
+from compress.remote import ssh
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 needs_sshd = pytest.mark.skipif(SSHD is None or shutil.which("ssh") is None, reason="there is no sshd or no ssh here")
@@ -96,8 +96,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 @pytest.fixture
-def there(host: Host) -> remote.Device:
-    return remote.device(host.target, config=host.config, timeout=30)
+def there(host: Host) -> ssh.Device:
+    return ssh.device(host.target, config=host.config, timeout=30)
 
 
 def python(path: Path, version: str, importable: bool = True) -> str:
@@ -134,11 +134,11 @@ def test_a_device_without_a_runtime_is_told(host: Host, packed: Path, tmp_path: 
 
 
 @needs_sshd
-def test_an_old_python_or_none_is_refused(there: remote.Device, packed: Path, tmp_path: Path, host: Host):
+def test_an_old_python_or_none_is_refused(there: ssh.Device, packed: Path, tmp_path: Path, host: Host):
     with pytest.raises(BadInput, match=r"Python 3\.6, needed is 3\.8"):
-        remote.on_device(there, packed, python=python(tmp_path / "old", "3.6"))
+        ssh.on_device(there, packed, python=python(tmp_path / "old", "3.6"))
     with pytest.raises(BadInput, match="no Python that starts"):
-        remote.on_device(there, packed, python="python-of-nowhere")
+        ssh.on_device(there, packed, python="python-of-nowhere")
     assert list(host.tmp.iterdir()) == []
 
 
@@ -176,21 +176,21 @@ def test_a_device_that_never_answers_is_given_up(host: Host, packed: Path):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        there = remote.device(f"ssh://127.0.0.1:{silent.getsockname()[1]}", config=host.config, timeout=1)
+        there = ssh.device(f"ssh://127.0.0.1:{silent.getsockname()[1]}", config=host.config, timeout=1)
         with pytest.raises(BadInput, match=r"cannot be reached|did not answer"):
-            remote.on_device(there, packed)
+            ssh.on_device(there, packed)
 
 
 @needs_sshd
 def test_a_full_disk_is_told_before_and_while_copying(
-    there: remote.Device, host: Host, packed: Path, monkeypatch: pytest.MonkeyPatch
+    there: ssh.Device, host: Host, packed: Path, monkeypatch: pytest.MonkeyPatch
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(remote, "PREPARE", remote.PREPARE.replace(remote.PREPARE.splitlines()[3], f'echo "{remote.MARK}free=12"'))
+        patch.setattr(ssh, "PREPARE", ssh.PREPARE.replace(ssh.PREPARE.splitlines()[3], f'echo "{ssh.MARK}free=12"'))
         with pytest.raises(BadInput, match="12 KiB free"):
-            remote.on_device(there, packed, python=sys.executable)
+            ssh.on_device(there, packed, python=sys.executable)
     with pytest.raises(BadInput, match=r"cannot be copied .*No space left"):
-        remote.copy(there, packed, "/dev/full", 30)
+        ssh.copy(there, packed, "/dev/full", 30)
     assert list(host.tmp.iterdir()) == []
 
 
@@ -199,7 +199,7 @@ def test_a_tampered_package_never_leaves_this_machine(host: Host, packed: Path, 
     content = bytearray(packed.read_bytes())
     content[content.index(b'"edits"') + 1] ^= 1  # in plan.json
     (tmp_path / "p.tar.gz").write_bytes(content)
-    monkeypatch.setattr(remote, "call", lambda *_, **__: pytest.fail("nothing may be sent"))
+    monkeypatch.setattr(ssh, "call", lambda *_, **__: pytest.fail("nothing may be sent"))
     result = CliRunner().invoke(
         cli, ["verify", str(tmp_path / "p.tar.gz"), "--target", host.target, "--ssh-config", str(host.config)]
     )
@@ -209,8 +209,8 @@ def test_a_tampered_package_never_leaves_this_machine(host: Host, packed: Path, 
 @needs_sshd
 def test_models_are_timed_there_in_turns_and_leave_nothing_behind(host: Host, packed: Path, monkeypatch: pytest.MonkeyPatch):
     copied: list[str] = []
-    copy = remote.copy
-    monkeypatch.setattr(remote, "copy", lambda there, source, *rest: (copied.append(source.name), copy(there, source, *rest)))
+    copy = ssh.copy
+    monkeypatch.setattr(ssh, "copy", lambda there, source, *rest: (copied.append(source.name), copy(there, source, *rest)))
     file = packed.with_name("model.onnx")
     where = {"target": host.target, "ssh_config": host.config, "python": sys.executable}
     found = compress.bench(file, packed, file.with_name("model.pte"), batch="1,2", threads=1, rounds=5, cpu="0", **where)
@@ -264,12 +264,12 @@ def test_a_package_that_was_changed_is_not_timed(packed: Path, tmp_path: Path):
         compress.bench(tmp_path / "none.tar.gz")
 
 
-def answering(stdout: str) -> Callable[..., remote.Done]:
-    def call(there: remote.Device, command: str, *, given: bytes = b"", limit: float) -> remote.Done:
+def answering(stdout: str) -> Callable[..., ssh.Done]:
+    def call(there: ssh.Device, command: str, *, given: bytes = b"", limit: float) -> ssh.Done:
         if command == "exec sh -s":
             facts = {"folder": "/tmp/compress-abcdefgh", "free": "99999999", "python": "3.9"}
-            return remote.Done(0, "welcome\n" + "".join(f"{remote.MARK}{k}={v}\n" for k, v in facts.items()), "")
-        return remote.Done(0, stdout, "")
+            return ssh.Done(0, "welcome\n" + "".join(f"{ssh.MARK}{k}={v}\n" for k, v in facts.items()), "")
+        return ssh.Done(0, stdout, "")
 
     return call
 
@@ -279,9 +279,9 @@ def answering(stdout: str) -> Callable[..., remote.Done]:
     ["", "rubbish", "[]", "{}", '{"models": 1, "problems": []}', '{"error": 1}', '{"models": [{"path": "x"}], "problems": []}'],
 )
 def test_a_device_that_answers_nonsense_is_told(packed: Path, told: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(remote, "call", answering(f"login message\n{remote.MARK}answer\n{told}"))
+    monkeypatch.setattr(ssh, "call", answering(f"login message\n{ssh.MARK}answer\n{told}"))
     with pytest.raises(BadInput, match="no answer that can be read"):
-        remote.on_device(remote.Device("nowhere"), packed)
+        ssh.on_device(ssh.Device("nowhere"), packed)
 
 
 GOOD = {
@@ -312,10 +312,10 @@ def seconds(**changed: object) -> str:
     ],
 )
 def test_seconds_that_are_none_are_told(packed: Path, told: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(remote, "call", answering(f"login message\n{remote.MARK}answer\n{told}"))
+    monkeypatch.setattr(ssh, "call", answering(f"login message\n{ssh.MARK}answer\n{told}"))
     with pytest.raises(BadInput, match=r"no answer that can be read .*bench\.py there"):
         compress.bench(packed, target="ssh://nowhere")
-    monkeypatch.setattr(remote, "call", answering(f"login message\n{remote.MARK}answer\n{seconds()}"))
+    monkeypatch.setattr(ssh, "call", answering(f"login message\n{ssh.MARK}answer\n{seconds()}"))
     (figures,) = compress.bench(packed, target="ssh://nowhere").values()
     assert figures.p50_ms == 1000 and figures.device == "c"
 
@@ -324,9 +324,9 @@ def test_seconds_that_are_none_are_told(packed: Path, told: str, monkeypatch: py
     "folder", ["", "/", "/tmp", "/tmp/compress-ab cdefg", "/tmp/x; rm -rf /compress-abcdefgh", "/../compress-abcdefg"]
 )
 def test_only_a_folder_that_mktemp_made_is_used(packed: Path, folder: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(remote, "call", lambda *_, **__: remote.Done(0, f"{remote.MARK}folder={folder}\n", "no room"))
+    monkeypatch.setattr(ssh, "call", lambda *_, **__: ssh.Done(0, f"{ssh.MARK}folder={folder}\n", "no room"))
     with pytest.raises(BadInput, match=r"no temporary folder \(no room\)"):
-        remote.on_device(remote.Device("nowhere"), packed)
+        ssh.on_device(ssh.Device("nowhere"), packed)
 
 
 @pytest.mark.parametrize(
@@ -346,10 +346,10 @@ def test_only_a_folder_that_mktemp_made_is_used(packed: Path, folder: str, monke
 )
 def test_a_target_that_is_none_is_refused(target: str):
     with pytest.raises(BadInput, match="The target is"):
-        remote.device(target)
+        ssh.device(target)
 
 
 def test_ssh_asks_nothing_and_trusts_nobody_new():
-    words = remote.device("ssh://me@box:2222", timeout=7).command("true")
+    words = ssh.device("ssh://me@box:2222", timeout=7).command("true")
     assert words[-3:] == ["--", "box", "true"] and words[words.index("-l") + 1] == "me" and words[words.index("-p") + 1] == "2222"
     assert {"BatchMode=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=7", "ForwardAgent=no"} <= set(words)

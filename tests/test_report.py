@@ -11,7 +11,7 @@ from rich.console import Console
 
 import compress.report as package
 from compress.errors import BadInput
-from compress.report import words
+from compress.report import sentences
 from compress.report.environment import environment
 from compress.report.markdown import markdown
 from compress.report.records import (
@@ -135,23 +135,25 @@ def test_a_number_that_json_does_not_have_is_refused():
 
 def test_a_speed_up_is_claimed_only_beside_one():
     assert "1.83x faster in ort with batch 1 on 2 threads (2.19 ms a call; 95 % confidence interval 1.79 to 1.88)" in " ".join(
-        words.sentences(report())
+        sentences.sentences(report())
     )
-    unclear = " ".join(words.sentences(report(latency(1.2, 0.98, 1.4))))
+    unclear = " ".join(sentences.sentences(report(latency(1.2, 0.98, 1.4))))
     assert "Not measurably faster" in unclear and "x faster" not in unclear
-    slower = " ".join(words.sentences(report(latency(0.8, 0.7, 0.9))))
+    slower = " ".join(sentences.sentences(report(latency(0.8, 0.7, 0.9))))
     assert "Slower in ort" in slower and "faster" not in slower
 
 
 def test_quality_is_said_in_points_with_its_direction():
-    assert "86.80 % on 10,000 samples: 0.50 points worse than the dense model's 87.30 %" in " ".join(words.sentences(report()))
-    assert "0.20 points better" in " ".join(words.sentences(report(top1=0.875)))
-    assert "the same as" in " ".join(words.sentences(report(top1=0.873)))
+    assert "86.80 % on 10,000 samples: 0.50 points worse than the dense model's 87.30 %" in " ".join(
+        sentences.sentences(report())
+    )
+    assert "0.20 points better" in " ".join(sentences.sentences(report(top1=0.875)))
+    assert "the same as" in " ".join(sentences.sentences(report(top1=0.873)))
 
 
 def test_a_failed_exactness_is_said_out_loud():
-    exact = " ".join(words.sentences(report()))
-    broken = " ".join(words.sentences(report(exactness=Exactness(worst_abs=0.1, tolerance=1e-4, samples=8))))
+    exact = " ".join(sentences.sentences(report()))
+    broken = " ".join(sentences.sentences(report(exactness=Exactness(worst_abs=0.1, tolerance=1e-4, samples=8))))
     assert "removed equal channels masked" in exact and "removed do NOT equal channels masked" in broken
 
 
@@ -167,21 +169,21 @@ def test_a_failed_exactness_is_said_out_loud():
 def test_a_drop_is_positive_when_the_model_got_worse(metric: str, dense: float, now: float, lost: float, shown: str):
     native = {"points": 1.0, "higher_is_better": metric != "mae"} if metric in ("psnr", "mae") else {}
     before, after = (Quality(metric=metric, value=value, samples=1, **native) for value in (dense, now))
-    assert words.drop(before, after) == pytest.approx(lost)
-    assert words.change(before, after) == shown
+    assert sentences.drop(before, after) == pytest.approx(lost)
+    assert sentences.change(before, after) == shown
 
 
 @pytest.mark.parametrize(
     ("written", "figure"),
     [
-        (words.count(11_689_512), "11.69 M"),
-        (words.count(999), "999"),
-        (words.size(57_500_000), "57.5 MB"),
-        (words.size(12), "12 B"),
-        (words.seconds(75), "1 min 15 s"),
-        (words.seconds(7300), "2 h 1 min"),
-        (words.seconds(0.25), "0.2 s"),
-        (words.times(270, 68), "3.97x"),
+        (sentences.count(11_689_512), "11.69 M"),
+        (sentences.count(999), "999"),
+        (sentences.size(57_500_000), "57.5 MB"),
+        (sentences.size(12), "12 B"),
+        (sentences.seconds(75), "1 min 15 s"),
+        (sentences.seconds(7300), "2 h 1 min"),
+        (sentences.seconds(0.25), "0.2 s"),
+        (sentences.times(270, 68), "3.97x"),
     ],
 )
 def test_figures_are_written_for_people(written: str, figure: str):

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from compress.artifact import Artifact
+from compress.checkpoint.load import load, load_model, open_artifact
+from compress.checkpoint.save import save
 from compress.errors import BadInput, UnsupportedModel
-from compress.graph.trace import trace
-from compress.load import load, load_model, open_artifact
-from compress.save import save
+from compress.graph.trace.trace import trace
 
 X = torch.linspace(-1, 1, 3 * 8 * 8).reshape(1, 3, 8, 8)
 
@@ -56,7 +56,7 @@ def test_saved_model_comes_back_bit_equal(tmp_path, module):
 def test_saved_model_opens_where_its_class_is_unknown(tmp_path, module):
     save(module, tmp_path / "m")
     code = (
-        "import sys, torch; from compress.load import load; m = load(sys.argv[1]).train(); "
+        "import sys, torch; import compress; m = compress.load(sys.argv[1]).train(); "
         "m(torch.ones(2, 3, 8, 8)).sum().backward(); "
         "assert 'test_save' not in sys.modules; print(sum(p.grad is not None for p in m.parameters()))"
     )

@@ -9,15 +9,15 @@ from torch import nn
 
 from compress.artifact import Artifact, apply
 from compress.data import from_arrays
+from compress.edits import Plan
 from compress.errors import UnsupportedModel
-from compress.graph.channels import solve
-from compress.graph.trace import trace
-from compress.plan import Plan
+from compress.graph.channels.solve import solve
+from compress.graph.trace.trace import trace
 from compress.recipe import make
+from compress.selection.budget import removable
+from compress.selection.scores import SCORES
 from compress.stage import Context
 from compress.stages.remove import Remove, _what_goes
-from compress.statistics.budget import removable
-from compress.statistics.scores import SCORES
 
 INPUT = (torch.zeros(1, 3, 6, 6),)
 OFF, ON, RARE = 2, 5, 0

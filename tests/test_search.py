@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from compress.artifact import Artifact, apply
+from compress.commands.demo import make_demo
 from compress.data import from_arrays
-from compress.demo import make_demo
+from compress.edits import Keep, Plan
 from compress.entropy.moments import Moments
-from compress.entropy.refit import ridge
+from compress.entropy.ridge import ridge
 from compress.errors import BadInput, Infeasible, Interrupted, MissingPackage, UnsupportedModel
-from compress.graph.channels import solve
-from compress.graph.trace import trace
+from compress.graph.channels.solve import solve
+from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
-from compress.pipeline import run
-from compress.plan import Keep, Plan
+from compress.pipeline.run import run
 from compress.recipe import make
 from compress.stage import Context
 from compress.stages import search as stage_module
@@ -36,7 +36,7 @@ pytest.importorskip("stable_baselines3")
 from gymnasium.utils.env_checker import check_env
 
 from compress.search import agents, episodes, rewards
-from compress.search.environment import Pruning
+from compress.search.gym_environment import Pruning
 from compress.search.task import Task, choice, task
 from compress.search.widths import LEAST
 

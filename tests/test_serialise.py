@@ -9,12 +9,12 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from compress.checkpoint.allowlist import LAYERS
+from compress.checkpoint.deserialize import expected_tensors, stored_tensors
+from compress.checkpoint.json_values import decode, encode
+from compress.checkpoint.serialize import from_json, to_json
 from compress.errors import BadInput, UnsupportedModel
-from compress.graph.deserialise import expected_tensors, stored_tensors
-from compress.graph.serialise import from_json, to_json
-from compress.graph.trace import trace
-from compress.graph.values import decode, encode
-from compress.graph.vocabulary import LAYERS
+from compress.graph.trace.trace import trace
 
 IMAGE = torch.linspace(-1, 1, 2 * 4 * 8 * 8).reshape(2, 4, 8, 8)
 SIGNAL, VOLUME, TOKENS = IMAGE[:, :, 0], IMAGE.reshape(2, 4, 4, 4, 4), IMAGE[:, 0]

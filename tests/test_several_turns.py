@@ -13,19 +13,19 @@ from torch.fx import GraphModule
 
 from compress.artifact import Artifact, apply
 from compress.data import open_data
+from compress.edits import Keep, Linearize, Plan
 from compress.errors import BadInput
-from compress.graph.trace import trace
+from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
 from compress.measure.latency import Timing
-from compress.methods import stages_of
-from compress.pipeline import run
-from compress.plan import Keep, Linearize, Plan
+from compress.pipeline.methods import stages_of
+from compress.pipeline.run import run
 from compress.recipe import Recipe, make
+from compress.refit import refit
 from compress.stage import Context
+from compress.stages.iteration import InTurn
 from compress.stages.order import Order
 from compress.stages.remove import Remove
-from compress.stages.turn import InTurn
-from compress.statistics import calibration
 
 INPUT = (torch.zeros(1, 1, 8, 8),)
 
@@ -51,12 +51,12 @@ def names(**settings: object) -> list[str]:
 
 
 def test_the_stages_of_a_turn_are_repeated_and_the_others_are_not():
-    assert names(turns=2) == ["analyse", "remove", "linearize", "finetune", "remove 2", "linearize 2", "finetune 2", "merge"]
+    assert names(turns=2) == ["analyze", "remove", "linearize", "finetune", "remove 2", "linearize 2", "finetune 2", "merge"]
     assert names(turns=2, method="obs", reconstruct=5)[4:] == ["remove 2", "reconstruct 2", "finetune 2"]
-    assert names(turns=1) == ["analyse", "remove", "linearize", "finetune", "merge"]
+    assert names(turns=1) == ["analyze", "remove", "linearize", "finetune", "merge"]
     assert names(turns=2, order="auto")[1:4] == ["remove + linearize", "finetune", "remove + linearize 2"]
     assert names(order="depth-width")[1:3] == ["linearize", "remove"]
-    assert names(order="auto", depth=0) == ["analyse", "remove", "finetune", "merge"], "nothing to put in order"
+    assert names(order="auto", depth=0) == ["analyze", "remove", "finetune", "merge"], "nothing to put in order"
 
 
 @pytest.mark.parametrize(
@@ -151,12 +151,12 @@ def test_a_later_turn_refits_to_the_trained_model_and_not_to_the_dense_one():
         parameter.data.add_(torch.randn_like(parameter) * 0.1)  # what training did
     given = context(dense, calibration=100)
     x = torch.randn(4, 1, 8, 8)
-    held = calibration.refitted(smaller, replace(given, trained=smaller))
+    held = refit.refitted(smaller, replace(given, trained=smaller))
     assert torch.allclose(held.module(x), smaller.module(x), atol=1e-5)
-    assert not torch.allclose(calibration.refitted(smaller, given).module(x), smaller.module(x), atol=1e-2)
+    assert not torch.allclose(refit.refitted(smaller, given).module(x), smaller.module(x), atol=1e-2)
     line = apply(Plan((Linearize("4", 16),)), smaller)
     there = (smaller.module, held.module)
-    towards = calibration.refitted(line, replace(given, trained=smaller))
+    towards = refit.refitted(line, replace(given, trained=smaller))
     assert all((towards.module(x) - one(x)).norm() < 0.5 * (line.module(x) - one(x)).norm() for one in there)
 
 

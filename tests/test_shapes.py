@@ -9,9 +9,9 @@ from torch import nn
 from torch.fx import Interpreter
 
 from compress.errors import BadInput
-from compress.graph.copies import sharing
-from compress.graph.shapes import note_shapes, shape_of
-from compress.graph.trace import trace
+from compress.graph.trace.shapes import note_shapes, shape_of
+from compress.graph.trace.sharing import sharing
+from compress.graph.trace.trace import trace
 
 
 class Observed(Interpreter):

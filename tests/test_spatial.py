@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from compress.entropy.spatial import spatial
-from compress.graph.trace import trace
-from compress.statistics.spatial import Watching, entropies, maps
+from compress.graph.trace.trace import trace
+from compress.statistics.spatial_maps import Watching, entropies, maps
 
 
 class Block(nn.Module):

@@ -10,23 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from compress.artifact import Artifact, apply
+from compress.commands.analyze import analyze
 from compress.data import from_arrays
+from compress.edits import Keep, Plan
 from compress.entropy.moments import Moments
 from compress.errors import BadInput, Infeasible, UnsupportedModel
-from compress.graph.fold import fold, pairs
-from compress.graph.trace import trace
+from compress.graph.merge.batch_norm import fold, pairs
+from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
-from compress.plan import Keep, Plan
 from compress.recipe import make
+from compress.refit import refit
+from compress.refit.blocks import blocks, spans
+from compress.refit.tape import order
 from compress.stage import Context
-from compress.stages.analyse import analyse
 from compress.stages.reconstruct import Reconstruct
 from compress.stages.remove import Remove
-from compress.statistics import calibration
-from compress.statistics.blocks import blocks, spans
 from compress.statistics.collect import Sampling, collect
 from compress.statistics.layers import layers
-from compress.statistics.tape import order
 
 INPUT = (torch.zeros(1, 3, 8, 8),)
 
@@ -121,8 +121,8 @@ def test_folding_norms_changes_nothing(net: str):
 
 def test_taken_apart_norms_agree_in_train_mode_too():
     c = context("residual")
-    pair = calibration.both(c.dense, c)
-    back = calibration.written_back(c.dense, pair.small, pair.batches)
+    pair = refit.both(c.dense, c)
+    back = refit.written_back(c.dense, pair.small, pair.batches)
     x = torch.cat([inputs[0] for inputs in pair.batches])
     with torch.no_grad():
         torch.testing.assert_close(back(x), c.dense.module(x), rtol=1e-3, atol=1e-4)  # division by the norms' scale
@@ -139,7 +139,7 @@ def test_taken_apart_norms_agree_in_train_mode_too():
 @pytest.mark.parametrize("net", NETS)
 def test_a_refit_of_an_uncut_model_leaves_it_as_it_was(net: str):
     c = context(net)
-    assert error(c, calibration.refitted(c.dense, c)) < 1e-9  # folding and unfolding in fp32
+    assert error(c, refit.refitted(c.dense, c)) < 1e-9  # folding and unfolding in fp32
 
 
 @pytest.mark.parametrize("inputs", ["sequential", "original"])
@@ -149,7 +149,7 @@ def test_a_refit_lowers_the_error_of_any_removal(net: str, inputs: str):
     stage = Remove("random")
     edits, _ = stage.decide(c.dense, c)
     removed = apply(Plan(edits), c.dense)
-    assert error(c, calibration.refitted(removed, c)) < 0.7 * error(c, removed)
+    assert error(c, refit.refitted(removed, c)) < 0.7 * error(c, removed)
 
 
 @pytest.mark.parametrize("selector", ["entropic", "entropic-path", "obs", "obs-swaps", "magnitude", "taylor", "random"])
@@ -164,8 +164,8 @@ def test_every_selector_meets_the_target(selector: Any):
 
 @pytest.mark.parametrize("unit", ["params", "macs", "size"])
 def test_the_budget_counts_what_the_meter_counts(unit: str):
-    from compress.graph.channels import solve
-    from compress.statistics import budget
+    from compress.graph.channels.solve import solve
+    from compress.selection import budget
 
     c = context("plain")
     channels = solve(c.dense.module, INPUT)
@@ -219,7 +219,7 @@ def test_a_target_that_rounding_misses_is_said_to_be_missed_by_rounding():
 def test_the_plan_tells_which_positions_are_left():
     c = context("residual")
     plan = Plan((Keep("one.conv1", 12, (1, 5, 7)), Keep("two.conv1", 16, (0, 2))))
-    kept = calibration.kept(c.dense, plan)
+    kept = refit.kept(c.dense, plan)
     assert kept["one.conv1"].outputs.tolist() == [1, 5, 7] and kept["one.conv2"].inputs.tolist() == [1, 5, 7]
     assert kept["two.conv2"].inputs.tolist() == [0, 2] and len(kept["fc"].inputs) == 16
 
@@ -234,7 +234,7 @@ def test_the_lighter_operand_of_a_sum_comes_first():
 def test_blocks_of_a_residual_net_end_at_its_sums():
     c = context("residual")
     dense = fold(c.dense.module)
-    found = blocks(dense, calibration.kept(c.dense, Plan()))
+    found = blocks(dense, refit.kept(c.dense, Plan()))
     assert [b.exit for b in found] == ["add", "add_1"]
     assert [len(s) for s in spans(found, 2)] == [2] and [len(s) for s in spans(found, 1)] == [1, 1]
 
@@ -295,7 +295,7 @@ def test_the_fisher_matrix_is_that_of_the_models_own_labels():
 
 def test_analysis_has_a_row_per_group_and_says_what_halving_saves():
     c = context("residual")
-    rows = {row.layer: row for row in analyse(c.dense, c)}
+    rows = {row.layer: row for row in analyze(c.dense, c)}
     inner = rows["one.conv1"]
     assert inner.entropy is not None and 0 < inner.entropy <= 1
     assert inner.needed is not None and 1 <= inner.needed <= 12

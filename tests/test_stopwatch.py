@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from compress import stopwatch
 from compress.artifact import Artifact
-from compress.graph.trace import trace
+from compress.graph.trace.trace import trace
 from compress.measure.latency import Timing
+from compress.pipeline import latency_cache
+from compress.pipeline.latency_cache import Stopwatch
 from compress.recipe import make
-from compress.stopwatch import Stopwatch
 
 
 def net(width: int, seed: int = 0) -> Artifact:
@@ -28,7 +28,7 @@ def watch(**settings: object) -> Stopwatch:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(stopwatch.CACHE, str(tmp_path))
+    monkeypatch.setenv(latency_cache.CACHE, str(tmp_path))
     return tmp_path / "latency.json"
 
 
@@ -54,7 +54,7 @@ def test_a_known_outcome_is_not_measured_again(cache: Path):
     ],
 )
 def test_another_model_or_setting_is_another_race(settings: dict[str, object], one: Artifact, other: Artifact):
-    if "threads" in settings and stopwatch.usable_cores() == 1:
+    if "threads" in settings and latency_cache.usable_cores() == 1:
         pytest.skip("all cores are one core here")
     watch().race(net(4), net(16))
     second = watch(**settings)
@@ -82,13 +82,13 @@ def test_a_damaged_cache_is_done_without(cache: Path, text: str):
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "file"
     file.write_text("")
-    monkeypatch.setenv(stopwatch.CACHE, str(file))
+    monkeypatch.setenv(latency_cache.CACHE, str(file))
     assert watch().race(net(4), net(16)).samples == 5
 
 
 def test_a_race_too_noisy_to_tell_is_repeated_and_not_remembered(cache: Path, monkeypatch: pytest.MonkeyPatch):
     outcomes = [Timing(1.0, 3.0, (2.0, 4.0), 5, scatter=s) for s in (6.0, 6.0, 6.0, 1.1)]
-    monkeypatch.setattr(stopwatch, "compare", lambda *args, **settings: {"one": outcomes.pop(0)})
+    monkeypatch.setattr(latency_cache, "compare", lambda *args, **settings: {"one": outcomes.pop(0)})
     noisy = watch().race(net(4), net(16))
     assert noisy.noisy and not noisy.faster and len(outcomes) == 2 and not cache.exists()
     assert watch().race(net(4), net(16)).faster and not outcomes

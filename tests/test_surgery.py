@@ -11,11 +11,11 @@ from models import MODELS, random_model, randomise
 from oracles import distance, outputs, random_edits, scrambled
 from torch import nn
 
+from compress.edits import Keep, Plan, from_json
 from compress.errors import BadInput, PlanMismatch
-from compress.graph.channels import solve
-from compress.graph.surgery import keep, mask
-from compress.graph.trace import trace
-from compress.plan import Keep, Plan, from_json
+from compress.graph.channels.solve import solve
+from compress.graph.surgery.remove import keep, mask
+from compress.graph.trace.trace import trace
 
 EXACT = 2e-5
 """Relative. Removal leaves zeros out of sums, so float32 adds the same numbers in another order: 1e-7 a sum, then depth."""

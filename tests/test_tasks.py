@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress.pipeline import run
+from compress.pipeline.run import run
 from compress.recipe import make
 
 pytestmark = pytest.mark.slow

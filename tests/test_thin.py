@@ -9,12 +9,12 @@ from torch import nn
 
 from compress.artifact import Artifact, apply
 from compress.data import open_data
+from compress.edits import Factor, Linearize, Merge, Plan
 from compress.errors import PlanMismatch
-from compress.graph.thin import thin
-from compress.graph.trace import trace
+from compress.graph.merge.low_rank import thin
+from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
 from compress.measure.latency import Timing
-from compress.plan import Factor, Linearize, Merge, Plan
 from compress.recipe import make
 from compress.stage import Context
 from compress.stages.merge import Merge as MergeStage

@@ -10,8 +10,8 @@ from oracles import flat, outputs
 from torch import nn
 
 from compress.errors import BadInput, UnsupportedModel
-from compress.graph.channels import solve
-from compress.graph.trace import trace
+from compress.graph.channels.solve import solve
+from compress.graph.trace.trace import trace
 
 
 def image(size=1):

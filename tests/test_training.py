@@ -12,19 +12,19 @@ from torch import nn
 from torch.fx import symbolic_trace
 
 from compress.artifact import Artifact
+from compress.checkpoint.load import load_model
+from compress.commands.demo import make_demo
 from compress.data import Data, Split, from_arrays, open_data
 from compress.data.stores import Stored
-from compress.demo import make_demo
 from compress.errors import BadInput
-from compress.load import load_model
 from compress.measure.quality import METRICS, Quality, evaluate
 from compress.recipe import make
 from compress.stage import Context
 from compress.stages.finetune import Finetune
-from compress.training import distillation, fresh, train
+from compress.training import distillation, reinitialized, train
 from compress.training.loop import _as_good, _rate
 from compress.training.losses import objective
-from compress.training.preparing import duration
+from compress.training.setup import duration
 
 
 @pytest.fixture(autouse=True)
@@ -341,8 +341,8 @@ def test_fresh_weights_are_all_new_by_seed_and_parameters_without_a_reset_are_na
 
     model = Token()
     model.body[1].running_mean += 5
-    first, said = fresh(model, 0)
-    assert same(first, fresh(model, 0)[0]) and not same(first, fresh(model, 1)[0])
+    first, said = reinitialized(model, 0)
+    assert same(first, reinitialized(model, 0)[0]) and not same(first, reinitialized(model, 1)[0])
     assert not first.body[0].weight.equal(model.body[0].weight) and not first.body[1].running_mean.any()
     assert first.token.abs().max() < 0.2 and first.scale.tolist() == [2, 2] and "token" in said
 

@@ -14,11 +14,11 @@ from torch import nn
 
 import exporters
 from compress import bench as verb
-from compress.bench import Unsteady, chosen, named, numbers, steady
+from compress.commands.bench import Unsteady, chosen, named, numbers, steady
 from compress.errors import BadInput
-from compress.measure import turns
+from compress.measure import interleaved
+from compress.measure.interleaved import Candidate, Figures, race
 from compress.measure.latency import judge
-from compress.measure.turns import Candidate, Figures, race
 from exporters.standalone import machine, racing
 from exporters.standalone.racing import Measured, Timed
 
@@ -99,7 +99,7 @@ X = Candidate("x", "ort", Path("x"), 1, 1)
 @pytest.mark.parametrize(("spread", "noisy"), [(1.2, False), (2.0, True)])
 def test_a_first_candidate_whose_rounds_scatter_is_noisy(spread: float, noisy: bool):
     one = rounds(spread)
-    (found,) = turns.judged([X], [one], machine.State(1.0, None), machine.State(2.0, None))
+    (found,) = interleaved.judged([X], [one], machine.State(1.0, None), machine.State(2.0, None))
     assert found.noisy is noisy and found.joules == 2.0 and found.mhz == (1.0, 2.0)
     if noisy:
         with pytest.raises(Unsteady, match="scatter too much"):
@@ -113,7 +113,7 @@ def test_a_process_without_a_core_claims_nothing_however_steady_it_was(own: floa
     one = rounds(1.0)
     one.processor_s *= own
     timing = judge({"0": np.full(20, 5.0), "1": np.full(20, 1.0)}, "0")["1"]
-    found = turns._figures(X, one, timing, False, first)
+    found = interleaved._figures(X, one, timing, False, first)
     assert timing.faster and found.noisy is noisy and found.held == min(own, first)
     assert found.verdict == ("cannot tell" if noisy else "faster")
 

@@ -13,20 +13,21 @@ import torch
 from torch import nn
 
 from compress.artifact import Artifact
+from compress.commands import sensitivity
+from compress.commands.sensitivity import agreement
 from compress.data import from_arrays
 from compress.entropy import ranking
 from compress.errors import BadInput, Infeasible
-from compress.graph.trace import trace
+from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
-from compress.opening import prepare
+from compress.pipeline.prepare import prepare
 from compress.recipe import make
 from compress.stage import Context
 from compress.stages import lottery as module
 from compress.stages.lottery import Lottery
 from compress.stages.sensitivity import Sensitivity, channels_worth
-from compress.training import diagnosis, fresh, train
-from compress.training.beginning import beginning
-from compress.training.diagnosis import agreement
+from compress.training import reinitialized, train
+from compress.training.initial_weights import beginning
 from compress.training.masks import masked, prunable, unmasked
 from compress.training.saliency import CRITERIA
 
@@ -122,7 +123,7 @@ def test_tickets_are_nested_and_go_back_to_the_weights_that_training_began_with(
     assert [(level.arm, level.number, round(level.left, 2)) for level in levels] == [
         (arm, number, left) for arm in ("original", "random") for number, left in enumerate((1.0, 0.5, 0.25))
     ]
-    drawn = fresh(told.dense.module, 0)[0].state_dict()
+    drawn = reinitialized(told.dense.module, 0)[0].state_dict()
     for name in ("original-1", "original-2"):
         assert all(torch.equal(value, drawn[key]) for key, value in begun[name].artifact.module.state_dict().items())
     weights = [begun[f"random-{n}"].artifact.module.get_submodule("3").weight for n in (1, 2)]
@@ -269,7 +270,7 @@ def test_trainings_on_hardly_other_batches_agree_more_where_they_began_with_the_
 
 def test_the_diagnostic_counts_slight_and_large_differences():
     one = torch.tensor([0.0, 1.0, 2.0, 3.0])  # of standard deviation 1.118
-    assert diagnosis._shares(one, one + torch.tensor([0.0, 0.1, 1.0, 1.2])) == (0.25, 0.25)
+    assert sensitivity._shares(one, one + torch.tensor([0.0, 0.1, 1.0, 1.2])) == (0.25, 0.25)
 
 
 def test_the_diagnostic_needs_labels_and_epochs():
@@ -279,7 +280,7 @@ def test_the_diagnostic_needs_labels_and_epochs():
 
 
 def test_a_channel_is_worth_the_mean_over_its_filters():
-    from compress.graph.channels import solve
+    from compress.graph.channels.solve import solve
 
     told = context()
     groups = solve(told.dense.module, INPUT).groups

@@ -10,7 +10,7 @@ Whatever was inferred (size, normalisation, split, augmentation, task) stands in
 
 from __future__ import annotations
 
-from compress.data.opening import from_arrays, open_data
+from compress.data.open_data import from_arrays, open_data
 from compress.data.settings import PRESETS, Settings
 from compress.data.splits import Augment, Batch, Data, DataSpec, Split, check_input, check_output
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress import resolve
+from compress import user_code
 from compress.data.arrays import open_arrays
 from compress.data.settings import PRESETS, Settings
 from compress.data.sources import Part, Source, find, number_classes, unreadable_out
@@ -66,7 +66,7 @@ def open_factory(name: str, settings: Settings, shape: tuple[int, ...] | None) -
     Raises:
         BadInput: the factory fails, or gives something else.
     """
-    factory = resolve.function(name, "--data")
+    factory = user_code.function(name, "--data")
     try:
         made = factory()
     except Exception as error:  # user code may raise anything

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from compress.entropy.moments import Centred
-from compress.entropy.refit import RIDGE, with_ridge
+from compress.entropy.ridge import RIDGE, with_ridge
 
 _DIRECTIONS = 0.9995  # share of the weighted target variance that the kept output directions must hold
 

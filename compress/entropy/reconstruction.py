@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compress.entropy.moments import Moments, Window, entries, patches, sample
-from compress.entropy.refit import Fit, ridge
+from compress.entropy.ridge import Fit, ridge
 
 GREY = 1 / 255
 LARGEST = 32  # entries per axis of the input that is decoded; larger ones are averaged

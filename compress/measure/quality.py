@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compress import resolve
+from compress import user_code
 from compress.errors import BadInput, EmptyData
 
 IGNORE = 255  # class number of mask pixels that count for nothing
@@ -321,7 +321,7 @@ def _decibels(output: Tensor, target: Tensor) -> Tensor:
 
 
 def _custom(name: str) -> Metric:
-    function = resolve.function(name, "--metric")
+    function = user_code.function(name, "--metric")
 
     def sums(output: Tensor, target: Tensor) -> Tensor:
         value = float(function(output, target))

@@ -12,7 +12,7 @@ from typing import Any
 
 from compress.curves import Curve, Series
 from compress.errors import BadInput
-from compress.report import words
+from compress.report import sentences
 from compress.report.markdown import bullets, grid
 from compress.report.records import Report
 
@@ -99,7 +99,7 @@ def _run(name: str, report: Report) -> Run:
         latency and latency.ratio,
         latency and latency.ci95,
         quality and quality.value,
-        words.drop(dense.quality, quality) if quality and dense.quality else None,
+        sentences.drop(dense.quality, quality) if quality and dense.quality else None,
         quality and quality.drop_ci95,
         round(sum(stage.seconds for stage in report.stages), 1),
     )
@@ -158,11 +158,11 @@ def cells(found: Comparison) -> list[tuple[str, ...]]:
             row.method,
             shown(row.params, ".1%"),
             shown(row.macs, ".1%"),
-            "-" if row.file_bytes is None else words.size(row.file_bytes),
+            "-" if row.file_bytes is None else sentences.size(row.file_bytes),
             shown(row.speed_up, ".2f", row.speed_up_ci95),
             shown(row.quality, ".4f"),
             shown(row.lost, "+.2f", row.lost_ci95, -1),
-            "-" if row.seconds is None else words.seconds(row.seconds),
+            "-" if row.seconds is None else sentences.seconds(row.seconds),
             "yes" if row.front else row.reason,
         )
         for row in found.runs

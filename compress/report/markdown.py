@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from compress.report import words
+from compress.report import sentences
 from compress.report.pictures import file_name
 from compress.report.records import Closeness, Report
 from compress.report.table import columns, rows
@@ -20,7 +20,7 @@ def markdown(report: Report) -> str:
     parts = [
         f"# Compression report: {_text(report.method)}",
         f"**{_text(report.verdict)}**",
-        bullets(words.sentences(report)),
+        bullets(sentences.sentences(report)),
         "## Stages",
         grid(columns(report), rows(report)),
         _reading(report),
@@ -55,12 +55,12 @@ def _exports(report: Report) -> list[str]:
         (
             export.format,
             f"`{export.path}`",
-            words.size(export.bytes) if export.bytes is not None else "-",
+            sentences.size(export.bytes) if export.bytes is not None else "-",
             str(export.opset or "-"),
             f"{export.parity.worst_abs:.2g}" if export.parity else "-" if export.closeness else "not checked",
             f"{export.parity.tolerance:.2g}" if export.parity else "-",
             *_closeness(export.closeness),
-            words.quality(export.quality) if export.quality else "-",
+            sentences.quality(export.quality) if export.quality else "-",
             f"`{export.sha256[:16]}...`",
         )
         for export in report.exports

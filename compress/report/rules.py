@@ -12,12 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from compress.amounts import BYTES, COUNTS, SHARES, amount
 from compress.errors import BadInput
-from compress.report import words
+from compress.report import sentences
 from compress.report.baseline import Baseline
 from compress.report.changes import FIGURES, Side, change, drop, speed_up
 from compress.report.intervals import Interval
+from compress.units import BYTES, COUNTS, SHARES, amount
 
 NOISY = "the rounds of its timing scatter too much: run again on a quieter machine"
 Verdict = Literal["pass", "fail", "cannot tell"]
@@ -74,9 +74,9 @@ def max_drop(at: Side, limit: float) -> Ruling:
     if dense is None or now is None or dense.metric != now.metric:
         raise BadInput("--max-drop asks for a loss of quality, and the report has none. Measure it: run again with --data.")
     found = drop(at)
-    unit = " points" if now.points == 100 else words.UNITS.get(now.metric, "")
+    unit = " points" if now.points == 100 else sentences.UNITS.get(now.metric, "")
     if found is None:
-        lost = f"{words.drop(dense, now):.2f}{unit}"
+        lost = f"{sentences.drop(dense, now):.2f}{unit}"
         return unknown("max-drop", lost, f"at most {limit:.2f}{unit}", "the report holds no interval of the loss: run again")
     return judged("max-drop", found, limit, unit)
 
@@ -139,7 +139,7 @@ def _share_or_count(rule: str, found: int, dense: int, limit: str | float) -> Ru
 
 def _counted(rule: str, found: int, allowed: float, unit: str) -> Ruling:
     verdict: Verdict = "pass" if found <= allowed else "fail"
-    text, limit = (words.count(n) + unit if n >= 1e3 or not unit else f"{n:.0f} {unit}" for n in (found, allowed))
+    text, limit = (sentences.count(n) + unit if n >= 1e3 or not unit else f"{n:.0f} {unit}" for n in (found, allowed))
     return Ruling(rule, verdict, text, f"at most {limit}", found, found, found)
 
 

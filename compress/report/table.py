@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.table import Table
 
-from compress.report import words
+from compress.report import sentences
 from compress.report.records import Report, StageRecord
 
 
@@ -37,13 +37,13 @@ def _row(stage: StageRecord, dense: StageRecord) -> tuple[str, ...]:
     comparable = quality is not None and dense.quality is not None and quality.metric == dense.quality.metric
     return (
         stage.stage,
-        words.count(stage.params),
-        words.count(stage.macs),
-        words.size(stage.file_bytes),
-        words.size(stage.peak_memory_bytes),
+        sentences.count(stage.params),
+        sentences.count(stage.macs),
+        sentences.size(stage.file_bytes),
+        sentences.size(stage.peak_memory_bytes),
         f"{latency.p50_ms:.3g}" if latency else "-",
-        "1x" if is_dense and latency else words.speed_up(latency) if latency else "-",
-        words.quality(quality) if quality else "-",
-        words.change(dense.quality, quality) if comparable and not is_dense else "-",  # type: ignore[arg-type]
-        words.seconds(stage.seconds) if stage.seconds else "-",
+        "1x" if is_dense and latency else sentences.speed_up(latency) if latency else "-",
+        sentences.quality(quality) if quality else "-",
+        sentences.change(dense.quality, quality) if comparable and not is_dense else "-",  # type: ignore[arg-type]
+        sentences.seconds(stage.seconds) if stage.seconds else "-",
     )

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from compress.files import write_text
+from compress.atomic_files import write_text
 from compress.search.agents import Agent, Step
-from compress.search.environment import Pruning
+from compress.search.gym_environment import Pruning
 
 _FILE = "episodes.jsonl"
 

@@ -27,7 +27,7 @@ from torch.fx import GraphModule
 from compress.data import Batch
 from compress.errors import UnsupportedModel
 from compress.measure.quality import Metric, evaluate
-from compress.statistics.spatial import Watching, maps
+from compress.statistics.spatial_maps import Watching, maps
 
 REWARDS = ("entropy", "accuracy", "mixed")
 _WATCHED = 64  # images whose maps are looked at: thousands of maps, whose mean hardly scatters

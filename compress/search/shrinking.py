@@ -24,16 +24,16 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compress.artifact import Artifact
+from compress.edits import Keep
 from compress.entropy.obs import Sweep
-from compress.entropy.refit import solve, with_ridge
-from compress.graph import surgery
-from compress.graph.channels import Channels
-from compress.graph.channels import solve as channels_of
-from compress.graph.fold import fold
-from compress.plan import Keep
+from compress.entropy.ridge import solve, with_ridge
+from compress.graph.channels.solve import Channels
+from compress.graph.channels.solve import solve as channels_of
+from compress.graph.merge.batch_norm import fold
+from compress.graph.surgery import remove
+from compress.refit.walk import write
 from compress.statistics.collect import Statistics
 from compress.statistics.layers import Layer, as_matrix, from_matrix, layers
-from compress.statistics.refitting import write
 
 _RIDGE = 1e-3  # as everywhere
 _TINY = 1e-6  # deviation of a channel that has none
@@ -95,8 +95,8 @@ class Shrinker:
         for name, count in counts.items():
             if count < (whole := self.channels.group(name).channels):
                 edits.append(Keep(name, whole, tuple(self.sweeps[name].kept(count))))
-        small = surgery.keep(self.module, self.channels, edits)
-        stays = surgery.staying(self.channels, edits)
+        small = remove.keep(self.module, self.channels, edits)
+        stays = remove.staying(self.channels, edits)
         for reader in self.readers:
             self._refit(small, reader, stays)
         return small.eval(), stays

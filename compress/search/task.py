@@ -8,14 +8,17 @@ import torch
 
 from compress.artifact import Artifact
 from compress.errors import BadInput, UnsupportedModel
-from compress.graph.channels import Channels, Group, solve
+from compress.graph.channels.solve import Channels, Group, solve
 from compress.measure import quality
 from compress.recipe import DEFAULT_TARGET
+from compress.refit import refit
 from compress.search.rewards import Judge, Outcome, has_maps, judge
 from compress.search.shrinking import Shrinker, shrinker
 from compress.search.widths import Widths, widths
+from compress.selection import budget
+from compress.selection import channels as selection
 from compress.stage import Context
-from compress.statistics import budget, calibration, selection
+from compress.statistics.consumers import measured
 from compress.statistics.layers import layers
 
 IMAGES = 256
@@ -48,7 +51,7 @@ def task(artifact: Artifact, context: Context) -> Task:
     recipe, data = context.recipe, context.data
     made = choice(artifact, context)
     groups = made.groups
-    losses = selection.Losses(artifact.module, calibration.statistics(artifact, context, groups, states=False))
+    losses = selection.Losses(artifact.module, refit.statistics(artifact, context, groups, states=False))
     curves = selection.sweeps(losses, groups, lambda share: context.progress("loss curves", share, ""))
     metric, _ = quality.choose(recipe.metric, data.spec.task, data.spec.labelled)
     batches = tuple(data.held_out.batches(_BATCH, limit=IMAGES, seed=recipe.seed, device=context.device))
@@ -77,7 +80,7 @@ def choice(artifact: Artifact, context: Context, align: int = 1) -> Widths:
 def _readable(artifact: Artifact, channels: Channels) -> list[Group]:
     """Groups that can lose channels and have a reader that can be refitted."""
     known = layers(artifact.module)
-    found = [g for g in budget.removable(artifact.module, channels) if selection.measured(g, known)]
+    found = [g for g in budget.removable(artifact.module, channels) if measured(g, known)]
     if not found:
         raise UnsupportedModel(
             "The model has no group of channels that can be removed and whose readers can be refitted; needed is at least one. "

@@ -25,10 +25,10 @@ import numpy as np
 from compress.artifact import Artifact
 from compress.entropy.allocate import CostModel, choices
 from compress.errors import Infeasible
-from compress.graph.channels import Channels, Group
+from compress.graph.channels.solve import Channels, Group
 from compress.measure.cost import cost
 from compress.recipe import parse_target
-from compress.statistics.budget import absolute, cost_model, of
+from compress.selection.budget import absolute, cost_model, of
 
 LEAST = 0.2
 FACTS = (

@@ -24,11 +24,12 @@ from typing import cast
 from torch.fx import GraphModule
 
 from compress.artifact import Artifact, apply
-from compress.plan import Linearize, Plan
+from compress.edits import Linearize, Plan
 from compress.recipe import Recipe
+from compress.refit import fit_activations, refit
+from compress.selection import activations
+from compress.selection.output_divergence import moved
 from compress.stage import Context
-from compress.statistics import calibration, lines, rectifiers
-from compress.statistics.moved import moved
 from compress.training import train
 
 _AT_ONCE = 4  # parts of the rectifiers, one of which goes at once
@@ -51,22 +52,22 @@ class Easier:
             UnsupportedModel: no rectifier can be linearized.
             Infeasible: the target is not in rectifiers, or leaves fewer than have to stay.
         """
-        rectifiers.spared(artifact, context.recipe.target)
+        activations.spared(artifact, context.recipe.target)
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         recipe = context.recipe
-        most = len(rectifiers.free(artifact)) - rectifiers.spared(artifact, recipe.target)
-        limit = rectifiers.MAX_DROP if recipe.max_drop is None else recipe.max_drop
-        start = rectifiers.held_out(artifact, context)
+        most = len(activations.free(artifact)) - activations.spared(artifact, recipe.target)
+        limit = activations.MAX_DROP if recipe.max_drop is None else recipe.max_drop
+        start = activations.held_out(artifact, context)
         best, gone, curve = artifact, 0, [f"0: {start.value:.4f}"]
         together = max(1, most // _AT_ONCE) if recipe.cheap else 1
         while gone < most and together:
             shallower = _shallower(best, context, min(together, most - gone), most - gone)
             count = gone + sum(isinstance(edit, Linearize) for edit in shallower.plan.edits[len(best.plan.edits) :])
             shallower = _trained(shallower, context, f"{count} of {most} rectifiers")
-            now = rectifiers.held_out(shallower, context)
+            now = activations.held_out(shallower, context)
             curve.append(f"{count}: {now.value:.4f}")
-            if rectifiers.lost(start, now) <= limit:
+            if activations.lost(start, now) <= limit:
                 best, gone = shallower, count
             else:
                 together //= 2
@@ -94,10 +95,10 @@ def _trained(artifact: Artifact, context: Context, detail: str) -> Artifact:
 def _shallower(artifact: Artifact, context: Context, together: int, most: int) -> Artifact:
     """The model with identities at the rectifiers of lowest entropy and at all of entropy 0; with `cheap`, refitted lines."""
     if context.recipe.cheap:
-        edits = lines.fitted(artifact, context, [site.path for site in rectifiers.free(artifact)])
+        edits = fit_activations.fitted(artifact, context, [site.path for site in activations.free(artifact)])
         cost = dict(zip(edits, moved(artifact, [[edit] for edit in edits], context), strict=True))
         lined = apply(Plan(tuple(sorted(edits, key=cost.__getitem__)[:together])), artifact)
-        return calibration.refitted(lined, replace(context, trained=artifact))
-    found, channels = rectifiers.entropies(artifact, context), rectifiers.widths(artifact)
-    chosen = rectifiers.lowest(found, most, together)
+        return refit.refitted(lined, replace(context, trained=artifact))
+    found, channels = activations.entropies(artifact, context), activations.widths(artifact)
+    chosen = activations.lowest(found, most, together)
     return apply(Plan(tuple(Linearize(path, channels[path]) for path in chosen)), artifact)

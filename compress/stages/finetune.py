@@ -10,8 +10,8 @@ from torch.fx import GraphModule
 from compress.artifact import Artifact
 from compress.recipe import Recipe
 from compress.stage import Context
-from compress.training import fresh, train
-from compress.training.gentle import blended, settled
+from compress.training import reinitialized, train
+from compress.training.gradual_linearize import blended, settled
 from compress.training.losses import objective
 
 
@@ -40,7 +40,7 @@ class Finetune:
         recipe, notes = context.recipe, ()
         module = artifact.module
         if recipe.from_scratch:
-            again, said = fresh(module, recipe.seed)
+            again, said = reinitialized(module, recipe.seed)
             module, notes = cast(GraphModule, again), (said,)
         if recipe.linearize == "gentle":
             module = blended(module, context.before.module)

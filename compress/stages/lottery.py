@@ -28,10 +28,10 @@ from compress.entropy import ranking
 from compress.errors import BadInput
 from compress.measure import quality
 from compress.recipe import DRAWN, Recipe
+from compress.selection import activations, scores, uniform_width
 from compress.stage import Context
-from compress.statistics import narrowing, rectifiers, scores
-from compress.training import fresh, train
-from compress.training.beginning import beginning
+from compress.training import reinitialized, train
+from compress.training.initial_weights import beginning
 from compress.training.masks import masked, prunable, unmasked
 
 _REDRAWN = 1000  # added to the seed per level, so that no level of `random` begins where another one did
@@ -81,7 +81,7 @@ class Lottery:
             UnsupportedModel, Infeasible: with channels: none can go, or not so many.
         """
         recipe = context.recipe
-        narrowing.check(artifact, context)
+        uniform_width.check(artifact, context)
         if recipe.initial is None and "original" in recipe.arms:
             raise BadInput(
                 "The initial weights of the model are not known, and the arm 'original' begins with them. Give their checkpoint "
@@ -107,7 +107,7 @@ class Lottery:
         A level that lies on the desk already is not trained again.
         """
         recipe = context.recipe
-        unit, target = narrowing.goal(recipe)
+        unit, target = uniform_width.goal(recipe)
         shares = ranking.levels(target, recipe.prune, recipe.prune_of)
         begun = beginning(artifact, context) if recipe.initial is not None else artifact
         masks = prunable(begun.module) if recipe.structure == "weights" else {}
@@ -117,26 +117,26 @@ class Lottery:
             first = replace(first, artifact=rewound)
         for arm in recipe.arms:
             ticket, trained = first, dense
-            yield Level(arm, 0, 1.0, dense, rectifiers.held_out(dense, context))
+            yield Level(arm, 0, 1.0, dense, activations.held_out(dense, context))
             for number, share in enumerate(shares[1:], 1):
                 ticket = _thinner(ticket, trained, context, unit, share)
                 if arm == "random":
-                    drawn, _ = fresh(ticket.artifact.module, recipe.seed + _REDRAWN * number)
+                    drawn, _ = reinitialized(ticket.artifact.module, recipe.seed + _REDRAWN * number)
                     ticket = replace(ticket, artifact=replace(ticket.artifact, module=cast(GraphModule, drawn)))
                 trained, _ = _trained(ticket, context, f"{arm}-{number}", f"{arm}, level {number} of {len(shares) - 1}")
-                yield Level(arm, number, _left(ticket, context, unit), trained, rectifiers.held_out(trained, context))
+                yield Level(arm, number, _left(ticket, context, unit), trained, activations.held_out(trained, context))
 
 
 def _thinner(ticket: _Ticket, trained: Artifact, context: Context, unit: str, share: float) -> _Ticket:
     """What stays of a ticket, by the weights that its training came to."""
     if not ticket.masks:
-        return _Ticket(narrowing.narrower(ticket.artifact, trained.module, scores.magnitude, context, unit, share), {})
+        return _Ticket(uniform_width.narrower(ticket.artifact, trained.module, scores.magnitude, context, unit, share), {})
     sizes = {path: cast(Tensor, trained.module.get_submodule(path).weight).detach().abs() for path in ticket.masks}
     return replace(ticket, masks=ranking.stay(sizes, ticket.masks, share, together=context.recipe.scope == "global"))
 
 
 def _left(ticket: _Ticket, context: Context, unit: str) -> float:
-    return ranking.left(ticket.masks) if ticket.masks else narrowing.share(ticket.artifact, context.dense, unit)
+    return ranking.left(ticket.masks) if ticket.masks else uniform_width.share(ticket.artifact, context.dense, unit)
 
 
 class _Rewinding:
@@ -182,7 +182,7 @@ def _bare(module: nn.Module, like: GraphModule) -> GraphModule:
 
 
 def _with(artifact: Artifact, state: dict[str, Tensor]) -> Artifact:
-    module = cast(GraphModule, fresh(artifact.module, 0)[0])
+    module = cast(GraphModule, reinitialized(artifact.module, 0)[0])
     module.load_state_dict(state)
     return replace(artifact, module=module.eval())
 
@@ -197,7 +197,7 @@ def _keep(place: Path, states: dict[str, dict[str, Tensor]]) -> None:
 
 def _told(found: Sequence[Level], recipe: Recipe) -> tuple[Curve, tuple[str, ...]]:
     """The picture of all arms, and what to say of it."""
-    dense, unit = found[0].held_out, narrowing.goal(recipe)[0]
+    dense, unit = found[0].held_out, uniform_width.goal(recipe)[0]
     arms = {arm: [level for level in found if level.arm == arm] for arm in recipe.arms}
     winners = {arm: _winners(levels) for arm, levels in arms.items()}
     series = tuple(

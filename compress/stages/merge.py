@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from compress.artifact import Artifact, apply
+from compress.edits import Factor, Plan
+from compress.edits import Merge as Edit
 from compress.entropy.spans import Span, choose
-from compress.graph.segments import Segment
-from compress.graph.thin import rank_of, thin
-from compress.plan import Factor, Plan
-from compress.plan import Merge as Edit
+from compress.graph.merge.low_rank import rank_of, thin
+from compress.graph.merge.segments import Segment
 from compress.recipe import Recipe
+from compress.selection.merge_candidates import candidates
 from compress.stage import Context, Race
-from compress.statistics.candidates import candidates
 
 
 @dataclass(frozen=True)

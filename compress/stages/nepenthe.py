@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from compress.artifact import Artifact, apply
+from compress.edits import Plan
 from compress.entropy.collapse import budgets, layer_entropy, smallest
-from compress.plan import Plan
 from compress.recipe import Recipe
+from compress.refit import fit_activations, refit
+from compress.selection import activations
 from compress.stage import Context
-from compress.statistics import calibration, lines, rectifiers
 from compress.training import train
 from compress.training.masks import masked, unmasked
 
@@ -49,13 +50,13 @@ class Nepenthe:
             UnsupportedModel: no rectifier can be linearized.
             Infeasible: the target is not in rectifiers, or leaves fewer than have to stay.
         """
-        rectifiers.spared(artifact, context.recipe.target)
+        activations.spared(artifact, context.recipe.target)
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         recipe = context.recipe
-        most = len(rectifiers.free(artifact)) - rectifiers.spared(artifact, recipe.target)
-        limit = rectifiers.MAX_DROP if recipe.max_drop is None else recipe.max_drop
-        start = rectifiers.held_out(artifact, context)
+        most = len(activations.free(artifact)) - activations.spared(artifact, recipe.target)
+        limit = activations.MAX_DROP if recipe.max_drop is None else recipe.max_drop
+        start = activations.held_out(artifact, context)
         best, curve = artifact, [f"0 %: {start.value:.4f}"]
         bits = _bits(best, context)
         for number in range(_ROUNDS):
@@ -73,13 +74,13 @@ class Nepenthe:
                 progress=lambda what, share, text, detail=detail: context.progress("nepenthe", share, f"{detail}, {text}"),
             )
             sparser = replace(best, module=cast(GraphModule, unmasked(trained.module, best.module)))
-            now = rectifiers.held_out(sparser, context)
+            now = activations.held_out(sparser, context)
             curve.append(f"{pruned:.0f} %: {now.value:.4f}")
-            if rectifiers.lost(start, now) > limit:
+            if activations.lost(start, now) > limit:
                 break
             best, bits = sparser, _bits(sparser, context)
         gone = [path for path, h in bits.items() if h == 0][:most]
-        shallower = apply(Plan(tuple(lines.fitted(best, context, gone))), best) if gone else best
+        shallower = apply(Plan(tuple(fit_activations.fitted(best, context, gone))), best) if gone else best
         return shallower.noting(
             f"NEPENTHE brought {len(gone)} of {most} rectifiers to entropy 0 and linearized them, within {limit:g} points of "
             f"held-out {start.metric}. Held-out {start.metric} by pruned weights: {', '.join(curve)}."
@@ -88,8 +89,8 @@ class Nepenthe:
 
 def _bits(artifact: Artifact, context: Context) -> dict[str, float]:
     """Mean entropy of the channels that switch, by path of the rectifier."""
-    states = calibration.statistics(artifact, context, (), states=True).states
-    return {site.path: layer_entropy(states[site.path].entropy) for site in rectifiers.free(artifact) if site.path in states}
+    states = refit.statistics(artifact, context, (), states=True).states
+    return {site.path: layer_entropy(states[site.path].entropy) for site in activations.free(artifact) if site.path in states}
 
 
 def _masks(module: GraphModule, bits: Mapping[str, float]) -> dict[str, Tensor]:

@@ -24,13 +24,13 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from compress.artifact import Artifact
 from compress.recipe import Recipe
+from compress.refit import refit as calibration
+from compress.refit.blocks import Block, blocks, spans
+from compress.refit.tape import run
+from compress.refit.walk import refit
 from compress.stage import Context
-from compress.statistics import calibration
-from compress.statistics.blocks import Block, blocks, spans
 from compress.statistics.collect import drawn_loss, first_tensor, outer_products
 from compress.statistics.layers import layers
-from compress.statistics.refitting import refit
-from compress.statistics.tape import run
 
 _BATCH = 64
 _RATE = 2e-3

@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compress.artifact import Artifact, apply
+from compress.edits import Plan
+from compress.edits import Relocate as Edit
 from compress.entropy.spans import Span, choose
-from compress.plan import Plan
-from compress.plan import Relocate as Edit
 from compress.recipe import Recipe
+from compress.selection.merge_candidates import candidates
 from compress.stage import Context
-from compress.statistics.candidates import candidates
 
 
 @dataclass(frozen=True)

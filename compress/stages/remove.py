@@ -17,17 +17,19 @@ import torch
 from torch import Tensor
 
 from compress.artifact import Artifact, apply
+from compress.edits import Keep, Plan
 from compress.entropy import allocate, swaps
 from compress.entropy.allocate import Allocation
 from compress.entropy.obs import Sweep
 from compress.errors import BadInput, UnsupportedModel
-from compress.graph.channels import Group, solve
+from compress.graph.channels.solve import Group, solve
 from compress.measure.cost import cost
-from compress.plan import Keep, Plan
 from compress.recipe import DEFAULT_TARGET, Recipe
+from compress.refit import refit
+from compress.selection import budget
+from compress.selection import channels as selection
+from compress.selection.scores import SCORES
 from compress.stage import Context
-from compress.statistics import budget, calibration, selection
-from compress.statistics.scores import SCORES
 
 Selector = Literal["entropic", "entropic-path", "obs", "obs-swaps", "magnitude", "taylor", "random", "state-entropy"]
 MEASURED = ("entropic", "entropic-path", "obs", "obs-swaps")
@@ -70,7 +72,7 @@ class Remove:
             return artifact.noting(f"The model meets the target {context.recipe.target} already: no channel was removed.")
         edits, notes = self.decide(artifact, context)
         smaller = apply(Plan(edits, context.recipe.method, context.recipe.align or 1), artifact).noting(*notes)
-        return calibration.refitted(smaller, context)
+        return refit.refitted(smaller, context)
 
     def decide(
         self, artifact: Artifact, context: Context, losses: selection.Losses | None = None
@@ -84,7 +86,7 @@ class Remove:
         self.check(artifact, context)
         groups = self._groups(artifact)
         if self.selector in MEASURED:
-            losses = losses or selection.Losses(artifact.module, calibration.statistics(artifact, context, groups, states=False))
+            losses = losses or selection.Losses(artifact.module, refit.statistics(artifact, context, groups, states=False))
             sweeps = selection.sweeps(losses, groups, lambda share: context.progress("loss curves", share, ""))
             curves, choose = {name: sweep.losses for name, sweep in sweeps.items()}, self._chooser(losses, sweeps)
             why = "no layer that reads them can be refitted"

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compress.artifact import Artifact, apply
-from compress.plan import Factor, Merge, Plan, read
+from compress.edits import Factor, Merge, Plan, read
 from compress.recipe import Recipe
+from compress.refit import refit
 from compress.stage import Context
-from compress.statistics import calibration
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Replay:
         said = f"The run began with the {len(plan.edits)} edits of {origin}, refitted."
         if merges:
             said += f" Its {merges} merges were left out; a method that merges finds them again."
-        return calibration.refitted(apply(plan, artifact), context).noting(said)
+        return refit.refitted(apply(plan, artifact), context).noting(said)
 
 
 def _begun(context: Context) -> tuple[Plan, int]:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact, apply
 from compress.curves import Curve, Series
+from compress.edits import Keep, Plan
 from compress.errors import MissingPackage
-from compress.plan import Keep, Plan
 from compress.recipe import DEFAULT_TARGET, Recipe
+from compress.refit import refit
+from compress.selection import budget
 from compress.stage import Context
-from compress.statistics import budget, calibration
 
 if TYPE_CHECKING:
     from compress.search.episodes import Episode
@@ -68,7 +69,7 @@ class Search:
         smaller = apply(Plan(edits, context.recipe.method, context.recipe.align or 1), artifact).noting(*notes)
         for curve in curves:
             smaller = smaller.showing(curve)
-        return calibration.refitted(smaller, context)
+        return refit.refitted(smaller, context)
 
     def decide(self, artifact: Artifact, context: Context) -> tuple[tuple[Keep, ...], tuple[str, ...]]:
         """The edits, and what should be said about them.
@@ -81,7 +82,7 @@ class Search:
 
     def _decide(self, artifact: Artifact, context: Context) -> tuple[tuple[Keep, ...], tuple[str, ...], tuple[Curve, ...]]:
         from compress.search import agents, episodes
-        from compress.search.environment import Pruning
+        from compress.search.gym_environment import Pruning
         from compress.search.task import choice, task
 
         self.check(artifact, context)

@@ -20,12 +20,12 @@ from torch.fx import GraphModule
 
 from compress.artifact import Artifact
 from compress.entropy import ranking
-from compress.graph.channels import Group
+from compress.graph.channels.solve import Group
 from compress.recipe import Recipe
+from compress.selection import uniform_width
 from compress.stage import Context
-from compress.statistics import narrowing
 from compress.training import Progress, train
-from compress.training.beginning import beginning
+from compress.training.initial_weights import beginning
 from compress.training.masks import masked, prunable, unmasked
 from compress.training.saliency import CRITERIA, Scores
 
@@ -43,7 +43,7 @@ class Sensitivity:
 
     def check(self, artifact: Artifact, context: Context) -> None:
         """Refuse what cannot be pruned and trained, see `narrowing.check`."""
-        narrowing.check(artifact, context)
+        uniform_width.check(artifact, context)
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         recipe = context.recipe
@@ -53,15 +53,15 @@ class Sensitivity:
             return lambda what, share, text: context.progress(self.name, share, f"{doing}, {text}")
 
         scores = CRITERIA[self.criterion](untrained.module, context, tell("first look"))
-        unit, left = narrowing.goal(recipe)
+        unit, left = uniform_width.goal(recipe)
         masks: ranking.Masks = {}
         if recipe.structure == "weights":
             masks = ranking.stay(scores, prunable(untrained.module), left, together=recipe.scope == "global")
             said = f"{ranking.left(masks):.1%} of the weights are left; the others are zeros in the file: no speed."
         else:
             worth = lambda module, group: channels_worth(scores, module, group)  # noqa: E731
-            untrained = narrowing.narrower(untrained, untrained.module, worth, context, unit, left)
-            said = f"{narrowing.share(untrained, context.dense, unit):.1%} of the {unit} are left in the untrained net."
+            untrained = uniform_width.narrower(untrained, untrained.module, worth, context, unit, left)
+            said = f"{uniform_width.share(untrained, context.dense, unit):.1%} of the {unit} are left in the untrained net."
         held = masked(untrained.module, masks)
         done = train(held, context.data, recipe, context.device, progress=tell("training"))
         module = cast(GraphModule, unmasked(done.module, untrained.module.cpu()))

@@ -15,15 +15,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from compress.artifact import Artifact, apply
+from compress.edits import Edit, Linearize, Plan, Pointwise, Relocate
 from compress.entropy.spans import Span, choose
 from compress.errors import BadInput
 from compress.measure import quality
-from compress.plan import Edit, Linearize, Plan, Pointwise, Relocate
 from compress.recipe import Recipe
+from compress.refit import fit_activations, refit
+from compress.selection import activations
+from compress.selection.merge_candidates import Candidate, candidates
+from compress.selection.output_divergence import moved
 from compress.stage import Context
-from compress.statistics import calibration, lines, rectifiers
-from compress.statistics.candidates import Candidate, candidates
-from compress.statistics.moved import moved
 
 _HALVINGS = 8
 
@@ -56,7 +57,7 @@ class Shorten:
                 f"The target is {context.recipe.target}, but the method {context.recipe.method} stops by --depth, points that "
                 "lines may cost before fine-tuning. Give those, or take --method easier, with targets such as rectifiers=0.5."
             )
-        rectifiers.free(artifact)
+        activations.free(artifact)
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         found = candidates(artifact, context.race, lambda one: bool(one.sites), _share(context, "time stretches"), windows=True)
@@ -68,7 +69,7 @@ class Shorten:
                 "multiply-accumulates), so every rectifier stays: merging does not pay here."
             )
         wanted = tuple(dict.fromkeys(site for one in found.candidates for site in one.segment.sites))
-        straight = {edit.layer: edit for edit in lines.fitted(artifact, context, wanted)}
+        straight = {edit.layer: edit for edit in fit_activations.fitted(artifact, context, wanted)}
         return self._chosen(artifact, context, found.candidates, straight)
 
     def _chosen(
@@ -77,20 +78,20 @@ class Shorten:
         edits = [_edits([one], straight) for one in found]
         losses = moved(artifact, edits, context, _share(context, "loss of stretches"))
         spans = [Span(one.start, one.stop, one.gain, loss) for one, loss in zip(found, losses, strict=True)]
-        start, points = rectifiers.held_out(artifact, context), allowed(context.recipe)
+        start, points = activations.held_out(artifact, context), allowed(context.recipe)
         limit = sum(max(loss, 0.0) for loss in losses)
         for _ in range(_HALVINGS):
             chosen = [found[i] for i in choose(spans, limit)]
             if not chosen:
                 break
             shorter = apply(Plan(_edits(chosen, straight)), artifact)
-            if lines.refits(context.recipe):
-                shorter = calibration.refitted(shorter, context)
-            lost = rectifiers.lost(start, rectifiers.held_out(shorter, context))
+            if fit_activations.refits(context.recipe):
+                shorter = refit.refitted(shorter, context)
+            lost = activations.lost(start, activations.held_out(shorter, context))
             if lost <= points:
                 sites = sum(len(one.segment.sites) for one in chosen)
                 return shorter.noting(
-                    f"Depth: {sites} of {len(rectifiers.free(artifact))} rectifiers became lines in {len(chosen)} stretches, "
+                    f"Depth: {sites} of {len(activations.free(artifact))} rectifiers became lines in {len(chosen)} stretches, "
                     f"{lost:.2f} points of held-out {start.metric} before fine-tuning.",
                     *self._each(artifact, context, chosen, straight, start),
                 )
@@ -111,12 +112,12 @@ class Shorten:
         """What each stretch gains, and what it costs where it is the only one and nothing is refitted."""
         said: list[str] = []
         for number, one in enumerate(chosen):
-            alone = rectifiers.held_out(apply(Plan(_edits([one], straight)), artifact), context)
+            alone = activations.held_out(apply(Plan(_edits([one], straight)), artifact), context)
             gain = f"{one.gain:,.0f} multiply-accumulates" if one.timing is None else f"{one.gain:.3g} ms of {_before(one):.3g}"
             less = f", {', '.join(one.segment.pointwise)} without its window" if one.segment.pointwise else ""
             said.append(
                 f"Depth: {one.segment.layers[0]} to {one.segment.layers[-1]} as one layer, {', '.join(one.segment.sites)} as "
-                f"lines{less}: saves {gain}; by itself and before any refit it costs {rectifiers.lost(start, alone):.2f} points."
+                f"lines{less}: saves {gain}; by itself and before any refit it costs {activations.lost(start, alone):.2f} points."
             )
             context.progress("cost of stretches", (number + 1) / len(chosen), one.segment.layers[0])
         return said

@@ -25,8 +25,8 @@ from compress.entropy.estimators import BatchMean
 from compress.entropy.moments import Moments
 from compress.entropy.state import States
 from compress.errors import EmptyData
+from compress.statistics.activation_states import observed, watch
 from compress.statistics.layers import Layer, layers
-from compress.statistics.sites import observed, watch
 
 Inputs = tuple[Tensor, ...]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from compress.training.fresh import fresh
 from compress.training.loop import Epoch, Training, train
 from compress.training.losses import distillation
-from compress.training.preparing import Progress
+from compress.training.reinitialize import reinitialized
+from compress.training.setup import Progress
 
-__all__ = ["Epoch", "Progress", "Training", "distillation", "fresh", "train"]
+__all__ = ["Epoch", "Progress", "Training", "distillation", "reinitialized", "train"]

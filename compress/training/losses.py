@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from compress import resolve
+from compress import user_code
 from compress.errors import BadInput
 from compress.measure.quality import CLASSES, IGNORE, first_output, same_shape
 from compress.recipe import Recipe
@@ -81,7 +81,7 @@ def taught(recipe: Recipe, labelled: bool, teacher: bool) -> float:
 
 def _by_labels(name: str, task: str) -> Callable[[Any, Tensor], Tensor]:
     if ":" in name:
-        return resolve.function(name, "--loss")
+        return user_code.function(name, "--loss")
     if name == "auto":
         name = "cross_entropy" if task in CLASSES else "mse"
     if name not in KINDS:

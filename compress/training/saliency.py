@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from compress.stage import Context
 from compress.training.loop import train
 from compress.training.masks import prunable
-from compress.training.preparing import Progress
+from compress.training.setup import Progress
 
 Scores = dict[str, Tensor]
 """By path of the layer, of its weight's shape, on the CPU."""

@@ -10,7 +10,7 @@ import argparse
 
 import torch
 
-from compress.demo import make_demo
+from compress.commands.demo import make_demo
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from exporters.backends import imported
 from exporters.errors import ExportError
+from exporters.optional_imports import imported
 from exporters.standalone import machine
 
 Run = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 if __package__:
-    from exporters.standalone import sealed
+    from exporters.standalone import checksums
 else:
-    import sealed  # type: ignore[no-redef,import-not-found]
+    import checksums  # type: ignore[no-redef,import-not-found]
 
 SCHEMA = 1
 BUDGET_S, SAMPLE_S, LEAST_ROUNDS = 10.0, 0.005, 10
@@ -105,13 +105,13 @@ def verify(
         sealed.Refused: no package, or one that is not safe to open.
     """
     with opened(package) as folder:
-        problems = sealed.problems(folder)
-        found = sealed.sha256(folder / sealed.SUMS)
+        problems = checksums.problems(folder)
+        found = checksums.sha256(folder / checksums.SUMS)
         if digest is not None and digest.lower() != found:
             problems.append(f"the digest is {found}, not {digest}")
         signer = None
         if allowed_signers is not None:
-            signer = sealed.signature(folder, allowed_signers, identity)
+            signer = checksums.signature(folder, allowed_signers, identity)
             if not signer:
                 problems.append(f"it is not signed by {identity or 'an allowed signer'}")
         manifest = {} if problems else read_manifest(folder)
@@ -130,21 +130,21 @@ def opened(package: Path) -> Iterator[Path]:
         yield package
         return
     if not package.is_file():
-        raise sealed.Refused(f"There is no package {package}. Give a package.tar.gz, or the folder that it was unpacked into.")
+        raise checksums.Refused(f"There is no package {package}. Give a package.tar.gz, or the folder that it was unpacked into.")
     with tempfile.TemporaryDirectory(prefix="package-") as folder:
-        sealed.unpack(package, Path(folder))
+        checksums.unpack(package, Path(folder))
         yield Path(folder)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest, which the hashes have vouched for."""
     try:
-        manifest = json.loads((folder / sealed.MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / checksums.MANIFEST).read_text(encoding="utf-8"))
         schema = manifest["schema"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise sealed.Refused(f"{sealed.MANIFEST} cannot be read ({error}). Make the package again.") from error
+        raise checksums.Refused(f"{checksums.MANIFEST} cannot be read ({error}). Make the package again.") from error
     if schema != SCHEMA:
-        raise sealed.Refused(f"The package has schema {schema!r}, this script reads {SCHEMA}. Use the verify.py inside it.")
+        raise checksums.Refused(f"The package has schema {schema!r}, this script reads {SCHEMA}. Use the verify.py inside it.")
     return manifest
 
 
@@ -312,7 +312,7 @@ def main(arguments: list[str] | None = None) -> int:
     signing = given.allowed_signers, given.identity, given.digest
     try:
         found = verify(given.package, not given.hashes_only, given.rounds, given.threads, *signing)
-    except sealed.Refused as error:
+    except checksums.Refused as error:
         if given.json:
             print(json.dumps({"error": {"kind": "BadInput", "message": str(error), "exit_code": 2}}))
         print(f"Error: {error}", file=sys.stderr)

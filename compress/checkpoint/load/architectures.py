@@ -1,0 +1,108 @@
+"""`--arch`: the module that a state_dict belongs to, built by name with fresh weights."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from compress import user_code
+from compress.checkpoint.load.pickles import importable_from_here
+from compress.errors import BadInput
+
+_WEIGHTS = ("weights", "pretrained", "checkpoint_path")
+
+
+def build(arch: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """A module with fresh weights; nothing is downloaded, and the random state of the caller stays as it was.
+
+    Args:
+        arch: torchvision:NAME, timm:NAME, package.module:factory or path/to/file.py:factory.
+        arguments: keyword arguments of the factory.
+
+    Raises:
+        BadInput: no such name, or the factory fails or gives no module.
+    """
+    if clash := [name for name in _WEIGHTS if arguments.get(name)]:
+        raise BadInput(f"--arch-kwargs gives {clash[0]}, but the weights come from the model file. Leave {clash[0]} out.")
+    folder = str(Path(arch.rpartition(":")[0]).resolve().parent)
+    with importable_from_here(folder), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = _call(factory(arch), arch, arguments)
+    if not isinstance(made, nn.Module):
+        raise BadInput(f"--arch {arch} gives a {torch.typename(made)}; needed is what gives a torch.nn.Module.")
+    return made
+
+
+def factory(arch: str) -> Callable[..., Any]:
+    """The function or class behind a name.
+
+    Raises:
+        BadInput: there is none.
+    """
+    source, _, name = arch.partition(":")
+    if source == "torchvision":
+        return _torchvision(name)
+    if source == "timm":
+        return _timm(name)
+    return user_code.function(arch, "--arch")
+
+
+def accepts(arch: str, argument: str) -> bool:
+    """Whether a factory has a keyword argument of that name."""
+    with importable_from_here():
+        try:
+            parameters = inspect.signature(factory(arch)).parameters
+        except (TypeError, ValueError):
+            return False
+    return arch.startswith(("torchvision:", "timm:")) or argument in parameters
+
+
+def _call(make: Callable[..., Any], arch: str, arguments: Mapping[str, Any]) -> Any:
+    given = ", ".join(f"{key}={value!r}" for key, value in arguments.items()) or "no arguments"
+    if isinstance(make, nn.Module):  # a module of the user's file; calling it would run it
+        return make
+    try:
+        return make(**arguments)
+    except Exception as error:  # user code may raise anything
+        first = (str(error).strip() or "no message").splitlines()[0]
+        raise BadInput(
+            f"--arch {arch} fails when it is called with {given} ({type(error).__name__}: {first}). "
+            "Give what it needs with --arch-kwargs KEY=VALUE."
+        ) from error
+
+
+def _torchvision(name: str) -> Callable[..., Any]:
+    names = torchvision.models.list_models()
+    if name not in names:
+        raise BadInput(f"torchvision has no model '{name}'.{_close(name, names)}")
+
+    def make(**arguments: Any) -> Any:
+        parameters = inspect.signature(torchvision.models.get_model_builder(name)).parameters
+        no_download = {key: None for key in ("weights", "weights_backbone") if key in parameters}
+        return torchvision.models.get_model(name, **(no_download | arguments))
+
+    return make
+
+
+def _timm(name: str) -> Callable[..., Any]:
+    if importlib.util.find_spec("timm") is None:
+        raise BadInput(f"--arch timm:{name} needs timm, which is not installed: pip install 'compress[timm]'.")
+    import timm
+
+    if not timm.is_model(name):
+        raise BadInput(f"timm has no model '{name}'.{_close(name, timm.list_models())}")
+    return lambda **arguments: timm.create_model(name, pretrained=False, **arguments)
+
+
+def _close(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, 3)
+    return f" Did you mean {' or '.join(close)}?" if close else ""

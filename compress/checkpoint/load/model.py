@@ -1,0 +1,212 @@
+"""Model files become modules, and modules artifacts. Everything that was inferred on the way comes back as a note."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from compress.artifact import Artifact
+from compress.checkpoint.deserialize import MAX_BYTES, expected_tensors, from_json
+from compress.checkpoint.load import state_dict
+from compress.checkpoint.load.input_errors import by, channels_wanted, misfit
+from compress.checkpoint.load.pickles import look_over, unpickle
+from compress.checkpoint.load.sniff import GRAPH, WEIGHTS, Kind, identify
+from compress.errors import BadInput
+from compress.graph.trace.trace import trace
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A module, fp32, in eval mode, on the CPU, and what a person should know about how it came to be."""
+
+    module: nn.Module
+    notes: tuple[str, ...] = ()
+
+
+def load_model(
+    path: str | Path, *, arch: str | None = None, arch_kwargs: Mapping[str, Any] | None = None, trust_pickle: bool = False
+) -> Loaded:
+    """Open a model file of any kind that can be opened.
+
+    Args:
+        path: a file of torch.save (module or state_dict), a .safetensors file, or a model.compressed folder.
+        arch: for a state_dict: torchvision:NAME, timm:NAME, package.module:factory or path/to/file.py:factory.
+        arch_kwargs: keyword arguments of the factory.
+        trust_pickle: run the code inside the file, where it needs any.
+
+    Raises:
+        BadInput: the file cannot be used; says what was found, what is needed, what to do.
+    """
+    path = Path(path)
+    kind, where = identify(path), f"The model file {path}"
+    if kind is Kind.COMPRESSED:
+        module = load(path)
+        return Loaded(module, (*_unused(arch), *state_dict.settle(module, where)))
+    saved = _read_safetensors(path) if kind is Kind.SAFETENSORS else unpickle(path, kind, trust_pickle)
+    found, notes = state_dict.find(saved, where)
+    if isinstance(found, nn.Module):
+        if not trust_pickle:
+            look_over(found, where)
+        module, more = _whole(found)
+        notes += [*more, *_unused(arch)]
+    elif arch is None:
+        raise BadInput(_needs_arch(where, found))
+    else:
+        module, more = state_dict.fill(found, arch, arch_kwargs or {}, where)
+        notes += more
+    notes += state_dict.settle(module, where)
+    return Loaded(module, tuple(notes))
+
+
+def _unused(arch: str | None) -> tuple[str, ...]:
+    return (f"--arch {arch} was not needed: the file holds the whole model.",) if arch else ()
+
+
+def _whole(module: nn.Module) -> tuple[nn.Module, list[str]]:
+    notes: list[str] = []
+    if isinstance(module, nn.DataParallel):
+        module = module.module
+        notes.append("The module was taken out of its DataParallel wrapper.")
+    if module.training:
+        notes.append("The module was saved in training mode; it is used in eval mode.")
+    return module, notes
+
+
+def _needs_arch(where: str, found: Mapping[str, Tensor]) -> str:
+    return (
+        f"{where} holds weights only ({len(found)} tensors, the first is {next(iter(found))}); needed is the architecture too. "
+        "Add --arch torchvision:NAME, timm:NAME, package.module:factory or path/to/file.py:factory."
+    )
+
+
+def load(path: str | Path) -> GraphModule:
+    """Open a model.compressed folder: the model in eval mode, trainable, without the class that it came from.
+
+    Raises:
+        BadInput: no such folder, a graph that oversteps, or weights that do not fit it.
+    """
+    path = Path(path)
+    kind = identify(path)
+    if kind is not Kind.COMPRESSED:
+        raise BadInput(f"{path} is {kind.value}; needed is a model.compressed folder, which 'compress run' and save() write.")
+    text = _read_graph(path / GRAPH)
+    return from_json(text, _read_safetensors(path / WEIGHTS, expected_tensors(text)))
+
+
+def _read_graph(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise BadInput(
+                f"{path} has {path.stat().st_size} bytes, at most {MAX_BYTES} are read; this program did not write it."
+            )
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} cannot be read ({error}). Save the model again.") from error
+
+
+def _read_safetensors(path: Path, expected: Mapping[str, tuple[str, Shape]] | None = None) -> dict[str, Tensor]:
+    """All tensors; names and shapes are compared with what is expected before any of them is read."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            names = list(file.keys())
+            if expected is not None:
+                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+                _compare(path, shapes, {name: shape for name, (_, shape) in expected.items()})
+            return {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"{path} is truncated, damaged or no .safetensors file ({first}). Copy or download it again.") from error
+
+
+def _compare(path: Path, found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
+    if found == expected:
+        return
+    odd = sorted(found.keys() ^ expected.keys()) or sorted(name for name in found if found[name] != expected[name])
+    name = odd[0]
+    raise BadInput(
+        f"{path} does not belong to the {GRAPH} beside it: {name} is {found.get(name, 'absent')}, "
+        f"the graph needs {expected.get(name, 'no such tensor')}. Save the model again."
+    )
+
+
+def open_artifact(
+    path: str | Path,
+    *,
+    arch: str | None = None,
+    arch_kwargs: Mapping[str, Any] | None = None,
+    trust_pickle: bool = False,
+    input_shapes: Sequence[Shape] = (),
+    of_data: bool = False,
+) -> Artifact:
+    """Load and trace a model.
+
+    Args:
+        path: as for load_model.
+        arch: as for load_model.
+        arch_kwargs: as for load_model.
+        trust_pickle: as for load_model.
+        input_shapes: one shape per model input, without the batch, such as (3, 32, 32); a model.compressed folder knows its own.
+        of_data: the shapes are those of the user's data, and the refusal of a model that does not fit says so.
+
+    Raises:
+        BadInput: the file cannot be used, or the model does not run on inputs of these shapes.
+        UnsupportedModel: the model cannot be traced.
+    """
+    loaded = load_model(path, arch=arch, arch_kwargs=arch_kwargs, trust_pickle=trust_pickle)
+    shapes = tuple(input_shapes) or _known_shapes(loaded.module)
+    if not shapes:
+        raise BadInput(f"The input size of {path} is not known. Give it with --input-shape CxHxW, once per model input.")
+    inputs = example_inputs(shapes)
+    try:
+        return Artifact(trace(loaded.module, inputs), inputs, notes=loaded.notes)
+    except BadInput as error:
+        if (told := refusal(loaded.module, inputs, of_data)) is not None:
+            raise told from error
+        raise
+
+
+def refusal(module: nn.Module, inputs: Sequence[Tensor], of_data: bool) -> BadInput | None:
+    """The error for inputs that a model does not take, told by the layer that fails; None where no layer says why."""
+    if (expected := misfit(module, inputs)) is None:
+        return None
+    shapes, channels = by([x.shape[1:] for x in inputs]), channels_wanted(module)
+    if not of_data:
+        return BadInput(f"The input shape is {shapes}, {expected}. Give what it needs with --input-shape CxHxW, once per input.")
+    found = inputs[0].shape[1] if inputs[0].ndim == 4 else None
+    settings = f"channels = {channels}" if channels != found else "size = [HEIGHT, WIDTH]"
+    remedy = f"Set {settings} in a data.toml, or give" if channels in (1, 3) else "Give"
+    return BadInput(f"The data gives inputs of {shapes}, {expected}. {remedy} the data it was trained on.")
+
+
+def _known_shapes(module: nn.Module) -> tuple[Shape, ...]:
+    """Input shapes without the batch that a stored graph remembers."""
+    nodes = list(module.graph.nodes) if isinstance(module, GraphModule) else []
+    shapes = [cast(Shape | None, node.meta.get("shape")) for node in nodes if node.op == "placeholder"]
+    return tuple(shape[1:] for shape in shapes if shape)
+
+
+def example_inputs(shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
+    """One normally distributed input of batch 1 per shape; always the same ones."""
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(1, *shape, generator=generator) for shape in shapes)
+
+
+def parse_shape(text: str) -> Shape:
+    """`3x32x32` -> (3, 32, 32).
+
+    Raises:
+        BadInput: not numbers above 0 with an x between them.
+    """
+    parts = text.lower().replace(",", "x").split("x")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise BadInput(f"--input-shape is '{text}'; needed is CxHxW, such as 3x224x224, once per model input.")
+    return tuple(int(part) for part in parts)

@@ -1,0 +1,186 @@
+"""A state_dict out of whatever was saved, and into the module it belongs to. What was inferred on the way comes back as notes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from compress.checkpoint.load import architectures
+from compress.errors import BadInput
+
+NESTS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights")
+_WRAPPERS = ("module.", "_orig_mod.")
+_COUNTERS = ("total_ops", "total_params")  # buffers that a popular FLOP counter leaves behind
+SHOWN = 5
+
+Weights = dict[str, Tensor]
+
+
+def find(saved: Any, where: str) -> tuple[nn.Module | Weights, list[str]]:
+    """The module or the tensors in a saved object, however nested.
+
+    Args:
+        saved: what the file holds.
+        where: how messages call the file.
+
+    Raises:
+        BadInput: neither is in it.
+    """
+    notes: list[str] = []
+    tensors: Weights = {}
+    for _ in range(4):
+        if isinstance(saved, nn.Module):
+            return saved, notes
+        if not isinstance(saved, Mapping):
+            raise BadInput(f"{where} holds a {torch.typename(saved)}; needed is a module or a state_dict (names and tensors).")
+        tensors = {str(key): value for key, value in saved.items() if isinstance(value, Tensor)}
+        nest = next((key for key in NESTS if isinstance(saved.get(key), Mapping | nn.Module)), None)
+        if nest is None or len(tensors) > len(saved) / 2:
+            break
+        notes.append(f"The weights were read from the entry '{nest}' of the file.")
+        saved = saved[nest]
+    if not tensors:
+        keys = ", ".join(repr(key) for key in list(saved)[:SHOWN]) or "nothing"
+        raise BadInput(f"{where} holds no weights (its entries: {keys}); needed is a state_dict, alone or under 'state_dict'.")
+    return _unwrapped(tensors, notes), notes
+
+
+def _unwrapped(tensors: Weights, notes: list[str]) -> Weights:
+    """Names without what DataParallel and torch.compile put before them."""
+    for prefix in _WRAPPERS * 2:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+            notes.append(f"The prefix '{prefix}' was taken off the names of the weights.")
+    if any("_orig_mod." in name for name in tensors):
+        tensors = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
+        notes.append("'_orig_mod.' (torch.compile) was taken out of the names of the weights.")
+    return tensors
+
+
+def fill(weights: Weights, arch: str, arguments: Mapping[str, Any], where: str) -> tuple[nn.Module, list[str]]:
+    """The architecture with these weights in it.
+
+    Raises:
+        BadInput: they do not belong together; names at most five of the differences.
+    """
+    module = architectures.build(arch, arguments)
+    weights, notes = _matched(weights, module)
+    differences = _differences(weights, module)
+    classes = _classes(weights, module) if "num_classes" not in arguments else None
+    if differences and classes is not None and architectures.accepts(arch, "num_classes"):
+        count, layer = classes
+        other = architectures.build(arch, {**arguments, "num_classes": count})
+        if not _differences(weights, other):
+            module, differences = other, []
+            notes.append(f"num_classes={count} was read from the shape of {layer}.")
+    if differences:
+        more = f"; and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+        raise BadInput(
+            f"{where} does not fit --arch {arch}: {'; '.join(differences[:SHOWN])}{more}. "
+            "Give the --arch, and with --arch-kwargs the sizes, that the weights were trained with."
+        )
+    _refuse_odd(weights.items(), where)
+    try:
+        module.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise BadInput(f"{where} does not fit --arch {arch} ({str(error).splitlines()[0]}).") from error
+    return module, notes + other_types(weights.values())
+
+
+def _matched(weights: Weights, module: nn.Module) -> tuple[Weights, list[str]]:
+    """Without counters of other tools, and without a first name part that the architecture does not have."""
+    notes: list[str] = []
+    wanted = module.state_dict().keys()
+    counters = [name for name in weights if name not in wanted and name.rpartition(".")[2] in _COUNTERS]
+    if counters:
+        weights = {name: tensor for name, tensor in weights.items() if name not in counters}
+        notes.append(f"{len(counters)} entries that are no weights ({counters[0]}, ...) were left out.")
+    outer = {name.partition(".")[0] for name in weights}
+    if len(outer) == 1 and not any(name in wanted for name in weights):
+        prefix = f"{outer.pop()}."
+        inner = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+        if any(name in wanted for name in inner):
+            return inner, [*notes, f"The prefix '{prefix}' was taken off the names of the weights."]
+    return weights, notes
+
+
+def _differences(weights: Weights, module: nn.Module) -> list[str]:
+    """One clause each, shapes first: they tell most about what is wrong."""
+    wanted = cast(dict[str, Tensor], {k: v for k, v in module.state_dict().items() if isinstance(v, Tensor)})
+    shapes = [
+        f"{name} is {list(weights[name].shape)}, the architecture has {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    # Files older than torch 0.4.1 have no num_batches_tracked; torch sets it.
+    missing = [name for name in wanted if name not in weights and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in weights if name not in wanted]
+    pairs = _alternate([f"{name} is missing" for name in missing], [f"{name} is unexpected" for name in unexpected])
+    return [*shapes[:3], *pairs, *shapes[3:]]
+
+
+def _alternate(one: list[str], other: list[str]) -> list[str]:
+    shorter = min(len(one), len(other))
+    return [clause for pair in zip(one, other, strict=False) for clause in pair] + one[shorter:] + other[shorter:]
+
+
+def _classes(weights: Weights, module: nn.Module) -> tuple[int, str] | None:
+    """(number of classes, name of the tensor that tells it) where only the first axis of the classifiers differs."""
+    wanted = module.state_dict()
+    odd = [name for name in weights if name in wanted and weights[name].shape != wanted[name].shape]
+    if not odd or any(weights[name].shape[1:] != wanted[name].shape[1:] or weights[name].ndim == 0 for name in odd):
+        return None
+    sizes = {(weights[name].shape[0], wanted[name].shape[0]) for name in odd}
+    tensor = next((name for name in reversed(odd) if weights[name].ndim > 1), None)
+    return (sizes.pop()[0], tensor) if len(sizes) == 1 and tensor is not None else None
+
+
+def settle(module: nn.Module, where: str) -> list[str]:
+    """Make a module ready for use: checked, fp32, eval mode. Returns what was changed, one sentence each.
+
+    Raises:
+        BadInput: complex, quantised or sparse weights, or values that are no numbers; names the tensor.
+    """
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    quantised = [name for name, part in module.named_modules() if ".quantized" in type(part).__module__]
+    if quantised:
+        raise BadInput(f"{where} is quantised ('{quantised[0]}'). Compress the model before it is quantised.")
+    _refuse_odd(tensors, where)
+    _refuse_no_numbers(dict(module.named_parameters()), dict(module.named_buffers()), where)
+    notes = other_types(tensor for _, tensor in tensors)
+    module.float().eval()
+    return notes
+
+
+def other_types(tensors: Iterable[Tensor]) -> list[str]:
+    """A note on floating-point types other than float32, where there are any."""
+    kinds = sorted({str(t.dtype).removeprefix("torch.") for t in tensors if t.is_floating_point() and t.dtype != torch.float32})
+    return [f"The weights are {' and '.join(kinds)}; they are used as float32."] if kinds else []
+
+
+def _refuse_odd(tensors: Iterable[tuple[str, Tensor]], where: str) -> None:
+    for name, tensor in tensors:
+        odd = {
+            "complex": tensor.is_complex(),
+            "quantised": tensor.is_quantized,
+            "sparse": tensor.layout != torch.strided,
+            "without data": tensor.is_meta,
+        }
+        if what := next((word for word, is_so in odd.items() if is_so), None):
+            raise BadInput(f"{where} has weights that are {what} ({name}); needed are plain real tensors. Convert them first.")
+
+
+def _refuse_no_numbers(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], where: str) -> None:
+    for name, tensor in (*parameters.items(), *buffers.items()):
+        # A buffer may hold -inf on purpose, as attention masks do; running statistics may not.
+        finite = name in parameters or "running_" in name
+        bad = tensor.isnan() if not finite else ~tensor.isfinite()
+        if tensor.is_floating_point() and bad.any():
+            what = "NaN" if tensor.isnan().any() else "infinite"
+            raise BadInput(
+                f"{where} has {int(bad.sum())} values of {tensor.numel()} in {name} that are no numbers ({what}): its training "
+                "diverged, or the file is damaged. Give an earlier checkpoint."
+            )

@@ -1,0 +1,113 @@
+"""The class-free checkpoint on disk: `model.compressed/graph.json` and `model.compressed/weights.safetensors`.
+
+The folder is written beside its place under another name, flushed to the disk, read back as a model, and only then renamed.
+An old checkpoint of the same name stays until the new one is complete; a failure leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.fx import GraphModule
+
+from compress.artifact import Artifact
+from compress.checkpoint.deserialize import from_json, stored_tensors
+from compress.checkpoint.serialize import to_json
+from compress.errors import BadInput
+
+GRAPH, WEIGHTS = "graph.json", "weights.safetensors"
+
+
+def save(model: GraphModule | Artifact, path: str | Path) -> Path:
+    """Write a model so that `load` opens it, trainable, without the class that it came from.
+
+    Args:
+        model: a traced model or an artifact; it is not changed.
+        path: the folder, such as out/model.compressed; an older checkpoint there is replaced.
+
+    Raises:
+        UnsupportedModel: a layer or an operation that cannot be stored without code.
+        BadInput: the folder cannot be written, or something else is in its place.
+    """
+    module, inputs = (model.module, model.inputs) if isinstance(model, Artifact) else (model, ())
+    path = Path(path)
+    text, tensors = to_json(module, inputs), _tensors(module)
+    from_json(text, tensors)  # what cannot be read back is not written
+    try:
+        _refuse_foreign(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            _write(part, text, tensors)
+            _replace(path, part)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise BadInput(
+            f"The model cannot be written to {path} ({reason}). Give a folder that is writable and has room."
+        ) from error
+    return path
+
+
+def _refuse_foreign(path: Path) -> None:
+    ours = path.is_dir() and {p.name for p in path.iterdir()} <= {GRAPH, WEIGHTS}
+    if path.exists() and not ours:
+        what = "a folder with other files" if path.is_dir() else "a file"
+        raise BadInput(f"The place for the model, {path}, is {what}; needed is a new name, or an older checkpoint.")
+
+
+def _tensors(module: GraphModule) -> dict[str, Tensor]:
+    """Every tensor once, under its first name, on the CPU and with memory of its own."""
+    first: dict[int, str] = {}
+    for name, tensor, _ in stored_tensors(module):
+        first.setdefault(id(tensor), name)
+    tensors = {name: tensor for name, tensor, _ in stored_tensors(module) if first[id(tensor)] == name}
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def _write(folder: Path, text: str, tensors: dict[str, Tensor]) -> None:
+    # One entry: safetensors writes several in an order that changes from process to process, and equal models give equal bytes.
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / GRAPH).write_text(text, encoding="utf-8")
+    folder.chmod(0o777 & ~_umask())
+    (folder / WEIGHTS).chmod(0o666 & ~_umask())
+    for name in (WEIGHTS, GRAPH, "."):
+        _flush(folder / name)
+
+
+def _replace(path: Path, part: Path) -> None:
+    """Put the finished folder in its place; the old one is away for the time of one rename only."""
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent)) / path.name
+    try:
+        if path.exists():
+            path.rename(old)
+        try:
+            part.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+        _flush(path.parent)
+    finally:
+        shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

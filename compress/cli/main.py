@@ -1,0 +1,309 @@
+"""The command line: every command parses its flags, calls the function of the same name in `compress`, and prints.
+
+Nothing here imports torch: `compress --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from compress import __version__
+from compress.cli.guard import EXIT_CODES, Command, Commands, force_option, json_option, out_option, path_argument, registered
+from compress.cli.options import LOADING, given, settings
+from compress.cli.torchless import TARGET, quick
+from compress.recipe import Recipe
+
+STATISTICS = ("calibration", "device", "seed")
+DECISION = ("method", "target", "tolerance", "inputs", "align", "depth", "linearize")
+RUNTIMES = ("auto", "ort", "openvino", "executorch", "litert", "torch", "ort-cuda")
+TIMING = ("runtime", "batch", "threads", "rounds")
+
+
+@click.group(cls=Commands, epilog=f"{EXIT_CODES}\n\n\b\nExample:\n  compress run model.pt --data images --target macs=0.5")
+@click.version_option(__version__, package_name="compress", message="compress %(version)s")
+def cli() -> None:
+    """Makes a trained neural network smaller and faster, and measures every step of it."""
+
+
+for each in quick.commands.values():
+    cli.add_command(each)
+
+
+def command(*options: Callable[[Command], Command], example: str) -> Callable[[Command], click.Command]:
+    """A command of `cli`."""
+    return registered(cli, *options, example=example)
+
+
+@command(
+    path_argument("model", required=False),
+    click.option("--methods", default="", help="several methods with commas: a run of each, and all of them beside each other"),
+    click.option("--recipe", type=click.Path(path_type=Path), help="settings from a TOML file; flags win over it"),
+    out_option("out", "folder of the results"),
+    *(settings(name) for name in Recipe.model_fields if name != "model"),
+    click.option("--dry-run", is_flag=True, help="show the plan and its expected cost, then stop"),
+    click.option("--resume", is_flag=True, help="go on from the last finished stage"),
+    force_option,
+    json_option,
+    example="compress run model.pt --data images --target macs=0.5 --max-drop 0.5",
+)
+def run(model: str | None, recipe: Path | None, out: Path, dry_run: bool, as_json: bool, **flags: Any) -> None:
+    """From a model file to a smaller, measured one.
+
+    Analyses MODEL on the training images of --data, removes channels, refits what stays, fine-tunes, exports, and measures
+    every stage with the same harness. Everything lands in the folder --out.
+    """
+    import compress
+    from compress.cli.output import print_comparison, print_decision, print_json, print_report, progress_bar
+
+    with progress_bar() as progress:
+        done = compress.run(model, recipe=recipe, out=out, dry_run=dry_run, progress=progress, **given(flags))
+    if as_json:
+        print_json(done)
+    elif flags["methods"]:
+        print_comparison(done, out)
+    else:
+        print_decision(done, None) if dry_run else print_report(done, out)
+
+
+@command(
+    path_argument("model"),
+    settings(*LOADING, "data", *TIMING, *STATISTICS, "spatial", "initial", "epochs", "lr", "batch_size"),
+    click.option("--time/--no-time", "timed", default=True, help="whether what lines in place of rectifiers save is measured"),
+    click.option("--probe", is_flag=True, help="instead: at which layer the input is lost, as linear decoders find it"),
+    click.option(
+        "--plan", type=click.Path(path_type=Path), help="with --probe: a plan.json, and what its model loses beside this one"
+    ),
+    click.option("--sensitivity", is_flag=True, help="instead: whether two trainings from the beginning need the same weights"),
+    json_option,
+    example="compress analyze model.pt --data images",
+)
+def analyze(model: str, as_json: bool, **flags: Any) -> None:
+    """Entropy, redundancy and cost of every layer of MODEL.
+
+    A state entropy of 0 bits means that a rectifier never changes its state on this data. "needed" is the fewest channels that
+    keep the readers' error within 1 % of their variance; "saved" is the share of the whole model that half of the channels cost.
+    "line saves ms" is what the layers around a rectifier save as one, if it and those named beside it become lines; --no-time
+    leaves that out. "log volume" is by how much a layer stretches (above 0) or squeezes what goes through it, in nats per value.
+    --spatial adds how unlike its neighbours a pixel is in the maps behind a layer, and the share of maps that are constant.
+
+    --sensitivity trains three times as --epochs, --lr and --batch-size say, from --initial weights or drawn ones.
+    """
+    import compress
+    from compress.cli.output import print_json, print_probing, print_records, progress_bar
+
+    with progress_bar() as progress:
+        found = compress.analyze(model, progress=progress, **given(flags))
+    if as_json:
+        print_json(found)
+    else:
+        print_records(found) if isinstance(found, list) else print_probing(found)
+
+
+@command(
+    path_argument("model"),
+    out_option("plan.json", "where the plan is written"),
+    click.option("--apply-to", help="another checkpoint that the plan is carried out on, into the folder model.compressed"),
+    settings(*LOADING, "data", *DECISION, *TIMING, *STATISTICS),
+    force_option,
+    json_option,
+    example="compress plan model.pt --data images --target params=0.25 --out plan.json",
+)
+def plan(model: str, out: Path, apply_to: str | None, force: bool, as_json: bool, **flags: Any) -> None:
+    """Decide which channels of MODEL stay and which of its layers become one, and write that down.
+
+    MODEL is not touched. `compress apply` carries the plan out on any checkpoint of the same architecture; --apply-to does so at
+    once.
+
+    Channel counts are not rounded unless --align says so; a run rounds them where that is measurably faster.
+    """
+    import compress
+    from compress.cli.output import print_decision, print_json, progress_bar
+
+    with progress_bar() as progress:
+        made = compress.plan(model, out=out, apply_to=apply_to, force=force, progress=progress, **given(flags))
+    print_json(made) if as_json else print_decision(made, out)
+
+
+@command(
+    path_argument("plan"),
+    path_argument("model"),
+    out_option("model.compressed", "folder of the smaller model"),
+    settings(*LOADING, "data"),
+    force_option,
+    example="compress apply plan.json model.pt --input-shape 3x224x224 --out model.compressed",
+)
+def apply(plan: str, model: str, out: Path, force: bool, **flags: Any) -> None:
+    """Carry PLAN out on MODEL: exact surgery, no data, no training.
+
+    The result equals the model whose removed channels were masked; `compress.load` opens it without the model's class.
+    MODEL needs --input-shape or --data, unless it is a folder model.compressed.
+    """
+    import compress
+    from compress.cli.output import counted
+
+    done = compress.apply(plan, model, out=out, force=force, **given(flags))
+    click.echo(f"{out}: {counted(done.plan.edits)}")
+
+
+@command(
+    path_argument("model"),
+    click.argument("layer", required=False),
+    click.option("--depth", is_flag=True, help="rectifiers, and what could merge across them, instead of channels"),
+    settings(*LOADING, "data"),
+    json_option,
+    example="compress explain model.pt layer1.0.conv1 --input-shape 3x224x224",
+)
+def explain(model: str, layer: str | None, depth: bool, as_json: bool, **flags: Any) -> None:
+    """Which channels of MODEL belong together, which are frozen, and why.
+
+    With LAYER: every tensor that hangs on the channels of that layer. With --depth: every rectifier, the layers that could become
+    one if it were a line, or why there are none. MODEL needs --input-shape or --data, unless it is a folder
+    model.compressed.
+    """
+    import compress
+    from compress.cli.output import print_json, print_records
+
+    found = compress.explain(model, layer, depth=depth, **given(flags))
+    print_json(found) if as_json else print_records(found)
+    if depth and found and not as_json:
+        click.echo(
+            "entropy in bits, where a batch norm tells it without data; merges: layers that would become one; pointwise: those "
+            "that would lose their window for it;\nmacs of the one layer, as a share of those that the stretch has now"
+        )
+
+
+@command(
+    path_argument("model"),
+    click.option("--format", "format", default="onnx", show_default=True, help="a format that 'compress doctor' lists"),
+    click.option("--out", type=click.Path(path_type=Path), help="file to write  [default: model, with the format's ending]"),
+    settings("opset", "calibration", "calibrator", "int8_error", "batch", *LOADING, "data"),
+    force_option,
+    json_option,
+    example="compress export model.pt --input-shape 3x224x224 --format onnx --out model.onnx",
+)
+def export(model: str, format: str, out: Path | None, force: bool, as_json: bool, **flags: Any) -> None:
+    """Write MODEL in a format of another runtime, and compare the two on the same inputs.
+
+    A folder model.compressed knows its input size; any other file needs --input-shape or --data.
+    """
+    import compress
+    from compress.cli.output import compared, print_json
+
+    written = compress.export(model, format=format, out=out, force=force, **given(flags))
+    if as_json:
+        print_json(written)
+    else:
+        click.echo(f"{written.path}: {written.format}, {compared(written)}")
+
+
+@command(
+    path_argument("models", required=False, nargs=-1),
+    click.option("--runtime", help=f"where: {', '.join(RUNTIMES)}; several with commas  [default: what each file was made for]"),
+    click.option("--batch", help="samples per call; several with commas  [default: 1]"),
+    click.option("--threads", help="threads inside an operator, several with commas; 0: all cores  [default: 0]"),
+    click.option("--cpu", help="cores to pin to, with commas"),
+    click.option("--strict", is_flag=True, help="end with exit code 1 where the rounds scatter too much for any claim"),
+    *TARGET,
+    settings("rounds", *LOADING, "data"),
+    json_option,
+    example="compress bench dense.onnx out/model.onnx --runtime ort,openvino --batch 1,32 --threads 2",
+)
+def bench(models: tuple[str, ...], strict: bool, as_json: bool, **flags: Any) -> None:
+    """Time MODELS against each other, interleaved; the first one is what the others are compared with.
+
+    Each runs in a process of its own, in every runtime that is named and opens it: ONNX files, OpenVINO's .xml, ExecuTorch's
+    .pte, LiteRT's .tflite, .pt2, .torchscript, and torch models, which are exported first; a package.tar.gz stands for the ONNX
+    models in it. The comparison is among equal batch sizes and threads. --target ssh://... copies ONNX files to another machine,
+    times them there and removes them again.
+
+    The input size is that of an ONNX file or folder model.compressed among them; else --input-shape says it.
+    """
+    import compress
+    from compress.cli.output import print_json, print_timings, progress_bar
+    from compress.commands.bench import steady
+
+    with progress_bar() as progress:
+        timings = compress.bench(*models, progress=progress, **given(flags))
+    print_json(timings) if as_json else print_timings(timings)
+    if strict:
+        steady(timings.values())
+
+
+@command(
+    path_argument("run"),
+    out_option("package.tar.gz", "the archive"),
+    click.option("--samples", help="inputs that travel along, a .npz with input_0, ...; else the first of the run's test data"),
+    click.option("--name", default="model", show_default=True, help="of the model, for manifest and bill of materials"),
+    click.option("--license", default="NOASSERTION", show_default=True, help="of the model, as an SPDX expression"),
+    click.option("--sign", help="a private key of OpenSSH that signs the package"),
+    force_option,
+    json_option,
+    example="compress package out --out package.tar.gz --license MIT",
+)
+def package(run: str, as_json: bool, **settings: Any) -> None:
+    """The models of the folder RUN, and what a device needs to check them, in one archive.
+
+    The same run gives the same bytes. 'compress verify', or the verify.py inside, checks hashes, outputs and time.
+    """
+    import compress
+    from compress.cli.output import print_json
+
+    made = compress.package(run, **settings)
+    if as_json:
+        print_json(made)
+    else:
+        signed = ", signed" if made.signed else ""
+        click.echo(f"{made.path}: {len(made.models)} models, {made.files} files, {made.bytes:,} bytes{signed}")
+        click.echo(f"digest: {made.digest}")
+
+
+@command(json_option, example="compress methods --json")
+def methods(as_json: bool) -> None:
+    """The methods that --method takes: what goes, where it is described, what it needs and costs."""
+    import compress
+    from compress.cli.output import print_json, print_methods
+
+    listed = compress.methods()
+    print_json(listed) if as_json else print_methods(listed)
+
+
+@command(json_option, example="compress doctor")
+def doctor(as_json: bool) -> None:
+    """Versions, devices, and which exporters work here or what to install for them."""
+    import compress
+    from compress.cli.output import print_json, print_records
+
+    found = compress.doctor()
+    print_json(found) if as_json else print_records(found)
+
+
+@command(
+    out_option("demo-out", "folder of the demonstration"),
+    settings("target", "epochs", "device", "seed"),
+    force_option,
+    json_option,
+    example="compress demo --out demo-out",
+)
+def demo(out: Path, force: bool, as_json: bool, **flags: Any) -> None:
+    """Train a small net on scikit-learn's digits, then compress it: a whole run in about a minute."""
+    import compress
+    from compress.cli.output import print_json, print_report, progress_bar
+
+    with progress_bar() as progress:
+        report = compress.demo(out=out, force=force, progress=progress, **given(flags))
+    if as_json:
+        print_json(report)
+        return
+    print_report(report, out / "run")
+    click.echo(
+        f"The dense model is {out / 'model.pt'}: other commands open it with --arch compress.demo:digits_net --data digits."
+    )
+
+
+def main() -> None:
+    """Entry point of the whole command line; `compress.__main__` is that of the script."""
+    cli(prog_name="compress")

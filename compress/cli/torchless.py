@@ -1,0 +1,163 @@
+"""Commands that a CI job or a device calls: they look at what is there, need no torch, and start at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from compress.cli.guard import EXIT_CODES, Command, Commands, force_option, json_option, path_argument, registered
+
+LIMITS: tuple[tuple[str, type, str], ...] = (
+    ("--max-drop", float, "points of quality that may be lost beside the dense model"),
+    ("--min-speedup", float, "times as fast as the dense model that the result must be"),
+    ("--max-latency", float, "milliseconds that a call may take"),
+    ("--max-size", str, "size of the result's file, such as 6.5MB"),
+    ("--max-macs", str, "multiply-accumulates, such as 1.2G, or a share of the dense model's, such as 0.5"),
+    ("--max-params", str, "parameters, such as 1.5M, or a share of the dense model's"),
+)
+
+
+@click.group(cls=Commands, epilog=EXIT_CODES)
+def quick() -> None:
+    """Commands that answer at once; `compress.cli.main` has them too."""
+
+
+def command(*options: Callable[[Command], Command], example: str) -> Callable[[Command], click.Command]:
+    """A command of `quick`."""
+    return registered(quick, *options, example=example)
+
+
+def file_option(name: str, text: str) -> Callable[[Command], Command]:
+    """A file that is read or written."""
+    return click.option(name, type=click.Path(path_type=Path), help=text)
+
+
+TARGET = (
+    click.option("--target", default="local", show_default=True, help="where it runs: local, or ssh://user@host:port"),
+    click.option("--python", default="python3", show_default=True, help="the Python of an ssh target"),
+    file_option("--ssh-config", "what ssh reads instead of ~/.ssh/config"),
+)
+"""Where a command looks at what it is given: here, or on another machine."""
+
+
+@command(
+    path_argument("report"),
+    *(click.option(name, type=kind, help=text) for name, kind, text in LIMITS),
+    file_option("--baseline", "an earlier result that --tolerance compares with"),
+    click.option(
+        "--tolerance",
+        multiple=True,
+        metavar="FIGURE=PERCENT",
+        help="latency=5%, quality=0.5 (points), size, params, macs or memory: how much worse than the baseline; may be repeated",
+    ),
+    click.option("--update-baseline", is_flag=True, help="write this result to --baseline instead, if the other rules are kept"),
+    click.option("--export", help="judge this exported file, such as onnx-int8, instead of the result it was made from"),
+    click.option(
+        "--on-noise",
+        type=click.Choice(["pass", "fail"]),
+        default="fail",
+        show_default=True,
+        help="what becomes of a rule when the interval is too wide to tell",
+    ),
+    file_option("--junit", "write the verdicts for a CI server"),
+    file_option("--markdown", "write the verdicts for a job's summary"),
+    json_option,
+    example="compress gate out/report.json --max-drop 0.5 --min-speedup 1.5 --max-size 6.5MB",
+)
+def gate(report: str, as_json: bool, **rules: Any) -> None:
+    """Whether the REPORT of a run keeps the rules of a project: exit code 0, or 5 where it does not.
+
+    REPORT is a report.json or the folder of a run. The whole 95 % interval of a figure has to keep the rule; where the interval
+    holds the limit the verdict is "cannot tell".
+    """
+    from compress.commands.gate import gate as judge
+
+    found = judge(report, **rules)
+    if as_json:
+        from compress.cli.output import print_json
+
+        print_json(found)
+    else:
+        from compress.report.rulings import lines, sentence
+
+        for line in lines(found.rules):
+            click.echo(line)
+        if found.rules:
+            click.echo(sentence(found.rules, found.passed))
+        if found.updated:
+            click.echo(f"{found.updated} is written.")
+    if not found.passed:
+        raise click.exceptions.Exit(5)
+
+
+@command(
+    path_argument("package"),
+    click.option("--hashes-only", is_flag=True, help="run nothing"),
+    click.option("--rounds", type=click.IntRange(0), default=50, show_default=True, help="rounds of timing; 0 for none"),
+    click.option("--threads", type=click.IntRange(0), default=0, help="threads of the runtime; 0 leaves that to it"),
+    file_option("--allowed-signers", "who may have signed, a file as ssh-keygen -Y reads it"),
+    click.option("--identity", help="the one of them that must have signed"),
+    click.option("--digest", help="the digest that the package must have"),
+    *TARGET,
+    json_option,
+    example="compress verify package.tar.gz --allowed-signers allowed_signers",
+)
+def verify(package: str, as_json: bool, **settings: Any) -> None:
+    """Whether PACKAGE is whole, computes here what it computed where it was made, and how fast: exit code 0, 5 where it does not.
+
+    PACKAGE is a package.tar.gz or the folder that it was unpacked into. A device without this program runs the verify.py inside,
+    or is reached by --target ssh://..., which copies the package there, checks and times it, and removes it again.
+    """
+    from compress.commands.verify import verify as check
+    from exporters.standalone.verify import lines
+
+    found = check(package, **settings)
+    if as_json:
+        from compress.cli.output import print_json
+
+        print_json(found)
+    else:
+        for line in lines(found):
+            click.echo(line)
+    if not found.passed:
+        raise click.exceptions.Exit(found.exit_code)
+
+
+@command(
+    path_argument("runs", nargs=-1),
+    click.option("--out", type=click.Path(path_type=Path), help="folder for compare.md, compare.json and compare.svg"),
+    force_option,
+    json_option,
+    example="compress compare out/entropic out/magnitude --out comparison",
+)
+def compare(runs: tuple[str, ...], out: Path | None, force: bool, as_json: bool) -> None:
+    """The results of RUNS beside each other, and which of them no other one beats in speed and quality together.
+
+    RUNS are folders of runs, or their report.json. What makes the comparison unfair is said below the table.
+    """
+    from compress.cli.output import print_comparison, print_json
+    from compress.commands.compare import compare as beside
+
+    found = beside(*runs, out=out, force=force)
+    print_json(found) if as_json else print_comparison(found, out)
+
+
+@command(path_argument("old"), path_argument("new"), json_option, example="compress diff main/report.json out/report.json")
+def diff(old: str, new: str, as_json: bool) -> None:
+    """What changed from the report OLD to the report NEW: settings, environment, every stage, the result and its exports.
+
+    Each change of a figure has its 95 % interval; "worse" is in percent of the old value, for quality in points.
+    """
+    from compress.cli.output import print_json, print_records
+    from compress.commands.diff import diff as compare
+
+    found = compare(old, new)
+    if as_json:
+        print_json(found)
+    elif found:
+        print_records(found)
+    else:
+        click.echo("Nothing changed.")

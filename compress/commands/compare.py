@@ -1,0 +1,78 @@
+"""`compress compare`: the results of several runs in one table and one picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from compress.atomic_files import write_text
+from compress.errors import BadInput
+from compress.report import pictures, records
+from compress.report.comparison import Comparison, compared, markdown
+
+_FREE = ("method", "target", "tolerance", "export")
+"""Settings in which runs may differ and still be compared: what is asked for is in the table."""
+_FILES = ("compare.md", "compare.json", "compare.svg")
+
+
+def compare(*runs: str | Path, out: str | Path | None = None, force: bool = False) -> Comparison:
+    """Put runs beside each other.
+
+    Args:
+        runs: folders of runs, or their report.json; two at least.
+        out: folder that compare.md, compare.json and compare.svg are written to; None for nowhere.
+        force: write over what is there.
+
+    Raises:
+        BadInput: fewer than two runs, a report that cannot be read, or no common metric.
+    """
+    names = dict.fromkeys(map(str, runs))
+    if len(names) < 2:
+        raise BadInput(f"Found {len(names)} different runs; needed are two or more to compare. Give the folders of runs.")
+    opened = {name: records.read(name) for name in names}
+    found = compared({name: report for name, (report, _) in opened.items()}, {})
+    settings = {name: _settings(path.parent / "recipe.toml") for name, (_, path) in opened.items()}
+    found = dataclasses.replace(found, warnings=(*found.warnings, *_differing(settings)))
+    if out is not None:
+        write(found, Path(out), force)
+    return found
+
+
+def write(found: Comparison, out: Path, force: bool) -> None:
+    """compare.md, compare.json and, with matplotlib, compare.svg in a folder.
+
+    Raises:
+        BadInput: there is one already and `force` is not given, or it cannot be written.
+    """
+    if not force and any((out / name).exists() for name in _FILES):
+        raise BadInput(f"{out} holds another comparison. Give another --out, or --force to replace it.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        drawn = pictures.picture(found.picture, out / "compare.svg")
+    except OSError as error:
+        raise BadInput(f"{out} cannot be written ({error.strerror or error}). Give another --out.") from error
+    write_text(out / "compare.json", json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False) + "\n")
+    write_text(out / "compare.md", markdown(found, "compare.svg" if drawn else None))
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        return {k: v for k, v in tomllib.loads(path.read_text()).items() if k not in _FREE}
+    except (OSError, ValueError):
+        return {}
+
+
+def _differing(settings: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Settings in which runs are not alike, a sentence for each run beside the first."""
+    (first, mine), *others = settings.items()
+    said = []
+    for name, theirs in others:
+        keys = [key for key in dict.fromkeys((*mine, *theirs)) if mine and theirs and mine.get(key) != theirs.get(key)]
+        if keys:
+            pairs = ", ".join(f"--{key.replace('_', '-')} {theirs.get(key)!r} for {mine.get(key)!r}" for key in keys[:5])
+            said.append(f"{name} had other settings than {first}: {pairs}{' and more' if len(keys) > 5 else ''}.")
+    return said

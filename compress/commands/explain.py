@@ -1,0 +1,120 @@
+"""`compress explain`: which channels belong together, which layers could become one, what stays as it is, and why."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.artifact import Artifact
+from compress.errors import BadInput
+from compress.graph.channels.solve import Channels, Group, solve
+from compress.graph.linearize import sites
+from compress.graph.merge.segments import blocked
+from compress.pipeline.prepare import opened
+from compress.recipe import make, model_path
+from compress.selection.merge_candidates import shortest
+from compress.statistics.activation_states import data_free
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """Channels that can only go together. `frozen` says why they stay."""
+
+    name: str
+    channels: int
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+    frozen: str | None
+
+
+@dataclass(frozen=True)
+class MemberRow:
+    """One parameter axis that a group of channels touches, and how many of its positions."""
+
+    group: str
+    tensor: str
+    axis: int
+    role: str
+    positions: int
+    channels: int
+    frozen: str | None
+
+
+@dataclass(frozen=True)
+class DepthRow:
+    """One rectifier, and the shortest stretch of layers that could become one if it were a line.
+
+    Attributes:
+        site: path of the rectifier.
+        entropy: mean bits per channel that the batch norm in front of it tells without data; `compress analyze` counts.
+        merges: the layers of the stretch.
+        with_sites: other rectifiers that would have to be lines, too.
+        pointwise: convolutions that would have to lose their window, because the one layer would do more work otherwise.
+        macs: multiply-accumulates of the one layer as a share of those that the stretch has now; above 1 it does more work.
+        padding_moves: whether padding would have to move to the first layer, which changes values at the border.
+        stays: why it cannot be merged across.
+    """
+
+    site: str
+    entropy: float | None = None
+    merges: tuple[str, ...] = ()
+    with_sites: tuple[str, ...] = ()
+    pointwise: tuple[str, ...] = ()
+    macs: float | None = None
+    padding_moves: bool | None = None
+    stays: str | None = None
+
+
+def explain(
+    model: str | Path, layer: str | None = None, *, depth: bool = False, **settings: Any
+) -> list[GroupRow] | list[MemberRow] | list[DepthRow]:
+    """Groups of channels of a model; with `layer`, the tensors that hang on the channels of that layer; with `depth`, rectifiers.
+
+    Raises:
+        BadInput: the model cannot be opened, has no such layer, or both `layer` and `depth` are given.
+    """
+    if depth and layer is not None:
+        raise BadInput(f"Both a layer ({layer}) and --depth are given; --depth speaks of the whole model. Give one of them.")
+    artifact, _ = opened(make(model=model_path(model), **settings))
+    if depth:
+        return depth_rows(artifact)
+    channels = solve(artifact.module, artifact.inputs)
+    if layer is None:
+        return [GroupRow(g.name, g.channels, g.producers, g.consumers, g.frozen) for g in channels.groups]
+    return [
+        MemberRow(g.name, m.tensor, m.dim, m.role, int((m.index >= 0).sum()), g.channels, g.frozen)
+        for g in groups_of(layer, channels, artifact)
+        for m in g.members
+    ]
+
+
+def depth_rows(artifact: Artifact) -> list[DepthRow]:
+    """A row for every rectifier, in the order of the graph."""
+    best = shortest(artifact)
+    why, bits = blocked(artifact.module), data_free(artifact.module)
+    rows: list[DepthRow] = []
+    for site in sites(artifact.module):
+        if (one := best.get(site.path)) is None:
+            stays = site.refused or why.get(site.path, "no layers around it could become one")
+            rows.append(DepthRow(site.path, bits.get(site.path), stays=stays))
+            continue
+        others = tuple(s for s in one.sites if s != site.path)
+        share = one.macs_after / max(one.macs_before, 1)
+        rows.append(DepthRow(site.path, bits.get(site.path), one.layers, others, one.pointwise, share, bool(one.relocate)))
+    return rows
+
+
+def groups_of(layer: str, channels: Channels, artifact: Artifact) -> list[Group]:
+    """Groups that are named after a layer, or else every group that touches it."""
+    if named := [g for g in channels.groups if g.name == layer]:
+        return named
+    if touching := [g for g in channels.groups if any(m.module == layer or m.tensor == layer for m in g.members)]:
+        return touching
+    opaque = artifact.module.meta.get("opaque", {})
+    if reason := next((text for path, text in opaque.items() if f"{layer}.".startswith(f"{path}.")), None):
+        raise BadInput(f"{layer} {reason}, so it stays as it is. 'compress explain' without a layer lists what can change.")
+    known = sorted({m.module for g in channels.groups for m in g.members if m.module})
+    close = difflib.get_close_matches(layer, known, n=3, cutoff=0.4) or known[:3]
+    raise BadInput(f"The model has no layer '{layer}' with channels; close are {', '.join(close)}. Give one of its names.")

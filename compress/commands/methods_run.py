@@ -1,0 +1,74 @@
+"""`compress run --methods`: one model, one budget and one recipe, by several methods, beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from compress.commands.compare import write
+from compress.errors import BadInput, CompressError, GateFailed
+from compress.pipeline import run
+from compress.pipeline.methods import METHODS, stages_of
+from compress.recipe import Recipe, merged
+from compress.report import records
+from compress.report.comparison import Comparison, compared
+from compress.stage import Progress, silent
+from exporters.errors import ExportError
+
+
+def run_methods(
+    recipe: Recipe,
+    methods: Sequence[str],
+    out: Path,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Comparison:
+    """A run of each method into a folder of its name, and compare.md, compare.json and compare.svg beside them.
+
+    A method that cannot do it is told with the reason, and the others go on. With `resume` finished runs are taken as they are.
+
+    Raises:
+        BadInput: fewer than two methods, one that is not known, or a folder that holds another comparison.
+        CompressError: none of them came to a result: what the first one said.
+    """
+    chosen = list(dict.fromkeys(methods))
+    for name in chosen:
+        if name not in METHODS:
+            raise BadInput(f"--methods names '{name}'; known are {', '.join(METHODS)}. See 'compress methods'.")
+        stages_of(_by(recipe, name))
+    if len(chosen) < 2:
+        raise BadInput(f"--methods names {len(chosen)}; needed are two or more to compare. For one, take --method.")
+    if (out / "compare.json").exists() and not (force or resume):
+        raise BadInput(f"{out} holds another comparison. Give another --out, --force to replace it, or --resume to go on.")
+    reports, failed = dict[str, records.Report](), dict[str, CompressError | ExportError]()
+    for number, name in enumerate(chosen):
+        try:
+            reports[name] = _one(_by(recipe, name), out / name, resume, force, _named(progress, name, number / len(chosen)))
+        except GateFailed as error:  # the report is there, and says which contract failed
+            failed[name] = error
+            if (out / name / "report.json").exists():
+                reports[name] = records.read(out / name)[0]
+        except (CompressError, ExportError) as error:
+            failed[name] = error
+    if not reports:
+        raise failed[chosen[0]]
+    found = compared(reports, {name: str(error) for name, error in failed.items() if name not in reports})
+    write(found, out, force=True)
+    return found
+
+
+def _by(recipe: Recipe, method: str) -> Recipe:
+    return merged(recipe.model_dump(), {"method": method})
+
+
+def _one(recipe: Recipe, out: Path, resume: bool, force: bool, progress: Progress) -> records.Report:
+    again = resume and (out / "recipe.toml").exists()
+    return run.run(recipe, out, resume=again, force=force and not again, progress=progress)
+
+
+def _named(progress: Progress, method: str, share: float) -> Callable[[str, float, str], None]:
+    """Tasks under the name of the method, below a bar for all of them."""
+    progress("methods", share, method)
+    return lambda what, done, detail="": progress(f"{method}: {what}", done, detail)

@@ -1,0 +1,202 @@
+"""`compress package`: everything that a device needs, and needs to check it, in one archive.
+
+    models/  samples/  manifest.json  report.json  plan.json  verify.py ...  sbom.cdx.json  README.txt  SHA256SUMS  SHA256SUMS.sig
+
+The same run gives the same bytes: the archive holds nothing of the time or the machine that packed it. It is checked by its own
+script before it is written; what does not verify here is not shipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from compress.atomic_files import free, write_bytes
+from compress.checkpoint.load import load
+from compress.data import open_data
+from compress.errors import BadInput, GateFailed
+from compress.measure.quality import first_output
+from compress.packaging import archive, manifest, sbom
+from compress.packaging.samples import COUNT, Samples, files, from_file
+from compress.recipe import from_toml
+from compress.report import records
+from compress.report.records import ExportRecord
+from exporters.errors import ExportError
+from exporters.standalone import checksums, verify
+
+RELATIVE = {"onnx": 1e-4, "onnx-fp16": 1e-2, "onnx-int8": 1e-2, "onnx-int8-symmetric": 1e-2}
+"""Format -> allowed difference as a share of the largest output. Other processors sum floats in another order (the parity of
+the exporters says why 1e-4); half precision rounds to 1e-3 a layer. Integers come out alike, so 8 bits leave room for two steps
+of the output's 255 only. Where products of 8 bits saturate (x86 with AVX2, without VNNI) the file computes something else: that
+has to be found, not allowed."""
+OTHER = 1e-2
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A finished package.
+
+    Attributes:
+        digest: sha256 of its list of hashes, which names all of its content; `compress verify --digest` checks it.
+        signed: a signature is in it.
+    """
+
+    path: Path
+    sha256: str
+    bytes: int
+    digest: str
+    models: tuple[str, ...]
+    files: int
+    signed: bool
+
+
+def package(
+    run: str | Path,
+    *,
+    out: str | Path = "package.tar.gz",
+    samples: str | Path | None = None,
+    name: str = "model",
+    license: str = sbom.NOASSERTION,
+    sign: str | Path | None = None,
+    force: bool = False,
+) -> Packed:
+    """Pack the folder of a run.
+
+    Args:
+        run: the folder, as 'compress run' left it.
+        out: the archive.
+        samples: inputs that travel along; without it, the first of the run's test data.
+        name: of the model, for manifest and bill of materials.
+        license: of the model, as an SPDX expression.
+        sign: a private key of OpenSSH; its signature of the list of hashes travels along.
+        force: replace an older archive.
+
+    Raises:
+        BadInput: no run, files that are not those of its report, no samples, or a place that cannot be written.
+        GateFailed: a model does not give its expected outputs here.
+    """
+    free(Path(out), force)
+    report, place = records.read(run)
+    folder = place.parent
+    models = {f"models/{export.path}": export for export in report.exports}
+    if not models:
+        raise BadInput(f"The run {folder} has no exported model. Run again with --export onnx.")
+    content = {f"models/{path}": data for export in report.exports for path, data in _exported(folder, export).items()}
+    chosen = _from_data(folder) if samples is None else from_file(Path(samples))
+    expected = {path: _expected(folder, path, export, chosen) for path, export in models.items() if path.endswith(".onnx")}
+    relative = {path: RELATIVE.get(models[path].format, OTHER) for path in expected}
+    arrays, entries = files(chosen, expected, relative)
+    content |= {**arrays, "report.json": place.read_bytes(), "plan.json": _read(folder / "plan.json"), **_scripts()}
+    content["README.txt"] = manifest.README.encode()
+    content["sbom.cdx.json"] = manifest.text(sbom.sbom(name, license, content, list(models), report.environment))
+    content[checksums.MANIFEST] = manifest.text(manifest.manifest(name, license, report, models, chosen, entries, content))
+    content[checksums.SUMS] = manifest.sums(content)
+    if sign is not None:
+        content[checksums.SIGNATURE] = _signature(Path(sign), content[checksums.SUMS])
+    packed = archive.packed(content)
+    _prove(packed)
+    write_bytes(Path(out), packed, "Make room, or give another --out.")
+    digests = (hashlib.sha256(data).hexdigest() for data in (packed, content[checksums.SUMS]))
+    return Packed(Path(out), next(digests), len(packed), next(digests), tuple(models), len(content), sign is not None)
+
+
+def _exported(folder: Path, export: ExportRecord) -> dict[str, bytes]:
+    """An exported file and the weights that may lie beside it, if it is the one that the report measured."""
+    path = folder / export.path
+    if Path(export.path).is_absolute() or ".." in Path(export.path).parts:
+        raise BadInput(f"The report names a model outside its folder ({export.path}). Give the folder of a run of your own.")
+    found = {export.path: _read(path)}
+    if hashlib.sha256(found[export.path]).hexdigest() != export.sha256:
+        raise BadInput(f"{path} is not the file that the report measured. Run again, or restore it.")
+    beside = (p for p in path.parent.iterdir() if p.name in (f"{path.name}.data", f"{path.stem}.bin") and p.is_file())
+    return found | {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(beside)}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}). Give the folder of a finished run.") from error
+
+
+def _from_data(folder: Path) -> Samples:
+    """The first samples of the run's test data, and what is known about them."""
+    try:
+        recipe = from_toml(folder / "recipe.toml")
+        data = open_data(recipe.data, seed=recipe.seed, shape=_shape(recipe.input_shape))
+    except BadInput as error:
+        raise BadInput(f"The run's own data gives no samples: {error} Or give --samples FILE.npz.") from error
+    batches = data.test.batches(1, limit=COUNT, seed=recipe.seed)
+    inputs = tuple(tuple(x.numpy() for x in batch.inputs) for batch in batches)
+    return Samples(inputs, data.spec.mean, data.spec.std, data.spec.classes, data.spec.task)
+
+
+def _shape(texts: tuple[str, ...]) -> tuple[int, ...] | None:
+    return tuple(int(size) for size in texts[0].split("x")) if texts else None
+
+
+def _expected(folder: Path, path: str, export: ExportRecord, samples: Samples) -> list[list[np.ndarray]]:
+    """What the model makes of the samples: torch's word for a float file where the checkpoint is there, else the file's own."""
+    checkpoint = folder / "model.compressed"
+    try:
+        if export.format == "onnx" and checkpoint.is_dir():
+            return [_by_torch(load(checkpoint), inputs) for inputs in samples.inputs]
+        call = verify.function(verify.session(folder / export.path, 1))
+        return [[np.asarray(y) for y in call(list(inputs))] for inputs in samples.inputs]
+    except (BadInput, ExportError):
+        raise
+    except Exception as error:  # a runtime's own kinds
+        shapes = " and ".join(str(x.shape) for x in samples.inputs[0])
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(
+            f"{path} does not run on the samples, of {shapes} ({told}). Give inputs as the model takes them."
+        ) from error
+
+
+def _by_torch(module: torch.nn.Module, inputs: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+    with torch.no_grad():
+        found: Any = module(*(torch.from_numpy(x) for x in inputs))
+    several = list(found.values()) if isinstance(found, dict) else found if isinstance(found, tuple | list) else [found]
+    return [first_output(y).numpy() for y in several]
+
+
+def _scripts() -> dict[str, bytes]:
+    """The scripts that run on a device."""
+    place = resources.files("exporters.standalone")
+    return {f.name: f.read_bytes() for f in place.iterdir() if f.name.endswith(".py") and f.name != "__init__.py"}
+
+
+def _signature(key: Path, content: bytes) -> bytes:
+    """Of the list of hashes, by `ssh-keygen -Y sign`; a passphrase is asked for by ssh-keygen or its agent, never here."""
+    if not key.is_file():
+        raise BadInput(
+            f"There is no key {key}. Give a private key of OpenSSH (ssh-keygen -t ed25519), or its public half with an agent."
+        )
+    command = ["ssh-keygen", "-Y", "sign", "-q", "-f", str(key), "-n", checksums.NAMESPACE]
+    try:
+        done = subprocess.run(command, input=content, capture_output=True, check=False)
+    except OSError as error:
+        raise BadInput(f"The package cannot be signed ({error.strerror}). Install ssh-keygen of OpenSSH 8.2 or newer.") from error
+    if done.returncode or not done.stdout.startswith(b"-----BEGIN SSH SIGNATURE-----"):
+        told = done.stderr.decode(errors="replace").strip().splitlines() or ["no signature came back"]
+        raise BadInput(f"{key} does not sign ({told[-1]}). Give a private key of OpenSSH that you may use.")
+    return done.stdout
+
+
+def _prove(packed: bytes) -> None:
+    """Unpack and verify what would be shipped, as a device does."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "package.tar.gz"
+        path.write_bytes(packed)
+        found = verify.verify(path, rounds=0, threads=1)
+    wrong = [*found.problems, *(f"{m.path}: {m.detail}" for m in found.models if m.status == "differs")]
+    if wrong:
+        raise GateFailed(f"The package does not verify here ({wrong[0]}), so it is not written. Run again.")

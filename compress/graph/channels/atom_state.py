@@ -1,0 +1,123 @@
+"""What the rules write to while atoms are pushed through a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.fx import Node
+
+from compress.graph.channels.atoms import Atoms, varies
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A node whose constant arguments count channels and must follow them.
+
+    Attributes:
+        into: atoms (after solving: classes) of its input.
+        out: of its output; the input where it gives several.
+        args: what the node was called with; its input stands first, the sizes are plain numbers.
+        kwargs: likewise by name.
+    """
+
+    into: Tensor
+    out: Tensor
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+class State:
+    """Atoms, parameter axes, and what must be looked at once all classes are known.
+
+    Attributes:
+        axes: (state_dict name, dim) -> role and atoms; "out" makes channels, "in" consumes them, "through" passes them on.
+        sized: node name -> arguments that count channels.
+        rectangles: tensors that are reshaped, so they must stay rectangular.
+        single: (atoms, axis, reason): frozen should the classes differ along that axis.
+        pieces: parts of a cut tensor; none of them may become empty.
+        counts: plain numbers that were computed from sizes -> the tensors and axes whose sizes those are.
+        grouped: weight of a layer that loses whole groups -> atoms of its outputs.
+        thinned: weights of grouped layers that lose the same positions of every group instead.
+        parameters: parameters and buffers that stand in the graph themselves, by first name.
+        taken: of those, first names of the ones that an unknown operation takes, with the reason.
+        modules: every module by every name.
+    """
+
+    def __init__(self, thinned: frozenset[str], names: Mapping[str, str]):
+        self.atoms = Atoms()
+        self.thinned, self.names = thinned, names
+        self.axes: dict[tuple[str, int], tuple[str, Tensor]] = {}
+        self.sized: dict[str, Sized] = {}
+        self.rectangles: list[Tensor] = []
+        self.single: list[tuple[Tensor, int, str]] = []
+        self.pieces: list[Tensor] = []
+        self.counts: dict[Node, list[tuple[Tensor, int]]] = {}
+        self.grouped: dict[str, Tensor] = {}
+        self.parameters: dict[str, Tensor] = {}
+        self.taken: dict[str, str] = {}
+        self.modules: dict[str, nn.Module] = {}
+
+    def axis(self, tensor: str, dim: int, role: str, atoms: Tensor) -> None:
+        """Record which atom each index of a parameter's axis belongs to; a layer called twice ties both."""
+        key = (self.names.get(tensor, tensor), dim)
+        if key not in self.axes:
+            self.axes[key] = (role, atoms)
+            return
+        before, known = self.axes[key]
+        self.atoms.unite(known, atoms)
+        if role == "in" != before:  # a tied tensor that one layer makes channels with and another reads them by
+            self.axes[key] = (role, known)
+
+
+def where(node: Node) -> str:
+    """What to call a node in a reason: `layer4.0.conv1 (resnet.py:93)`."""
+    name = str(node.target) if node.op == "call_module" else getattr(node.target, "__name__", str(node.target))
+    source = node.meta.get("source", "") if node.op.startswith("call") else ""
+    return f"{name} ({source})" if source else name
+
+
+def shaped(vector: Tensor, shape: Sequence[int], dim: int) -> Tensor:
+    """A vector of atoms along one axis of a shape, expanded along the others."""
+    view = [1] * len(shape)
+    view[dim] = -1
+    return vector.view(view).expand(tuple(shape))
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """All tensors in nested arguments, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [t for v in value.values() for t in tensors_in(v)]
+    return [t for v in value for t in tensors_in(v)] if isinstance(value, list | tuple) else []
+
+
+def unknown(s: State, node: Node, values: Sequence[Tensor], why: str = "is not known to the solver") -> Any:
+    """Freeze all that comes in; what goes out is one frozen atom."""
+    reason = f"{where(node)} {why}"
+    for source in node.all_input_nodes:
+        if source.op == "get_attr":
+            s.taken.setdefault(s.names.get(str(source.target), str(source.target)), reason)
+    for t in values:
+        s.atoms.freeze(t, reason)
+    fixed = s.atoms.new(1)
+    s.atoms.freeze(fixed, reason)
+    return _filled(fixed, node.meta.get("shape"))
+
+
+def _filled(atom: Tensor, shape: Any) -> Any:
+    if isinstance(shape, dict):
+        return {k: _filled(atom, v) for k, v in shape.items()}
+    if shape is None:
+        return None
+    if all(isinstance(n, int) for n in shape):
+        return atom.view(()).expand(shape)
+    return tuple(_filled(atom, part) for part in shape)
+
+
+def positions_only(s: State, node: Node, x: Tensor, dims: Sequence[int], why: str) -> Any:
+    """An operation that mixes entries along `dims`: channels elsewhere pass, channels there freeze."""
+    return unknown(s, node, [x], why) if any(varies(x, d) for d in dims) else x

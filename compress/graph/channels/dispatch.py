@@ -1,0 +1,294 @@
+"""The one place where a node meets its rule."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from compress.graph import families
+from compress.graph.channels import layer_rules, op_rules
+from compress.graph.channels.atom_state import Sized, State, positions_only, tensors_in, unknown
+from compress.graph.linearize import Line
+
+Args = tuple[Any, ...]
+Kwargs = Mapping[str, Any]
+
+
+def propagate(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwargs) -> Any:
+    """The value of a node, given those of its arguments."""
+    if node.op == "call_module":
+        return _module(s, module, node, args, kwargs)
+    found = tensors_in((args, kwargs))
+    if not found:
+        return _plain(s, node, args, kwargs)
+    if _reads_sizes(node):
+        return _sizes(s, node, args, kwargs)
+    if not follows_sizes(node):
+        for source in node.all_input_nodes:
+            for t, dim in s.counts.get(source, ()):
+                s.single.append((t, dim, f"{op_rules.where(node)} computes with the number of channels"))
+    if node.op == "call_method":
+        return _method(s, node, args, kwargs)
+    return _function(s, node, args, kwargs)
+
+
+def reads_entries(node: Node) -> bool:
+    """Whether the single entries of a parameter matter to this user of it; layers and unknown operations take it whole."""
+    return node.op in ("call_method", "call_module", "output") or node.target in _ENTRIES
+
+
+def follows_sizes(node: Node) -> bool:
+    """Whether surgery rewrites the sizes among the arguments of this node."""
+    if node.op == "call_method":
+        return node.target in families.SIZED_METHODS
+    return node.target in families.SIZED or node.target is operator.getitem
+
+
+# ---- plain numbers ---------------------------------------------------------------------------------------------------------
+
+
+def _plain(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
+    """Arithmetic on sizes: really done. A tensor made from nothing is not known."""
+    counts = [c for source in node.all_input_nodes for c in s.counts.get(source, ())]
+    if node.target is operator.getitem and isinstance(args[0], torch.Size) and isinstance(args[1], int | slice):
+        taken = list(range(len(args[0])))[args[1]]
+        counts = [(t, d) for t, d in counts if d in (taken if isinstance(taken, list) else [taken])]
+    if callable(node.target):
+        value = node.target(*args, **kwargs)
+    else:
+        value = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    if not tensors_in(value):
+        s.counts[node] = counts
+        return value
+    for t, dim in counts:
+        s.single.append((t, dim, f"{op_rules.where(node)} computes with the number of channels"))
+    return unknown(s, node, [], "makes a tensor")
+
+
+def _reads_sizes(node: Node) -> bool:
+    if node.op == "call_method":
+        return node.target in families.SIZE_METHODS
+    return node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")
+
+
+def _sizes(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
+    x, name = args[0], str(node.target if node.op == "call_method" else args[1])
+    if name in ("dtype", "device"):
+        return torch.float32 if name == "dtype" else x.device
+    value = getattr(x, name)(*args[1:], **kwargs) if node.op == "call_method" else getattr(x, name)
+    one = args[1] if len(args) > 1 else kwargs.get("dim")
+    if name == "size" and isinstance(one, int):
+        s.counts[node] = [(x, one % x.ndim)]
+    elif name in ("shape", "size", "numel", "__len__"):
+        s.counts[node] = [(x, d) for d in range(x.ndim)]
+    return value
+
+
+# ---- layers ----------------------------------------------------------------------------------------------------------------
+
+
+def _module(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwargs) -> Any:
+    path = str(node.target)
+    m: Any = s.modules[path]
+    kind, found = type(m), tensors_in((args, kwargs))
+    if path in (opaque := module.meta.get("opaque", {})):
+        return unknown(s, node, found, opaque[path])
+    if m._forward_pre_hooks or m._forward_hooks:
+        return unknown(s, node, found, "has hooks, which may change what it computes")
+    x = found[0]
+    if kind in families.SAME:
+        return x
+    if kind in families.POOLS:
+        return op_rules.spatial(s, node, x)
+    own = [f"{path}.{n}" for n, t in (*m._parameters.items(), *m._buffers.items()) if t is not None and t.ndim == 1]
+    weight, bias = f"{path}.weight", f"{path}.bias" if f"{path}.bias" in own else None
+    if kind in families.CONVOLUTIONS or kind in families.TRANSPOSED:
+        sizes = (m.out_channels, m.groups, m.weight.ndim)
+        return layer_rules.convolution(s, node, x, weight, bias, sizes, kind in families.TRANSPOSED)
+    if kind is nn.Linear:
+        return layer_rules.linear(s, node, x, weight, bias, m.out_features)
+    if kind in families.PER_CHANNEL_NORMS or kind is nn.GroupNorm:
+        return layer_rules.per_channel_norm(s, node, x, own, m.num_groups if kind is nn.GroupNorm else 0)
+    if kind in families.LAST_AXES_NORMS:
+        return layer_rules.layer_norm(s, node, x, own, len(m.normalized_shape))
+    if kind is nn.PReLU:
+        return layer_rules.prelu(s, node, x, weight, m.num_parameters)
+    if kind is Line:
+        return layer_rules.line(s, node, x, own, m.axis)
+    return _moving_module(s, node, m, x, found)
+
+
+def _moving_module(s: State, node: Node, m: Any, x: Tensor, found: list[Tensor]) -> Any:
+    kind = type(m)
+    if kind is nn.Flatten:
+        return m(x)
+    if kind in families.PIXEL_SHUFFLES:
+        return op_rules.pixels(s, x, m)
+    if kind is nn.ChannelShuffle:
+        return op_rules.shuffled(s, x, m.groups)
+    if kind is nn.GLU:
+        return op_rules.gated(s, x, m.dim)
+    if kind in families.SOFTMAXES and m.dim is not None:
+        return positions_only(s, node, x, [m.dim], "normalises over channels")
+    return unknown(s, node, found, f"({kind.__name__}) is not known to the solver")
+
+
+# ---- functions and methods -------------------------------------------------------------------------------------------------
+
+
+def _method(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
+    name, x = str(node.target), args[0]
+    if name in families.SIZED_METHODS:
+        # Atoms are expanded views, which only reshape takes; on the activations themselves view and reshape agree.
+        move = getattr(x, "reshape" if name == "view" else name)
+        return op_rules.sized(s, node, args, kwargs, lambda: move(*args[1:], **kwargs))
+    if name in families.MOVEMENT_METHODS:
+        return getattr(x, name)(*args[1:], **kwargs)
+    if name in families.CASTS:
+        return x
+    if name in families.ELEMENTWISE_METHODS:
+        return op_rules.elementwise(s, node, tensors_in((args, kwargs)))
+    if name in families.REDUCTION_METHODS:
+        return op_rules.reduced(s, node, x, _dims(x, args, kwargs))
+    if name in families.ALONG:
+        return _along(s, node, name, args, kwargs)
+    if name in families.PRODUCT_METHODS:
+        return op_rules.matmul(s, node, args[0], args[1])
+    if name in ("reshape_as", "view_as"):
+        return op_rules.shaped_as(s, x, args[1])
+    if name == "unbind":
+        return op_rules.unbound(s, node, x, _argument(args, kwargs, 1, "dim", 0))
+    return unknown(s, node, tensors_in((args, kwargs)))
+
+
+def _function(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
+    f: Any = node.target
+    x: Any = args[0] if args else kwargs.get("input")
+    if f is getattr and args[1] in families.ATTRIBUTES:
+        return getattr(x, args[1])
+    if f is operator.getitem:
+        return x[args[1]] if not isinstance(x, Tensor) else op_rules.picked(s, node, x, args[1])
+    if f in families.SIZED:
+        return op_rules.sized(s, node, args, kwargs, lambda: f(*args, **kwargs))
+    if f in families.MOVEMENT:
+        return f(*args, **kwargs)
+    if f in families.ELEMENTWISE:
+        return op_rules.elementwise(s, node, tensors_in((args, kwargs)))
+    if f in families.POOLING:
+        return op_rules.spatial(s, node, x)
+    if f in families.JOINS:
+        dim = _argument(args, kwargs, 1, "dim", kwargs.get("axis", 0))
+        return op_rules.joined(s, node, args[0] if args else kwargs["tensors"], dim, f is torch.stack)
+    if f in families.REDUCTIONS:
+        return op_rules.reduced(s, node, x, _dims(x, args, kwargs))
+    if f in families.ALONG_FUNCTIONS:
+        return _along(s, node, f.__name__, args, kwargs)
+    if f in families.PRODUCTS:
+        return op_rules.matmul(s, node, args[0], args[1])
+    if f in families.PIXELS:
+        return op_rules.pixels(s, x, lambda t: f(t, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"}))
+    special = _SPECIAL.get(f)
+    return special(s, node, args, kwargs) if special else unknown(s, node, tensors_in((args, kwargs)))
+
+
+def _argument(args: Args, kwargs: Kwargs, position: int, name: str, default: Any = None) -> Any:
+    return args[position] if len(args) > position else kwargs.get(name, default)
+
+
+def _dims(x: Tensor, args: Args, kwargs: Kwargs) -> list[int]:
+    dims = _argument(args, kwargs, 1, "dim", kwargs.get("axis"))
+    if isinstance(dims, bool):
+        raise TypeError("a flag in place of the axes")
+    dims = range(x.ndim) if dims is None else [dims] if isinstance(dims, int) else dims
+    return [d % x.ndim for d in dims]
+
+
+def _along(s: State, node: Node, name: str, args: Args, kwargs: Kwargs) -> Any:
+    """Softmax, normalisation, roll, running sums: one axis is mixed."""
+    x, position = args[0], 2 if name in ("normalize", "roll") else 1
+    dims = _argument(args, kwargs, position, "dim", kwargs.get("dims", 1 if name == "normalize" else None))
+    if dims is None or len(tensors_in((args, kwargs))) > 1:
+        return unknown(s, node, tensors_in((args, kwargs)))
+    return positions_only(s, node, x, [dims] if isinstance(dims, int) else dims, "mixes channels")
+
+
+# ---- layers as functions ---------------------------------------------------------------------------------------------------
+
+
+def _tensor_name(node: Node, position: int, name: str) -> str | None:
+    """The state_dict name of a parameter that is an argument of a functional layer; '' where it is computed."""
+    argument = _argument(node.args, node.kwargs, position, name)
+    if argument is None:
+        return None
+    return str(argument.target) if isinstance(argument, Node) and argument.op == "get_attr" else ""
+
+
+def _functional_layer(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
+    weight, bias = _tensor_name(node, 1, "weight"), _tensor_name(node, 2, "bias")
+    if not weight or bias == "":
+        return unknown(s, node, tensors_in((args, kwargs)), "has weights that are computed")
+    x, w = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
+    if node.target is F.linear:
+        return layer_rules.linear(s, node, x, weight, bias, w.shape[0])
+    groups = _argument(args, kwargs, 6, "groups", 1)
+    out = layer_rules.convolution(s, node, x, weight, bias, (w.shape[0], groups, w.ndim), False)
+    s.sized[node.name] = Sized(x, out, args, kwargs)
+    return out
+
+
+def _functional_norm(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
+    last = node.target is F.layer_norm
+    names = {"weight": 2, "bias": 3} if last else {"running_mean": 1, "running_var": 2, "weight": 3, "bias": 4}
+    tensors = [t for t in (_tensor_name(node, i, n) for n, i in names.items()) if t is not None]
+    if "" in tensors:
+        return unknown(s, node, tensors_in((args, kwargs)), "has weights that are computed")
+    if last:
+        return layer_rules.layer_norm(s, node, args[0], tensors, len(_argument(args, kwargs, 1, "normalized_shape")))
+    return layer_rules.per_channel_norm(s, node, args[0], tensors, 0)
+
+
+def _functional_prelu(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
+    weight = _tensor_name(node, 1, "weight")
+    if not weight:
+        return unknown(s, node, tensors_in((args, kwargs)), "has weights that are computed")
+    return layer_rules.prelu(s, node, args[0], weight, _argument(args, kwargs, 1, "weight").numel())
+
+
+def _attention(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
+    q, k, v = (_argument(args, kwargs, i, n) for i, n in enumerate(("query", "key", "value")))
+    return op_rules.attention(s, node, q, k, v, _argument(args, kwargs, 3, "attn_mask"))
+
+
+_SPECIAL: dict[Any, Callable[[State, Node, Args, Kwargs], Any]] = {
+    F.linear: _functional_layer,
+    **dict.fromkeys(families.FUNCTIONAL_CONVOLUTIONS, _functional_layer),
+    F.layer_norm: _functional_norm,
+    F.batch_norm: _functional_norm,
+    F.prelu: _functional_prelu,
+    F.scaled_dot_product_attention: _attention,
+    F.pad: lambda s, node, args, kwargs: op_rules.padded(
+        s, node, args[0], _argument(args, kwargs, 1, "pad"), _argument(args, kwargs, 2, "mode", "constant")
+    ),
+    F.glu: lambda s, node, args, kwargs: op_rules.gated(s, args[0], _argument(args, kwargs, 1, "dim", -1)),
+    torch.channel_shuffle: lambda s, node, args, kwargs: op_rules.shuffled(s, args[0], _argument(args, kwargs, 1, "groups")),
+    torch.unbind: lambda s, node, args, kwargs: op_rules.unbound(s, node, args[0], _argument(args, kwargs, 1, "dim", 0)),
+}
+_LAYERS = (*families.FUNCTIONAL_LAYERS, F.prelu)
+_ENTRIES = frozenset(
+    {getattr, operator.getitem, *(f for f in _SPECIAL if f not in _LAYERS)}
+    | families.SIZED
+    | families.MOVEMENT
+    | families.ELEMENTWISE
+    | families.POOLING
+    | families.JOINS
+    | families.REDUCTIONS
+    | families.ALONG_FUNCTIONS
+    | families.PRODUCTS
+    | families.PIXELS
+)

@@ -1,0 +1,101 @@
+"""What a solved model looks like: groups of channels, and the parameter axes that each of them touches."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from compress.errors import PlanMismatch
+from compress.graph.channels.atom_state import Sized
+
+
+@dataclass(frozen=True)
+class Member:
+    """One parameter axis that a group touches.
+
+    Attributes:
+        tensor: state_dict name, e.g. `layer1.0.conv1.weight`.
+        dim: the axis.
+        role: "out" makes the channels, "in" consumes them, "through" passes them on (norms, depthwise convolution).
+        index: channel of the group at each position of the axis; -1 where the position belongs to another group.
+    """
+
+    tensor: str
+    dim: int
+    role: str
+    index: Tensor
+
+    @property
+    def module(self) -> str:
+        """Path of the module that holds the tensor; empty for a parameter of the model itself."""
+        return self.tensor.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that touch the same axes. `frozen` says why none of them can go (None: all can, but one)."""
+
+    name: str
+    channels: int
+    members: tuple[Member, ...]
+    frozen: str | None
+    labels: tuple[int, ...]
+
+    def modules(self, role: str) -> tuple[str, ...]:
+        """Paths of the modules that hold an axis of this role, in graph order, each once."""
+        return tuple(dict.fromkeys(m.module for m in self.members if m.role == role))
+
+    @property
+    def producers(self) -> tuple[str, ...]:
+        """Modules whose outputs these channels are."""
+        return self.modules("out")
+
+    @property
+    def consumers(self) -> tuple[str, ...]:
+        """Modules that read these channels."""
+        return self.modules("in")
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The solved model.
+
+    Attributes:
+        groups: in graph order, frozen ones included.
+        axes: (state_dict name, axis) -> (role, class of each position).
+        sized: node name -> its constant arguments that count channels, with the classes of its input and output.
+        tied: state_dict name -> first name of the same tensor.
+        thinned: weights of grouped layers that lose the same positions of every group; the others lose whole groups.
+        counted: nodes that compute a plain number from a count of channels.
+        classes: how many labels there are; each is below this number.
+    """
+
+    groups: tuple[Group, ...]
+    axes: Mapping[tuple[str, int], tuple[str, Tensor]]
+    sized: Mapping[str, Sized]
+    tied: Mapping[str, str]
+    thinned: frozenset[str]
+    counted: frozenset[str]
+    classes: int
+
+    @property
+    def removable(self) -> tuple[Group, ...]:
+        """Groups that can lose channels."""
+        return tuple(g for g in self.groups if g.frozen is None)
+
+    def group(self, name: str) -> Group:
+        """The group of that name.
+
+        Raises:
+            PlanMismatch: there is none.
+        """
+        if name not in self._by_name:
+            raise PlanMismatch(f"The plan names layer {name}, which this model does not have. Run 'compress plan' on this model.")
+        return self._by_name[name]
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, Group]:
+        return {g.name: g for g in self.groups}

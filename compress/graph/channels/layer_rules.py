@@ -1,0 +1,115 @@
+"""Rules for layers with parameters: which atoms each of their axes reads, makes or passes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.fx import Node
+
+from compress.graph.channels.atom_state import Sized, State, shaped, unknown, where
+from compress.graph.channels.atoms import varies, varying
+
+STATISTICS = "takes its statistics over all channels, so removing one would change the rest"
+
+
+def convolution(s: State, node: Node, x: Tensor, weight: str, bias: str | None, sizes: Sequence[int], transposed: bool) -> Any:
+    """Weight (out, in/groups, ...), or (in, out/groups, ...) where transposed. `sizes` = (out, groups, axes of the weight)."""
+    out, groups, ndim = sizes
+    if x.ndim != ndim:
+        return unknown(s, node, [x], "has no batch axis")
+    into = s.atoms.per_channel(x, 1)
+    made = s.atoms.new(out)
+    role = "out"
+    if groups == 1:
+        s.axis(weight, 0 if transposed else 1, "in", into)
+        s.axis(weight, 1 if transposed else 0, "out", made)
+    elif weight in s.thinned:
+        # The same positions of every group go: groups stay, each gets thinner.
+        per_in, per_out = into.view(groups, -1), made.view(groups, -1)
+        s.atoms.unite(per_in, per_in[:1].clone())
+        s.atoms.unite(per_out, per_out[:1].clone())
+        s.axis(weight, 1, "in", per_in[0])
+        s.axis(weight, 0, "out", made)
+    else:
+        # Whole groups go: a group's inputs and outputs are one class. Depthwise is the case of one channel per group.
+        per_in, per_out = into.view(groups, -1), made.view(groups, -1)
+        s.atoms.unite(per_in, per_in[:, :1].clone())
+        s.atoms.unite(per_out, per_in[:, :1].clone())
+        role = "through"
+        s.axis(weight, 0, role, into if transposed else made)
+        if not transposed and len(into) > groups:
+            s.grouped[weight] = made
+    if bias is not None:
+        s.axis(bias, 0, role, made)
+    return shaped(made, node.meta["shape"], 1)
+
+
+def linear(s: State, node: Node, x: Tensor, weight: str, bias: str | None, out: int) -> Tensor:
+    """Weight (out, in), on the last axis."""
+    if x.shape[-1] > 1 and not varies(x, -1) and varying(x):
+        # It mixes positions within each channel (a token mixer): channels pass, the layer itself stays.
+        fixed = s.atoms.new(1)
+        s.atoms.freeze(fixed, f"{where(node)} mixes positions, not channels")
+        s.axis(weight, 1, "in", fixed.expand(x.shape[-1]))
+        s.axis(weight, 0, "out", fixed.expand(out))
+        if bias is not None:
+            s.axis(bias, 0, "out", fixed.expand(out))
+        return x.narrow(-1, 0, 1).expand(*x.shape[:-1], out)
+    s.axis(weight, 1, "in", s.atoms.per_channel(x, -1))
+    made = s.atoms.new(out)
+    s.axis(weight, 0, "out", made)
+    if bias is not None:
+        s.axis(bias, 0, "out", made)
+    return shaped(made, node.meta["shape"], -1)
+
+
+def per_channel_norm(s: State, node: Node, x: Tensor, tensors: Sequence[str], groups: int) -> Tensor:
+    """BatchNorm and InstanceNorm (groups = 0: each channel alone), GroupNorm (whole groups go, which is exact)."""
+    channels = s.atoms.per_channel(x, 1)
+    if groups == 1 and len(channels) > 1:
+        s.atoms.freeze(channels, f"{where(node)} {STATISTICS}")
+    if groups:
+        per_group = channels.view(groups, -1)
+        s.atoms.unite(per_group, per_group[:, :1].clone())
+    for tensor in tensors:
+        s.axis(tensor, 0, "through", channels)
+    out = shaped(channels, x.shape, 1)
+    if groups or not tensors:  # what the tensors of a norm cannot tell
+        s.sized[node.name] = Sized(out, out, (), {})
+    return out
+
+
+def layer_norm(s: State, node: Node, x: Tensor, tensors: Sequence[str], dims: int) -> Tensor:
+    """Statistics over the last `dims` axes: nothing along them can be removed exactly.
+
+    Channels on an axis in front of those (the heads, where each head is normalised by itself) pass; a head goes as a whole.
+    """
+    inner = range(x.ndim - dims, x.ndim)
+    if any(d not in inner for d in varying(x)):
+        return s.atoms.unite_along(x, inner)
+    if dims == 1:
+        channels = s.atoms.per_channel(x, -1)
+        x = shaped(channels, x.shape, -1)
+        for tensor in tensors:
+            s.axis(tensor, 0, "through", channels)
+    s.atoms.freeze(x, f"{where(node)} {STATISTICS}")
+    return x
+
+
+def prelu(s: State, node: Node, x: Tensor, weight: str, slopes: int) -> Tensor:
+    """One slope per channel, or one for all, which then stays."""
+    slope = s.atoms.per_channel(x, 1) if slopes > 1 else s.atoms.new(1)
+    if slopes == 1:
+        s.atoms.freeze(slope, f"{where(node)} has one slope for all channels")
+    s.axis(weight, 0, "through", slope)
+    return x
+
+
+def line(s: State, node: Node, x: Tensor, tensors: Sequence[str], axis: int) -> Tensor:
+    """Slope and offset of each channel, on axis 1 or the last one."""
+    channels = s.atoms.per_channel(x, axis)
+    for tensor in tensors:
+        s.axis(tensor, 0, "through", channels)
+    return shaped(channels, x.shape, axis)

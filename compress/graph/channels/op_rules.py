@@ -1,0 +1,199 @@
+"""Rules for operations without parameters: what each of them does to channel atoms.
+
+A rule takes the solver's state, the node and the values that reach it (atom tensors in place of activations, everything else as
+it is) and gives the node's value. Pure data movement has no rule: the real operation is called on the atoms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.fx import Node
+
+from compress.graph.channels.atom_state import Sized, State, shaped, tensors_in, unknown, where
+from compress.graph.channels.atoms import along, varies, varying
+
+# ---- elementwise, reductions, products -------------------------------------------------------------------------------------
+
+
+def elementwise(s: State, node: Node, operands: Sequence[Tensor]) -> Any:
+    """Atoms that meet are united; an operand that is broadcast over channels stays whole itself."""
+    if len(operands) == 1:
+        return operands[0]
+    shape = operands[0].shape
+    if any(t.shape != shape for t in operands):
+        shape = np.broadcast_shapes(*(t.shape for t in operands))  # that of torch takes twenty times as long
+    full = [t for t in operands if t.shape == shape]
+    if not full:
+        return unknown(s, node, operands, "broadcasts all of its operands")
+    main = full[0] if len(full) == 1 else min(full, key=lambda t: len(varying(t)) or t.ndim + 1)
+    axes = varying(main)
+    for other in operands:
+        if other is main:
+            continue
+        sizes = (1,) * (main.ndim - other.ndim) + tuple(other.shape)
+        if axes and all(sizes[d] == 1 for d in axes):
+            s.atoms.freeze(other, f"{where(node)} broadcasts it over channels")
+        else:
+            s.atoms.unite(main, other)
+    return main
+
+
+def reduced(s: State, node: Node, x: Tensor, dims: Sequence[int]) -> Any:
+    """A mean, sum, maximum or pooling over `dims`; the other axes keep their atoms."""
+    if any(varies(x, d) for d in dims):
+        return unknown(s, node, [x], "reduces over channels")
+    slim = x
+    for d in dims:
+        slim = slim.narrow(d, 0, 1)
+    shape = node.meta["shape"]
+    if len(shape) == x.ndim:
+        return slim.expand(tuple(shape))
+    return slim.reshape(shape)
+
+
+def spatial(s: State, node: Node, x: Tensor) -> Tensor:
+    """Pooling, resizing and padding: whatever happens within a channel, on axes behind it."""
+    return shaped(s.atoms.per_channel(x, 1), node.meta["shape"], 1)
+
+
+def padded(s: State, node: Node, x: Tensor, pad: Sequence[int], mode: str) -> Any:
+    """Padding in space keeps channels; padded channels are constants that have no producer, so they stay."""
+    dims = [x.ndim - 1 - i // 2 for i in range(0, len(pad), 2) if pad[i] or pad[i + 1]]
+    if not any(varies(x, d) for d in dims):
+        return reduced(s, node, x, dims)
+    if mode != "constant" or min(pad) < 0:
+        return unknown(s, node, [x], "pads or crops channels other than by constants")
+    fill = s.atoms.new(1)
+    s.atoms.freeze(fill, f"{where(node)} pads with constant channels")
+    return F.pad(x, list(pad), value=int(fill))
+
+
+def matmul(s: State, node: Node, a: Tensor, b: Tensor) -> Any:
+    """(..., i, k) @ (..., k, j). Contracting channels (q k^T) ties them all: a head goes as a whole."""
+    shape = tuple(node.meta["shape"])
+    if min(a.ndim, b.ndim) < 2:
+        return unknown(s, node, [a, b], "multiplies by a vector")
+    if varies(a, -1) or varies(b, -2):
+        rep_a = s.atoms.unite_along(a, [a.ndim - 2, a.ndim - 1]).narrow(-2, 0, 1).narrow(-1, 0, 1)
+        rep_b = s.atoms.unite_along(b, [b.ndim - 2, b.ndim - 1]).narrow(-2, 0, 1).narrow(-1, 0, 1)
+        s.atoms.unite(rep_a, rep_b)
+        return rep_a.expand(shape) if rep_a.numel() >= rep_b.numel() else rep_b.expand(shape)
+    if varies(a, -2) and varies(b, -1):
+        return unknown(s, node, [a, b], "multiplies channels by channels")
+    rows = varies(a, -2)
+    wide, weights = (a.narrow(-1, 0, 1), b) if rows else (b.narrow(-2, 0, 1), a)
+    wide = wide.expand(shape)
+    s.atoms.unite(weights.narrow(-2, 0, 1).narrow(-1, 0, 1).expand(*shape[:-2], 1, 1), wide)
+    return wide
+
+
+def attention(s: State, node: Node, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Any:
+    """softmax(q k^T + mask) v, all (..., tokens, head dimension): the classes are whole heads."""
+    if q.shape[:-2] != k.shape[:-2] or k.shape[:-2] != v.shape[:-2]:
+        return unknown(s, node, [q, k, v, *tensors_in(mask)], "shares keys among heads")
+    heads = s.atoms.unite_along(q, [q.ndim - 2, q.ndim - 1]).narrow(-2, 0, 1).narrow(-1, 0, 1)
+    s.atoms.unite(s.atoms.unite_along(k, [k.ndim - 2, k.ndim - 1]), heads)
+    s.atoms.unite(v, heads)
+    if isinstance(mask, Tensor):
+        if mask.ndim > 2 and mask.shape[-3] > 1:
+            s.atoms.unite(heads, mask)
+        else:
+            s.atoms.freeze(mask, f"{where(node)} shares the mask among heads")
+    return heads.expand(tuple(node.meta["shape"]))
+
+
+# ---- cutting, joining, moving ----------------------------------------------------------------------------------------------
+
+
+def sized(s: State, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any], call: Callable[[], Any]) -> Any:
+    """Data movement with sizes among its arguments."""
+    out = call()
+    x: Tensor = tensors_in((args, kwargs))[0]
+    s.sized[node.name] = Sized(x, out if isinstance(out, Tensor) else x, args, kwargs)
+    s.rectangles.extend(tensors_in(out))
+    if not isinstance(out, Tensor):
+        s.pieces.extend(tensors_in(out))
+    return out
+
+
+def shaped_as(s: State, x: Tensor, other: Tensor) -> Tensor:
+    """A reshape whose sizes are those of another tensor: both lose the same channels."""
+    out = x.reshape(other.shape)
+    s.rectangles.append(out)
+    s.atoms.unite(out, other)
+    return out
+
+
+def unbound(s: State, node: Node, x: Tensor, dim: int) -> tuple[Tensor, ...]:
+    """Single entries of one axis."""
+    s.single.append((x, dim % x.ndim, f"{where(node)} takes single entries along the channels"))
+    return x.unbind(dim)
+
+
+def picked(s: State, node: Node, x: Tensor, index: Any) -> Any:
+    """x[...]: whole axes and plain slices follow their channels; a single entry or a stride must not lose its place."""
+    entries: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
+    found = tensors_in(entries)
+    if found or not all(isinstance(i, int | slice) or i is None or i is Ellipsis for i in entries):
+        return unknown(s, node, [x, *found], "is indexed by a tensor")
+    dim = 0
+    for i in entries:
+        if i is Ellipsis:
+            dim += x.ndim - sum(isinstance(k, int | slice) for k in entries)
+        elif i is not None:
+            plain = isinstance(i, slice) and i.step in (None, 1)
+            if not plain and i != slice(None):
+                s.single.append((x, dim, f"{where(node)} takes single entries along the channels"))
+            dim += 1
+    out = x[index]
+    s.sized[node.name] = Sized(x, out, (x, index), {})
+    s.pieces.append(out)
+    return out
+
+
+def joined(s: State, node: Node, parts: Sequence[Tensor], dim: int, new_axis: bool) -> Tensor:
+    """Concatenation, and stacking on a new axis."""
+    axis = dim % (parts[0].ndim + new_axis)
+    if new_axis:
+        parts = [p.unsqueeze(axis) for p in parts]
+    shape = tuple(node.meta["shape"])
+    inside = any(varies(p, axis) for p in parts) or new_axis
+    across = any(varies(p, d) for p in parts for d in range(p.ndim) if d != axis)
+    if across and not inside:
+        # Joined along another axis than their channels (a class token before the others): they keep the same channels.
+        first = parts[0].narrow(axis, 0, 1)
+        for p in parts[1:]:
+            s.atoms.unite(first, p)
+        return first.expand(shape)
+    if across:
+        out = torch.cat(list(parts), axis)
+        s.rectangles.append(out)
+        return out
+    return shaped(torch.cat([along(p, axis) for p in parts]), shape, axis)
+
+
+def pixels(s: State, x: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:
+    """Pixel shuffle: channels become positions, so those that make one channel go together."""
+    out = move(x)
+    s.rectangles.append(out)
+    return out
+
+
+def shuffled(s: State, x: Tensor, groups: int) -> Tensor:
+    """Channel shuffle: (groups, n) -> (n, groups); it stays rectangular."""
+    split = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
+    s.rectangles.append(split)
+    return split.transpose(1, 2).reshape(x.shape)
+
+
+def gated(s: State, x: Tensor, dim: int) -> Tensor:
+    """GLU: both halves of an axis go together."""
+    half, gate = x.chunk(2, dim)
+    s.atoms.unite(half, gate)
+    return half

@@ -1,0 +1,144 @@
+"""Atoms through a whole graph: every node once, then whatever can only be settled when all of it is known."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+from compress.graph.channels.atom_state import State, tensors_in, unknown, where
+from compress.graph.channels.atoms import along, slim
+from compress.graph.channels.dispatch import propagate, reads_entries
+from compress.graph.trace.shapes import shape_of
+
+_FOLLOWED = 2**19
+"""Largest parameter in the graph whose entries get atoms of their own; beyond lie weights that are computed, not embeddings."""
+
+
+def tied_names(module: nn.Module) -> dict[str, str]:
+    """Every name of a parameter or buffer -> the first name of the same tensor."""
+    first: dict[int, str] = {}
+    found: dict[str, str] = {}
+    for path, part in module.named_modules(remove_duplicate=False):
+        for key, tensor in (*part._parameters.items(), *part._buffers.items()):
+            if tensor is not None:
+                name = f"{path}.{key}" if path else key
+                found[name] = first.setdefault(id(tensor), name)
+    return found
+
+
+def walk(s: State, module: GraphModule) -> None:
+    """Push atoms through every node; values are let go after their last use."""
+    values: dict[Node, Any] = {}
+    left = {node: len(node.users) for node in module.graph.nodes}
+    read = _read_parameters(s, module)
+    s.modules = dict(module.named_modules(remove_duplicate=False))
+    look_up: Callable[[Node], Any] = values.__getitem__
+    for node in module.graph.nodes:
+        if node.op == "placeholder":
+            values[node] = unknown(s, node, [], "is a model input")
+        elif node.op == "get_attr":
+            values[node] = _attribute(s, module, node, read)
+        elif node.op == "output":
+            unknown(s, node, tensors_in(map_arg(node.args, look_up)), "is the model's output")
+        else:
+            values[node] = _followed(s, module, node, map_arg(node.args, look_up), map_arg(node.kwargs, look_up))
+        for source in node.all_input_nodes:
+            left[source] -= 1
+            if left[source] == 0:
+                del values[source]
+
+
+def _followed(s: State, module: GraphModule, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """A node's value. A rule that breaks, or gives another shape than the real operation, has misunderstood it: freeze."""
+    tables: list[dict[Any, Any]] = [s.axes, s.sized, s.grouped]
+    sizes = [len(table) for table in tables]
+    try:
+        value = propagate(s, module, node, args, kwargs)
+        if shape_of(value) == node.meta.get("shape"):
+            return value
+        why = "is called in a way that the solver does not know"
+    except Exception as error:  # whatever torch raises when an operation is called on atoms in a way that it does not take
+        why = f"cannot be followed ({type(error).__name__})"
+    for table, size in zip(tables, sizes, strict=True):
+        for key in list(table)[size:]:
+            del table[key]
+    return unknown(s, node, tensors_in((args, kwargs)), why)
+
+
+def _read_parameters(s: State, module: GraphModule) -> dict[str, list[Node]]:
+    """Parameters and buffers in the graph, by first name -> the operations that look at their single entries."""
+    read: dict[str, list[Node]] = {}
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            name = s.names.get(str(node.target), str(node.target))
+            read.setdefault(name, []).extend(user for user in node.users if reads_entries(user))
+    return read
+
+
+def _attribute(s: State, module: GraphModule, node: Node, read: Mapping[str, list[Node]]) -> Any:
+    name = s.names.get(str(node.target), str(node.target))
+    value: Any = functools.reduce(getattr, str(node.target).split("."), module)
+    if not isinstance(value, Tensor):
+        return value
+    if not read[name] or value.numel() > _FOLLOWED:
+        atom = s.atoms.new(1)
+        if read[name]:
+            reason = f"{name} is too large to be followed entry by entry where {where(read[name][0])} uses it"
+            s.taken.setdefault(name, reason)
+            s.atoms.freeze(atom, reason)
+        return atom.view([1] * value.ndim).expand(value.shape)
+    if name not in s.parameters:
+        s.parameters[name] = s.atoms.new(value.numel()).view(value.shape)
+    return s.parameters[name]
+
+
+def close(s: State) -> Tensor:
+    """Class of every atom, after all that had to wait: rectangles, parameters in the graph, single entries."""
+    for name, atoms in s.parameters.items():
+        s.rectangles.append(atoms)
+        for d in range(atoms.ndim):
+            if (s.names.get(name, name), d) in s.axes:
+                s.axis(name, d, "through", s.atoms.per_channel(atoms, d))
+    for (name, _), (_, atoms) in s.axes.items():
+        if name in s.taken:
+            s.atoms.freeze(atoms, s.taken[name])
+    classes = _rectangular(s)
+    for name, t in s.parameters.items():
+        labels = classes[t]
+        for d in range(t.ndim):
+            if (name, d) not in s.axes and differs(labels, d):
+                s.axis(name, d, "through", along(t, d))
+    for t, dim, reason in s.single:
+        if differs(classes[slim(t)], dim):
+            s.atoms.freeze(t, reason)
+    return classes
+
+
+def differs(labels: Tensor, dim: int) -> bool:
+    """Whether the classes change along an axis."""
+    return labels.shape[dim] > 1 and bool((labels != labels.narrow(dim, 0, 1)).any())
+
+
+def _rectangular(s: State) -> Tensor:
+    """Classes once every tensor that is reshaped loses whole slices only.
+
+    One axis keeps its freedom: the one with the most different channels. A shuffle's (groups, n) keeps n.
+    """
+    waiting = [slim(t) for t in s.rectangles]
+    while True:
+        classes = s.atoms.classes()
+        edges = s.atoms.edges
+        for t in waiting:
+            labels = classes[t]
+            dims = [d for d in range(t.ndim) if differs(labels, d)]
+            if len(dims) > 1:
+                free = max(dims, key=lambda d: len(torch.unique(along(labels, d))))
+                s.atoms.unite_along(t, [d for d in dims if d != free])
+        if s.atoms.edges == edges:
+            return classes

@@ -1,0 +1,193 @@
+"""Lines in place of rectifiers: what makes a network shallower.
+
+    y_c = slope_c x_c + offset_c        for each channel c, on the axis where the channels are
+
+A channel that is always on is (1, 0), one that is always off (0, 0): it is constant then, and can be removed. What stands
+between two layers and is a line can be merged with them. Where a line comes from is not known here; a plan brings its numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from compress.edits import Linearize
+from compress.errors import PlanMismatch
+from compress.graph import families
+
+_PASSING = families.POOLS | families.SAME
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where an activation acts.
+
+    Attributes:
+        path: of the activation module; what a plan calls the site.
+        node: name of its node; empty inside a submodule that is kept whole.
+        axis: of the channels, 1 or -1.
+        refused: why no line can stand here.
+    """
+
+    path: str
+    node: str
+    axis: int = 1
+    refused: str | None = None
+
+
+def sites(module: GraphModule) -> tuple[Site, ...]:
+    """Every rectifier of a traced model in graph order, then those inside submodules that would not trace."""
+    calls: dict[str, list[Node]] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_module" and type(module.get_submodule(str(node.target))) in families.RECTIFIERS:
+            calls.setdefault(str(node.target), []).append(node)
+    found = [
+        Site(path, nodes[0].name, channel_axis(module, nodes[0]), _refused(module, path, nodes)) for path, nodes in calls.items()
+    ]
+    opaque: dict[str, str] = module.meta.get("opaque", {})
+    for path, why in opaque.items():
+        for name, part in module.get_submodule(path).named_modules(prefix=path):
+            if type(part) in families.RECTIFIERS:
+                found.append(Site(name, "", refused=f"it lies inside {path}, which stays whole because it {why}"))
+    return tuple(found)
+
+
+def channel_axis(module: GraphModule, node: Node) -> int:
+    """Axis of the channels at an activation's input: -1 behind linear layers and layer norms, else 1.
+
+    Looked for backwards through what leaves axes where they are: sums, pooling, dropout, other activations.
+    """
+    source = node.args[0] if node.args else None
+    while isinstance(source, Node):
+        if source.op == "call_module":
+            kind = type(module.get_submodule(str(source.target)))
+            if kind is nn.Linear or kind in families.LAST_AXES_NORMS:
+                return -1
+            if kind not in _PASSING:
+                return 1
+        elif source.target not in families.ELEMENTWISE and source.target not in families.ELEMENTWISE_METHODS:
+            return 1
+        source = next((a for a in source.args if isinstance(a, Node)), None)
+    return 1
+
+
+def linearize(module: GraphModule, edits: Sequence[Linearize]) -> GraphModule:
+    """A copy of the model with a line (or, where that is what the line is, an identity) at each named site.
+
+    Args:
+        module: traced model whose shapes have been noted since the last surgery (`trace.note_shapes`).
+        edits: any number, each for another site.
+
+    Raises:
+        PlanMismatch: a site that does not exist, is named twice, has another number of channels, or cannot be linearized.
+    """
+    if any("shape" not in node.meta for node in module.graph.nodes):
+        raise ValueError("the shapes of the model are not known; call note_shapes first")
+    module = copy.deepcopy(module)
+    known = {site.path: site for site in sites(module)}
+    nodes = {node.name: node for node in module.graph.nodes}
+    for edit in edits:
+        site = known.pop(edit.layer, None)
+        if site is None:
+            raise PlanMismatch(
+                f"The plan linearizes {edit.layer}, which is no activation of this model or is named twice. "
+                "Run 'compress plan' again."
+            )
+        if site.refused is not None:
+            raise PlanMismatch(
+                f"The plan linearizes {edit.layer}, which cannot be: {site.refused}. Leave that edit out, or plan again."
+            )
+        if (channels := channels_at(nodes[site.node], site.axis)) != edit.channels:
+            raise PlanMismatch(
+                f"The plan expects {edit.channels} channels at {edit.layer}, this model has {channels}. "
+                "Run 'compress plan' again."
+            )
+        owner, _, name = edit.layer.rpartition(".")
+        device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        setattr(module.get_submodule(owner), name, _made(edit, site.axis).to(device).train(module.training))
+    module.recompile()
+    return module
+
+
+class Line(nn.Module):
+    """slope * x + offset, per channel; trainable.
+
+    Args:
+        channels: how many.
+        axis: where they are, 1 (images) or -1 (tokens).
+    """
+
+    slope: nn.Parameter
+    offset: nn.Parameter
+
+    def __init__(self, channels: int, axis: int = 1):
+        super().__init__()
+        if axis not in (1, -1) or channels < 1:
+            raise ValueError(f"a line has its channels on axis 1 or -1 and at least one of them, not {channels} on {axis}")
+        self.axis = axis
+        self.slope = nn.Parameter(torch.empty(channels))
+        self.offset = nn.Parameter(torch.empty(channels))
+        self.reset_parameters()
+
+    @property
+    def channels(self) -> int:
+        """How many channels it has now."""
+        return self.slope.shape[0]
+
+    def reset_parameters(self) -> None:
+        """Back to the identity."""
+        nn.init.ones_(self.slope)
+        nn.init.zeros_(self.offset)
+
+    def forward(self, x: Tensor) -> Tensor:
+        behind = [1] * (x.ndim - 2) if self.axis == 1 else []
+        return x * self.slope.view(-1, *behind) + self.offset.view(-1, *behind)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, axis={self.axis}"
+
+
+def line(slope: Tensor, offset: Tensor, axis: int) -> Line:
+    """A line of given numbers, (c,) each, in float32."""
+    made = Line(len(slope), axis)
+    with torch.no_grad():
+        made.slope.copy_(slope)
+        made.offset.copy_(offset)
+    return made
+
+
+def _made(edit: Linearize, axis: int) -> nn.Module:
+    if all(m == 1 for m in edit.slope) and not any(edit.offset):
+        return nn.Identity()
+    return line(torch.tensor(edit.slope), torch.tensor(edit.offset), axis)
+
+
+def channels_at(node: Node, axis: int) -> int:
+    """How many channels the value of a node has on an axis, 0 where it has none or its shape is not noted."""
+    shape: Any = node.meta.get("shape")
+    return int(shape[axis]) if isinstance(shape, tuple) and len(shape) > 1 else 0
+
+
+def _refused(module: GraphModule, path: str, nodes: Sequence[Node]) -> str | None:
+    part: Any = module.get_submodule(path)
+    if len(nodes) > 1:
+        return f"it is called {len(nodes)} times and has one set of slopes for all of them"
+    if part._forward_hooks or part._forward_pre_hooks:
+        return "it has hooks, which may change what it computes"
+    node = nodes[0]
+    source = node.args[0] if node.args else None
+    if not isinstance(source, Node) or len(node.args) > 1 or node.kwargs:
+        return "it is called with more than one argument"
+    if "shape" in node.meta and not channels_at(node, 1):
+        return "its input has no channels"
+    order = list(module.graph.nodes)
+    later = [user for user in source.users if user is not node and order.index(user) > order.index(node)]
+    if getattr(part, "inplace", False) and later:
+        return f"it works in place on a value that {later[0].name} reads, too"
+    return None

@@ -1,0 +1,130 @@
+"""Channels are taken out: one index_select per parameter axis, on a copy. No weight changes its value.
+
+`keep` removes, `mask` zeroes the consumers' weights of the same channels instead: the two must agree on every input, which is
+what each run checks before it refits or trains anything.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from compress.edits import Keep
+from compress.errors import PlanMismatch
+from compress.graph.channels.solve import Channels
+from compress.graph.surgery.size_arguments import rewrite
+
+
+def keep(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> GraphModule:
+    """A copy of the model with only the kept channels of the named groups.
+
+    Raises:
+        PlanMismatch: a group that does not exist, has another number of channels, is frozen, or is named twice.
+    """
+    stays = staying(channels, edits)
+    module = copy.deepcopy(module)
+    if bool(stays.all()):
+        return module
+    aliases: dict[str, list[str]] = {}
+    for name, first in channels.tied.items():
+        aliases.setdefault(first, []).append(name)
+    cut: set[str] = set()
+    for (tensor, dim), (_, labels) in channels.axes.items():
+        kept = stays[labels]
+        if not bool(kept.all()):
+            cut.add(tensor)
+            for name in aliases[tensor]:
+                _select(module, name, dim, kept.nonzero()[:, 0])
+    for tensor in cut:
+        for name in aliases[tensor][1:]:
+            _put(module, name, _tensor(module, tensor))  # a tensor of several names has them again
+    for path in dict.fromkeys(name.rpartition(".")[0] for tensor in cut for name in aliases[tensor]):
+        weight = channels.tied.get(f"{path}.weight", "")
+        _count_again(module.get_submodule(path), keeps_groups=weight in channels.thinned)
+    for node in module.graph.nodes:
+        if node.name in channels.sized:
+            rewrite(module, node, channels.sized[node.name], stays, channels.counted)
+        node.meta.pop("shape", None)
+    module.recompile()
+    return module
+
+
+def mask(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> GraphModule:
+    """A copy of the model in which the consumers of the removed channels have zero weights for them."""
+    stays = staying(channels, edits)
+    module = copy.deepcopy(module)
+    with torch.no_grad():
+        for (tensor, dim), (role, labels) in channels.axes.items():
+            if role == "in":
+                _tensor(module, tensor).index_fill_(dim, (~stays[labels]).nonzero()[:, 0], 0.0)
+    return module
+
+
+def staying(channels: Channels, edits: Sequence[Keep]) -> Tensor:
+    """Whether each class stays, shape (number of classes,)."""
+    stays = torch.ones(channels.classes, dtype=torch.bool)
+    named: set[str] = set()
+    for edit in edits:
+        group = channels.group(edit.layer)
+        if edit.layer in named:
+            raise PlanMismatch(f"The plan names {edit.layer} twice, needed is one edit per layer. Run 'compress plan' again.")
+        named.add(edit.layer)
+        if group.channels != edit.channels:
+            raise PlanMismatch(
+                f"The plan expects {edit.channels} channels on {edit.layer}, this model has {group.channels}. "
+                "Run 'compress plan' again."
+            )
+        if group.frozen is not None and len(edit.keep) < edit.channels:
+            raise PlanMismatch(
+                f"The plan removes channels of {edit.layer}, which must stay: {group.frozen}. Run 'compress plan' again."
+            )
+        stays[list(group.labels)] = False
+        stays[[group.labels[k] for k in edit.keep]] = True
+    return stays
+
+
+def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, last = name.rpartition(".")
+    return module.get_submodule(path), last
+
+
+def _tensor(module: nn.Module, name: str) -> Tensor:
+    return getattr(*_owner(module, name))
+
+
+def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
+    owner, last = _owner(module, name)
+    if isinstance(tensor, nn.Parameter):
+        setattr(owner, last, tensor)
+    else:
+        owner.register_buffer(last, tensor, persistent=last not in owner._non_persistent_buffers_set)
+
+
+def _select(module: nn.Module, name: str, dim: int, index: Tensor) -> None:
+    old = _tensor(module, name)
+    new = old.detach().index_select(dim, index.to(old.device)).clone()
+    _put(module, name, nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new)
+
+
+def _count_again(m: Any, keeps_groups: bool) -> None:
+    """Make a module's own numbers agree with its tensors."""
+    if isinstance(m, _ConvNd):
+        transposed = isinstance(m, _ConvTransposeNd)
+        if m.groups > 1 and not keeps_groups:
+            m.groups = m.weight.shape[0] * m.groups // (m.in_channels if transposed else m.out_channels)
+        first, second = m.weight.shape[0], m.weight.shape[1] * m.groups
+        m.in_channels, m.out_channels = (first, second) if transposed else (second, first)
+    elif isinstance(m, nn.Linear):
+        m.out_features, m.in_features = m.weight.shape
+    elif isinstance(m, _NormBase):
+        sizes = [t for t in (m.weight, m.running_mean) if t is not None]
+        m.num_features = sizes[0].shape[0] if sizes else m.num_features
+    elif isinstance(m, nn.PReLU):
+        m.num_parameters = m.weight.shape[0]

@@ -1,0 +1,156 @@
+"""Constant arguments that count channels follow the channels that stay.
+
+`x.view(b, 8, 32, h, w)`, `x.chunk(2, 1)`, `x[:, :64]`, the groups of a functional convolution, the numbers inside a GroupNorm.
+An argument that the graph computes stays computed, unless it was computed from a count of channels.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.nn.modules.batchnorm import _NormBase
+
+from compress.graph.channels.atom_state import Sized
+from compress.graph.channels.atoms import along
+from compress.graph.channels.propagation import differs
+from compress.graph.families import FUNCTIONAL_CONVOLUTIONS
+
+
+def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counted: frozenset[str]) -> None:
+    """Rewrite one node, or the numbers of the layer that it calls.
+
+    Args:
+        module: the model that the node belongs to.
+        node: what is rewritten.
+        sized: its arguments before, and the classes of its input and output.
+        stays: whether each class stays.
+        counted: nodes that compute a number from a count of channels.
+    """
+    touched = not bool(stays[sized.into].all() and stays[sized.out].all())
+    if not touched and not any(source.name in counted for source in node.all_input_nodes):
+        return
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if node.op == "call_module":
+        _count_norm(module.get_submodule(str(node.target)), sized, stays)
+    elif node.target in FUNCTIONAL_CONVOLUTIONS:
+        _count_groups(node, sized, stays)
+    elif name in ("chunk", "split"):
+        _rewrite_split(node, sized, stays, name)
+    elif node.target is operator.getitem:
+        _rewrite_slices(node, sized, stays, counted)
+    elif name == "squeeze":
+        if len(sized.args) == 1 and not sized.kwargs:
+            plain = tuple(d for d in range(sized.into.ndim) if not differs(sized.into, d))
+            node.args = (node.args[0], plain)
+    elif name == "unflatten":
+        _rewrite_unflatten(node, sized, stays)
+    elif name != "batch_norm":
+        _rewrite_sizes(node, sized, stays, counted, expands=name == "expand")
+
+
+def _kept(labels: Tensor, stays: Tensor, dim: int) -> Tensor:
+    """Whether each position of an axis stays; the tensor is rectangular, so any entry along the axis tells."""
+    return stays[along(labels, dim)] if differs(labels, dim) else torch.ones(labels.shape[dim], dtype=torch.bool)
+
+
+def _counts(labels: Tensor, stays: Tensor) -> dict[int, int]:
+    """Axes along which the channels differ -> how many of them stay."""
+    return {d: int(_kept(labels, stays, d).sum()) for d in range(labels.ndim) if differs(labels, d)}
+
+
+def _argument(sized: Sized, position: int, *names: str) -> Any:
+    if len(sized.args) > position:
+        return sized.args[position]
+    return next((sized.kwargs[n] for n in names if n in sized.kwargs), None)
+
+
+def _count_norm(m: nn.Module, sized: Sized, stays: Tensor) -> None:
+    channels = int(_kept(sized.into, stays, 1).sum())
+    if isinstance(m, nn.GroupNorm):
+        m.num_groups = m.num_groups * channels // m.num_channels
+        m.num_channels = channels
+    elif isinstance(m, _NormBase):
+        m.num_features = channels
+
+
+def _count_groups(node: Node, sized: Sized, stays: Tensor) -> None:
+    """conv2d(x, weight, bias, stride, padding, dilation, groups), where whole groups have gone."""
+    groups = _argument(sized, 6, "groups") or 1
+    kept = int(_kept(sized.out, stays, 1).sum())
+    if groups > 1:
+        node.kwargs = {**node.kwargs, "groups": groups * kept // sized.out.shape[1]}
+        node.args = node.args[:6]
+
+
+def _rewrite_split(node: Node, sized: Sized, stays: Tensor, name: str) -> None:
+    spec = _argument(sized, 1, "chunks", "split_size", "split_size_or_sections")
+    dim = (_argument(sized, 2, "dim") or 0) % sized.into.ndim
+    kept = _kept(sized.into, stays, dim)
+    pieces = kept.chunk(spec) if name == "chunk" else kept.split(spec if isinstance(spec, int) else list(spec))
+    source = node.args[0] if node.args else next(iter(node.kwargs.values()))
+    node.target = "split" if node.op == "call_method" else torch.split
+    node.args, node.kwargs = (source, [int(piece.sum()) for piece in pieces]), {"dim": dim}
+
+
+def _rewrite_slices(node: Node, sized: Sized, stays: Tensor, counted: frozenset[str]) -> None:
+    def entries(index: Any) -> tuple[Any, ...]:
+        return cast(tuple[Any, ...], index) if isinstance(index, tuple) else (index,)
+
+    old, plain = entries(node.args[1]), entries(sized.args[1])
+    new: list[Any] = []
+    dim = 0
+    for i, value in zip(old, plain, strict=True):
+        if value is Ellipsis:
+            dim += sized.into.ndim - sum(isinstance(k, int | slice) for k in plain)
+        elif value is not None:
+            if isinstance(value, slice) and differs(sized.into, dim) and value != slice(None):
+                kept = _kept(sized.into, stays, dim)
+                start, stop, _ = value.indices(len(kept))
+                before = int(kept[:start].sum())
+                i = slice(before, before + int(kept[start:stop].sum()))
+            elif _depends(i, counted):
+                i = value
+            dim += 1
+        new.append(i)
+    node.args = (node.args[0], tuple(new))
+
+
+def _depends(value: Any, counted: frozenset[str]) -> bool:
+    """Whether an argument holds a number that was computed from a count of channels."""
+    parts = (value.start, value.stop) if isinstance(value, slice) else (value,)
+    return any(isinstance(part, Node) and part.name in counted for part in parts)
+
+
+def _rewrite_unflatten(node: Node, sized: Sized, stays: Tensor) -> None:
+    dim, old = _argument(sized, 1, "dim") % sized.into.ndim, _argument(sized, 2, "sizes", "unflattened_size")
+    counts = _counts(sized.out, stays)
+    new = tuple(-1 if size == -1 else counts.get(dim + i, size) for i, size in enumerate(old))
+    node.args, node.kwargs = (node.args[0], dim, new), {}
+
+
+def _rewrite_sizes(node: Node, sized: Sized, stays: Tensor, counted: frozenset[str], expands: bool) -> None:
+    """view(x, a, b), view(x, (a, b)), reshape(x, shape=...), expand(x, a, b).
+
+    The batch stays computed. Where channels are folded into it (heads times batch), its size becomes the -1 of the call.
+    """
+    if len(sized.args) > 1:
+        loose = isinstance(sized.args[1], int)
+        plain, given = (sized.args[1:], node.args[1:]) if loose else (sized.args[1], cast(Any, node.args[1]))
+    else:
+        plain, given = next(iter(sized.kwargs.values())), cast(Any, next(iter(node.kwargs.values())))
+    if isinstance(given, Node):  # x.view(y.shape): all sizes in one
+        given = (-1, *plain[1:])
+    counts = _counts(sized.out, stays)
+    new: list[Any] = []
+    for d, (now, size) in enumerate(zip(given, plain, strict=True)):
+        if size == -1 or (expands and d in counts):
+            new.append(-1)
+        else:
+            new.append(counts.get(d, size if _depends(now, counted) else now))
+    if 0 in counts and not expands:
+        new = [-1, *(sized.out.shape[d] if size == -1 else size for d, size in enumerate(new) if d)]
+    node.args, node.kwargs = (node.args[0], *new) if node.op == "call_method" else (node.args[0], tuple(new)), {}

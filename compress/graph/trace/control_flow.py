@@ -1,0 +1,103 @@
+"""Branches and numbers that depend on sizes are settled while tracing; those that depend on data are not.
+
+`if h % 2: x = F.pad(x, ...)` has one answer for inputs of one size. It is found by running what leads to the condition on tensors
+without data (the meta device), for two batch sizes: whatever needs a value, or differs between batches, has no answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node, Proxy
+from torch.fx.node import map_arg
+from torch.fx.proxy import TraceError
+
+from compress.graph.trace.shapes import bare, run_bare
+
+
+class Branches:
+    """Answers for one trace. Remembers what it has computed, since conditions come one after another along a graph."""
+
+    def __init__(self, root: nn.Module, inputs: tuple[Tensor, ...]):
+        self.root, self.inputs = root, inputs
+        self.busy = False  # while it is, modules are to be run and not traced
+        self._known: tuple[dict[Node, Any], ...] = ({}, {})
+
+    def number(self, node: Node) -> bool | int | float | None:
+        """The value of a condition or a number; None where it depends on data or on the batch."""
+        nodes = _leading_to(node)
+        self.busy = True
+        try:
+            with torch.no_grad():
+                if not any(n.op == "placeholder" for n in nodes):
+                    value = _run(nodes, {}, self.root, self.inputs, None)
+                    return value.item() if isinstance(value, Tensor) else value
+                with torch.device("meta"):
+                    one, other = [_run(nodes, known, self.root, self.inputs, more) for more, known in enumerate(self._known)]
+        except Exception:  # an operation that needs data, or does not run without any
+            return None
+        finally:
+            self.busy = False
+        return one if isinstance(one, bool | int | float) and one == other else None
+
+
+class Number(Proxy):
+    """A traced value that becomes a plain number where plain Python asks for one (`int(h / 2)`, `range(n)`) and sizes tell it."""
+
+    def __index__(self) -> int:
+        return int(self._number())
+
+    def __int__(self) -> int:
+        return int(self._number())
+
+    def __float__(self) -> float:
+        return float(self._number())
+
+    def _number(self) -> float:
+        found: float | None = cast(Any, self.tracer).branches.number(self.node)
+        if found is None:
+            raise TraceError("a number that depends on data or on the batch is asked for while tracing")
+        return found
+
+
+def _leading_to(condition: Node) -> list[Node]:
+    found: set[Node] = set()
+    waiting = [condition]
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting.extend(node.all_input_nodes)
+    return [node for node in condition.graph.nodes if node in found]
+
+
+def _run(nodes: Iterable[Node], known: dict[Node, Any], root: nn.Module, inputs: tuple[Tensor, ...], more: int | None) -> Any:
+    """The value of the last node. `more` images than in the example, without data; None: on the model's real tensors."""
+    value: Any = None
+    given = iter(inputs)
+    for node in nodes:
+        if node.op == "placeholder":
+            example = next(given)
+            known.setdefault(node, torch.empty(len(example) + (more or 0), *example.shape[1:]))
+        elif node not in known:
+            known[node] = _step(node, known, root, more is not None)
+        value = known[node]
+    return value
+
+
+def _step(node: Node, known: dict[Node, Any], root: nn.Module, meta: bool) -> Any:
+    target: Any = node.target
+    args, kwargs = map_arg(node.args, known.__getitem__), map_arg(node.kwargs, known.__getitem__)
+    if node.op == "get_attr":
+        owner, _, name = target.rpartition(".")
+        value = getattr(root.get_submodule(owner), name)
+        return bare(value) if meta else value
+    if node.op == "call_function":
+        return target(*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], target)(*args[1:], **kwargs)
+    m = root.get_submodule(target)
+    return run_bare(m, args, kwargs) if meta else m(*args, **kwargs)

@@ -1,0 +1,254 @@
+"""A model becomes a torch.fx GraphModule, once, at load.
+
+Modules stay modules, so `train()`/`eval()`, BatchNorm, Dropout and the names of the state_dict survive. Functional activations
+and dropouts become module nodes, and each call of a rectifier has a module, so that "a rectifier" is one thing. A submodule that
+will not trace becomes an opaque leaf: it stays whole, and the reason is kept in `module.meta["opaque"]`. Each node carries
+`meta["shape"]` (what it gives on the example inputs) and `meta["source"]` (`file.py:line` of the user's code, where known).
+
+All of this is settled on the graph before the GraphModule is made, since whoever changes that one has its code written again.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import inspect
+import operator
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node, Proxy, Tracer, _symbolic_trace
+from torchvision.ops import StochasticDepth
+
+from compress.errors import BadInput, UnsupportedModel
+from compress.graph.linearize import Line
+from compress.graph.trace.control_flow import Branches, Number
+from compress.graph.trace.functional import module_per_call, modules_for_functions
+from compress.graph.trace.shapes import note_shapes
+from compress.graph.trace.sharing import sharing
+
+_RETRIES = 64
+_TORCH = f"{Path(torch.__file__).parent}/"
+_NOT_THEIRS = (_TORCH, __file__)  # frames in here are not the user's code
+
+
+def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
+    """Trace a copy of a model: eval mode, fp32, every parameter trainable. The model itself is not touched.
+
+    The copy shares parameters and buffers with the model, as far as these are fp32: to change one of the two in place, copy it.
+
+    Args:
+        model: any module; a GraphModule of ours is traced again without loss.
+        inputs: one example tensor per model input, batch first.
+
+    Raises:
+        BadInput: the model does not run on inputs of these shapes.
+        UnsupportedModel: `forward` of the model itself depends on data; names the line.
+    """
+    model = sharing(model).eval()
+    _plain_classes(model)
+    opaque: dict[str, str] = {}
+    buffers = True
+    for _ in range(_RETRIES):
+        tracer = _ModelTracer(model, opaque, buffers, Branches(model, inputs))
+        try:
+            graph = tracer.trace(model, concrete_args=_defaults(model, len(inputs)))
+            break
+        except Exception as error:  # whatever a user's forward can raise on symbolic values
+            run_once(model, inputs)  # the shapes may be to blame
+            if not tracer.failed_in and buffers:
+                buffers = False  # a buffer that steers the forward is a constant of the model
+                continue
+            if not tracer.failed_in:
+                raise UnsupportedModel(
+                    f"The model's own forward cannot be traced ({_where(error)}: {_first_line(error)}). Needed is a forward "
+                    "without control flow that depends on tensor values; move that part into a submodule, which then stays whole."
+                ) from error
+            opaque[tracer.failed_in] = f"cannot be traced ({_where(error)}: {_first_line(error)})"
+    else:
+        raise UnsupportedModel(f"More than {_RETRIES} submodules cannot be traced, the first is {next(iter(opaque))}.")
+    if sum(node.op == "placeholder" for node in graph.nodes) < len(inputs):
+        run_once(model, inputs)
+    _drop_checks(graph, len(inputs))
+    modules_for_functions(model, graph)
+    module_per_call(model, graph)
+    try:
+        note_shapes(model, graph, inputs)
+    except Exception:
+        run_once(model, inputs)
+        raise
+    _drop_numbers(graph)
+    module = GraphModule(model, graph, type(model).__name__)
+    module.meta["opaque"] = opaque
+    for part in module.modules():
+        part.__dict__["training"] = False  # of the containers that torch.fx has made; eval() would take ten times as long
+    return module
+
+
+_HARMLESS = frozenset({"__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__firstlineno__", "extra_repr"})
+_CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_HARMLESS |= {"__static_attributes__", "reset_parameters", "__repr__", "__constants__", "__parameters__", "__annotate_func__"}
+
+
+def _plain_classes(model: nn.Module) -> None:
+    """Subclasses of torch.nn's layers that compute nothing else than their base become that base: one layer is one thing."""
+    for m in model.modules():
+        mro = type(m).__mro__
+        base = next(c for c in mro if c.__module__.startswith("torch.nn.modules."))
+        above = mro[: mro.index(base)]
+        if above and base not in _CONTAINERS and all(set(vars(c)) <= _HARMLESS for c in above):
+            m.__class__ = base
+
+
+def run_once(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    """The output of a model on its example inputs.
+
+    Raises:
+        BadInput: it does not run; names the shapes and the model's own message.
+    """
+    try:
+        with torch.no_grad():
+            return model(*inputs)
+    except Exception as error:
+        shapes = ", ".join("x".join(map(str, t.shape[1:])) for t in inputs)
+        remedy = "Give the shapes it needs with --input-shape CxHxW, once per model input."
+        if "'indices'" in str(error):  # a table that is looked up
+            remedy = "Inputs are float32 here: let its forward begin with .long() and a clamp to the numbers that it knows."
+        raise BadInput(
+            f"The model does not run on {len(inputs)} input(s) of shape {shapes} ({_first_line(error)}). {remedy}"
+        ) from error
+
+
+class _ModelTracer(Tracer):
+    """torch.fx's tracer, with a memory of the innermost submodule in which tracing broke."""
+
+    def __init__(self, root: nn.Module, opaque: dict[str, str], buffers: bool, branches: Branches):
+        super().__init__()
+        # What is computed from parameters stays in the graph, and what is computed from buffers.
+        self.names: dict[int, str] = {}
+        for path, part in root.named_modules():
+            for name, tensor in (*part._parameters.items(), *(part._buffers.items() if buffers else ())):
+                self.names.setdefault(id(tensor), f"{path}.{name}" if path else name)
+        self.record_stack_traces = False  # `source` below is all that is needed, at a tenth of the time
+        self.opaque, self.branches = opaque, branches
+        self.failed_in = ""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if module_qualified_name in self.opaque or isinstance(m, StochasticDepth | Line):
+            # StochasticDepth reads self.training: as a leaf it still tells train() from eval() after tracing.
+            return True
+        # The sizes inside an Unflatten are arguments that follow the channels, like those of the function.
+        return not isinstance(m, nn.Unflatten) and super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """As torch.fx does it, without the record of all modules around a node, which nobody reads here."""
+        if self.branches.busy:
+            return forward(*args, **kwargs)
+        path = self.path_of_module(m)
+        try:
+            if not self.is_leaf_module(m, path):
+                return forward(*args, **kwargs)
+            if not kwargs and all(type(a) is Number for a in args):
+                return self.proxy(self.create_node("call_module", path, tuple(a.node for a in args), {}))
+            return self.create_proxy("call_module", path, args, kwargs)
+        except Exception:
+            self.failed_in = self.failed_in or path
+            raise
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """As torch.fx does it, which looks through all parameters each time."""
+        name = None if self.branches.busy or not isinstance(attr_val, Tensor) else self.names.get(id(attr_val))
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
+
+    def to_bool(self, obj: Any) -> bool:
+        """An assertion in the model is taken to hold: it has held on the example inputs. Sizes decide other branches."""
+        frame = sys._getframe(1)
+        while frame.f_code.co_filename.startswith(_TORCH) and frame.f_back is not None:
+            frame = frame.f_back
+        steps = [i for i in dis.get_instructions(frame.f_code) if i.offset >= frame.f_lasti and i.opname != "TO_BOOL"][:2]
+        if "IF_TRUE" in steps[0].opname and (steps[1].opname == "LOAD_ASSERTION_ERROR" or steps[1].argval is AssertionError):
+            return True
+        answer = self.branches.number(obj.node)
+        return super().to_bool(obj) if answer is None else bool(answer)
+
+    def proxy(self, node: Node) -> Proxy:
+        return Number(node, self)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> Node:
+        node = self.graph.create_node(*args, **kwargs)
+        node.meta["source"] = _user_line()
+        return node
+
+
+def _user_line() -> str:
+    """`file.py:line` of the innermost frame outside of torch's own code."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is trace.__code__:
+            break  # what called us is not the model
+        if name := _their_file(frame.f_code.co_filename):
+            return f"{name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
+
+
+@functools.cache
+def _their_file(path: str) -> str:
+    """The name of a file of the user's; empty for torch's and our own."""
+    return "" if path.startswith((*_NOT_THEIRS, "<")) else Path(path).name
+
+
+def _where(error: BaseException) -> str:
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_NOT_THEIRS)]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "in torch"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _defaults(model: nn.Module, inputs: int) -> dict[str, Any] | None:
+    """Arguments of forward behind the tensors, at their defaults."""
+    parameters = list(inspect.signature(model.forward).parameters.values())[inputs:]
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {p.name: p.default for p in parameters if p.default is not p.empty and p.kind in kinds} or None
+
+
+_CHECKS = frozenset({torch._assert, getattr(_symbolic_trace, "_assert_is_none", torch._assert)})
+_COMPARISONS = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.and_, operator.or_)
+_ARITHMETIC = frozenset({getattr, operator.getitem, operator.not_, operator.floordiv, operator.mod, *_COMPARISONS})
+
+
+def _drop_numbers(graph: Graph) -> None:
+    """Erase what gives no tensor and has no user: the conditions of branches that sizes have decided."""
+    for node in reversed(list(graph.nodes)):
+        plain = node.op in ("call_function", "call_method") and not _holds_tensor(node.meta.get("shape"))
+        if plain and not node.users:
+            graph.erase_node(node)
+
+
+def _holds_tensor(shape: Any) -> bool:
+    if isinstance(shape, dict):
+        return any(_holds_tensor(s) for s in shape.values())
+    if shape is None:
+        return False
+    return all(isinstance(n, int) for n in shape) or any(_holds_tensor(s) for s in shape)
+
+
+def _drop_checks(graph: Graph, inputs: int) -> None:
+    """Erase assertions, arguments at their defaults, and the arithmetic that only they needed."""
+    wanted = [n for n in graph.nodes if n.op == "placeholder"][:inputs]
+    for node in reversed(list(graph.nodes)):
+        plain = node.op == "call_function" and (node.target in _CHECKS or node.target in _ARITHMETIC)
+        sizes = node.op == "call_method" and node.target in ("size", "dim")
+        if not node.users and node not in wanted and (plain or sizes or node.op in ("placeholder", "get_attr")):
+            graph.erase_node(node)

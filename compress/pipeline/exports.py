@@ -1,0 +1,205 @@
+"""The formats of a run: each written, proven, and measured beside the model; one that fails leaves the others standing.
+
+ONNX is written in this process, because everything else of a run needs it too. Other formats get a process of their own with an
+end to its time and memory (exporters/isolated.py). Where a format has fewer bits than the model, the file itself answers the
+whole test data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import exporters
+from compress.artifact import Artifact
+from compress.data import Data, Split
+from compress.errors import CompressError
+from compress.pipeline.prepare import find_device
+from compress.recipe import Recipe
+from compress.report import sentences
+from compress.report.records import Closeness, ExportRecord, FailedExport, Parity, Quality, Relearned
+from compress.training.qat import train_rounded, values
+from exporters import isolated, qdq, runtimes
+
+PROOF_SAMPLES, PROOF_BYTES = 1000, 256_000_000
+"""Real inputs that a file is compared on: a share of 99.9 % can be told, while large images stay affordable."""
+CALIBRATION_SAMPLES = 256
+"""Ranges of activations hardly move beyond this many images."""
+RELEARNED = ("onnx-int8", "onnx-int8-symmetric")
+"""Formats whose rounding can stand in the training."""
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Exports:
+    """What came of the formats that were asked for; `broken` is the first contract that a file does not keep."""
+
+    records: tuple[ExportRecord, ...]
+    failed: tuple[FailedExport, ...]
+    broken: str | None = None
+
+
+def export_all(
+    recipe: Recipe,
+    out: Path,
+    result: Artifact,
+    data: Data,
+    measure: Callable[[Callable[..., Tensor]], Quality],
+    dense: Quality | None,
+) -> Exports:
+    """Write every format of the recipe into `out`.
+
+    Args:
+        recipe: formats and their settings.
+        out: folder of the results; the files are called model.ENDING.
+        result: the model.
+        data: training images to calibrate on, test images for the proof.
+        measure: quality of a callable on the test data.
+        dense: quality of the dense model, which `recipe.max_drop` counts from.
+
+    Raises:
+        ExportError: the main format, onnx, cannot be written or is not the model. Any other is a `FailedExport` instead.
+    """
+    metadata = {
+        "compress.plan_sha256": result.plan.digest,
+        "compress.mean": ",".join(map(str, data.spec.mean)),
+        "compress.std": ",".join(map(str, data.spec.std)),
+    }
+    records: list[ExportRecord] = []
+    failed: list[FailedExport] = []
+    broken: list[str] = []
+    for name in recipe.export:
+        path = out / f"model{exporters.ENDING[name]}"
+        started = time.perf_counter()
+        try:
+            made = write(name, result, path, recipe, data, metadata)
+        except exporters.ExportError as error:
+            if name == "onnx":
+                raise
+            failed.append(FailedExport(format=name, reason=str(error)))
+            broken += [f"The export {name} failed: {error}"] if isinstance(error, exporters.ParityError) else []
+            continue
+        seconds = time.perf_counter() - started
+        record = _record(made, measure(answers(name, path)) if name in exporters.LOSSY else None, seconds)
+        if name in RELEARNED and recipe.qat and _dropped(recipe, name, dense, record.quality):
+            record = relearned(record, result, path, recipe, data, metadata, measure)
+        records.append(record)
+        broken += _dropped(recipe, name, dense, record.quality)
+    return Exports(tuple(records), tuple(failed), broken[0] if broken else None)
+
+
+def write(
+    name: str, of: Artifact, path: Path, recipe: Recipe, data: Data | None, metadata: Mapping[str, str]
+) -> exporters.Exported:
+    """One format of a model, compared on real inputs where there is data; in a process of its own unless it is ONNX."""
+    options: dict[str, Any] = {
+        "opset": recipe.opset,
+        "calibration": [] if data is None else batches(data.train, min(recipe.calibration, CALIBRATION_SAMPLES), recipe.seed),
+        "calibrator": recipe.calibrator,
+        "int8_error": recipe.int8_error,
+        "batch": recipe.batch,
+    }
+    samples = None if data is None else batches(data.test, PROOF_SAMPLES, recipe.seed)
+    exporting = exporters.export if name == "onnx" else isolated.export
+    return exporting(name, of.module, of.inputs, path, metadata=metadata, samples=samples, **options)
+
+
+def relearned(
+    first: ExportRecord,
+    of: Artifact,
+    path: Path,
+    recipe: Recipe,
+    data: Data,
+    metadata: Mapping[str, str],
+    measure: Callable[[Callable[..., Tensor]], Quality],
+) -> ExportRecord:
+    """The 8-bit file written again, after the model was trained with its rounding in place; the better of the two stays.
+
+    Where training or the second export fails, the first file stays, and the record says why.
+    """
+    started, name, before = time.perf_counter(), first.format, first.quality
+    assert before is not None, "it has fewer bits than the model"
+    seen = batches(data.train, min(recipe.calibration, CALIBRATION_SAMPLES), recipe.seed)
+    ranges = qdq.ranges(values(of.module, seen), recipe.calibrator)
+    rounding = partial(train_rounded, symmetric=name == "onnx-int8-symmetric", kept_float=first.kept_float)
+
+    def told(**more: Any) -> Relearned:
+        seconds = round(time.perf_counter() - started, 3)
+        return Relearned(epochs=recipe.qat, before=before, seconds=seconds, **more)
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        try:
+            module, _ = rounding(of.module, ranges, data, recipe, find_device(recipe.device))
+            made = write(name, replace(of, module=module), Path(folder, path.name), recipe, data, metadata)
+        except (CompressError, exporters.ExportError) as error:
+            return first.model_copy(update={"relearned": told(reason=str(error))})
+        after = measure(answers(name, made.path))
+        if sentences.drop(before, after) > 0:
+            return first.model_copy(update={"relearned": told(after=after)})
+        made.path.replace(path)
+    done = told(after=after, stays=True)
+    return _record(made, after, (first.seconds or 0.0) + done.seconds).model_copy(update={"relearned": done})
+
+
+def batches(split: Split, most: int, seed: int) -> list[tuple[Tensor, ...]]:
+    """Inputs of up to `most` samples, fewer where they are large."""
+    first = next(iter(split.batches(1, limit=1))).inputs
+    fitting = PROOF_BYTES // max(sum(x.nbytes for x in first), 1)
+    return [batch.inputs for batch in split.batches(_BATCH, limit=max(min(most, fitting), 1), seed=seed)]
+
+
+def answers(name: str, path: Path) -> Callable[..., Tensor]:
+    """An exported file as a function of tensors; one that takes a fixed batch is given that many at a time."""
+    loaded = runtimes.load(exporters.RUNTIME[name], path)
+    fixed = loaded.shapes[0][0] if loaded.shapes else 0
+
+    def answer(*inputs: Tensor) -> Tensor:
+        arrays = [x.detach().cpu().contiguous() for x in inputs]
+        found = [torch.from_numpy(loaded.run([x.numpy() for x in part])[0].copy())[:real] for part, real in parts(arrays, fixed)]
+        return torch.cat(found).to(inputs[0].device)
+
+    return answer
+
+
+def parts(inputs: Sequence[Tensor], size: int) -> Iterator[tuple[list[Tensor], int]]:
+    """Batches of `size` (0: everything at once) and the number of real samples in each; the last one repeats its last sample."""
+    count = len(inputs[0])
+    for start in itertools.count(0, size or count):
+        if start >= count:
+            return
+        part = [x[start : start + size] if size else x for x in inputs]
+        real = len(part[0])
+        yield [torch.cat([x, x[-1:].expand(size - real, *x.shape[1:])]) if size > real else x for x in part], real
+
+
+def _record(made: exporters.Exported, quality: Quality | None, seconds: float) -> ExportRecord:
+    return ExportRecord(
+        format=made.format,
+        path=made.path.name,
+        sha256=made.sha256,
+        parity=made.parity and Parity(worst_abs=made.parity.worst_abs, tolerance=made.parity.tolerance),
+        opset=made.opset,
+        bytes=made.bytes,
+        closeness=made.closeness and Closeness(**dataclasses.asdict(made.closeness)),
+        quality=quality,
+        kept_float=made.kept_float,
+        seconds=round(seconds, 3),
+    )
+
+
+def _dropped(recipe: Recipe, name: str, dense: Quality | None, now: Quality | None) -> list[str]:
+    """The sentence that says that a file loses more than it may."""
+    if recipe.max_drop is None or dense is None or now is None or (lost := sentences.drop(dense, now)) <= recipe.max_drop:
+        return []
+    unit = "points" if now.points == 100 else "units"
+    return [f"The export {name} loses {lost:.2f} {unit} of {now.metric}, more than --max-drop {recipe.max_drop:g} allows."]

@@ -1,0 +1,159 @@
+"""The one harness behind every row of the report: cost, file, latency beside the dense model, quality on the test data."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+import exporters
+from compress.artifact import Artifact, apply, runs
+from compress.data import Data
+from compress.edits import Edit, Factor, Keep, Merge, Plan
+from compress.graph.channels.solve import solve
+from compress.graph.surgery import remove
+from compress.measure import quality
+from compress.measure.cost import cost
+from compress.measure.drop import SLICES, drop_interval
+from compress.measure.latency import compare
+from compress.measure.runtime import usable_cores
+from compress.pipeline.latency_cache import Stopwatch
+from compress.recipe import Recipe
+from compress.report.records import Exactness, Latency, StageRecord
+from compress.report.records import Quality as QualityRecord
+
+PROOF_SAMPLES = 64
+EXACT_RTOL = 1e-4
+"""Removed and masked models sum the same numbers in another order, and a merged layer rounds its weights once more: fp32 leaves
+about 1e-7 per layer of the largest output, a few times that where large numbers cancel."""
+
+
+@dataclass
+class Harness:
+    """Measures every stage of a run the same way. Keeps a runner of the dense model, which each stage is timed against."""
+
+    recipe: Recipe
+    data: Data
+    dense: Artifact
+    device: torch.device
+    metric: quality.Metric
+    stopwatch: Stopwatch
+    _dense_run: Callable[[], object] | None = field(default=None, init=False)
+    _dense_counted: quality.Counted | None = field(default=None, init=False)
+
+    def inputs(self, batch: int) -> tuple[Tensor, ...]:
+        """Real inputs, repeated where the data has fewer."""
+        found = next(iter(self.data.test.batches(batch))).inputs
+        return tuple(x[torch.arange(batch) % len(x)] for x in found)
+
+    def samples(self) -> Iterable[tuple[Tensor, ...]]:
+        """Real inputs for proofs, in batches."""
+        return (b.inputs for b in itertools.islice(self.data.test.batches(PROOF_SAMPLES // 2), 2))
+
+    def record(self, artifact: Artifact, stage: str, seconds: float, folder: Path) -> StageRecord:
+        """Measure a model; leaves `model.onnx` in `folder`. The first call is for the dense model."""
+        path = folder / "model.onnx"
+        metadata = {"compress.plan_sha256": artifact.plan.digest, "compress.stage": stage}
+        written = exporters.export(
+            "onnx", artifact.module, artifact.inputs, path, metadata=metadata, opset=self.recipe.opset, check_parity=False
+        )
+        spent = cost(artifact.module, artifact.inputs)
+        return StageRecord(
+            stage=stage,
+            params=spent.params,
+            macs=spent.macs,
+            file_bytes=written.bytes,
+            peak_memory_bytes=spent.peak_memory_bytes(self.recipe.batch),
+            latency=self._latency(artifact, stage, path),
+            quality=self._quality(artifact),
+            seconds=round(seconds, 3),
+        )
+
+    def exactness(self, before: Artifact, edits: Sequence[Edit]) -> Exactness | None:
+        """Removed against masked and merged against unmerged, on real inputs, before any weight was refitted.
+
+        None where the edits are of other kinds: lines and moved padding change the model on purpose.
+        """
+        found = [self._apart(*pair) for pair in _pairs(before, edits)]
+        return max(found, key=lambda e: e.worst_abs / e.tolerance, default=None)
+
+    def _apart(self, changed: Module, reference: Module) -> Exactness:
+        """How far two models are apart that have to compute the same."""
+        worst, largest, samples = 0.0, 0.0, 0
+        pair = [copy.deepcopy(m).to(self.device).eval() for m in (changed, reference)]  # the artifacts stay where they are
+        with torch.no_grad():
+            for batch in self.samples():
+                one, other = (quality.first_output(m(*(x.to(self.device) for x in batch))) for m in pair)
+                worst = max(worst, float((one - other).abs().max()))
+                largest = max(largest, float(other.abs().max()))
+                samples += len(one)
+        return Exactness(worst_abs=worst, tolerance=EXACT_RTOL * max(largest, 1e-3), samples=samples)
+
+    def remember_dense(self, path: Path) -> None:
+        """After a resume: the dense model's runner, from the file that the first run left."""
+        self._dense_run = self._run(self.dense, path)
+
+    def _run(self, artifact: Artifact, path: Path) -> Callable[[], object]:
+        return self.stopwatch.runner(artifact, path, self.inputs(self.recipe.batch))
+
+    def _latency(self, artifact: Artifact, stage: str, path: Path) -> Latency:
+        run = self._run(artifact, path)
+        self._dense_run = self._dense_run or run
+        runs = {"dense": self._dense_run} if run is self._dense_run else {"dense": self._dense_run, stage: run}
+        timing = compare(runs, "dense", rounds=self.recipe.rounds, seed=self.recipe.seed)[stage if len(runs) > 1 else "dense"]
+        threads = self.recipe.threads or usable_cores()
+        return Latency(
+            runtime=self.stopwatch.runtime,
+            batch=self.recipe.batch,
+            threads=threads,
+            p50_ms=timing.p50_ms,
+            ratio=timing.ratio,
+            ci95=timing.ci95,
+            p50_ci95_ms=timing.p50_ci95_ms,
+            noisy=timing.noisy,
+        )
+
+    def _quality(self, artifact: Artifact) -> QualityRecord:
+        counted = self._counted(artifact)
+        if artifact.module is self.dense.module:
+            self._dense_counted = counted
+        return self._finished(counted)
+
+    def _finished(self, counted: quality.Counted) -> QualityRecord:
+        self._dense_counted = self._dense_counted or self._counted(self.dense)  # a resumed run has not counted it yet
+        found = quality.finished(counted, self.metric)
+        drop = None if counted is self._dense_counted else drop_interval(self.metric, self._dense_counted, counted)
+        return QualityRecord(**dataclasses.asdict(found), drop_ci95=drop)
+
+    def quality_of(self, answer: Callable[..., Tensor]) -> QualityRecord:
+        """Quality of anything that answers like the model, such as an exported file in its runtime."""
+        return self._finished(self._count(answer))
+
+    def _counted(self, artifact: Artifact) -> quality.Counted:
+        return self._count(artifact.module)
+
+    def _count(self, answer: Callable[..., Any]) -> quality.Counted:
+        batches = self.data.test.batches(256, device=self.device)
+        return quality.count(answer, batches, self.metric, self.device, self.dense.module, SLICES)
+
+
+def _pairs(before: Artifact, edits: Sequence[Edit]) -> Iterator[tuple[Module, Module]]:
+    """Models that have to compute the same, one pair for each run of edits that may change nothing."""
+    every = list(runs(edits))
+    for number, run in enumerate(every, 1):
+        removed, merges = [edit for edit in run if isinstance(edit, Keep)], isinstance(run[0], Merge | Factor)
+        if removed:
+            channels = solve(before.module, before.inputs)
+            yield remove.keep(before.module, channels, removed), remove.mask(before.module, channels, removed)
+        after = apply(Plan(run), before) if merges or number < len(every) else before
+        if merges:
+            yield after.module, before.module
+        before = after

@@ -1,0 +1,171 @@
+"""Two models raced in the target runtime, and the outcome remembered: what stages ask for when a decision needs milliseconds.
+
+Latency depends on structure and shapes, not on the values of weights. An outcome is kept by a digest of both models: their
+graphs, layers and input shapes, the settings of the runtime, the versions and the device. A race too noisy to tell is run
+again, and forgotten if that is no better.
+The file lies in the user's cache folder (`COMPRESS_CACHE` names another); one that is damaged or cannot be written is ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import operator
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.node import map_arg
+
+import exporters
+from compress.artifact import Artifact
+from compress.graph.linearize import Line
+from compress.measure.latency import Timing, compare
+from compress.measure.runtime import choose, runner, usable_cores
+from compress.recipe import Recipe
+from compress.report.environment import environment
+from exporters import onnx_for_timing
+
+CACHE = "COMPRESS_CACHE"
+_FILE = "latency.json"
+_KEPT = 5000  # outcomes; older ones are dropped
+
+
+def cache_folder() -> Path:
+    """Where outcomes are kept."""
+    return Path(os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "compress"))
+
+
+_PLAIN = (
+    *(nn.Conv1d, nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.Identity, nn.Dropout, Line),
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh),
+)
+
+
+@dataclass
+class Stopwatch:
+    """Races of one run.
+
+    Attributes:
+        recipe: runtime, batch, threads, rounds, seed, opset.
+        device: of the torch runtime.
+        measured: races that were run, and not remembered, so far.
+    """
+
+    recipe: Recipe
+    device: torch.device
+    measured: int = field(default=0, init=False)
+    _known: dict[str, Any] | None = field(default=None, init=False)
+
+    @property
+    def runtime(self) -> str:
+        """The runtime that is timed, resolved."""
+        return choose(self.recipe.runtime)
+
+    def race(self, one: Artifact, other: Artifact) -> Timing:
+        """Speed of one model over another, timed in turns, or as measured before on this machine."""
+        if self._known is None:
+            self._known = _read()
+        key = self._key(one, other)
+        if key not in self._known:
+            timing = self._measure(one, other)
+            self.measured += 1
+            if timing.noisy:
+                return timing  # a quieter hour may tell
+            self._known[key] = dataclasses.asdict(timing)
+            _write(self._known)
+        found = self._known[key]
+        of_p50 = found["p50_ci95_ms"]
+        return Timing(
+            found["p50_ms"], found["ratio"], tuple(found["ci95"]), found["samples"], of_p50 and tuple(of_p50), found["scatter"]
+        )
+
+    def runner(self, artifact: Artifact, path: Path, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
+        """A call that runs the model once; `path` is its ONNX file, which the torch runtime does not need."""
+        target = artifact.module.to(self.device).eval() if self.runtime == "torch" else path
+        return runner(self.runtime, target, inputs, self.recipe.threads)
+
+    def _measure(self, one: Artifact, other: Artifact) -> Timing:
+        with tempfile.TemporaryDirectory() as folder:
+            runs = {}
+            for name, artifact in (("one", one), ("other", other)):
+                path = Path(folder, f"{name}.onnx")
+                if self.runtime != "torch":
+                    self._write(artifact, path)
+                runs[name] = self.runner(artifact, path, self._batch(artifact))
+            timing = self._compared(runs)
+            return self._compared(runs) if timing.noisy else timing
+
+    def _write(self, artifact: Artifact, path: Path) -> None:
+        """The file that is timed: written in milliseconds where the runtime makes the same of that as of the real one."""
+        if _plain(artifact):
+            onnx_for_timing.write(artifact.module, artifact.inputs, path, self.recipe.opset)
+        else:
+            exporters.export("onnx", artifact.module, artifact.inputs, path, opset=self.recipe.opset, check_parity=False)
+
+    def _compared(self, runs: dict[str, Callable[[], object]]) -> Timing:
+        return compare(runs, "other", rounds=self.recipe.rounds, seed=self.recipe.seed)["one"]
+
+    def _batch(self, artifact: Artifact) -> tuple[Tensor, ...]:
+        return tuple(x.repeat(self.recipe.batch, *[1] * (x.ndim - 1)).to(self.device) for x in artifact.inputs)
+
+    def _key(self, one: Artifact, other: Artifact) -> str:
+        where = environment().model_dump(exclude={"date", "compress"})
+        recipe = self.recipe
+        settings = (self.runtime, recipe.batch, recipe.threads or usable_cores(), recipe.rounds, recipe.opset, str(self.device))
+        text = json.dumps([where, settings, _structure(one), _structure(other)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(artifact: Artifact) -> bool:
+    """Whether a model is of the kinds for which a quick file is as good as the real one."""
+    module = artifact.module
+    nodes = [node for node in module.graph.nodes if node.op not in ("placeholder", "output")]
+    called = [module.get_submodule(str(node.target)) for node in nodes if node.op == "call_module"]
+    sums = [node for node in nodes if node.op == "call_function" and node.target in (operator.add, torch.add)]
+    return len(called) + len(sums) == len(nodes) and all(isinstance(part, _PLAIN) for part in called)
+
+
+def _structure(artifact: Artifact) -> list[str]:
+    """Everything that latency depends on: operations, layers with their sizes, shapes; not what they are called."""
+    module = artifact.module
+    place = {node: number for number, node in enumerate(module.graph.nodes)}
+    lines = [str(tuple(x.shape)) for x in artifact.inputs]
+    for node in module.graph.nodes:
+        does = f"{node.op} {node.target}" if node.op in ("call_function", "call_method") else node.op
+        if node.op == "call_module":
+            layer = module.get_submodule(str(node.target))
+            does = f"{layer!r} {[tuple(value.shape) for value in layer.state_dict().values()]}"
+        elif node.op == "get_attr":
+            does = f"{node.op} {tuple(getattr(operator.attrgetter(str(node.target))(module), 'shape', ()))}"
+        given = map_arg((node.args, dict(node.kwargs)), lambda other: f"%{place[other]}")
+        lines.append(f"{does} {given}")
+    return lines
+
+
+def _read() -> dict[str, Any]:
+    try:
+        found = json.loads((cache_folder() / _FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    fields = {f.name for f in dataclasses.fields(Timing)}
+    if not isinstance(found, dict):
+        return {}
+    return {key: value for key, value in found.items() if isinstance(value, dict) and set(value) == fields}
+
+
+def _write(known: dict[str, Any]) -> None:
+    newest = dict(list(known.items())[-_KEPT:])
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        temporary = cache_folder() / f".{_FILE}.{os.getpid()}"
+        temporary.write_text(json.dumps(newest))
+        os.replace(temporary, cache_folder() / _FILE)
+    except OSError:
+        return

@@ -1,0 +1,133 @@
+"""From a recipe to what a run works on: device, traced model, data and metric."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import exporters
+from compress.artifact import Artifact
+from compress.checkpoint.load import open_artifact, parse_shape, refusal
+from compress.data import Data, check_output, open_data
+from compress.errors import BadInput
+from compress.measure import quality
+from compress.measure.runtime import choose
+from compress.recipe import DRAWN, Recipe
+from compress.stage import Context, Progress, silent
+
+
+def opened(recipe: Recipe) -> tuple[Artifact, Data | None]:
+    """The traced model of a recipe, and its data where a source is named.
+
+    Input shapes are those that the recipe says, else the checkpoint's own, else the data's.
+    """
+    shapes = tuple(parse_shape(text) for text in recipe.input_shape)
+    data = open_data(recipe.data, seed=recipe.seed, shape=shapes[0] if shapes else None) if recipe.data else None
+    of_data = data is not None and not shapes and not Path(recipe.model).is_dir()
+    if data is not None and of_data:
+        shapes = tuple(tuple(x.shape[1:]) for x in next(data.train.batches(1, limit=1)).inputs)
+    artifact = open_artifact(
+        recipe.model,
+        arch=recipe.arch,
+        arch_kwargs=recipe.arch_kwargs,
+        trust_pickle=recipe.trust_pickle,
+        input_shapes=shapes,
+        of_data=of_data,
+    )
+    return artifact, data
+
+
+def prepare(recipe: Recipe, progress: Progress = silent) -> tuple[Context, quality.Metric]:
+    """Open data and model, and check that they fit each other: the head of every command that looks at both."""
+    device = find_device(recipe.device)
+    choose(recipe.runtime)
+    if unknown := [name for name in recipe.export if name not in exporters.EXPORTERS]:
+        raise BadInput(f"--export is '{unknown[0]}'; known are {', '.join(exporters.EXPORTERS)}. See 'compress doctor'.")
+    for name in recipe.export:
+        exporters.require(name)  # what is missing is told before anything slow
+    progress("open data and model", 0.0, f"{recipe.data}, {recipe.model}")
+    if not recipe.data:
+        raise BadInput(
+            "There is no data; needed is --data FOLDER, .npz, torchvision:NAME@DIR, digits, module:factory or data.toml."
+        )
+    dense, data = opened(recipe)
+    assert data is not None
+    first = next(iter(data.train.batches(1)))
+    if len(dense.inputs) != len(first.inputs):
+        raise BadInput(
+            f"The model takes {len(dense.inputs)} inputs, the data gives {len(first.inputs)}. "
+            "Needed are data with as many: a factory (--data module:factory) can give them."
+        )
+    metric, chosen = quality.choose(recipe.metric, data.spec.task, data.spec.labelled)
+    odd = check_output(data, tuple(quality.first_output(answered(dense, first.inputs)).shape))
+    dense = dense.noting(*data.notes, *odd, *([chosen] if chosen else []))
+    dense.module.to(device)
+    # Stages get a number; whether rounding pays is the pipeline's question, because it is measured.
+    settled = recipe.model_copy(update={"align": recipe.align or 1})
+    return Context(dense, data, settled, device, progress, initial=_initial(recipe, dense, device)), metric
+
+
+def _initial(recipe: Recipe, dense: Artifact, device: torch.device) -> Artifact | None:
+    """The weights that training began with, if the recipe names a file of them.
+
+    Raises:
+        BadInput: it is of another architecture.
+    """
+    if recipe.initial is None or recipe.initial == DRAWN:
+        return None
+    shapes = tuple("x".join(map(str, x.shape[1:])) for x in dense.inputs)
+    found, _ = opened(recipe.model_copy(update={"model": recipe.initial, "data": "", "input_shape": shapes}))
+    shaped, other = ({name: tuple(t.shape) for name, t in a.module.state_dict().items()} for a in (dense, found))
+    if differ := [name for name in shaped if other.get(name) != shaped[name]] or [name for name in other if name not in shaped]:
+        there, here = (where.get(differ[0], "absent") for where in (other, shaped))
+        raise BadInput(
+            f"--initial {recipe.initial} is of another architecture: {differ[0]} is {there} there and {here} in the model. "
+            "Give the checkpoint that the model's own training began with."
+        )
+    found.module.to(device)
+    return found
+
+
+def answered(dense: Artifact, inputs: tuple[Tensor, ...]) -> Any:
+    """What the model makes of the first sample: a stored model knows its input shape, and the data may have another.
+
+    Raises:
+        BadInput: it does not take such inputs.
+    """
+    try:
+        with torch.no_grad():
+            return dense.module(*inputs)
+    except Exception as error:  # torch raises all kinds
+        if (told := refusal(dense.module, inputs, of_data=True)) is not None:
+            raise told from error
+        needs, found = ("x".join(map(str, x[0].shape[1:])) for x in (dense.inputs, inputs))
+        raise BadInput(
+            f"The model was traced with inputs of {needs} and does not run on the data's, of {found}. "
+            "Give the data it was trained on, or spell channels and size in a data.toml."
+        ) from error
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name; `auto` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        BadInput: unknown, or asked for and absent.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BadInput(f"The device is '{name}'; needed is auto, cpu, cuda, cuda:N or mps.") from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type, False):
+        raise BadInput(
+            f"The device {name} was asked for, but torch sees none here. Take --device cpu, or run where there is one."
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise BadInput(f"The device {name} was asked for, but the last one that torch sees is cuda:{last}. Take one of these.")
+    return device

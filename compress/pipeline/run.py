@@ -1,0 +1,318 @@
+"""A run: stages in a row, each measured, each on disk when it is finished.
+
+    model + data -> dense -> stage -> stage -> ... -> exports -> report
+
+This is the one place that times, measures, saves, resumes and turns a stage's crash into an error that says what is kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+import exporters
+from compress.artifact import Artifact
+from compress.checkpoint.load import load
+from compress.checkpoint.save import save
+from compress.curves import CURVES
+from compress.edits import Keep, from_json
+from compress.errors import (
+    BadInput,
+    CompressError,
+    GateFailed,
+    Infeasible,
+    Interrupted,
+    StageFailed,
+    Terminated,
+    UnsupportedModel,
+)
+from compress.pipeline.exports import Exports, export_all
+from compress.pipeline.harness import Harness
+from compress.pipeline.latency_cache import Stopwatch
+from compress.pipeline.methods import stages_of
+from compress.pipeline.prepare import prepare
+from compress.pipeline.workspace import Workspace, open_workspace
+from compress.recipe import Recipe
+from compress.report import sentences
+from compress.report.environment import environment
+from compress.report.markdown import markdown
+from compress.report.pictures import draw
+from compress.report.records import Exactness, Report, StageRecord
+from compress.stage import Context, Progress, Stage, silent
+from compress.stages.finetune import Finetune
+
+_BLOCK = 8  # channels; the least block of the kernels in ONNX Runtime and oneDNN
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A finished stage."""
+
+    artifact: Artifact
+    record: StageRecord
+    exactness: Exactness | None = None
+
+
+def run(recipe: Recipe, out: Path | str, *, resume: bool = False, force: bool = False, progress: Progress = silent) -> Report:
+    """Carry out a recipe and write `out/`.
+
+    Args:
+        recipe: every setting.
+        out: folder of the results.
+        resume: go on with a run of the same recipe that was cut off.
+        force: replace another run's results.
+        progress: told what is being done.
+
+    Raises:
+        BadInput: a setting, file or folder that cannot be used.
+        Infeasible: the target cannot be reached; nothing was done.
+        UnsupportedModel: the model cannot be traced, or nothing can be removed.
+        GateFailed: the result does not keep `max_drop`, or removal was not exact. Everything is on disk.
+        StageFailed: a stage broke; finished ones are on disk.
+        Interrupted: somebody stopped it; finished stages are on disk.
+    """
+    stages = stages_of(recipe)
+    context, metric = prepare(recipe, progress)
+    for stage in stages:
+        stage.check(context.dense, context)  # before anything slow, and before out/ is touched
+    workspace = open_workspace(Path(out), recipe, resume=resume, force=force)
+    stopwatch = Stopwatch(recipe, context.device)
+    harness = Harness(recipe, context.data, context.dense, context.device, metric, stopwatch)
+    context = replace(context, race=stopwatch.race)
+    running = _Run(workspace, harness, context)
+    with _interruptions(workspace):
+        running.dense()
+        for stage in stages:
+            running.stage(stage)
+        result = running.done[-1].artifact
+        with _disk_errors(workspace, running.names):
+            context.progress("export", 0.0, ", ".join(recipe.export))
+            dense = running.done[0].record.quality
+            made = export_all(recipe, workspace.out, result, context.data, harness.quality_of, dense)
+            report = _report(recipe, running.done, made)
+            _write(workspace, result, report)
+    if report.exactness is not None and not report.exactness.holds:
+        raise GateFailed(
+            f"The model without the removed channels differs from the masked one by {report.exactness.worst_abs:.2g}, "
+            f"more than {report.exactness.tolerance:.2g}. {workspace.out} holds the report; please report this model's structure."
+        )
+    if made.broken is not None and report.verdict == made.broken:
+        raise GateFailed(f"{report.verdict} {workspace.out} holds everything else, and the report.")
+    if "--max-drop" in report.verdict:
+        raise GateFailed(
+            f"{report.verdict} {workspace.out} holds the model and the report; allow more, or train longer (--epochs)."
+        )
+    return report
+
+
+@dataclass
+class _Run:
+    """The stages so far, and the places that they are measured with and written to."""
+
+    workspace: Workspace
+    harness: Harness
+    context: Context
+    done: list[_Done] = field(default_factory=list[_Done])
+
+    def dense(self) -> None:
+        """The model as it came, as the first row."""
+        self._step("dense", lambda: self.context.dense)
+
+    def stage(self, stage: Stage) -> None:
+        """One more stage: from disk where an earlier run finished it, else carried out, measured and written."""
+        before, number = self.done[-1].artifact, len(self.done)
+        trained = [d.artifact for d in self.done if d.record.stage.startswith(Finetune.name)]
+        known = replace(self.context, trained=trained[-1] if trained else None)
+
+        def carry_out() -> Artifact:
+            context = replace(known, desk=self.workspace.desk(number, stage.name))
+            torch.manual_seed(self.context.recipe.seed * 1000 + number)  # a resumed stage draws what it would have drawn
+            return _with_widths_that_pay(stage, before, context, self.harness.recipe.align)
+
+        with _failures(stage.name, self.names):
+            self._step(stage.name, carry_out)
+
+    @property
+    def names(self) -> list[str]:
+        """Finished stages."""
+        return [d.record.stage for d in self.done]
+
+    def _step(self, name: str, carry_out: Callable[[], Artifact]) -> None:
+        with _disk_errors(self.workspace, self.names):
+            self.done.append(self._resumed(name) or self._carried_out(name, carry_out))
+
+    def _resumed(self, name: str) -> _Done | None:
+        number = len(self.done)
+        facts, folder = self.workspace.facts(number, name), self.workspace.folder(number, name)
+        if facts is None:
+            return None
+        if (folder / "model.compressed").exists():
+            module = load(folder / "model.compressed")
+        elif facts["same"]:
+            module = self._before.module
+        else:
+            return None
+        if number == 0:
+            self.harness.remember_dense(folder / "model.onnx")
+        exactness = Exactness(**facts["exactness"]) if facts["exactness"] else None
+        artifact = Artifact(
+            module,
+            self.context.dense.inputs,
+            from_json(facts["plan"]),
+            tuple(facts["notes"]),
+            CURVES.validate_python(facts["curves"]),
+        )
+        return _Done(artifact, StageRecord(**facts["record"]), exactness)
+
+    def _carried_out(self, name: str, carry_out: Callable[[], Artifact]) -> _Done:
+        start = time.perf_counter()
+        artifact = carry_out()
+        seconds = round(time.perf_counter() - start, 3)
+        self.context.progress(f"measure {name}", 0.0, "")
+        edits = artifact.plan.edits[len(self._before.plan.edits) :]
+        exactness = self.harness.exactness(self._before, edits) if edits else None
+        made: list[_Done] = []
+
+        def fill(folder: Path) -> dict[str, object]:
+            same = artifact.module is self._before.module
+            if same and self.done:  # the stage only looked: what was measured still holds
+                record = self.done[-1].record.model_copy(update={"stage": name, "seconds": seconds})
+            else:
+                record = self.harness.record(artifact, name, seconds, folder)
+            kept = artifact if same else _saved(artifact, name, folder)
+            if not self.done and (odd := sentences.guessing(record.quality, self.context.data.spec.classes)) is not None:
+                self.context.progress(f"{sentences.WARNING}{odd}", 1.0, "")
+                kept = kept.noting(odd)
+            made.append(_Done(kept, record, exactness))
+            facts = {"same": same, "record": record.model_dump(), "exactness": exactness and exactness.model_dump()}
+            return {
+                **facts,
+                "plan": kept.plan.to_json(),
+                "notes": list(kept.notes),
+                "curves": CURVES.dump_python(kept.curves, mode="json"),
+            }
+
+        self.workspace.finish(len(self.done), name, fill)
+        return made[0]
+
+    @property
+    def _before(self) -> Artifact:
+        return self.done[-1].artifact if self.done else self.context.dense
+
+
+def _saved(artifact: Artifact, stage: str, folder: Path) -> Artifact:
+    """Write what `--resume` needs; the artifact says so where it cannot be written."""
+    try:
+        save(artifact, folder / "model.compressed")
+        return artifact
+    except UnsupportedModel as error:
+        return artifact.noting(f"Stage '{stage}' left a model without a class-free form; a cut-off run repeats it: {error}")
+
+
+def _with_widths_that_pay(stage: Stage, before: Artifact, context: Context, align: int | None) -> Artifact:
+    """The stage's result with channel counts as they come, or rounded: what was asked for unless it is measurably slower, or,
+    where nothing was asked for, rounded to 8 if that is measurably faster. Runtimes' kernels work on blocks of channels.
+    """
+
+    def carried_out(multiple: int) -> Artifact:
+        return stage(before, replace(context, recipe=context.recipe.model_copy(update={"align": multiple})))
+
+    if getattr(stage, "once", False):
+        return carried_out(align or 1)
+    plain = carried_out(1)
+    if align == 1 or not any(isinstance(edit, Keep) for edit in plain.plan.edits[len(before.plan.edits) :]):
+        return plain
+    try:
+        rounded = carried_out(align or _BLOCK)
+    except Infeasible:
+        if align is not None:
+            raise
+        return plain
+    assert context.race is not None, "a run has a stopwatch"
+    timing = context.race(rounded, plain)
+    said = f"{timing.ratio:.2f}x as fast as unrounded ones (95 % interval {timing.ci95[0]:.2f} to {timing.ci95[1]:.2f})"
+    if timing.faster or (align is not None and not timing.slower):
+        return rounded.noting(f"Channel counts are rounded to multiples of {align or _BLOCK}: {said}.")
+    return plain.noting(f"Channel counts are not rounded: in multiples of {align or _BLOCK} they are {said}.")
+
+
+def _report(recipe: Recipe, done: Sequence[_Done], made: Exports) -> Report:
+    exactness = [d.exactness for d in done if d.exactness is not None]
+    return Report(
+        method=recipe.method,
+        verdict=_verdict(recipe, done[0].record, done[-1].record, made.broken),
+        seed=recipe.seed,
+        environment=environment(),
+        stages=tuple(d.record for d in done),
+        exactness=max(exactness, key=lambda e: e.worst_abs / e.tolerance) if exactness else None,
+        exports=made.records,
+        failed_exports=made.failed,
+        target=recipe.target,
+        max_drop=recipe.max_drop,
+        plan_sha256=done[-1].artifact.plan.digest,
+        notes=tuple(dict.fromkeys(done[-1].artifact.notes)),
+        curves=done[-1].artifact.curves,
+    )
+
+
+def _verdict(recipe: Recipe, first: StageRecord, last: StageRecord, broken: str | None) -> str:
+    assert first.quality is not None and last.quality is not None
+    lost = sentences.drop(first.quality, last.quality)
+    if recipe.max_drop is not None and lost > recipe.max_drop:
+        unit = "points" if last.quality.points == 100 else "units"
+        return f"The result loses {lost:.2f} {unit} of {last.quality.metric}, more than --max-drop {recipe.max_drop:g} allows."
+    if broken is not None:
+        return broken
+    speed = f"latency {last.latency.ratio:.2f}x ({last.latency.verdict})" if last.latency else "not timed"
+    return (
+        f"{first.params / last.params:.2f}x fewer parameters, {first.macs / last.macs:.2f}x fewer MACs, {speed}, "
+        f"{last.quality.metric} {sentences.change(first.quality, last.quality)}."
+    )
+
+
+def _write(workspace: Workspace, result: Artifact, report: Report) -> None:
+    try:
+        save(result, workspace.out / "model.compressed")
+    except UnsupportedModel as error:
+        report = report.model_copy(update={"notes": (*report.notes, f"No model.compressed was written: {error}")})
+    workspace.write("plan.json", replace(result.plan, method=report.method).to_json())
+    report = draw(report, workspace.out / "pictures")
+    workspace.write("report.json", report.to_json())
+    workspace.write("report.md", markdown(report))
+
+
+@contextmanager
+def _failures(stage: str, done: Sequence[str]) -> Generator[None]:
+    """A crash inside a stage is told with what is kept; refusals pass as they are."""
+    try:
+        yield
+    except (CompressError, exporters.ExportError, OSError):
+        raise
+    except Exception as error:
+        raise StageFailed(stage, done, error) from error
+
+
+@contextmanager
+def _interruptions(workspace: Workspace) -> Generator[None]:
+    """Who stops a run is told what is kept of it."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        kind = Terminated if isinstance(error, Terminated) else Interrupted
+        raise kind(workspace.finished()) from error
+
+
+@contextmanager
+def _disk_errors(workspace: Workspace, done: Sequence[str]) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(
+            f"{workspace.out} cannot be written ({error.strerror or error}). Make room there; "
+            f"finished stages are kept ({', '.join(done) or 'none'}): add --resume to go on."
+        ) from error

@@ -1,0 +1,158 @@
+"""One streaming pass that fits lines to rectifiers, and the edits that put them in place.
+
+    what a rectifier sees and gives, over all calibration images  ->  sums  ->  slope and offset of each channel
+
+All sites are fitted at once, on the model as it is. What the first lines change in front of later ones is for a refit of the
+layers between them to repair. Fitting one after another, each behind the lines before it, takes a pass per site, and without a
+refit is better on some networks and worse on others (`benchmarks/linearize.py` has both).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from compress.artifact import Artifact, apply
+from compress.edits import Linearize, Plan
+from compress.entropy.closest_affine import Fit, LineSums
+from compress.errors import EmptyData, UnsupportedModel
+from compress.graph.linearize import Site, channels_at, sites
+from compress.recipe import Recipe
+from compress.refit import refit
+from compress.stage import Context
+from compress.statistics.activation_states import observed
+
+_BATCH = 125
+_FEWEST = 2  # values per channel; through one alone goes any line
+_DIGITS = 7  # significant ones of a plan's numbers: float32 has no more
+
+
+def linearized(artifact: Artifact, context: Context, wanted: Sequence[str], kind: str | None = None) -> Artifact:
+    """The model with lines at some sites, without training.
+
+    Behind the closest lines ("affine") every layer is refitted to what the dense model does. An identity is left as it is, for
+    the training that the papers give it; so is a line that fine-tuning is to approach ("gentle", unless there are no epochs).
+
+    Args:
+        artifact: the model that the sites are in.
+        context: of the run.
+        wanted: paths of sites; with none the model stays as it is.
+        kind: "affine", "gentle" or "identity"; by default what the recipe says.
+
+    Raises:
+        UnsupportedModel: a site does not exist or cannot be linearized; tells why.
+        EmptyData: there are too few images for a line.
+    """
+    if not wanted:
+        return artifact
+    straight = apply(Plan(fitted(artifact, context, wanted, kind)), artifact)
+    return refit.refitted(straight, context) if refits(context.recipe, kind) else straight
+
+
+def refits(recipe: Recipe, kind: str | None = None) -> bool:
+    """Whether layers behind lines of some kind are refitted at once, instead of left for fine-tuning."""
+    kind = kind or recipe.linearize
+    return kind == "affine" or (kind == "gentle" and recipe.epochs == 0)
+
+
+def fitted(artifact: Artifact, context: Context, wanted: Sequence[str], kind: str | None = None) -> tuple[Linearize, ...]:
+    """The edits that linearize some sites.
+
+    Args:
+        artifact: the model that the sites are in.
+        context: of the run; lines are fitted on the calibration images.
+        wanted: paths of sites.
+        kind: "affine" and "gentle" give the closest lines, "identity" gives identities; by default what the recipe says.
+
+    Raises:
+        UnsupportedModel: a site does not exist or cannot be linearized; tells why.
+        EmptyData: there are too few images for a line.
+    """
+    known = checked(artifact.module, wanted)
+    if not known or (kind or context.recipe.linearize) == "identity":
+        nodes = {node.name: node for node in artifact.module.graph.nodes}
+        return tuple(Linearize(path, channels_at(nodes[site.node], site.axis)) for path, site in known.items())
+    return tuple(edit(path, fit) for path, fit in fits(artifact, context, wanted).items())
+
+
+def edit(path: str, fit: Fit) -> Linearize:
+    """The edit that puts a fit in place."""
+    slope, offset = (tuple(float(f"{x:.{_DIGITS}g}") for x in numbers.tolist()) for numbers in (fit.slope, fit.offset))
+    return Linearize(path, len(slope), slope, offset)
+
+
+def fits(artifact: Artifact, context: Context, wanted: Sequence[str]) -> dict[str, Fit]:
+    """The closest line of every channel of some sites, by path.
+
+    Raises:
+        UnsupportedModel: a site does not exist or cannot be linearized; tells why.
+        EmptyData: there are too few images for a line.
+    """
+    known = checked(artifact.module, wanted)
+    recipe, split = context.recipe, context.data.train
+    limit = min(recipe.calibration, len(split))
+    batches = (b.inputs for b in split.batches(_BATCH, limit=limit, seed=recipe.seed))
+    sums = line_sums(
+        artifact.module,
+        batches,
+        tuple(known.values()),
+        context.device,
+        lambda seen: context.progress("fit lines", min(seen / max(limit, 1), 1.0), ""),
+    )
+    few = next((path for path in known if path not in sums or sums[path].seen < _FEWEST), None)
+    if few is not None:
+        seen = sums[few].seen if few in sums else 0
+        raise EmptyData(
+            f"The line at {few} would be fitted to {seen} values per channel; needed are at least {_FEWEST}. "
+            "Give more images with --data or --calibration, or take --linearize identity."
+        )
+    return {path: sums[path].fit() for path in known}
+
+
+def line_sums(
+    module: GraphModule,
+    batches: Iterable[tuple[Tensor, ...]],
+    wanted: Sequence[Site],
+    device: torch.device,
+    progress: Callable[[int], None] = lambda seen: None,
+) -> dict[str, LineSums]:
+    """What lines are fitted to, by path; `progress` is told the number of images seen."""
+    module = observed(module, device)
+    sums: dict[str, LineSums] = {}
+
+    def watching(site: Site) -> Callable[..., None]:
+        def hook(part: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            sums.setdefault(site.path, LineSums(site.axis)).add(args[0], output)
+
+        return hook
+
+    for site in wanted:
+        module.get_submodule(site.path).register_forward_hook(watching(site))
+    seen = 0
+    with torch.no_grad():
+        for inputs in batches:
+            module(*(x.to(device) for x in inputs))
+            seen += len(inputs[0])
+            progress(seen)
+    return sums
+
+
+def checked(module: GraphModule, wanted: Sequence[str]) -> dict[str, Site]:
+    """The named sites in graph order.
+
+    Raises:
+        UnsupportedModel: one does not exist or cannot be linearized; tells why.
+    """
+    known = {site.path: site for site in sites(module)}
+    for path in wanted:
+        if path not in known:
+            listed = ", ".join(list(known)[:5]) + (" and more" if len(known) > 5 else "")
+            have = f"its rectifiers are {listed}" if known else "it has none left"
+            raise UnsupportedModel(f"The model has no rectifier {path}; {have}.")
+        if (reason := known[path].refused) is not None:
+            raise UnsupportedModel(f"The rectifier {path} cannot become a line: {reason}. Choose others.")
+    return {path: site for path, site in known.items() if path in wanted}

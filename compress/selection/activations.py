@@ -1,0 +1,123 @@
+"""What the depth methods ask about the rectifiers of a model: which are left, which can go, how far quality has fallen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from torch.fx import GraphModule, Node
+
+from compress.artifact import Artifact
+from compress.entropy.state import States
+from compress.errors import Infeasible, UnsupportedModel
+from compress.graph.channels.solve import Channels
+from compress.graph.linearize import Site, sites
+from compress.measure import quality
+from compress.recipe import parse_target
+from compress.refit import refit
+from compress.stage import Context
+
+MAX_DROP = 0.5
+"""Points of held-out quality that depth may cost where `--max-drop` says nothing."""
+_BATCH = 256
+
+
+def free(artifact: Artifact) -> tuple[Site, ...]:
+    """Rectifiers that a line can replace, in the order of the graph.
+
+    Raises:
+        UnsupportedModel: there is none; tells why.
+    """
+    known = sites(artifact.module)
+    if found := tuple(site for site in known if site.refused is None):
+        return found
+    reasons = [f"{site.path}: {site.refused}" for site in known[:3]]
+    raise UnsupportedModel(
+        "The model has no rectifier that a line can replace; needed is at least one. "
+        + (f"Found are {len(known)} that must stay ({'; '.join(reasons)}). " if known else "")
+        + "Remove channels instead, for instance with --method entropic --depth 0."
+    )
+
+
+def spared(artifact: Artifact, target: str | None) -> int:
+    """How many of the rectifiers that could go a target leaves; 0 without one, where quality alone says when to stop.
+
+    Raises:
+        BadInput, UnsupportedModel: see `free`.
+        Infeasible: the target is not in rectifiers, or leaves fewer than have to stay.
+    """
+    known, can_go = len(sites(artifact.module)), len(free(artifact))
+    stay = known - can_go
+    if target is None:
+        return 0
+    unit, share = parse_target(target)
+    reachable = f"rectifiers={stay / known:.3g} to rectifiers=1"
+    if unit != "rectifiers":
+        raise Infeasible(
+            f"The target {target} cannot be reached by depth alone, which removes no channels; it allows {reachable}. "
+            "Take such a target, none at all (--max-drop then says where to stop), or --method entropic."
+        )
+    if (wanted := math.ceil(share * known - 1e-9)) < stay:
+        raise Infeasible(
+            f"The target {target} leaves {wanted} of {known} rectifiers, but {stay} have to stay ('compress explain' tells why); "
+            f"reachable is {reachable}. Choose a target inside."
+        )
+    return wanted - stay
+
+
+def widths(artifact: Artifact) -> dict[str, int]:
+    """Channels of every rectifier that the graph knows, by path."""
+    nodes = {node.name: node for node in artifact.module.graph.nodes}
+    return {site.path: nodes[site.node].meta["shape"][site.axis] for site in sites(artifact.module) if site.node}
+
+
+def entropies(artifact: Artifact, context: Context) -> dict[str, float]:
+    """Mean state entropy of each rectifier that can go, bits in [0, 1], over the calibration images, as `--entropy` takes it."""
+    found = refit.statistics(artifact, context, (), states=True)
+    return {site.path: found.bits(site.path) for site in free(artifact)}
+
+
+def held_out(artifact: Artifact, context: Context, limit: int | None = None) -> quality.Quality:
+    """Quality on the held-out part of the training data; the test data is never read."""
+    spec = context.data.spec
+    metric, _ = quality.choose(context.recipe.metric, spec.task, spec.labelled)
+    batches = context.data.held_out.batches(_BATCH, limit=limit, device=context.device)
+    return quality.evaluate(artifact.module, batches, metric, context.device, context.dense.module)
+
+
+def lost(start: quality.Quality, now: quality.Quality) -> float:
+    """Points by which quality has fallen; below 0 where it has risen."""
+    fallen = start.value - now.value if start.higher_is_better else now.value - start.value
+    return start.points * fallen
+
+
+def lowest(found: Mapping[str, float], most: int, together: int = 1) -> list[str]:
+    """The rectifiers of the lowest entropy, `together` of them and with these all of entropy 0, at most `most`."""
+    order = sorted(found, key=found.__getitem__)
+    return [path for place, path in enumerate(order) if place < together or found[path] == 0][:most]
+
+
+def behind(module: GraphModule, channels: Channels, states: Mapping[str, States]) -> dict[str, tuple[str, ...]]:
+    """Paths of the activations behind each group's producers that have its channels, by the name of the group, in graph order."""
+    producer = {path: g.name for g in channels.groups for path in g.producers}
+    found: dict[str, tuple[str, ...]] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_module" and str(node.target) in states:
+            name = _source(node, producer)
+            if name is not None and len(states[str(node.target)].on) == channels.group(name).channels:
+                found[name] = (*found.get(name, ()), str(node.target))
+    return found
+
+
+def _source(node: Node, producer: dict[str, str]) -> str | None:
+    """The group whose channels reach a node, looked for backwards through what is no producer."""
+    waiting, seen = list(node.all_input_nodes), set[Node]()
+    while waiting:
+        source = waiting.pop(0)
+        if source in seen:
+            continue
+        seen.add(source)
+        if source.op == "call_module" and str(source.target) in producer:
+            return producer[str(source.target)]
+        waiting.extend(source.all_input_nodes)
+    return None

@@ -1,0 +1,127 @@
+"""What channels cost: parameters, multiply-accumulates and bytes as functions of the channel counts of all groups.
+
+Every tensor's size is a product of axes, and an axis that groups touch is as long as their channels make it. A layer's MACs are
+proportional to the number of its weights, at a rate that the dense model tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from compress.artifact import Artifact
+from compress.entropy.allocate import CostModel, lowest
+from compress.errors import BadInput, Infeasible
+from compress.graph.channels.solve import Channels, Group
+from compress.measure.cost import Cost, cost
+from compress.recipe import parse_target
+
+_UNITS = {"params": "parameters", "macs": "MACs", "size": "bytes"}
+
+
+def cost_model(
+    module: GraphModule, inputs: tuple[Tensor, ...], channels: Channels, groups: Sequence[Group], unit: str
+) -> CostModel:
+    """Cost in `unit` ("params", "macs" or "size") as a function of the channel counts of `groups`.
+
+    Raises:
+        BadInput: rectifiers or single weights, whose number no removal of channels decides.
+    """
+    if unit == "weights":
+        raise BadInput(
+            "A target in weights masks single weights, which this method does not. Take a target in params, macs or size, or "
+            "--method lottery, sensitivity or snip."
+        )
+    if unit == "rectifiers":
+        raise BadInput(
+            "A target in rectifiers cannot be met by removing channels. Take --method easier or nepenthe, or a target in params, "
+            "macs or size."
+        )
+    counted = cost(module, inputs)
+    scales = _scales(module, counted, channels, unit)
+    rows = [_axes(tensor, name, groups) for name, (tensor, _) in scales.items()]
+    depth = max([2, *(len(base) for base, _ in rows)])
+    base, per_channel = np.ones((len(rows), depth)), np.zeros((len(rows), depth, len(groups)))
+    for i, (b, p) in enumerate(rows):
+        base[i, : len(b)], per_channel[i, : len(b)] = b, p
+    model = CostModel(0.0, np.array([scale for _, scale in scales.values()]), base, per_channel)
+    whole = of(counted, unit)
+    full = np.array([g.channels for g in groups], dtype=float)
+    return CostModel(float(whole) - model(full), model.scale, base, per_channel)
+
+
+def _scales(module: GraphModule, counted: Cost, channels: Channels, unit: str) -> dict[str, tuple[Tensor, float]]:
+    """Tensors that count, with the cost per entry."""
+    parameters = dict(module.named_parameters())
+    if unit == "params":
+        return {name: (p, 1.0) for name, p in parameters.items()}
+    if unit == "size":
+        named: dict[str, Tensor] = {**parameters, **dict(module.named_buffers())}
+        return {name: (t, float(t.element_size())) for name, t in named.items() if channels.tied.get(name, name) == name}
+    found: dict[str, tuple[Tensor, float]] = {}
+    for one in counted.layers:
+        weight = parameters.get(f"{one.name}.weight")
+        if weight is not None and one.macs:
+            found[f"{one.name}.weight"] = (weight, one.macs / weight.numel())
+    return found
+
+
+def _axes(tensor: Tensor, name: str, groups: Sequence[Group]) -> tuple[list[float], np.ndarray]:
+    """Length of each axis: a part that stays, and a part per channel of each group."""
+    base, per_channel = [float(n) for n in tensor.shape] or [1.0], np.zeros((max(tensor.ndim, 1), len(groups)))
+    for g, group in enumerate(groups):
+        for member in group.members:
+            if member.tensor == name:
+                touched = float((member.index >= 0).sum())
+                base[member.dim] -= touched
+                per_channel[member.dim, g] += touched / group.channels
+    return base, per_channel
+
+
+def absolute(target: str, model: CostModel, groups: Sequence[Group], align: int, whole: float | None = None) -> float:
+    """A target such as "macs=0.5" as a cost.
+
+    Args:
+        target: a share of `whole`, or a size.
+        model: of what channels cost.
+        groups: all that may lose channels.
+        align: channel counts are multiples of it.
+        whole: cost of the dense model; where it is left out, of the model that the groups are of.
+
+    Raises:
+        Infeasible: below what the fewest channels cost, or not below the dense model; tells the reachable range.
+    """
+    unit, amount = parse_target(target)
+    now, least = model(np.array([g.channels for g in groups], dtype=float)), model(lowest([g.channels for g in groups], align))
+    whole = whole or now
+    wanted = amount if unit == "size" else amount * whole
+    if least <= wanted < now:
+        return wanted
+    if unit == "size":
+        reachable = f"size={least / 1e6:.3g}MB to size={now / 1e6:.3g}MB"
+    else:
+        reachable = f"{unit}={least / whole:.3g} to {unit}={now / whole:.3g}"
+    raise Infeasible(
+        f"The target {target} cannot be reached by removing channels: the {len(groups)} removable groups allow {reachable} "
+        f"({_UNITS[unit]}{f', channels in multiples of {align}' if align > 1 else ''}). Choose a target inside."
+    )
+
+
+def of(found: Cost, unit: str) -> float:
+    """A cost in the unit of a target: parameters, MACs, or bytes."""
+    return {"params": found.params, "macs": found.macs, "size": found.weight_bytes}[unit]
+
+
+def met(target: str, artifact: Artifact, dense: Artifact) -> bool:
+    """Whether a model is as small already as a share of the dense one, or a size, asks for."""
+    unit, amount = parse_target(target)
+    now, whole = (of(cost(one.module, one.inputs), unit) for one in (artifact, dense))
+    return now <= (amount if unit == "size" else amount * whole)
+
+
+def removable(module: nn.Module, channels: Channels) -> tuple[Group, ...]:
+    """Groups that can lose channels and have at least two."""
+    return tuple(g for g in channels.removable if g.channels > 1)

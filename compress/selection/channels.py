@@ -1,0 +1,65 @@
+"""From statistics to channels: the loss of every group, how many of its channels stay, and which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.fx import GraphModule
+
+from compress.entropy import obs, quadratic, regression, swaps
+from compress.entropy.obs import Sweep
+from compress.entropy.quadratic import Quadratic
+from compress.graph.channels.solve import Group, Member
+from compress.statistics.collect import Statistics
+from compress.statistics.consumers import measured
+from compress.statistics.layers import Layer, as_matrix, layers
+
+_WIDE = 1500  # columns beyond which the entropic path starts from what a sweep leaves, twice as many as wanted
+_FLOOR = 1e-2  # of the mean of G's diagonal, in every direction: few gradients leave directions that look free
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Quadratic losses of the groups, built when they are needed: one group's matrices at a time."""
+
+    module: GraphModule
+    statistics: Statistics
+
+    def of(self, group: Group) -> list[Quadratic]:
+        """One quadratic per consumer that regression understands; none where there is no such consumer."""
+        known = layers(self.module)
+        return [self._one(group, member, known[member.module]) for member in measured(group, known)]
+
+    def _one(self, group: Group, member: Member, one: Layer) -> Quadratic:
+        weight = as_matrix(self.module.get_submodule(one.path))
+        moments = self.statistics.moments[one.path].centred_linear(weight)
+        owner = member.index.repeat_interleave(one.window.taps)
+        fisher = self.statistics.fisher[one.path]
+        floor = _FLOOR * float(fisher.diagonal().mean()) * torch.eye(len(fisher), dtype=fisher.dtype)
+        return quadratic.quadratic(moments, fisher + floor, owner, group.channels)
+
+
+def sweeps(losses: Losses, groups: Sequence[Group], progress: Callable[[float], None]) -> dict[str, Sweep]:
+    """Loss curve and order of elimination of every group that has a measured consumer."""
+    found: dict[str, Sweep] = {}
+    for number, group in enumerate(groups):
+        forms = losses.of(group)
+        if forms:
+            found[group.name] = obs.eliminate(forms)
+        progress((number + 1) / len(groups))
+    return found
+
+
+def entropic(forms: Sequence[Quadratic], sweep: Sweep, keep: int, exchange: bool = True) -> list[int]:
+    """Channels by entropic regression. With `exchange` the path is finished by swaps, and whichever is better of it and the
+    greedy sweep, finished alike, is taken: the path alone loses to the sweep on most layers.
+    """
+    wide = max(form.a.shape[0] for form in forms) > _WIDE
+    among = sweep.kept(min(2 * keep, forms[0].channels)) if wide else None
+    path = sorted(regression.select(forms, keep, among).kept)
+    if not exchange:
+        return path
+    candidates = [swaps.improve(forms, path), swaps.improve(forms, sweep.kept(keep))]
+    return min(candidates, key=lambda kept: quadratic.loss(forms, kept))

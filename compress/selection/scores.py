@@ -1,0 +1,118 @@
+"""What single channels are worth by criteria that do not measure the readers' loss: a number each, the smallest go first.
+
+    random          drawn
+    magnitude       sum of |w| over the channel's filters
+    taylor          |sum of w g| over the channel's filters, averaged over batches
+    state-entropy   bits of the rectifiers behind the channel; one that is always off comes before all others
+
+How many channels of each group stay is another matter: these numbers do not compare across layers, bits do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from compress.artifact import Artifact
+from compress.graph.channels.solve import Group, solve
+from compress.refit import refit
+from compress.selection import activations
+from compress.stage import Context
+
+_BATCH = 125
+
+Scores = dict[str, Tensor]
+"""By name of the group: (channels,), float64."""
+
+
+def _random(artifact: Artifact, context: Context, groups: Sequence[Group]) -> Scores:
+    generator = torch.Generator().manual_seed(context.recipe.seed)
+    return {g.name: torch.rand(g.channels, generator=generator, dtype=torch.float64) for g in groups}
+
+
+def _magnitude(artifact: Artifact, context: Context, groups: Sequence[Group]) -> Scores:
+    return {g.name: magnitude(artifact.module, g) for g in groups}
+
+
+def _taylor(artifact: Artifact, context: Context, groups: Sequence[Group]) -> Scores:
+    split, recipe = context.data.train, context.recipe
+    batches = ((b.inputs, b.target) for b in split.batches(_BATCH, limit=recipe.calibration, seed=recipe.seed))
+    products = weight_products(artifact.module.to(context.device), batches, context.device, recipe.seed)
+    return {g.name: taylor(artifact.module, g, products) for g in groups}
+
+
+def state_entropy(artifact: Artifact, context: Context, groups: Sequence[Group]) -> Scores:
+    """Mean bits of the rectifiers behind each channel; -1 where it is off in all of them, which can go without any loss.
+
+    Groups without a rectifier of their own width are left out. The other common reading of EASIER, whose own unit is the layer:
+    Quetu, Liao, Tartaglione, ECML PKDD 2024.
+    """
+    states = refit.statistics(artifact, context, (), states=True).states
+    behind = activations.behind(artifact.module, solve(artifact.module, artifact.inputs), states)
+    found: Scores = {}
+    for group in groups:
+        if here := [states[path] for path in behind.get(group.name, ())]:
+            bits = torch.stack([one.entropy for one in here]).mean(0)
+            off = torch.stack([one.on == 0 for one in here]).all(0)
+            found[group.name] = torch.where(off, -1.0, bits)
+    return found
+
+
+SCORES: Mapping[str, Callable[[Artifact, Context, Sequence[Group]], Scores]] = {
+    "random": _random,
+    "magnitude": _magnitude,
+    "taylor": _taylor,
+    "state-entropy": state_entropy,
+}
+
+
+def magnitude(module: nn.Module, group: Group) -> Tensor:
+    """Sum of |w| of each channel's filters over all producers, (channels,)."""
+    return _per_channel(group, {name: p.detach() for name, p in module.named_parameters()})
+
+
+def taylor(module: GraphModule, group: Group, products: dict[str, Tensor]) -> Tensor:
+    """First-order loss of zeroing a channel's filters, |sum of w g|, averaged over batches; `products` from `weight_products`."""
+    return _per_channel(group, products)
+
+
+def weight_products(
+    module: GraphModule, batches: Iterable[tuple[tuple[Tensor, ...], Tensor | None]], device: torch.device, seed: int
+) -> dict[str, Tensor]:
+    """Mean over batches of |w * gradient|, by parameter name. Labels from the data where there are any, else from the model.
+
+    Source: Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019, per weight instead of per gate.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    number = 0
+    for inputs, target in batches:
+        output = module(*(x.to(device) for x in inputs))
+        if output.ndim == 2 and (target is None or (target.ndim == 1 and not target.is_floating_point())):
+            drawn = torch.multinomial(output.detach().softmax(1).cpu(), 1, generator=generator)[:, 0]
+            loss = F.cross_entropy(output, (drawn if target is None else target).to(device))
+        else:
+            loss = (output * torch.randn(output.shape, generator=generator).to(device)).sum(1).mean()
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        for (name, p), g in zip(parameters.items(), gradients, strict=True):
+            if g is not None:
+                sums[name] += (p.detach() * g).abs()
+        number += 1
+    return {name: (total / max(number, 1)).cpu() for name, total in sums.items()}
+
+
+def _per_channel(group: Group, values: dict[str, Tensor]) -> Tensor:
+    total = torch.zeros(group.channels, dtype=torch.float64)
+    made = [m for m in group.members if m.role == "out" and m.tensor.endswith(".weight")] or [
+        m for m in group.members if m.tensor in values
+    ]
+    for member in made:
+        rows = values[member.tensor].abs().double().cpu().movedim(member.dim, 0).flatten(1).sum(1)
+        here = member.index >= 0
+        total.index_add_(0, member.index[here], rows[here])
+    return total

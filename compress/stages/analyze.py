@@ -1,0 +1,45 @@
+"""Analysis in a run: the states of all rectifiers, counted in one streaming pass. Changes nothing.
+
+`remove` takes the moments itself, where it knows the budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compress.artifact import Artifact
+from compress.recipe import Recipe
+from compress.refit import refit
+from compress.stage import Context
+from compress.statistics.collect import Statistics
+
+
+@dataclass(frozen=True)
+class Analyze:
+    """The stage: one pass that counts the states of every rectifier. The model passes unchanged, the findings become notes."""
+
+    name: str = "analyze"
+
+    def needed(self, recipe: Recipe) -> bool:
+        return True
+
+    def check(self, artifact: Artifact, context: Context) -> None:
+        """Any model can be analysed."""
+
+    def __call__(self, artifact: Artifact, context: Context) -> Artifact:
+        found = refit.statistics(artifact, context, (), states=True)
+        return artifact.noting(_summary(found)) if found.states else artifact
+
+
+def _summary(found: Statistics) -> str:
+    """The states of all rectifiers in a sentence."""
+    mean = {path: found.bits(path) for path in found.states}
+    lowest = min(mean, key=mean.__getitem__)
+    channels = sum(len(state.on) for state in found.states.values())
+    off = sum(round(state.always_off * len(state.on)) for state in found.states.values())
+    on = sum(round(state.always_on * len(state.on)) for state in found.states.values())
+    return (
+        f"State entropy over {found.images:,} images: {sum(mean.values()) / len(mean):.2f} bits on average over {len(mean)} "
+        f"activations, lowest {mean[lowest]:.2f} at {lowest}; "
+        f"of {channels:,} channels {off:,} are always off and {on:,} always on."
+    )

@@ -1,0 +1,98 @@
+"""Rectifiers watched while a model runs: on-counts of every site, and published estimates where they are asked for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.utils.hooks import RemovableHandle
+
+from compress.entropy.estimators import ESTIMATORS, BatchMean, from_norm
+from compress.entropy.state import States, count
+from compress.graph import families
+from compress.graph.linearize import channel_axis, channels_at, sites
+
+
+def observed(module: GraphModule, device: torch.device) -> GraphModule:
+    """A copy in eval mode on a device, to be hooked: nothing in it works in place or is trainable."""
+    module = copy.deepcopy(module).to(device).eval().requires_grad_(False)
+    for part in module.modules():
+        if hasattr(part, "inplace"):
+            part.__dict__["inplace"] = False  # hooked values must not be overwritten
+    return module
+
+
+def watch(
+    module: GraphModule, states: dict[str, States], bits: dict[str, BatchMean], estimator: str = "pooled"
+) -> list[RemovableHandle]:
+    """Hooks that count into these dictionaries as the model runs; counts stay on its device.
+
+    A rectifier that is called at several places is pooled over them; where these differ in width it is left out.
+
+    Args:
+        module: traced model in which nothing works in place.
+        states: on-counts by path.
+        bits: what `estimator` says of the batches, by path; "pooled" leaves it empty.
+        estimator: "pooled", or a name of `ESTIMATORS`.
+    """
+    calls: dict[str, list[Node]] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_module" and type(module.get_submodule(str(node.target))) in families.RECTIFIERS:
+            calls.setdefault(str(node.target), []).append(node)
+    handles: list[RemovableHandle] = []
+    for path, nodes in calls.items():
+        part, axis = module.get_submodule(path), channel_axis(module, nodes[0])
+        if len({channels_at(node, axis) for node in nodes}) == 1:
+            handles.append(part.register_forward_pre_hook(_counting(part, path, axis, states)))
+            if estimator != "pooled":
+                handles.append(part.register_forward_pre_hook(_estimating(path, axis, bits, estimator)))
+    return handles
+
+
+def _counting(part: nn.Module, path: str, axis: int, states: dict[str, States]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    low, high = knees(part)
+
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+        z: Tensor = args[0]
+        new = count(z, axis, low=low, high=high)
+        states[path] = states[path] + new if path in states else new
+
+    return hook
+
+
+def _estimating(path: str, axis: int, bits: dict[str, BatchMean], estimator: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+        new = ESTIMATORS[estimator](args[0], axis)
+        bits[path] = bits[path] + new if path in bits else new
+
+    return hook
+
+
+def knees(part: nn.Module) -> tuple[float, float | None]:
+    """Above which input a rectifier is on, and above which it is in its upper regime, None where it has none.
+
+    The lower one is 0 (the sign, as the papers have it) but for Hardtanh. Above the upper one ReLU6 and Hardtanh are constant,
+    Hardswish is the identity.
+    """
+    if isinstance(part, nn.Hardtanh):  # ReLU6 is one
+        return float(part.min_val), float(part.max_val)
+    return 0.0, 3.0 if isinstance(part, nn.Hardswish) else None
+
+
+def data_free(module: GraphModule) -> dict[str, float]:
+    """Mean bits of the rectifiers that stand right behind a batch norm, from its parameters alone: a pre-screen without data.
+
+    Behind a sum the norms do not describe what the rectifier sees; such sites have no entry.
+    """
+    nodes = {node.name: node for node in module.graph.nodes}
+    found: dict[str, float] = {}
+    for site in sites(module):
+        source = nodes[site.node].args[0] if site.node else None
+        norm = module.get_submodule(str(source.target)) if isinstance(source, Node) and source.op == "call_module" else None
+        if type(norm) in families.PER_CHANNEL_NORMS and isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.affine:
+            found[site.path] = float(from_norm(norm.weight, norm.bias).mean())
+    return found

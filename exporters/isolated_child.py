@@ -1,0 +1,39 @@
+"""The other side of `exporters.isolated`: reads the request in a folder, exports, writes the answer there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+import exporters
+from exporters import isolated
+from exporters.errors import ExportError
+
+
+def main(folder: Path) -> None:
+    """Carry out one request."""
+    # Our parent wrote this file a moment ago, in a folder that only this user may read: it is no stranger's pickle.
+    request = torch.load(folder / "request.pt", weights_only=False)
+    try:
+        exported = exporters.export(
+            request["format"],
+            request["model"],
+            request["inputs"],
+            request["path"],
+            metadata=request["metadata"],
+            samples=request["samples"],
+            **request["options"],
+        )
+        answer = isolated.record(exported)
+    except ExportError as error:
+        answer = {"error": isolated.told(error)}
+    part = folder / "answer.part"
+    part.write_text(json.dumps(answer))
+    part.replace(folder / "answer.json")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
