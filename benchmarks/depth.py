@@ -25,7 +25,7 @@ from compress.entropy.spans import Span, choose
 from compress.graph.merge.segments import segments
 from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
-from compress.pipeline.latency_cache import Stopwatch
+from compress.pipeline.latency_cache import LatencyCache
 from compress.recipe import make
 from compress.selection import activations
 from compress.selection.merge_candidates import candidates, merged
@@ -63,9 +63,9 @@ def opened(build: Any, size: int) -> Artifact:
     return Artifact(trace(build().eval(), inputs), inputs)
 
 
-def row(artifact: Artifact, stopwatch: Stopwatch) -> dict[str, Any]:
+def row(artifact: Artifact, latency_cache: LatencyCache) -> dict[str, Any]:
     start = time.perf_counter()
-    found = candidates(artifact, stopwatch.race, lambda one: bool(one.sites), windows=True)
+    found = candidates(artifact, latency_cache.race, lambda one: bool(one.sites), windows=True)
     timed = time.perf_counter()
     chosen = [found.candidates[i] for i in choose([Span(c.start, c.stop, c.gain, 0.0) for c in found.candidates], 0.0)]
     decided = time.perf_counter()
@@ -82,7 +82,7 @@ def row(artifact: Artifact, stopwatch: Stopwatch) -> dict[str, Any]:
     }
     if chosen:
         shallow = merged(artifact, [c.segment for c in chosen])
-        timing = stopwatch.race(shallow, artifact)
+        timing = latency_cache.race(shallow, artifact)
         before, after = (cost(a.module, a.inputs).macs for a in (artifact, shallow))
         result |= {"faster_whole": timing.ratio, "ci95": timing.ci95, "macs": after / before}
     return result
@@ -131,10 +131,10 @@ def main() -> None:
     rows: dict[str, Any] = json.loads(path.read_text())["networks"] if path.exists() else {}
     results: dict[str, Any] = {"threads": args.threads, "rounds": args.rounds, "networks": rows, "resnet152": resnet152()}
     print(results["resnet152"], flush=True)
-    stopwatch = Stopwatch(make(rounds=args.rounds, threads=args.threads), torch.device("cpu"))
+    latency_cache = LatencyCache(make(rounds=args.rounds, threads=args.threads), torch.device("cpu"))
     for name, (build, size) in NETS.items():
         if name not in rows:
-            rows[name] = row(opened(build, size), stopwatch)
+            rows[name] = row(opened(build, size), latency_cache)
             print(name, rows[name], flush=True)
             write("depth", results)
     write("depth", results)

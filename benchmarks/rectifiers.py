@@ -43,13 +43,13 @@ NETS: dict[str, tuple[float, tuple[int, ...]]] = {
     "swin": (0.2, (0, 1, 2, 4, 6)),
 }
 """Epochs of the identities' training, and numbers of rectifiers."""
-ARMS: dict[str, tuple[Literal["identity", "affine", "gentle"], float, float]] = {
+ARMS: dict[str, tuple[Literal["identity", "affine", "gradual"], float, float]] = {
     "cheapest first": ("affine", 0.0, 1e-4),
     "identity": ("identity", 1.0, 1e-3),
     "identity, small steps": ("identity", 1.0, 1e-4),
     "affine, small steps": ("affine", 0.1, 1e-4),
     "affine": ("affine", 0.1, 1e-3),
-    "gentle": ("gentle", 0.1, 1e-3),
+    "gentle": ("gradual", 0.1, 1e-3),
 }
 """What stands for a rectifier, the share of the identities' epochs, and the peak learning rate."""
 CHEAPEST = "cheapest first"

@@ -67,9 +67,9 @@ class Bench:
     def common(self) -> dict[str, Any]:
         return {"device": "cpu", "episodes": self.args.episodes, "align": 1}
 
-    def context(self, seed: int, desk: Path | None = None, **settings: Any) -> Context:
+    def context(self, seed: int, scratch: Path | None = None, **settings: Any) -> Context:
         recipe = make(seed=seed, epochs=self.args.epochs, distill=self.args.distill, **self.common, **settings)
-        return Context(self.dense, self.data, recipe, torch.device("cpu"), desk=desk)
+        return Context(self.dense, self.data, recipe, torch.device("cpu"), scratch=scratch)
 
     def top1(self, artifact: Artifact) -> float:
         metric, _ = quality.choose("top1", "classification", True)
@@ -130,15 +130,15 @@ class Bench:
 def searched_row(bench: Bench, rival: str, target: str, seed: int) -> None:
     """A search, or as much of it as is missing, and its best choice carried out as the method does it."""
     reward, learns = SEARCHED[rival]
-    desk = bench.args.work / f"{bench.args.net}-{rival}-{target}-{seed}-{bench.args.episodes}".replace(" ", "-")
-    context = bench.context(seed, desk, method="rl-entropy", target=target, reward=reward)
+    scratch = bench.args.work / f"{bench.args.net}-{rival}-{target}-{seed}-{bench.args.episodes}".replace(" ", "-")
+    context = bench.context(seed, scratch, method="rl-entropy", target=target, reward=reward)
     start = time.perf_counter()
     made = task(bench.dense, context)
     prepared = time.perf_counter() - start
     environment = Pruning(made)
     with agents.own_randomness():
         agent = agents.Ddpg(environment, len(made.widths.groups), bench.args.episodes, seed) if learns else agents.Uniform(seed)
-        done, seconds = timed(environment, agent, bench.args.episodes, desk)
+        done, seconds = timed(environment, agent, bench.args.episodes, scratch)
     best = done[episodes.best(done)]
     counts = choice(bench.dense, context).replay(best.shares)
     start = time.perf_counter()
@@ -148,9 +148,9 @@ def searched_row(bench: Bench, rival: str, target: str, seed: int) -> None:
     bench.add(rival, seed, smaller, context, total, episode_seconds=numbers.median(seconds), **found)
 
 
-def timed(environment: Pruning, agent: agents.Agent, count: int, desk: Path) -> tuple[list[episodes.Episode], list[float]]:
+def timed(environment: Pruning, agent: agents.Agent, count: int, scratch: Path) -> tuple[list[episodes.Episode], list[float]]:
     """A search and the seconds of each of its episodes, which are kept beside it."""
-    file = desk / "seconds.json"
+    file = scratch / "seconds.json"
     known: list[float] = json.loads(file.read_text()) if file.exists() else []
     last = time.perf_counter()
 
@@ -162,9 +162,9 @@ def timed(environment: Pruning, agent: agents.Agent, count: int, desk: Path) -> 
             file.write_text(json.dumps(known))
         last = now
         if number % 50 == 0:
-            print(f"  {desk.name} {number}: {episode.reward:.4f} {episode.quality:.3f}", flush=True)
+            print(f"  {scratch.name} {number}: {episode.reward:.4f} {episode.quality:.3f}", flush=True)
 
-    return episodes.search(environment, agent, count, desk, note), known
+    return episodes.search(environment, agent, count, scratch, note), known
 
 
 def one_shot_rows(bench: Bench, target: str, seed: int) -> None:

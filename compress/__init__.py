@@ -57,7 +57,7 @@ __all__ = [
     "trace",
     "verify",
 ]
-_QUICK = ("compare", "diff", "gate", "verify")
+_QUICK = ("compare", "diff", "gate", "methods", "verify")
 """Verbs that come from the file of their name, without everything that `compress.api` needs."""
 
 

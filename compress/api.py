@@ -7,14 +7,13 @@ than a few lines has a file of its own name.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import exporters
 from compress import artifact as artifacts
 from compress.artifact import Artifact
-from compress.atomic_files import free, write_text
 from compress.checkpoint.load import load
 from compress.checkpoint.save import save
 from compress.commands.analyze import Row
@@ -26,7 +25,9 @@ from compress.commands.diff import diff
 from compress.commands.doctor import doctor
 from compress.commands.explain import explain
 from compress.commands.gate import gate
+from compress.commands.methods import methods as methods
 from compress.commands.methods_run import run_methods
+from compress.commands.outputs import free, write_text
 from compress.commands.package import package
 from compress.commands.plan import Decision, decide
 from compress.commands.probe import Probing
@@ -38,13 +39,12 @@ from compress.errors import BadInput
 from compress.graph.trace.trace import trace
 from compress.pipeline import exports
 from compress.pipeline import run as pipeline
-from compress.pipeline.latency_cache import Stopwatch
-from compress.pipeline.methods import METHODS
+from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.prepare import opened, prepare
+from compress.progress import Progress, silent
 from compress.recipe import Recipe, from_toml, make, merged, model_path
 from compress.report.comparison import Comparison
 from compress.report.records import Report
-from compress.stage import Progress, silent
 
 __all__ = [
     "analyze",
@@ -151,7 +151,7 @@ def analyze(
         return agreement(context)
     if probe:
         return probing(context, None if made is None else artifacts.apply(made, context.dense))
-    race = Stopwatch(context.recipe, context.device).race if timed else None
+    race = LatencyCache(context.recipe, context.device).race if timed else None
     return analysis(context.dense, replace(context, race=race), settings.get("spatial"))
 
 
@@ -221,26 +221,6 @@ def export(
     recipe = make(model=model_path(model), **settings)
     artifact, data = opened(recipe)
     return exports.write(format, artifact, path, recipe, data, {})
-
-
-@dataclass(frozen=True)
-class MethodRow:
-    """A method: its stages, in order (a run leaves out those that its settings do not ask for), and what to know of it."""
-
-    method: str
-    stages: tuple[str, ...]
-    what: str
-    source: str
-    needs: str
-    costs: str
-
-
-def methods() -> list[MethodRow]:
-    """What `method` can be."""
-    return [
-        MethodRow(name, tuple(stage.name for stage in one.stages), one.what, one.source, one.needs, one.costs)
-        for name, one in METHODS.items()
-    ]
 
 
 def demo(*, out: Place = "demo-out", force: bool = False, progress: Progress = silent, **settings: Any) -> Report:

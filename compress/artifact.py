@@ -6,12 +6,15 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
 from compress.curves import Curve
 from compress.edits import Edit, Factor, Keep, Linearize, Merge, Plan, Pointwise, Relocate
+from compress.graph.channels.groups import Channels
 from compress.graph.channels.solve import solve
 from compress.graph.linearize import linearize
 from compress.graph.merge.low_rank import factor
@@ -19,6 +22,7 @@ from compress.graph.merge.merge import merge, relocate
 from compress.graph.merge.pointwise import pointwise
 from compress.graph.surgery import constant_channels, remove
 from compress.graph.trace.shapes import note_shapes
+from compress.measure.device import placed
 
 _CHANGES: dict[type[Edit], Callable[..., GraphModule]] = {
     Linearize: linearize,
@@ -27,17 +31,20 @@ _CHANGES: dict[type[Edit], Callable[..., GraphModule]] = {
     Merge: merge,
     Factor: factor,
 }
+_SOLVED: WeakKeyDictionary[GraphModule, Channels] = WeakKeyDictionary()
+"""By module, since an artifact with another note holds the same one; it goes when the module does."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A model between two stages. Immutable by convention: a stage returns a new one and leaves this one as it was.
+    """A model between two stages. It never changes, its device included: a stage returns a new one.
 
     Attributes:
         module: traced model, fp32, in eval mode.
         inputs: example inputs, batch of 1, on the CPU; one tensor per model input.
         plan: every edit that led from the dense model to this one.
         notes: findings that a reader of the report should see, one sentence each.
+        warnings: what makes the figures doubtful, likewise.
         curves: findings that are to be drawn.
     """
 
@@ -45,11 +52,27 @@ class Artifact:
     inputs: tuple[Tensor, ...]
     plan: Plan = field(default_factory=Plan)
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     curves: tuple[Curve, ...] = ()
+
+    @property
+    def channels(self) -> Channels:
+        """Which channels belong together: solved once for a module, and kept with it."""
+        if self.module not in _SOLVED:
+            _SOLVED[self.module] = solve(self.module, self.inputs)
+        return _SOLVED[self.module]
+
+    def on(self, device: torch.device | str) -> GraphModule:
+        """The module on a device, in eval mode: itself where it is there already, else a copy."""
+        return placed(self.module, device)
 
     def noting(self, *notes: str) -> Artifact:
         """The same artifact with further notes."""
         return replace(self, notes=self.notes + notes)
+
+    def warning(self, *warnings: str) -> Artifact:
+        """The same artifact with further warnings."""
+        return replace(self, warnings=self.warnings + warnings)
 
     def showing(self, *curves: Curve) -> Artifact:
         """The same artifact with further curves."""
@@ -67,7 +90,7 @@ def apply(plan: Plan, artifact: Artifact) -> Artifact:
     """
     module, notes = artifact.module, ()
     for edits in runs(plan.edits):
-        module, said = _carry_out(module, edits, artifact.inputs)
+        module, said = _carry_out(replace(artifact, module=module), edits)
         notes += said
     plan = replace(plan, edits=artifact.plan.edits + plan.edits)
     return replace(artifact, module=module, plan=plan).noting(*notes)
@@ -85,11 +108,12 @@ def runs(edits: Sequence[Edit]) -> Iterator[tuple[Edit, ...]]:
         yield tuple(run.values())
 
 
-def _carry_out(module: GraphModule, edits: Sequence[Any], inputs: tuple[Tensor, ...]) -> tuple[GraphModule, tuple[str, ...]]:
+def _carry_out(artifact: Artifact, edits: Sequence[Any]) -> tuple[GraphModule, tuple[str, ...]]:
     """One run on a copy of the model, and what a reader should know of it."""
+    module, inputs = artifact.module, artifact.inputs
     match edits[0]:
         case Keep():
-            channels = solve(module, inputs)
+            channels = artifact.channels
             folded, notes = constant_channels.fold(module, channels, edits, inputs)
             return remove.keep(folded, channels if folded is module else solve(folded, inputs), edits), notes
         case Linearize() | Pointwise() | Relocate() | Merge() | Factor():

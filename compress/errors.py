@@ -21,6 +21,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+DISTRIBUTION = "entropress"
+"""What pip installs; `compress` is the name of the package and the command, and of somebody else's distribution."""
+
+
+def extra(name: str) -> str:
+    """The line that installs an extra: every message that has one takes it from here."""
+    return f"pip install '{DISTRIBUTION}[{name}]'"
+
 
 class CompressError(Exception):
     """Root of every error that this package raises on purpose."""
@@ -32,6 +40,10 @@ class BadInput(CompressError):
     """A file, an option or data that cannot be used as it is."""
 
     exit_code = 2
+
+
+class CompressWarning(UserWarning):
+    """Something that makes a result doubtful: Python's own channel for it, which the command line prints at once."""
 
 
 class EmptyData(BadInput):

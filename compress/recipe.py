@@ -16,16 +16,17 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from compress.errors import BadInput
-from compress.units import BYTES, amount
+from compress.measure.units import BYTES, amount
+from compress.method_table import CHANNELS_TARGET, METHODS, WEIGHTS_TARGET
 
-UNITS = ("params", "macs", "size", "rectifiers", "weights")
-DEFAULT_TARGET = "macs=0.5"
-DEFAULT_WEIGHTS = "weights=0.1"
+UNITS = ("params", "macs", "size", "activations", "weights")
+_TARGETS = "params=FRACTION, macs=FRACTION, size=6.5MB, activations=FRACTION or weights=FRACTION"
+DEFAULT_TARGET, DEFAULT_WEIGHTS = CHANNELS_TARGET, WEIGHTS_TARGET
 DRAWN = "drawn"
-UNTRAINED_METHODS = ("lottery", "sensitivity", "snip")
-"""Methods that prune a net as it was before its training, and train it then."""
-DEPTH_METHODS = ("depth", "easier", "nepenthe")
-"""Methods that remove rectifiers and no channels: without a target, quality says where they stop."""
+RENAMED = {"turns": "iterations", "arms": "variants"}
+"""Settings that were called otherwise: flags, TOML keys and keywords of the old name go on working."""
+_RENAMED_VALUES = {"gentle": "gradual"}
+_RENAMED_UNITS = {"rectifiers": "activations"}
 
 
 class Recipe(BaseModel):
@@ -49,7 +50,7 @@ class Recipe(BaseModel):
     method: str = Field("entropic", description="a name that 'compress methods' lists")
     target: str | None = Field(
         None,
-        description="params=0.25, macs=0.5 (shares of the dense model) or size=6.5MB; rectifiers=0.5 with a depth method, "
+        description="params=0.25, macs=0.5 (fractions of the dense model) or size=6.5MB; activations=0.5 with a depth method, "
         f"weights=0.1 with one that masks weights; "
         f"{DEFAULT_TARGET} where neither it nor a tolerance is given and the method removes channels",
     )
@@ -59,24 +60,26 @@ class Recipe(BaseModel):
     depth: float | None = Field(
         None,
         ge=0,
-        description="points of held-out quality that lines in place of rectifiers may cost before fine-tuning, where layers are "
-        "faster as one; 0 for none; 1 where nothing is said and fine-tuning follows",
+        description="points of held-out quality that linearized activations may cost before fine-tuning, where layers are "
+        "faster as one; 0 for none; by default 1 where fine-tuning follows",
     )
     order: Literal["width-depth", "depth-width", "auto"] = Field(
         "width-depth",
-        description="whether channels are removed before rectifiers become lines or behind that; auto tries both and measures",
+        description="whether channels are removed before activations are linearized or after; auto tries both and measures",
     )
-    turns: int = Field(
+    iterations: int = Field(
         1,
         ge=1,
         le=100,
-        description="remove, linearize and fine-tune in so many turns towards the target, epochs divided among them",
+        description="remove, linearize and fine-tune so many times on the way to the target, epochs divided among them",
     )
     cheap: bool = Field(
-        False, description="easier: several rectifiers at once as refitted lines, and a tenth of the epochs between"
+        False, description="easier: several activations linearized and refitted at once, and a tenth of the epochs between"
     )
-    linearize: Literal["affine", "identity", "gentle"] = Field(
-        "affine", description="what stands for a rectifier: its closest line, the identity, or that line by and by in fine-tuning"
+    linearize: Literal["affine", "identity", "gradual"] = Field(
+        "affine",
+        description="what replaces an activation: its closest affine function, the identity, or that function gradually, in "
+        "fine-tuning",
     )
     entropy: Literal["pooled", "easier", "egp"] = Field(
         "pooled", description="state entropy over all calibration images, or the mean of batch entropies as those papers take it"
@@ -91,15 +94,15 @@ class Recipe(BaseModel):
     initial: str | None = Field(
         None, description=f"checkpoint of the weights that training began with, or '{DRAWN}': they are drawn, and trained here"
     )
-    arms: tuple[Literal["original", "random"], ...] = Field(
+    variants: tuple[Literal["original", "random"], ...] = Field(
         ("original", "random"), min_length=1, description="what lottery trains again: the original weights, others, or both"
     )
     structure: Literal["weights", "channels"] = Field(
         "weights", description="what lottery and sensitivity prune: single weights, held at zero, or channels, which go"
     )
     scope: Literal["layer", "global"] = Field("layer", description="whether weights are ranked in each layer, or all together")
-    prune: float = Field(0.2, gt=0, lt=1, description="share that each level of lottery prunes")
-    prune_of: Literal["remaining", "original"] = Field("remaining", description="what that is a share of")
+    prune: float = Field(0.2, gt=0, lt=1, description="fraction that each level of lottery prunes")
+    prune_of: Literal["remaining", "original"] = Field("remaining", description="what that is a fraction of")
     rewind: int = Field(0, ge=0, description="epochs of the first training after which lottery takes its original weights")
     align: int | None = Field(
         None, ge=1, le=64, description="round channel counts to this multiple; without it: to 8 where that is measurably faster"
@@ -113,7 +116,7 @@ class Recipe(BaseModel):
     lr: float = Field(1e-3, gt=0, description="peak learning rate, reached after the warm-up")
     weight_decay: float = Field(1e-4, ge=0, description="not applied to biases and norms")
     batch_size: int = Field(128, ge=1, description="images per training step")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps that warm the learning rate up")
+    warmup: float = Field(0.05, ge=0, lt=1, description="fraction of the steps that warm the learning rate up")
     distill: float = Field(0.7, ge=0, le=1, description="weight of the distillation loss; 1 where there are no labels")
     temperature: float = Field(2.0, gt=0, description="softens both sides of the distillation loss")
     entropy_guidance: float = Field(
@@ -151,9 +154,17 @@ class Recipe(BaseModel):
     @field_validator("target")
     @classmethod
     def _target_can_be_read(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_target(value)
+        if value is None:
+            return None
+        unit, equals, asked = value.partition("=")
+        value = f"{_RENAMED_UNITS.get(unit, unit)}{equals}{asked}"
+        parse_target(value)
         return value
+
+    @field_validator("linearize", mode="before")
+    @classmethod
+    def _values_of_the_old_name(cls, value: Any) -> Any:
+        return _RENAMED_VALUES.get(value, value) if isinstance(value, str) else value
 
     @field_validator("input_shape", mode="before")
     @classmethod
@@ -165,7 +176,7 @@ class Recipe(BaseModel):
             return value
         return tuple("x".join(map(str, v)) if isinstance(v, list | tuple) else v for v in value)
 
-    @field_validator("export", "arms", mode="before")
+    @field_validator("export", "variants", mode="before")
     @classmethod
     def _names_with_commas(cls, value: Any) -> Any:
         """A text with commas gives several names."""
@@ -181,11 +192,12 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _turns_that_build_on_each_other(self) -> Recipe:
-        if self.turns > 1 and (self.epochs == 0 or self.from_scratch or self.linearize == "gentle"):
-            rival = "--epochs 0" if self.epochs == 0 else "--from-scratch" if self.from_scratch else "--linearize gentle"
+    def _iterations_that_build_on_each_other(self) -> Recipe:
+        if self.iterations > 1 and (self.epochs == 0 or self.from_scratch or self.linearize == "gradual"):
+            rival = "--epochs 0" if self.epochs == 0 else "--from-scratch" if self.from_scratch else "--linearize gradual"
             raise ValueError(
-                f"--turns {self.turns} trains between two removals, which {rival} does not go with. Leave one of them out."
+                f"--iterations {self.iterations} trains between two removals, which {rival} does not go with. "
+                "Leave one of them out."
             )
         return self
 
@@ -201,12 +213,13 @@ def make(**settings: Any) -> Recipe:
     Raises:
         BadInput: an unknown setting or a value out of range; names the first one.
     """
-    unsaid = settings.get("target") is None and settings.get("tolerance") is None
-    method = settings.get("method")
-    if unsaid and method in UNTRAINED_METHODS and settings.get("structure", "weights") == "weights":
-        settings["target"] = DEFAULT_WEIGHTS
-    elif unsaid and method not in DEPTH_METHODS:
-        settings["target"] = DEFAULT_TARGET
+    for old, new in RENAMED.items():
+        if old in settings:
+            settings[new] = settings.pop(old)
+    if settings.get("target") is None and settings.get("tolerance") is None:
+        method = METHODS.get(settings.get("method") or "entropic")  # one that is unknown is refused with its stages
+        structure = settings.get("structure") or "weights"
+        settings["target"] = CHANNELS_TARGET if method is None else method.default_target(structure)
     try:
         return Recipe(**settings)
     except ValidationError as error:
@@ -260,16 +273,12 @@ def parse_target(text: str) -> tuple[str, float]:
     """
     unit, _, value = text.partition("=")
     if unit not in UNITS or not value:
-        raise BadInput(
-            f"The target is '{text}'; needed is params=SHARE, macs=SHARE, size=6.5MB, rectifiers=SHARE or weights=SHARE."
-        )
+        raise BadInput(f"The target is '{text}'; needed is {_TARGETS}.")
     meant = amount(value, BYTES if unit == "size" else {"": 1.0})
     if meant is None:
-        raise BadInput(
-            f"The target is '{text}'; needed is params=SHARE, macs=SHARE, size=6.5MB, rectifiers=SHARE or weights=SHARE."
-        )
+        raise BadInput(f"The target is '{text}'; needed is {_TARGETS}.")
     if not 0 < meant < (float("inf") if unit == "size" else 1):
-        raise BadInput(f"The target is '{text}'; a share lies above 0 and below 1, a size above 0 bytes.")
+        raise BadInput(f"The target is '{text}'; a fraction lies above 0 and below 1, a size above 0 bytes.")
     return unit, meant
 
 

@@ -1,28 +1,23 @@
-"""What a stage is, and what it is told. `pipeline.run` is the only caller."""
+"""What a stage is, what it says of itself, and what it is told. `pipeline.run` and `commands.plan` are the only callers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
 from compress.artifact import Artifact
 from compress.data import Data
 from compress.measure.latency import Timing
+from compress.progress import Progress, silent
 from compress.recipe import Recipe
-
-Progress = Callable[[str, float, str], None]
-"""(what is being done, share done in [0, 1], a short live detail such as 'loss 0.41')."""
 
 Race = Callable[[Artifact, Artifact], Timing]
 """Speed of the first model over the second in the target runtime, timed in turns."""
-
-
-def silent(what: str, share: float, detail: str = "") -> None:
-    """A progress callback that shows nothing."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +25,12 @@ class Context:
     """Everything a stage may look at besides the artifact; nothing here changes during a run.
 
     Attributes:
-        desk: a folder that the stage may make, for what lets it go on after it was cut off, the only place where it may write;
+        scratch: a folder that the stage may make, for what lets it go on after it was cut off, the only place where it may write;
             removed when the stage is finished; None in a dry run.
-        trained: the model as the last turn's training left it; None before any training.
+        trained: the model as the last iteration's training left it; None before any training.
         initial: the checkpoint that `--initial` names; None where it names none.
-        race: the pipeline's stopwatch, for a choice that needs milliseconds; None where nothing is timed, as in a dry run.
+        race: the pipeline's latency cache, for a choice that needs milliseconds; None where nothing is timed.
+        fitting: False in a dry run, which asks what a stage edits: `refit.refitted` then leaves the weights as they are.
     """
 
     dense: Artifact
@@ -43,25 +39,58 @@ class Context:
     device: torch.device
     progress: Progress = silent
     race: Race | None = None
-    desk: Path | None = None
+    scratch: Path | None = None
     trained: Artifact | None = None
     initial: Artifact | None = None
+    fitting: bool = True
 
     @property
     def before(self) -> Artifact:
-        """What refitted weights hold on to: the dense model, or what the last turn's training made of it."""
+        """What refitted weights hold on to: the dense model, or what the last iteration's training made of it."""
         return self.trained or self.dense
 
 
-class Stage(Protocol):
-    """A named map from artifact to artifact. It decides and edits; it never times or measures, and writes to its desk only.
+class Decides(Enum):
+    """When a stage knows its edits."""
 
-    A stage that trains or searches may say `once = True`: it is not carried out a second time with channel counts rounded.
+    NOTHING = "it looks, fits or trains, and edits nothing"
+    BEFORE_TRAINING = "its edits can be planned"
+    IN_TRAINING = "each of its edits follows from a training, so there is no plan beforehand"
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a stage says of itself; every caller goes by this, none by its type or its name.
+
+    Attributes:
+        decides: whether `compress plan` and `--dry-run` can have its edits.
+        removes: "width" (channels) or "depth" (activations, layers): what `--order` puts in order.
+        repeats: carried out in each of `--iterations`.
+        races: chooses by timing, which a quick dry run leaves out.
+        trains: leaves a trained model, which the stages of the next iteration hold on to.
+        once: too slow to be carried out a second time with channel counts rounded.
     """
+
+    decides: Decides = Decides.NOTHING
+    removes: frozenset[Literal["width", "depth"]] = frozenset()
+    repeats: bool = False
+    races: bool = False
+    trains: bool = False
+    once: bool = False
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """A named map from artifact to artifact. It decides and edits; it never times or measures, and writes to its scratch only."""
 
     @property
     def name(self) -> str:
         """What its row is called."""
+        ...
+
+    @property
+    def traits(self) -> Traits:
+        """What it does, for those who put stages in a row."""
         ...
 
     def needed(self, recipe: Recipe) -> bool:

@@ -37,6 +37,24 @@ def staged(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def write(path: Path, content: bytes) -> None:
+    """A file of these bytes: readers see the old one or the new one, and after a power cut, too.
+
+    Raises:
+        OSError: as the system says it; nothing is left behind.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
 def total_bytes(staged_file: Path) -> int:
     """Size of a staged file, with what lies beside it."""
     return sum(file.stat().st_size for file in staged_file.parent.iterdir())

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import exporters
-from exporters import isolated
+from exporters import atomic, isolated
 from exporters.errors import ExportError
 
 
@@ -30,9 +30,7 @@ def main(folder: Path) -> None:
         answer = isolated.record(exported)
     except ExportError as error:
         answer = {"error": isolated.told(error)}
-    part = folder / "answer.part"
-    part.write_text(json.dumps(answer))
-    part.replace(folder / "answer.json")
+    atomic.write(folder / "answer.json", json.dumps(answer).encode())
 
 
 if __name__ == "__main__":

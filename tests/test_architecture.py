@@ -20,9 +20,10 @@ LONGEST_FUNCTION = 60
 MODULES_IN_THE_ROOT = 12
 
 TIERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "units", "curves"}),
-    frozenset({"recipe", "edits", "user_code", "atomic_files"}),
+    frozenset({"errors", "curves", "progress"}),
+    frozenset({"edits", "user_code", "method_table"}),
     frozenset({"graph", "entropy", "measure"}),
+    frozenset({"recipe"}),
     frozenset({"graph.trace"}),
     frozenset({"graph.channels"}),
     frozenset({"graph.surgery", "graph.merge"}),
@@ -47,6 +48,7 @@ STRANGERS = frozenset({"graph", "entropy", "measure"})
 SAME_NAME: dict[str, str] = {
     "__init__": "a package",
     "errors": "each of the two distributions' packages has a tree of its own: exporters never import compress",
+    "linearize": "the stage decides which activations, graph/ replaces them",
     "analyze": "the command tells all, the stage of a run counts states only",
     "sensitivity": "the command diagnoses, the stage prunes by it",
     "remove": "the stage decides which channels go, graph/surgery takes them out",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,17 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 import compress
-from compress import api
+from compress import api, errors
 from compress.artifact import Artifact
 from compress.cli import guard, options
 from compress.cli.main import cli
 from compress.errors import BadInput, GateFailed, Infeasible, Interrupted, StageFailed, UnsupportedModel
 from compress.measure.cost import cost
 from compress.measure.latency import Timing
-from compress.pipeline.latency_cache import Stopwatch
+from compress.pipeline.latency_cache import LatencyCache
 from compress.recipe import Recipe, make
 
+ROOT = Path(__file__).resolve().parent.parent
 SURFACE = {"as_json", "debug"}
 """Flags that only a command line has."""
 
@@ -46,7 +49,7 @@ def refused(result: Result, exit_code: int) -> str:
     return lines[0]
 
 
-def by_macs(_: Stopwatch, one: Artifact, other: Artifact) -> Timing:
+def by_macs(_: LatencyCache, one: Artifact, other: Artifact) -> Timing:
     """As fast as it has few multiply-accumulates: what a test can rely on."""
     ratio = cost(other.module, other.inputs).macs / cost(one.module, one.inputs).macs
     return Timing(1.0, ratio, (ratio * 0.99, ratio * 1.01), 5)
@@ -78,7 +81,7 @@ def small_net() -> nn.Module:
 
 
 def test_every_setting_is_a_flag_of_run_and_nothing_else_is():
-    names = {p.name for p in cli.commands["run"].params}
+    names = {p.name for p in cli.commands["run"].params if not getattr(p, "hidden", False)}
     assert names - {"out", "recipe", "methods", "dry_run", "resume", "force"} - SURFACE == set(Recipe.model_fields)
 
 
@@ -95,7 +98,7 @@ def test_a_command_has_a_python_twin_with_the_same_arguments(command: str):
     signature = inspect.signature(getattr(api, command))
     variadic = {p.name for p in signature.parameters.values() if p.kind is p.VAR_POSITIONAL}
     takes_settings = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    for flag in {p.name or "" for p in cli.commands[command].params} - SURFACE:
+    for flag in {p.name or "" for p in cli.commands[command].params if not getattr(p, "hidden", False)} - SURFACE:
         known = set(signature.parameters) | variadic | (set(Recipe.model_fields) if takes_settings else set())
         assert flag in known, f"compress.{command} has no argument {flag}"
 
@@ -320,7 +323,7 @@ def test_a_plan_is_made_written_and_carried_out_with_the_same_result_as_a_run(da
 
 
 def test_a_plan_with_depth_is_replayed_on_another_checkpoint(data: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Stopwatch, "race", by_macs)
+    monkeypatch.setattr(LatencyCache, "race", by_macs)
     torch.manual_seed(1)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)).eval()
     torch.save(net, "deep.pt")
@@ -399,8 +402,8 @@ def test_formats_may_be_separated_by_commas(given: object):
 
 
 @pytest.mark.parametrize("given", ["random,original", ("random", "original"), ["random,original"]])
-def test_arms_may_be_separated_by_commas(given: object):
-    assert make(arms=given).arms == ("random", "original")
+def test_variants_may_be_separated_by_commas(given: object):
+    assert make(arms=given).variants == make(variants=given).variants == ("random", "original")
 
 
 def test_bench_takes_the_input_shape_from_the_file_that_knows_it(here: Path):
@@ -415,3 +418,16 @@ def test_a_verb_shows_its_arguments_and_its_words(name: str):
     verb, twin = getattr(compress, name), getattr(api, name)
     assert inspect.signature(verb) == inspect.signature(twin)
     assert verb.__doc__ == twin.__doc__
+
+
+def test_every_line_that_installs_something_names_the_distribution_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["name"] == errors.DISTRIBUTION
+    named: set[str] = set()
+    for path in (*(ROOT / "compress").rglob("*.py"), *(ROOT / "exporters").rglob("*.py")):
+        text = path.read_text()
+        assert not re.findall(r"pip install '?compress\b", text), f"{path}: that is somebody else's distribution"
+        named |= set(re.findall(r"\bextra\([\"'](\w+)[\"']\)", text))
+    assert named and named <= set(project["optional-dependencies"])
+    own = [r for rows in project["optional-dependencies"].values() for r in rows if r.startswith(("compress[", "entropress["))]
+    assert own and all(r.startswith(f"{errors.DISTRIBUTION}[") for r in own)

@@ -438,7 +438,7 @@ def test_a_settings_file_with_a_mistake_is_refused(tmp_path, text, words):
 
 def test_missing_scikit_learn_is_refused_with_the_line_to_type(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
-    with pytest.raises(BadInput, match=r"pip install 'compress\[demo\]'"):
+    with pytest.raises(BadInput, match=r"pip install 'entropress\[demo\]'"):
         open_data("digits")
 
 

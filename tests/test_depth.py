@@ -1,4 +1,4 @@
-"""The depth stages on small nets, with a stopwatch that goes by multiply-accumulates."""
+"""The depth stages on small nets, with a latency_cache that goes by multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from compress.graph.linearize import sites
 from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
 from compress.measure.latency import Timing
-from compress.pipeline.methods import stages_of
+from compress.pipeline.sequence import stages_of
 from compress.recipe import make
 from compress.selection import activations
 from compress.selection.merge_candidates import candidates
@@ -28,11 +28,12 @@ from compress.selection.output_divergence import moved
 from compress.stage import Context
 from compress.stages import easier
 from compress.stages.easier import Easier
+from compress.stages.linearize import Linearize as LinearizeStage
+from compress.stages.linearize import allowed
 from compress.stages.merge import Merge
 from compress.stages.nepenthe import Nepenthe
 from compress.stages.relocate import Relocate
 from compress.stages.remove import Remove
-from compress.stages.shorten import Shorten, allowed
 
 INPUT = (torch.zeros(1, 1, 8, 8),)
 
@@ -74,7 +75,7 @@ def context(dense: Artifact, race: object = by_macs, **settings: object) -> Cont
 
 
 def test_depth_alone_refuses_what_it_could_not_do():
-    alone = next(stage for stage in stages_of(make(method="depth")) if isinstance(stage, Shorten))
+    alone = next(stage for stage in stages_of(make(method="depth")) if isinstance(stage, LinearizeStage))
     dense = artifact(narrow())
     alone.check(dense, context(dense, method="depth"))
     with pytest.raises(BadInput, match="stops by --depth"):
@@ -82,7 +83,7 @@ def test_depth_alone_refuses_what_it_could_not_do():
     straight = artifact(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
     with pytest.raises(UnsupportedModel, match="no rectifier"):
         alone.check(straight, context(straight, method="depth"))
-    Shorten().check(straight, context(straight))
+    LinearizeStage().check(straight, context(straight))
 
 
 def test_candidates_are_what_wins_a_race():
@@ -170,7 +171,7 @@ def test_easier_takes_the_lowest_entropy_first_and_stops_where_quality_falls(mon
 
 def test_easier_stops_at_its_target():
     dense = artifact(narrow())
-    given = context(dense, method="easier", epochs=0.02, max_drop=100.0, target="rectifiers=0.6")
+    given = context(dense, method="easier", epochs=0.02, max_drop=100.0, target="activations=0.6")
     result = Easier()(dense, given)
     assert len(sites(result.module)) == 2
 
@@ -225,7 +226,7 @@ def test_all_rectifiers_of_entropy_zero_go_at_once():
     ("net", "target", "error", "words"),
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), None, UnsupportedModel, "no rectifier that a line can replace"),
-        (narrow(), "macs=0.5", Infeasible, "cannot be reached by depth alone.*rectifiers=0 to rectifiers=1"),
+        (narrow(), "macs=0.5", Infeasible, "cannot be reached by depth alone.*activations=0 to activations=1"),
     ],
 )
 def test_what_depth_alone_cannot_do_is_refused(net: nn.Module, target: str | None, error: type[Exception], words: str):
@@ -237,7 +238,7 @@ def test_what_depth_alone_cannot_do_is_refused(net: nn.Module, target: str | Non
 def test_a_target_in_rectifiers_is_refused_where_channels_are_removed():
     dense = artifact(narrow())
     with pytest.raises(BadInput, match="rectifiers cannot be met by removing channels"):
-        Remove("magnitude").check(dense, context(dense, method="magnitude", target="rectifiers=0.5"))
+        Remove("magnitude").check(dense, context(dense, method="magnitude", target="activations=0.5"))
 
 
 def test_explain_names_the_stretch_or_the_reason():
@@ -250,7 +251,7 @@ def test_explain_names_the_stretch_or_the_reason():
 
 def test_rectifiers_become_lines_where_that_pays_and_quality_allows():
     dense = artifact(narrow())
-    short = Shorten()(dense, context(dense, depth=100.0))
+    short = LinearizeStage()(dense, context(dense, depth=100.0))
     assert {type(edit) for edit in short.plan.edits} >= {Linearize}
     assert all(edit.slope for edit in short.plan.edits if isinstance(edit, Linearize))
     assert any("became lines" in note for note in short.notes)
@@ -266,14 +267,14 @@ def test_rectifiers_become_lines_where_that_pays_and_quality_allows():
 def test_lines_that_cost_too_much_are_not_drawn(monkeypatch: pytest.MonkeyPatch):
     dense = artifact(narrow())
     monkeypatch.setattr(activations, "lost", lambda start, now: 3.0)
-    same = Shorten()(dense, context(dense, depth=1.0))
+    same = LinearizeStage()(dense, context(dense, depth=1.0))
     assert same.module is dense.module
     assert any("none keeps to 1 points" in note for note in same.notes)
 
 
 def test_where_nothing_is_faster_every_rectifier_stays():
     dense = artifact(narrow())
-    same = Shorten()(dense, context(dense, never_faster))
+    same = LinearizeStage()(dense, context(dense, never_faster))
     assert same.module is dense.module
     assert any("merging does not pay here" in note for note in same.notes)
 
@@ -283,7 +284,7 @@ def test_where_nothing_is_faster_every_rectifier_stays():
 )
 def test_how_much_depth_may_cost(settings: dict[str, float], points: float):
     assert allowed(make(**settings)) == points
-    assert Shorten().needed(make(**settings)) == (points > 0)
+    assert LinearizeStage().needed(make(**settings)) == (points > 0)
 
 
 @pytest.mark.parametrize(("order", "kinds"), [("width-depth", ["Keep", "Linearize"]), ("depth-width", ["Linearize", "Keep"])])

@@ -17,7 +17,7 @@ import pytest
 import exporters
 from compress.cli.main import cli
 from compress.data.settings import Settings
-from compress.pipeline.methods import METHODS
+from compress.method_table import METHODS
 from compress.recipe import Recipe, from_toml, make
 
 ROOT = Path(__file__).resolve().parent.parent

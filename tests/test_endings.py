@@ -205,5 +205,4 @@ def test_a_model_that_guesses_is_noted_at_once_and_in_the_report():
     said = next(line for line in lines if line.startswith("Warning: "))
     assert "no better than guessing among 10 classes (10 %): wrong normalisation" in said
     assert lines.index(said) < lines.index("statistics ...")
-    notes = json.loads(Path("out/report.json").read_text())["notes"]
-    assert said.removeprefix("Warning: ") in notes
+    assert json.loads(Path("out/report.json").read_text())["warnings"] == [said.removeprefix("Warning: ")]

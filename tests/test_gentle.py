@@ -80,7 +80,7 @@ def test_fine_tuning_ends_with_lines_and_measures_what_is_left(digits, monkeypat
     step, evaluate = loops._step, loops.quality.evaluate
     monkeypatch.setattr(loops, "_step", lambda loop, batch: (steps.append(times(loop.student)), step(loop, batch))[1])
     monkeypatch.setattr(loops.quality, "evaluate", lambda m, *rest: (measured.append(times(m)), evaluate(m, *rest))[1])
-    recipe = make(epochs=2, batch_size=128, linearize="gentle", device="cpu", ema=ema)
+    recipe = make(epochs=2, batch_size=128, linearize="gradual", device="cpu", ema=ema)
     context = Context(Artifact(dense, IMAGE), digits, recipe, torch.device("cpu"))
     tuned = Finetune()(Artifact(straight, IMAGE), context).module
     assert steps[0] == [0, 0] and steps[-1] == [1, 1]

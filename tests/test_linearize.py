@@ -252,7 +252,7 @@ def test_a_line_does_less_harm_than_an_identity_and_a_refit_repairs_most_of_it(w
 
 def test_a_gentle_line_waits_for_training():
     waiting, without, affine = (
-        context(residual(), linearize=kind, epochs=epochs) for kind, epochs in (("gentle", 1), ("gentle", 0), ("affine", 1))
+        context(residual(), linearize=kind, epochs=epochs) for kind, epochs in (("gradual", 1), ("gradual", 0), ("affine", 1))
     )
     found = [fit_activations.linearized(c.dense, c, ["one.2"]) for c in (waiting, without, affine)]
     weights = [a.module.get_submodule("two.0").weight for a in found]

@@ -199,7 +199,7 @@ def test_timm_architecture(here):
 
 def test_missing_timm_is_named_with_its_remedy(here, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(BadInput, match=r"needs timm.*pip install 'compress\[timm\]'"):
+    with pytest.raises(BadInput, match=r"needs timm.*pip install 'entropress\[timm\]'"):
         load_model(stored(net().state_dict()), arch="timm:resnet18")
 
 

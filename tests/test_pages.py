@@ -19,7 +19,7 @@ from torch import nn
 import compress
 from compress.cli.main import cli
 from compress.edits import from_json
-from compress.pipeline.methods import METHODS, Method
+from compress.method_table import METHODS, Method
 from compress.stages.finetune import Finetune
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -65,5 +65,5 @@ def test_without_matplotlib_the_report_says_where_the_figures_are(
 
     monkeypatch.setattr(builtins, "__import__", absent)
     drawn = pictures.draw(report, tmp_path / "pictures")
-    assert not drawn.pictures and "pip install 'compress[pictures]'" in drawn.notes[-1]
+    assert not drawn.pictures and "pip install 'entropress[pictures]'" in drawn.notes[-1]
     assert not (tmp_path / "pictures").exists() and "![" not in markdown(drawn)

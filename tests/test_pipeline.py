@@ -20,15 +20,15 @@ from compress.edits import Keep, Plan, from_json
 from compress.errors import BadInput, GateFailed, Infeasible, StageFailed
 from compress.graph.channels.solve import solve
 from compress.measure.latency import Timing
+from compress.method_table import METHODS, Method
 from compress.pipeline import exports, harness, prepare
 from compress.pipeline import run as pipeline
-from compress.pipeline.methods import METHODS, Method
 from compress.pipeline.prepare import find_device
 from compress.pipeline.run import run
 from compress.pipeline.workspace import open_workspace
 from compress.recipe import Recipe, from_toml, make
 from compress.report.records import Quality, Report, json_schema
-from compress.stage import Context
+from compress.stage import Context, Decides, Traits
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Halve:
 
     name: str = "halve"
     then: object = None
+    traits: Traits = Traits(Decides.BEFORE_TRAINING, frozenset({"width"}))
 
     def needed(self, recipe: Recipe) -> bool:
         return True

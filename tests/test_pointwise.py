@@ -19,8 +19,8 @@ from compress.recipe import make
 from compress.refit import refit
 from compress.selection.merge_candidates import candidates, merged
 from compress.stage import Context
+from compress.stages.linearize import Linearize as LinearizeStage
 from compress.stages.merge import Merge as MergeStage
-from compress.stages.shorten import Shorten
 
 INPUT = (torch.zeros(1, 3, 9, 9),)
 
@@ -159,7 +159,7 @@ def test_the_stage_takes_a_window_where_quality_allows_it_and_merging_follows():
     dense = artifact()
     dense.module.get_submodule("conv2").weight.data.mul_(1e-3)  # the block hardly matters
     given = context(dense, depth=100, epochs=0)
-    shorter = Shorten()(dense, given)
+    shorter = LinearizeStage()(dense, given)
     assert any(isinstance(edit, Pointwise) for edit in shorter.plan.edits), shorter.notes
     result = MergeStage()(shorter, given)
     assert cost(result.module, INPUT).macs < 0.8 * cost(dense.module, INPUT).macs

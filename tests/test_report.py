@@ -19,6 +19,7 @@ from compress.report.records import (
     Exactness,
     ExportRecord,
     Latency,
+    Outcome,
     Parity,
     Quality,
     Report,
@@ -85,7 +86,7 @@ def report(result: Latency | None = None, top1: float = 0.868, **fields: object)
 
 def test_the_json_has_the_documented_shape():
     data = json.loads(report().to_json())
-    assert data["schema"] == 1
+    assert data["schema"] == 2
     assert {"method", "verdict", "seed", "environment", "stages", "exactness", "exports", "notes"} <= set(data)
     assert list(data["stages"][0]) == [
         "stage",
@@ -110,7 +111,7 @@ def test_the_shipped_schema_is_current_and_accepts_a_report():
     jsonschema.validate(json.loads(report().to_json()), shipped)
 
 
-@pytest.mark.parametrize("broken", [{"schema": 2}, {"stages": []}, {"seed": "zero"}, {"extra": 1}])
+@pytest.mark.parametrize("broken", [{"schema": 3}, {"stages": []}, {"seed": "zero"}, {"extra": 1}])
 def test_the_shipped_schema_refuses_what_is_no_report(broken: dict[str, object]):
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(json.loads(report().to_json()) | broken, json.loads(SCHEMA_FILE.read_text()))
@@ -118,6 +119,24 @@ def test_the_shipped_schema_refuses_what_is_no_report(broken: dict[str, object])
 
 def test_a_report_reads_back_equal():
     assert from_json(report().to_json()) == report()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "outcome"),
+    [
+        ("3.00x fewer parameters, top1 -0.20.", Outcome.KEPT),
+        ("The result loses 2.00 points of top1, more than --max-drop 1 allows.", Outcome.QUALITY_LOST),
+        ("The export onnx-int8 loses 2.00 points of top1, more than --max-drop 1 allows.", Outcome.EXPORT_LOST_QUALITY),
+        ("The export openvino failed: its outputs differ.", Outcome.EXPORT_NOT_EQUAL),
+    ],
+)
+def test_a_report_of_the_first_schema_is_read(verdict: str, outcome: Outcome):
+    old = json.loads(report().to_json()) | {"schema": 1, "verdict": verdict}
+    del old["outcome"], old["broken"], old["warnings"]
+    old["stages"].insert(1, old["stages"][0] | {"stage": "analyse"})
+    read = from_json(json.dumps(old))
+    assert (read.outcome, read.verdict, read.schema_version) == (outcome, verdict, 2)
+    assert read.stages[1].stage == "analyze"
 
 
 def test_a_file_that_is_no_report_is_bad_input_and_names_the_field():

@@ -15,9 +15,10 @@ from compress.graph.channels.solve import solve
 from compress.graph.trace.trace import trace
 from compress.recipe import make
 from compress.selection.budget import removable
+from compress.selection.choice import _what_goes
 from compress.selection.scores import SCORES
 from compress.stage import Context
-from compress.stages.remove import Remove, _what_goes
+from compress.stages.remove import Remove
 
 INPUT = (torch.zeros(1, 3, 6, 6),)
 OFF, ON, RARE = 2, 5, 0

@@ -26,7 +26,6 @@ from compress.pipeline.run import run
 from compress.recipe import make
 from compress.stage import Context
 from compress.stages import search as stage_module
-from compress.stages.remove import Remove
 from compress.stages.search import Search
 from compress.statistics.layers import layers
 
@@ -70,12 +69,12 @@ def dense() -> Artifact:
     return Artifact(trace(net.eval(), INPUT), INPUT)
 
 
-def context(dense: Artifact, desk: Path | None = None, **settings: object) -> Context:
+def context(dense: Artifact, scratch: Path | None = None, **settings: object) -> Context:
     drawn = np.random.default_rng(0)
     images, labels = drawn.integers(0, 255, (300, 3, 8, 8), dtype=np.uint8), drawn.integers(0, 5, 300)
     data = from_arrays({"x_train": images, "y_train": labels, "x_test": images[:50], "y_test": labels[:50]}, name="drawn")
     recipe = make(**{"method": "rl-entropy", "calibration": 120, "target": "macs=0.5", "episodes": 8, **settings})
-    return Context(dense, data, recipe, torch.device("cpu"), desk=desk)
+    return Context(dense, data, recipe, torch.device("cpu"), scratch=scratch)
 
 
 @pytest.fixture(scope="module")
@@ -244,8 +243,8 @@ def test_models_without_maps_or_with_constant_maps_only_are_refused(made: Task):
     linear = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 5))
     flat = Artifact(trace(linear.eval(), INPUT), INPUT)
     with pytest.raises(UnsupportedModel, match="--reward accuracy"):
-        Search(Remove("entropic")).check(flat, context(flat))
-    Search(Remove("entropic")).check(flat, context(flat, reward="accuracy", target="params=0.5"))
+        Search().check(flat, context(flat))
+    Search().check(flat, context(flat, reward="accuracy", target="params=0.5"))
     module = made.shrinker({})
     with torch.no_grad():
         for part in module.modules():
@@ -298,9 +297,9 @@ def test_an_agent_learns_from_what_it_asked_for_and_not_from_what_the_wall_made_
 
 
 def test_a_search_that_was_killed_goes_on_as_if_nothing_had_happened(made: Task, tmp_path: Path):
-    def searched(desk: Path, count: int, task: Task = made) -> list[episodes.Episode]:
+    def searched(scratch: Path, count: int, task: Task = made) -> list[episodes.Episode]:
         environment = Pruning(task)
-        return episodes.search(environment, agents.Ddpg(environment, len(made.widths.groups), 12, seed=3), count, desk)
+        return episodes.search(environment, agents.Ddpg(environment, len(made.widths.groups), 12, seed=3), count, scratch)
 
     with agents.own_randomness():
         whole = searched(tmp_path / "whole", 12)
@@ -327,7 +326,7 @@ def test_the_callers_random_numbers_go_on():
 
 def test_the_stage_carries_out_the_best_episode(dense: Artifact, tmp_path: Path):
     now = context(dense, tmp_path)
-    result = Search(Remove("entropic"))(dense, now)
+    result = Search()(dense, now)
     macs = cost(result.module, result.inputs).macs / cost(dense.module, dense.inputs).macs
     assert macs <= 0.5
     done = episodes.recorded(tmp_path)
@@ -340,9 +339,9 @@ def test_the_stage_carries_out_the_best_episode(dense: Artifact, tmp_path: Path)
     titles = {curve.title: curve for curve in result.curves}
     assert titles["Search: reward"].series[1].y[-1] == best.reward and titles["Search: quality"].levels["dense"] > 0
     assert any(f"the best is number {episodes.best(done) + 1}" in note for note in result.notes)
-    # Again from the same desk with other widths: nothing is searched twice, the wall holds.
+    # Again from the same scratch with other widths: nothing is searched twice, the wall holds.
     lines = (tmp_path / "episodes.jsonl").read_text()
-    rounded = Search(Remove("entropic"))(dense, dataclasses.replace(now, recipe=now.recipe.model_copy(update={"align": 4})))
+    rounded = Search()(dense, dataclasses.replace(now, recipe=now.recipe.model_copy(update={"align": 4})))
     assert (tmp_path / "episodes.jsonl").read_text() == lines
     assert all(len(e.keep) % 4 == 0 for e in rounded.plan.edits if isinstance(e, Keep))
     assert cost(rounded.module, rounded.inputs).macs <= 0.5 * cost(dense.module, dense.inputs).macs
@@ -350,8 +349,8 @@ def test_the_stage_carries_out_the_best_episode(dense: Artifact, tmp_path: Path)
 
 def test_a_missing_package_is_named_with_the_line_that_installs_it(dense: Artifact, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(stage_module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingPackage, match=r"gymnasium and stable-baselines3.*pip install 'compress\[rl\]'") as refusal:
-        Search(Remove("entropic")).check(dense, context(dense))
+    with pytest.raises(MissingPackage, match=r"gymnasium and stable-baselines3.*pip install 'entropress\[rl\]'") as refusal:
+        Search().check(dense, context(dense))
     assert refusal.value.exit_code == 4
 
 

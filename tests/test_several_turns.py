@@ -18,12 +18,12 @@ from compress.errors import BadInput
 from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
 from compress.measure.latency import Timing
-from compress.pipeline.methods import stages_of
 from compress.pipeline.run import run
+from compress.pipeline.sequence import stages_of
 from compress.recipe import Recipe, make
 from compress.refit import refit
 from compress.stage import Context
-from compress.stages.iteration import InTurn
+from compress.stages.iteration import Iteration
 from compress.stages.order import Order
 from compress.stages.remove import Remove
 
@@ -51,10 +51,10 @@ def names(**settings: object) -> list[str]:
 
 
 def test_the_stages_of_a_turn_are_repeated_and_the_others_are_not():
-    assert names(turns=2) == ["analyze", "remove", "linearize", "finetune", "remove 2", "linearize 2", "finetune 2", "merge"]
-    assert names(turns=2, method="obs", reconstruct=5)[4:] == ["remove 2", "reconstruct 2", "finetune 2"]
-    assert names(turns=1) == ["analyze", "remove", "linearize", "finetune", "merge"]
-    assert names(turns=2, order="auto")[1:4] == ["remove + linearize", "finetune", "remove + linearize 2"]
+    assert names(iterations=2) == ["analyze", "remove", "linearize", "finetune", "remove 2", "linearize 2", "finetune 2", "merge"]
+    assert names(iterations=2, method="obs", reconstruct=5)[4:] == ["remove 2", "reconstruct 2", "finetune 2"]
+    assert names(iterations=1) == ["analyze", "remove", "linearize", "finetune", "merge"]
+    assert names(iterations=2, order="auto")[1:4] == ["remove + linearize", "finetune", "remove + linearize 2"]
     assert names(order="depth-width")[1:3] == ["linearize", "remove"]
     assert names(order="auto", depth=0) == ["analyze", "remove", "finetune", "merge"], "nothing to put in order"
 
@@ -64,24 +64,24 @@ def test_the_stages_of_a_turn_are_repeated_and_the_others_are_not():
     [
         ({"epochs": 0}, "--epochs 0"),
         ({"from_scratch": True}, "--from-scratch"),
-        ({"linearize": "gentle"}, "--linearize gentle"),
+        ({"linearize": "gradual"}, "--linearize gradual"),
     ],
 )
 def test_what_does_not_go_with_turns_is_refused(settings: dict[str, object], said: str):
     with pytest.raises(BadInput, match=said):
-        make(turns=2, **settings)
+        make(iterations=2, **settings)
     make(**settings)
 
 
 def test_a_method_without_removals_has_no_turns():
     with pytest.raises(BadInput, match="easier has none to repeat"):
-        stages_of(make(method="easier", turns=2))
+        stages_of(make(method="easier", iterations=2))
 
 
 def test_targets_and_epochs_are_split_and_the_way_ends_at_the_target(tmp_path: Path):
     torch.save(net(), tmp_path / "model.pt")
     recipe = make(
-        model=str(tmp_path / "model.pt"), data="digits", target="params=0.2", turns=2, epochs=2, depth=0, align=1, rounds=5,
+        model=str(tmp_path / "model.pt"), data="digits", target="params=0.2", iterations=2, epochs=2, depth=0, align=1, rounds=5,
         method="obs", export=(), device="cpu",
     )  # fmt: skip
     report = run(recipe, tmp_path / "out")
@@ -118,7 +118,7 @@ class Told:
 def test_a_turn_asks_for_its_part_of_the_way(unit: str):
     dense, told = artifact(), Told([])
     smaller = apply(Plan((Keep("0", 16, tuple(range(10))),)), dense)
-    InTurn(told, 2, 4)(smaller, context(dense, target=f"{unit}=0.25", turns=4, epochs=2))
+    Iteration(told, 2, 4)(smaller, context(dense, target=f"{unit}=0.25", iterations=4, epochs=2))
     assert float((told.recipes[0].target or "").partition("=")[2]) == pytest.approx(0.5)
     assert told.recipes[0].epochs == 0.5
 
@@ -138,7 +138,7 @@ def test_a_target_that_is_met_leaves_the_channels():
     same = Remove("magnitude")(smaller, context(dense, target="size=30KB", method="magnitude"))
     assert same.module is smaller.module
     assert "meets the target size=30KB already" in same.notes[-1]
-    InTurn(told, 2, 4)(dense, context(dense, target="size=2KB", turns=4))
+    Iteration(told, 2, 4)(dense, context(dense, target="size=2KB", iterations=4))
     size = float((told.recipes[0].target or "").partition("=")[2])
     assert size == pytest.approx((cost(dense.module, dense.inputs).weight_bytes * 2000) ** 0.5, rel=1e-3)
 

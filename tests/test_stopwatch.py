@@ -12,7 +12,7 @@ from compress.artifact import Artifact
 from compress.graph.trace.trace import trace
 from compress.measure.latency import Timing
 from compress.pipeline import latency_cache
-from compress.pipeline.latency_cache import Stopwatch
+from compress.pipeline.latency_cache import LatencyCache
 from compress.recipe import make
 
 
@@ -22,8 +22,8 @@ def net(width: int, seed: int = 0) -> Artifact:
     return Artifact(trace(nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 4)), inputs), inputs)
 
 
-def watch(**settings: object) -> Stopwatch:
-    return Stopwatch(make(runtime="torch", rounds=5, **settings), torch.device("cpu"))
+def watch(**settings: object) -> LatencyCache:
+    return LatencyCache(make(runtime="torch", rounds=5, **settings), torch.device("cpu"))
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +63,7 @@ def test_another_model_or_setting_is_another_race(settings: dict[str, object], o
 
 
 def test_a_smaller_model_wins_in_onnx_runtime_too():
-    second = Stopwatch(make(runtime="ort", rounds=5, batch=2), torch.device("cpu"))
+    second = LatencyCache(make(runtime="ort", rounds=5, batch=2), torch.device("cpu"))
     assert isinstance(second.race(net(4), net(8192)), Timing)
     assert second.race(net(4), net(8192)).ratio > 1
 

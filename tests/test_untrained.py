@@ -142,7 +142,7 @@ def test_the_largest_trained_weights_stay():
 
 
 def test_rewound_weights_are_those_after_that_epoch():
-    told = context(target="weights=0.5", rewind=1, arms=("original",))
+    told = context(target="weights=0.5", rewind=1, variants=("original",))
     first, rewound = module._trained(module._Ticket(told.dense, prunable(told.dense.module)), told, "first", "")
     once, _ = module._trained(
         module._Ticket(told.dense, {}), replace(told, recipe=told.recipe.model_copy(update={"rewind": 0})), "first", ""
@@ -165,7 +165,7 @@ def test_a_whole_stage_tells_of_both_arms_and_draws_them():
 
 
 def test_channels_of_tickets_really_go():
-    told = context(target="params=0.4", structure="channels", arms=("original",))
+    told = context(target="params=0.4", structure="channels", variants=("original",))
     levels = list(Lottery().levels(told.dense, told))
     params = [cost(level.artifact.module, INPUT).params for level in levels]
     assert params[0] > params[1] > params[2] and params[2] <= 0.4 * params[0]
@@ -174,7 +174,7 @@ def test_channels_of_tickets_really_go():
 
 
 def test_what_lies_on_the_desk_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    told = replace(context(target="weights=0.5"), desk=tmp_path / "desk")
+    told = replace(context(target="weights=0.5"), scratch=tmp_path / "scratch")
     calls: list[int] = []
 
     def counted(*args: Any, **kwargs: Any) -> Any:
@@ -188,7 +188,7 @@ def test_what_lies_on_the_desk_is_not_trained_again(tmp_path: Path, monkeypatch:
         Lottery()(told.dense, told)
     again = Lottery()(told.dense, told)
     assert len(calls) == 4  # the dense net and two arms, one of them twice
-    straight = Lottery()(told.dense, replace(told, desk=None))
+    straight = Lottery()(told.dense, replace(told, scratch=None))
     assert again.notes == straight.notes
     for key, value in straight.module.state_dict().items():
         torch.testing.assert_close(again.module.state_dict()[key], value)
@@ -197,7 +197,7 @@ def test_what_lies_on_the_desk_is_not_trained_again(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("settings", "labels", "said"),
     [
-        ({"initial": None}, True, "Without either, --arms random is possible"),
+        ({"initial": None}, True, "Without either, --variants random is possible"),
         ({"target": "macs=0.5"}, True, "cannot be met by masking single weights"),
         ({"target": "weights=0.5", "structure": "channels"}, True, "needed is params=SHARE or macs=SHARE"),
         ({"epochs": 0}, True, "Give --epochs above 0"),
@@ -213,7 +213,7 @@ def test_what_cannot_be_is_refused_with_what_can(settings: dict[str, Any], label
 
 
 def test_other_arms_need_no_initial_weights_and_channels_have_an_end():
-    told = context(initial=None, arms=("random",), target="weights=0.5")
+    told = context(initial=None, variants=("random",), target="weights=0.5")
     Lottery().check(told.dense, told)
     told = context(target="params=0.001", structure="channels")
     with pytest.raises(Infeasible, match="removable groups allow params="):

@@ -24,7 +24,7 @@ TIMING = ("runtime", "batch", "threads", "rounds")
 
 
 @click.group(cls=Commands, epilog=f"{EXIT_CODES}\n\n\b\nExample:\n  compress run model.pt --data images --target macs=0.5")
-@click.version_option(__version__, package_name="compress", message="compress %(version)s")
+@click.version_option(__version__, message="compress %(version)s")
 def cli() -> None:
     """Makes a trained neural network smaller and faster, and measures every step of it."""
 
@@ -259,16 +259,6 @@ def package(run: str, as_json: bool, **settings: Any) -> None:
         signed = ", signed" if made.signed else ""
         click.echo(f"{made.path}: {len(made.models)} models, {made.files} files, {made.bytes:,} bytes{signed}")
         click.echo(f"digest: {made.digest}")
-
-
-@command(json_option, example="compress methods --json")
-def methods(as_json: bool) -> None:
-    """The methods that --method takes: what goes, where it is described, what it needs and costs."""
-    import compress
-    from compress.cli.output import print_json, print_methods
-
-    listed = compress.methods()
-    print_json(listed) if as_json else print_methods(listed)
 
 
 @command(json_option, example="compress doctor")

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from compress.cli.guard import Command, Decorator
 from compress.errors import BadInput
-from compress.recipe import Recipe
+from compress.recipe import RENAMED, Recipe
 
 LOADING = ("arch", "arch_kwargs", "trust_pickle", "input_shape")
 """What every command that opens a model file takes."""
@@ -22,6 +22,7 @@ LOADING = ("arch", "arch_kwargs", "trust_pickle", "input_shape")
 def settings(*names: str) -> Decorator:
     """Flags for these fields of `Recipe`, in this order. A flag that is not given arrives as None or ()."""
     made = [flag(name, Recipe.model_fields[name]) for name in names]
+    made += [renamed(old, new) for old, new in RENAMED.items() if new in names]
 
     def decorate(function: Command) -> Command:
         return functools.reduce(lambda inner, option: option(inner), reversed(made), function)
@@ -45,6 +46,18 @@ def flag(name: str, field: FieldInfo) -> Decorator:
     if typing.get_origin(kind) is dict:
         return click.option(dashed, name, multiple=True, metavar="KEY=VALUE", help=f"{text}; may be repeated")
     return click.option(dashed, name, type=kind, help=text)
+
+
+def renamed(old: str, new: str) -> Decorator:
+    """The hidden option of a setting's old name, which says what it is called now."""
+
+    def note(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        if value not in (None, ()):
+            click.echo(f"Note: --{old} is called --{new} now.", err=True)
+        return value
+
+    several = typing.get_origin(without_none(Recipe.model_fields[new].annotation)) is tuple
+    return click.option(f"--{old}", old, multiple=several, hidden=True, callback=note)
 
 
 def without_none(annotation: Any) -> Any:

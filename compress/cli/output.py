@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from compress.errors import CompressWarning
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
@@ -75,7 +78,8 @@ def print_report(report: Any, out: object) -> None:
 
     console(wide=True).print(table(report))
     click.echo()
-    for sentence in (*sentences.sentences(report), *(f"Note: {note}" for note in report.notes)):
+    warned = (f"Warning: {warning}" for warning in report.warnings)
+    for sentence in (*warned, *sentences.sentences(report), *(f"Note: {note}" for note in report.notes)):
         click.echo(sentence)
     click.echo(f"{report.verdict}\nEverything is in {out}: report.md first, model.compressed to go on in torch.")
 
@@ -125,14 +129,14 @@ def counted(edits: Sequence[Any]) -> str:
     """How many edits of each kind, in words."""
     from compress.edits import Keep, Linearize, Merge, Pointwise
 
-    sentences = {
+    kinds = {
         Keep: "groups of channels made smaller",
         Linearize: "rectifiers made lines",
         Pointwise: "convolutions made 1x1",
         Merge: "stretches merged into one layer",
     }
-    numbers = {kind: sum(isinstance(edit, kind) for edit in edits) for kind in sentences}
-    return ", ".join(f"{n} {sentences[kind]}" for kind, n in numbers.items() if n) or "nothing changes"
+    numbers = {kind: sum(isinstance(edit, kind) for edit in edits) for kind in kinds}
+    return ", ".join(f"{n} {kinds[kind]}" for kind, n in numbers.items() if n) or "nothing changes"
 
 
 def print_timings(timings: Mapping[str, Any]) -> None:
@@ -235,11 +239,10 @@ def plain(value: Any) -> Any:
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, float, str], None]]:
     """A callback (what, share done, detail) that draws a bar with an ETA; without a terminal, one line per new task."""
-    from compress.report.sentences import WARNING
-
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
-        yield line_per_task()
+        with told_at_once(lambda line: click.echo(line, err=True)):
+            yield line_per_task()
         return
     columns = (
         TextColumn("{task.description}"),
@@ -248,13 +251,10 @@ def progress_bar() -> Iterator[Callable[[str, float, str], None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[detail]}"),
     )
-    with Progress(*columns, console=console, transient=True) as bars:
+    with Progress(*columns, console=console, transient=True) as bars, told_at_once(lambda line: console.print(escape(line))):
         tasks: dict[str, Any] = {}
 
         def update(what: str, share: float, detail: str = "") -> None:
-            if what.startswith(WARNING):
-                console.print(escape(what))
-                return
             if what not in tasks:
                 tasks[what] = bars.add_task(escape(what), total=1.0, detail=detail)
             bars.update(tasks[what], completed=share, detail=escape(detail))
@@ -262,15 +262,30 @@ def progress_bar() -> Iterator[Callable[[str, float, str], None]]:
         yield update
 
 
+@contextmanager
+def told_at_once(tell: Callable[[str], None]) -> Iterator[None]:
+    """Warnings of this package as one line each, when they come up; those of others stay with Python."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, CompressWarning):
+            tell(f"Warning: {message}")
+        else:
+            shown(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CompressWarning)
+        warnings.showwarning = show
+        yield
+
+
 def line_per_task() -> Callable[[str, float, str], None]:
     """Progress for log files: the name of a task once, when it starts."""
-    from compress.report.sentences import WARNING
-
     seen: set[str] = set()
 
     def update(what: str, share: float, detail: str = "") -> None:
         if what not in seen:
             seen.add(what)
-            click.echo(what if what.startswith(WARNING) else f"{what} ...", err=True)
+            click.echo(f"{what} ...", err=True)
 
     return update

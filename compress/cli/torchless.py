@@ -161,3 +161,13 @@ def diff(old: str, new: str, as_json: bool) -> None:
         print_records(found)
     else:
         click.echo("Nothing changed.")
+
+
+@command(json_option, example="compress methods --json")
+def methods(as_json: bool) -> None:
+    """The methods that --method takes: what goes, where it is described, what it needs and costs."""
+    from compress.cli.output import print_json, print_methods
+    from compress.commands.methods import methods as listing
+
+    listed = listing()
+    print_json(listed) if as_json else print_methods(listed)

@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 from compress.artifact import Artifact
 from compress.entropy.obs import Sweep
 from compress.entropy.spatial import Spatial
-from compress.graph.channels.solve import Channels, Group, solve
+from compress.graph.channels.solve import Channels, Group
 from compress.graph.linearize import sites
 from compress.graph.merge.segments import blocked
 from compress.measure.cost import cost
@@ -86,14 +86,15 @@ class Row:
 
 
 def analyze(artifact: Artifact, context: Context, definition: str | None = None) -> list[Row]:
-    """A row per group of channels in graph order, then the activations that belong to none. With a stopwatch, what lines save.
+    """A row per group of channels in graph order, then the activations that belong to none. With
+    `context.race`, what linearizing saves.
 
     `definition` is that of the spatial entropy, which takes a pass of its own; None for none.
 
     Raises:
         EmptyData: there are no images.
     """
-    channels = solve(artifact.module, artifact.inputs)
+    channels = artifact.channels
     groups = budget.removable(artifact.module, channels)
     found = refit.statistics(artifact, context, groups, states=True)
     curves = selection.sweeps(

@@ -25,10 +25,10 @@ from compress.measure import gpu, interleaved, runtime
 from compress.measure.interleaved import Candidate, Figures
 from compress.measure.latency import Timing, compare
 from compress.pipeline.prepare import opened
+from compress.progress import Progress
 from compress.recipe import Recipe
 from compress.remote.race import race as race_there
 from compress.remote.ssh import device, workshop
-from compress.stage import Progress
 from exporters import runtimes
 from exporters.standalone import machine
 

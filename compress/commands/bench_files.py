@@ -17,8 +17,8 @@ import exporters
 from compress.checkpoint.load import open_artifact, parse_shape
 from compress.errors import BadInput
 from compress.pipeline.prepare import opened
+from compress.progress import Progress
 from compress.recipe import Recipe, make
-from compress.stage import Progress
 from exporters import isolated, runtimes
 from exporters.standalone import checksums
 

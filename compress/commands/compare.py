@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compress.atomic_files import write_text
+from compress.commands.outputs import write_text
 from compress.errors import BadInput
 from compress.report import pictures, records
 from compress.report.comparison import Comparison, compared, markdown

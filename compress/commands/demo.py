@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from compress.data import open_data
 from compress.measure import quality
+from compress.progress import Progress
 from compress.recipe import make
-from compress.training import Progress, train
+from compress.training import train
 
 ARCH = "compress.demo:digits_net"
 EPOCHS = 15.0

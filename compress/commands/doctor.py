@@ -10,10 +10,11 @@ import torch
 
 import exporters
 from compress import __version__
+from compress.errors import extra
 from compress.measure.runtime import usable_cores
 
 PACKAGES = ("torch", "torchvision", "numpy", "onnx", "onnxscript", "onnxruntime", "safetensors")
-OPTIONAL = {"scikit-learn": "pip install 'compress[demo]'", "timm": "pip install 'compress[timm]'"}
+OPTIONAL = {"scikit-learn": extra("demo"), "timm": extra("timm")}
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def cuda_runtime() -> Check:
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers() and torch.cuda.is_available():
         return Check("runtime ort-cuda", True, f"onnxruntime {onnxruntime.__version__}")
-    return Check("runtime ort-cuda", False, "not usable", "a CUDA device, and pip install 'compress[cuda]'")
+    return Check("runtime ort-cuda", False, "not usable", f"a CUDA device, and {extra('cuda')}")
 
 
 def mps() -> Check:

@@ -9,7 +9,7 @@ from typing import Any
 
 from compress.artifact import Artifact
 from compress.errors import BadInput
-from compress.graph.channels.solve import Channels, Group, solve
+from compress.graph.channels.solve import Channels, Group
 from compress.graph.linearize import sites
 from compress.graph.merge.segments import blocked
 from compress.pipeline.prepare import opened
@@ -80,7 +80,7 @@ def explain(
     artifact, _ = opened(make(model=model_path(model), **settings))
     if depth:
         return depth_rows(artifact)
-    channels = solve(artifact.module, artifact.inputs)
+    channels = artifact.channels
     if layer is None:
         return [GroupRow(g.name, g.channels, g.producers, g.consumers, g.frozen) for g in channels.groups]
     return [

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from compress.atomic_files import write_text
+from compress.commands.outputs import write_text
 from compress.errors import BadInput
 from compress.report import baseline as baselines
 from compress.report import records, rules, rulings

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from compress.commands.compare import write
 from compress.errors import BadInput, CompressError, GateFailed
+from compress.method_table import METHODS
 from compress.pipeline import run
-from compress.pipeline.methods import METHODS, stages_of
+from compress.pipeline.sequence import stages_of
+from compress.progress import Progress, silent
 from compress.recipe import Recipe, merged
 from compress.report import records
 from compress.report.comparison import Comparison, compared
-from compress.stage import Progress, silent
 from exporters.errors import ExportError
 
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from compress.atomic_files import free, write_bytes
 from compress.checkpoint.load import load
+from compress.commands.outputs import free, write_bytes
 from compress.data import open_data
 from compress.errors import BadInput, GateFailed
 from compress.measure.quality import first_output

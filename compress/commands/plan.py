@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from compress import artifact as artifacts
 from compress.edits import Plan
 from compress.errors import BadInput
 from compress.measure.cost import Cost, cost
-from compress.pipeline.latency_cache import Stopwatch
-from compress.pipeline.methods import stages_of
+from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.prepare import prepare
+from compress.pipeline.sequence import stages_of
+from compress.progress import Progress, silent
 from compress.recipe import Recipe
-from compress.stage import Progress, silent
-from compress.stages.easier import Easier
-from compress.stages.merge import Merge
-from compress.stages.nepenthe import Nepenthe
-from compress.stages.order import Order
-from compress.stages.remove import Remove
-from compress.stages.search import Search
-from compress.stages.shorten import Shorten
+from compress.stage import Decides, Stage
 
 
 @dataclass(frozen=True)
@@ -48,39 +42,56 @@ def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True) -
     Args:
         recipe: every setting.
         progress: told what is being done.
-        quick: which channels go, and no more. Otherwise what a run without any training does: weights refitted, and layers
-            that are measured to be faster as one merged.
+        quick: which channels go, and no more: no weight is fitted, and what only a race can decide is left out where channels
+            go as well. Otherwise what a run without any training does: weights refitted, and layers that are measured to be
+            faster as one merged.
 
     Raises:
         BadInput: a setting or a file that cannot be used, or a method that decides while it trains.
         Infeasible: the target is out of reach; says what is reachable.
         UnsupportedModel: nothing in the model can be removed.
     """
-    stages = stages_of(recipe.model_copy(update={"turns": 1, "order": "width-depth" if quick else recipe.order}))
-    if training := next((stage.name for stage in stages if isinstance(stage, Easier | Nepenthe)), None):
-        raise BadInput(
-            f"The method {recipe.method} decides while it trains ({training}), so there is no plan before the run. "
-            "Run it with 'compress run'; its plan.json is then what 'compress apply' replays."
-        )
+    stages = stages_of(recipe.model_copy(update={"iterations": 1, "order": "width-depth" if quick else recipe.order}))
+    _refuse_what_cannot_be_planned(recipe.method, stages)
+    deciding = [stage for stage in stages if stage.traits.decides is Decides.BEFORE_TRAINING]
+    width_alone = quick and any("width" in stage.traits.removes for stage in deciding)
+    chosen = [stage for stage in deciding if not (width_alone and stage.traits.races)]
     context, _ = prepare(recipe, progress)
-    context = replace(context, race=Stopwatch(recipe, context.device).race)
+    context = replace(context, race=LatencyCache(recipe, context.device).race, fitting=not width_alone)
     dense = planned = context.dense
     for stage in stages:
         stage.check(dense, context)
-    for stage in stages:
-        if quick and isinstance(stage, Remove | Search):
-            edits, notes = stage.decide(planned, context)
-            planned = artifacts.apply(Plan(edits), planned).noting(*notes)
-        elif not quick and isinstance(stage, Remove | Search | Shorten | Order | Merge):
-            planned = stage(planned, context)
+    for stage in chosen:
+        planned = stage(planned, context)
     plan = Plan(planned.plan.edits, recipe.method, recipe.align or 1)
-    if recipe.turns > 1:
-        planned = planned.noting(
-            f"Decided in one turn: of {recipe.turns} each but the first decides on what training made of the model."
+    planned = planned.noting(*_left_open(recipe, [stage.name for stage in deciding if stage not in chosen]))
+    return Decision(plan, size(cost(dense.module, dense.inputs)), size(cost(planned.module, planned.inputs)), planned.notes)
+
+
+def _refuse_what_cannot_be_planned(method: str, stages: Sequence[Stage]) -> None:
+    """A plan that would be empty only because nobody asked the stage is no plan."""
+    for stage in stages:
+        if stage.traits.decides is Decides.IN_TRAINING:
+            raise BadInput(
+                f"The method {method} decides while it trains ({stage.name}): {stage.traits.decides.value}. "
+                "Run it with 'compress run'; its plan.json is then what 'compress apply' replays."
+            )
+    if all(stage.traits.decides is Decides.NOTHING for stage in stages):
+        raise BadInput(f"The method {method} edits nothing with these settings, so there is nothing to plan.")
+
+
+def _left_open(recipe: Recipe, raced: Sequence[str]) -> list[str]:
+    """What the run will decide besides."""
+    said: list[str] = []
+    if raced:
+        said.append(f"Not in this plan: {', '.join(raced)}, which the run decides by timing; 'compress plan' does so, too.")
+    if recipe.iterations > 1:
+        said.append(
+            f"Decided in one iteration: of {recipe.iterations} each but the first decides on what training made of the model."
         )
     if recipe.align is None:
-        planned = planned.noting("Channel counts are not rounded here; a run rounds them where that is faster. --align decides.")
-    return Decision(plan, size(cost(dense.module, dense.inputs)), size(cost(planned.module, planned.inputs)), planned.notes)
+        said.append("Channel counts are not rounded here; a run rounds them where that is faster. --align decides.")
+    return said
 
 
 def size(found: Cost) -> Size:

@@ -18,7 +18,7 @@ from torch.nn import functional
 from compress.data.settings import Settings
 from compress.data.sources import Part, Source, number_classes
 from compress.data.stores import Stored, channels_first
-from compress.errors import BadInput, EmptyData
+from compress.errors import BadInput, EmptyData, extra
 
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -44,9 +44,7 @@ def open_digits(settings: Settings, shape: tuple[int, ...] | None) -> Source:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise BadInput(
-            "The data 'digits' comes with scikit-learn, which is not installed: pip install 'compress[demo]'."
-        ) from error
+        raise BadInput(f"The data 'digits' comes with scikit-learn, which is not installed: {extra('demo')}.") from error
     found: Any = load_digits()
     images = (np.asarray(found.images) * (255 / 16)).round().astype(np.uint8)  # 0-16 in the original
     return open_arrays({"x": images, "y": np.asarray(found.target)}, settings, shape, "digits")

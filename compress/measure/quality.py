@@ -14,7 +14,8 @@ with the data. Without labels the dense model's outputs take the place of the ta
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from torch.nn import functional
 
 from compress import user_code
 from compress.errors import BadInput, EmptyData
+from compress.measure.device import placed
 
 IGNORE = 255  # class number of mask pixels that count for nothing
 NO_LABELS = "The metric {} needs labels, the data has none. Take --metric agreement, or give labelled data."
@@ -141,14 +143,14 @@ def count(
     """What `evaluate` adds up, in so many slices of each batch; the other arguments and the errors are the same."""
     found: list[Tensor] = []
     samples = 0
-    with torch.no_grad(), _measuring(module, device), _measuring(teacher, device):
+    with torch.no_grad(), _measuring(module, device) as answer, _measuring(teacher, device) as reference:
         for batch in batches:
             inputs = tuple(x.to(device) for x in batch.inputs)
-            output = first_output(module(*inputs)).float()
+            output = first_output(answer(*inputs)).float()
             if bool(output.isnan().any()):  # the largest of NaN is class 0: a wrong number without any sign of it
                 raise BadInput(f"The model's output is NaN on some data, so {metric.name} means nothing. Look for NaN weights.")
             output = output.movedim(metric.classes, 1) if metric.labels and output.ndim > 1 else output
-            target = _target(metric, batch.target, inputs, teacher).to(output.device)
+            target = _target(metric, batch.target, inputs, reference).to(output.device)
             found.append(_sliced(metric, output, target, slices if metric.sliceable else 1))
             samples += len(output)
     if not found:
@@ -238,24 +240,18 @@ def _target(metric: Metric, target: Tensor | None, inputs: tuple[Tensor, ...], t
     return output.argmax(metric.classes) if metric.labels else output
 
 
-class _measuring:
-    """Eval mode on a device for the time of a `with`; modes and device come back afterwards."""
-
-    def __init__(self, module: Any, device: torch.device | str):
-        self.module, self.device = module if isinstance(module, nn.Module) else None, device
-
-    def __enter__(self) -> None:
-        if self.module is not None:
-            first = next(self.module.parameters(), None)
-            self.home = None if first is None else first.device
-            self.modes = {part: part.training for part in self.module.modules()}
-            self.module.eval().to(self.device)
-
-    def __exit__(self, *error: object) -> None:
-        if self.module is not None:
-            self.module.to(self.home)
-            for part, mode in self.modes.items():
-                part.training = mode
+@contextmanager
+def _measuring(model: Any, device: torch.device | str) -> Iterator[Any]:
+    """The model on a device and in eval mode for the time of a `with`; anything that is no module answers as it is."""
+    if not isinstance(model, nn.Module):
+        yield model
+        return
+    modes = {part: part.training for part in model.modules()}
+    try:
+        yield placed(model.eval(), device)
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 def _ratio(sums: Tensor) -> float:

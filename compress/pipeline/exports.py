@@ -27,7 +27,7 @@ from compress.errors import CompressError
 from compress.pipeline.prepare import find_device
 from compress.recipe import Recipe
 from compress.report import sentences
-from compress.report.records import Closeness, ExportRecord, FailedExport, Parity, Quality, Relearned
+from compress.report.records import Broken, Closeness, ExportRecord, FailedExport, Outcome, Parity, Quality, Relearned
 from compress.training.qat import train_rounded, values
 from exporters import isolated, qdq, runtimes
 
@@ -46,7 +46,7 @@ class Exports:
 
     records: tuple[ExportRecord, ...]
     failed: tuple[FailedExport, ...]
-    broken: str | None = None
+    broken: Broken | None = None
 
 
 def export_all(
@@ -77,7 +77,7 @@ def export_all(
     }
     records: list[ExportRecord] = []
     failed: list[FailedExport] = []
-    broken: list[str] = []
+    broken: list[Broken] = []
     for name in recipe.export:
         path = out / f"model{exporters.ENDING[name]}"
         started = time.perf_counter()
@@ -87,14 +87,16 @@ def export_all(
             if name == "onnx":
                 raise
             failed.append(FailedExport(format=name, reason=str(error)))
-            broken += [f"The export {name} failed: {error}"] if isinstance(error, exporters.ParityError) else []
+            if isinstance(error, exporters.ParityError):
+                broken.append(Broken(outcome=Outcome.EXPORT_NOT_EQUAL, export=name, reason=str(error)))
             continue
         seconds = time.perf_counter() - started
         record = _record(made, measure(answers(name, path)) if name in exporters.LOSSY else None, seconds)
-        if name in RELEARNED and recipe.qat and _dropped(recipe, name, dense, record.quality):
+        if name in RELEARNED and recipe.qat and lost_too_much(recipe, dense, record.quality, name):
             record = relearned(record, result, path, recipe, data, metadata, measure)
         records.append(record)
-        broken += _dropped(recipe, name, dense, record.quality)
+        if (contract := lost_too_much(recipe, dense, record.quality, name)) is not None:
+            broken.append(contract)
     return Exports(tuple(records), tuple(failed), broken[0] if broken else None)
 
 
@@ -197,9 +199,9 @@ def _record(made: exporters.Exported, quality: Quality | None, seconds: float) -
     )
 
 
-def _dropped(recipe: Recipe, name: str, dense: Quality | None, now: Quality | None) -> list[str]:
-    """The sentence that says that a file loses more than it may."""
+def lost_too_much(recipe: Recipe, dense: Quality | None, now: Quality | None, export: str | None = None) -> Broken | None:
+    """The contract `--max-drop`, if the result, or an exported file, does not keep it."""
     if recipe.max_drop is None or dense is None or now is None or (lost := sentences.drop(dense, now)) <= recipe.max_drop:
-        return []
-    unit = "points" if now.points == 100 else "units"
-    return [f"The export {name} loses {lost:.2f} {unit} of {now.metric}, more than --max-drop {recipe.max_drop:g} allows."]
+        return None
+    outcome = Outcome.QUALITY_LOST if export is None else Outcome.EXPORT_LOST_QUALITY
+    return Broken(outcome=outcome, export=export, metric=now.metric, points=now.points, lost=lost, allowed=recipe.max_drop)

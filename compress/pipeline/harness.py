@@ -18,14 +18,13 @@ import exporters
 from compress.artifact import Artifact, apply, runs
 from compress.data import Data
 from compress.edits import Edit, Factor, Keep, Merge, Plan
-from compress.graph.channels.solve import solve
 from compress.graph.surgery import remove
 from compress.measure import quality
 from compress.measure.cost import cost
 from compress.measure.drop import SLICES, drop_interval
 from compress.measure.latency import compare
 from compress.measure.runtime import usable_cores
-from compress.pipeline.latency_cache import Stopwatch
+from compress.pipeline.latency_cache import LatencyCache
 from compress.recipe import Recipe
 from compress.report.records import Exactness, Latency, StageRecord
 from compress.report.records import Quality as QualityRecord
@@ -45,7 +44,7 @@ class Harness:
     dense: Artifact
     device: torch.device
     metric: quality.Metric
-    stopwatch: Stopwatch
+    races: LatencyCache
     _dense_run: Callable[[], object] | None = field(default=None, init=False)
     _dense_counted: quality.Counted | None = field(default=None, init=False)
 
@@ -102,7 +101,7 @@ class Harness:
         self._dense_run = self._run(self.dense, path)
 
     def _run(self, artifact: Artifact, path: Path) -> Callable[[], object]:
-        return self.stopwatch.runner(artifact, path, self.inputs(self.recipe.batch))
+        return self.races.runner(artifact, path, self.inputs(self.recipe.batch))
 
     def _latency(self, artifact: Artifact, stage: str, path: Path) -> Latency:
         run = self._run(artifact, path)
@@ -111,7 +110,7 @@ class Harness:
         timing = compare(runs, "dense", rounds=self.recipe.rounds, seed=self.recipe.seed)[stage if len(runs) > 1 else "dense"]
         threads = self.recipe.threads or usable_cores()
         return Latency(
-            runtime=self.stopwatch.runtime,
+            runtime=self.races.runtime,
             batch=self.recipe.batch,
             threads=threads,
             p50_ms=timing.p50_ms,
@@ -151,7 +150,7 @@ def _pairs(before: Artifact, edits: Sequence[Edit]) -> Iterator[tuple[Module, Mo
     for number, run in enumerate(every, 1):
         removed, merges = [edit for edit in run if isinstance(edit, Keep)], isinstance(run[0], Merge | Factor)
         if removed:
-            channels = solve(before.module, before.inputs)
+            channels = before.channels
             yield remove.keep(before.module, channels, removed), remove.mask(before.module, channels, removed)
         after = apply(Plan(run), before) if merges or number < len(every) else before
         if merges:

@@ -30,7 +30,7 @@ from compress.measure.latency import Timing, compare
 from compress.measure.runtime import choose, runner, usable_cores
 from compress.recipe import Recipe
 from compress.report.environment import environment
-from exporters import onnx_for_timing
+from exporters import atomic, onnx_for_timing
 
 CACHE = "COMPRESS_CACHE"
 _FILE = "latency.json"
@@ -49,7 +49,7 @@ _PLAIN = (
 
 
 @dataclass
-class Stopwatch:
+class LatencyCache:
     """Races of one run.
 
     Attributes:
@@ -88,7 +88,7 @@ class Stopwatch:
 
     def runner(self, artifact: Artifact, path: Path, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
         """A call that runs the model once; `path` is its ONNX file, which the torch runtime does not need."""
-        target = artifact.module.to(self.device).eval() if self.runtime == "torch" else path
+        target = artifact.on(self.device) if self.runtime == "torch" else path
         return runner(self.runtime, target, inputs, self.recipe.threads)
 
     def _measure(self, one: Artifact, other: Artifact) -> Timing:
@@ -164,8 +164,6 @@ def _write(known: dict[str, Any]) -> None:
     newest = dict(list(known.items())[-_KEPT:])
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
-        temporary = cache_folder() / f".{_FILE}.{os.getpid()}"
-        temporary.write_text(json.dumps(newest))
-        os.replace(temporary, cache_folder() / _FILE)
+        atomic.write(cache_folder() / _FILE, json.dumps(newest).encode())
     except OSError:
         return

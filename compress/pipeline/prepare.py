@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from compress.data import Data, check_output, open_data
 from compress.errors import BadInput
 from compress.measure import quality
 from compress.measure.runtime import choose
+from compress.progress import Progress, silent
 from compress.recipe import DRAWN, Recipe
-from compress.stage import Context, Progress, silent
+from compress.stage import Context
 
 
 def opened(recipe: Recipe) -> tuple[Artifact, Data | None]:
@@ -64,7 +66,7 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> tuple[Context, quali
     metric, chosen = quality.choose(recipe.metric, data.spec.task, data.spec.labelled)
     odd = check_output(data, tuple(quality.first_output(answered(dense, first.inputs)).shape))
     dense = dense.noting(*data.notes, *odd, *([chosen] if chosen else []))
-    dense.module.to(device)
+    dense = replace(dense, module=dense.on(device))
     # Stages get a number; whether rounding pays is the pipeline's question, because it is measured.
     settled = recipe.model_copy(update={"align": recipe.align or 1})
     return Context(dense, data, settled, device, progress, initial=_initial(recipe, dense, device)), metric
@@ -87,8 +89,7 @@ def _initial(recipe: Recipe, dense: Artifact, device: torch.device) -> Artifact 
             f"--initial {recipe.initial} is of another architecture: {differ[0]} is {there} there and {here} in the model. "
             "Give the checkpoint that the model's own training began with."
         )
-    found.module.to(device)
-    return found
+    return replace(found, module=found.on(device))
 
 
 def answered(dense: Artifact, inputs: tuple[Tensor, ...]) -> Any:

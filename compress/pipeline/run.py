@@ -8,6 +8,7 @@ This is the one place that times, measures, saves, resumes and turns a stage's c
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from compress.edits import Keep, from_json
 from compress.errors import (
     BadInput,
     CompressError,
+    CompressWarning,
     GateFailed,
     Infeasible,
     Interrupted,
@@ -31,21 +33,28 @@ from compress.errors import (
     Terminated,
     UnsupportedModel,
 )
-from compress.pipeline.exports import Exports, export_all
+from compress.pipeline.exports import Exports, export_all, lost_too_much
 from compress.pipeline.harness import Harness
-from compress.pipeline.latency_cache import Stopwatch
-from compress.pipeline.methods import stages_of
+from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.prepare import prepare
+from compress.pipeline.sequence import stages_of
 from compress.pipeline.workspace import Workspace, open_workspace
+from compress.progress import Progress, silent
 from compress.recipe import Recipe
 from compress.report import sentences
 from compress.report.environment import environment
 from compress.report.markdown import markdown
 from compress.report.pictures import draw
-from compress.report.records import Exactness, Report, StageRecord
-from compress.stage import Context, Progress, Stage, silent
-from compress.stages.finetune import Finetune
+from compress.report.records import Broken, Exactness, Outcome, Report, StageRecord
+from compress.stage import Context, Stage
 
+_KEPT_ALL_THE_SAME = {
+    Outcome.NOT_EXACT: "holds the report; please report this model's structure.",
+    Outcome.QUALITY_LOST: "holds the model and the report; allow more, or train longer (--epochs).",
+    Outcome.EXPORT_LOST_QUALITY: "holds everything else, and the report.",
+    Outcome.EXPORT_NOT_EQUAL: "holds everything else, and the report.",
+}
+"""What a broken contract leaves, behind the name of the folder."""
 _BLOCK = 8  # channels; the least block of the kernels in ONNX Runtime and oneDNN
 
 
@@ -56,6 +65,7 @@ class _Done:
     artifact: Artifact
     record: StageRecord
     exactness: Exactness | None = None
+    trained: bool = False
 
 
 def run(recipe: Recipe, out: Path | str, *, resume: bool = False, force: bool = False, progress: Progress = silent) -> Report:
@@ -81,9 +91,9 @@ def run(recipe: Recipe, out: Path | str, *, resume: bool = False, force: bool = 
     for stage in stages:
         stage.check(context.dense, context)  # before anything slow, and before out/ is touched
     workspace = open_workspace(Path(out), recipe, resume=resume, force=force)
-    stopwatch = Stopwatch(recipe, context.device)
-    harness = Harness(recipe, context.data, context.dense, context.device, metric, stopwatch)
-    context = replace(context, race=stopwatch.race)
+    races = LatencyCache(recipe, context.device)
+    harness = Harness(recipe, context.data, context.dense, context.device, metric, races)
+    context = replace(context, race=races.race)
     running = _Run(workspace, harness, context)
     with _interruptions(workspace):
         running.dense()
@@ -96,17 +106,8 @@ def run(recipe: Recipe, out: Path | str, *, resume: bool = False, force: bool = 
             made = export_all(recipe, workspace.out, result, context.data, harness.quality_of, dense)
             report = _report(recipe, running.done, made)
             _write(workspace, result, report)
-    if report.exactness is not None and not report.exactness.holds:
-        raise GateFailed(
-            f"The model without the removed channels differs from the masked one by {report.exactness.worst_abs:.2g}, "
-            f"more than {report.exactness.tolerance:.2g}. {workspace.out} holds the report; please report this model's structure."
-        )
-    if made.broken is not None and report.verdict == made.broken:
-        raise GateFailed(f"{report.verdict} {workspace.out} holds everything else, and the report.")
-    if "--max-drop" in report.verdict:
-        raise GateFailed(
-            f"{report.verdict} {workspace.out} holds the model and the report; allow more, or train longer (--epochs)."
-        )
+    if report.outcome is not Outcome.KEPT:
+        raise GateFailed(f"{report.verdict} {workspace.out} {_KEPT_ALL_THE_SAME[report.outcome]}")
     return report
 
 
@@ -126,16 +127,17 @@ class _Run:
     def stage(self, stage: Stage) -> None:
         """One more stage: from disk where an earlier run finished it, else carried out, measured and written."""
         before, number = self.done[-1].artifact, len(self.done)
-        trained = [d.artifact for d in self.done if d.record.stage.startswith(Finetune.name)]
+        trained = [d.artifact for d in self.done if d.trained]
         known = replace(self.context, trained=trained[-1] if trained else None)
 
         def carry_out() -> Artifact:
-            context = replace(known, desk=self.workspace.desk(number, stage.name))
+            context = replace(known, scratch=self.workspace.scratch(number, stage.name))
             torch.manual_seed(self.context.recipe.seed * 1000 + number)  # a resumed stage draws what it would have drawn
             return _with_widths_that_pay(stage, before, context, self.harness.recipe.align)
 
         with _failures(stage.name, self.names):
             self._step(stage.name, carry_out)
+        self.done[-1] = replace(self.done[-1], trained=stage.traits.trains)
 
     @property
     def names(self) -> list[str]:
@@ -165,6 +167,7 @@ class _Run:
             self.context.dense.inputs,
             from_json(facts["plan"]),
             tuple(facts["notes"]),
+            tuple(facts.get("warnings", ())),
             CURVES.validate_python(facts["curves"]),
         )
         return _Done(artifact, StageRecord(**facts["record"]), exactness)
@@ -186,14 +189,15 @@ class _Run:
                 record = self.harness.record(artifact, name, seconds, folder)
             kept = artifact if same else _saved(artifact, name, folder)
             if not self.done and (odd := sentences.guessing(record.quality, self.context.data.spec.classes)) is not None:
-                self.context.progress(f"{sentences.WARNING}{odd}", 1.0, "")
-                kept = kept.noting(odd)
+                warnings.warn(odd, CompressWarning, stacklevel=2)
+                kept = kept.warning(odd)
             made.append(_Done(kept, record, exactness))
             facts = {"same": same, "record": record.model_dump(), "exactness": exactness and exactness.model_dump()}
             return {
                 **facts,
                 "plan": kept.plan.to_json(),
                 "notes": list(kept.notes),
+                "warnings": list(kept.warnings),
                 "curves": CURVES.dump_python(kept.curves, mode="json"),
             }
 
@@ -222,7 +226,7 @@ def _with_widths_that_pay(stage: Stage, before: Artifact, context: Context, alig
     def carried_out(multiple: int) -> Artifact:
         return stage(before, replace(context, recipe=context.recipe.model_copy(update={"align": multiple})))
 
-    if getattr(stage, "once", False):
+    if stage.traits.once:
         return carried_out(align or 1)
     plain = carried_out(1)
     if align == 1 or not any(isinstance(edit, Keep) for edit in plain.plan.edits[len(before.plan.edits) :]):
@@ -233,7 +237,7 @@ def _with_widths_that_pay(stage: Stage, before: Artifact, context: Context, alig
         if align is not None:
             raise
         return plain
-    assert context.race is not None, "a run has a stopwatch"
+    assert context.race is not None, "a run can time"
     timing = context.race(rounded, plain)
     said = f"{timing.ratio:.2f}x as fast as unrounded ones (95 % interval {timing.ci95[0]:.2f} to {timing.ci95[1]:.2f})"
     if timing.faster or (align is not None and not timing.slower):
@@ -242,37 +246,34 @@ def _with_widths_that_pay(stage: Stage, before: Artifact, context: Context, alig
 
 
 def _report(recipe: Recipe, done: Sequence[_Done], made: Exports) -> Report:
+    first, last, result = done[0].record, done[-1].record, done[-1].artifact
     exactness = [d.exactness for d in done if d.exactness is not None]
+    worst = max(exactness, key=lambda e: e.worst_abs / e.tolerance) if exactness else None
+    broken = _inexact(worst) or lost_too_much(recipe, first.quality, last.quality) or made.broken
     return Report(
         method=recipe.method,
-        verdict=_verdict(recipe, done[0].record, done[-1].record, made.broken),
+        outcome=Outcome.KEPT if broken is None else broken.outcome,
+        broken=broken,
+        verdict=sentences.reached(first, last) if broken is None else sentences.broken(broken),
         seed=recipe.seed,
         environment=environment(),
         stages=tuple(d.record for d in done),
-        exactness=max(exactness, key=lambda e: e.worst_abs / e.tolerance) if exactness else None,
+        exactness=worst,
         exports=made.records,
         failed_exports=made.failed,
         target=recipe.target,
         max_drop=recipe.max_drop,
-        plan_sha256=done[-1].artifact.plan.digest,
-        notes=tuple(dict.fromkeys(done[-1].artifact.notes)),
-        curves=done[-1].artifact.curves,
+        plan_sha256=result.plan.digest,
+        warnings=tuple(dict.fromkeys(result.warnings)),
+        notes=tuple(dict.fromkeys(result.notes)),
+        curves=result.curves,
     )
 
 
-def _verdict(recipe: Recipe, first: StageRecord, last: StageRecord, broken: str | None) -> str:
-    assert first.quality is not None and last.quality is not None
-    lost = sentences.drop(first.quality, last.quality)
-    if recipe.max_drop is not None and lost > recipe.max_drop:
-        unit = "points" if last.quality.points == 100 else "units"
-        return f"The result loses {lost:.2f} {unit} of {last.quality.metric}, more than --max-drop {recipe.max_drop:g} allows."
-    if broken is not None:
-        return broken
-    speed = f"latency {last.latency.ratio:.2f}x ({last.latency.verdict})" if last.latency else "not timed"
-    return (
-        f"{first.params / last.params:.2f}x fewer parameters, {first.macs / last.macs:.2f}x fewer MACs, {speed}, "
-        f"{last.quality.metric} {sentences.change(first.quality, last.quality)}."
-    )
+def _inexact(worst: Exactness | None) -> Broken | None:
+    if worst is None or worst.holds:
+        return None
+    return Broken(outcome=Outcome.NOT_EXACT, lost=worst.worst_abs, allowed=worst.tolerance)
 
 
 def _write(workspace: Workspace, result: Artifact, report: Report) -> None:

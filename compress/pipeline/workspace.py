@@ -20,6 +20,7 @@ from typing import Any
 import exporters
 from compress.errors import BadInput
 from compress.recipe import Recipe, from_toml
+from exporters import atomic
 
 _FILES = tuple(f"model{ending}" for ending in exporters.ENDING.values())
 _WEIGHTS = ("model.bin", "model.int8.bin", "model.onnx.data")
@@ -34,18 +35,13 @@ class Workspace:
 
     def write(self, name: str, text: str) -> None:
         """A text file of the result, replaced as a whole."""
-        temporary = self.out / f".{name}.{os.getpid()}"
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.out / name)
+        atomic.write(self.out / name, text.encode())
 
     def folder(self, number: int, stage: str) -> Path:
         """Where a stage's folder is, or will be."""
         return self.out / "stages" / f"{number:02d}-{stage}"
 
-    def desk(self, number: int, stage: str) -> Path:
+    def scratch(self, number: int, stage: str) -> Path:
         """Where a stage keeps its own progress until it is finished, also over a kill; a stage that does makes the folder."""
         return self.out / "stages" / f"unfinished-{number:02d}-{stage}"
 
@@ -65,7 +61,7 @@ class Workspace:
             if final.exists():
                 shutil.rmtree(final)
             os.replace(staging, final)
-            shutil.rmtree(self.desk(number, stage), ignore_errors=True)
+            shutil.rmtree(self.scratch(number, stage), ignore_errors=True)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

@@ -35,13 +35,13 @@ def linearized(artifact: Artifact, context: Context, wanted: Sequence[str], kind
     """The model with lines at some sites, without training.
 
     Behind the closest lines ("affine") every layer is refitted to what the dense model does. An identity is left as it is, for
-    the training that the papers give it; so is a line that fine-tuning is to approach ("gentle", unless there are no epochs).
+    the training that the papers give it; so is a line that fine-tuning is to approach ("gradual", unless there are no epochs).
 
     Args:
         artifact: the model that the sites are in.
         context: of the run.
         wanted: paths of sites; with none the model stays as it is.
-        kind: "affine", "gentle" or "identity"; by default what the recipe says.
+        kind: "affine", "gradual" or "identity"; by default what the recipe says.
 
     Raises:
         UnsupportedModel: a site does not exist or cannot be linearized; tells why.
@@ -56,7 +56,7 @@ def linearized(artifact: Artifact, context: Context, wanted: Sequence[str], kind
 def refits(recipe: Recipe, kind: str | None = None) -> bool:
     """Whether layers behind lines of some kind are refitted at once, instead of left for fine-tuning."""
     kind = kind or recipe.linearize
-    return kind == "affine" or (kind == "gentle" and recipe.epochs == 0)
+    return kind == "affine" or (kind == "gradual" and recipe.epochs == 0)
 
 
 def fitted(artifact: Artifact, context: Context, wanted: Sequence[str], kind: str | None = None) -> tuple[Linearize, ...]:
@@ -66,7 +66,7 @@ def fitted(artifact: Artifact, context: Context, wanted: Sequence[str], kind: st
         artifact: the model that the sites are in.
         context: of the run; lines are fitted on the calibration images.
         wanted: paths of sites.
-        kind: "affine" and "gentle" give the closest lines, "identity" gives identities; by default what the recipe says.
+        kind: "affine" and "gradual" give the closest lines, "identity" gives identities; by default what the recipe says.
 
     Raises:
         UnsupportedModel: a site does not exist or cannot be linearized; tells why.

@@ -126,7 +126,12 @@ def _kept(one: Layer, first: Tensor, second: Tensor) -> Kept:
 
 
 def refitted(small: Artifact, context: Context) -> Artifact:
-    """Every layer behind the first change refitted to the dense model, norms consistent with the new weights."""
+    """Every layer behind the first change refitted to the dense model, norms consistent with the new weights.
+
+    Where the context asks for no fitting, the model comes back as it is.
+    """
+    if not context.fitting:
+        return small
     pair = both(small, context)
     done = refit(
         pair.dense,

@@ -14,8 +14,9 @@ from pydantic import Field, ValidationError
 from compress.errors import BadInput
 from compress.report import records
 from compress.report.changes import Side, side
-from compress.report.records import SCHEMA, Environment, StageRecord
+from compress.report.records import Environment, StageRecord
 
+SCHEMA = 1
 MEASURED = {"latency": "latency", "quality": "quality"}
 """Figures that a stage may lack."""
 
@@ -70,4 +71,4 @@ def read(path: Path) -> Baseline:
     except ValidationError as error:
         if '"stages"' in text:
             return of(side(records.read(path)[0]))
-        raise BadInput(f"The baseline {path} cannot be read ({records.refused(error)}).") from error
+        raise BadInput(f"The baseline {path} cannot be read ({records.refused(error, SCHEMA)}).") from error

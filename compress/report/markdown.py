@@ -20,6 +20,7 @@ def markdown(report: Report) -> str:
     parts = [
         f"# Compression report: {_text(report.method)}",
         f"**{_text(report.verdict)}**",
+        *([bullets(f"**Warning:** {_text(warning)}" for warning in report.warnings)] if report.warnings else []),
         bullets(sentences.sentences(report)),
         "## Stages",
         grid(columns(report), rows(report)),

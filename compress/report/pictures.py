@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from compress.curves import Curve
+from compress.errors import extra
 from compress.report.records import Report
 
-MISSING = "The curves of this run are in report.json, not drawn: that needs matplotlib, pip install 'compress[pictures]'."
+MISSING = f"The curves of this run are in report.json, not drawn: that needs matplotlib, {extra('pictures')}."
 
 
 def draw(report: Report, folder: Path) -> Report:

@@ -8,15 +8,17 @@ The first stage is the dense model, the last the result. Quality values are shar
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from compress.curves import Curve
 from compress.errors import BadInput
 
-SCHEMA = 1
+SCHEMA = 2
+"""1: `verdict` alone said whether a contract was broken, and the first stage was called \"analyse\". It is still read."""
 
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -153,12 +155,36 @@ class Environment(Record):
     date: str = Field(description="UTC, ISO 8601")
 
 
+class Outcome(StrEnum):
+    """What became of the contracts of a run; anything but `kept` ends it with exit code 5."""
+
+    KEPT = "kept"
+    NOT_EXACT = "not exact"
+    QUALITY_LOST = "quality lost"
+    EXPORT_LOST_QUALITY = "export lost quality"
+    EXPORT_NOT_EQUAL = "export not equal"
+
+
+class Broken(Record):
+    """The contract that was broken, with its figures."""
+
+    outcome: Outcome
+    export: str | None = Field(default=None, description="the format, where an exported file broke it")
+    metric: str | None = None
+    points: float = Field(default=100.0, gt=0, description="as in a quality")
+    lost: float | None = Field(default=None, description="points of the metric; of outputs where the result is not exact")
+    allowed: float | None = Field(default=None, description="the most that may be lost")
+    reason: str = Field(default="", description="why the exported file is not equal to the model")
+
+
 class Report(Record):
     """A whole run."""
 
-    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    schema_version: Literal[2] = Field(default=SCHEMA, alias="schema")
     method: str
-    verdict: str = Field(description="one sentence: what was reached, or which contract failed")
+    outcome: Outcome = Field(default=Outcome.KEPT, description="whether every contract holds")
+    broken: Broken | None = Field(default=None, description="None where every contract holds")
+    verdict: str = Field(description="the outcome in one sentence: what was reached, or which contract failed")
     seed: int
     environment: Environment
     stages: tuple[StageRecord, ...] = Field(min_length=1, description="the dense model first, the result last")
@@ -168,9 +194,27 @@ class Report(Record):
     target: str | None = None
     max_drop: float | None = None
     plan_sha256: Sha256 | None = None
+    warnings: tuple[str, ...] = Field(default=(), description="what makes the figures doubtful; to be read before them")
     notes: tuple[str, ...] = ()
     curves: tuple[Curve, ...] = Field(default=(), description="findings that stages left to be drawn")
     pictures: tuple[str, ...] = Field(default=(), description="files that show the curves, in the folder pictures")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_schema_1(cls, values: Any) -> Any:
+        """A report of the first schema: prose was all that said which contract failed."""
+        if not isinstance(values, dict) or cast("dict[str, Any]", values).get("schema") != 1:
+            return values
+        old = cast("dict[str, Any]", values)
+        told = str(old.get("verdict", ""))
+        exported = told.startswith("The export ")
+        lost = Outcome.EXPORT_LOST_QUALITY if exported else Outcome.QUALITY_LOST
+        outcome = lost if "--max-drop" in told else Outcome.EXPORT_NOT_EQUAL if exported else Outcome.KEPT
+        stages = [
+            {**stage, "stage": "analyze"} if isinstance(stage, dict) and stage.get("stage") == "analyse" else stage
+            for stage in old.get("stages", ())
+        ]
+        return {**old, "schema": SCHEMA, "outcome": outcome, "stages": stages}
 
     @property
     def dense(self) -> StageRecord:
@@ -199,14 +243,14 @@ def from_json(text: str) -> Report:
         raise BadInput(f"The report cannot be read ({refused(error)}).") from error
 
 
-def refused(error: ValidationError) -> str:
-    """The first field that is wrong, and what to do; a schema of another age is told apart from nonsense."""
+def refused(error: ValidationError, schema: int = SCHEMA) -> str:
+    """The first field that is wrong, and what to do; a schema of another age than `schema` is told apart from nonsense."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if where == "schema" and isinstance(first["input"], int):
-        age, remedy = ("newer", "install a newer compress") if first["input"] > SCHEMA else ("older", "make the file again")
-        return f"its schema {first['input']} is {age} than {SCHEMA}, the one that this version reads: {remedy}"
-    return f"{where or 'the file'}: {first['msg']}; needed is a file of schema {SCHEMA}, as 'compress run' writes it"
+        age, remedy = ("newer", "install a newer compress") if first["input"] > schema else ("older", "make the file again")
+        return f"its schema {first['input']} is {age} than {schema}, the one that this version reads: {remedy}"
+    return f"{where or 'the file'}: {first['msg']}; needed is a file of schema {schema}, as 'compress run' writes it"
 
 
 def read(place: str | Path) -> tuple[Report, Path]:

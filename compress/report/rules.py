@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from compress.errors import BadInput
+from compress.measure.units import BYTES, COUNTS, SHARES, amount
 from compress.report import sentences
 from compress.report.baseline import Baseline
 from compress.report.changes import FIGURES, Side, change, drop, speed_up
 from compress.report.intervals import Interval
-from compress.units import BYTES, COUNTS, SHARES, amount
 
 NOISY = "the rounds of its timing scatter too much: run again on a quieter machine"
 Verdict = Literal["pass", "fail", "cannot tell"]

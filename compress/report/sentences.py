@@ -8,10 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from compress.report.records import Latency, Quality, Relearned, Report
+from compress.report.records import Broken, Latency, Outcome, Quality, Relearned, Report, StageRecord
 
-WARNING = "Warning: "
-"""What is told under a name that begins so is no task, but something to be read at once."""
 UNITS = {"psnr": " dB"}
 """Metric -> unit, where it has one; a metric with 100 points per unit is a share, written in percent."""
 
@@ -109,6 +107,34 @@ def _relearned(path: str, of: Relearned) -> str:
         return f"{first}; training with its rounding in place failed: {of.reason}"
     better, worse = "that file stays, with weights that are not those of the model", "no better, so the first file stays"
     return f"{first}; after {of.epochs:g} epochs with its rounding in place {quality(of.after)}: {better if of.stays else worse}."
+
+
+def broken(contract: Broken) -> str:
+    """Which contract failed, with its figures."""
+    match contract.outcome:
+        case Outcome.NOT_EXACT:
+            return (
+                f"The model without the removed channels differs from the masked one by {contract.lost:.2g}, "
+                f"more than {contract.allowed:.2g}."
+            )
+        case Outcome.EXPORT_NOT_EQUAL:
+            return f"The export {contract.export} failed: {contract.reason}"
+        case _:
+            what = "The result" if contract.export is None else f"The export {contract.export}"
+            unit = "points" if contract.points == 100 else "units"
+            return (
+                f"{what} loses {contract.lost:.2f} {unit} of {contract.metric}, more than --max-drop {contract.allowed:g} allows."
+            )
+
+
+def reached(first: StageRecord, last: StageRecord) -> str:
+    """What a run that kept its contracts came to."""
+    assert first.quality is not None and last.quality is not None
+    speed = f"latency {last.latency.ratio:.2f}x ({last.latency.verdict})" if last.latency else "not timed"
+    return (
+        f"{first.params / last.params:.2f}x fewer parameters, {first.macs / last.macs:.2f}x fewer MACs, {speed}, "
+        f"{last.quality.metric} {change(first.quality, last.quality)}."
+    )
 
 
 def guessing(dense: Quality | None, classes: Sequence[str] | None) -> str | None:

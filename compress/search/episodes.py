@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from compress.atomic_files import write_text
 from compress.search.agents import Agent, Step
 from compress.search.gym_environment import Pruning
+from exporters import atomic
 
 _FILE = "episodes.jsonl"
 
@@ -45,7 +45,7 @@ def search(
     environment: Pruning,
     agent: Agent,
     episodes: int,
-    desk: Path | None = None,
+    scratch: Path | None = None,
     progress: Callable[[int, Episode], None] = lambda number, episode: None,
 ) -> list[Episode]:
     """Run episodes.
@@ -53,19 +53,20 @@ def search(
     Args:
         environment: of the task.
         agent: who decides.
-        episodes: how many, those already on the desk included.
-        desk: folder in which each episode is written down, and from which a search goes on; None for neither.
+        episodes: how many, those in the scratch directory included.
+        scratch: folder in which each episode is written down, and from which a search goes on; None for neither.
         progress: told the number of episodes done and the last one.
     """
-    done = recorded(desk)[:episodes]
+    done = recorded(scratch)[:episodes]
     for number in range(episodes):
         if number < len(done):
             _replay(environment, agent, number, done[number])
         else:
             done.append(_episode(environment, agent, number))
-            if desk is not None:
-                desk.mkdir(parents=True, exist_ok=True)
-                write_text(desk / _FILE, "".join(json.dumps(dataclasses.asdict(one)) + "\n" for one in done))
+            if scratch is not None:
+                scratch.mkdir(parents=True, exist_ok=True)
+                lines = (json.dumps(dataclasses.asdict(one)) + "\n" for one in done)
+                atomic.write(scratch / _FILE, "".join(lines).encode())
         progress(number + 1, done[number])
     return done
 
@@ -75,11 +76,11 @@ def best(episodes: list[Episode]) -> int:
     return max(range(len(episodes)), key=lambda number: (episodes[number].reward, -number))
 
 
-def recorded(desk: Path | None) -> list[Episode]:
-    """What a desk has."""
-    if desk is None or not (desk / _FILE).exists():
+def recorded(scratch: Path | None) -> list[Episode]:
+    """What a scratch directory has."""
+    if scratch is None or not (scratch / _FILE).exists():
         return []
-    lines = map(json.loads, (desk / _FILE).read_text().splitlines())
+    lines = map(json.loads, (scratch / _FILE).read_text().splitlines())
     return [Episode(tuple(values.pop("shares")), **values) for values in lines]
 
 

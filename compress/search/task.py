@@ -8,7 +8,7 @@ import torch
 
 from compress.artifact import Artifact
 from compress.errors import BadInput, UnsupportedModel
-from compress.graph.channels.solve import Channels, Group, solve
+from compress.graph.channels.solve import Channels, Group
 from compress.measure import quality
 from compress.recipe import DEFAULT_TARGET
 from compress.refit import refit
@@ -73,7 +73,7 @@ def choice(artifact: Artifact, context: Context, align: int = 1) -> Widths:
         raise BadInput("--tolerance has no meaning for a search, which spends a budget. Give a --target instead.")
     if recipe.reward != "accuracy":
         has_maps(artifact.module)
-    channels = solve(artifact.module, artifact.inputs)
+    channels = artifact.channels
     return widths(artifact, channels, _readable(artifact, channels), recipe.target or DEFAULT_TARGET, align, context.dense)
 
 

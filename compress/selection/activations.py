@@ -51,8 +51,8 @@ def spared(artifact: Artifact, target: str | None) -> int:
     if target is None:
         return 0
     unit, share = parse_target(target)
-    reachable = f"rectifiers={stay / known:.3g} to rectifiers=1"
-    if unit != "rectifiers":
+    reachable = f"activations={stay / known:.3g} to activations=1"
+    if unit != "activations":
         raise Infeasible(
             f"The target {target} cannot be reached by depth alone, which removes no channels; it allows {reachable}. "
             "Take such a target, none at all (--max-drop then says where to stop), or --method entropic."

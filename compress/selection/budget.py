@@ -35,7 +35,7 @@ def cost_model(
             "A target in weights masks single weights, which this method does not. Take a target in params, macs or size, or "
             "--method lottery, sensitivity or snip."
         )
-    if unit == "rectifiers":
+    if unit == "activations":
         raise BadInput(
             "A target in rectifiers cannot be met by removing channels. Take --method easier or nepenthe, or a target in params, "
             "macs or size."

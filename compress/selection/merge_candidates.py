@@ -66,7 +66,7 @@ def candidates(
 
     Args:
         artifact: any model.
-        race: the stopwatch.
+        race: speed of one model over another.
         wanted: which stretches are asked about.
         progress: told the share done.
         windows: whether convolutions may lose their window where the one layer's would grow.

@@ -44,6 +44,6 @@ def moved(
 
 
 def _outputs(artifact: Artifact, batches: Sequence[tuple[Tensor, ...]], context: Context) -> Tensor:
-    module = artifact.module.to(context.device).eval()
+    module = artifact.on(context.device)
     with torch.no_grad():
         return torch.cat([quality.first_output(module(*(x.to(context.device) for x in inputs))).float() for inputs in batches])

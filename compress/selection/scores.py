@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compress.artifact import Artifact
-from compress.graph.channels.solve import Group, solve
+from compress.graph.channels.solve import Group
 from compress.refit import refit
 from compress.selection import activations
 from compress.stage import Context
@@ -41,7 +41,7 @@ def _magnitude(artifact: Artifact, context: Context, groups: Sequence[Group]) ->
 def _taylor(artifact: Artifact, context: Context, groups: Sequence[Group]) -> Scores:
     split, recipe = context.data.train, context.recipe
     batches = ((b.inputs, b.target) for b in split.batches(_BATCH, limit=recipe.calibration, seed=recipe.seed))
-    products = weight_products(artifact.module.to(context.device), batches, context.device, recipe.seed)
+    products = weight_products(artifact.on(context.device), batches, context.device, recipe.seed)
     return {g.name: taylor(artifact.module, g, products) for g in groups}
 
 
@@ -52,7 +52,7 @@ def state_entropy(artifact: Artifact, context: Context, groups: Sequence[Group])
     Quetu, Liao, Tartaglione, ECML PKDD 2024.
     """
     states = refit.statistics(artifact, context, (), states=True).states
-    behind = activations.behind(artifact.module, solve(artifact.module, artifact.inputs), states)
+    behind = activations.behind(artifact.module, artifact.channels, states)
     found: Scores = {}
     for group in groups:
         if here := [states[path] for path in behind.get(group.name, ())]:

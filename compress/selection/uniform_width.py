@@ -60,7 +60,7 @@ def check(artifact: Artifact, context: Context) -> None:
         raise BadInput(f"--tolerance needs a method that measures the loss, {recipe.method} does not. Give a --target instead.")
     unit, _ = goal(recipe)
     if recipe.structure == "channels":
-        channels = solve(artifact.module, artifact.inputs)
+        channels = artifact.channels
         groups = budget.removable(artifact.module, channels)
         if not groups:
             raise UnsupportedModel("The model has no group of channels that can be removed. 'compress explain' tells why.")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from compress.artifact import Artifact
 from compress.recipe import Recipe
 from compress.refit import refit
-from compress.stage import Context
+from compress.stage import Context, Traits
 from compress.statistics.collect import Statistics
 
 
@@ -19,6 +19,7 @@ class Analyze:
     """The stage: one pass that counts the states of every rectifier. The model passes unchanged, the findings become notes."""
 
     name: str = "analyze"
+    traits: Traits = Traits()
 
     def needed(self, recipe: Recipe) -> bool:
         return True

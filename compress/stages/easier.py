@@ -29,7 +29,7 @@ from compress.recipe import Recipe
 from compress.refit import fit_activations, refit
 from compress.selection import activations
 from compress.selection.output_divergence import moved
-from compress.stage import Context
+from compress.stage import Context, Decides, Traits
 from compress.training import train
 
 _AT_ONCE = 4  # parts of the rectifiers, one of which goes at once
@@ -41,6 +41,7 @@ class Easier:
     """The stage."""
 
     name: str = "easier"
+    traits: Traits = Traits(Decides.IN_TRAINING, frozenset({"depth"}), trains=True)
 
     def needed(self, recipe: Recipe) -> bool:
         return True

@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 
 from compress.artifact import Artifact
 from compress.recipe import Recipe
-from compress.stage import Context
+from compress.stage import Context, Traits
 from compress.training import reinitialized, train
 from compress.training.gradual_linearize import blended, settled
 from compress.training.losses import objective
@@ -24,6 +24,7 @@ class Finetune:
     """
 
     name: str = "finetune"
+    traits: Traits = Traits(repeats=True, trains=True)
 
     def needed(self, recipe: Recipe) -> bool:
         return recipe.epochs > 0
@@ -42,7 +43,7 @@ class Finetune:
         if recipe.from_scratch:
             again, said = reinitialized(module, recipe.seed)
             module, notes = cast(GraphModule, again), (said,)
-        if recipe.linearize == "gentle":
+        if recipe.linearize == "gradual":
             module = blended(module, context.before.module)
         found = train(
             module,

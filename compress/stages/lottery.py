@@ -13,6 +13,7 @@ with `--structure channels`, in that filters are ranked (sum of |w|) and go: the
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,10 +30,11 @@ from compress.errors import BadInput
 from compress.measure import quality
 from compress.recipe import DRAWN, Recipe
 from compress.selection import activations, scores, uniform_width
-from compress.stage import Context
+from compress.stage import Context, Decides, Traits
 from compress.training import reinitialized, train
 from compress.training.initial_weights import beginning
 from compress.training.masks import masked, prunable, unmasked
+from exporters import atomic
 
 _REDRAWN = 1000  # added to the seed per level, so that no level of `random` begins where another one did
 _FIRST = "first"
@@ -68,7 +70,7 @@ class Lottery:
     """The stage."""
 
     name: str = "lottery"
-    once: bool = True
+    traits: Traits = Traits(Decides.IN_TRAINING, frozenset({"width"}), trains=True, once=True)
 
     def needed(self, recipe: Recipe) -> bool:
         return True
@@ -82,11 +84,11 @@ class Lottery:
         """
         recipe = context.recipe
         uniform_width.check(artifact, context)
-        if recipe.initial is None and "original" in recipe.arms:
+        if recipe.initial is None and "original" in recipe.variants:
             raise BadInput(
-                "The initial weights of the model are not known, and the arm 'original' begins with them. Give their checkpoint "
-                f"with --initial FILE, or take --initial {DRAWN}: weights are drawn, and the dense net is trained here. "
-                "Without either, --arms random is possible."
+                "The initial weights of the model are not known, and the variant 'original' begins with them. Give their "
+                f"checkpoint with --initial FILE, or take --initial {DRAWN}: weights are drawn, and the dense net is trained "
+                "here. Without either, --variants random is possible."
             )
         if recipe.rewind and recipe.initial != DRAWN:
             raise BadInput(
@@ -97,14 +99,14 @@ class Lottery:
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         found = list(self.levels(artifact, context))
-        result = [level for level in found if level.arm == context.recipe.arms[0]][-1]
+        result = [level for level in found if level.arm == context.recipe.variants[0]][-1]
         curve, said = _told(found, context.recipe)
         return result.artifact.noting(*said).showing(curve)
 
     def levels(self, artifact: Artifact, context: Context) -> Iterator[Level]:
         """Every level of every arm, arm by arm from the dense net down to the target, each trained.
 
-        A level that lies on the desk already is not trained again.
+        A level that lies in the scratch directory already is not trained again.
         """
         recipe = context.recipe
         unit, target = uniform_width.goal(recipe)
@@ -115,7 +117,7 @@ class Lottery:
         if recipe.initial == DRAWN:
             dense, rewound = _trained(first, context, _FIRST, f"{shares[0]:.0%} left")
             first = replace(first, artifact=rewound)
-        for arm in recipe.arms:
+        for arm in recipe.variants:
             ticket, trained = first, dense
             yield Level(arm, 0, 1.0, dense, activations.held_out(dense, context))
             for number, share in enumerate(shares[1:], 1):
@@ -156,7 +158,7 @@ class _Rewinding:
 
 def _trained(ticket: _Ticket, context: Context, name: str, detail: str) -> tuple[Artifact, Artifact]:
     """A ticket after its training, and as it was after `--rewind` epochs of that (0: before it)."""
-    place = None if context.desk is None else context.desk / f"{name}.pt"
+    place = None if context.scratch is None else context.scratch / f"{name}.pt"
     if place is not None and place.exists():
         states = torch.load(place, weights_only=True)
         return tuple(_with(ticket.artifact, states[which]) for which in ("trained", "rewound"))  # type: ignore[return-value]
@@ -188,17 +190,16 @@ def _with(artifact: Artifact, state: dict[str, Tensor]) -> Artifact:
 
 
 def _keep(place: Path, states: dict[str, dict[str, Tensor]]) -> None:
-    """There whole or not at all."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = place.with_suffix(".unfinished")
-    torch.save(states, unfinished)
-    unfinished.replace(place)
+    content = io.BytesIO()
+    torch.save(states, content)
+    atomic.write(place, content.getvalue())
 
 
 def _told(found: Sequence[Level], recipe: Recipe) -> tuple[Curve, tuple[str, ...]]:
     """The picture of all arms, and what to say of it."""
     dense, unit = found[0].held_out, uniform_width.goal(recipe)[0]
-    arms = {arm: [level for level in found if level.arm == arm] for arm in recipe.arms}
+    arms = {arm: [level for level in found if level.arm == arm] for arm in recipe.variants}
     winners = {arm: _winners(levels) for arm, levels in arms.items()}
     series = tuple(
         Series(arm, tuple(100 * one.left for one in levels), tuple(dense.points * one.held_out.value for one in levels))

@@ -13,7 +13,7 @@ from compress.graph.merge.low_rank import rank_of, thin
 from compress.graph.merge.segments import Segment
 from compress.recipe import Recipe
 from compress.selection.merge_candidates import candidates
-from compress.stage import Context, Race
+from compress.stage import Context, Decides, Race, Traits
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Merge:
     """The stage. Each merge has won a race against the layers that it replaces, all of them together another."""
 
     name: str = "merge"
+    traits: Traits = Traits(Decides.BEFORE_TRAINING, races=True)
 
     def needed(self, recipe: Recipe) -> bool:
         return True

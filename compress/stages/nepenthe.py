@@ -25,7 +25,7 @@ from compress.entropy.collapse import budgets, layer_entropy, smallest
 from compress.recipe import Recipe
 from compress.refit import fit_activations, refit
 from compress.selection import activations
-from compress.stage import Context
+from compress.stage import Context, Decides, Traits
 from compress.training import train
 from compress.training.masks import masked, unmasked
 
@@ -39,6 +39,7 @@ class Nepenthe:
     """The stage."""
 
     name: str = "nepenthe"
+    traits: Traits = Traits(Decides.IN_TRAINING, frozenset({"depth"}), trains=True)
 
     def needed(self, recipe: Recipe) -> bool:
         return True

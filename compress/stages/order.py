@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from compress.artifact import Artifact
 from compress.recipe import Recipe
 from compress.selection import activations
-from compress.stage import Context, Stage
+from compress.stage import Context, Decides, Stage, Traits
 
 _ORDERS = ("width before depth", "depth before width")
 
@@ -27,6 +27,7 @@ class Order:
     depth: Stage
     merge: Stage
     name: str = "remove + linearize"
+    traits: Traits = Traits(Decides.BEFORE_TRAINING, frozenset({"width", "depth"}), repeats=True, races=True)
 
     def needed(self, recipe: Recipe) -> bool:
         return True

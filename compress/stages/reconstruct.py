@@ -28,7 +28,7 @@ from compress.refit import refit as calibration
 from compress.refit.blocks import Block, blocks, spans
 from compress.refit.tape import run
 from compress.refit.walk import refit
-from compress.stage import Context
+from compress.stage import Context, Traits
 from compress.statistics.collect import drawn_loss, first_tensor, outer_products
 from compress.statistics.layers import layers
 
@@ -45,6 +45,7 @@ class Reconstruct:
     width: int = 2
     rate: float = _RATE
     name: str = "reconstruct"
+    traits: Traits = Traits(repeats=True)
 
     def needed(self, recipe: Recipe) -> bool:
         return recipe.reconstruct > 0

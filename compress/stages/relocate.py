@@ -13,7 +13,7 @@ from compress.edits import Relocate as Edit
 from compress.entropy.spans import Span, choose
 from compress.recipe import Recipe
 from compress.selection.merge_candidates import candidates
-from compress.stage import Context
+from compress.stage import Context, Decides, Traits
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Relocate:
     """The stage."""
 
     name: str = "relocate"
+    traits: Traits = Traits(Decides.BEFORE_TRAINING, races=True)
 
     def needed(self, recipe: Recipe) -> bool:
         return recipe.epochs > 0  # without training, what moved padding does to the border would stay

@@ -1,71 +1,41 @@
-"""Remove channels, and refit every layer that is left.
+"""Remove channels, and reconstruct every layer that is left by least squares.
 
-    statistics of the dense model -> loss curve of every group -> one budget split over all groups -> which channels stay
-    -> surgery -> every layer refitted in the order of the graph
+    which channels stay (`selection.choice`) -> surgery -> every layer refitted in the order of the graph
 
-How many stay is decided by the loss curves for the selectors that measure the loss (entropic, obs), by the same share of
-every group for the others (magnitude, taylor, random). The refit is the same for all of them.
+The refit is the same for all selectors, so that methods differ in *which* channels go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor
 
 from compress.artifact import Artifact, apply
 from compress.edits import Keep, Plan
-from compress.entropy import allocate, swaps
-from compress.entropy.allocate import Allocation
-from compress.entropy.obs import Sweep
-from compress.errors import BadInput, UnsupportedModel
-from compress.graph.channels.solve import Group, solve
-from compress.measure.cost import cost
 from compress.recipe import DEFAULT_TARGET, Recipe
 from compress.refit import refit
 from compress.selection import budget
-from compress.selection import channels as selection
-from compress.selection.scores import SCORES
-from compress.stage import Context
-
-Selector = Literal["entropic", "entropic-path", "obs", "obs-swaps", "magnitude", "taylor", "random", "state-entropy"]
-MEASURED = ("entropic", "entropic-path", "obs", "obs-swaps")
-Choose = Callable[[Group, int], Sequence[int]]
-"""Which channels of a group stay, if so many do."""
-_CLOSE = 0.02  # relative distance from the target beyond which the report says so
+from compress.selection.channels import Losses
+from compress.selection.choice import Choice, Selector
+from compress.stage import Context, Decides, Traits
 
 
 @dataclass(frozen=True)
 class Remove:
-    """The stage.
-
-    Attributes:
-        selector: how channels are chosen. "entropic" is the path finished by swaps, never worse by estimated loss than the sweep.
-        groups: names of the groups that may lose channels; all removable ones by default.
-        counts: channels to keep by group, instead of a budget.
-        share_alike: split the budget by the same share of every group; by default where the selector does not measure the loss.
-    """
+    """The stage; its first four fields are those of `selection.choice.Choice`."""
 
     selector: Selector = "entropic"
     groups: tuple[str, ...] | None = None
     counts: Mapping[str, int] | None = None
     share_alike: bool | None = None
     name: str = "remove"
+    traits: Traits = Traits(Decides.BEFORE_TRAINING, frozenset({"width"}), repeats=True)
 
     def needed(self, recipe: Recipe) -> bool:
         return True
 
     def check(self, artifact: Artifact, context: Context) -> None:
-        groups = self._groups(artifact)
-        if self.counts is None and context.recipe.tolerance is None:
-            self._budget(artifact, context, groups)
-        if context.recipe.tolerance is not None and self.selector not in MEASURED:
-            raise BadInput(
-                f"--tolerance needs a method that measures the loss, {self.selector} does not. Give a --target instead."
-            )
+        self._choice.check(artifact, context)
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         if self._met(artifact, context):
@@ -75,96 +45,17 @@ class Remove:
         return refit.refitted(smaller, context)
 
     def decide(
-        self, artifact: Artifact, context: Context, losses: selection.Losses | None = None
+        self, artifact: Artifact, context: Context, losses: Losses | None = None
     ) -> tuple[tuple[Keep, ...], tuple[str, ...]]:
-        """The edits, and what should be said about them. `losses` spares the pass over the images.
+        """The edits, and what should be said about them; see `selection.choice`."""
+        return self._choice.decide(artifact, context, losses)
 
-        Raises:
-            Infeasible: the target is out of reach; raised before any data is looked at.
-            UnsupportedModel: no group can lose channels.
-        """
-        self.check(artifact, context)
-        groups = self._groups(artifact)
-        if self.selector in MEASURED:
-            losses = losses or selection.Losses(artifact.module, refit.statistics(artifact, context, groups, states=False))
-            sweeps = selection.sweeps(losses, groups, lambda share: context.progress("loss curves", share, ""))
-            curves, choose = {name: sweep.losses for name, sweep in sweeps.items()}, self._chooser(losses, sweeps)
-            why = "no layer that reads them can be refitted"
-        else:
-            scores = SCORES[self.selector](artifact, context, groups)
-            curves = {name: _what_goes(worth) for name, worth in scores.items()}
-            choose, why = _best(scores), f"{self.selector} finds nothing to measure behind them"
-        whole = [g.name for g in groups if g.name not in curves]
-        groups = [g for g in groups if g.name in curves]
-        if not groups:
-            raise UnsupportedModel(f"No channel can be chosen because {why}. Take another method; 'compress methods' lists them.")
-        counts, notes = self._counts(artifact, context, groups, curves)
-        if whole:
-            notes = (*notes, f"{len(whole)} groups stay whole because {why}: {', '.join(whole[:5])}.")
-        edits = []
-        for number, (group, count) in enumerate(zip(groups, counts, strict=True)):
-            if count < group.channels:
-                edits.append(Keep(group.name, group.channels, tuple(sorted(choose(group, count)))))
-            context.progress("choose channels", (number + 1) / len(groups), group.name)
-        return tuple(edits), notes
-
-    def _chooser(self, losses: selection.Losses, sweeps: Mapping[str, Sweep]) -> Choose:
-        """Channels by measured loss."""
-        if self.selector == "obs":
-            return lambda group, count: sweeps[group.name].kept(count)
-        if self.selector == "obs-swaps":
-            return lambda group, count: swaps.improve(losses.of(group), sweeps[group.name].kept(count))
-        finished = self.selector == "entropic"
-        return lambda group, count: selection.entropic(losses.of(group), sweeps[group.name], count, finished)
-
-    def _groups(self, artifact: Artifact) -> list[Group]:
-        found = budget.removable(artifact.module, solve(artifact.module, artifact.inputs))
-        chosen = [g for g in found if self.groups is None or g.name in self.groups]
-        if not chosen:
-            raise UnsupportedModel(
-                "The model has no group of channels that can be removed; needed is at least one. "
-                "'compress explain' tells the reason for each group."
-            )
-        return chosen
-
-    def _budget(self, artifact: Artifact, context: Context, groups: Sequence[Group]) -> tuple[allocate.CostModel, float]:
-        target = context.recipe.target or DEFAULT_TARGET
-        channels = solve(artifact.module, artifact.inputs)
-        unit = target.partition("=")[0]
-        model = budget.cost_model(artifact.module, artifact.inputs, channels, groups, unit)
-        whole = budget.of(cost(context.dense.module, context.dense.inputs), unit)
-        return model, budget.absolute(target, model, groups, context.recipe.align or 1, whole)
+    @property
+    def _choice(self) -> Choice:
+        return Choice(self.selector, self.groups, self.counts, self.share_alike)
 
     def _met(self, artifact: Artifact, context: Context) -> bool:
         """Whether another stage has been here: a model that was never changed is not as small as any target."""
         sized = self.counts is None and context.recipe.tolerance is None
         target = context.recipe.target or DEFAULT_TARGET
         return sized and artifact is not context.dense and budget.met(target, artifact, context.dense)
-
-    def _counts(
-        self, artifact: Artifact, context: Context, groups: Sequence[Group], curves: Mapping[str, Tensor]
-    ) -> tuple[Sequence[int], tuple[str, ...]]:
-        recipe = context.recipe
-        if self.counts is not None:
-            return [self.counts.get(g.name, g.channels) for g in groups], ()
-        if recipe.tolerance is not None:
-            return allocate.tolerated([curves[g.name] for g in groups], recipe.tolerance, recipe.align or 1), ()
-        model, target = self._budget(artifact, context, groups)
-        if not (self.selector not in MEASURED if self.share_alike is None else self.share_alike):
-            split: Allocation = allocate.allocate([curves[g.name] for g in groups], model, target, recipe.align or 1)
-        else:
-            split = allocate.uniform([g.channels for g in groups], model, target, recipe.align or 1)
-        if abs(split.cost / target - 1) > _CLOSE:
-            why = f"channel counts are multiples of {recipe.align}" if (recipe.align or 1) > 1 else "no closer choice"
-            wanted = recipe.target or DEFAULT_TARGET
-            return split.counts, (f"The target {wanted} is met at {split.cost / target:.1%} of it: {why}.",)
-        return split.counts, ()
-
-
-def _best(scores: Mapping[str, Tensor]) -> Choose:
-    return lambda group, count: scores[group.name].topk(count).indices.tolist()
-
-
-def _what_goes(worth: Tensor) -> Tensor:
-    """What the channels that go are worth together, by how many stay, (channels + 1,)."""
-    return torch.cat([worth.new_zeros(1), worth.clamp_min(0).sort().values.cumsum(0)]).flip(0)

@@ -9,7 +9,7 @@ from compress.artifact import Artifact, apply
 from compress.edits import Factor, Merge, Plan, read
 from compress.recipe import Recipe
 from compress.refit import refit
-from compress.stage import Context
+from compress.stage import Context, Decides, Traits
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Replay:
     """
 
     name: str = "replay"
+    traits: Traits = Traits(Decides.BEFORE_TRAINING)
 
     def needed(self, recipe: Recipe) -> bool:
         return recipe.plan is not None

@@ -12,17 +12,18 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from compress.artifact import Artifact, apply
 from compress.curves import Curve, Series
 from compress.edits import Keep, Plan
-from compress.errors import MissingPackage
+from compress.errors import MissingPackage, extra
 from compress.recipe import DEFAULT_TARGET, Recipe
 from compress.refit import refit
 from compress.selection import budget
-from compress.stage import Context
+from compress.selection.choice import Choice
+from compress.stage import Context, Decides, Traits
 
 if TYPE_CHECKING:
     from compress.search.episodes import Episode
@@ -32,14 +33,10 @@ PACKAGES = ("gymnasium", "stable_baselines3")
 
 @dataclass(frozen=True)
 class Search:
-    """The stage.
+    """The stage; channels are chosen by entropic regression once the search has said how many stay."""
 
-    Attributes:
-        remove: the stage that chooses channels where it is told how many (its field `counts`).
-    """
-
-    remove: Any
     name: str = "search"
+    traits: Traits = Traits(Decides.BEFORE_TRAINING, frozenset({"width"}))
 
     def needed(self, recipe: Recipe) -> bool:
         return True
@@ -55,7 +52,7 @@ class Search:
         if missing:
             raise MissingPackage(
                 f"--method {context.recipe.method} needs {' and '.join(missing).replace('_', '-')}, which is not installed: "
-                "pip install 'compress[rl]'."
+                f"{extra('rl')}."
             )
         from compress.search.task import choice
 
@@ -65,37 +62,28 @@ class Search:
         target = context.recipe.target or DEFAULT_TARGET
         if artifact is not context.dense and budget.met(target, artifact, context.dense):
             return artifact.noting(f"The model meets the target {target} already: nothing was searched.")
-        edits, notes, curves = self._decide(artifact, context)
+        edits, notes, curves = self._decided(artifact, context)
         smaller = apply(Plan(edits, context.recipe.method, context.recipe.align or 1), artifact).noting(*notes)
         for curve in curves:
             smaller = smaller.showing(curve)
         return refit.refitted(smaller, context)
 
-    def decide(self, artifact: Artifact, context: Context) -> tuple[tuple[Keep, ...], tuple[str, ...]]:
-        """The edits, and what should be said about them.
-
-        Raises:
-            BadInput, Infeasible, UnsupportedModel, MissingPackage: as for `check`.
-        """
-        edits, notes, _ = self._decide(artifact, context)
-        return edits, notes
-
-    def _decide(self, artifact: Artifact, context: Context) -> tuple[tuple[Keep, ...], tuple[str, ...], tuple[Curve, ...]]:
+    def _decided(self, artifact: Artifact, context: Context) -> tuple[tuple[Keep, ...], tuple[str, ...], tuple[Curve, ...]]:
         from compress.search import agents, episodes
         from compress.search.gym_environment import Pruning
         from compress.search.task import choice, task
 
         self.check(artifact, context)
         recipe, made = context.recipe, task(artifact, context)
-        done = episodes.recorded(context.desk)
+        done = episodes.recorded(context.scratch)
         if len(done) < recipe.episodes:
             with agents.own_randomness():
                 environment = Pruning(made)
                 agent = agents.Ddpg(environment, len(made.widths.groups), recipe.episodes, recipe.seed)
-                done = episodes.search(environment, agent, recipe.episodes, context.desk, _told(context))
+                done = episodes.search(environment, agent, recipe.episodes, context.scratch, _told(context))
         number = episodes.best(done)
         counts = choice(artifact, context, recipe.align or 1).replay(done[number].shares)
-        edits, notes = replace(self.remove, counts=counts).decide(artifact, context, made.losses)
+        edits, notes = Choice("entropic", counts=counts).decide(artifact, context, made.losses)
         drawn = agents.drawn(recipe.episodes)
         return edits, (_summary(recipe, done, number, drawn), *notes), _curves(recipe, done, made.judge.quality, drawn)
 

@@ -21,10 +21,11 @@ from torch.fx import GraphModule
 from compress.artifact import Artifact
 from compress.entropy import ranking
 from compress.graph.channels.solve import Group
+from compress.progress import Progress
 from compress.recipe import Recipe
 from compress.selection import uniform_width
-from compress.stage import Context
-from compress.training import Progress, train
+from compress.stage import Context, Decides, Traits
+from compress.training import train
 from compress.training.initial_weights import beginning
 from compress.training.masks import masked, prunable, unmasked
 from compress.training.saliency import CRITERIA, Scores
@@ -36,7 +37,7 @@ class Sensitivity:
 
     criterion: Literal["learned", "snip", "random"] = "learned"
     name: str = "sensitivity"
-    once: bool = True
+    traits: Traits = Traits(Decides.IN_TRAINING, frozenset({"width"}), trains=True, once=True)
 
     def needed(self, recipe: Recipe) -> bool:
         return True
@@ -64,7 +65,7 @@ class Sensitivity:
             said = f"{uniform_width.share(untrained, context.dense, unit):.1%} of the {unit} are left in the untrained net."
         held = masked(untrained.module, masks)
         done = train(held, context.data, recipe, context.device, progress=tell("training"))
-        module = cast(GraphModule, unmasked(done.module, untrained.module.cpu()))
+        module = cast(GraphModule, unmasked(done.module, untrained.on("cpu")))
         return replace(untrained, module=module).noting(said, *done.notes)
 
 

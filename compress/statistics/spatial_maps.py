@@ -15,6 +15,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from compress.entropy.spatial import Spatial, spatial
 from compress.graph import families
+from compress.measure.device import placed
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 _BEHIND = families.PER_CHANNEL_NORMS | families.SAME | {nn.PReLU}
@@ -68,7 +69,7 @@ def entropies(
     module: GraphModule, inputs: Iterable[tuple[Tensor, ...]], device: torch.device, definition: str
 ) -> dict[str, Spatial]:
     """Spatial entropy by path of the convolution, over batches of model inputs."""
-    run = Watching(module.to(device).eval(), definition)
+    run = Watching(placed(module, device), definition)
     with torch.no_grad():
         for batch in inputs:
             run(*(x.to(device) for x in batch))

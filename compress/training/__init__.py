@@ -5,6 +5,5 @@ from __future__ import annotations
 from compress.training.loop import Epoch, Training, train
 from compress.training.losses import distillation
 from compress.training.reinitialize import reinitialized
-from compress.training.setup import Progress
 
-__all__ = ["Epoch", "Progress", "Training", "distillation", "reinitialized", "train"]
+__all__ = ["Epoch", "Training", "distillation", "reinitialized", "train"]

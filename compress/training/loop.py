@@ -28,9 +28,10 @@ from torch import Tensor, nn
 from compress.data import Batch, Data
 from compress.errors import BadInput
 from compress.measure import quality
+from compress.progress import Progress
 from compress.recipe import Recipe
 from compress.training.gradual_linearize import advance
-from compress.training.setup import Loop, Observer, Progress, laid, prepared, seeded, trainable
+from compress.training.setup import Loop, Observer, laid, prepared, seeded, trainable
 
 LOOK = 20  # steps between two looks at the loss on an accelerator, where each look waits for it
 MEASURE_BATCH = 256

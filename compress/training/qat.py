@@ -30,9 +30,9 @@ from torch.nn.utils import parametrize
 from compress.data import Data
 from compress.graph.families import CONVOLUTIONS, TRANSPOSED
 from compress.graph.merge.batch_norm import fold
+from compress.progress import Progress
 from compress.recipe import Recipe
 from compress.training.loop import Training, train
-from compress.training.setup import Progress
 
 LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
 CUTS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)

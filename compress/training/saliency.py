@@ -18,10 +18,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from compress.progress import Progress
 from compress.stage import Context
 from compress.training.loop import train
 from compress.training.masks import prunable
-from compress.training.setup import Progress
 
 Scores = dict[str, Tensor]
 """By path of the layer, of its weight's shape, on the CPU."""

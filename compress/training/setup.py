@@ -15,12 +15,10 @@ from torch import Tensor, nn
 
 from compress.data import Batch, Data, check_output
 from compress.measure import quality
+from compress.progress import Progress
 from compress.recipe import Recipe
 from compress.training.guidance import Guidance, guidance
 from compress.training.losses import Objective, objective, taught
-
-Progress = Callable[[str, float, str], None]
-"""(what is being done, share done in [0, 1], a short live detail such as 'loss 0.41')."""
 
 
 class Observer(Protocol):

@@ -16,7 +16,7 @@ from torch import nn
 
 from compress import user_code
 from compress.checkpoint.load.pickles import importable_from_here
-from compress.errors import BadInput
+from compress.errors import BadInput, extra
 
 _WEIGHTS = ("weights", "pretrained", "checkpoint_path")
 
@@ -95,7 +95,7 @@ def _torchvision(name: str) -> Callable[..., Any]:
 
 def _timm(name: str) -> Callable[..., Any]:
     if importlib.util.find_spec("timm") is None:
-        raise BadInput(f"--arch timm:{name} needs timm, which is not installed: pip install 'compress[timm]'.")
+        raise BadInput(f"--arch timm:{name} needs timm, which is not installed: {extra('timm')}.")
     import timm
 
     if not timm.is_model(name):

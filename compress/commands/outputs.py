@@ -1,25 +1,23 @@
-"""Files that are there whole or not at all, and nothing written over that was not asked for."""
+"""What a command writes where it was told to: whole or not at all, and over nothing that was not asked for."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from compress.errors import BadInput
+from exporters import atomic
 
 
 def write_text(path: Path, text: str, option: str = "--out") -> None:
-    """A text file that is there whole or not at all; `option` is what the place was given by."""
+    """A text file; `option` is what the place was given by."""
     write_bytes(path, text.encode(), f"Give another {option}.")
 
 
 def write_bytes(path: Path, content: bytes, remedy: str) -> None:
-    """A file that is there whole or not at all; `remedy` is what to do where it cannot be."""
-    part = path.with_name(f".{path.name}.part")
+    """A file; `remedy` is what to do where it cannot be written."""
     try:
-        part.write_bytes(content)
-        part.replace(path)
+        atomic.write(path, content)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise BadInput(f"{path} cannot be written ({error.strerror or error}). {remedy}") from error
 
 

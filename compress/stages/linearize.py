@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from compress.artifact import Artifact, apply
-from compress.edits import Edit, Linearize, Plan, Pointwise, Relocate
+from compress.edits import Edit, Plan, Pointwise, Relocate
+from compress.edits import Linearize as Affine
 from compress.entropy.spans import Span, choose
 from compress.errors import BadInput
 from compress.measure import quality
@@ -24,13 +25,13 @@ from compress.refit import fit_activations, refit
 from compress.selection import activations
 from compress.selection.merge_candidates import Candidate, candidates
 from compress.selection.output_divergence import moved
-from compress.stage import Context
+from compress.stage import Context, Decides, Traits
 
 _HALVINGS = 8
 
 
 @dataclass(frozen=True)
-class Shorten:
+class Linearize:
     """The stage.
 
     Attributes:
@@ -39,6 +40,7 @@ class Shorten:
 
     alone: bool = False
     name: str = "linearize"
+    traits: Traits = Traits(Decides.BEFORE_TRAINING, frozenset({"depth"}), repeats=True, races=True)
 
     def needed(self, recipe: Recipe) -> bool:
         return allowed(recipe) > 0
@@ -55,7 +57,7 @@ class Shorten:
         if context.recipe.target is not None:
             raise BadInput(
                 f"The target is {context.recipe.target}, but the method {context.recipe.method} stops by --depth, points that "
-                "lines may cost before fine-tuning. Give those, or take --method easier, with targets such as rectifiers=0.5."
+                "lines may cost before fine-tuning. Give those, or take --method easier, with targets such as activations=0.5."
             )
         activations.free(artifact)
 
@@ -72,9 +74,7 @@ class Shorten:
         straight = {edit.layer: edit for edit in fit_activations.fitted(artifact, context, wanted)}
         return self._chosen(artifact, context, found.candidates, straight)
 
-    def _chosen(
-        self, artifact: Artifact, context: Context, found: Sequence[Candidate], straight: dict[str, Linearize]
-    ) -> Artifact:
+    def _chosen(self, artifact: Artifact, context: Context, found: Sequence[Candidate], straight: dict[str, Affine]) -> Artifact:
         edits = [_edits([one], straight) for one in found]
         losses = moved(artifact, edits, context, _share(context, "loss of stretches"))
         spans = [Span(one.start, one.stop, one.gain, loss) for one, loss in zip(found, losses, strict=True)]
@@ -106,7 +106,7 @@ class Shorten:
         artifact: Artifact,
         context: Context,
         chosen: Sequence[Candidate],
-        straight: dict[str, Linearize],
+        straight: dict[str, Affine],
         start: quality.Quality,
     ) -> list[str]:
         """What each stretch gains, and what it costs where it is the only one and nothing is refitted."""
@@ -134,7 +134,7 @@ def allowed(recipe: Recipe) -> float:
     return recipe.depth if recipe.depth is not None else float(recipe.epochs > 0)
 
 
-def _edits(chosen: Sequence[Candidate], straight: dict[str, Linearize]) -> tuple[Edit, ...]:
+def _edits(chosen: Sequence[Candidate], straight: dict[str, Affine]) -> tuple[Edit, ...]:
     return (
         *(straight[site] for one in chosen for site in one.segment.sites),
         *(Pointwise(layer) for one in chosen for layer in one.segment.pointwise),

@@ -1,0 +1,78 @@
+"""From a recipe to the stages of its run: the method's steps, less what the recipe does not need, in order and in iterations."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+
+from compress.errors import BadInput
+from compress.method_table import METHODS, Named, Step
+from compress.recipe import Recipe
+from compress.stage import Stage
+from compress.stages.iteration import Iteration
+from compress.stages.merge import Merge
+from compress.stages.order import Order
+from compress.stages.replay import Replay
+
+
+def made(step: Step | Named) -> Stage:
+    """The stage of a step; one that is a stage already stays as it is.
+
+    Raises:
+        TypeError: it is no stage; names what it lacks.
+    """
+    found: object = step
+    if isinstance(step, Step):
+        found = getattr(import_module(f"compress.stages.{step.file}"), step.file.title().replace("_", ""))(**step.settings)
+    if not isinstance(found, Stage):
+        lacking = [name for name in ("name", "traits", "needed", "check", "__call__") if not hasattr(found, name)]
+        raise TypeError(f"The stage {type(found).__name__} lacks {', '.join(lacking)}; compress/stage.py says what a stage is.")
+    return found
+
+
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages of the recipe's method that the recipe needs.
+
+    Raises:
+        BadInput: no such method.
+    """
+    if recipe.method not in METHODS:
+        close = difflib.get_close_matches(recipe.method, METHODS, 1)
+        meant = f" Did you mean {close[0]}?" if close else ""
+        raise BadInput(f"The method is '{recipe.method}'; known are {', '.join(METHODS)}.{meant} See 'compress methods'.")
+    every: tuple[Stage, ...] = (Replay(), *map(made, METHODS[recipe.method].steps))
+    stages = [stage for stage in every if stage.needed(recipe)]
+    if recipe.order != "width-depth":
+        stages = _exchanged(stages) if recipe.order == "depth-width" else _tried(stages)
+    if recipe.iterations == 1:
+        return tuple(stages)
+    repeated = [stage for stage in stages if stage.traits.repeats]
+    if not any(stage.traits.removes for stage in repeated):
+        raise BadInput(
+            f"--iterations {recipe.iterations} repeats removals, and {recipe.method} has none to repeat. Leave --iterations out."
+        )
+    first, last = stages.index(repeated[0]), stages.index(repeated[-1]) + 1
+    iterations = (Iteration(stage, n, recipe.iterations) for n in range(1, recipe.iterations + 1) for stage in repeated)
+    return (*stages[:first], *iterations, *stages[last:])
+
+
+def _ordered(stages: list[Stage]) -> list[int]:
+    """Places of the stages that `--order` speaks of: each removes either width or depth, in every iteration."""
+    return [i for i, stage in enumerate(stages) if len(stage.traits.removes) == 1 and stage.traits.repeats]
+
+
+def _exchanged(stages: list[Stage]) -> list[Stage]:
+    """Depth before width: these two change places, the others stay where they are."""
+    places = _ordered(stages)
+    both = sorted((stages[i] for i in places), key=lambda stage: "width" in stage.traits.removes)
+    return [both.pop(0) if i in places else stage for i, stage in enumerate(stages)]
+
+
+def _tried(stages: list[Stage]) -> list[Stage]:
+    """Both orders as one stage, where there are two to put in order."""
+    there = [stages[i] for i in _ordered(stages)]
+    width, depth = (next((s for s in there if kind in s.traits.removes), None) for kind in ("width", "depth"))
+    if width is None or depth is None:
+        return stages
+    both: Stage = Order(width, depth, Merge())
+    return [both if stage is width else stage for stage in stages if stage is not depth]
