@@ -12,6 +12,7 @@ import torch
 
 from compress.artifact import Artifact
 from compress.data import Data
+from compress.data.calibration import Calibration
 from compress.measure.latency import Timing
 from compress.progress import Progress, silent
 from compress.recipe import Recipe
@@ -43,6 +44,11 @@ class Context:
     trained: Artifact | None = None
     initial: Artifact | None = None
     fitting: bool = True
+
+    @property
+    def calibration(self) -> Calibration:
+        """The images that statistics and refits look at."""
+        return Calibration(self.data.train, min(self.recipe.calibration, len(self.data.train)), self.recipe.seed)
 
     @property
     def before(self) -> Artifact:

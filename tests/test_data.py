@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from compress import data as package
-from compress.data import check_input, check_output, from_arrays, open_data, splits
+from compress.data import check_input, check_output, from_arrays, open_data
 from compress.data.splits import Augment, change
 from compress.errors import BadInput, EmptyData
 
@@ -440,7 +440,3 @@ def test_missing_scikit_learn_is_refused_with_the_line_to_type(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
     with pytest.raises(BadInput, match=r"pip install 'entropress\[demo\]'"):
         open_data("digits")
-
-
-def test_every_task_word_is_one_the_settings_know():
-    assert {"classification", "segmentation", "regression", "image", "text"} == set(splits.TASKS)

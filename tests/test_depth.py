@@ -266,7 +266,7 @@ def test_rectifiers_become_lines_where_that_pays_and_quality_allows():
 
 def test_lines_that_cost_too_much_are_not_drawn(monkeypatch: pytest.MonkeyPatch):
     dense = artifact(narrow())
-    monkeypatch.setattr(activations, "lost", lambda start, now: 3.0)
+    monkeypatch.setattr("compress.stages.linearize.drop", lambda start, now: 3.0)
     same = LinearizeStage()(dense, context(dense, depth=1.0))
     assert same.module is dense.module
     assert any("none keeps to 1 points" in note for note in same.notes)

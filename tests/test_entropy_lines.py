@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import nn
@@ -93,15 +91,7 @@ def test_the_upper_regime_of_relu6_is_counted():
     states = count(z[:2], high=6.0) + count(z[2:], high=6.0)
     assert states.on.tolist() == [5, 5, 0, 5] and states.upper is not None and states.upper.tolist() == [0, 5, 0, 3]
     assert states.entropy.tolist() == [0, 0, 0, 0]
-    torch.testing.assert_close(states.regime_entropy[3], binary_entropy(torch.tensor(0.6)))
-    assert states.regime_entropy[:3].tolist() == [0, 0, 0]
     assert (states.always_on, states.always_off) == (0.5, 0.25)
-
-
-def test_three_equally_frequent_regimes_have_log2_of_3_bits():
-    states = count(torch.tensor([-1.0, 1.0, 7.0]).view(3, 1), high=6.0)
-    assert states.regime_entropy.item() == pytest.approx(math.log2(3))
-    assert count(torch.tensor([-1.0, 1.0]).view(2, 1)).regime_entropy.tolist() == [1]
 
 
 def test_the_lower_limit_need_not_be_zero():

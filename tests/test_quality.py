@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import BadInput, EmptyData
-from compress.measure.quality import METRICS, Quality, better, choose, drop_points, evaluate
+from compress.measure.points import drop
+from compress.measure.quality import METRICS, Quality, better, choose, evaluate
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def test_perplexity_is_the_exponential_of_the_mean_surprise_and_classes_of_text_
     nats = [-math.log(0.5 if t == 0 else 0.25) for t in target.flatten().tolist()]
     parts = [Pair((shares[:1],), target[:1]), Pair((shares[1:],), target[1:])]
     assert evaluate(nn.Identity(), parts, metric).value == pytest.approx(math.exp(sum(nats) / 8))
-    assert drop_points(even, Quality("perplexity", 3.5, 2, False, 1.0)) == pytest.approx(0.5)
+    assert drop(even, Quality("perplexity", 3.5, 2, False, 1.0)) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("name", ["top1", "agreement"])
@@ -142,9 +143,9 @@ def test_a_users_function_is_a_metric_in_its_own_units(tmp_path):
 
 
 def test_drops_are_points_for_shares_and_native_units_otherwise():
-    assert drop_points(Quality("top1", 0.9, 1), Quality("top1", 0.895, 1)) == pytest.approx(0.5)
-    assert drop_points(Quality("mae", 2.0, 1, False, 1.0), Quality("mae", 2.5, 1, False, 1.0)) == 0.5
-    assert drop_points(Quality("psnr", 30.0, 1, True, 1.0), Quality("psnr", 31.0, 1, True, 1.0)) == -1
+    assert drop(Quality("top1", 0.9, 1), Quality("top1", 0.895, 1)) == pytest.approx(0.5)
+    assert drop(Quality("mae", 2.0, 1, False, 1.0), Quality("mae", 2.5, 1, False, 1.0)) == 0.5
+    assert drop(Quality("psnr", 30.0, 1, True, 1.0), Quality("psnr", 31.0, 1, True, 1.0)) == -1
 
 
 def test_better_knows_the_direction_of_each_metric():

@@ -11,6 +11,8 @@ from rich.console import Console
 
 import compress.report as package
 from compress.errors import BadInput
+from compress.measure.points import drop
+from compress.progress import duration
 from compress.report import sentences
 from compress.report.environment import environment
 from compress.report.markdown import markdown
@@ -188,7 +190,7 @@ def test_a_failed_exactness_is_said_out_loud():
 def test_a_drop_is_positive_when_the_model_got_worse(metric: str, dense: float, now: float, lost: float, shown: str):
     native = {"points": 1.0, "higher_is_better": metric != "mae"} if metric in ("psnr", "mae") else {}
     before, after = (Quality(metric=metric, value=value, samples=1, **native) for value in (dense, now))
-    assert sentences.drop(before, after) == pytest.approx(lost)
+    assert drop(before, after) == pytest.approx(lost)
     assert sentences.change(before, after) == shown
 
 
@@ -199,9 +201,9 @@ def test_a_drop_is_positive_when_the_model_got_worse(metric: str, dense: float, 
         (sentences.count(999), "999"),
         (sentences.size(57_500_000), "57.5 MB"),
         (sentences.size(12), "12 B"),
-        (sentences.seconds(75), "1 min 15 s"),
-        (sentences.seconds(7300), "2 h 1 min"),
-        (sentences.seconds(0.25), "0.2 s"),
+        (duration(75), "1 min 15 s"),
+        (duration(7300), "2 h 1 min"),
+        (duration(0.25), "0.2 s"),
         (sentences.times(270, 68), "3.97x"),
     ],
 )

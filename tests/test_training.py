@@ -18,13 +18,13 @@ from compress.data import Data, Split, from_arrays, open_data
 from compress.data.stores import Stored
 from compress.errors import BadInput
 from compress.measure.quality import METRICS, Quality, evaluate
+from compress.progress import duration
 from compress.recipe import make
 from compress.stage import Context
 from compress.stages.finetune import Finetune
 from compress.training import distillation, reinitialized, train
 from compress.training.loop import _as_good, _rate
 from compress.training.losses import objective
-from compress.training.setup import duration
 
 
 @pytest.fixture(autouse=True)
@@ -285,7 +285,7 @@ def test_progress_tells_epoch_loss_and_time_left(digits):
     train(small(), digits, recipe(epochs=2), progress=lambda *told: seen.append(told))
     assert [share for _, share, _ in seen] == sorted(share for _, share, _ in seen)
     assert "epoch 2 of 2, loss" in seen[-1][2] and seen[-1][2].endswith("0 s left")
-    assert [duration(s) for s in (5, 95, 3700)] == ["5 s", "1 min 35 s", "1 h 1 min"]
+    assert [duration(s) for s in (5, 95, 3700)] == ["5.0 s", "1 min 35 s", "1 h 1 min"]
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------------

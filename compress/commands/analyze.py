@@ -14,6 +14,7 @@ import numpy as np
 from torch.fx import GraphModule
 
 from compress.artifact import Artifact
+from compress.data import calibration
 from compress.entropy.obs import Sweep
 from compress.entropy.spatial import Spatial
 from compress.graph.channels.solve import Channels, Group
@@ -30,7 +31,6 @@ from compress.statistics.collect import Statistics
 from compress.training.guidance import log_volume
 
 _TOLERANCE = 0.01
-_MAPS_BATCH = 32  # images
 
 
 @dataclass(frozen=True)
@@ -159,9 +159,7 @@ def _races(artifact: Artifact, context: Context) -> dict[str, dict[str, Any]]:
 
 def _maps(artifact: Artifact, context: Context, definition: str) -> dict[str, Spatial]:
     """Spatial entropy by convolution, over the calibration images."""
-    recipe = context.recipe
-    batches = context.data.train.batches(_MAPS_BATCH, limit=recipe.calibration, seed=recipe.seed)
-    return spatial_maps.entropies(artifact.module, (b.inputs for b in batches), context.device, definition)
+    return spatial_maps.entropies(artifact.module, context.calibration.inputs(calibration.MAPS), context.device, definition)
 
 
 def _spatial(found: list[Spatial]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def make_demo(folder: str | Path, *, seed: int = 0, epochs: float = EPOCHS, prog
         net = digits_net()
     recipe = make(epochs=epochs, lr=5e-3, batch_size=64, seed=seed, weight_decay=1e-2)
     trained = train(net, data, recipe, progress=progress).module
-    top1 = quality.evaluate(trained, data.test.batches(256), quality.METRICS["top1"])
+    top1 = quality.evaluate(trained, data.test.batches(quality.BATCH), quality.METRICS["top1"])
     path = Path(folder) / "model.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(trained.state_dict(), path)

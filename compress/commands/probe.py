@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
 from compress.artifact import Artifact
+from compress.data.calibration import STATISTICS
 from compress.entropy.reconstruction import Decoder, Geometry, geometry, on_grid, relative_entropy, shrunk
 from compress.errors import BadInput, UnsupportedModel
 from compress.graph import families
@@ -34,7 +35,6 @@ LIMIT = 0.2
 """Share of the input that a plan may lose beyond the dense model before we predict that training will not recover."""
 _ACTIVATIONS = families.RECTIFIERS | {nn.Tanh, nn.Softplus}
 _SUMS = frozenset({"add", "iadd", "add_"})
-_BATCH = 125
 
 
 @dataclass(frozen=True)
@@ -119,18 +119,18 @@ def losses(artifact: Artifact, context: Context, like: Artifact | None = None) -
     _refuse_tokens(artifact.module)
     recipe, data, device = context.recipe, context.data, context.device
     hows = _geometries(like or artifact, context)
-    limits = [min(recipe.calibration, len(split)) for split in (data.train, data.held_out)]
+    limits = (context.calibration.images, min(recipe.calibration, len(data.held_out)))
     decoders = {name: Decoder(hows[name], limits[0], recipe.seed) for name in places(artifact.module) if name in hows}
     model = _Watched(artifact.module, decoders, device)
     total, seen = torch.zeros(()), 0
-    for batch in data.train.batches(_BATCH, limit=limits[0], seed=recipe.seed):
+    for batch in context.calibration.batches():
         target = model.look(batch.inputs, lambda name, value, target: decoders[name].add(value, target))
         total, seen = total + target.double().sum(0).cpu(), seen + len(target)
         context.progress("probe", 0.5 * seen / limits[0], "")
     mean, seen = (total / seen).to(device), 0
     bits: dict[str, list[Tensor]] = {name: [] for name in decoders}
     empty: list[Tensor] = []
-    for batch in data.held_out.batches(_BATCH, limit=limits[1], seed=recipe.seed):
+    for batch in data.held_out.batches(STATISTICS, limit=limits[1], seed=recipe.seed):
         target = model.look(
             batch.inputs, lambda name, value, target: bits[name].append(relative_entropy(target, decoders[name](value)))
         )
@@ -222,7 +222,7 @@ def _geometries(artifact: Artifact, context: Context) -> dict[str, Geometry]:
             "There is no activation or sum that everything passes, so there is nothing to probe. 'compress analyze' without "
             "--probe looks at each layer by itself."
         )
-    model.look(next(context.data.train.batches(_BATCH, limit=_BATCH, seed=context.recipe.seed)).inputs, look)
+    model.look(next(replace(context.calibration, images=STATISTICS).inputs()), look)
     return hows
 
 

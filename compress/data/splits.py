@@ -18,8 +18,6 @@ from torch.nn import functional
 from compress.data.stores import IGNORE, Store, Stored, channels_first, name_some
 from compress.errors import BadInput, EmptyData
 
-TASKS = ("classification", "segmentation", "regression", "image", "text")
-
 
 @dataclass(frozen=True)
 class Batch:

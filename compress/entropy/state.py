@@ -56,15 +56,6 @@ class States:
         return binary_entropy(self.share_on)
 
     @property
-    def regime_entropy(self) -> Tensor:
-        """Bits per channel, (c,), in [0, log2 3]: off, on or in the upper regime; the entropy itself where there is none."""
-        if self.upper is None:
-            return self.entropy
-        upper = self.upper.cpu().double() / max(self.seen, 1)
-        shares = torch.stack([1 - self.share_on, self.share_on - upper, upper]).clamp(0, 1)
-        return torch.special.entr(shares).sum(0) / _LN2
-
-    @property
     def always_on(self) -> float:
         """Share of channels that were never off and never changed between on and the upper regime."""
         stayed = self.on == self.seen

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from compress.measure.points import fallen
 from compress.measure.quality import Counted, Metric
 
 SLICES = 64
@@ -37,6 +38,6 @@ def drop_interval(metric: Metric, dense: Counted, now: Counted, seed: int = 0) -
     for _ in range(RESAMPLES):
         weights = torch.from_numpy(np.bincount(random.integers(0, number, number), minlength=number)).double()
         before, after = (metric.finish(weights @ counted.slices) for counted in (dense, now))
-        lost.append((before - after if metric.higher_is_better else after - before) * metric.points)
+        lost.append(fallen(before, after, metric.higher_is_better) * metric.points)
     low, high = np.percentile(lost, [2.5, 97.5])
     return float(low), float(high)

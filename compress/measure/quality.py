@@ -27,6 +27,8 @@ from compress import user_code
 from compress.errors import BadInput, EmptyData
 from compress.measure.device import placed
 
+BATCH = 256
+"""Samples that are measured at once."""
 IGNORE = 255  # class number of mask pixels that count for nothing
 NO_LABELS = "The metric {} needs labels, the data has none. Take --metric agreement, or give labelled data."
 SUITABLE = {
@@ -201,15 +203,6 @@ def choose(name: str, task: str, labelled: bool) -> tuple[Metric, str]:
 def _suited(metric: Metric, task: str) -> Metric:
     """The metric for outputs as this task has them."""
     return replace(metric, classes=CLASSES.get(task, 1)) if metric.labels else metric
-
-
-def drop_points(dense: Quality, now: Quality) -> float:
-    """How much quality was lost, in points: 0.5 is half a percentage point for shares; native units for mae and psnr.
-
-    Negative where the model got better.
-    """
-    lost = dense.value - now.value if dense.higher_is_better else now.value - dense.value
-    return lost * dense.points
 
 
 def better(one: Quality, other: Quality) -> bool:

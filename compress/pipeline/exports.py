@@ -24,9 +24,9 @@ import exporters
 from compress.artifact import Artifact
 from compress.data import Data, Split
 from compress.errors import CompressError
+from compress.measure.points import drop
 from compress.pipeline.prepare import find_device
 from compress.recipe import Recipe
-from compress.report import sentences
 from compress.report.records import Broken, Closeness, ExportRecord, FailedExport, Outcome, Parity, Quality, Relearned
 from compress.training.qat import train_rounded, values
 from exporters import isolated, qdq, runtimes
@@ -146,7 +146,7 @@ def relearned(
         except (CompressError, exporters.ExportError) as error:
             return first.model_copy(update={"relearned": told(reason=str(error))})
         after = measure(answers(name, made.path))
-        if sentences.drop(before, after) > 0:
+        if drop(before, after) > 0:
             return first.model_copy(update={"relearned": told(after=after)})
         made.path.replace(path)
     done = told(after=after, stays=True)
@@ -201,7 +201,7 @@ def _record(made: exporters.Exported, quality: Quality | None, seconds: float) -
 
 def lost_too_much(recipe: Recipe, dense: Quality | None, now: Quality | None, export: str | None = None) -> Broken | None:
     """The contract `--max-drop`, if the result, or an exported file, does not keep it."""
-    if recipe.max_drop is None or dense is None or now is None or (lost := sentences.drop(dense, now)) <= recipe.max_drop:
+    if recipe.max_drop is None or dense is None or now is None or (lost := drop(dense, now)) <= recipe.max_drop:
         return None
     outcome = Outcome.QUALITY_LOST if export is None else Outcome.EXPORT_LOST_QUALITY
     return Broken(outcome=outcome, export=export, metric=now.metric, points=now.points, lost=lost, allowed=recipe.max_drop)

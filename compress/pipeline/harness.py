@@ -140,7 +140,7 @@ class Harness:
         return self._count(artifact.module)
 
     def _count(self, answer: Callable[..., Any]) -> quality.Counted:
-        batches = self.data.test.batches(256, device=self.device)
+        batches = self.data.test.batches(quality.BATCH, device=self.device)
         return quality.count(answer, batches, self.metric, self.device, self.dense.module, SLICES)
 
 

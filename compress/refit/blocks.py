@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from compress.graph.liveness import Liveness
 from compress.refit.tape import transparent
 from compress.refit.walk import Kept
 from compress.statistics.layers import Layer, layers
@@ -68,18 +69,14 @@ def _cuts(module: nn.Module) -> set[str]:
     """Nodes after which only their own value is still to be read."""
     graph = module.graph
     assert isinstance(graph, torch.fx.Graph), "blocks are those of a traced model"
-    left = {n: len(n.users) for n in graph.nodes if n.op != "get_attr"}
+    live = Liveness(graph)
     alive: set[Node] = set()
     cuts: set[str] = set()
     for node in graph.nodes:
         if node.op == "get_attr":
             continue
-        for source in node.all_input_nodes:
-            if source in left:
-                left[source] -= 1
-                if not left[source]:
-                    alive.discard(source)
-        if left[node]:
+        alive.difference_update(live.consumed(node))
+        if node.users:
             alive.add(node)
         if node.op not in ("placeholder", "output") and alive == {node}:
             cuts.add(node.name)

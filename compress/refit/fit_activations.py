@@ -26,7 +26,6 @@ from compress.refit import refit
 from compress.stage import Context
 from compress.statistics.activation_states import observed
 
-_BATCH = 125
 _FEWEST = 2  # values per channel; through one alone goes any line
 _DIGITS = 7  # significant ones of a plan's numbers: float32 has no more
 
@@ -93,15 +92,12 @@ def fits(artifact: Artifact, context: Context, wanted: Sequence[str]) -> dict[st
         EmptyData: there are too few images for a line.
     """
     known = checked(artifact.module, wanted)
-    recipe, split = context.recipe, context.data.train
-    limit = min(recipe.calibration, len(split))
-    batches = (b.inputs for b in split.batches(_BATCH, limit=limit, seed=recipe.seed))
     sums = line_sums(
         artifact.module,
-        batches,
+        context.calibration.inputs(),
         tuple(known.values()),
         context.device,
-        lambda seen: context.progress("fit lines", min(seen / max(limit, 1), 1.0), ""),
+        lambda seen: context.progress("fit activations", min(seen / max(context.calibration.images, 1), 1.0), ""),
     )
     few = next((path for path in known if path not in sums or sums[path].seen < _FEWEST), None)
     if few is not None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compress.artifact import Artifact, apply
+from compress.data import calibration
 from compress.edits import Plan
 from compress.errors import EmptyData
 from compress.graph.channels.solve import Group
@@ -22,8 +23,6 @@ from compress.statistics.collect import Sampling, Statistics, collect
 from compress.statistics.consumers import consumers
 from compress.statistics.layers import Layer, layers
 
-BATCH = 250
-_PASS_BATCH = 125
 _MEMORY = 5e9  # bytes of activations that both models may hold between two layers
 
 
@@ -60,16 +59,15 @@ def statistics(artifact: Artifact, context: Context, groups: Sequence[Group], st
     Raises:
         EmptyData: there are no images.
     """
-    recipe, data = context.recipe, context.data
-    limit = min(recipe.calibration, len(data.train))
-    size = _PASS_BATCH if recipe.entropy == "pooled" else recipe.batch_size
+    recipe = context.recipe
+    size = calibration.STATISTICS if recipe.entropy == "pooled" else recipe.batch_size
     return collect(
         artifact.module,
-        lambda: (b.inputs for b in data.train.batches(size, limit=limit, seed=recipe.seed)),
+        lambda: context.calibration.inputs(size),
         consumers(artifact.module, groups),
-        images=limit,
+        images=context.calibration.images,
         device=context.device,
-        classifier=data.spec.task == "classification",
+        classifier=context.data.spec.task == "classification",
         sampling=Sampling(seed=recipe.seed),
         states=states,
         estimator=recipe.entropy,
@@ -83,18 +81,13 @@ def images(context: Context) -> tuple[list[tuple[Tensor, ...]], tuple[str, ...]]
     Raises:
         EmptyData: there is none.
     """
-    recipe = context.recipe
+    asked = context.recipe.calibration
     room = max(1, int(_MEMORY / (2 * max(alive_bytes(context.before.module), 1))))
-    limit = min(recipe.calibration, room)
-    batches = [
-        b.inputs for b in context.data.train.batches(min(BATCH, limit), limit=limit, seed=recipe.seed, device=context.device)
-    ]
+    batches = list(context.calibration.inputs(min(calibration.ROWS, asked, room), most=room, device=context.device))
     if not batches:
         raise EmptyData("The refit needs at least one training image and there is none. Give images with --data.")
-    if room < min(recipe.calibration, len(context.data.train)):
-        return batches, (
-            f"Weights were refitted on {room} of {recipe.calibration} calibration images, as many as fit into memory.",
-        )
+    if room < context.calibration.images:
+        return batches, (f"Weights were refitted on {room} of {asked} calibration images, as many as fit into memory.",)
     return batches, ()
 
 

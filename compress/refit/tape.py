@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
+from compress.graph.liveness import Liveness
 from compress.statistics.layers import LAYERS, columns
 
 _ADDS = frozenset({"add", "iadd", "add_"})
@@ -36,7 +37,7 @@ class Tape:
     def __init__(self, module: GraphModule, batches: Sequence[tuple[Tensor, ...]], device: torch.device):
         self.module, self.batches, self.device = module, batches, device
         self.nodes = {node.name: node for node in module.graph.nodes}
-        self.left = {name: len(node.users) for name, node in self.nodes.items()}
+        self.live = Liveness(module.graph)
         self.values: dict[str, list[Any]] = {}
         inputs = [node.name for node in module.graph.nodes if node.op == "placeholder"]
         for i, name in enumerate(inputs):
@@ -72,10 +73,8 @@ class Tape:
 
     def release(self, name: str) -> None:
         """Let go of what the node was the last to read."""
-        for source in self.nodes[name].all_input_nodes:
-            self.left[source.name] -= 1
-            if not self.left[source.name]:
-                del self.values[source.name]
+        for source in self.live.consumed(self.nodes[name]):
+            del self.values[source.name]
 
 
 def evaluate(module: nn.Module, node: Node, values: dict[str, Any]) -> Any:
@@ -181,14 +180,12 @@ def alive_bytes(module: GraphModule) -> int:
     """Most bytes per sample that a tape holds at once, from the shapes noted at tracing."""
     nodes = {n.name: n for n in module.graph.nodes}
     size = {name: _bytes(node.meta.get("shape")) for name, node in nodes.items()}
-    left = {name: len(node.users) for name, node in nodes.items()}
+    live = Liveness(module.graph)
     now = most = 0
     for name in order(module):
         now += size[name]
         most = max(most, now)
-        for source in nodes[name].all_input_nodes:
-            left[source.name] -= 1
-            now -= 0 if left[source.name] else size[source.name]
+        now -= sum(size[source.name] for source in live.consumed(nodes[name]))
     return most
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from compress.errors import BadInput
+from compress.measure import points
 from compress.report.intervals import Interval, difference, ratio, share
 from compress.report.records import Environment, Latency, Quality, Report, StageRecord
 
@@ -122,7 +123,7 @@ def _quality(figure: str, old: Side, new: Side) -> Change:
         return Change(figure, *values, None, "it was not measured by the same metric in both")
     if before == after and same_measurement(old.dense.quality, new.dense.quality):
         return Change(figure, *values, Interval.exact(0.0))  # to the last digit of the interval: nothing has changed
-    worse = (before.value - after.value) * after.points * (1 if after.higher_is_better else -1)
+    worse = points.drop(before, after)
     drops = drop(old), drop(new)
     if same_measurement(old.dense.quality, new.dense.quality) and drops[0] is not None and drops[1] is not None:
         return Change(figure, *values, difference(drops[1], drops[0]))
@@ -143,7 +144,7 @@ def drop(at: Side) -> Interval | None:
     dense, now = at.dense.quality, at.now.quality
     if dense is None or now is None or dense.metric != now.metric:
         return None
-    lost = (dense.value - now.value) * now.points * (1 if now.higher_is_better else -1)
+    lost = points.drop(dense, now)
     if at.now.model_copy(update={"stage": at.dense.stage, "seconds": at.dense.seconds}) == at.dense:
         return Interval.exact(0.0)  # a stage that only looked
     return None if now.drop_ci95 is None else Interval(lost, *now.drop_ci95)

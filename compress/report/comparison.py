@@ -12,6 +12,8 @@ from typing import Any
 
 from compress.curves import Curve, Series
 from compress.errors import BadInput
+from compress.measure.points import drop
+from compress.progress import duration
 from compress.report import sentences
 from compress.report.markdown import bullets, grid
 from compress.report.records import Report
@@ -99,7 +101,7 @@ def _run(name: str, report: Report) -> Run:
         latency and latency.ratio,
         latency and latency.ci95,
         quality and quality.value,
-        sentences.drop(dense.quality, quality) if quality and dense.quality else None,
+        drop(dense.quality, quality) if quality and dense.quality else None,
         quality and quality.drop_ci95,
         round(sum(stage.seconds for stage in report.stages), 1),
     )
@@ -162,7 +164,7 @@ def cells(found: Comparison) -> list[tuple[str, ...]]:
             shown(row.speed_up, ".2f", row.speed_up_ci95),
             shown(row.quality, ".4f"),
             shown(row.lost, "+.2f", row.lost_ci95, -1),
-            "-" if row.seconds is None else sentences.seconds(row.seconds),
+            "-" if row.seconds is None else duration(row.seconds),
             "yes" if row.front else row.reason,
         )
         for row in found.runs

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from compress.errors import BadInput
+from compress.measure import points
 from compress.measure.units import BYTES, COUNTS, SHARES, amount
 from compress.report import sentences
 from compress.report.baseline import Baseline
@@ -76,7 +77,7 @@ def max_drop(at: Side, limit: float) -> Ruling:
     found = drop(at)
     unit = " points" if now.points == 100 else sentences.UNITS.get(now.metric, "")
     if found is None:
-        lost = f"{sentences.drop(dense, now):.2f}{unit}"
+        lost = f"{points.drop(dense, now):.2f}{unit}"
         return unknown("max-drop", lost, f"at most {limit:.2f}{unit}", "the report holds no interval of the loss: run again")
     return judged("max-drop", found, limit, unit)
 

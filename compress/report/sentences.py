@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from compress.measure.points import drop
 from compress.report.records import Broken, Latency, Outcome, Quality, Relearned, Report, StageRecord
 
 UNITS = {"psnr": " dB"}
@@ -27,14 +28,6 @@ def size(n: float) -> str:
     return f"{count(n)}B" if n >= 1e3 else f"{n:.0f} B"
 
 
-def seconds(s: float) -> str:
-    """75 -> 1 min 15 s."""
-    if s < 60:
-        return f"{s:.1f} s"
-    minutes, rest = divmod(round(s), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def speed_up(latency: Latency) -> str:
     """1.83x [1.79, 1.88], and `?` behind an interval that holds 1."""
     low, high = latency.ci95
@@ -44,12 +37,6 @@ def speed_up(latency: Latency) -> str:
 def quality(q: Quality) -> str:
     """The value: a share in percent, anything else in its unit."""
     return f"{100 * q.value:.2f} %" if q.points == 100 else f"{q.value:.4g}{UNITS.get(q.metric, '')}"
-
-
-def drop(dense: Quality, now: Quality) -> float:
-    """How much worse `now` is, in points (dB, units): negative where it is better."""
-    worse = dense.value - now.value if now.higher_is_better else now.value - dense.value
-    return worse * now.points
 
 
 def change(dense: Quality, now: Quality) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.table import Table
 
+from compress.progress import duration
 from compress.report import sentences
 from compress.report.records import Report, StageRecord
 
@@ -45,5 +46,5 @@ def _row(stage: StageRecord, dense: StageRecord) -> tuple[str, ...]:
         "1x" if is_dense and latency else sentences.speed_up(latency) if latency else "-",
         sentences.quality(quality) if quality else "-",
         sentences.change(dense.quality, quality) if comparable and not is_dense else "-",  # type: ignore[arg-type]
-        sentences.seconds(stage.seconds) if stage.seconds else "-",
+        duration(stage.seconds) if stage.seconds else "-",
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from compress.artifact import Artifact
+from compress.data.calibration import MAPS
 from compress.errors import BadInput, UnsupportedModel
 from compress.graph.channels.solve import Channels, Group
 from compress.measure import quality
@@ -23,7 +24,6 @@ from compress.statistics.layers import layers
 
 IMAGES = 256
 """Held-out images that an episode is judged on: enough to rank choices, few enough for thousands of them."""
-_BATCH = 32
 _LEVELLED = 2  # batches, for means and deviations
 
 
@@ -54,7 +54,7 @@ def task(artifact: Artifact, context: Context) -> Task:
     losses = selection.Losses(artifact.module, refit.statistics(artifact, context, groups, states=False))
     curves = selection.sweeps(losses, groups, lambda share: context.progress("loss curves", share, ""))
     metric, _ = quality.choose(recipe.metric, data.spec.task, data.spec.labelled)
-    batches = tuple(data.held_out.batches(_BATCH, limit=IMAGES, seed=recipe.seed, device=context.device))
+    batches = tuple(data.held_out.batches(MAPS, limit=IMAGES, seed=recipe.seed, device=context.device))
     few = tuple(torch.cat(parts) for parts in zip(*(batch.inputs for batch in batches[:_LEVELLED]), strict=True))
     small = shrinker(artifact, losses.statistics, curves, few, context.device)
     return Task(made, small, judge(small.module, recipe.reward, batches, metric, context.device, recipe.spatial), losses)

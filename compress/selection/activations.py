@@ -19,7 +19,6 @@ from compress.stage import Context
 
 MAX_DROP = 0.5
 """Points of held-out quality that depth may cost where `--max-drop` says nothing."""
-_BATCH = 256
 
 
 def free(artifact: Artifact) -> tuple[Site, ...]:
@@ -81,14 +80,8 @@ def held_out(artifact: Artifact, context: Context, limit: int | None = None) -> 
     """Quality on the held-out part of the training data; the test data is never read."""
     spec = context.data.spec
     metric, _ = quality.choose(context.recipe.metric, spec.task, spec.labelled)
-    batches = context.data.held_out.batches(_BATCH, limit=limit, device=context.device)
+    batches = context.data.held_out.batches(quality.BATCH, limit=limit, device=context.device)
     return quality.evaluate(artifact.module, batches, metric, context.device, context.dense.module)
-
-
-def lost(start: quality.Quality, now: quality.Quality) -> float:
-    """Points by which quality has fallen; below 0 where it has risen."""
-    fallen = start.value - now.value if start.higher_is_better else now.value - start.value
-    return start.points * fallen
 
 
 def lowest(found: Mapping[str, float], most: int, together: int = 1) -> list[str]:

@@ -9,6 +9,7 @@ for classes, the mean squared difference otherwise. For lines this tells far bet
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,7 +21,6 @@ from compress.stage import Context
 from compress.training import distillation
 
 _IMAGES = 512  # the order of the edits, not the last digit of what they cost, is what is needed
-_BATCH = 256
 
 
 def moved(
@@ -34,7 +34,8 @@ def moved(
         context: of the run; images come from its training data.
         progress: told the share that is done.
     """
-    batches = [b.inputs for b in context.data.train.batches(_BATCH, limit=_IMAGES, seed=context.recipe.seed)]
+    images = replace(context.calibration, images=min(_IMAGES, len(context.data.train)))  # whatever --calibration says
+    batches = list(images.inputs(quality.BATCH))
     before, found = _outputs(artifact, batches, context), list[float]()
     for number, edits in enumerate(each):
         after = _outputs(apply(Plan(tuple(edits)), artifact), batches, context)

@@ -23,8 +23,6 @@ from compress.refit import refit
 from compress.selection import activations
 from compress.stage import Context
 
-_BATCH = 125
-
 Scores = dict[str, Tensor]
 """By name of the group: (channels,), float64."""
 
@@ -39,9 +37,8 @@ def _magnitude(artifact: Artifact, context: Context, groups: Sequence[Group]) ->
 
 
 def _taylor(artifact: Artifact, context: Context, groups: Sequence[Group]) -> Scores:
-    split, recipe = context.data.train, context.recipe
-    batches = ((b.inputs, b.target) for b in split.batches(_BATCH, limit=recipe.calibration, seed=recipe.seed))
-    products = weight_products(artifact.on(context.device), batches, context.device, recipe.seed)
+    batches = ((b.inputs, b.target) for b in context.calibration.batches())
+    products = weight_products(artifact.on(context.device), batches, context.device, context.recipe.seed)
     return {g.name: taylor(artifact.module, g, products) for g in groups}
 
 

@@ -25,6 +25,7 @@ from torch.fx import GraphModule
 
 from compress.artifact import Artifact, apply
 from compress.edits import Linearize, Plan
+from compress.measure.points import drop
 from compress.recipe import Recipe
 from compress.refit import fit_activations, refit
 from compress.selection import activations
@@ -68,7 +69,7 @@ class Easier:
             shallower = _trained(shallower, context, f"{count} of {most} rectifiers")
             now = activations.held_out(shallower, context)
             curve.append(f"{count}: {now.value:.4f}")
-            if activations.lost(start, now) <= limit:
+            if drop(start, now) <= limit:
                 best, gone = shallower, count
             else:
                 together //= 2

@@ -20,6 +20,7 @@ from compress.edits import Linearize as Affine
 from compress.entropy.spans import Span, choose
 from compress.errors import BadInput
 from compress.measure import quality
+from compress.measure.points import drop
 from compress.recipe import Recipe
 from compress.refit import fit_activations, refit
 from compress.selection import activations
@@ -87,7 +88,7 @@ class Linearize:
             shorter = apply(Plan(_edits(chosen, straight)), artifact)
             if fit_activations.refits(context.recipe):
                 shorter = refit.refitted(shorter, context)
-            lost = activations.lost(start, activations.held_out(shorter, context))
+            lost = drop(start, activations.held_out(shorter, context))
             if lost <= points:
                 sites = sum(len(one.segment.sites) for one in chosen)
                 return shorter.noting(
@@ -117,7 +118,7 @@ class Linearize:
             less = f", {', '.join(one.segment.pointwise)} without its window" if one.segment.pointwise else ""
             said.append(
                 f"Depth: {one.segment.layers[0]} to {one.segment.layers[-1]} as one layer, {', '.join(one.segment.sites)} as "
-                f"lines{less}: saves {gain}; by itself and before any refit it costs {activations.lost(start, alone):.2f} points."
+                f"lines{less}: saves {gain}; by itself and before any refit it costs {drop(start, alone):.2f} points."
             )
             context.progress("cost of stretches", (number + 1) / len(chosen), one.segment.layers[0])
         return said

@@ -22,6 +22,7 @@ from torch.fx import GraphModule, Node
 from compress.artifact import Artifact, apply
 from compress.edits import Plan
 from compress.entropy.collapse import budgets, layer_entropy, smallest
+from compress.measure.points import drop
 from compress.recipe import Recipe
 from compress.refit import fit_activations, refit
 from compress.selection import activations
@@ -77,7 +78,7 @@ class Nepenthe:
             sparser = replace(best, module=cast(GraphModule, unmasked(trained.module, best.module)))
             now = activations.held_out(sparser, context)
             curve.append(f"{pruned:.0f} %: {now.value:.4f}")
-            if activations.lost(start, now) > limit:
+            if drop(start, now) > limit:
                 break
             best, bits = sparser, _bits(sparser, context)
         gone = [path for path, h in bits.items() if h == 0][:most]

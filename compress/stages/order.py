@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compress.artifact import Artifact
+from compress.measure.points import drop
 from compress.recipe import Recipe
 from compress.selection import activations
 from compress.stage import Context, Decides, Stage, Traits
@@ -40,7 +41,7 @@ class Order:
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         tried = [self.depth(self.width(artifact, context), context), self.width(self.depth(artifact, context), context)]
         found = [activations.held_out(one, context) for one in tried]
-        apart = activations.lost(found[0], found[1])  # points by which the second is worse
+        apart = drop(found[0], found[1])  # points by which the second is worse
         said = f"{found[0].value:.4f} and {found[1].value:.4f} of held-out {found[0].metric} before fine-tuning"
         if abs(apart) > found[0].points * found[0].standard_error:
             better = int(apart < 0)

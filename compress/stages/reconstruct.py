@@ -23,13 +23,15 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
 from compress.artifact import Artifact
+from compress.data.calibration import ROWS
+from compress.measure.quality import first_output
 from compress.recipe import Recipe
 from compress.refit import refit as calibration
 from compress.refit.blocks import Block, blocks, spans
 from compress.refit.tape import run
 from compress.refit.walk import refit
 from compress.stage import Context, Traits
-from compress.statistics.collect import drawn_loss, first_tensor, outer_products
+from compress.statistics.collect import drawn_loss, outer_products
 from compress.statistics.layers import layers
 
 _BATCH = 64
@@ -148,8 +150,8 @@ class _Problem:
     def _error(self) -> float:
         total = 0.0
         with torch.no_grad():
-            for at in range(0, len(self.target), calibration.BATCH):
-                part = slice(at, at + calibration.BATCH)
+            for at in range(0, len(self.target), ROWS):
+                part = slice(at, at + ROWS)
                 batch = {name: value[part] for name, value in self.inputs.items()}
                 total += float(self._loss(batch, self.target[part])) * len(self.target[part])
         return total / len(self.target)
@@ -164,8 +166,8 @@ def _forward(module: GraphModule, members: Sequence[Block], inputs: dict[str, Te
     """The exit's value for all images."""
     nodes, found = _nodes(module, members), []
     with torch.no_grad():
-        for at in range(0, len(next(iter(inputs.values()))), calibration.BATCH):
-            batch = {name: value[at : at + calibration.BATCH] for name, value in inputs.items()}
+        for at in range(0, len(next(iter(inputs.values()))), ROWS):
+            batch = {name: value[at : at + ROWS] for name, value in inputs.items()}
             found.append(run(module, nodes, batch)[members[-1].exit])
     return torch.cat(found)
 
@@ -184,7 +186,7 @@ def _distance(pair: calibration.Both, context: Context) -> float:
     total = 0.0
     with torch.no_grad():
         for inputs in pair.batches:
-            one, other = (first_tensor(m(*inputs)) for m in (pair.dense, pair.small))
+            one, other = (first_output(m(*inputs)) for m in (pair.dense, pair.small))
             if context.data.spec.task == "classification" and one.ndim == 2:
                 p, q = one.double().log_softmax(1), other.double().log_softmax(1)
                 total += float((p.exp() * (p - q)).sum())
@@ -223,7 +225,7 @@ def _fisher(
             break
         watch = _Watch(module, names)
         output = watch.run(*inputs)
-        loss = drawn_loss(first_tensor(output), classifier, generator)
+        loss = drawn_loss(first_output(output), classifier, generator)
         gradients = torch.autograd.grad(loss, [watch.kept[name] for name in names], allow_unused=True)
         for name, g in zip(names, gradients, strict=True):
             outer = outer_products(torch.zeros_like(watch.kept[name]) if g is None else g, dims[name])

@@ -15,14 +15,13 @@ from compress.entropy.estimators import ESTIMATORS, BatchMean, from_norm
 from compress.entropy.state import States, count
 from compress.graph import families
 from compress.graph.linearize import channel_axis, channels_at, sites
+from compress.graph.trace.sharing import without_in_place
 
 
 def observed(module: GraphModule, device: torch.device) -> GraphModule:
     """A copy in eval mode on a device, to be hooked: nothing in it works in place or is trainable."""
     module = copy.deepcopy(module).to(device).eval().requires_grad_(False)
-    for part in module.modules():
-        if hasattr(part, "inplace"):
-            part.__dict__["inplace"] = False  # hooked values must not be overwritten
+    without_in_place(module)  # hooked values must not be overwritten
     return module
 
 

@@ -25,6 +25,7 @@ from compress.entropy.estimators import BatchMean
 from compress.entropy.moments import Moments
 from compress.entropy.state import States
 from compress.errors import EmptyData
+from compress.measure.quality import first_output
 from compress.statistics.activation_states import observed, watch
 from compress.statistics.layers import Layer, layers
 
@@ -180,7 +181,7 @@ class _Pass:
         with torch.set_grad_enabled(differentiate):
             result = self.module(*inputs)
             if differentiate:
-                self._fisher(first_tensor(result), len(inputs[0]))
+                self._fisher(first_output(result), len(inputs[0]))
         self.seen += len(inputs[0])
 
     def _consumer(self, one: Layer) -> Callable[..., Tensor | None]:
@@ -221,13 +222,6 @@ def drawn_loss(result: Tensor, classifier: bool, generator: torch.Generator) -> 
         labels = torch.multinomial(result.detach().softmax(1).cpu(), 1, generator=generator)[:, 0]
         return F.cross_entropy(result, labels.to(result.device), reduction="sum")
     return (result * torch.randn(result.shape, generator=generator).to(result.device)).sum()
-
-
-def first_tensor(result: Any) -> Tensor:
-    """The first tensor of a model's output."""
-    while not isinstance(result, Tensor):
-        result = next(iter(result.values() if isinstance(result, dict) else result))
-    return result
 
 
 def outer_products(g: Tensor, channel_dim: int) -> Tensor:

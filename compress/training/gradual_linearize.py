@@ -18,6 +18,7 @@ from torch.fx import GraphModule
 
 from compress.graph import families
 from compress.graph.linearize import Line
+from compress.graph.trace.sharing import without_in_place
 
 _RAMP = 0.75  # share of the steps over which t rises
 
@@ -58,8 +59,7 @@ def blended(module: GraphModule, dense: GraphModule) -> GraphModule:
         act = before.get(path)
         if type(line) is Line and act is not None and type(act) in families.RECTIFIERS and _fits(act, line):
             act = copy.deepcopy(act).requires_grad_(False)
-            if hasattr(act, "inplace"):
-                act.__dict__["inplace"] = False  # the line reads the same input
+            without_in_place(act)  # its affine function reads the same input
             _put(module, path, Blend(act, line).to(line.slope.device))
     return module
 

@@ -34,7 +34,6 @@ from compress.training.gradual_linearize import advance
 from compress.training.setup import Loop, Observer, laid, prepared, seeded, trainable
 
 LOOK = 20  # steps between two looks at the loss on an accelerator, where each look waits for it
-MEASURE_BATCH = 256
 FAILED = 0.8  # training has failed if less than that share of the quality is left (or an error has become 1 / 0.2 times as large)
 
 
@@ -119,7 +118,7 @@ def _run(loop: Loop, metric: quality.Metric) -> tuple[list[Epoch], int, dict[str
     start = time.perf_counter()
 
     def look() -> quality.Quality:
-        batches = (laid(b, loop) for b in loop.data.held_out.batches(MEASURE_BATCH, device=loop.device))
+        batches = (laid(b, loop) for b in loop.data.held_out.batches(quality.BATCH, device=loop.device))
         advance(measured, 1.0)
         return quality.evaluate(measured, batches, metric, loop.device, loop.teacher)
 

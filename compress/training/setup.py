@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from compress.data import Batch, Data, check_output
 from compress.measure import quality
-from compress.progress import Progress
+from compress.progress import Progress, duration
 from compress.recipe import Recipe
 from compress.training.guidance import Guidance, guidance
 from compress.training.losses import Objective, objective, taught
@@ -200,10 +200,3 @@ def _reporter(progress: Progress | None, steps: int, per_epoch: int) -> Callable
         progress("training", step / steps, f"{epoch}, loss {loss:.3g}, {duration(left)} left")
 
     return report
-
-
-def duration(seconds: float) -> str:
-    """`95` -> "1 min 35 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -14,6 +14,7 @@ from torch.fx.node import map_arg
 from compress.graph.channels.atom_state import State, tensors_in, unknown, where
 from compress.graph.channels.atoms import along, slim
 from compress.graph.channels.dispatch import propagate, reads_entries
+from compress.graph.liveness import Liveness
 from compress.graph.trace.shapes import shape_of
 
 _FOLLOWED = 2**19
@@ -35,7 +36,7 @@ def tied_names(module: nn.Module) -> dict[str, str]:
 def walk(s: State, module: GraphModule) -> None:
     """Push atoms through every node; values are let go after their last use."""
     values: dict[Node, Any] = {}
-    left = {node: len(node.users) for node in module.graph.nodes}
+    live = Liveness(module.graph)
     read = _read_parameters(s, module)
     s.modules = dict(module.named_modules(remove_duplicate=False))
     look_up: Callable[[Node], Any] = values.__getitem__
@@ -48,10 +49,8 @@ def walk(s: State, module: GraphModule) -> None:
             unknown(s, node, tensors_in(map_arg(node.args, look_up)), "is the model's output")
         else:
             values[node] = _followed(s, module, node, map_arg(node.args, look_up), map_arg(node.kwargs, look_up))
-        for source in node.all_input_nodes:
-            left[source] -= 1
-            if left[source] == 0:
-                del values[source]
+        for source in live.consumed(node):
+            del values[source]
 
 
 def _followed(s: State, module: GraphModule, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compress.graph.families import CONVOLUTIONS, TRANSPOSED
+from compress.graph.trace.sharing import without_in_place
 
 _LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -73,9 +74,7 @@ def fold(module: GraphModule) -> GraphModule:
             layer.weight = nn.Parameter(layer.weight * _along(scale, layer))
             layer.bias = nn.Parameter(bias.clone())
         _replace(folded, pair.norm, nn.Identity())
-    for part in folded.modules():
-        if hasattr(part, "inplace"):
-            part.__dict__["inplace"] = False  # stored values must survive the layers that read them
+    without_in_place(folded)  # stored values must survive the layers that read them
     return folded
 
 

@@ -27,6 +27,7 @@ from compress.graph import families
 from compress.graph.channels.atom_state import tensors_in
 from compress.graph.channels.solve import Channels
 from compress.graph.linearize import Line
+from compress.graph.liveness import Liveness
 from compress.graph.surgery.remove import staying
 
 _UNIFORM = 1e-5
@@ -149,7 +150,7 @@ def _anything_constant(module: GraphModule) -> bool:
 def _propagate(module: GraphModule, inputs: tuple[Tensor, ...], visit: Callable[[Node, Known], None]) -> None:
     """Run the graph on what is known; `visit` sees the input of every layer that mixes channels."""
     values: dict[Node, Any] = {}
-    left = {node: len(node.users) for node in module.graph.nodes}
+    live = Liveness(module.graph)
     given = iter(inputs)
     look_up: Callable[[Node], Any] = values.__getitem__
     with torch.no_grad():
@@ -165,10 +166,8 @@ def _propagate(module: GraphModule, inputs: tuple[Tensor, ...], visit: Callable[
                     values[node] = _layer(module, node, args, kwargs, visit)
                 else:
                     values[node] = _operation(node, args, kwargs)
-            for source in node.all_input_nodes:
-                left[source] -= 1
-                if left[source] == 0:
-                    del values[source]
+            for source in live.consumed(node):
+                del values[source]
 
 
 def _known(value: Tensor, sure: Tensor) -> Known:

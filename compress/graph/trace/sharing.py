@@ -21,6 +21,13 @@ _SET_STATE = (nn.Module.__setstate__, _ConvNd.__setstate__)
 _COMPILED = "_compiled_call_impl"  # torch.compile's; torch leaves it out of copies, too
 
 
+def without_in_place(module: nn.Module) -> None:
+    """Switch in-place operation of every layer off, so that values that somebody keeps are not overwritten. Changes the model."""
+    for part in module.modules():
+        if hasattr(part, "inplace"):
+            part.__dict__["inplace"] = False
+
+
 def sharing(model: nn.Module) -> nn.Module:
     """The copy: fp32, every parameter trainable. Tensors that are fp32 already share their memory with the model's."""
     memo: dict[int, Any] = {}
