@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import Permute, StochasticDepth
 
-from compress.graph.linearize import line
+from compress.graph.channel_affine import channel_affine
 
 IMAGE, TOKENS, VECTOR = (3, 8, 8), (6, 8), (8,)
 
@@ -784,7 +784,7 @@ def fourier():
 
 
 def some_line(channels, axis=1):
-    return line(torch.rand(channels) + 0.5, torch.randn(channels), axis)
+    return channel_affine(torch.rand(channels) + 0.5, torch.randn(channels), axis)
 
 
 @case(removable="stem.0 first")

@@ -12,7 +12,8 @@ from torch import nn
 from compress.artifact import Artifact, apply
 from compress.data import Data, open_data
 from compress.edits import Linearize, Plan
-from compress.graph.linearize import Line, linearize
+from compress.graph.channel_affine import ChannelAffine
+from compress.graph.linearize import linearize
 from compress.graph.trace.trace import trace
 from compress.recipe import make
 from compress.stage import Context
@@ -52,11 +53,11 @@ def test_it_begins_as_the_dense_model_and_ends_as_the_lines():
         assert torch.equal(settled(model)(x), straight(x))
     assert not any(isinstance(m, Blend) for m in model.modules())
     assert list(model.state_dict()) == list(straight.state_dict())
-    assert isinstance(straight.get_submodule("2"), Line) and isinstance(dense.get_submodule("2"), nn.GELU)
+    assert isinstance(straight.get_submodule("2"), ChannelAffine) and isinstance(dense.get_submodule("2"), nn.GELU)
 
 
 def test_halfway_is_the_mean_of_both():
-    blend, x = Blend(nn.ReLU(), Line(3)), torch.randn(2, 3, 4, 4)
+    blend, x = Blend(nn.ReLU(), ChannelAffine(3)), torch.randn(2, 3, 4, 4)
     blend.advance(0.375)  # half of the three quarters over which it moves
     torch.testing.assert_close(blend(x), (x.relu() + x) / 2)
     shares = []
@@ -70,7 +71,7 @@ def test_slopes_that_no_longer_fit_leave_the_line_alone():
     dense, straight = pair(lambda: nn.PReLU(8))
     dense.get_submodule("0.2").weight = nn.Parameter(torch.ones(12))
     model = blended(straight, dense)
-    assert isinstance(model.get_submodule("0.2"), Line) and isinstance(model.get_submodule("2"), Blend)
+    assert isinstance(model.get_submodule("0.2"), ChannelAffine) and isinstance(model.get_submodule("2"), Blend)
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
@@ -86,7 +87,7 @@ def test_fine_tuning_ends_with_lines_and_measures_what_is_left(digits, monkeypat
     assert steps[0] == [0, 0] and steps[-1] == [1, 1]
     assert all(a[0] <= b[0] for a, b in itertools.pairwise(steps)) and 0.3 < steps[len(steps) * 3 // 8][0] < 0.7
     assert measured == [[1, 1]] * 3
-    assert isinstance(tuned.get_submodule("0.2"), Line) and isinstance(tuned.get_submodule("2"), Line)
+    assert isinstance(tuned.get_submodule("0.2"), ChannelAffine) and isinstance(tuned.get_submodule("2"), ChannelAffine)
     assert not torch.equal(tuned.get_submodule("2").slope, straight.get_submodule("2").slope)
 
 
@@ -97,7 +98,7 @@ def times(model):
 def test_other_fine_tuning_blends_nothing(digits):
     dense, straight = pair()
     context = Context(Artifact(dense, IMAGE), digits, make(epochs=0.2, device="cpu"), torch.device("cpu"))
-    assert isinstance(Finetune()(Artifact(straight, IMAGE), context).module.get_submodule("2"), Line)
+    assert isinstance(Finetune()(Artifact(straight, IMAGE), context).module.get_submodule("2"), ChannelAffine)
 
 
 def test_an_identity_stays_one():

@@ -18,7 +18,7 @@ from compress.entropy.estimators import easier, egp
 from compress.entropy.moments import Positions
 from compress.entropy.state import count
 from compress.errors import EmptyData, UnsupportedModel
-from compress.graph.linearize import Line
+from compress.graph.channel_affine import ChannelAffine
 from compress.graph.trace.trace import trace
 from compress.recipe import make
 from compress.refit import fit_activations, refit
@@ -258,7 +258,7 @@ def test_a_gentle_line_waits_for_training():
     weights = [a.module.get_submodule("two.0").weight for a in found]
     assert torch.equal(weights[0], waiting.dense.module.get_submodule("two.0").weight)
     assert torch.equal(weights[1], weights[2]) and not torch.equal(weights[0], weights[1])
-    assert all(isinstance(a.module.get_submodule("one.2"), Line) for a in found)
+    assert all(isinstance(a.module.get_submodule("one.2"), ChannelAffine) for a in found)
 
 
 def test_a_refit_leaves_what_is_in_front_of_the_lines_as_it_was():

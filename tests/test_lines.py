@@ -15,7 +15,8 @@ from compress.checkpoint.deserialize import from_json
 from compress.checkpoint.serialize import to_json
 from compress.edits import Keep, Linearize, Plan
 from compress.errors import PlanMismatch
-from compress.graph.linearize import Line, line, linearize, sites
+from compress.graph.channel_affine import ChannelAffine, channel_affine
+from compress.graph.linearize import linearize, sites
 from compress.graph.trace.trace import trace
 
 SAME = 1e-5
@@ -55,12 +56,12 @@ def test_a_line_is_slope_times_input_plus_offset_of_each_channel(shape, axis, le
     x, slope, offset = torch.randn(shape), torch.randn(3), torch.randn(3)
     ones = torch.ones(shape)
     expected = torch.einsum(f"{letters},c->{letters}", x, slope) + torch.einsum(f"{letters},c->{letters}", ones, offset)
-    torch.testing.assert_close(line(slope, offset, axis)(x), expected)
+    torch.testing.assert_close(channel_affine(slope, offset, axis)(x), expected)
 
 
 def test_a_new_line_is_the_identity_and_can_be_trained():
     x = torch.randn(2, 3, 4, 4)
-    fresh = Line(3)
+    fresh = ChannelAffine(3)
     assert torch.equal(fresh(x), x)
     fresh(x).square().sum().backward()
     assert all(p.grad is not None and p.grad.shape == (3,) and p.grad.abs().min() > 0 for p in fresh.parameters())
@@ -69,7 +70,7 @@ def test_a_new_line_is_the_identity_and_can_be_trained():
 @pytest.mark.parametrize(("channels", "axis"), [(3, 0), (3, 2), (0, 1)])
 def test_a_line_without_channels_or_on_another_axis_is_refused(channels, axis):
     with pytest.raises(ValueError, match="axis 1 or -1"):
-        Line(channels, axis)
+        ChannelAffine(channels, axis)
 
 
 # ---- where lines can stand -------------------------------------------------------------------------------------------------
@@ -167,7 +168,7 @@ def test_a_line_that_is_the_identity_everywhere_becomes_one():
     module = traced(nn.Sequential(conv(3, 8), nn.ReLU(), head(8)))
     one = linearize(module, [Linearize("1", 8, (1.0,) * 8, (0.0,) * 8)])
     other = linearize(module, [Linearize("1", 8, (1.0,) * 7 + (0.0,), (0.0,) * 8)])
-    assert isinstance(one.get_submodule("1"), nn.Identity) and isinstance(other.get_submodule("1"), Line)
+    assert isinstance(one.get_submodule("1"), nn.Identity) and isinstance(other.get_submodule("1"), ChannelAffine)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from torch import nn
 from compress.artifact import Artifact, apply
 from compress.edits import Linearize, Merge, Plan, Relocate
 from compress.errors import PlanMismatch
-from compress.graph.linearize import Line, sites
+from compress.graph.channel_affine import ChannelAffine
+from compress.graph.linearize import sites
 from compress.graph.merge.segments import blocked, segments
 from compress.graph.trace.trace import trace
 
@@ -30,7 +31,7 @@ def artifact(model, shape=(3, 9, 9), seed=0):
     torch.manual_seed(seed)
     randomise(model.eval())
     for m in model.modules():
-        if isinstance(m, Line):
+        if isinstance(m, ChannelAffine):
             nn.init.uniform_(m.slope, 0.5, 1.5)
             nn.init.uniform_(m.offset, -1, 1)
     module = trace(model, (torch.zeros(1, *shape),)).double()
@@ -201,7 +202,7 @@ def test_a_merge_keeps_type_mode_and_what_is_trained():
 
 @pytest.mark.parametrize("shape", [(6,), (5, 6)])
 def test_linear_layers_and_a_line_are_one_linear_layer(shape):
-    found = artifact(nn.Sequential(nn.Linear(6, 20), Line(20, -1), nn.Dropout(), nn.Linear(20, 4)), shape)
+    found = artifact(nn.Sequential(nn.Linear(6, 20), ChannelAffine(20, -1), nn.Dropout(), nn.Linear(20, 4)), shape)
     done = apply(Plan((Merge(("0", "3")),)), found)
     x = [torch.randn(3, *shape, dtype=torch.float64)]
     assert differ(done, found, x) < EXACT and layers(done) == ["Linear"]
@@ -452,7 +453,7 @@ def test_any_chain_is_one_layer_once_its_padding_is_moved(first, middle, last, s
         elif kind == "p":
             net.append(nn.AvgPool2d(2, stride))
         else:
-            net.append(nn.BatchNorm2d(width) if kind == "n" else Line(width))
+            net.append(nn.BatchNorm2d(width) if kind == "n" else ChannelAffine(width))
         steps += [str(len(net) - 1)] if kind in "135dp" else []
     found = artifact(net, (3, 72, 72), seed)
     (whole,) = [s for s in segments(found.module, found.inputs) if s.layers == tuple(steps)]

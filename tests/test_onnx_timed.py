@@ -15,7 +15,7 @@ from torchvision.models import resnet18
 
 import exporters
 from compress.artifact import Artifact
-from compress.graph.linearize import Line
+from compress.graph.channel_affine import ChannelAffine
 from compress.graph.trace.trace import trace
 from compress.pipeline.latency_cache import _plain
 from exporters import onnx_for_timing
@@ -33,7 +33,7 @@ class Residual(nn.Module):
 
 PARTS = (
     *(
-        Line(8),
+        ChannelAffine(8),
         nn.MaxPool2d(2),
         nn.AvgPool2d(3, 1, 1),
         nn.Identity(),

@@ -26,14 +26,14 @@ from compress.artifact import Artifact
 from compress.data.calibration import STATISTICS
 from compress.entropy.reconstruction import Decoder, Geometry, geometry, on_grid, relative_entropy, shrunk
 from compress.errors import BadInput, UnsupportedModel
-from compress.graph import families
+from compress.graph import operations
 from compress.graph.linearize import channel_axis
 from compress.stage import Context
 from compress.statistics.activation_states import observed
 
 LIMIT = 0.2
 """Share of the input that a plan may lose beyond the dense model before we predict that training will not recover."""
-_ACTIVATIONS = families.RECTIFIERS | {nn.Tanh, nn.Softplus}
+_ACTIVATIONS = operations.ACTIVATIONS | {nn.Tanh, nn.Softplus}
 _SUMS = frozenset({"add", "iadd", "add_"})
 
 

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import GraphModule, Node
 
 from compress.edits import Linearize
 from compress.errors import PlanMismatch
-from compress.graph import families
+from compress.graph import operations
+from compress.graph.channel_affine import channel_affine
 
-_PASSING = families.POOLS | families.SAME
+_PASSING = operations.POOLS | operations.SAME
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def sites(module: GraphModule) -> tuple[Site, ...]:
     """Every rectifier of a traced model in graph order, then those inside submodules that would not trace."""
     calls: dict[str, list[Node]] = {}
     for node in module.graph.nodes:
-        if node.op == "call_module" and type(module.get_submodule(str(node.target))) in families.RECTIFIERS:
+        if node.op == "call_module" and type(module.get_submodule(str(node.target))) in operations.ACTIVATIONS:
             calls.setdefault(str(node.target), []).append(node)
     found = [
         Site(path, nodes[0].name, channel_axis(module, nodes[0]), _refused(module, path, nodes)) for path, nodes in calls.items()
@@ -53,7 +54,7 @@ def sites(module: GraphModule) -> tuple[Site, ...]:
     opaque: dict[str, str] = module.meta.get("opaque", {})
     for path, why in opaque.items():
         for name, part in module.get_submodule(path).named_modules(prefix=path):
-            if type(part) in families.RECTIFIERS:
+            if type(part) in operations.ACTIVATIONS:
                 found.append(Site(name, "", refused=f"it lies inside {path}, which stays whole because it {why}"))
     return tuple(found)
 
@@ -67,11 +68,11 @@ def channel_axis(module: GraphModule, node: Node) -> int:
     while isinstance(source, Node):
         if source.op == "call_module":
             kind = type(module.get_submodule(str(source.target)))
-            if kind is nn.Linear or kind in families.LAST_AXES_NORMS:
+            if kind is nn.Linear or kind in operations.LAST_AXES_NORMS:
                 return -1
             if kind not in _PASSING:
                 return 1
-        elif source.target not in families.ELEMENTWISE and source.target not in families.ELEMENTWISE_METHODS:
+        elif source.target not in operations.ELEMENTWISE and source.target not in operations.ELEMENTWISE_METHODS:
             return 1
         source = next((a for a in source.args if isinstance(a, Node)), None)
     return 1
@@ -115,57 +116,10 @@ def linearize(module: GraphModule, edits: Sequence[Linearize]) -> GraphModule:
     return module
 
 
-class Line(nn.Module):
-    """slope * x + offset, per channel; trainable.
-
-    Args:
-        channels: how many.
-        axis: where they are, 1 (images) or -1 (tokens).
-    """
-
-    slope: nn.Parameter
-    offset: nn.Parameter
-
-    def __init__(self, channels: int, axis: int = 1):
-        super().__init__()
-        if axis not in (1, -1) or channels < 1:
-            raise ValueError(f"a line has its channels on axis 1 or -1 and at least one of them, not {channels} on {axis}")
-        self.axis = axis
-        self.slope = nn.Parameter(torch.empty(channels))
-        self.offset = nn.Parameter(torch.empty(channels))
-        self.reset_parameters()
-
-    @property
-    def channels(self) -> int:
-        """How many channels it has now."""
-        return self.slope.shape[0]
-
-    def reset_parameters(self) -> None:
-        """Back to the identity."""
-        nn.init.ones_(self.slope)
-        nn.init.zeros_(self.offset)
-
-    def forward(self, x: Tensor) -> Tensor:
-        behind = [1] * (x.ndim - 2) if self.axis == 1 else []
-        return x * self.slope.view(-1, *behind) + self.offset.view(-1, *behind)
-
-    def extra_repr(self) -> str:
-        return f"{self.channels}, axis={self.axis}"
-
-
-def line(slope: Tensor, offset: Tensor, axis: int) -> Line:
-    """A line of given numbers, (c,) each, in float32."""
-    made = Line(len(slope), axis)
-    with torch.no_grad():
-        made.slope.copy_(slope)
-        made.offset.copy_(offset)
-    return made
-
-
 def _made(edit: Linearize, axis: int) -> nn.Module:
     if all(m == 1 for m in edit.slope) and not any(edit.offset):
         return nn.Identity()
-    return line(torch.tensor(edit.slope), torch.tensor(edit.offset), axis)
+    return channel_affine(torch.tensor(edit.slope), torch.tensor(edit.offset), axis)
 
 
 def channels_at(node: Node, axis: int) -> int:

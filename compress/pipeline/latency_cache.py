@@ -25,7 +25,7 @@ from torch.fx.node import map_arg
 
 import exporters
 from compress.artifact import Artifact
-from compress.graph.linearize import Line
+from compress.graph.channel_affine import ChannelAffine
 from compress.measure.latency import Timing, compare
 from compress.measure.runtime import choose, runner, usable_cores
 from compress.recipe import Recipe
@@ -43,7 +43,7 @@ def cache_folder() -> Path:
 
 
 _PLAIN = (
-    *(nn.Conv1d, nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.Identity, nn.Dropout, Line),
+    *(nn.Conv1d, nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.Identity, nn.Dropout, ChannelAffine),
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh),
 )
 

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from compress.graph.families import FUNCTIONAL_CONVOLUTIONS
 from compress.graph.merge.layer_maps import BATCH_NORMS
+from compress.graph.operations import FUNCTIONAL_CONVOLUTIONS
 from compress.statistics.layers import LAYERS, columns
 
 

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from compress.entropy.estimators import ESTIMATORS, BatchMean, from_norm
 from compress.entropy.state import States, count
-from compress.graph import families
+from compress.graph import operations
 from compress.graph.linearize import channel_axis, channels_at, sites
 from compress.graph.trace.sharing import without_in_place
 
@@ -40,7 +40,7 @@ def watch(
     """
     calls: dict[str, list[Node]] = {}
     for node in module.graph.nodes:
-        if node.op == "call_module" and type(module.get_submodule(str(node.target))) in families.RECTIFIERS:
+        if node.op == "call_module" and type(module.get_submodule(str(node.target))) in operations.ACTIVATIONS:
             calls.setdefault(str(node.target), []).append(node)
     handles: list[RemovableHandle] = []
     for path, nodes in calls.items():
@@ -92,6 +92,6 @@ def data_free(module: GraphModule) -> dict[str, float]:
     for site in sites(module):
         source = nodes[site.node].args[0] if site.node else None
         norm = module.get_submodule(str(source.target)) if isinstance(source, Node) and source.op == "call_module" else None
-        if type(norm) in families.PER_CHANNEL_NORMS and isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.affine:
+        if type(norm) in operations.PER_CHANNEL_NORMS and isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.affine:
             found[site.path] = float(from_norm(norm.weight, norm.bias).mean())
     return found

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compress.entropy.moments import Positions, Window, entries, patches, sample
-from compress.graph.families import CONVOLUTIONS, TRANSPOSED
+from compress.graph.operations import CONVOLUTIONS, TRANSPOSED
 
 LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
 

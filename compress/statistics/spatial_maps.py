@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
 from compress.entropy.spatial import Spatial, spatial
-from compress.graph import families
+from compress.graph import operations
 from compress.measure.device import placed
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
-_BEHIND = families.PER_CHANNEL_NORMS | families.SAME | {nn.PReLU}
+_BEHIND = operations.PER_CHANNEL_NORMS | operations.SAME | {nn.PReLU}
 
 
 class Watching(Interpreter):

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from compress.graph import families
-from compress.graph.linearize import Line
+from compress.graph import operations
+from compress.graph.channel_affine import ChannelAffine
 from compress.graph.trace.sharing import without_in_place
 
 _RAMP = 0.75  # share of the steps over which t rises
@@ -28,7 +28,7 @@ class Blend(nn.Module):
 
     t: Tensor
 
-    def __init__(self, act: nn.Module, line: Line):
+    def __init__(self, act: nn.Module, line: ChannelAffine):
         super().__init__()
         self.act, self.line = act, line
         self.register_buffer("t", torch.zeros(()))
@@ -57,7 +57,7 @@ def blended(module: GraphModule, dense: GraphModule) -> GraphModule:
     before: dict[str, nn.Module] = dict(dense.named_modules())
     for path, line in list(module.named_modules()):
         act = before.get(path)
-        if type(line) is Line and act is not None and type(act) in families.RECTIFIERS and _fits(act, line):
+        if type(line) is ChannelAffine and act is not None and type(act) in operations.ACTIVATIONS and _fits(act, line):
             act = copy.deepcopy(act).requires_grad_(False)
             without_in_place(act)  # its affine function reads the same input
             _put(module, path, Blend(act, line).to(line.slope.device))
@@ -72,7 +72,7 @@ def settled(module: GraphModule) -> GraphModule:
     return module
 
 
-def _fits(act: nn.Module, line: Line) -> bool:
+def _fits(act: nn.Module, line: ChannelAffine) -> bool:
     return all(p.numel() in (1, line.channels) for p in act.parameters())
 
 

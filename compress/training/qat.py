@@ -28,8 +28,8 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.nn.utils import parametrize
 
 from compress.data import Data
-from compress.graph.families import CONVOLUTIONS, TRANSPOSED
 from compress.graph.merge.batch_norm import fold
+from compress.graph.operations import CONVOLUTIONS, TRANSPOSED
 from compress.progress import Progress
 from compress.recipe import Recipe
 from compress.training.loop import Training, train

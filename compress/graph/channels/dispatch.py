@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from compress.graph import families
+from compress.graph import operations
+from compress.graph.channel_affine import ChannelAffine
 from compress.graph.channels import layer_rules, op_rules
 from compress.graph.channels.atom_state import Sized, State, positions_only, tensors_in, unknown
-from compress.graph.linearize import Line
 
 Args = tuple[Any, ...]
 Kwargs = Mapping[str, Any]
@@ -46,8 +46,8 @@ def reads_entries(node: Node) -> bool:
 def follows_sizes(node: Node) -> bool:
     """Whether surgery rewrites the sizes among the arguments of this node."""
     if node.op == "call_method":
-        return node.target in families.SIZED_METHODS
-    return node.target in families.SIZED or node.target is operator.getitem
+        return node.target in operations.SIZED_METHODS
+    return node.target in operations.SIZED or node.target is operator.getitem
 
 
 # ---- plain numbers ---------------------------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def _plain(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
 
 def _reads_sizes(node: Node) -> bool:
     if node.op == "call_method":
-        return node.target in families.SIZE_METHODS
+        return node.target in operations.SIZE_METHODS
     return node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")
 
 
@@ -102,24 +102,24 @@ def _module(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwarg
     if m._forward_pre_hooks or m._forward_hooks:
         return unknown(s, node, found, "has hooks, which may change what it computes")
     x = found[0]
-    if kind in families.SAME:
+    if kind in operations.SAME:
         return x
-    if kind in families.POOLS:
+    if kind in operations.POOLS:
         return op_rules.spatial(s, node, x)
     own = [f"{path}.{n}" for n, t in (*m._parameters.items(), *m._buffers.items()) if t is not None and t.ndim == 1]
     weight, bias = f"{path}.weight", f"{path}.bias" if f"{path}.bias" in own else None
-    if kind in families.CONVOLUTIONS or kind in families.TRANSPOSED:
+    if kind in operations.CONVOLUTIONS or kind in operations.TRANSPOSED:
         sizes = (m.out_channels, m.groups, m.weight.ndim)
-        return layer_rules.convolution(s, node, x, weight, bias, sizes, kind in families.TRANSPOSED)
+        return layer_rules.convolution(s, node, x, weight, bias, sizes, kind in operations.TRANSPOSED)
     if kind is nn.Linear:
         return layer_rules.linear(s, node, x, weight, bias, m.out_features)
-    if kind in families.PER_CHANNEL_NORMS or kind is nn.GroupNorm:
+    if kind in operations.PER_CHANNEL_NORMS or kind is nn.GroupNorm:
         return layer_rules.per_channel_norm(s, node, x, own, m.num_groups if kind is nn.GroupNorm else 0)
-    if kind in families.LAST_AXES_NORMS:
+    if kind in operations.LAST_AXES_NORMS:
         return layer_rules.layer_norm(s, node, x, own, len(m.normalized_shape))
     if kind is nn.PReLU:
         return layer_rules.prelu(s, node, x, weight, m.num_parameters)
-    if kind is Line:
+    if kind is ChannelAffine:
         return layer_rules.line(s, node, x, own, m.axis)
     return _moving_module(s, node, m, x, found)
 
@@ -128,13 +128,13 @@ def _moving_module(s: State, node: Node, m: Any, x: Tensor, found: list[Tensor])
     kind = type(m)
     if kind is nn.Flatten:
         return m(x)
-    if kind in families.PIXEL_SHUFFLES:
+    if kind in operations.PIXEL_SHUFFLES:
         return op_rules.pixels(s, x, m)
     if kind is nn.ChannelShuffle:
         return op_rules.shuffled(s, x, m.groups)
     if kind is nn.GLU:
         return op_rules.gated(s, x, m.dim)
-    if kind in families.SOFTMAXES and m.dim is not None:
+    if kind in operations.SOFTMAXES and m.dim is not None:
         return positions_only(s, node, x, [m.dim], "normalises over channels")
     return unknown(s, node, found, f"({kind.__name__}) is not known to the solver")
 
@@ -144,21 +144,21 @@ def _moving_module(s: State, node: Node, m: Any, x: Tensor, found: list[Tensor])
 
 def _method(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     name, x = str(node.target), args[0]
-    if name in families.SIZED_METHODS:
+    if name in operations.SIZED_METHODS:
         # Atoms are expanded views, which only reshape takes; on the activations themselves view and reshape agree.
         move = getattr(x, "reshape" if name == "view" else name)
         return op_rules.sized(s, node, args, kwargs, lambda: move(*args[1:], **kwargs))
-    if name in families.MOVEMENT_METHODS:
+    if name in operations.MOVEMENT_METHODS:
         return getattr(x, name)(*args[1:], **kwargs)
-    if name in families.CASTS:
+    if name in operations.CASTS:
         return x
-    if name in families.ELEMENTWISE_METHODS:
+    if name in operations.ELEMENTWISE_METHODS:
         return op_rules.elementwise(s, node, tensors_in((args, kwargs)))
-    if name in families.REDUCTION_METHODS:
+    if name in operations.REDUCTION_METHODS:
         return op_rules.reduced(s, node, x, _dims(x, args, kwargs))
-    if name in families.ALONG:
+    if name in operations.ALONG:
         return _along(s, node, name, args, kwargs)
-    if name in families.PRODUCT_METHODS:
+    if name in operations.PRODUCT_METHODS:
         return op_rules.matmul(s, node, args[0], args[1])
     if name in ("reshape_as", "view_as"):
         return op_rules.shaped_as(s, x, args[1])
@@ -170,28 +170,28 @@ def _method(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
 def _function(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     f: Any = node.target
     x: Any = args[0] if args else kwargs.get("input")
-    if f is getattr and args[1] in families.ATTRIBUTES:
+    if f is getattr and args[1] in operations.ATTRIBUTES:
         return getattr(x, args[1])
     if f is operator.getitem:
         return x[args[1]] if not isinstance(x, Tensor) else op_rules.picked(s, node, x, args[1])
-    if f in families.SIZED:
+    if f in operations.SIZED:
         return op_rules.sized(s, node, args, kwargs, lambda: f(*args, **kwargs))
-    if f in families.MOVEMENT:
+    if f in operations.MOVEMENT:
         return f(*args, **kwargs)
-    if f in families.ELEMENTWISE:
+    if f in operations.ELEMENTWISE:
         return op_rules.elementwise(s, node, tensors_in((args, kwargs)))
-    if f in families.POOLING:
+    if f in operations.POOLING:
         return op_rules.spatial(s, node, x)
-    if f in families.JOINS:
+    if f in operations.JOINS:
         dim = _argument(args, kwargs, 1, "dim", kwargs.get("axis", 0))
         return op_rules.joined(s, node, args[0] if args else kwargs["tensors"], dim, f is torch.stack)
-    if f in families.REDUCTIONS:
+    if f in operations.REDUCTIONS:
         return op_rules.reduced(s, node, x, _dims(x, args, kwargs))
-    if f in families.ALONG_FUNCTIONS:
+    if f in operations.ALONG_FUNCTIONS:
         return _along(s, node, f.__name__, args, kwargs)
-    if f in families.PRODUCTS:
+    if f in operations.PRODUCTS:
         return op_rules.matmul(s, node, args[0], args[1])
-    if f in families.PIXELS:
+    if f in operations.PIXELS:
         return op_rules.pixels(s, x, lambda t: f(t, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"}))
     special = _SPECIAL.get(f)
     return special(s, node, args, kwargs) if special else unknown(s, node, tensors_in((args, kwargs)))
@@ -267,7 +267,7 @@ def _attention(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
 
 _SPECIAL: dict[Any, Callable[[State, Node, Args, Kwargs], Any]] = {
     F.linear: _functional_layer,
-    **dict.fromkeys(families.FUNCTIONAL_CONVOLUTIONS, _functional_layer),
+    **dict.fromkeys(operations.FUNCTIONAL_CONVOLUTIONS, _functional_layer),
     F.layer_norm: _functional_norm,
     F.batch_norm: _functional_norm,
     F.prelu: _functional_prelu,
@@ -279,16 +279,16 @@ _SPECIAL: dict[Any, Callable[[State, Node, Args, Kwargs], Any]] = {
     torch.channel_shuffle: lambda s, node, args, kwargs: op_rules.shuffled(s, args[0], _argument(args, kwargs, 1, "groups")),
     torch.unbind: lambda s, node, args, kwargs: op_rules.unbound(s, node, args[0], _argument(args, kwargs, 1, "dim", 0)),
 }
-_LAYERS = (*families.FUNCTIONAL_LAYERS, F.prelu)
+_LAYERS = operations.FUNCTIONAL_LAYERS
 _ENTRIES = frozenset(
     {getattr, operator.getitem, *(f for f in _SPECIAL if f not in _LAYERS)}
-    | families.SIZED
-    | families.MOVEMENT
-    | families.ELEMENTWISE
-    | families.POOLING
-    | families.JOINS
-    | families.REDUCTIONS
-    | families.ALONG_FUNCTIONS
-    | families.PRODUCTS
-    | families.PIXELS
+    | operations.SIZED
+    | operations.MOVEMENT
+    | operations.ELEMENTWISE
+    | operations.POOLING
+    | operations.JOINS
+    | operations.REDUCTIONS
+    | operations.ALONG_FUNCTIONS
+    | operations.PRODUCTS
+    | operations.PIXELS
 )

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from compress.graph.families import CONVOLUTIONS, TRANSPOSED
+from compress.graph.operations import CONVOLUTIONS, TRANSPOSED
 from compress.graph.trace.sharing import without_in_place
 
 _LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)

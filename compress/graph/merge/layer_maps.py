@@ -15,21 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.graph import families
-from compress.graph.linearize import Line
+from compress.graph import operations
+from compress.graph.channel_affine import ChannelAffine
 from compress.graph.merge.affine import Form, Kernel
 from compress.graph.merge.batch_norm import affine
 
 BATCH_NORMS = frozenset({nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm})
 AVERAGES: dict[type[nn.Module], int] = {nn.AvgPool1d: 1, nn.AvgPool2d: 2, nn.AvgPool3d: 3}
-LAYERS = families.CONVOLUTIONS | frozenset(AVERAGES) | {nn.Linear}
-"""What a plan names; norms and lines go with them."""
+LAYERS = operations.AFFINE_MAPS
+"""What a plan names; norms and linearized activations go with them."""
 
 
 def form(m: Any) -> Form | str:
     """The map of a layer without its numbers, or why it is none."""
     kind = type(m)
-    if kind in families.CONVOLUTIONS:
+    if kind in operations.CONVOLUTIONS:
         return _convolution(m)
     if kind is nn.Linear:
         return Form(m.in_features, m.out_features, biased=m.bias is not None)
@@ -39,7 +39,7 @@ def form(m: Any) -> Form | str:
         if m.running_mean is None:
             return "has no running statistics"
         return Form(m.num_features, m.num_features, m.num_features, biased=True)
-    if kind is Line:
+    if kind is ChannelAffine:
         return Form(m.channels, m.channels, m.channels, biased=True)
     return f"({kind.__name__}) is not linear"
 
@@ -87,7 +87,7 @@ def kernel(m: Any, like: Form) -> Kernel:
     if type(m) in BATCH_NORMS:
         scale, shift = affine(copy.deepcopy(m).double())
         return Kernel(like, scale[:, None], shift)
-    if type(m) is Line:
+    if type(m) is ChannelAffine:
         return Kernel(like, _double(m.slope)[:, None], _double(m.offset))
     return Kernel(like, _double(m.weight), None if m.bias is None else _double(m.bias))
 

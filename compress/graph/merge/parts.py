@@ -19,8 +19,8 @@ from torch import nn
 from torch.fx import GraphModule, Node
 from torchvision.ops import StochasticDepth
 
-from compress.graph import families
-from compress.graph.linearize import Line
+from compress.graph import operations
+from compress.graph.channel_affine import ChannelAffine
 from compress.graph.merge import layer_maps
 from compress.graph.merge.affine import Form
 
@@ -144,12 +144,12 @@ def leaf(module: GraphModule, node: Node, place: int, refused: Mapping[str, str]
         return Leaf(node, place, "flatten")
     if path in refused:
         return f"cannot be changed: {refused[path]}"
-    if kind in families.RECTIFIERS:
+    if kind in operations.ACTIVATIONS:
         return Leaf(node, place, "site")
     form = layer_maps.form(m)
     if isinstance(form, str):
         return form
-    axis = -1 if kind is nn.Linear else m.axis if kind is Line else 1
+    axis = -1 if kind is nn.Linear else m.axis if kind is ChannelAffine else 1
     return Leaf(node, place, "layer" if kind in layer_maps.LAYERS else "norm", form, axis)
 
 

@@ -20,7 +20,7 @@ from torch.fx import GraphModule
 
 from compress.edits import Pointwise
 from compress.errors import PlanMismatch
-from compress.graph import families
+from compress.graph import operations
 from compress.graph.merge import layer_maps
 from compress.graph.merge.affine import Form
 from compress.graph.merge.parts import shared
@@ -45,7 +45,7 @@ def pointwise(module: GraphModule, edits: Sequence[Pointwise]) -> GraphModule:
     refused, known = shared(module), dict(module.named_modules())
     for edit in edits:
         layer: Any = known.get(edit.layer)
-        form = layer_maps.form(layer) if type(layer) in families.CONVOLUTIONS else "is no convolution of this model"
+        form = layer_maps.form(layer) if type(layer) in operations.CONVOLUTIONS else "is no convolution of this model"
         made = narrowed(form) if isinstance(form, Form) else None
         if made is None or edit.layer in refused:
             why = form if isinstance(form, str) else refused.get(edit.layer, "its sizes would change, or it has no window")

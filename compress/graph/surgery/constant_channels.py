@@ -23,18 +23,18 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from compress.edits import Keep
-from compress.graph import families
+from compress.graph import operations
+from compress.graph.channel_affine import ChannelAffine
 from compress.graph.channels.atom_state import tensors_in
 from compress.graph.channels.solve import Channels
-from compress.graph.linearize import Line
 from compress.graph.liveness import Liveness
 from compress.graph.surgery.remove import staying
 
 _UNIFORM = 1e-5
 """Relative spread over positions that is float32 adding the same numbers in another order."""
-_READERS = families.CONVOLUTIONS | families.TRANSPOSED | {nn.Linear}
-_MOVES = families.MOVEMENT | families.SIZED | families.JOINS | families.PIXELS | {operator.getitem}
-_MOVE_METHODS = families.MOVEMENT_METHODS | families.SIZED_METHODS | families.CASTS | {"unbind"}
+_READERS = operations.CONVOLUTIONS | operations.TRANSPOSED | {nn.Linear}
+_MOVES = operations.MOVEMENT | operations.SIZED | operations.JOINS | operations.PIXELS | {operator.getitem}
+_MOVE_METHODS = operations.MOVEMENT_METHODS | operations.SIZED_METHODS | operations.CASTS | {"unbind"}
 _TIMES = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
 
 
@@ -101,7 +101,7 @@ def _collect(
     path = str(node.target)
     m: Any = module.get_submodule(path)
     weight = channels.tied.get(f"{path}.weight", "")
-    dim = 0 if type(m) in families.TRANSPOSED else 1
+    dim = 0 if type(m) in operations.TRANSPOSED else 1
     role, labels = channels.axes.get((weight, dim), ("", torch.empty(0)))
     if role != "in" or bool(stays[labels].all()):
         return
@@ -121,7 +121,7 @@ def _collect(
 
 def _add(m: Any, share: _Share) -> None:
     with torch.no_grad():
-        dim = 0 if type(m) in families.TRANSPOSED else 1
+        dim = 0 if type(m) in operations.TRANSPOSED else 1
         m.weight.index_fill_(dim, share.gone.nonzero()[:, 0], 0.0)
         if m.bias is None:
             m.bias = nn.Parameter(share.bias.clone())
@@ -132,11 +132,11 @@ def _add(m: Any, share: _Share) -> None:
 def _anything_constant(module: GraphModule) -> bool:
     """Whether any layer has a filter of zeros, a norm a gamma or a line a slope of 0: without those nothing is constant."""
     for m in module.modules():
-        weight = getattr(m, "slope" if type(m) is Line else "weight", None)
+        weight = getattr(m, "slope" if type(m) is ChannelAffine else "weight", None)
         if not isinstance(weight, Tensor):
             continue
         if type(m) in _READERS:
-            rows = weight.movedim(1, 0) if type(m) in families.TRANSPOSED else weight
+            rows = weight.movedim(1, 0) if type(m) in operations.TRANSPOSED else weight
             if bool((rows.flatten(1) == 0).all(1).any()):
                 return True
         elif weight.ndim == 1 and bool((weight == 0).any()):
@@ -216,16 +216,16 @@ def _layer(
         visit(node, x)
         doubt = _bare(m, nn.Parameter((m.weight != 0).to(value.dtype), requires_grad=False))((~x.sure).to(value.dtype))
         return _known(value, doubt == 0)
-    if kind in families.SAME or kind is nn.PReLU:
+    if kind in operations.SAME or kind is nn.PReLU:
         return _known(value, x.sure)
-    if kind in families.POOLS:
+    if kind in operations.POOLS:
         return _known(value, _whole_channels(x.sure, value.ndim))
-    if kind in (nn.Flatten, nn.ChannelShuffle) or kind in families.PIXEL_SHUFFLES:
+    if kind in (nn.Flatten, nn.ChannelShuffle) or kind in operations.PIXEL_SHUFFLES:
         return _known(value, m(x.sure.to(value.dtype)) > 0)
-    if kind is Line:
+    if kind is ChannelAffine:
         flat = (m.slope == 0).view(-1, *[1] * (value.ndim - 2 if m.axis == 1 else 0))
         return _known(value, x.sure | flat)
-    if (kind in families.PER_CHANNEL_NORMS or kind is nn.GroupNorm) and m.weight is not None:
+    if (kind in operations.PER_CHANNEL_NORMS or kind is nn.GroupNorm) and m.weight is not None:
         off = (m.weight == 0).view(1, -1, *[1] * (value.ndim - 2))
         running = getattr(m, "running_mean", None) is not None
         return _known(value, (x.sure | off) if running else off)
@@ -262,7 +262,7 @@ def _operation(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
         if isinstance(value, Tensor):
             return _known(value, sure > 0)
         return tuple(_known(v, s > 0) for v, s in zip(value, sure, strict=True))
-    if target in families.ELEMENTWISE or (node.op == "call_method" and target in families.ELEMENTWISE_METHODS):
+    if target in operations.ELEMENTWISE or (node.op == "call_method" and target in operations.ELEMENTWISE_METHODS):
         sure = torch.ones((), dtype=torch.bool)
         for k in known:
             sure = sure & k.sure
@@ -273,6 +273,6 @@ def _operation(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
     if name in ("mean", "sum", "amax") and len(known) == 1:
         return _known(value, call(lambda k: (~k.sure).to(k.value.dtype)) == 0)
-    if target in families.POOLING and len(known) == 1:
+    if target in operations.POOLING and len(known) == 1:
         return _known(value, _whole_channels(known[0].sure, value.ndim))
     return _unsure(cast(object, value))

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from compress.graph.channels.atom_state import Sized
 from compress.graph.channels.atoms import along
 from compress.graph.channels.propagation import differs
-from compress.graph.families import FUNCTIONAL_CONVOLUTIONS
+from compress.graph.operations import FUNCTIONAL_CONVOLUTIONS
 
 
 def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counted: frozenset[str]) -> None:

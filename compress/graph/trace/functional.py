@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Graph, Node
 
-from compress.graph import families
+from compress.graph import operations
 
 ACTIVATIONS: dict[Any, tuple[type[nn.Module], tuple[str, ...]]] = {
     # function or method name -> (module, its arguments behind the input, in order)
@@ -88,7 +88,7 @@ def module_per_call(root: nn.Module, graph: Graph) -> None:
     called: set[str] = set()
     for node in graph.nodes:
         path = str(node.target)
-        if node.op != "call_module" or type(part := modules[path]) not in families.RECTIFIERS:
+        if node.op != "call_module" or type(part := modules[path]) not in operations.ACTIVATIONS:
             continue
         if path in called and not list(part.parameters()):
             node.target = _free(path, root, taken)

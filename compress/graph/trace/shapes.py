@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Interpreter, Node
 from torch.fx.node import map_arg
 
-from compress.graph import families
+from compress.graph import operations
 
 
 def note_shapes(root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> None:
@@ -85,7 +85,7 @@ _ARITHMETIC = frozenset({operator.add, operator.iadd, operator.sub, operator.mul
 
 
 def _function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A function's value. Those of whole families of networks are known without a call, whose overhead is most of the time."""
+    """A function's value. Those of whole operations of networks are known without a call, whose overhead is most of the time."""
     if function in _ARITHMETIC and len(args) == 2 and not kwargs:
         wide, other = sorted(args, key=lambda a: a.numel() if isinstance(a, Tensor) else 0, reverse=True)
         if _floats(wide) and (type(other) in (int, float) or (_floats(other) and _fits(other.shape, wide.shape))):
@@ -150,7 +150,7 @@ def _attended(m: nn.MultiheadAttention, *given: Any) -> bool:
 def _sizes(m: Any, x: Tensor) -> tuple[int, ...] | torch.Size | None:
     """The output's sizes where arithmetic tells that the layer takes this input; None where it has to be called."""
     kind = type(m)
-    if kind in families.SAME:
+    if kind in operations.SAME:
         return x.shape
     if kind in _BATCH_NORMS:
         return x.shape if x.ndim == _BATCH_NORMS[kind] and x.shape[1] == m.num_features else None
@@ -160,7 +160,7 @@ def _sizes(m: Any, x: Tensor) -> tuple[int, ...] | torch.Size | None:
         return x.shape if x.shape[-len(m.normalized_shape) :] == m.normalized_shape else None
     if kind is nn.AdaptiveAvgPool2d and type(m.output_size) is int:
         return (*x.shape[:2], m.output_size, m.output_size) if x.ndim == 4 else None
-    return _convolved(m, x) if kind in families.CONVOLUTIONS else None
+    return _convolved(m, x) if kind in operations.CONVOLUTIONS else None
 
 
 _BATCH_NORMS: dict[type[nn.Module], int] = {nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}

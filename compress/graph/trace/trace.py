@@ -26,7 +26,7 @@ from torch.fx import Graph, GraphModule, Node, Proxy, Tracer, _symbolic_trace
 from torchvision.ops import StochasticDepth
 
 from compress.errors import BadInput, UnsupportedModel
-from compress.graph.linearize import Line
+from compress.graph.channel_affine import ChannelAffine
 from compress.graph.trace.control_flow import Branches, Number
 from compress.graph.trace.functional import module_per_call, modules_for_functions
 from compress.graph.trace.shapes import note_shapes
@@ -139,7 +139,7 @@ class _ModelTracer(Tracer):
         self.failed_in = ""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if module_qualified_name in self.opaque or isinstance(m, StochasticDepth | Line):
+        if module_qualified_name in self.opaque or isinstance(m, StochasticDepth | ChannelAffine):
             # StochasticDepth reads self.training: as a leaf it still tells train() from eval() after tracing.
             return True
         # The sizes inside an Unflatten are arguments that follow the channels, like those of the function.
