@@ -64,7 +64,7 @@ def test_every_operation_of_the_table_is_one_that_a_checkpoint_may_name():
     assert {name for name in operations.methods(*rules) if hasattr(Tensor, name)} == set(allowlist.METHODS)
     kinds = {kind for row in operations.LAYERS for kind in operations.classes(row).values()}
     assert kinds == set(allowlist.LAYER_NAMES)
-    assert operations.ACTIVATIONS | operations.AFFINE_MAPS <= kinds
+    assert kinds >= operations.ACTIVATIONS | operations.AFFINE_MAPS
 
 
 @pytest.mark.parametrize("row", [row for row in operations.OPERATIONS if row.rule], ids=lambda row: row.rule)
