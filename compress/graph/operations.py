@@ -113,8 +113,8 @@ OPERATIONS: tuple[Operations, ...] = (
         "diag_embed diagonal diff dot einsum fliplr flipud floor_divide fmod frac full_like gather hstack hypot index_select "
         "isfinite isinf isnan kthvalue layer_norm log10 log2 logaddexp logical_xor logsumexp masked_fill max median meshgrid "
         "min mm narrow norm ones_like outer polar prod rand_like randn_like real remainder repeat_interleave rot90 rsub scatter "
-        "scatter_add select sort split_with_sizes std_mean take_along_dim tan tensor_split tensordot topk tril triu trunc var_mean vstack "
-        "zeros_like _assert",
+        "scatter_add select sort split_with_sizes std_mean take_along_dim tan tensor_split tensordot topk tril triu trunc "
+        "var_mean vstack zeros_like _assert",
         functional="adaptive_max_pool3d affine_grid alpha_dropout bilinear conv_transpose1d conv_transpose2d conv_transpose3d "
         "cosine_similarity dropout1d dropout2d dropout3d embedding feature_alpha_dropout fold grid_sample group_norm "
         "gumbel_softmax hardshrink instance_norm local_response_norm logsigmoid lp_pool3d max_unpool1d max_unpool2d max_unpool3d "
