@@ -2,6 +2,7 @@
 #   make demo    a whole run on small images that come with scikit-learn
 #   make test    the default tests (no GPU, no downloads besides packages)
 #   make check   ruff, pyright and the tests: what a change has to pass
+#   make docs    the generated tables and the picture, then the site, into build/site
 # PYTHON=python3.12 picks an interpreter; pip's own environment variables (PIP_INDEX_URL ...) pick where packages come from.
 
 PYTHON ?= python3
@@ -32,6 +33,8 @@ format: $(VENV)/.dev
 
 docs: $(VENV)/.test
 	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/front_picture.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) demo-out build *.egg-info
