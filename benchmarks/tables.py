@@ -107,18 +107,20 @@ def formats_table() -> str:
     return markdown(["format", "file", "compared in", "fewer bits", "fixed batch", "needs"], rows)
 
 
+ERRORS = ("compress.errors", "compress.commands.bench", "exporters.errors", "exporters.opset17")
+"""Modules that define errors."""
+
+
 def errors_table() -> str:
-    """Every class of `compress.errors` and `exporters.errors` with the exit code that the command line gives it."""
-    from compress import errors
+    """Every class of error with the exit code that the command line gives it."""
     from compress.cli.guard import sentence
-    from exporters import errors as of_exporters
 
     rows = []
-    for module in (errors, of_exporters):
-        for name, one in vars(module).items():
-            if isinstance(one, type) and issubclass(one, BaseException):
+    for place in ERRORS:
+        for name, one in vars(importlib.import_module(place)).items():
+            if isinstance(one, type) and issubclass(one, BaseException) and one.__module__ == place:
                 code = getattr(one, "exit_code", None) or sentence(one.__new__(one))[1]
-                rows.append([f"`{module.__name__}.{name}`", str(code), (one.__doc__ or "").partition("\n")[0]])
+                rows.append([f"`{place}.{name}`", str(code), (one.__doc__ or "").partition("\n")[0]])
     return markdown(["class", "exit code", "meaning"], rows)
 
 
