@@ -1,7 +1,9 @@
-"""The docs cannot rot: what they say of commands, settings, methods, formats, numbers and files is true and complete."""
+"""The docs cannot rot: what they say of commands, settings, methods, formats, errors, numbers and files is true and complete."""
 
 from __future__ import annotations
 
+import ast
+import html
 import importlib.util
 import json
 import os
@@ -13,28 +15,39 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from pages import PAGES, README, ROOT, name, prose
 
+import compress
 import exporters
 from compress.cli.main import cli
-from compress.data.settings import Settings
+from compress.data.settings import AugmentSettings, Settings, SplitSettings
 from compress.method_table import METHODS
 from compress.recipe import Recipe, from_toml, make
+from exporters.standalone import engine
 
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
-PAGES = sorted(path for path in ROOT.glob("*.md"))
+TEXT = README.read_text()
+ROOT_PAGES = sorted(ROOT.glob("*.md"))
+HAND_WRITTEN = [page for page in PAGES if page != README]
 
 
-def tables() -> ModuleType:
-    """benchmarks/tables.py, which is a script and no package."""
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
+def script(name: str) -> ModuleType:
+    """A script of benchmarks/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # data classes look their module up
     spec.loader.exec_module(module)
     return module
 
 
-@pytest.mark.parametrize("path", tables().documents(), ids=lambda p: p.name)
+def tables() -> ModuleType:
+    return script("tables")
+
+
+# Numbers, tables and the picture
+
+
+@pytest.mark.parametrize("path", tables().documents(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_marked_numbers_and_tables_are_those_of_the_results(path: Path):
     text = path.read_text()
     assert text == tables().current(text), "run 'make docs'"
@@ -51,68 +64,198 @@ def test_a_number_that_was_typed_by_hand_is_found(tmp_path: Path):
     assert "| half, kept | 1.2 |" in tables().current(named, tmp_path)
 
 
+def test_a_number_of_the_code_comes_from_the_code():
+    stale = "<!-- constant: compress.report.records:SCHEMA; d -->99<!-- end -->"
+    assert tables().current(stale) == stale.replace("99", "1")
+
+
 def test_a_marker_without_a_result_fails(tmp_path: Path):
     with pytest.raises(FileNotFoundError):
         tables().current("<!-- result: none.json:x; .2f -->1<!-- end -->", tmp_path)
 
 
+def test_the_picture_of_the_readme_is_that_of_the_results():
+    picture = script("front_picture")
+    assert picture.PICTURE.read_text() == picture.drawn(), "run 'make docs'"
+    assert f"({picture.PICTURE.relative_to(ROOT)})" in TEXT
+
+
+def test_the_picture_changes_with_the_results(tmp_path: Path):
+    picture = script("front_picture")
+    for path in ("vgg16_deployed.json", "resnet20.json"):
+        (tmp_path / path).write_bytes((picture.RESULTS / path).read_bytes())
+    found = json.loads((tmp_path / "vgg16_deployed.json").read_text())
+    found["top1"]["smaller_int8"] -= 0.001
+    (tmp_path / "vgg16_deployed.json").write_text(json.dumps(found))
+    assert picture.drawn(tmp_path) != picture.drawn()
+
+
+# The README
+
+
+def test_the_readme_is_one_screen():
+    assert len(README.read_bytes()) <= 8000
+
+
 @pytest.mark.parametrize("command", sorted(cli.commands))
 def test_every_command_is_in_the_readme(command: str):
-    assert f"`compress {command}" in README
+    sentence = TEXT[TEXT.index("\nCommands: ") :].split("\n\n")[0]
+    assert f"`{command}`" in sentence
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_every_method_is_in_the_readme(name: str):
-    assert f"- `{name}`" in README
+def test_the_ci_script_runs_what_the_readme_names():
+    steps = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line and not line.startswith(("#", "set", "cd"))]
+    assert steps and [step for step in steps if not (step.startswith("make ") and f"`{step}`" in TEXT)] == []
 
 
-@pytest.mark.parametrize("name", sorted(exporters.EXPORTERS))
-def test_every_export_format_is_in_the_readme(name: str):
-    formats = next(line for line in README.splitlines() if line.startswith("Export formats:"))
-    assert f"`{name}`" in formats
-
-
-@pytest.mark.parametrize("name", sorted(Recipe.model_fields))
-def test_every_setting_says_what_it_means_in_the_readme(name: str):
-    assert f"| `{name}` |" in README
-    assert Recipe.model_fields[name].description
-
-
-@pytest.mark.parametrize("code", range(6))
-def test_every_exit_code_is_in_the_readme(code: int):
-    sentence = README[README.index("Exit codes:") :].split("\n\n")[0]
-    assert re.search(rf"\b{code} ", sentence)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", ROOT_PAGES, ids=lambda p: p.name)
 def test_files_that_a_page_names_exist(page: Path):
     text = page.read_text()
-    links = [t for t in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in t]
-    named = re.findall(r"`((?:tests|benchmarks|examples|compress|exporters)/[\w./-]+)`", text)
-    assert [t for t in (*links, *named) if not (ROOT / t).exists()] == []
+    links = [t for t in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text) if "://" not in t]
+    assert [t for t in (*links, *named_files(text)) if not (ROOT / t).exists()] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", HAND_WRITTEN, ids=name)
+def test_files_that_a_page_of_the_site_names_exist(page: Path):
+    assert [t for t in named_files(page.read_text()) if not (ROOT / t).exists()] == []
+
+
+def named_files(text: str) -> list[str]:
+    return re.findall(r"`((?:tests|benchmarks|examples|compress|exporters|\.ci)/[\w./-]+)(?:::\w+)?`", text)
+
+
+@pytest.mark.parametrize("page", [*ROOT_PAGES, *HAND_WRITTEN], ids=lambda p: name(p))
 def test_make_targets_that_a_page_names_exist(page: Path):
     makefile = (ROOT / "Makefile").read_text()
-    targets = re.findall(r"`?\bmake ([a-z]+)`", page.read_text())
+    targets = re.findall(r"(?:`|\$ )make ([a-z]+)", page.read_text())
     assert [t for t in targets if f"\n{t}:" not in makefile] == []
 
 
-def test_flags_that_the_readme_names_exist():
-    known = {option for command in cli.commands.values() for p in command.params for option in p.opts}
-    known |= {option for command in cli.commands.values() for p in command.params for option in p.secondary_opts}
-    outside = {"--index-url"} | flags_of_the_engine_script()  # of pip
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", README)) - known - outside == set()
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_flags_that_a_page_names_exist(page: Path):
+    known = {option for command in cli.commands.values() for p in command.params for option in (*p.opts, *p.secondary_opts)}
+    known |= set(re.findall(r'add_argument\("(--[a-z-]+)"', Path(engine.__file__ or "").read_text()))
+    known |= {"--index-url", "--version", "--help"}  # of pip and of click
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", page.read_text())) - known == set()
 
 
-def flags_of_the_engine_script() -> set[str]:
-    return set(re.findall(r'add_argument\("(--[a-z-]+)"', (ROOT / "exporters/standalone/engine.py").read_text()))
+# The site
 
 
-def test_the_ci_script_runs_the_readmes_test_command():
-    steps = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line and not line.startswith(("#", "set", "cd"))]
-    assert steps == ["make test"] and "`make test`" in README
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built with every warning an error."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def shown(site: Path, page: str) -> str:
+    """The text of a built page, its menus left out."""
+    text = (site / page / "index.html").read_text()
+    return html.unescape(re.sub(r"<[^>]+>", "", text[text.index("<article") : text.index("</article")]))
+
+
+def test_every_page_is_built_and_those_from_elsewhere_are_there(site: Path):
+    for page in (*map(name, HAND_WRITTEN), "results", "architecture", "changelog"):
+        place = re.sub(r"(^|/)index$", "", page)
+        assert (site / place / "index.html").exists(), page
+    assert (site / "images/quality.svg").exists() and "results/" in (site / "results/index.html").read_text()
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_every_command_and_flag_is_in_the_reference(site: Path, command: str):
+    text = shown(site, "reference/cli")
+    start = text.index(f"Usage:\ncompress {command} ")
+    section = text[start : text.find("Usage:\ncompress ", start + 1)]
+    flags = [option for parameter in cli.commands[command].params for option in parameter.opts if option.startswith("--")]
+    assert [flag for flag in flags if not re.search(rf"(?<![\w-]){flag}\b", section)] == []
+    assert "Sentinel" not in section
+
+
+@pytest.mark.parametrize("function", sorted(compress.__all__))
+def test_every_function_is_in_the_reference(site: Path, function: str):
+    assert re.search(rf"\bcompress\.{function}\n", shown(site, "reference/python"))
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_is_in_the_table(site: Path, method: str):
+    assert f"\n{method}\n" in shown(site, "methods")
+
+
+@pytest.mark.parametrize("format", sorted(exporters.EXPORTERS))
+def test_every_export_format_is_in_the_table(site: Path, format: str):
+    assert f"\n{format}\n" in shown(site, "reference/formats")
+
+
+@pytest.mark.parametrize("setting", sorted(Recipe.model_fields))
+def test_every_setting_is_in_the_table_and_says_what_it_means(site: Path, setting: str):
+    assert f"\n{setting}\n" in shown(site, "reference/settings")
+    assert Recipe.model_fields[setting].description
+
+
+@pytest.mark.parametrize("key", sorted({*Settings.model_fields, *AugmentSettings.model_fields, *SplitSettings.model_fields}))
+def test_every_key_of_a_data_file_is_documented(key: str):
+    text = (ROOT / "docs/reference/data.md").read_text()
+    assert f"`{key}`" in text or f"`[{key}]`" in text
+
+
+def error_classes() -> list[str]:
+    """Every class in the packages that a program can meet: the roots of both trees, and what descends from them."""
+    found: dict[str, list[str]] = {}
+    for path in [*(ROOT / "compress").rglob("*.py"), *(ROOT / "exporters").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                found[node.name] = [base.id for base in node.bases if isinstance(base, ast.Name)]
+    errors = {"CompressError", "ExportError", "Interrupted"}
+    while more := {one for one, bases in found.items() if errors & set(bases)} - errors:
+        errors |= more
+    return sorted(errors)
+
+
+@pytest.mark.parametrize("error", error_classes())
+def test_every_error_is_in_the_table(site: Path, error: str):
+    assert re.search(rf"\n(?:compress|exporters)[\w.]*\.{error}\n", shown(site, "reference/errors"))
+
+
+def exit_codes() -> list[int]:
+    rows = tables().errors_table().splitlines()[2:]
+    return sorted({0, *(int(row.split("|")[2]) for row in rows)})
+
+
+def test_there_are_as_many_exit_codes_as_the_help_names():
+    from compress.cli.guard import EXIT_CODES
+
+    assert [int(code) for code in re.findall(r"\d+", EXIT_CODES)] == exit_codes()
+
+
+@pytest.mark.parametrize("code", exit_codes())
+def test_every_exit_code_is_explained(code: int):
+    assert f"\n| {code} | " in (ROOT / "docs/reference/errors.md").read_text()
+
+
+def test_the_tests_that_prove_the_guarantees_exist():
+    named = re.findall(r"`(tests/\w+\.py)::(\w+)`", (ROOT / "docs/guarantees.md").read_text())
+    assert len(named) > 8
+    assert [(file, test) for file, test in named if f"\ndef {test}(" not in (ROOT / file).read_text()] == []
+
+
+OLD_WORDS = (
+    "behaviour|colour|neighbour|normalis|serialis|optimis|summaris|[Gg]rey|licence|analyse",
+    r"[Rr]ectifier|\b[Ss]tretch(es)?\b|\bby and by\b|hangs? together|goes without saying|wins? a race|\bthe front\b|\b[Aa]rms?\b",
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+@pytest.mark.parametrize("words", OLD_WORDS, ids=("spelling", "terms"))
+def test_pages_use_the_words_of_the_field(page: Path, words: str):
+    assert [found[0] for found in re.finditer(words, prose(page))] == []
+
+
+# Files that a reader takes away
 
 
 def test_a_recipe_file_holds_every_setting_and_gives_the_same_recipe(tmp_path: Path):
