@@ -115,6 +115,14 @@ def test_files_that_a_page_names_exist(page: Path):
     assert [t for t in (*links, *named_files(text)) if not (ROOT / t).exists()] == []
 
 
+def test_places_of_the_architecture_exist_and_are_complete():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    rows = re.findall(r"^\| (`.*?) \|", text[text.index("| place in") :], re.MULTILINE)
+    named = {place.rstrip("/") for row in rows for place in re.findall(r"`([\w/]+)`", row)}
+    there = {path.stem for path in (ROOT / "compress").iterdir() if not path.name.startswith(("_", "."))}
+    assert named == there
+
+
 @pytest.mark.parametrize("page", HAND_WRITTEN, ids=name)
 def test_files_that_a_page_of_the_site_names_exist(page: Path):
     assert [t for t in named_files(page.read_text()) if not (ROOT / t).exists()] == []

@@ -21,6 +21,7 @@ import torch
 from pages import PAGES, README, ROOT, Block, blocks, commands, file_of, lines, name
 from PIL import Image
 from torch import nn
+from torchvision.models import mobilenet_v3_small
 
 import compress
 import exporters
@@ -94,6 +95,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     torch.save(trained(space["Net"](), folder).state_dict(), folder / "weights.pt")
     torch.save(trained(whole(), folder), folder / "model.pt")
+    torch.save(mobilenet_v3_small(num_classes=10).eval(), folder / "mobilenet.pt")
     for program, runs in (("compress", "-m compress"), ("python", "")):
         path = folder / "bin" / program
         path.parent.mkdir(exist_ok=True)
