@@ -2,13 +2,12 @@
 
     exported = exporters.export("onnx", model, inputs, "model.onnx")
 
-A format is a module with `export(model, inputs, path, ...) -> Exported`, and a line in exporters/formats.py.
+A format is a module with `export(request) -> Exported`, and a line in exporters/formats.py.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
@@ -44,11 +43,7 @@ LOSSY = frozenset(name for name, format in FORMATS.items() if format.lossy)
 FIXED = frozenset(name for name, format in FORMATS.items() if format.fixed)
 """Formats whose file takes the batch size that it was written for."""
 
-COMMON = frozenset({"opset", "calibration", "calibrator", "int8_error", "batch"})
-"""Options that any format may be given: one that has no use for them leaves them aside."""
-
 __all__ = [
-    "COMMON",
     "ENDING",
     "EXPORTERS",
     "FIXED",
@@ -89,17 +84,18 @@ def export(
         path: the file; its folder is made. Written under another name first: it is whole or absent.
         metadata: written into the file where the format has a place for it.
         samples: batches of real inputs for the parity check; None takes `inputs`.
-        options: of the format, such as `opset` for onnx or `calibration` for int8; those in `COMMON` may be given to any.
+        options: the other fields of `exporters.request.Request`, such as `opset` or `calibration`; a format that has no use for
+            one leaves it aside.
 
     Raises:
         ExportError: unknown format, a model that the format cannot hold, or a path that cannot be written.
         MissingBackend: a package is missing; says which and how to install it.
         ParityError: the file computes something else.
     """
+    from exporters.request import Request  # torch is loaded where something is exported
+
     module = _module(format)
-    taken = inspect.signature(module.export).parameters
-    used = {name: value for name, value in options.items() if name in taken or name not in COMMON}
-    return module.export(model, inputs, Path(path), metadata=metadata or {}, samples=samples, **used)
+    return module.export(Request(format, model, inputs, Path(path), metadata or {}, samples, **options))
 
 
 def require(format: str) -> None:

@@ -72,11 +72,8 @@ def program(of: Subject, *, most: int | None = None) -> torch.export.ExportedPro
     Raises:
         ExportError: torch.export does not take the model.
     """
-    try:
-        with quiet():
-            return torch.export.export(of.model, of.batch, dynamic_shapes=per_argument(of, most))
-    except Exception as error:
-        raise ExportError(f"torch.export does not take this model: {reason(error)}") from error
+    with refusing("torch.export does not take this model"):
+        return torch.export.export(of.model, of.batch, dynamic_shapes=per_argument(of, most))
 
 
 def per_argument(of: Subject, most: int | None = None) -> tuple[Any, ...]:
@@ -102,6 +99,22 @@ def reason(error: BaseException) -> str:
     return f"{type(causes[-1]).__name__}: {first_line(causes[-1])}" + (
         f" (at node {node.group(1).strip()[:200]})" if node else ""
     )
+
+
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Somebody else's converter at work, quietly; what it raises, whatever that is, is told as `what` and the cause.
+
+    Raises:
+        ExportError: it failed.
+    """
+    try:
+        with quiet():
+            yield
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(f"{what}: {reason(error)}") from error
 
 
 @contextmanager

@@ -7,8 +7,6 @@ The batch is fixed: memory is planned at export, and a range of batches would re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,60 +15,31 @@ from executorch.exir import to_edge_transform_and_lower  # pyright: ignore[repor
 from torch import Tensor, nn
 
 from exporters import capture
-from exporters.batching import of, of_size
-from exporters.capture import Subject
+from exporters.batching import of
 from exporters.checked_write import proven
-from exporters.errors import ExportError
 from exporters.exported import Exported
+from exporters.request import Request
 
 
-def export(
-    model: nn.Module,
-    inputs: Sequence[Tensor],
-    path: Path,
-    *,
-    metadata: Mapping[str, str],
-    samples: Iterable[Sequence[Tensor]] | None = None,
-    batch: int = 1,
-) -> Exported:
-    """Write and prove a program for `batch` samples at a time. The format has no place for `metadata`.
+def export(request: Request) -> Exported:
+    """Write and prove a program for `request.batch` samples at a time. The format has no place for metadata.
 
     Raises:
         ExportError: a model that torch.export or ExecuTorch does not take, or an unwritable path.
         ParityError: ExecuTorch computes something else from the file.
     """
-    del metadata
-    subject = capture.subject(model, inputs)
-    program = fixed(subject.model, of(subject, batch))
-    return saved("executorch", program, subject, path, samples or (tuple(inputs),), batch, allowed=None)
+    program = fixed(request.subject.model, of(request.subject, request.batch))
+    return saved(request, program)
 
 
 def fixed(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
     """The captured graph for one batch size."""
-    try:
-        with capture.quiet():
-            return torch.export.export(model, inputs)
-    except Exception as error:
-        raise ExportError(f"torch.export does not take this model: {capture.reason(error)}") from error
+    with capture.refusing("torch.export does not take this model"):
+        return torch.export.export(model, inputs)
 
 
-def saved(
-    format: str,
-    program: torch.export.ExportedProgram,
-    subject: Subject,
-    path: Path,
-    samples: Iterable[Sequence[Tensor]],
-    batch: int,
-    *,
-    allowed: float | None,
-) -> Exported:
+def saved(request: Request, program: torch.export.ExportedProgram, *, allowed: float | None = None) -> Exported:
     """Lower a program, write it, and compare it with the model."""
-    try:
-        with capture.quiet():
-            lowered: Any = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
-    except Exception as error:
-        raise ExportError(f"ExecuTorch does not take this model: {capture.reason(error)}") from error
-    parts = of_size(samples, batch)
-    return proven(
-        format, "executorch", path, lambda to: to.write_bytes(lowered.buffer), subject, parts, allowed=allowed, fixed=True
-    )
+    with capture.refusing("ExecuTorch does not take this model"):
+        lowered: Any = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+    return proven(request, lambda to: to.write_bytes(lowered.buffer), allowed=allowed)

@@ -7,7 +7,7 @@ the first one would be cut off.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,60 +17,42 @@ from ai_edge_quantizer.calibrator import Calibrator  # pyright: ignore[reportMis
 from ai_edge_quantizer.qtyping import TFLOperationName  # pyright: ignore[reportMissingImports]
 from ai_edge_quantizer.recipe_manager import RecipeManager  # pyright: ignore[reportMissingImports]
 from ai_edge_quantizer.utils.qsv_utils import min_max_update  # pyright: ignore[reportMissingImports]
-from torch import Tensor, nn
+from torch import Tensor
 
 from exporters import capture, litert
 from exporters.batching import of_size
-from exporters.checked_write import SLACK, enough, proven
-from exporters.errors import ExportError
+from exporters.checked_write import proven
 from exporters.exported import Exported
+from exporters.request import Request
 from exporters.runtimes import litert as runtime
 
 
-def export(
-    model: nn.Module,
-    inputs: Sequence[Tensor],
-    path: Path,
-    *,
-    metadata: Mapping[str, str],
-    samples: Iterable[Sequence[Tensor]] | None = None,
-    calibration: Sequence[Sequence[Tensor]] = (),
-    int8_error: float = 0.05,
-    batch: int = 1,
-) -> Exported:
-    """Write a quantized file for `batch` samples at a time; it takes and gives floats.
+def export(request: Request) -> Exported:
+    """Write a quantized file for `request.batch` samples at a time; it takes and gives floats.
 
     Raises:
         ExportError: as for `litert`; too few calibration samples, or a model that cannot be quantized.
-        ParityError: its relative error on `samples` is above twice `int8_error`.
+        ParityError: its relative error on `samples` is above twice `request.int8_error`.
     """
-    del metadata
-    enough(calibration)
-    subject = capture.subject(model, inputs)
+    ranges = request.ranges
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder, "float.tflite")
-        litert.converted(subject, batch).export(str(plain))
-        made = quantized(plain, of_size(calibration, batch))
-    parts = of_size(samples or calibration, batch)
-    write = made.export_model
-    allowed = SLACK * int8_error
-    return proven("litert-int8", "litert", path, lambda to: write(str(to)), subject, parts, allowed=allowed, fixed=True)
+        litert.converted(request).export(str(plain))
+        made = quantized(plain, of_size(ranges, request.batch))
+    return proven(request, lambda to: made.export_model(str(to)), allowed=request.allowed)
 
 
 def quantized(plain: Path, batches: Iterable[Sequence[Tensor]]) -> Any:
     """A file in float with all that LiteRT can compute in 8 bits in 8 bits."""
     names = runtime.names(plain)
     feeds = [dict(zip(names, (x.numpy() for x in batch), strict=True)) for batch in batches]
-    try:
-        with capture.quiet():
-            work: Any = quantizer.Quantizer(str(plain))
-            work.load_quantization_recipe(recipe.static_wi8_ai8())
-            for end in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):  # floats for the caller, as everywhere else
-                work.update_quantization_recipe(".*", end, algorithm_key=AlgorithmName.NO_QUANTIZE)
-            manager = RecipeManager()
-            manager.load_quantization_recipe(work.get_quantization_recipe())
-            seen: Any = Calibrator(str(plain), num_threads=1, qsv_update_func=min_max_update)  # its own is a moving average
-            seen.calibrate({runtime.SIGNATURE: feeds}, manager)
-            return work.quantize(seen.get_model_qsvs())
-    except Exception as error:
-        raise ExportError(f"This model cannot be quantized for LiteRT: {capture.reason(error)}") from error
+    with capture.refusing("This model cannot be quantized for LiteRT"):
+        work: Any = quantizer.Quantizer(str(plain))
+        work.load_quantization_recipe(recipe.static_wi8_ai8())
+        for end in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):  # floats for the caller, as everywhere else
+            work.update_quantization_recipe(".*", end, algorithm_key=AlgorithmName.NO_QUANTIZE)
+        manager = RecipeManager()
+        manager.load_quantization_recipe(work.get_quantization_recipe())
+        seen: Any = Calibrator(str(plain), num_threads=1, qsv_update_func=min_max_update)  # its own is a moving average
+        seen.calibrate({runtime.SIGNATURE: feeds}, manager)
+        return work.quantize(seen.get_model_qsvs())

@@ -10,7 +10,7 @@ bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -19,7 +19,6 @@ import onnx.helper
 import onnxruntime  # noqa: F401  # pyright: ignore[reportUnusedImport]  the comparison needs it
 import onnxscript  # noqa: F401  # pyright: ignore[reportUnusedImport]  torch needs it later: a missing one should show now
 import torch
-from torch import Tensor, nn
 
 from exporters import capture
 from exporters.atomic import sha256, staged, total_bytes
@@ -28,6 +27,7 @@ from exporters.checked_write import proven
 from exporters.errors import ExportError
 from exporters.exported import Exported
 from exporters.opset17 import lowered
+from exporters.request import Request
 
 OPSETS = range(17, 26)
 """Operator sets that torch writes or converts to, from 18 on, and the one below it, which `lowering` makes of 18."""
@@ -35,59 +35,44 @@ SINGLE_FILE_BYTES = 1_900_000_000
 """One protobuf file holds 2 GiB; above this the weights go to a second file beside it."""
 
 
-def export(
-    model: nn.Module,
-    inputs: Sequence[Tensor],
-    path: Path,
-    *,
-    metadata: Mapping[str, str],
-    samples: Iterable[Sequence[Tensor]] | None = None,
-    opset: int = 18,
-    check_parity: bool = True,
-) -> Exported:
+def export(request: Request) -> Exported:
     """Write and prove an ONNX file. The batch (first axis of every input) is dynamic, every other size fixed.
 
     Raises:
         ExportError: unsupported opset, a model that torch.export or the ONNX converter does not take, an unwritable path.
         ParityError: ONNX Runtime computes something else from the file.
     """
-    subject, proto = converted(model, inputs, opset=opset, metadata=metadata)
-    if check_parity:
-        return proven("onnx", "ort", path, lambda to: write(proto, to, path), subject, samples or (tuple(inputs),), opset=opset)
-    with staged(path) as temporary:
-        write(proto, temporary, path)
-        return Exported("onnx", path, sha256(temporary), total_bytes(temporary), opset, None)
+    proto = converted(request)
+    if request.check_parity:
+        return proven(request, lambda to: write(proto, to, request.path), opset=request.opset)
+    with staged(request.path) as temporary:
+        write(proto, temporary, request.path)
+        return Exported(request.format, request.path, sha256(temporary), total_bytes(temporary), request.opset, None)
 
 
-def converted(
-    model: nn.Module, inputs: Sequence[Tensor], *, opset: int, metadata: Mapping[str, str]
-) -> tuple[Subject, onnx.ModelProto]:
-    """The model prepared, and its float ONNX graph."""
-    if opset not in OPSETS:
-        raise ExportError(f"The opset is {opset}; needed is one from {OPSETS[0]} to {OPSETS[-1]}.")
-    subject = capture.subject(model, inputs)
-    proto = _convert(subject, max(opset, OPSETS[1]))
-    proto = lowered(proto) if opset < OPSETS[1] else proto
-    clean(proto, metadata)
-    return subject, proto
+def converted(request: Request) -> onnx.ModelProto:
+    """The float ONNX graph of a model, in the opset that was asked for."""
+    if request.opset not in OPSETS:
+        raise ExportError(f"The opset is {request.opset}; needed is one from {OPSETS[0]} to {OPSETS[-1]}.")
+    proto = _convert(request.subject, max(request.opset, OPSETS[1]))
+    proto = lowered(proto) if request.opset < OPSETS[1] else proto
+    clean(proto, request.metadata)
+    return proto
 
 
 def _convert(subject: Subject, opset: int) -> onnx.ModelProto:
-    try:
-        with capture.quiet():
-            program = torch.onnx.export(
-                subject.model,
-                subject.batch,
-                dynamo=True,
-                opset_version=opset,
-                input_names=list(subject.inputs),
-                output_names=list(subject.outputs),
-                dynamic_shapes=capture.per_argument(subject),
-                optimize=True,
-                verbose=False,
-            )
-    except Exception as error:
-        raise ExportError(f"This model does not export to ONNX: {capture.reason(error)}") from error
+    with capture.refusing("This model does not export to ONNX"):
+        program = torch.onnx.export(
+            subject.model,
+            subject.batch,
+            dynamo=True,
+            opset_version=opset,
+            input_names=list(subject.inputs),
+            output_names=list(subject.outputs),
+            dynamic_shapes=capture.per_argument(subject),
+            optimize=True,
+            verbose=False,
+        )
     assert program is not None
     proto = program.model_proto
     written = next(o.version for o in proto.opset_import if o.domain == "")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from exporters import capture, onnx
+from exporters.request import Request
 
 _NEWEST = 18  # of the operator sets that the older exporter knows
 
@@ -38,4 +39,4 @@ def write(model: nn.Module, inputs: Sequence[Tensor], path: Path, opset: int) ->
                 dynamic_axes={name: {0: "batch"} for name in (*subject.inputs, *subject.outputs)},
             )
     except Exception:  # it refuses in many ways, and a later torch may not have it
-        onnx.export(model, inputs, path, metadata={}, opset=opset, check_parity=False)
+        onnx.export(Request("onnx", model, inputs, path, opset=opset, check_parity=False))

@@ -7,34 +7,16 @@ large as the float one: TensorRT takes the 8 bits when it builds the engine (exp
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-from torch import Tensor, nn
+from dataclasses import replace
 
 from exporters import onnx_int8, opset17
 from exporters.exported import Exported
+from exporters.request import Request
 
 
-def export(
-    model: nn.Module,
-    inputs: Sequence[Tensor],
-    path: Path,
-    *,
-    calibration: Sequence[Sequence[Tensor]] = (),
-    calibrator: str = "minmax",
-    int8_error: float = 0.05,
-    opset: int = 18,
-    **common: Any,
-) -> Exported:
-    """As `onnx-int8`; what `common` holds is that of every exporter. Opset 17 where the model has that form, else `opset`."""
-    common |= {"calibration": calibration, "calibrator": calibrator, "int8_error": int8_error, "symmetric": True}
-    write = functools.partial(onnx_int8.export, model, inputs, path, **common)
+def export(request: Request) -> Exported:
+    """As `onnx-int8`, in opset 17 where the model has that form, else in the one that was asked for."""
     try:
-        made = write(opset=opset17.OPSET)
+        return onnx_int8.export(replace(request, opset=opset17.OPSET), symmetric=True)
     except opset17.NeedsNewer:
-        made = write(opset=max(opset, opset17.OPSET + 1))
-    return dataclasses.replace(made, format="onnx-int8-symmetric")
+        return onnx_int8.export(replace(request, opset=max(request.opset, opset17.OPSET + 1)), symmetric=True)

@@ -8,46 +8,33 @@ batch stays dynamic.
 # pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import openvino  # pyright: ignore[reportMissingImports]
-from torch import Tensor, nn
 
 from exporters import capture
 from exporters.capture import Subject
 from exporters.checked_write import proven
 from exporters.errors import ExportError
 from exporters.exported import Exported
+from exporters.request import Request
 
 
-def export(
-    model: nn.Module,
-    inputs: Sequence[Tensor],
-    path: Path,
-    *,
-    metadata: Mapping[str, str],
-    samples: Iterable[Sequence[Tensor]] | None = None,
-) -> Exported:
+def export(request: Request) -> Exported:
     """Write and prove an IR.
 
     Raises:
         ExportError: a model that torch.export or OpenVINO does not take, a path that does not end in .xml or cannot be written.
         ParityError: OpenVINO computes something else from the file.
     """
-    subject = capture.subject(model, inputs)
-    return saved("openvino", converted(subject), subject, path, metadata, samples or (tuple(inputs),), allowed=None)
+    return saved(request, converted(request.subject))
 
 
 def converted(subject: Subject) -> Any:
     """The model as OpenVINO's graph, with our names at its ends."""
     program = capture.program(subject)
-    try:
-        with capture.quiet():
-            made: Any = openvino.convert_model(program)
-    except Exception as error:
-        raise ExportError(f"OpenVINO does not take this model: {capture.reason(error)}") from error
+    with capture.refusing("OpenVINO does not take this model"):
+        made: Any = openvino.convert_model(program)
     # What was captured with a free batch comes with every size free: all but the batch are known.
     made.reshape({port: [-1, *example.shape[1:]] for port, example in zip(made.inputs, subject.batch, strict=True)})
     for ports, names in ((made.inputs, subject.inputs), (made.outputs, subject.outputs)):
@@ -56,23 +43,10 @@ def converted(subject: Subject) -> Any:
     return made
 
 
-def saved(
-    format: str,
-    made: Any,
-    subject: Subject,
-    path: Path,
-    metadata: Mapping[str, str],
-    samples: Iterable[Sequence[Tensor]],
-    *,
-    allowed: float | None,
-) -> Exported:
+def saved(request: Request, made: Any, *, allowed: float | None = None) -> Exported:
     """Write a graph and compare it with the model."""
-    if path.suffix != ".xml":
-        raise ExportError(f"{path} does not end in .xml, as OpenVINO needs it; give such a path.")
-    for key, value in sorted(metadata.items()):
+    if request.path.suffix != ".xml":
+        raise ExportError(f"{request.path} does not end in .xml, as OpenVINO needs it; give such a path.")
+    for key, value in sorted(request.metadata.items()):
         made.set_rt_info(str(value), key.split("."))
-
-    def write(to: Path) -> None:
-        openvino.save_model(made, to, compress_to_fp16=False)
-
-    return proven(format, "openvino", path, write, subject, samples, allowed=allowed)
+    return proven(request, lambda to: openvino.save_model(made, to, compress_to_fp16=False), allowed=allowed)

@@ -6,42 +6,22 @@ layers are left in float by measured error here: where the bound does not hold, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-
 import nncf  # pyright: ignore[reportMissingImports]
-from torch import Tensor, nn
 
 from exporters import capture, openvino
-from exporters.checked_write import SLACK, enough
-from exporters.errors import ExportError, first_line
 from exporters.exported import Exported
+from exporters.request import Request
 
 
-def export(
-    model: nn.Module,
-    inputs: Sequence[Tensor],
-    path: Path,
-    *,
-    metadata: Mapping[str, str],
-    samples: Iterable[Sequence[Tensor]] | None = None,
-    calibration: Sequence[Sequence[Tensor]] = (),
-    int8_error: float = 0.05,
-) -> Exported:
+def export(request: Request) -> Exported:
     """Write a quantized IR.
 
     Raises:
         ExportError: as for `openvino`; too few calibration samples, or a model that NNCF does not quantize.
-        ParityError: its relative error on `samples` is above twice `int8_error`.
+        ParityError: its relative error on `samples` is above twice `request.int8_error`.
     """
-    enough(calibration)
-    subject = capture.subject(model, inputs)
-    arrays = [tuple(x.detach().cpu().numpy() for x in batch) for batch in calibration]
-    made = openvino.converted(subject)
-    try:
-        with capture.quiet():
-            quantized = nncf.quantize(made, nncf.Dataset(arrays), subset_size=len(arrays), preset=nncf.QuantizationPreset.MIXED)
-    except Exception as error:
-        raise ExportError(f"NNCF does not quantize this model: {first_line(error)}") from error
-    allowed = SLACK * int8_error
-    return openvino.saved("openvino-int8", quantized, subject, path, metadata, samples or calibration, allowed=allowed)
+    arrays = [tuple(x.detach().cpu().numpy() for x in batch) for batch in request.ranges]
+    made = openvino.converted(request.subject)
+    with capture.refusing("NNCF does not quantize this model"):
+        quantized = nncf.quantize(made, nncf.Dataset(arrays), subset_size=len(arrays), preset=nncf.QuantizationPreset.MIXED)
+    return openvino.saved(request, quantized, allowed=request.allowed)

@@ -5,37 +5,28 @@ For torch.compile, AOTInductor or a later conversion. The batch stays dynamic.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from exporters import capture
 from exporters.checked_write import proven
 from exporters.exported import Exported
+from exporters.request import Request
 
 
-def export(
-    model: nn.Module,
-    inputs: Sequence[Tensor],
-    path: Path,
-    *,
-    metadata: Mapping[str, str],
-    samples: Iterable[Sequence[Tensor]] | None = None,
-) -> Exported:
+def export(request: Request) -> Exported:
     """Write and prove a program.
 
     Raises:
         ExportError: a model that torch.export does not take, or an unwritable path.
         ParityError: torch computes something else from the file.
     """
-    subject = capture.subject(model, inputs)
-    program = capture.program(subject)
-    kept = {name: str(metadata[name]) for name in sorted(metadata)}
+    program = capture.program(request.subject)
+    kept = {name: str(value) for name, value in sorted(request.metadata.items())}
 
     def write(to: Path) -> None:
         with capture.quiet():
             torch.export.save(program, to, extra_files=kept)
 
-    return proven("pt2", "torch", path, write, subject, samples or (tuple(inputs),))
+    return proven(request, write)
