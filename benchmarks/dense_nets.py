@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torchvision.models as zoo
 from depth import small_stem
-from resnet20 import decoded
+from opened import decoded
 from torch import nn
 
 from compress.data import from_arrays

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from mnist import lenet5
-from resnet20 import decoded, open_dense
+from opened import decoded, open_dense
 from results_io import known, spread, write
 from torch import nn
 

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from resnet20 import Bench, decoded, open_dense
+from opened import decoded, open_dense
+from resnet20 import Bench
 from results_io import RESULTS, write
 from torch import Tensor
 

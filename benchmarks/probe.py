@@ -25,7 +25,8 @@ from typing import Any
 
 import torch
 from mnist import lenet5
-from resnet20 import Bench, decoded, open_dense
+from opened import decoded, open_dense
+from resnet20 import Bench
 from results_io import known, write
 from torch import nn
 from torch.nn import functional

@@ -24,7 +24,8 @@ import dense_nets
 import torch
 from linearize import ranked
 from mobilenet import dense_net, net
-from resnet20 import Bench, decoded, open_dense
+from opened import decoded, open_dense
+from resnet20 import Bench
 from results_io import RESULTS, write
 
 from compress.artifact import Artifact

@@ -11,23 +11,19 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
+from opened import decoded, open_dense
 from results_io import RESULTS, spread, write
 
 from compress.artifact import Artifact, apply
 from compress.data import Data, from_arrays
 from compress.edits import Plan
-from compress.graph.trace.trace import trace
 from compress.measure import quality
 from compress.measure.cost import cost
 from compress.recipe import make
@@ -184,18 +180,6 @@ def equal_macs(bench: Bench, kept: str) -> float:
     return cost(small.module, small.inputs).macs / cost(bench.dense.module, bench.dense.inputs).macs
 
 
-def open_dense(nets: Path, name: str) -> Artifact:
-    """A reference net by its factory's name, traced."""
-    spec = importlib.util.spec_from_file_location("nets", nets / "nets.py")
-    assert spec is not None and spec.loader is not None, "nets.py is a Python file"
-    factories = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(factories)
-    model = getattr(factories, name)().float()
-    model.load_state_dict({k: v.float() for k, v in torch.load(nets / f"{name}.pt", weights_only=True).items()})
-    inputs = (torch.zeros(1, 3, 32, 32),)
-    return Artifact(trace(model, inputs), inputs)
-
-
 def open_bench(folder: Path, nets: Path) -> Bench:
     """Data and net, and the rows that the result file has."""
     arrays = dict(decoded(folder))
@@ -203,15 +187,6 @@ def open_bench(folder: Path, nets: Path) -> Bench:
     path = RESULTS / "resnet20.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     return Bench(open_dense(nets, "resnet20"), data, rows)
-
-
-def decoded(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """x_train, y_train, x_test, y_test of an image folder train/CLASS/*.jpg, test/CLASS/*.jpg."""
-    for part in ("train", "test"):
-        classes = sorted(p.name for p in (folder / part).iterdir())
-        files = [(path, number) for number, name in enumerate(classes) for path in sorted((folder / part / name).iterdir())]
-        yield f"x_{part}", np.stack([np.asarray(Image.open(path).convert("RGB")) for path, _ in files])
-        yield f"y_{part}", np.array([number for _, number in files])
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from resnet20 import decoded, open_dense
+from opened import decoded, open_dense
 from results_io import RESULTS, spread, write
 
 from compress.artifact import Artifact

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from resnet20 import INNER, WIDTHS, Bench, decoded, open_dense
+from opened import decoded, open_dense
+from resnet20 import INNER, WIDTHS, Bench
 from results_io import write
 
 from compress.artifact import Artifact, apply
