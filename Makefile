@@ -3,29 +3,34 @@
 #   make test    the default tests (no GPU, no downloads besides packages)
 #   make check   ruff, pyright and the tests: what a change has to pass
 #   make docs    the generated tables and the picture, then the site, into build/site
-# PYTHON=python3.12 picks an interpreter; pip's own environment variables (PIP_INDEX_URL ...) pick where packages come from.
+#   make release the wheel, built and tried in an environment of its own
+# PYTHON=python3.12 picks an interpreter; JOBS=1 runs the tests one by one; pip's own environment variables (PIP_INDEX_URL ...) pick where packages come from.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test slow check format docs clean
+.PHONY: demo test slow check lint format docs constraints release clean
 
 demo: $(VENV)/.demo
 	$(BIN)/compress demo --out demo-out --force
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
-check: $(VENV)/.dev
+check: lint
+	$(PYTEST)
+
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -35,6 +40,14 @@ docs: $(VENV)/.test
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/front_picture.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# What the checks run with, for PIP_CONSTRAINT=constraints.txt.
+constraints: $(VENV)/.dev
+	@{ echo "# The versions that the checks of this project run with (Python 3.11, Linux, x86-64): make constraints writes this file."; \
+	  $(BIN)/python -m pip freeze --exclude entropress --exclude pip --exclude setuptools | grep '=='; } > constraints.txt
+
+release:
+	$(PYTHON) .ci/release.py
 
 clean:
 	rm -rf $(VENV) demo-out build *.egg-info

@@ -27,7 +27,7 @@ from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
 from compress.pipeline.latency_cache import LatencyCache
 from compress.recipe import make
-from compress.selection import activations
+from compress.selection import depth
 from compress.selection.merge_candidates import candidates, merged
 
 
@@ -65,12 +65,12 @@ def opened(build: Any, size: int) -> Artifact:
 
 def row(artifact: Artifact, latency_cache: LatencyCache) -> dict[str, Any]:
     start = time.perf_counter()
-    found = candidates(artifact, latency_cache.race, lambda one: bool(one.sites), windows=True)
+    found = candidates(artifact, latency_cache.race, lambda one: bool(one.activations), pointwise=True)
     timed = time.perf_counter()
     chosen = [found.candidates[i] for i in choose([Span(c.start, c.stop, c.gain, 0.0) for c in found.candidates], 0.0)]
     decided = time.perf_counter()
     result: dict[str, Any] = {
-        "rectifiers": len(activations.widths(artifact)),
+        "rectifiers": len(depth.widths(artifact)),
         "exact_stretches": sum(s.exact and bool(s.sites) for s in segments(artifact.module, artifact.inputs)),
         "raced": found.tried,
         "faster": len(found.candidates),
@@ -96,7 +96,7 @@ def resnet152() -> dict[str, float]:
         s for s in segments(artifact.module, artifact.inputs) if s.exact and len(s.layers) == 3 and "add" not in s.layers[-1]
     ]
     blocks = [s for s in inner if s.layers[0].endswith("conv1") and s.layers[-1].endswith("conv3")]
-    channels = activations.widths(artifact)
+    channels = depth.widths(artifact)
     found = time.perf_counter()
     lines = apply(
         Plan(

@@ -29,7 +29,7 @@ from torch import Tensor
 from compress.artifact import Artifact, apply
 from compress.data import Data, from_arrays
 from compress.edits import Plan
-from compress.entropy.closest_affine import LineSums
+from compress.entropy.closest_affine import AffineSums
 from compress.refit import fit_activations
 from compress.refit import refit as calibration
 from compress.statistics.activation_states import observed
@@ -50,7 +50,7 @@ def in_sequence(bench: Bench, sites: list[str]) -> Artifact:
     """Lines fitted one after the other: from what reaches them behind the lines before, to what the dense net has there."""
     artifact = bench.dense
     for path, site in fit_activations.checked(artifact.module, sites).items():
-        sums, got = LineSums(site.axis), dict[str, Tensor]()
+        sums, got = AffineSums(site.axis), dict[str, Tensor]()
         dense, now = (observed(m, torch.device("cpu")) for m in (bench.dense.module, artifact.module))
         dense.get_submodule(path).register_forward_hook(lambda part, args, y, got=got: got.update(a=y))
         now.get_submodule(path).register_forward_pre_hook(lambda part, args, got=got: got.update(z=args[0]))

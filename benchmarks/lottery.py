@@ -3,9 +3,9 @@
     python benchmarks/lottery.py --data mnist.npz
 
 For each seed weights are drawn and the dense net is trained; then level by level the smallest weights of each layer go, down to
-2 % of them, and both arms are trained with the recipe of the dense net (no distillation). The best epoch is chosen on 6,000
+2 % of them, and both variants are trained with the recipe of the dense net (no distillation). The best epoch is chosen on 6,000
 held-out images; test accuracy is what stands in the rows. `--channels` asks the same of LeNet-5 with whole channels, of the
-parameters that are left; `--rewind` of weights as they are after the first epoch. Finished arms are written at once.
+parameters that are left; `--rewind` of weights as they are after the first epoch. Finished variants are written at once.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def lenet_300_100() -> nn.Sequential:
 
 NETS = {"LeNet-300-100": lenet_300_100, "LeNet-5": lenet5}
 KINDS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "weights": (tuple(NETS), {"target": "weights=0.02", "arms": ("original", "random")}),
-    "rewound": (("LeNet-5",), {"target": "weights=0.02", "arms": ("original",), "rewind": 1}),
-    "channels": (("LeNet-5",), {"target": "params=0.05", "arms": ("original", "random"), "structure": "channels"}),
+    "weights": (tuple(NETS), {"target": "weights=0.02", "variants": ("original", "random")}),
+    "rewound": (("LeNet-5",), {"target": "weights=0.02", "variants": ("original",), "rewind": 1}),
+    "channels": (("LeNet-5",), {"target": "params=0.05", "variants": ("original", "random"), "structure": "channels"}),
 }
 
 
@@ -53,7 +53,7 @@ def top1(module: nn.Module, data: Data) -> float:
 
 
 def rows_of(net: str, kind: str, seed: int, data: Data) -> list[dict[str, Any]]:
-    """All levels of all arms of one seed."""
+    """All levels of all variants of one seed."""
     recipe = make(method="lottery", initial="drawn", prune=PRUNE, seed=seed, device="cpu", **TRAINING, **KINDS[kind][1])
     torch.manual_seed(seed)
     dense = Artifact(trace(NETS[net]().eval(), INPUT), INPUT)
@@ -66,7 +66,7 @@ def rows_of(net: str, kind: str, seed: int, data: Data) -> list[dict[str, Any]]:
                 "net": net,
                 "kind": kind,
                 "seed": seed,
-                "arm": level.arm,
+                "variant": level.variant,
                 "level": level.number,
                 "left": level.left,
                 "held_out": level.held_out.value,
@@ -79,20 +79,20 @@ def rows_of(net: str, kind: str, seed: int, data: Data) -> list[dict[str, Any]]:
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Per net, kind and level: test accuracy of both arms over the seeds, in %, and the original's lead."""
+    """Per net, kind and level: test accuracy of both variants over the seeds, in %, and the original's lead."""
     found = []
     for net, kind, level in dict.fromkeys((r["net"], r["kind"], r["level"]) for r in rows):
         here = [r for r in rows if (r["net"], r["kind"], r["level"]) == (net, kind, level)]
-        arms = {arm: [100 * r["top1"] for r in here if r["arm"] == arm] for arm in ("original", "random")}
-        dense = [100 * r["top1"] for r in rows if (r["net"], r["kind"], r["level"], r["arm"]) == (net, kind, 0, "original")]
+        variants = {variant: [100 * r["top1"] for r in here if r["variant"] == variant] for variant in ("original", "random")}
+        dense = [100 * r["top1"] for r in rows if (r["net"], r["kind"], r["level"], r["variant"]) == (net, kind, 0, "original")]
         row: dict[str, Any] = {"net": net, "kind": kind, "level": level, "left": sum(r["left"] for r in here) / len(here)}
-        row |= {"dense": sum(dense) / len(dense), **{arm: spread(values) for arm, values in arms.items() if values}}
-        row["text"] = {arm: said(values) for arm, values in arms.items()}
-        if arms["random"]:
-            lead = [a - b for a, b in zip(arms["original"], arms["random"], strict=True)]
+        row |= {"dense": sum(dense) / len(dense), **{variant: spread(values) for variant, values in variants.items() if values}}
+        row["text"] = {variant: said(values) for variant, values in variants.items()}
+        if variants["random"]:
+            lead = [a - b for a, b in zip(variants["original"], variants["random"], strict=True)]
             row["lead"] = spread(lead)
             row["text"]["lead"] = said(lead, "+.2f")
-        row["at_least_dense"] = sum(a >= b for a, b in zip(arms["original"], dense, strict=True))
+        row["at_least_dense"] = sum(a >= b for a, b in zip(variants["original"], dense, strict=True))
         found.append(row)
     return found
 

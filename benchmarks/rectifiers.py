@@ -6,7 +6,7 @@
     python benchmarks/rectifiers.py resnet18 --data cifar10 --work folder      # and swin: nets that dense_nets.py trains
 
 The rectifiers of the lowest state entropy go, ranked once on the dense net. `identity` is then trained for some epochs; `affine`
-(closest lines, the layers behind refitted) and `gentle` (those lines by and by) for a tenth of that. `cheapest first` ranks lines
+(closest lines, the layers behind refitted) and `gentle` (those lines gradually) for a tenth of that. `cheapest first` ranks lines
 as `--method depth` does, by how far each moves the outputs, and does not train at all. The row of no rectifiers is the dense net
 with the same training: what training alone does. Recipes are short: the papers train for hundreds of epochs.
 Finished rows are written at once; rows that the result file has are not run again.
@@ -32,7 +32,7 @@ from compress.artifact import Artifact
 from compress.data import from_arrays
 from compress.graph.trace.trace import trace
 from compress.refit import fit_activations
-from compress.selection.activations import free
+from compress.selection.depth import free
 from compress.selection.output_divergence import moved
 from compress.stages.finetune import Finetune
 
@@ -74,7 +74,7 @@ def row(bench: Bench, sites: list[str], arm: str, whole: float) -> dict[str, Any
 def cheapest(bench: Bench) -> list[str]:
     """Rectifiers by how far the closest line in place of one alone moves the outputs, the least first."""
     context = bench.context(0, IMAGES)
-    edits = fit_activations.fitted(bench.dense, context, [site.path for site in free(bench.dense)], "affine")
+    edits = fit_activations.fitted(bench.dense, context, [one.path for one in free(bench.dense)], "affine")
     cost = moved(bench.dense, [[edit] for edit in edits], context)
     return [edit.layer for _, edit in sorted(zip(cost, edits, strict=True), key=lambda pair: pair[0])]
 

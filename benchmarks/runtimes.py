@@ -95,7 +95,7 @@ def samples(data: Data | None, artifact: Artifact) -> dict[str, Any]:
 def accuracy(answer: Callable[..., Tensor], data: Data | None) -> float | None:
     if data is None:
         return None
-    metric, _ = quality.choose("top1", data.spec.task, data.spec.labelled)
+    metric, _ = quality.choose("top1", data.spec.task, data.spec.labeled)
     return quality.evaluate(answer, data.test.batches(250), metric).value
 
 

@@ -132,7 +132,7 @@ def analyze(
 ) -> list[Row] | list[Agreement] | Probing:
     """Entropy, redundancy, cost and savings of every group of channels, from one pass over `calibration` training images.
 
-    With `timed`, the layers around each rectifier race against the one that they could become without it. With `spatial` among
+    With `timed`, the layers around each activation race against the one that they could become without it. With `spatial` among
     the settings, the spatial entropy of the layers' maps is there, too, by that definition.
 
     Instead of all that: with `probe` where the model loses its input, and with a `plan` what that loses beside it; with

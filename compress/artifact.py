@@ -82,8 +82,8 @@ class Artifact:
 def apply(plan: Plan, artifact: Artifact) -> Artifact:
     """Carry out a plan: pure, no data needed. The dense artifact stays as it was.
 
-    Channels that are removed and layers that are merged change nothing but rounding; lines, lost windows and moved padding change
-    the model.
+    Channels that are removed and layers that are merged change nothing but rounding; linearized activations, reduced kernels
+    and moved padding change the model.
 
     Raises:
         PlanMismatch: an edit names a layer, a number of channels or a chain that the model does not have.

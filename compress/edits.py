@@ -3,7 +3,7 @@
 A plan is made once (`compress plan`) and can be replayed on any checkpoint of the same architecture (`compress apply`).
 It holds decisions: `Keep("layer1.0.conv1", 64, (0, 2, 5))` says which of the 64 output channels of that layer stay, `Merge` which
 layers become one. Everything that hangs on those layers (norms, consumers, the other branches of a sum) follows from the graph.
-The only numbers of a model in it are the lines that `Linearize` puts in place of a rectifier.
+The only numbers of a model in it are the affine functions that `Linearize` puts in place of an activation.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class Linearize:
-    """The activation module `layer` becomes the line slope * x + offset of each of its channels.
+    """The activation module `layer` becomes the affine function slope * x + offset of each of its channels.
 
     `slope` and `offset` have a number for each channel; both empty stand for the identity.
     """
@@ -87,7 +87,8 @@ class Merge:
     """A chain of layers becomes one layer under the first name; the model computes what it did.
 
     `layers` are the convolutions, linear layers and pools in the order in which they run, those on a skip connection included,
-    and the sums by the names of their nodes; norms and lines between them, and behind the last one, go in with them.
+    and the sums by the names of their nodes; norms and linearized activations between them, and behind the last one, go in with
+    them.
     """
 
     layers: tuple[str, ...]

@@ -85,7 +85,7 @@ class Recipe(BaseModel):
         "pooled", description="state entropy over all calibration images, or the mean of batch entropies as those papers take it"
     )
     spatial: Literal["pairwise", "aura"] = Field(
-        "pairwise", description="spatial entropy of feature maps: of pairs of neighbours, or of all four neighbours pooled (aura)"
+        "pairwise", description="spatial entropy of feature maps: of pairs of neighbors, or of all four neighbors pooled (aura)"
     )
     reward: Literal["entropy", "accuracy", "mixed"] = Field(
         "entropy", description="what rl-entropy looks for: little spatial entropy, quality on held-out images, or their sum"

@@ -1,7 +1,7 @@
 """ONNX in 8 bits as TensorRT needs it: activations without a zero point, biases in float, weights as QuantizeLinear of floats.
 
 In opset 17 where that is possible, because TensorRT before 10 misreads a later one (exporters/opset17.py).
-Runs in ONNX Runtime too, a little less exactly than `onnx-int8` (half of the range of a rectifier is not used). The file is as
+Runs in ONNX Runtime too, a little less exactly than `onnx-int8` (half of the range of an activation is not used). The file is as
 large as the float one: TensorRT takes the 8 bits when it builds the engine (exporters/standalone/engine.py).
 """
 

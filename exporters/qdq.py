@@ -65,7 +65,7 @@ def quantize(
         path: an ONNX file with weights inside.
         samples: batches of real inputs, one array per model input.
         calibrator: a name in `CALIBRATORS`.
-        symmetric: for TensorRT: z = 0 (costs a bit behind a rectifier), float biases, weights quantized in place.
+        symmetric: for TensorRT: z = 0 (costs a bit behind an activation), float biases, weights quantized in place.
         bound: relative error (exporters/parity.py) that may be left on `samples`.
 
     Raises:

@@ -416,8 +416,8 @@ def frozen_batch_norm():
 
 
 @case(removable="1 3", frozen={"input of 1": "model input", "input of 4": "4 has one slope"})
-def normalises_its_input():
-    class Normalise(nn.Module):
+def normalizes_its_input():
+    class Normalize(nn.Module):
         def __init__(self):
             super().__init__()
             self.register_buffer("mean", torch.rand(1, 3, 1, 1))
@@ -426,7 +426,7 @@ def normalises_its_input():
         def forward(self, x):
             return (x - self.mean) / self.std
 
-    return nn.Sequential(Normalise(), conv(3, 8), nn.PReLU(8), conv(8, 6), nn.PReLU(), head(6))
+    return nn.Sequential(Normalize(), conv(3, 8), nn.PReLU(8), conv(8, 6), nn.PReLU(), head(6))
 
 
 # ---- attention -------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Classes of united atoms: those of a plain union-find, each labelled by its lowest atom, in few turns."""
+"""Classes of united atoms: those of a plain union-find, each labeled by its lowest atom, in few turns."""
 
 from __future__ import annotations
 

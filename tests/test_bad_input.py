@@ -353,12 +353,12 @@ def test_fewer_classes_than_outputs_are_noted():
     assert any(n.startswith("The data has 3 classes, the model 10 outputs: labels are taken as outputs 0 to 2") for n in noted)
 
 
-def test_images_in_colour_for_a_grey_model_are_told_without_words_of_torch_and_the_remedy_works():
-    colours = np.random.default_rng(0).integers(0, 255, (80, 8, 8, 3), dtype=np.uint8)
-    np.savez("colour.npz", x=colours, y=np.arange(80) % 10)
-    sentence = refused(run("model.pt", "--data", "colour.npz", *QUICK))
+def test_images_in_color_for_a_grey_model_are_told_without_words_of_torch_and_the_remedy_works():
+    colors = np.random.default_rng(0).integers(0, 255, (80, 8, 8, 3), dtype=np.uint8)
+    np.savez("color.npz", x=colors, y=np.arange(80) % 10)
+    sentence = refused(run("model.pt", "--data", "color.npz", *QUICK))
     assert "The data gives inputs of 3x8x8, the model's first layer (0) takes 1 channel. Set channels = 1" in sentence
-    Path("data.toml").write_text('source = "colour.npz"\nchannels = 1\n')
+    Path("data.toml").write_text('source = "color.npz"\nchannels = 1\n')
     assert compress.plan("model.pt", data="data.toml", calibration=40, out=None).plan.edits
 
 
@@ -372,8 +372,8 @@ def test_images_of_another_size_name_the_layer_that_does_not_fit():
 def test_a_stored_model_and_data_of_another_shape():
     Path("plan.json").write_text('{"schema": 1, "edits": []}')
     compress.apply("plan.json", "model.pt", input_shape=(1, 8, 8))
-    np.savez("colour.npz", x=np.zeros((80, 8, 8, 3), dtype=np.uint8), y=np.arange(80) % 10)
-    assert "takes 1 channel" in refused(run("model.compressed", "--data", "colour.npz", *QUICK))
+    np.savez("color.npz", x=np.zeros((80, 8, 8, 3), dtype=np.uint8), y=np.arange(80) % 10)
+    assert "takes 1 channel" in refused(run("model.compressed", "--data", "color.npz", *QUICK))
 
 
 def test_an_input_shape_that_the_model_does_not_take():

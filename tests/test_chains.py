@@ -15,7 +15,7 @@ from torch import nn
 
 from compress.artifact import Artifact, apply
 from compress.edits import Linearize, Merge, Plan, Relocate
-from compress.graph.linearize import sites
+from compress.graph.linearize import activations
 from compress.graph.merge.chains import barriers, chains
 from compress.graph.merge.segments import blocked, segments
 from compress.graph.trace.trace import trace
@@ -49,17 +49,17 @@ def test_a_chain_says_its_layers_the_rectifiers_between_them_and_where_it_ends()
     net = nn.Sequential(block(3, 8), block(8, 12), nn.AvgPool2d(2), nn.MaxPool2d(2), conv(12, 4), nn.ReLU(), conv(4, 4), head(4))
     first, second = chains(traced(net))
     assert first.steps == (("0.0",), ("1.0",), ("2",))
-    assert first.sites == (("0.2",), ("1.2",))
+    assert first.activations == (("0.2",), ("1.2",))
     assert first.stops == "3 (MaxPool2d) is not linear"
-    assert second.layers == ("4", "6", "7.2") and second.sites == (("5",), ())
+    assert second.layers == ("4", "6", "7.2") and second.activations == (("5",), ())
     assert second.starts == "3 (MaxPool2d) is not linear" and second.stops == "output is the model's output"
 
 
 def test_a_skip_span_is_one_step_and_its_branch_a_chain_of_its_own():
     whole, branch = chains(traced(residual()))
     assert whole.steps == (("stem.0",), ("a", "b.0", "add"), ("head.2",))
-    assert whole.sites == (("stem.2",), ("last",)) and whole.starts == "x is the model's input"
-    assert branch.steps == (("a",), ("b.0",)) and branch.sites == (("act",),) and branch.stops == "it ends in the sum"
+    assert whole.activations == (("stem.2",), ("last",)) and whole.starts == "x is the model's input"
+    assert branch.steps == (("a",), ("b.0",)) and branch.activations == (("act",),) and branch.stops == "it ends in the sum"
 
 
 def test_a_model_of_one_layer_has_no_chain():
@@ -80,12 +80,12 @@ def test_a_model_without_noted_shapes_is_not_guessed_about():
 def carried_out(found, segment):
     """The model with everything in a segment linear and its padding moved, and the same merged."""
     shapes = {
-        site.path: (n.meta["shape"], site.axis)
-        for site in sites(found.module)
+        activation.path: (n.meta["shape"], activation.axis)
+        for activation in activations(found.module)
         for n in found.module.graph.nodes
-        if n.name == site.node
+        if n.name == activation.node
     }
-    lines = tuple(Linearize(site, shapes[site][0][shapes[site][1]]) for site in segment.sites)
+    lines = tuple(Linearize(activation, shapes[activation][0][shapes[activation][1]]) for activation in segment.activations)
     before = apply(Plan((*lines, *(Relocate(r) for r in segment.relocate))), found)
     return before, apply(Plan((Merge(segment.layers),)), before)
 
@@ -134,7 +134,7 @@ def test_what_pays_can_be_told_from_what_does_not():
     inverted = nn.Sequential(conv(8, 48, 1), nn.ReLU6(), conv(48, 48, groups=48), nn.ReLU6(), conv(48, 8, 1))
     whole = next(s for s in segments(traced(inverted, (8, 8, 8)), (torch.zeros(1, 8, 8, 8),)) if len(s.layers) == 3)
     assert (whole.macs_before, whole.macs_after) == ((12 * 64 + 54 * 8) * 64, 9 * 64 * 64)
-    assert whole.sites == ("1", "3") and whole.relocate == (("0", "2", "4"),)
+    assert whole.activations == ("1", "3") and whole.relocate == (("0", "2", "4"),)
 
 
 def test_a_stretch_that_cannot_be_merged_is_told_once_with_the_reason():
@@ -159,7 +159,7 @@ def test_pools_alone_are_not_merged():
     assert only.reason == "there is nothing but pools in it"
 
 
-# ---- rectifiers that are in no segment -------------------------------------------------------------------------------------
+# ---- activations that are in no segment -------------------------------------------------------------------------------------
 
 
 class Tied(nn.Module):
@@ -258,10 +258,10 @@ BLOCKED = {
 
 @pytest.mark.parametrize("name", BLOCKED)
 def test_a_rectifier_that_saves_no_layer_is_told_with_the_reason(name):
-    net, site, says = BLOCKED[name]
+    net, activation, says = BLOCKED[name]
     found = blocked(traced(net))
-    assert site in found
-    assert re.search(says, found[site])
+    assert activation in found
+    assert re.search(says, found[activation])
 
 
 APART = {
@@ -350,7 +350,7 @@ def shallow(name, size=64):
     spans = [s for s in segments(found.module, found.inputs) if s.exact and [n[:3] for n in s.layers].count("add") == 1]
     spans = [s for s in spans if s.layers[-1].startswith("add")]
     sizes = {str(n.target): n.meta["shape"] for n in found.module.graph.nodes}
-    lines = [Linearize(site, sizes[site][1]) for s in spans for site in s.sites]
+    lines = [Linearize(activation, sizes[activation][1]) for s in spans for activation in s.activations]
     moved = [Relocate(layers) for s in spans for layers in s.relocate]
     return apply(Plan((*lines, *moved)), found), Plan(tuple(Merge(s.layers) for s in spans))
 

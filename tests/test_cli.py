@@ -344,7 +344,7 @@ def test_a_plan_with_depth_is_replayed_on_another_checkpoint(data: tuple[str, ..
 
 def test_explain_lists_rectifiers_and_what_could_merge_across_them(here: Path):
     rows = json.loads(invoke("explain", "model.pt", "--depth", "--input-shape", "1x8x8", "--json").stdout)
-    assert [row["site"] for row in rows] == ["2", "4"]
+    assert [row["activation"] for row in rows] == ["2", "4"]
     assert rows[0]["merges"] == ["0", "3"] and rows[0]["padding_moves"] is True
     for shown, told in ((("--depth",), True), ((), False)):
         assert ("pointwise: those" in invoke("explain", "model.pt", *shown, "--input-shape", "1x8x8").stdout) == told

@@ -56,7 +56,7 @@ def test_who_is_beaten_in_both_is_not_on_the_front():
     assert {run.run: run.front for run in found.runs} == {"fast": True, "good": True, "bad": False, "twin": True}
     assert not found.warnings
     assert next((s.name, s.x, s.y) for s in found.picture.series) == ("fast", (3.0,), (80.0,))
-    assert found.picture.series[-1].name == "front" and found.picture.series[-1].x == (2.0, 3.0, 3.0)
+    assert found.picture.series[-1].name == "Pareto front" and found.picture.series[-1].x == (2.0, 3.0, 3.0)
     assert found.picture.levels == {"dense": 90.0}
 
 

@@ -51,7 +51,7 @@ def test_digits_are_split_into_three_disjoint_parts_and_every_inference_is_told(
     assert sum(map(len, parts)) == len(set.union(*parts)) == DIGITS
     assert data.spec.shape == (1, 8, 8)
     assert len(data.spec.classes or ()) == 10
-    assert says(data, "no test part", "seed 0") and says(data, "Normalisation inferred") and says(data, "held out")
+    assert says(data, "no test part", "seed 0") and says(data, "Normalization inferred") and says(data, "held out")
 
 
 def test_the_same_seed_gives_the_same_split_and_another_seed_another():
@@ -86,7 +86,7 @@ def test_images_without_labels_are_enough(tmp_path):
     for i in range(20):
         image(tmp_path / f"{i}.png", seed=i)
     data = open_data(tmp_path)
-    assert not data.spec.labelled and data.spec.classes is None
+    assert not data.spec.labeled and data.spec.classes is None
     assert next(data.train.batches(4)).target is None
     assert says(data, "no labels")
 
@@ -117,7 +117,7 @@ def test_keras_arrays_open_with_channels_last_and_say_so(tmp_path):
 
 def test_arrays_need_neither_labels_nor_a_test_part():
     data = from_arrays({"x": arrays()["x_train"]})
-    assert not data.spec.labelled and (len(data.train), len(data.held_out), len(data.test)) == (29, 3, 8)
+    assert not data.spec.labeled and (len(data.train), len(data.held_out), len(data.test)) == (29, 3, 8)
 
 
 @pytest.mark.parametrize(
@@ -224,12 +224,12 @@ def test_a_settings_file_spells_everything(tmp_path):
     assert (len(data.train), len(data.held_out), len(data.test)) == (7, 3, 10)
 
 
-def test_a_known_normalisation_can_be_named_and_is_told():
+def test_a_known_normalization_can_be_named_and_is_told():
     data = from_arrays(arrays(shape=(8, 8, 3)), normalize="imagenet")
     assert data.spec.mean == package.PRESETS["imagenet"][0] and says(data, "imagenet")
 
 
-def test_inferred_normalisation_gives_mean_0_and_std_1_on_the_training_images():
+def test_inferred_normalization_gives_mean_0_and_std_1_on_the_training_images():
     data = open_data("digits")
     x = next(data.train.batches(len(data.train))).inputs[0]
     assert abs(float(x.mean())) < 1e-3 and abs(float(x.std()) - 1) < 1e-3  # the statistics are rounded to four digits
@@ -404,7 +404,7 @@ def test_data_of_another_shape_than_the_model_takes_is_refused(shape, tmp_path):
         check_input(open_data("digits"), shape)
 
 
-def test_a_folder_is_resized_to_the_model_and_says_so_but_is_not_recoloured(tmp_path):
+def test_a_folder_is_resized_to_the_model_and_says_so_but_is_not_recolored(tmp_path):
     folder(tmp_path)
     data = open_data(tmp_path, shape=(3, 4, 6))
     assert data.spec.shape == (3, 4, 6) and says(data, "8x8", "4x6")

@@ -16,13 +16,13 @@ from compress.edits import Linearize, Plan
 from compress.edits import Merge as MergeEdit
 from compress.edits import Relocate as RelocateEdit
 from compress.errors import BadInput, Infeasible, UnsupportedModel
-from compress.graph.linearize import sites
+from compress.graph.linearize import activations
 from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
 from compress.measure.latency import Timing
 from compress.pipeline.sequence import stages_of
 from compress.recipe import make
-from compress.selection import activations
+from compress.selection import depth
 from compress.selection.merge_candidates import candidates
 from compress.selection.output_divergence import moved
 from compress.stage import Context
@@ -81,7 +81,7 @@ def test_depth_alone_refuses_what_it_could_not_do():
     with pytest.raises(BadInput, match="stops by --depth"):
         alone.check(dense, context(dense, method="depth", target="macs=0.5"))
     straight = artifact(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
-    with pytest.raises(UnsupportedModel, match="no rectifier"):
+    with pytest.raises(UnsupportedModel, match="no activation"):
         alone.check(straight, context(straight, method="depth"))
     LinearizeStage().check(straight, context(straight))
 
@@ -91,23 +91,23 @@ def test_candidates_are_what_wins_a_race():
     found = candidates(net, by_macs)
     assert ("2", "5") in [one.segment.layers for one in found.candidates]
     one = next(one for one in found.candidates if one.segment.layers == ("2", "5"))
-    assert one.segment.sites == ("4",)
+    assert one.segment.activations == ("4",)
     assert one.gain == pytest.approx(one.timing.ratio - 1)
     assert candidates(net, never_faster).candidates == ()
     assert candidates(net, never_faster).tried == found.tried > 0
     assert candidates(net, None).candidates[0].timing is None
-    assert candidates(net, by_macs, lambda segment: not segment.sites).tried == 0
+    assert candidates(net, by_macs, lambda segment: not segment.activations).tried == 0
 
 
 def test_analysis_tells_what_a_line_would_save():
     dense = artifact(narrow())
-    rows = {row.site: row for row in analyze(dense, context(dense)) if row.site}
+    rows = {row.activation: row for row in analyze(dense, context(dense)) if row.activation}
     one = next(c for c in candidates(dense, by_macs).candidates if c.segment.layers == ("2", "5"))
-    assert rows["4"].line_saves_ms == pytest.approx(one.gain) and rows["4"].with_sites == ()
-    assert rows["4"].line_ci95 == one.timing.ci95
-    assert analyze(dense, context(dense, never_faster))[1].line_saves_ms == 0
-    assert all(row.line_saves_ms is None for row in analyze(dense, context(dense, None)))
-    assert rows["6"].line_saves_ms is None and rows["6"].stays, "nothing merges across it, and it says why"
+    assert rows["4"].linearized_saves_ms == pytest.approx(one.gain) and rows["4"].with_activations == ()
+    assert rows["4"].linearized_ci95 == one.timing.ci95
+    assert analyze(dense, context(dense, never_faster))[1].linearized_saves_ms == 0
+    assert all(row.linearized_saves_ms is None for row in analyze(dense, context(dense, None)))
+    assert rows["6"].linearized_saves_ms is None and rows["6"].stays, "nothing merges across it, and it says why"
 
 
 def test_merging_changes_nothing_but_the_number_of_layers():
@@ -156,24 +156,24 @@ def test_easier_takes_the_lowest_entropy_first_and_stops_where_quality_falls(mon
     dense = artifact(narrow())
     given = context(dense, method="easier", epochs=0.02, max_drop=5.0)
     bits = {"1": 0.9, "4": 0.2, "6": 0.5}
-    monkeypatch.setattr(activations, "entropies", lambda found, _: {s.path: bits[s.path] for s in activations.free(found)})
+    monkeypatch.setattr(depth, "entropies", lambda found, _: {s.path: bits[s.path] for s in depth.free(found)})
     values = iter([0.9, 0.88, 0.86, 0.7])
 
     def held_out(*_: object):
-        return activations.quality.Quality("top1", next(values), 100)
+        return depth.quality.Quality("top1", next(values), 100)
 
-    monkeypatch.setattr(activations, "held_out", held_out)
+    monkeypatch.setattr(depth, "held_out", held_out)
     result = Easier()(dense, given)
     assert [edit.layer for edit in result.plan.edits] == ["4", "6"]
-    assert [site.path for site in sites(result.module)] == ["1"]
-    assert any("2 of 3 rectifiers" in note and "3: 0.7000" in note for note in result.notes)
+    assert [activation.path for activation in activations(result.module)] == ["1"]
+    assert any("2 of 3 activations" in note and "3: 0.7000" in note for note in result.notes)
 
 
 def test_easier_stops_at_its_target():
     dense = artifact(narrow())
     given = context(dense, method="easier", epochs=0.02, max_drop=100.0, target="activations=0.6")
     result = Easier()(dense, given)
-    assert len(sites(result.module)) == 2
+    assert len(activations(result.module)) == 2
 
 
 def test_cheap_takes_several_at_once_backs_off_and_trains_shortly(monkeypatch: pytest.MonkeyPatch):
@@ -185,7 +185,7 @@ def test_cheap_takes_several_at_once_backs_off_and_trains_shortly(monkeypatch: p
     values, epochs = iter([0.9, 0.7, 0.88, 0.8]), list[float]()
 
     def held_out(*_: object):
-        return activations.quality.Quality("top1", next(values), 100)
+        return depth.quality.Quality("top1", next(values), 100)
 
     def noted(module: nn.Module, data: object, recipe: Any, *_: object, **more: object) -> Any:
         epochs.append(recipe.epochs)
@@ -193,7 +193,7 @@ def test_cheap_takes_several_at_once_backs_off_and_trains_shortly(monkeypatch: p
 
     real = easier.train
     monkeypatch.setattr("compress.stages.easier.train", noted)
-    monkeypatch.setattr(activations, "held_out", held_out)
+    monkeypatch.setattr(depth, "held_out", held_out)
     result = Easier()(dense, given)
     assert [edit.layer for edit in result.plan.edits] == ["4"]
     assert result.plan.edits[0].slope, "a line, not the identity"
@@ -204,7 +204,7 @@ def test_cheap_takes_several_at_once_backs_off_and_trains_shortly(monkeypatch: p
 def test_what_edits_cost_is_how_far_they_move_the_outputs():
     dense = artifact(narrow())
     given = context(dense, method="easier")
-    lines = [Linearize(path, channels) for path, channels in activations.widths(dense).items()]
+    lines = [Linearize(path, channels) for path, channels in depth.widths(dense).items()]
     images = next(given.data.train.batches(512, limit=512, seed=given.recipe.seed)).inputs
     with torch.no_grad():
         before, *after = (one.module(*images).log_softmax(1) for one in (dense, *(apply(Plan((x,)), dense) for x in lines)))
@@ -216,16 +216,21 @@ def test_what_edits_cost_is_how_far_they_move_the_outputs():
 
 
 def test_all_rectifiers_of_entropy_zero_go_at_once():
-    assert activations.lowest({"a": 0.4, "b": 0.0, "c": 0.0}, 3) == ["b", "c"]
-    assert activations.lowest({"a": 0.4, "b": 0.0, "c": 0.0}, 1) == ["b"]
-    assert activations.lowest({"a": 0.4, "b": 0.5}, 3) == ["a"]
-    assert activations.lowest({"a": 0.4, "b": 0.5, "c": 0.1}, 3, 2) == ["c", "a"]
+    assert depth.lowest({"a": 0.4, "b": 0.0, "c": 0.0}, 3) == ["b", "c"]
+    assert depth.lowest({"a": 0.4, "b": 0.0, "c": 0.0}, 1) == ["b"]
+    assert depth.lowest({"a": 0.4, "b": 0.5}, 3) == ["a"]
+    assert depth.lowest({"a": 0.4, "b": 0.5, "c": 0.1}, 3, 2) == ["c", "a"]
 
 
 @pytest.mark.parametrize(
     ("net", "target", "error", "words"),
     [
-        (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), None, UnsupportedModel, "no rectifier that a line can replace"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(64, 10)),
+            None,
+            UnsupportedModel,
+            "no activation that an affine function can replace",
+        ),
         (narrow(), "macs=0.5", Infeasible, "cannot be reached by depth alone.*activations=0 to activations=1"),
     ],
 )
@@ -237,14 +242,14 @@ def test_what_depth_alone_cannot_do_is_refused(net: nn.Module, target: str | Non
 
 def test_a_target_in_rectifiers_is_refused_where_channels_are_removed():
     dense = artifact(narrow())
-    with pytest.raises(BadInput, match="rectifiers cannot be met by removing channels"):
+    with pytest.raises(BadInput, match="activations cannot be met by removing channels"):
         Remove("magnitude").check(dense, context(dense, method="magnitude", target="activations=0.5"))
 
 
 def test_explain_names_the_stretch_or_the_reason():
     net = narrow()
     net[6] = nn.Sequential(nn.ReLU(), nn.MaxPool2d(1))
-    rows = {row.site: row for row in depth_rows(artifact(net))}
+    rows = {row.activation: row for row in depth_rows(artifact(net))}
     assert rows["4"].merges == ("2", "5") and rows["4"].macs < 0.5 and rows["4"].stays is None
     assert rows["6.0"].merges == () and "6.1" in rows["6.0"].stays
 
@@ -310,9 +315,9 @@ def test_nepenthe_brings_layers_to_entropy_zero_and_takes_them_out():
     result = Nepenthe()(dense, context(dense, method="nepenthe", epochs=0.1, max_drop=100.0))
     gone = [edit.layer for edit in result.plan.edits if isinstance(edit, Linearize)]
     assert "4" in gone
-    assert len(sites(result.module)) == 2 - len(gone)
+    assert len(activations(result.module)) == 2 - len(gone)
     weights = result.module.get_submodule("1").weight
     assert (weights == 0).float().mean() > 0.4
-    assert any("rectifiers to entropy 0" in note for note in result.notes)
+    assert any("activations to entropy 0" in note for note in result.notes)
     line = next(edit for edit in result.plan.edits if edit.layer == "4")
     assert line.slope == pytest.approx([1.0] * 16, abs=1e-4) and line.offset == pytest.approx([0.0] * 16, abs=1e-2)

@@ -203,6 +203,6 @@ def test_a_model_that_guesses_is_noted_at_once_and_in_the_report():
     assert result.exit_code == 0, result.output
     lines = result.stderr.splitlines()
     said = next(line for line in lines if line.startswith("Warning: "))
-    assert "no better than guessing among 10 classes (10 %): wrong normalisation" in said
+    assert "no better than guessing among 10 classes (10 %): wrong normalization" in said
     assert lines.index(said) < lines.index("statistics ...")
     assert json.loads(Path("out/report.json").read_text())["warnings"] == [said.removeprefix("Warning: ")]

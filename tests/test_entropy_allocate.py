@@ -25,7 +25,7 @@ def curve(channels: int, scale: float) -> torch.Tensor:
     return scale * torch.linspace(1, 0, channels + 1, dtype=torch.float64) ** 2
 
 
-def test_the_cost_is_the_product_of_neighbouring_sizes():
+def test_the_cost_is_the_product_of_neighboring_sizes():
     model = chain(10, 20)
     assert model(np.array([10.0, 20.0])) == 7 + 4 * 10 + 10 * 20 + 20 * 3
     saved = model.saved(np.array([10.0, 20.0]), np.array([1.0, 2.0]))

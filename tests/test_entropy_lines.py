@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress.entropy.closest_affine import LineSums
+from compress.entropy.closest_affine import AffineSums
 from compress.entropy.estimators import easier, egp, from_norm
 from compress.entropy.state import binary_entropy, count
 
@@ -16,7 +16,7 @@ def seeded(*shape, seed=0, shift=0.0, scale=1.0):
 
 
 def fitted(act, *batches, channel_dim=1):
-    sums = LineSums(channel_dim)
+    sums = AffineSums(channel_dim)
     for z in batches:
         sums.add(z, act(z))
     return sums.fit()
@@ -51,7 +51,7 @@ def test_always_on_is_the_identity_and_always_off_is_zero_exactly(shape):
 def test_a_constant_input_has_no_slope():
     z = seeded(20, 3, 4, 4)
     z[:, 0], z[:, 1] = 1000.3, -2.0
-    z[::2, 0] = torch.nextafter(z[::2, 0], torch.tensor(2000.0))  # as far as float32 tells 1000.3 from its neighbour
+    z[::2, 0] = torch.nextafter(z[::2, 0], torch.tensor(2000.0))  # as far as float32 tells 1000.3 from its neighbor
     fit = fitted(nn.GELU(), z[:10], z[10:])
     assert fit.slope[:2].tolist() == [0, 0]
     torch.testing.assert_close(fit.offset[:2].float(), torch.nn.functional.gelu(torch.tensor([1000.3, -2.0])))
@@ -79,7 +79,7 @@ def test_lines_do_not_depend_on_the_batches():
 
 def test_lines_without_data_are_refused():
     with pytest.raises(ValueError, match="at least one batch"):
-        LineSums().fit()
+        AffineSums().fit()
 
 
 # ---- three regimes ---------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def planted(channels: int = 12, taps: int = 4, rank: int = 4, seed: int = 0) -> 
     y = source.flatten(1) @ torch.randn(rank * taps, 5, generator=random) + 0.1 * torch.randn(2000, 5, generator=random)
     moments = Moments()
     moments.add(x, y)
-    return quadratic(moments.centred(), None, torch.arange(channels * taps) // taps, channels, ridge=1e-6), x, y
+    return quadratic(moments.centerd(), None, torch.arange(channels * taps) // taps, channels, ridge=1e-6), x, y
 
 
 def brute_force(form: Quadratic, keep: int) -> tuple[int, ...]:
@@ -46,9 +46,9 @@ def test_output_errors_count_as_the_weighting_says():
     _, x, y = planted()
     moments = Moments()
     moments.add(x, y)
-    owner, centred = torch.arange(48) // 4, moments.centred()
+    owner, centerd = torch.arange(48) // 4, moments.centerd()
     weighting = torch.diag(torch.tensor([2.0, 2, 2, 2, 2]))
-    plain, weighted = quadratic(centred, None, owner, 12), quadratic(centred, weighting, owner, 12)
+    plain, weighted = quadratic(centerd, None, owner, 12), quadratic(centerd, weighting, owner, 12)
     assert loss([weighted], [1, 2]) == pytest.approx(2 * loss([plain], [1, 2]), rel=1e-6)
 
 
@@ -56,10 +56,10 @@ def test_columns_of_other_groups_stay_in_the_regression():
     _, x, y = planted()
     moments = Moments()
     moments.add(x, y)
-    centred = moments.centred()
-    everything = quadratic(centred, None, torch.arange(48) // 4, 12, ridge=1e-6)
+    centerd = moments.centerd()
+    everything = quadratic(centerd, None, torch.arange(48) // 4, 12, ridge=1e-6)
     owner = torch.where(torch.arange(48) < 24, torch.arange(48) // 4, -1)
-    half = quadratic(centred, None, owner, 6, ridge=1e-6)
+    half = quadratic(centerd, None, owner, 6, ridge=1e-6)
     assert loss([half], [0, 5]) == pytest.approx(loss([everything], [0, 5, *range(6, 12)]), rel=1e-2)  # other ridge scale
 
 
@@ -67,10 +67,10 @@ def test_channels_may_have_different_numbers_of_columns():
     _, x, y = planted()
     moments = Moments()
     moments.add(x[:, :10], y)
-    uneven = quadratic(moments.centred(), None, torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2, 2]), 3, ridge=1e-6)
+    uneven = quadratic(moments.centerd(), None, torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2, 2]), 3, ridge=1e-6)
     only = Moments()
     only.add(x[:, 8:10], y)
-    one = quadratic(only.centred(), None, torch.tensor([0, 0]), 1, ridge=1e-6)
+    one = quadratic(only.centerd(), None, torch.tensor([0, 0]), 1, ridge=1e-6)
     assert loss([uneven], [2]) == pytest.approx(loss([one], [0]), rel=1e-3)
 
 
@@ -131,7 +131,7 @@ def test_the_descent_never_raises_the_objective():
         assert float(after.sum()) == pytest.approx(12)
 
 
-def test_maximising_the_entropy_spreads_the_weights_and_minimising_it_concentrates_them():
+def test_maximizing_the_entropy_spreads_the_weights_and_minimizing_it_concentrates_them():
     form, _, _ = planted()
     scaled = regression._scaled([form])
     start = torch.rand(12, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.2

@@ -1,4 +1,4 @@
-"""The choice of stretches, against trying every subset."""
+"""The choice of segments, against trying every subset."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def checkerboard(size: int = 8) -> torch.Tensor:
     return ((torch.arange(size)[:, None] + torch.arange(size)) % 2).float()[None]
 
 
-def test_a_checkerboard_tells_each_neighbour_and_has_one_bit_of_aura():
+def test_a_checkerboard_tells_each_neighbor_and_has_one_bit_of_aura():
     # Pairs are (0, 1) and (1, 0), half each: 1 bit, as much as the pixels alone.
     assert each(checkerboard(), "pairwise") == pytest.approx([0.0], abs=1e-3)
     assert each(checkerboard(), "aura") == pytest.approx([1.0], abs=1e-6)
@@ -34,19 +34,19 @@ def test_stripes_of_two_rows_by_hand():
     # Rows 0 0 1 1: to the right always (g, g), 1 bit like the pixels. Downwards (0,0), (0,1), (1,1), a third each: log2 3 bits.
     stripes = torch.tensor([0.0, 0.0, 1.0, 1.0])[:, None].expand(4, 4)[None]
     assert each(stripes, "pairwise") == pytest.approx([(math.log2(3) - 1) / 2], abs=1e-5)
-    # Of 24 neighbours 10 are (0, 0), 10 are (1, 1) and 4 mixed; pooled both ways these are 2 of each kind.
+    # Of 24 neighbors 10 are (0, 0), 10 are (1, 1) and 4 mixed; pooled both ways these are 2 of each kind.
     shares = (10 / 24, 10 / 24, 2 / 24, 2 / 24)
     assert each(stripes, "aura") == pytest.approx([-sum(p * math.log2(p) for p in shares)], abs=1e-5)
 
 
-def test_a_gradient_of_as_many_levels_tells_each_neighbour():
+def test_a_gradient_of_as_many_levels_tells_each_neighbor():
     ramp = torch.arange(16.0)[:, None].expand(16, 16)[None]
     assert each(ramp, "pairwise", 16) == pytest.approx([0.0], abs=1e-5)
-    # Half of the neighbours stand in one row, (g, g); the others are (g, g + 1) or (g + 1, g), 30 kinds.
+    # Half of the neighbors stand in one row, (g, g); the others are (g, g + 1) or (g + 1, g), 30 kinds.
     assert each(ramp, "aura", 16) == pytest.approx([1 + math.log2(16) / 2 + math.log2(30) / 2], abs=1e-4)
 
 
-def test_independent_pixels_tell_nothing_of_their_neighbours():
+def test_independent_pixels_tell_nothing_of_their_neighbors():
     drawn = torch.randint(0, 2, (2, 256, 256), generator=torch.Generator().manual_seed(0)).float()
     assert each(drawn, "pairwise", 2) == pytest.approx([1.0, 1.0], abs=0.01)
     assert each(drawn, "aura", 2) == pytest.approx([2.0, 2.0], abs=0.01)
@@ -103,6 +103,6 @@ def test_every_value_is_within_its_bounds():
         assert float(values.min()) >= 0 and float(values.max()) <= most
 
 
-def test_maps_without_neighbours_are_refused():
+def test_maps_without_neighbors_are_refused():
     with pytest.raises(ValueError, match="two axes of 2"):
         spatial(torch.randn(2, 3, 1, 8))

@@ -50,7 +50,7 @@ def net() -> nn.Module:
 def exported(net: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> exporters.Exported:
     path = tmp_path_factory.mktemp("export") / "deep" / "net.onnx"
     samples = [(seeded(4, 3, 8, 8),), (seeded(3, 3, 8, 8, seed=2),)]
-    metadata = {"plan_sha256": "ab" * 32, "normalisation": "mean=0.5 std=0.25"}
+    metadata = {"plan_sha256": "ab" * 32, "normalization": "mean=0.5 std=0.25"}
     return exporters.export("onnx", net, (seeded(1, 3, 8, 8),), path, samples=samples, metadata=metadata)
 
 
@@ -80,7 +80,7 @@ def test_names_metadata_and_dynamic_batch_stand_in_the_file(exported: exporters.
     assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     assert {p.key: p.value for p in proto.metadata_props} == {
         "plan_sha256": "ab" * 32,
-        "normalisation": "mean=0.5 std=0.25",
+        "normalization": "mean=0.5 std=0.25",
     }
     assert proto.opset_import[0].version == 18
 
@@ -109,7 +109,7 @@ def test_exporting_leaves_the_model_as_it_was_and_gives_the_same_bytes(exported:
         model,
         (seeded(1, 3, 8, 8),),
         tmp_path / "net.onnx",
-        metadata={"plan_sha256": "ab" * 32, "normalisation": "mean=0.5 std=0.25"},
+        metadata={"plan_sha256": "ab" * 32, "normalization": "mean=0.5 std=0.25"},
     )
     assert again.sha256 == exported.sha256
     assert [m.training for m in model.modules()] == [m.training for m in before.modules()]

@@ -104,7 +104,7 @@ def test_every_rule_has_its_line_with_what_was_found_and_allowed(here: Path):
         "pass max-drop 0.30 points [0.10, 0.45] at most 1.00 points",
         "pass min-speedup 1.90x [1.80, 2.00] at least 1.50x",
         "fail max-size 1 MB at most 500 kB",
-        "Failed: 2 kept, 1 broken.",
+        "Failed: 2 passed, 1 failed.",
     ]
     assert result.exit_code == 5 and not result.stderr
 

@@ -1,4 +1,4 @@
-"""Rectifiers that become lines little by little: from the model that it was to the lines alone."""
+"""Activations that become lines little by little: from the model that it was to the lines alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def digits() -> Data:
 
 
 def pair(act=nn.ReLU):
-    """A model, and the same with lines in place of its two rectifiers."""
+    """A model, and the same with lines in place of its two activations."""
     torch.manual_seed(0)
     dense = trace(nn.Sequential(block(1, 8, act=act), conv(8, 6), nn.GELU(), head(6, 10)).eval(), IMAGE)
     edits = [

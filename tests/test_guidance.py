@@ -1,4 +1,4 @@
-"""Entropy guidance: log volumes by hand, their gradients, their normalisation, and a training that follows them."""
+"""Entropy guidance: log volumes by hand, their gradients, their normalization, and a training that follows them."""
 
 from __future__ import annotations
 

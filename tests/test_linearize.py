@@ -61,7 +61,7 @@ def images(c):
 
 
 def seen_by(c, part, x):
-    """What the rectifier of a block sees: convolution and norm."""
+    """What the activation of a block sees: convolution and norm."""
     return c.dense.module.get_submodule(f"{part}.1")(c.dense.module.get_submodule(f"{part}.0")(x))
 
 
@@ -169,7 +169,7 @@ def test_entropy_without_data_speaks_of_rectifiers_right_behind_a_norm():
     assert list(found) == ["stem.2", "one.2"]
     assert found["one.2"] == pytest.approx(1) and found["stem.2"] == pytest.approx(0, abs=1e-9)
     inputs = (torch.zeros(1, *SHAPE),)
-    rows = {row.site: row.entropy for row in depth_rows(Artifact(trace(model, inputs), inputs))}
+    rows = {row.activation: row.entropy for row in depth_rows(Artifact(trace(model, inputs), inputs))}
     assert rows == {**found, "last": None}
 
 
@@ -184,7 +184,7 @@ def test_analysis_tells_what_each_rectifier_does_and_why_it_stays():
     with torch.no_grad():
         c.dense.module.get_submodule("0.1").bias.add_(4.0)
     found = refit.statistics(c.dense, c, (), states=True)
-    rows = {row.site: row for row in analyze(c.dense, c) if row.site}
+    rows = {row.activation: row for row in analyze(c.dense, c) if row.activation}
     assert list(rows) == ["0.2", "3", "1.act"]
     first = rows["0.2"]
     assert first.layer == "0.0" and first.entropy == found.estimates["0.2"].value != float(found.states["0.2"].entropy.mean())
@@ -211,7 +211,7 @@ def test_lines_are_fitted_to_what_the_rectifier_sees(act):
 
 
 def settled(**settings):
-    """A net whose inner rectifier is always on in even channels and always off in odd ones."""
+    """A net whose inner activation is always on in even channels and always off in odd ones."""
     c = context(residual(), **settings)
     norm = c.dense.module.get_submodule("one.1")
     with torch.no_grad():
@@ -228,7 +228,7 @@ def test_a_rectifier_that_never_switches_goes_without_a_trace():
     # What is always off can be removed, exactly.
     small = apply(Plan((Keep("one.0", 12, tuple(range(0, 12, 2))),)), straight)
     assert distance(outputs(small.module, images(c)), outputs(c.dense.module, images(c))) < 1e-5  # the same sums, float32
-    # An identity is another function where the rectifier is off.
+    # An identity is another function where the activation is off.
     assert error(c, fit_activations.linearized(c.dense, c, ["one.2"], "identity")) > 1
 
 
@@ -294,13 +294,13 @@ def test_one_value_per_channel_is_too_few_for_a_line():
 
 def test_a_site_that_does_not_exist_is_refused_with_those_that_do():
     c = context(residual())
-    with pytest.raises(UnsupportedModel, match=r"no rectifier two.0; its rectifiers are stem.2, one.2, last\."):
+    with pytest.raises(UnsupportedModel, match=r"no activation two.0; its activations are stem.2, one.2, last\."):
         fit_activations.fitted(c.dense, c, ["two.0"])
 
 
 def test_a_model_without_rectifiers_says_so():
     c = context(nn.Sequential(conv(3, 8), nn.Sigmoid(), head(8)))
-    with pytest.raises(UnsupportedModel, match="no rectifier 1; it has none left"):
+    with pytest.raises(UnsupportedModel, match="no activation 1; it has none left"):
         fit_activations.fitted(c.dense, c, ["1"], "identity")
     gone = fit_activations.linearized(context(residual()).dense, context(residual()), ["stem.2", "one.2", "last"], "identity")
     with pytest.raises(UnsupportedModel, match="it has none left"):
@@ -314,7 +314,7 @@ def test_a_rectifier_that_cannot_become_a_line_is_refused_with_the_reason():
             self.act = nn.ReLU()
 
     c = context(nn.Sequential(conv(3, 8), Inside(), nn.ReLU(), head(8)))
-    with pytest.raises(UnsupportedModel, match=r"1.act cannot become a line: it lies inside 1, which stays whole because"):
+    with pytest.raises(UnsupportedModel, match=r"1.act cannot be linearized: it lies inside 1, which stays whole because"):
         fit_activations.fitted(c.dense, c, ["2", "1.act"])
     assert len(fit_activations.fitted(c.dense, c, ["2"])) == 1
 

@@ -1,4 +1,4 @@
-"""Lines in place of rectifiers: which sites there are, what stands there afterwards, and what is refused."""
+"""Lines in place of activations: which activations there are, what stands there afterwards, and what is refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compress.checkpoint.serialize import to_json
 from compress.edits import Keep, Linearize, Plan
 from compress.errors import PlanMismatch
 from compress.graph.channel_affine import ChannelAffine, channel_affine
-from compress.graph.linearize import linearize, sites
+from compress.graph.linearize import activations, linearize
 from compress.graph.trace.trace import trace
 
 SAME = 1e-5
@@ -38,7 +38,7 @@ def numbers(channels, seed=0):
 
 
 class Shared(nn.Module):
-    """One rectifier module, called at two places."""
+    """One activation module, called at two places."""
 
     def __init__(self, act):
         super().__init__()
@@ -78,39 +78,39 @@ def test_a_line_without_channels_or_on_another_axis_is_refused(channels, axis):
 
 def test_sites_come_in_graph_order_with_the_axis_of_their_channels():
     images_first = nn.Sequential(block(3, 8), conv(8, 8), nn.Hardswish(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.GELU())
-    assert [(s.path, s.axis) for s in sites(traced(images_first))] == [("0.2", 1), ("2", 1), ("5", 1)]
+    assert [(s.path, s.axis) for s in activations(traced(images_first))] == [("0.2", 1), ("2", 1), ("5", 1)]
     tokens = Net(
         lambda s, x: torch.relu(s.mlp(x) + s.other(x)),
         mlp=nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 6), nn.Dropout(), nn.GELU(), nn.Linear(6, 8)),
         other=nn.Linear(8, 8),
     )
-    assert [(s.path, s.axis, s.refused) for s in sites(traced(tokens, (torch.zeros(1, 5, 8),)))] == [
+    assert [(s.path, s.axis, s.refused) for s in activations(traced(tokens, (torch.zeros(1, 5, 8),)))] == [
         ("mlp.3", -1, None),
         ("relu", -1, None),
     ]
 
 
 def test_a_gate_is_no_site():
-    assert sites(traced(nn.Sequential(conv(3, 8), nn.Sigmoid(), conv(8, 8), nn.Tanh(), head(8)))) == ()
+    assert activations(traced(nn.Sequential(conv(3, 8), nn.Sigmoid(), conv(8, 8), nn.Tanh(), head(8)))) == ()
 
 
 def test_a_rectifier_that_is_called_twice_is_two_sites():
     model = Shared(nn.ReLU(inplace=True))
     module = traced(model)
-    assert [s.path for s in sites(module)] == ["act", "act_1"]
-    assert not any(s.refused for s in sites(module))
+    assert [s.path for s in activations(module)] == ["act", "act_1"]
+    assert not any(s.refused for s in activations(module))
     assert torch.equal(module(*images()), model.eval()(*images()))
     changed = linearize(module, [Linearize("act_1", 8)])
     assert isinstance(changed.act, nn.ReLU) and isinstance(changed.act_1, nn.Identity)
     assert list(module.state_dict()) == list(model.state_dict())
     # What is traced again, from a checkpoint say, has the same names.
-    assert [s.path for s in sites(trace(from_json(to_json(module), module.state_dict()), IMAGE))] == ["act", "act_1"]
+    assert [s.path for s in activations(trace(from_json(to_json(module), module.state_dict()), IMAGE))] == ["act", "act_1"]
 
 
 def test_calls_that_share_their_slopes_are_refused():
     module = traced(Shared(nn.PReLU(8)))
     reason = "it is called 2 times and has one set of slopes for all of them"
-    assert [(s.path, s.refused) for s in sites(module)] == [("act", reason)]
+    assert [(s.path, s.refused) for s in activations(module)] == [("act", reason)]
     with pytest.raises(PlanMismatch, match=reason):
         linearize(module, [Linearize("act", 8)])
 
@@ -118,7 +118,7 @@ def test_calls_that_share_their_slopes_are_refused():
 def test_a_rectifier_with_a_hook_is_refused():
     model = nn.Sequential(conv(3, 8), nn.ReLU(), head(8))
     model[1].register_forward_hook(lambda module, args, output: 2 * output)
-    assert "has hooks" in sites(traced(model))[0].refused
+    assert "has hooks" in activations(traced(model))[0].refused
 
 
 def test_a_rectifier_inside_what_was_not_traced_is_refused_with_the_reason():
@@ -127,7 +127,7 @@ def test_a_rectifier_inside_what_was_not_traced_is_refused_with_the_reason():
             super().__init__()
             self.act = nn.ReLU()
 
-    found = sites(traced(nn.Sequential(conv(3, 8), Inside(), nn.ReLU(), head(8))))
+    found = activations(traced(nn.Sequential(conv(3, 8), Inside(), nn.ReLU(), head(8))))
     assert [s.path for s in found] == ["2", "1.act"]
     assert found[0].refused is None
     assert "it lies inside 1, which stays whole because it cannot be traced" in found[1].refused
@@ -141,8 +141,8 @@ def test_a_rectifier_that_overwrites_what_others_read_is_refused():
 
     in_place = Net(call, conv=conv(3, 8), act=nn.ReLU(inplace=True), head=head(8))
     apart = Net(call, conv=conv(3, 8), act=nn.ReLU(), head=head(8))
-    assert "works in place on a value that add reads, too" in sites(traced(in_place))[0].refused
-    assert sites(traced(apart))[0].refused is None
+    assert "works in place on a value that add reads, too" in activations(traced(in_place))[0].refused
+    assert activations(traced(apart))[0].refused is None
 
 
 # ---- what stands there afterwards ------------------------------------------------------------------------------------------

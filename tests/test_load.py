@@ -427,13 +427,13 @@ def test_infinite_masks_in_buffers_are_no_mistake(here):
     assert load_model(stored(module)).notes == ()
 
 
-@pytest.mark.parametrize("kind", ["complex", "sparse", "quantised"])
+@pytest.mark.parametrize("kind", ["complex", "sparse", "quantized"])
 def test_odd_weights_are_refused(here, kind):
     weights = net().state_dict()
     tensor = weights["5.weight"]
-    if kind == "quantised":
+    if kind == "quantized":
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # quantised tensors are deprecated, the files are still there
+            warnings.simplefilter("ignore")  # quantized tensors are deprecated, the files are still there
             weights["5.weight"] = torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
     else:
         weights["5.weight"] = tensor.to(torch.complex64) if kind == "complex" else tensor.to_sparse()

@@ -17,7 +17,7 @@ from compress.artifact import Artifact, apply
 from compress.edits import Linearize, Merge, Plan, Relocate
 from compress.errors import PlanMismatch
 from compress.graph.channel_affine import ChannelAffine
-from compress.graph.linearize import sites
+from compress.graph.linearize import activations
 from compress.graph.merge.segments import blocked, segments
 from compress.graph.trace.trace import trace
 
@@ -473,16 +473,16 @@ def test_every_exact_segment_of_every_model_merges_and_every_other_rectifier_has
     x = [torch.randn(2, *i.shape[1:], dtype=i.dtype) if i.is_floating_point() else i for i in found.inputs]
     exact = [s for s in segments(found.module, found.inputs) if s.exact]
     shapes = {n.name: n.meta["shape"] for n in found.module.graph.nodes}
-    every = {site.path: site for site in sites(found.module)}
+    every = {activation.path: activation for activation in activations(found.module)}
     for segment in exact:
-        widths = {path: shapes[every[path].node][every[path].axis] for path in segment.sites}
+        widths = {path: shapes[every[path].node][every[path].axis] for path in segment.activations}
         numbers = {path: (tuple(torch.rand(n).tolist()), tuple(torch.randn(n).tolist())) for path, n in widths.items()}
-        lines = tuple(Linearize(path, widths[path], *numbers[path]) for path in segment.sites)
+        lines = tuple(Linearize(path, widths[path], *numbers[path]) for path in segment.activations)
         linear = apply(Plan((*lines, *(Relocate(r) for r in segment.relocate))), found)
         linear.module.double()
         assert differ(apply(Plan((Merge(segment.layers),)), linear), linear, x) < EXACT, segment
     told = blocked(found.module)
-    assert all(told.values()) and set(told) == set(every) - {site for s in exact for site in s.sites}
+    assert all(told.values()) and set(told) == set(every) - {activation for s in exact for activation in s.activations}
 
 
 # ---- plans -----------------------------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def test_the_manifest_says_what_a_device_needs(unpacked: Path):
     found = json.loads((unpacked / "manifest.json").read_text())
     assert found["licenses"] == {"model": "MIT", "scripts": "Apache-2.0"} and found["task"] == "classification"
     (taken,) = found["inputs"]
-    assert taken["shape"] == ["batch", 1, 8, 8] and taken["dtype"] == "float32" and len(taken["normalisation"]["mean"]) == 1
+    assert taken["shape"] == ["batch", 1, 8, 8] and taken["dtype"] == "float32" and len(taken["normalization"]["mean"]) == 1
     assert found["classes"] == ["0", "1", "2"]
     (model,) = found["models"]
     assert model["opset"] == 18 and model["bytes"] == (unpacked / model["path"]).stat().st_size and len(model["samples"]) == 3

@@ -26,7 +26,7 @@ INPUT = (torch.zeros(1, 3, 9, 9),)
 
 
 class Block(nn.Module):
-    """Two windows around a rectifier, with a skip connection past them."""
+    """Two windows around an activation, with a skip connection past them."""
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
@@ -101,9 +101,11 @@ def test_a_layer_that_is_called_twice_keeps_its_window():
 
 def test_a_residual_block_becomes_one_window_and_no_larger_one():
     dense = artifact()
-    assert not any(one.exact and one.kernel == (3, 3) and one.sites for one in segments(dense.module, INPUT))
+    assert not any(one.exact and one.kernel == (3, 3) and one.activations for one in segments(dense.module, INPUT))
     found = {
-        one.pointwise: one for one in narrower(dense.module, INPUT) if one.layers[-1].startswith("add") and len(one.sites) == 1
+        one.pointwise: one
+        for one in narrower(dense.module, INPUT)
+        if one.layers[-1].startswith("add") and len(one.activations) == 1
     }
     assert set(found) == {("conv1",), ("conv2",)}
     one = found[("conv2",)]
@@ -118,8 +120,8 @@ def test_a_residual_block_becomes_one_window_and_no_larger_one():
 
 def test_windows_go_only_where_they_may():
     dense = artifact()
-    with_windows = candidates(dense, by_macs, lambda one: bool(one.sites), windows=True)
-    without = candidates(dense, by_macs, lambda one: bool(one.sites))
+    with_windows = candidates(dense, by_macs, lambda one: bool(one.activations), pointwise=True)
+    without = candidates(dense, by_macs, lambda one: bool(one.activations))
     assert any(one.segment.pointwise for one in with_windows.candidates)
     assert not any(one.segment.pointwise for one in without.candidates)
 
@@ -168,7 +170,7 @@ def test_the_stage_takes_a_window_where_quality_allows_it_and_merging_follows():
 
 
 def test_explain_says_which_window_would_go_and_only_where_one_must():
-    row = next(r for r in depth_rows(artifact()) if r.site == "relu1")
+    row = next(r for r in depth_rows(artifact()) if r.activation == "relu1")
     assert row.pointwise == ("conv2",) and row.macs == pytest.approx(0.5) and row.padding_moves is False
     thin = artifact(nn.Sequential(nn.Conv2d(3, 32, 1), nn.ReLU(), nn.Conv2d(32, 3, 3, padding=1), nn.ReLU()))
-    assert next(r for r in depth_rows(thin) if r.site == "1").pointwise == ()
+    assert next(r for r in depth_rows(thin) if r.activation == "1").pointwise == ()

@@ -35,8 +35,8 @@ def seeded():
 
 def test_the_distance_is_the_relative_entropy_of_two_distributions():
     one, other = torch.tensor([[0.0, 1.0, 3.0]]), torch.tensor([[0.0, 3.0, 2.0]])
-    grey = 3 / 255  # the same range in both
-    p, q = (x + grey for x in (one.double(), other.double()))
+    gray = 3 / 255  # the same range in both
+    p, q = (x + gray for x in (one.double(), other.double()))
     p, q = p / p.sum(), q / q.sum()
     expected = (p * (p / q).log2()).sum()
     assert float(relative_entropy(one, other)) == pytest.approx(float(expected), rel=1e-6)
@@ -69,15 +69,15 @@ def decoded(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     [
         lambda x: torch.cat([x, -x], 1),  # each pixel in place
         lambda x: nn.functional.pixel_unshuffle(x, 4),  # blocks in channels
-        lambda x: nn.functional.conv2d(x, torch.eye(9).view(9, 1, 3, 3)[[0, 8]].expand(2, 1, 3, 3), padding=1),  # neighbours
+        lambda x: nn.functional.conv2d(x, torch.eye(9).view(9, 1, 3, 3)[[0, 8]].expand(2, 1, 3, 3), padding=1),  # neighbors
         lambda x: x.flatten(1) @ torch.linalg.qr(torch.randn(64, 64)).Q,  # no space at all
         lambda x: x.flatten(1)[:, :, None, None],  # global features in the shape of a map
     ],
-    ids=["pixels", "blocks", "neighbours", "flat", "one position"],
+    ids=["pixels", "blocks", "neighbors", "flat", "one position"],
 )
 def test_what_an_activation_holds_linearly_is_got_back(make):
     x = torch.rand(400, 1, 8, 8)
-    missed = (decoded(make(x), x) - x)[..., 1:-1, 1:-1].square().mean()  # of neighbours, the border lacks some
+    missed = (decoded(make(x), x) - x)[..., 1:-1, 1:-1].square().mean()  # of neighbors, the border lacks some
     assert missed < 0.1 * x.var()  # the ridge, and what the border does to weights that all positions share
 
 
@@ -182,7 +182,7 @@ def test_the_bottleneck_of_a_plan_is_named(net):
 
 def test_tokens_of_a_transformer_are_decoded_where_they_stand():
     blocks = np.random.default_rng(0).integers(0, 255, (120, 4, 4, 3))
-    pictures = np.kron(blocks, np.ones((1, 8, 8, 1))).astype(np.uint8)  # a colour per patch: 3 numbers of which 32 can tell
+    pictures = np.kron(blocks, np.ones((1, 8, 8, 1))).astype(np.uint8)  # a color per patch: 3 numbers of which 32 can tell
     data = from_arrays({"x": pictures, "y": np.arange(120) % 10})
     inputs = (torch.zeros(1, 3, 32, 32),)
     net = VisionTransformer(32, 8, 2, 2, 32, 64, num_classes=10).eval()

@@ -40,7 +40,7 @@ def test_top5_of_a_model_with_three_classes_is_1():
 
 
 def test_perplexity_is_the_exponential_of_the_mean_surprise_and_classes_of_text_lie_last():
-    metric, _ = choose("auto", "text", labelled=True)
+    metric, _ = choose("auto", "text", labeled=True)
     assert metric.name == "perplexity" and not metric.higher_is_better
     target = torch.tensor([[0, 1, 2, 2], [1, 1, 0, 2]])
     even = evaluate(nn.Identity(), [Pair((torch.zeros(2, 4, 3),), target)], metric)
@@ -54,7 +54,7 @@ def test_perplexity_is_the_exponential_of_the_mean_surprise_and_classes_of_text_
 
 @pytest.mark.parametrize("name", ["top1", "agreement"])
 def test_classes_of_text_lie_last_for_every_metric(name):
-    metric, _ = choose(name, "text", labelled=True)
+    metric, _ = choose(name, "text", labeled=True)
     target = torch.tensor([[0, 255, 1], [3, 2, 255]])  # 255 is a token like any other
     output = nn.functional.one_hot(target, 256).float()
     output[0, 0] = output[0, 0].flip(0)
@@ -63,11 +63,11 @@ def test_classes_of_text_lie_last_for_every_metric(name):
 
 
 def test_tokens_that_do_not_fit_the_outputs_are_refused():
-    metric, _ = choose("perplexity", "text", labelled=True)
+    metric, _ = choose("perplexity", "text", labeled=True)
     with pytest.raises(BadInput, match="tokens"):
         evaluate(nn.Identity(), [Pair((torch.zeros(2, 5, 3),), torch.zeros(2, 4, dtype=torch.long))], metric)
     with pytest.raises(BadInput, match="does not suit"):
-        choose("perplexity", "classification", labelled=True)
+        choose("perplexity", "classification", labeled=True)
 
 
 def test_mean_absolute_error_takes_targets_with_or_without_an_axis_of_1():
@@ -117,7 +117,7 @@ def test_measuring_leaves_modes_as_they_were():
 
 
 @pytest.mark.parametrize(
-    ("task", "labelled", "name"),
+    ("task", "labeled", "name"),
     [
         ("classification", True, "top1"),
         ("classification", False, "agreement"),
@@ -128,8 +128,8 @@ def test_measuring_leaves_modes_as_they_were():
         ("image", False, "psnr"),
     ],
 )
-def test_the_metric_follows_from_the_task_and_is_told(task, labelled, name):
-    metric, said = choose("auto", task, labelled)
+def test_the_metric_follows_from_the_task_and_is_told(task, labeled, name):
+    metric, said = choose("auto", task, labeled)
     assert metric.name == name and name in said
 
 
@@ -185,7 +185,7 @@ def test_no_batch_is_refused():
 )
 def test_a_metric_that_cannot_be_is_refused(name, words):
     with pytest.raises(BadInput, match=words):
-        choose(name, "classification", labelled=False)
+        choose(name, "classification", labeled=False)
 
 
 def test_a_model_that_gives_no_tensor_is_refused():

@@ -1,4 +1,4 @@
-"""What single channels are worth: by the states of their rectifiers, by their filters, by chance."""
+"""What single channels are worth: by the states of their activations, by their filters, by chance."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_state_of_a_rectifier_orders_channels_off_before_on_before_rare():
     told = context(planted())
     groups = removable(told.dense.module, solve(told.dense.module, told.dense.inputs))
     scores = SCORES["state-entropy"](told.dense, told, groups)
-    (worth,) = scores.values()  # the second convolution has no rectifier behind it
+    (worth,) = scores.values()  # the second convolution has no activation behind it
     assert worth.argsort()[:3].tolist() == [OFF, ON, RARE]
     assert worth[OFF] == -1 and worth[ON] == 0 and 0 < worth[RARE] < worth.topk(5).values.min()
 

@@ -12,7 +12,7 @@ from compress.statistics.spatial_maps import Watching, entropies, maps
 
 
 class Block(nn.Module):
-    """A residual block behind a stem, its rectifier called twice."""
+    """A residual block behind a stem, its activation called twice."""
 
     def __init__(self):
         super().__init__()

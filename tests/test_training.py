@@ -66,7 +66,7 @@ def test_text_is_distilled_and_learnt_token_by_token():
     flat = [x.flatten(0, 1) for x in (output, dense)]
     expected = distillation(*flat, "classification", 2.0)
     assert float(distillation(output, dense, "text", 2.0)) == pytest.approx(float(expected), rel=1e-5)  # float32
-    loss, _ = objective(recipe(distill=0.0), "text", labelled=True, teacher=True)
+    loss, _ = objective(recipe(distill=0.0), "text", labeled=True, teacher=True)
     assert float(loss(output, target, None)) == pytest.approx(float(nn.functional.cross_entropy(flat[0], target.flatten())))
 
 
@@ -116,7 +116,7 @@ def test_a_training_repeats_exactly_and_leaves_the_random_state_alone(digits):
 def test_distillation_works_without_labels(digits):
     teacher = train(small(), digits, recipe(epochs=3)).module
     split = [
-        Split(part.inputs, None, part.index, replace(digits.spec, labelled=False)) for part in (digits.train, digits.held_out)
+        Split(part.inputs, None, part.index, replace(digits.spec, labeled=False)) for part in (digits.train, digits.held_out)
     ]
     blind = Data(split[0], split[1], split[1], split[0].spec)
     found = train(small(), blind, recipe(epochs=3), teacher=teacher)

@@ -120,16 +120,16 @@ def test_tickets_are_nested_and_go_back_to_the_weights_that_training_began_with(
 
     monkeypatch.setattr(module, "_trained", watched)
     levels = list(Lottery().levels(told.dense, told))
-    assert [(level.arm, level.number, round(level.left, 2)) for level in levels] == [
-        (arm, number, left) for arm in ("original", "random") for number, left in enumerate((1.0, 0.5, 0.25))
+    assert [(level.variant, level.number, round(level.left, 2)) for level in levels] == [
+        (variant, number, left) for variant in ("original", "random") for number, left in enumerate((1.0, 0.5, 0.25))
     ]
     drawn = reinitialized(told.dense.module, 0)[0].state_dict()
     for name in ("original-1", "original-2"):
         assert all(torch.equal(value, drawn[key]) for key, value in begun[name].artifact.module.state_dict().items())
     weights = [begun[f"random-{n}"].artifact.module.get_submodule("3").weight for n in (1, 2)]
     assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], drawn["3.weight"])
-    for arm in ("original", "random"):
-        one, two = (begun[f"{arm}-{n}"].masks for n in (1, 2))
+    for variant in ("original", "random"):
+        one, two = (begun[f"{variant}-{n}"].masks for n in (1, 2))
         assert all((two[path] & ~one[path]).sum() == 0 for path in one)
     assert zeros(levels[2].artifact) == pytest.approx(0.75, abs=0.01)
 
@@ -158,7 +158,7 @@ def test_a_whole_stage_tells_of_both_arms_and_draws_them():
     (curve,) = done.curves
     assert [(s.name, [round(x) for x in s.x]) for s in curve.series] == [("original", [100, 50, 25]), ("random", [100, 50, 25])]
     assert curve.levels["dense"] == curve.series[0].y[0] > 60
-    assert any(note.startswith("Arm original:") for note in done.notes) and "zeros in the file" in done.notes[-1]
+    assert any(note.startswith("Variant original:") for note in done.notes) and "zeros in the file" in done.notes[-1]
     assert (
         zeros(done) == pytest.approx(0.75, abs=0.01) and cost(done.module, INPUT).params == cost(told.dense.module, INPUT).params
     )
@@ -187,7 +187,7 @@ def test_what_lies_on_the_desk_is_not_trained_again(tmp_path: Path, monkeypatch:
     with pytest.raises(KeyboardInterrupt):
         Lottery()(told.dense, told)
     again = Lottery()(told.dense, told)
-    assert len(calls) == 4  # the dense net and two arms, one of them twice
+    assert len(calls) == 4  # the dense net and two variants, one of them twice
     straight = Lottery()(told.dense, replace(told, scratch=None))
     assert again.notes == straight.notes
     for key, value in straight.module.state_dict().items():
@@ -226,7 +226,7 @@ def test_other_arms_need_no_initial_weights_and_channels_have_an_end():
 def test_a_weight_that_no_input_reaches_is_worth_nothing():
     told = context(method="sensitivity", weight_decay=0.0)
     with torch.no_grad():
-        told.dense.module.get_submodule("0").bias[3] = -1e3  # its rectifier is always off
+        told.dense.module.get_submodule("0").bias[3] = -1e3  # its activation is always off
     for name in ("learned", "snip"):
         scores = CRITERIA[name](told.dense.module, told, None)
         rows = scores["0"].flatten(1).sum(1)

@@ -99,7 +99,7 @@ def _is_there(value: object) -> bool:
 
 
 def build(kind: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """A layer of the table on the meta device: no memory, no initialisation.
+    """A layer of the table on the meta device: no memory, no initialization.
 
     Raises:
         ValueError: unknown class or argument, or what the constructor itself refuses.

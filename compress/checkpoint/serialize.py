@@ -1,4 +1,4 @@
-"""A traced model as JSON, without pickle and without the user's class; `deserialise` reads it back.
+"""A traced model as JSON, without pickle and without the user's class; `deserialize` reads it back.
 
     {"format": "compress.graph", "schema": 1, "name": "ResNet",
      "layers":  {"conv1": {"class": "Conv2d", "args": {"in_channels": 3, "out_channels": 64, ...}}, ...},

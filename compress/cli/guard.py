@@ -46,7 +46,7 @@ def path_argument(name: str, required: bool = True, nargs: int = 1) -> Callable[
 
 
 def out_option(default: str, text: str) -> Decorator:
-    """`--out`, with the place that the command writes to when nothing is said."""
+    """`--out`, with the place that the command writes to by default."""
     return click.option("--out", "-o", type=click.Path(path_type=Path), default=default, show_default=True, help=text)
 
 

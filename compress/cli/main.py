@@ -53,7 +53,7 @@ def command(*options: Callable[[Command], Command], example: str) -> Callable[[C
 def run(model: str | None, recipe: Path | None, out: Path, dry_run: bool, as_json: bool, **flags: Any) -> None:
     """From a model file to a smaller, measured one.
 
-    Analyses MODEL on the training images of --data, removes channels, refits what stays, fine-tunes, exports, and measures
+    Analyzes MODEL on the training images of --data, removes channels, refits what stays, fine-tunes, exports, and measures
     every stage with the same harness. Everything lands in the folder --out.
     """
     import compress
@@ -72,7 +72,7 @@ def run(model: str | None, recipe: Path | None, out: Path, dry_run: bool, as_jso
 @command(
     path_argument("model"),
     settings(*LOADING, "data", *TIMING, *STATISTICS, "spatial", "initial", "epochs", "lr", "batch_size"),
-    click.option("--time/--no-time", "timed", default=True, help="whether what lines in place of rectifiers save is measured"),
+    click.option("--time/--no-time", "timed", default=True, help="whether what linearizing saves is timed"),
     click.option("--probe", is_flag=True, help="instead: at which layer the input is lost, as linear decoders find it"),
     click.option(
         "--plan", type=click.Path(path_type=Path), help="with --probe: a plan.json, and what its model loses beside this one"
@@ -84,11 +84,12 @@ def run(model: str | None, recipe: Path | None, out: Path, dry_run: bool, as_jso
 def analyze(model: str, as_json: bool, **flags: Any) -> None:
     """Entropy, redundancy and cost of every layer of MODEL.
 
-    A state entropy of 0 bits means that a rectifier never changes its state on this data. "needed" is the fewest channels that
-    keep the readers' error within 1 % of their variance; "saved" is the share of the whole model that half of the channels cost.
-    "line saves ms" is what the layers around a rectifier save as one, if it and those named beside it become lines; --no-time
-    leaves that out. "log volume" is by how much a layer stretches (above 0) or squeezes what goes through it, in nats per value.
-    --spatial adds how unlike its neighbours a pixel is in the maps behind a layer, and the share of maps that are constant.
+    A state entropy of 0 bits means that an activation never changes its state on this data. "needed" is the fewest channels that
+    keep the consumers' error within 1 % of their variance; "saved" is the fraction of the whole model that half of the channels
+    cost. "linearized saves ms" is what the layers around an activation save as one, if it and those named beside it are
+    linearized; --no-time leaves that out. "log volume" is by how much a layer stretches (above 0) or squeezes what goes through
+    it, in nats per value. --spatial adds how unlike its neighbors a pixel is in the maps behind a layer, and the share of maps
+    that are constant.
 
     --sensitivity trains three times as --epochs, --lr and --batch-size say, from --initial weights or drawn ones.
     """
@@ -152,16 +153,16 @@ def apply(plan: str, model: str, out: Path, force: bool, **flags: Any) -> None:
 @command(
     path_argument("model"),
     click.argument("layer", required=False),
-    click.option("--depth", is_flag=True, help="rectifiers, and what could merge across them, instead of channels"),
+    click.option("--depth", is_flag=True, help="activations, and what could merge across them, instead of channels"),
     settings(*LOADING, "data"),
     json_option,
     example="compress explain model.pt layer1.0.conv1 --input-shape 3x224x224",
 )
 def explain(model: str, layer: str | None, depth: bool, as_json: bool, **flags: Any) -> None:
-    """Which channels of MODEL belong together, which are frozen, and why.
+    """Which channels of MODEL are coupled, which are frozen, and why.
 
-    With LAYER: every tensor that hangs on the channels of that layer. With --depth: every rectifier, the layers that could become
-    one if it were a line, or why there are none. MODEL needs --input-shape or --data, unless it is a folder
+    With LAYER: every tensor that is coupled to the channels of that layer. With --depth: every activation, the segment of layers
+    that could become one if it were linearized, or why there is none. MODEL needs --input-shape or --data, unless it is a folder
     model.compressed.
     """
     import compress
@@ -172,7 +173,7 @@ def explain(model: str, layer: str | None, depth: bool, as_json: bool, **flags: 
     if depth and found and not as_json:
         click.echo(
             "entropy in bits, where a batch norm tells it without data; merges: layers that would become one; pointwise: those "
-            "that would lose their window for it;\nmacs of the one layer, as a share of those that the stretch has now"
+            "that would be reduced to 1x1 for it;\nmacs of the one layer, as a share of those that the segment has now"
         )
 
 

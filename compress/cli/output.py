@@ -115,7 +115,7 @@ def described(edit: Any) -> tuple[str, str, str]:
         case Keep():
             what = f"{len(edit.keep)} of {edit.channels} channels"
         case Linearize():
-            what = f"a line for each of {edit.channels} channels" if edit.slope else "the identity"
+            what = f"an affine function for each of {edit.channels} channels" if edit.slope else "the identity"
         case Factor():
             what = f"two layers of rank {edit.rank}"
         case Pointwise():
@@ -131,9 +131,9 @@ def counted(edits: Sequence[Any]) -> str:
 
     kinds = {
         Keep: "groups of channels made smaller",
-        Linearize: "rectifiers made lines",
+        Linearize: "activations linearized",
         Pointwise: "convolutions made 1x1",
-        Merge: "stretches merged into one layer",
+        Merge: "segments merged into one layer",
     }
     numbers = {kind: sum(isinstance(edit, kind) for edit in edits) for kind in kinds}
     return ", ".join(f"{n} {kinds[kind]}" for kind, n in numbers.items() if n) or "nothing changes"

@@ -1,6 +1,6 @@
 """`compress analyze`: what every group of channels carries, what it costs, and what removing half of it would save.
 
-One streaming pass of the dense model gives the states of all rectifiers and the moments of all consumers; the loss curves
+One streaming pass of the dense model gives the states of all activations and the moments of all consumers; the loss curves
 follow from the moments alone.
 """
 
@@ -18,11 +18,11 @@ from compress.data import calibration
 from compress.entropy.obs import Sweep
 from compress.entropy.spatial import Spatial
 from compress.graph.channels.solve import Channels, Group
-from compress.graph.linearize import sites
+from compress.graph.linearize import activations
 from compress.graph.merge.segments import blocked
 from compress.measure.cost import cost
 from compress.refit import refit
-from compress.selection import activations, budget
+from compress.selection import budget, depth
 from compress.selection import channels as selection
 from compress.selection.merge_candidates import raced, saved_ms, shortest
 from compress.stage import Context
@@ -40,38 +40,38 @@ class Row:
     Attributes:
         layer: the group's name (its first producer), or the activation's path.
         channels: how many; 0 for an activation inside what could not be traced.
-        site: path of the rectifier behind the layer, of which the next nine speak.
+        activation: path of the activation behind the layer, of which the next nine speak.
         entropy: its state entropy, mean bits per channel in [0, 1], as `--entropy` takes it.
         always_on, always_off: shares of its channels that never switched.
         upper: share of the time that its channels are in a third regime (ReLU6 above 6), None where it has none.
-        with_sites: other rectifiers that have to become lines as well, so that layers around this one can become one.
-        pointwise: convolutions that have to lose their window for that, because it would take more operations otherwise.
-        line_saves_ms: milliseconds of a call that these layers save as one, by a race; below 0 where they are slower, None where
-            nothing was timed or could be merged.
-        line_ci95: 95 % confidence interval of that race's speed-up; holding 1 means: cannot tell.
-        stays: why no line can stand for it, or why no layers could be merged if one did.
-        needed: fewest channels that keep the weighted error of all readers within 1 % of their variance.
-        error_at_half: that error, as a share, with half of the channels left and the readers refitted.
+        with_activations: other activations that have to be linearized as well, so that layers around this one can become one.
+        pointwise: convolutions that have to be reduced to 1x1 for that, because it would take more operations otherwise.
+        linearized_saves_ms: milliseconds of a call that these layers save as one, by a race; below 0 where they are slower,
+            None where nothing was timed or could be merged.
+        linearized_ci95: 95 % confidence interval of that race's speed-up; holding 1 means: cannot tell.
+        stays: why no affine function can stand for it, or why no layers could be merged if one did.
+        needed: fewest channels that keep the weighted error of all consumers within 1 % of their variance.
+        error_at_half: that error, as a share, with half of the channels left and the consumers refitted.
         spatial: spatial entropy of the maps of these layers, mean over maps that vary, where it was asked for: in [0, 1] if
             pairwise, in bits if aura.
         spatial_constant: share of their maps that are constant.
         log_volume: mean nats per value by which the layers that make the channels stretch (above 0) or squeeze their input.
         params, macs: of these layers, per sample.
-        params_saved, macs_saved: by removing half of the channels, readers included; shares of the whole model.
+        params_saved, macs_saved: by removing half of the channels, consumers included; shares of the whole model.
         frozen: why no channel can go.
     """
 
     layer: str
     channels: int
-    site: str | None = None
+    activation: str | None = None
     entropy: float | None = None
     always_on: float | None = None
     always_off: float | None = None
     upper: float | None = None
-    with_sites: tuple[str, ...] = ()
+    with_activations: tuple[str, ...] = ()
     pointwise: tuple[str, ...] = ()
-    line_saves_ms: float | None = None
-    line_ci95: tuple[float, float] | None = None
+    linearized_saves_ms: float | None = None
+    linearized_ci95: tuple[float, float] | None = None
     stays: str | None = None
     needed: int | None = None
     error_at_half: float | None = None
@@ -100,10 +100,10 @@ def analyze(artifact: Artifact, context: Context, definition: str | None = None)
     curves = selection.sweeps(
         selection.Losses(artifact.module, found), groups, lambda share: context.progress("loss curves", share, "")
     )
-    behind = activations.behind(artifact.module, channels, found.states)
-    about = _about_sites(artifact.module, found)
+    behind = depth.behind(artifact.module, channels, found.states)
+    about = _about_activations(artifact.module, found)
     for path, columns in _races(artifact, context).items():
-        about.setdefault(path, {"site": path}).update(columns)
+        about.setdefault(path, {"activation": path}).update(columns)
     saved = {unit: _saved(artifact, channels, groups, unit) for unit in ("params", "macs")}
     layers = {one.name: one for one in cost(artifact.module, artifact.inputs).layers}
     maps = {} if definition is None else _maps(artifact, context, definition)
@@ -132,12 +132,12 @@ def analyze(artifact: Artifact, context: Context, definition: str | None = None)
     ]
 
 
-def _about_sites(module: GraphModule, found: Statistics) -> dict[str, dict[str, Any]]:
-    """What a row says of a rectifier, by its path, in the order of the graph; those inside what was not traced come last."""
-    why = {site.path: site.refused for site in sites(module) if site.refused} | blocked(module)
+def _about_activations(module: GraphModule, found: Statistics) -> dict[str, dict[str, Any]]:
+    """What a row says of an activation, by its path, in the order of the graph; those inside what was not traced come last."""
+    why = {activation.path: activation.refused for activation in activations(module) if activation.refused} | blocked(module)
     about: dict[str, dict[str, Any]] = {}
     for path in dict.fromkeys([*found.states, *why]):
-        about[path] = {"site": path, "stays": why.get(path)}
+        about[path] = {"activation": path, "stays": why.get(path)}
         if (state := found.states.get(path)) is not None:
             about[path] |= {"entropy": found.bits(path), "always_on": state.always_on, "always_off": state.always_off}
             about[path]["upper"] = None if state.upper is None else float(state.upper.double().mean()) / state.seen
@@ -145,15 +145,15 @@ def _about_sites(module: GraphModule, found: Statistics) -> dict[str, dict[str, 
 
 
 def _races(artifact: Artifact, context: Context) -> dict[str, dict[str, Any]]:
-    """What a line in the place of each rectifier would save, where layers could then become one."""
+    """What linearizing each activation would save, where layers could then become one."""
     found: dict[str, dict[str, Any]] = {}
     best = shortest(artifact)
     for number, (path, segment) in enumerate(best.items()):
-        found[path] = {"with_sites": tuple(s for s in segment.sites if s != path), "pointwise": segment.pointwise}
+        found[path] = {"with_activations": tuple(s for s in segment.activations if s != path), "pointwise": segment.pointwise}
         if context.race is not None:
             timing = raced(artifact, segment, context.race)
-            found[path] |= {"line_saves_ms": saved_ms(timing), "line_ci95": timing.ci95}
-            context.progress("time stretches", (number + 1) / len(best), path)
+            found[path] |= {"linearized_saves_ms": saved_ms(timing), "linearized_ci95": timing.ci95}
+            context.progress("time segments", (number + 1) / len(best), path)
     return found
 
 

@@ -51,7 +51,7 @@ def unpacked(names: Sequence[str], folder: Path) -> Iterator[tuple[str, Path]]:
         except checksums.Refused as error:
             raise BadInput(str(error)) from error
         if wrong:
-            raise BadInput(f"{name} is not as it was sealed: {wrong[0]}. Fetch it again.")
+            raise BadInput(f"{name} does not match its checksums: {wrong[0]}. Fetch it again.")
         models = sorted((inside / "models").glob("*.onnx"))
         if not models:
             raise BadInput(f"{name} holds no ONNX model, and nothing else is timed from a package. Give the files.")

@@ -10,7 +10,7 @@ from typing import Any
 from compress.artifact import Artifact
 from compress.errors import BadInput
 from compress.graph.channels.solve import Channels, Group
-from compress.graph.linearize import sites
+from compress.graph.linearize import activations
 from compress.graph.merge.segments import blocked
 from compress.pipeline.prepare import opened
 from compress.recipe import make, model_path
@@ -44,23 +44,23 @@ class MemberRow:
 
 @dataclass(frozen=True)
 class DepthRow:
-    """One rectifier, and the shortest stretch of layers that could become one if it were a line.
+    """One activation, and the shortest segment of layers that could become one if it were linearized.
 
     Attributes:
-        site: path of the rectifier.
+        activation: path of the activation.
         entropy: mean bits per channel that the batch norm in front of it tells without data; `compress analyze` counts.
-        merges: the layers of the stretch.
-        with_sites: other rectifiers that would have to be lines, too.
-        pointwise: convolutions that would have to lose their window, because the one layer would do more work otherwise.
-        macs: multiply-accumulates of the one layer as a share of those that the stretch has now; above 1 it does more work.
+        merges: the layers of the segment.
+        with_activations: other activations that would have to be linearized, too.
+        pointwise: convolutions that would have to be reduced to 1x1, because the one layer would do more work otherwise.
+        macs: multiply-accumulates of the one layer as a share of those that the segment has now; above 1 it does more work.
         padding_moves: whether padding would have to move to the first layer, which changes values at the border.
         stays: why it cannot be merged across.
     """
 
-    site: str
+    activation: str
     entropy: float | None = None
     merges: tuple[str, ...] = ()
-    with_sites: tuple[str, ...] = ()
+    with_activations: tuple[str, ...] = ()
     pointwise: tuple[str, ...] = ()
     macs: float | None = None
     padding_moves: bool | None = None
@@ -70,7 +70,7 @@ class DepthRow:
 def explain(
     model: str | Path, layer: str | None = None, *, depth: bool = False, **settings: Any
 ) -> list[GroupRow] | list[MemberRow] | list[DepthRow]:
-    """Groups of channels of a model; with `layer`, the tensors that hang on the channels of that layer; with `depth`, rectifiers.
+    """Groups of channels of a model; with `layer`, the tensors coupled to the channels of that layer; with `depth`, activations.
 
     Raises:
         BadInput: the model cannot be opened, has no such layer, or both `layer` and `depth` are given.
@@ -91,18 +91,20 @@ def explain(
 
 
 def depth_rows(artifact: Artifact) -> list[DepthRow]:
-    """A row for every rectifier, in the order of the graph."""
+    """A row for every activation, in the order of the graph."""
     best = shortest(artifact)
     why, bits = blocked(artifact.module), data_free(artifact.module)
     rows: list[DepthRow] = []
-    for site in sites(artifact.module):
-        if (one := best.get(site.path)) is None:
-            stays = site.refused or why.get(site.path, "no layers around it could become one")
-            rows.append(DepthRow(site.path, bits.get(site.path), stays=stays))
+    for activation in activations(artifact.module):
+        if (one := best.get(activation.path)) is None:
+            stays = activation.refused or why.get(activation.path, "no layers around it could become one")
+            rows.append(DepthRow(activation.path, bits.get(activation.path), stays=stays))
             continue
-        others = tuple(s for s in one.sites if s != site.path)
+        others = tuple(s for s in one.activations if s != activation.path)
         share = one.macs_after / max(one.macs_before, 1)
-        rows.append(DepthRow(site.path, bits.get(site.path), one.layers, others, one.pointwise, share, bool(one.relocate)))
+        rows.append(
+            DepthRow(activation.path, bits.get(activation.path), one.layers, others, one.pointwise, share, bool(one.relocate))
+        )
     return rows
 
 

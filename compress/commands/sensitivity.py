@@ -49,8 +49,8 @@ def agreement(context: Context) -> list[Agreement]:
         BadInput: no labels, or no epochs.
     """
     recipe = context.recipe
-    if not context.data.spec.labelled or recipe.epochs == 0:
-        raise BadInput("The two-run diagnostic trains the net from the beginning: give labelled data, and --epochs above 0.")
+    if not context.data.spec.labeled or recipe.epochs == 0:
+        raise BadInput("The two-run diagnostic trains the net from the beginning: give labeled data, and --epochs above 0.")
     start = beginning(context.dense, context).module
     other, _ = reinitialized(start, recipe.seed + 1)
     runs = [

@@ -2,9 +2,9 @@
 
     source                 open_data             Data
     folder, .npz,    ->    split, size,    ->    train | held_out | test   (Split: seeded batches, ready for the model)
-    digits, ...            normalisation         spec, notes
+    digits, ...            normalization         spec, notes
 
-Whatever was inferred (size, normalisation, split, augmentation, task) stands in `Data.notes`, one sentence each.
+Whatever was inferred (size, normalization, split, augmentation, task) stands in `Data.notes`, one sentence each.
 `held_out` is never a part of the test data; the test data is for measuring only.
 """
 

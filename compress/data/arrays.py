@@ -40,7 +40,7 @@ def open_npz(path: Path, settings: Settings, shape: tuple[int, ...] | None) -> S
 
 
 def open_digits(settings: Settings, shape: tuple[int, ...] | None) -> Source:
-    """scikit-learn's 1797 grey images of 8x8."""
+    """scikit-learn's 1797 gray images of 8x8."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -126,8 +126,8 @@ def _as_images(
         notes.append("Grey images are repeated over 3 channels.")
         inputs = {name: x.expand(-1, 3, -1, -1).contiguous() for name, x in inputs.items()}
     if settings.channels == 1 and inputs["train"].ndim == 4 and inputs["train"].shape[1] == 3:
-        notes.append("Coloured images are made grey.")
-        inputs = {name: _grey(x) for name, x in inputs.items()}
+        notes.append("Colored images are made gray.")
+        inputs = {name: _gray(x) for name, x in inputs.items()}
     if settings.size is not None and tuple(inputs["train"].shape[2:]) != settings.size:
         notes.append(f"Images are resized to {settings.size[0]}x{settings.size[1]}.")
         inputs = {name: _resized(x, settings.size) for name, x in inputs.items()}
@@ -145,8 +145,8 @@ def _as_images(
     return inputs
 
 
-def _grey(images: Tensor) -> Tensor:
-    """Luma of coloured images (n, 3, h, w), by the weights of ITU-R BT.601, in their own type."""
+def _gray(images: Tensor) -> Tensor:
+    """Luma of colored images (n, 3, h, w), by the weights of ITU-R BT.601, in their own type."""
     weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
     parts = ((part.float() * weights).sum(1, keepdim=True) for part in images.split(1000))  # in parts: floats need the room
     return torch.cat([part if images.is_floating_point() else part.round().to(images.dtype) for part in parts])

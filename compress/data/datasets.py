@@ -125,7 +125,7 @@ def _from_datasets(
         for name, dataset in found.items()
     }
     total = sum(len(dataset) for dataset in found.values())
-    notes = [f"Items of {where} are used as they come{'' if sample.dtype == torch.uint8 else ', already normalised'}."]
+    notes = [f"Items of {where} are used as they come{'' if sample.dtype == torch.uint8 else ', already normalized'}."]
     if total * sample.numel() * sample.element_size() <= settings.memory_gb * 1e9:
         # A data set with random transforms would be frozen in its first draw: augmentation belongs to [augment].
         parts = {name: unreadable_out(part, where)[0] for name, part in parts.items()}

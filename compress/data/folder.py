@@ -92,24 +92,24 @@ def _list(root: Path) -> Listing:
         return _with_masks(names["images"], names["masks"])
     direct, others = _images(root, deep=False)
     found = {path.name: _images(path, deep=True) for path in folders}
-    labelled = {name: paths for name, (paths, _) in found.items() if paths}
+    labeled = {name: paths for name, (paths, _) in found.items() if paths}
     others += sum(count for _, count in found.values())
-    if direct and labelled:
+    if direct and labeled:
         raise BadInput(
-            f"{root} has {len(direct)} images of its own beside folders with images ({', '.join(list(labelled)[:5])}). "
+            f"{root} has {len(direct)} images of its own beside folders with images ({', '.join(list(labeled)[:5])}). "
             f"Needed are either class folders or images without labels: move one of the two away."
         )
     if direct:
         return Listing(tuple(direct), others=others)
-    if not labelled:
+    if not labeled:
         kinds = ", ".join(sorted(SUFFIXES))
         raise EmptyData(f"{root} has no images. Needed are files ({kinds}) in class folders, or without labels in one folder.")
-    if len(labelled) == 1:
+    if len(labeled) == 1:
         raise BadInput(
-            f"{root} has one class folder only ({next(iter(labelled))}); needed are at least two. For images without labels give "
+            f"{root} has one class folder only ({next(iter(labeled))}); needed are at least two. For images without labels give "
             f"that folder itself."
         )
-    paths = [(path, name) for name, files in labelled.items() for path in files]
+    paths = [(path, name) for name, files in labeled.items() for path in files]
     return Listing(tuple(path for path, _ in paths), tuple(name for _, name in paths), others=others)
 
 
@@ -136,7 +136,7 @@ def _with_masks(images: Path, masks: Path) -> Listing:
 
 
 def _agreeing(listings: dict[str, Listing], root: Path) -> tuple[dict[str, Listing], list[str]]:
-    """Parts that are labelled the way train/ is; the others are left out, and said so."""
+    """Parts that are labeled the way train/ is; the others are left out, and said so."""
     train, notes, kept = listings["train"], [], {}
     for name, listing in listings.items():
         if (bool(listing.labels), bool(listing.masks)) == (bool(train.labels), bool(train.masks)):
@@ -160,11 +160,11 @@ def _geometry(
     if not headers:
         raise EmptyData(f"None of {len(some)} images looked at in {root} can be read, such as {everything[some[0]]}.")
     sizes = sorted({size for _, size in headers})
-    grey = all(mode in ("1", "L", "LA") or mode.startswith("I") for mode, _ in headers)
+    gray = all(mode in ("1", "L", "LA") or mode.startswith("I") for mode, _ in headers)
     notes = []
-    channels = settings.channels or (1 if grey else 3)
+    channels = settings.channels or (1 if gray else 3)
     if settings.channels is None:
-        notes.append(f"The images are {'grey: 1 channel' if grey else 'coloured: 3 channels'}.")
+        notes.append(f"The images are {'gray: 1 channel' if gray else 'colored: 3 channels'}.")
     if shape is not None and shape[0] != channels:
         raise BadInput(
             f"The model takes {shape[0]} channels, the images of {root} have {channels}. Write channels = {shape[0]} into a "
@@ -177,7 +177,7 @@ def _geometry(
                 f"The model takes {shape[1]}x{shape[2]}, the data settings say {wanted[0]}x{wanted[1]}. Make them agree."
             )
         if sizes != [wanted]:
-            how = "scaled and cut to the centre" if settings.resize == "crop" else "stretched"
+            how = "scaled and cut to the center" if settings.resize == "crop" else "stretched"
             notes.append(f"Images of other sizes (such as {sizes[0][0]}x{sizes[0][1]}) are {how}: {wanted[0]}x{wanted[1]}.")
         return channels, wanted, settings.resize, notes
     if len(sizes) > 1:

@@ -1,4 +1,4 @@
-"""`open_data`: a source, its splits, its normalisation and its augmentation, with a note for everything that was inferred."""
+"""`open_data`: a source, its splits, its normalization and its augmentation, with a note for everything that was inferred."""
 
 from __future__ import annotations
 
@@ -95,11 +95,11 @@ def _divided(source: Source, settings: Settings, seed: int, name: str) -> Data:
         notes.append(f"{len(held_index)} training images are held out, by seed {seed}, for choices such as the best epoch.")
     if not len(test_index) or not len(held_index):
         raise EmptyData(f"{name} has an empty test or validation part. Fill it, or delete it to have one split off.")
-    mean, std = _normalisation(source, settings, rest, seed, notes)
+    mean, std = _normalization(source, settings, rest, seed, notes)
     spec = DataSpec(
         source.shape, mean, std, source.classes, _augment(source, settings, notes), source.task, train.targets is not None, name
     )
-    if not spec.labelled:
+    if not spec.labeled:
         notes.append("The images have no labels: quality is agreement with the dense model, fine-tuning is distillation.")
 
     def split(part: Part, index: Tensor) -> Split:
@@ -117,33 +117,33 @@ def _cut(index: Tensor, share: float, seed: int, name: str) -> tuple[Tensor, Ten
     return mixed[count:].sort().values, mixed[:count].sort().values
 
 
-def _normalisation(
+def _normalization(
     source: Source, settings: Settings, index: Tensor, seed: int, notes: list[str]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     channels = source.shape[0] if source.shape else 1
     chosen = settings.normalize or (source.preset if settings.mean is None and not source.ready else None)
     if settings.mean is not None and settings.std is not None:
         mean, std = settings.mean, settings.std
-        notes.append(f"Normalisation: mean {_list(mean)}, std {_list(std)}, as the data settings say.")
+        notes.append(f"Normalization: mean {_list(mean)}, std {_list(std)}, as the data settings say.")
     elif chosen is not None:
         mean, std = PRESETS[chosen]
-        notes.append(f"Normalisation: that of {chosen}, mean {_list(mean)}, std {_list(std)}.")
+        notes.append(f"Normalization: that of {chosen}, mean {_list(mean)}, std {_list(std)}.")
     elif source.ready or source.task in ("image", "text"):
         mean, std = PRESETS["none"]
         why = {"image": ", usual for image to image; 8-bit values become 0-1", "text": ", inputs are numbers of tokens"}
-        notes.append(f"Normalisation: none{'' if source.ready else why[source.task]}.")
+        notes.append(f"Normalization: none{'' if source.ready else why[source.task]}.")
     else:
         mean, std = _measured(source, index, seed)
         if source.parts["train"].inputs[0].read(index[:1]).dtype != torch.uint8 and _standard(mean, std):
             mean, std = PRESETS["none"]
-            notes.append("Normalisation: none, the values have mean 0 and std 1 already.")
+            notes.append("Normalization: none, the values have mean 0 and std 1 already.")
         else:
             notes.append(
-                f"Normalisation inferred from training images: mean {_list(mean)}, std {_list(std)}. If the model was "
+                f"Normalization inferred from training images: mean {_list(mean)}, std {_list(std)}. If the model was "
                 f"trained with others, write mean and std into a data.toml."
             )
     if len(mean) not in (1, channels):
-        raise BadInput(f"The normalisation has {len(mean)} values, the images have {channels} channels. Give one value for each.")
+        raise BadInput(f"The normalization has {len(mean)} values, the images have {channels} channels. Give one value for each.")
     return (mean * channels, std * channels) if len(mean) == 1 else (mean, std)
 
 
@@ -169,7 +169,7 @@ def _standard(mean: tuple[float, ...], std: tuple[float, ...]) -> bool:
 
 
 def _augment(source: Source, settings: Settings, notes: list[str]) -> Augment:
-    """Flips and shifts where nothing is said: an eighth of the size, mirrored if coloured; none where that would be wrong."""
+    """Flips and shifts by default: an eighth of the size, mirrored if colored; none where that would be wrong."""
     if settings.augment is not None:
         return Augment(settings.augment.flip, settings.augment.shift)
     if len(source.shape) != 3 or source.task not in ("classification", "segmentation") or source.ready:

@@ -1,4 +1,4 @@
-"""What every kind of source gives before it is split and normalised."""
+"""What every kind of source gives before it is split and normalized."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Source:
     Attributes:
         parts: "train" and, where the source has them, "val" and "test".
         shape: of one input, (channels, height, width).
-        preset: name of the normalisation that belongs to this data, where it is known.
-        ready: inputs are normalised already and are used as they come.
+        preset: name of the normalization that belongs to this data, where it is known.
+        ready: inputs are normalized already and are used as they come.
     """
 
     parts: dict[str, Part]
@@ -51,7 +51,7 @@ def number_classes(targets: Sequence[Tensor], task: str, names: Sequence[str] | 
     if task == "segmentation":
         labels = labels[labels != IGNORE]
     if not len(labels):
-        raise EmptyData(f"{where} has no label. Give labelled data, or leave the labels out.")
+        raise EmptyData(f"{where} has no label. Give labeled data, or leave the labels out.")
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0:
         raise BadInput(f"The labels of {where} go down to {lowest}; needed are class numbers from 0 upwards.")

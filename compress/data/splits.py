@@ -1,4 +1,4 @@
-"""Splits and their batches: seeded order, augmentation on whole batches, normalisation, in that order.
+"""Splits and their batches: seeded order, augmentation on whole batches, normalization, in that order.
 
 uint8 image / 255            (float images: as they are)
 -> flip, shift               per sample, drawn by seed and epoch, only where asked for
@@ -21,7 +21,7 @@ from compress.errors import BadInput, EmptyData
 
 @dataclass(frozen=True)
 class Batch:
-    """Model inputs (n, c, h, w), normalised float32, and the target, or None where there are no labels.
+    """Model inputs (n, c, h, w), normalized float32, and the target, or None where there are no labels.
 
     Targets: class numbers (n,), class numbers per pixel (n, h, w) or per token (n, t), values (n, k) or images (n, c, h, w).
     Tokens (n, t) are float32 as well, their numbers as they are.
@@ -61,7 +61,7 @@ class DataSpec:
     classes: tuple[str, ...] | None = None
     augment: Augment = field(default_factory=Augment)
     task: str = "classification"
-    labelled: bool = True
+    labeled: bool = True
     source: str = ""
 
 
@@ -106,7 +106,7 @@ class Split:
             augment: flips and shifts as `spec.augment` says, drawn from seed and epoch.
             limit: that many samples only, drawn from the seed (never the first ones: folders are sorted by class).
             drop_last: leave an incomplete last batch out.
-            device: where batches end up; 8-bit images travel as such and are augmented and normalised there.
+            device: where batches end up; 8-bit images travel as such and are augmented and normalized there.
 
         Raises:
             EmptyData: the split is empty.
@@ -248,7 +248,7 @@ def check_output(data: Data, shape: Sequence[int]) -> tuple[str, ...]:
     Raises:
         BadInput: more classes than outputs, or targets of another shape.
     """
-    if not data.spec.labelled:
+    if not data.spec.labeled:
         return ()
     task, classes = data.spec.task, len(data.spec.classes or ())
     if task in ("classification", "segmentation", "text"):
@@ -281,7 +281,7 @@ def too_many(broken: Sequence[str], total: int, share: float) -> str:
 
 
 def _mix(seed: int, epoch: int, purpose: int) -> int:
-    # Distinct streams for order, sample and changes; a large odd factor keeps neighbouring seeds apart.
+    # Distinct streams for order, sample and changes; a large odd factor keeps neighboring seeds apart.
     return (seed * 1_000_003 + epoch * 8 + purpose) % (1 << 62)
 
 

@@ -58,7 +58,7 @@ class Files:
     Attributes:
         size: (height, width) that every sample gets.
         channels: 1 or 3; 0 for a mask of class numbers, read as it is, (height, width).
-        resize: None (another size is an error), "crop" (cover, then cut the centre) or "stretch".
+        resize: None (another size is an error), "crop" (cover, then cut the center) or "stretch".
     """
 
     paths: tuple[Path, ...]

@@ -1,9 +1,9 @@
 """One budget over all groups: the loss curves of `obs`, in one currency, against what the channels cost.
 
-    minimise  sum_g loss_g(n_g)   subject to   cost(n) <= target,   lowest_g <= n_g <= C_g,  n_g a multiple of `align`
+    minimize  sum_g loss_g(n_g)   subject to   cost(n) <= target,   lowest_g <= n_g <= C_g,  n_g a multiple of `align`
 
 cost(n) = sum over tensors of constant * product of sizes, each size affine in n: parameters, MACs and bytes are all of that
-form, and neighbouring layers multiply. Greedy on the lower convex envelope of each curve: at every step the group whose next
+form, and neighboring layers multiply. Greedy on the lower convex envelope of each curve: at every step the group whose next
 step down costs least loss per unit saved at the present sizes gives it up. Then channels come back where they still fit.
 """
 
@@ -115,7 +115,7 @@ def allocate(curves: Sequence[Tensor], cost: CostModel, target: float, align: in
 
 
 def _slopes(losses: Tensor, allowed: Sequence[int]) -> np.ndarray:
-    """Loss per channel of each step between neighbouring allowed counts, on the convex envelope, (steps,)."""
+    """Loss per channel of each step between neighboring allowed counts, on the convex envelope, (steps,)."""
     corners = envelope(losses, allowed)
     values = np.interp(allowed, [n for n, _ in corners], [value for _, value in corners])
     return -np.diff(values) / np.diff(allowed)

@@ -1,10 +1,10 @@
-"""The line that is closest to a rectifier on the values that it really sees, per channel, from sums alone.
+"""The affine function that is closest to an activation on the values that it really sees, per channel, from sums alone.
 
 Of the inputs z and the outputs a of one channel, over all samples and positions,
 
     slope = Cov(z, a) / Var z        offset = E a - slope E z        residual = Var a - slope Cov(z, a)
 
-minimise E (slope z + offset - a)^2. Always on gives (1, 0), always off (0, 0), exactly. A constant input has no slope: (0, E a).
+minimize E (slope z + offset - a)^2. Always on gives (1, 0), always off (0, 0), exactly. A constant input has no slope: (0, E a).
 Sums are taken about the first batch's means, so that a variance much smaller than the square of its mean is not lost.
 """
 
@@ -21,7 +21,7 @@ _CONSTANT = 1e-12
 
 @dataclass(frozen=True)
 class Fit:
-    """Lines of one site, all (c,), float64.
+    """Affine functions of one activation, all (c,), float64.
 
     Attributes:
         slope: per channel.
@@ -37,12 +37,12 @@ class Fit:
 
     @property
     def error(self) -> float:
-        """Residual of all channels by their variance, in [0, 1]; 0 where the line is the activation."""
+        """Residual of all channels by their variance, in [0, 1]; 0 where the affine function is the activation."""
         return float(self.residual.sum() / self.variance.sum().clamp_min(1e-300))
 
 
-class LineSums:
-    """What the lines of one site are fitted to, added up batch by batch; `channel_dim` may be negative."""
+class AffineSums:
+    """What the affine functions of one activation are fitted to, added up batch by batch; `channel_dim` may be negative."""
 
     def __init__(self, channel_dim: int = 1):
         self.channel_dim = channel_dim
@@ -64,13 +64,13 @@ class LineSums:
         self.seen += z.numel() // z.shape[1]
 
     def fit(self) -> Fit:
-        """The lines of least squares.
+        """The affine functions of least squares.
 
         Raises:
             ValueError: nothing was added.
         """
         if self.shift is None:
-            raise ValueError("lines need at least one batch")
+            raise ValueError("affine functions need at least one batch")
         z, a, zz, aa, za = self.sums / self.seen
         variance_z, variance_a, covariance = zz - z * z, (aa - a * a).clamp_min(0), za - z * a
         mean_z, mean_a = (s.cpu().double() + t for s, t in zip(self.shift, (z, a), strict=True))

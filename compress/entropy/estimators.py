@@ -7,7 +7,7 @@ p is taken over one mini-batch, so both depend on the batch size: the mean of ba
 pooled shares, and n samples without positions are too low by about 1 / (2 n ln 2) bits. A last short batch counts as much as
 a full one, as in both codes. Both are taken in eval mode here; EASIER's code takes its own during training.
 
-And without any data (TLC), for a rectifier right behind a batch norm, whose outputs are taken to be N(beta, gamma^2):
+And without any data (TLC), for an activation right behind a batch norm, whose outputs are taken to be N(beta, gamma^2):
 
     p = Phi(beta / |gamma|)        for gamma = 0: 1 where beta > 0, else 0
 
@@ -68,7 +68,7 @@ ESTIMATORS: dict[str, Callable[[Tensor, int], BatchMean]] = {"easier": easier, "
 
 
 def from_norm(gamma: Tensor, beta: Tensor) -> Tensor:
-    """Bits per channel, (c,), of a rectifier behind a batch norm of these parameters; no data is looked at."""
+    """Bits per channel, (c,), of an activation behind a batch norm of these parameters; no data is looked at."""
     gamma, beta = gamma.detach().cpu().double().abs(), beta.detach().cpu().double()
     on = torch.where(gamma > 0, torch.special.ndtr(beta / gamma.clamp_min(1e-30)), (beta > 0).double())
     return binary_entropy(on)

@@ -12,7 +12,7 @@ and zero where that is outside. A linear layer is a convolution without axes. Fr
     s_x = sum x    s_y = sum y    S_xx = sum x x^T    S_xy = sum x y^T    S_yy = sum y y^T
 
 of x and y less the means of the first rows (a channel that is always on may lie at 100 and vary by 0.01: its square would drown)
-follow all centred second moments, hence every ridge regression of y on a subset of the columns. Memory is a few times that of
+follow all centerd second moments, hence every ridge regression of y on a subset of the columns. Memory is a few times that of
 S_xx, whatever the number of images. Products of some thousand rows are float32, sums of these are float64.
 """
 
@@ -180,7 +180,7 @@ class Moments:
         self._flush()
         return sum(t.numel() * t.element_size() for t in self._sums or ())
 
-    def centred(self) -> Centred:
+    def centerd(self) -> Centred:
         """Means and covariances, float64 on the CPU.
 
         Raises:

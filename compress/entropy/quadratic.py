@@ -1,6 +1,6 @@
 """The loss of a layer as a function of the channels that it may read: everything the selection needs, in two matrices.
 
-For inputs x (centred, columns of channel c together), targets y and the second moment G of the loss's gradient at the output, the
+For inputs x (centerd, columns of channel c together), targets y and the second moment G of the loss's gradient at the output, the
 estimated loss of a regression on the columns S is
 
     loss(S) = 1/2 tr G E(S) = 1/2 (total - ||A_SS^{-1/2} B_S||^2),   A = C_xx + ridge,  B = C_xy L,  L L^T = G,  total = tr G C_yy
@@ -50,7 +50,7 @@ def quadratic(moments: Centred, weighting: Tensor | None, owner: Tensor, channel
     """Build the loss of one consumer.
 
     Args:
-        moments: centred moments of one regression (g = 1).
+        moments: centerd moments of one regression (g = 1).
         weighting: G, (m, m); None counts all outputs alike.
         owner: (q,), channel of the group behind each column, -1 where the column always stays.
         channels: of the group.

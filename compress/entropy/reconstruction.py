@@ -4,7 +4,7 @@
                    held within the range that the inputs have
     distance       D = sum p log2 (p / q)    bits;  p, q: the input and its reconstruction as distributions over their entries
 
-A sample becomes a distribution by taking its minimum away, adding a grey level, and dividing by the sum.
+A sample becomes a distribution by taking its minimum away, adding a gray level, and dividing by the sum.
 
 A map whose positions are coarser than those of the input gives a block of the input at each position, from the map's values in a
 window around it. Where its size does not divide that of the input, the map is stretched, or laid into the middle (as convolutions
@@ -13,7 +13,7 @@ without padding leave it), whichever decodes better.
 Source: Thurn, Jefferson, Erdmenger, "Opening the Black Box: predicting the trainability of deep neural networks with
 reconstruction entropy", arXiv:2406.12916, and the authors' code, from which the distance is taken. Departs from them: their
 decoders are cascades of single layers with tanh, trained by Adam for one epoch; ours go to the input in one step and are solved
-in closed form, so that neither a learning rate nor an initialisation decides, and cut off where theirs are bent; the grey level
+in closed form, so that neither a learning rate nor an initialization decides, and cut off where theirs are bent; the gray level
 is 1/255 of the sample's range where theirs is 1e-12, at which a single darkest entry decides.
 """
 

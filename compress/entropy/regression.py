@@ -1,7 +1,7 @@
 """Entropic regression: a probability vector over the channels, driven to low entropy along one warm-started path.
 
 A consumer's weights are Lambda D(u), u = C w, w on the probability simplex over the C channels still in play. With the moments of
-`quadratic` (outputs whitened by the Fisher matrix, explained loss and mean input variance scaled to 1) the path minimises
+`quadratic` (outputs whitened by the Fisher matrix, explained loss and mean input variance scaled to 1) the path minimizes
 
     J(u, Lambda) = explained(u, Lambda) + ridge ||Lambda||^2 + h * H(w) / log C,      H(w) = -sum w log w
 
@@ -9,7 +9,7 @@ A consumer's weights are Lambda D(u), u = C w, w on the probability simplex over
     w-step:       f(u) = u^T alpha u - 2 beta u + h H(w) / log C  by exponentiated gradient with backtracking,
                   alpha = block sums of (Lambda^T Lambda) o A,   beta = block sums of Lambda^T o B,  summed over consumers
 
-Entropy is minimised: h > 0 with the sign above. (The sign of the older SPArtAn objective maximises it and makes w uniform.) A
+Entropy is minimized: h > 0 with the sign above. (The sign of the older SPArtAn objective maximizes it and makes w uniform.) A
 uniform w is a stationary point of the entropy and too large an h at once lands in a poor vertex, hence the path: h grows by a
 factor per step, channels with u below a threshold leave for good, and the problem shrinks with every step. The ridge penalty
 together with the simplex already acts as a group quasi-norm (w ~ ||weights||^{2/3} at a fixed point), so the path begins

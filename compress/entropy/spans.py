@@ -1,14 +1,14 @@
-"""Which stretches of a network to merge: disjoint ones, the most time saved for a bounded loss.
+"""Which segments of a network to merge: disjoint ones, the most time saved for a bounded loss.
 
-    maximise  sum gain_k   subject to   sum loss_k <= limit,   chosen spans disjoint
+    maximize  sum gain_k   subject to   sum loss_k <= limit,   chosen spans disjoint
 
 With the spans sorted by where they stop, and the loss counted in `LEVELS` steps of the limit, rounded up so that the limit holds,
 
     best[m, t] = max( best[m - 1, t],  max over spans k stopping at m of  best[start_k, t - loss_k] + gain_k )
 
 Source: Kim, Jeong, Song, "Efficient Latency-Aware CNN Depth Compression via Two-Stage Dynamic Programming", ICML 2023, section 4.
-Departs from it: the losses are bounded and the time is maximised, so that one table serves every limit, and the losses of
-the stretches are measured without training.
+Departs from it: the losses are bounded and the time is maximized, so that one table serves every limit, and the losses of
+the segments are measured without training.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LEVELS = 1000
 
 @dataclass(frozen=True)
 class Span:
-    """One stretch that can be merged.
+    """One segment that can be merged.
 
     Attributes:
         start, stop: positions in the order of the network's layers; `stop` is not included.

@@ -1,12 +1,12 @@
-"""Spatial entropy of feature maps: how unlike its neighbours a pixel is.
+"""Spatial entropy of feature maps: how unlike its neighbors a pixel is.
 
 A map x (h, w) becomes G levels between its own smallest and largest value, q = floor(G (x - min) / (max - min)). Over all pairs
 of pixels with offset (0, 1), and over those with (1, 0), with p the share of pairs and p0 the share of pixels:
 
     H_d  = - sum_{g,g'} p_d(g, g') log2 p_d(g, g')        H_0 = - sum_g p0(g) log2 p0(g)
 
-    pairwise   mean over both offsets d of  (H_d - H_0) / H_0        0: a pixel tells its neighbour; 1: it tells nothing of it
-    aura       - sum_{g,g'} a(g, g') log2 a(g, g')               bits; a the share of 4-neighbours, both offsets and ways pooled
+    pairwise   mean over both offsets d of  (H_d - H_0) / H_0        0: a pixel tells its neighbor; 1: it tells nothing of it
+    aura       - sum_{g,g'} a(g, g') log2 a(g, g')               bits; a the share of 4-neighbors, both offsets and ways pooled
 
 A map that is constant has entropy 0 and is reported, because a search for low entropy would find dead maps first. Neither
 changes when a map is scaled, shifted, mirrored or transposed. Entropies of small maps are too low (an 8 x 8 map has 56 pairs for
@@ -75,7 +75,7 @@ def spatial(maps: Tensor, definition: str = "pairwise", levels: int = LEVELS) ->
         levels: G, 2 to 256.
 
     Raises:
-        ValueError: maps without neighbours.
+        ValueError: maps without neighbors.
     """
     values, constant = entropies(maps, definition, levels)
     return Spatial(values.sum(dtype=torch.float64), (~constant).sum(), constant.numel())
@@ -91,13 +91,13 @@ def entropies(maps: Tensor, definition: str = "pairwise", levels: int = LEVELS) 
     values: list[Tensor] = []
     flat: list[Tensor] = []
     for part in maps.detach().reshape(n * c, *space).split(at_once):
-        q, constant = quantised(part, levels)
+        q, constant = quantized(part, levels)
         values.append(torch.where(constant, 0.0, DEFINITIONS[definition](q, levels)))
         flat.append(constant)
     return torch.cat(values).view(n, c), torch.cat(flat).view(n, c)
 
 
-def quantised(maps: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+def quantized(maps: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     """Levels of each map (maps, h, w), int32 from 0 to `levels` - 1, and whether it is constant, (maps,)."""
     flat = maps.float().flatten(1)
     low, high = flat.amin(1), flat.amax(1)
@@ -158,7 +158,7 @@ class Counts:
 
 
 def count(q: Tensor, levels: int, apart: bool) -> Counts:
-    """Neighbouring levels of each map (maps, h, w), int32, by one bincount; every large tensor is written once.
+    """Neighboring levels of each map (maps, h, w), int32, by one bincount; every large tensor is written once.
 
     With `apart` the two offsets have bins of their own, and pixels are counted, too.
     """

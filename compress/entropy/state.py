@@ -1,11 +1,11 @@
-"""State entropy of rectifiers: how often each channel switches, counted over a whole data set.
+"""State entropy of activations: how often each channel switches, counted over a whole data set.
 
-A rectifier is on where its input is above 0. With p the share of (sample, position) pairs at which channel i is on,
+An activation is on where its input is above 0. With p the share of (sample, position) pairs at which channel i is on,
 
     H_i = -p log2 p - (1 - p) log2(1 - p)      bits; 0 means always on (identity) or always off (zero)
 
 The on-counts of all batches are added first and the entropy is taken once, so neither batch size nor order matter. Where a
-rectifier has a third regime (ReLU6 above 6), it is counted too: its input may be always on and its output still bent.
+activation has a third regime (ReLU6 above 6), it is counted too: its input may be always on and its output still bent.
 
 Source: Quétu, Liao, Tartaglione, "The Simpler The Better: An Entropy-Based Importance Metric To Reduce Neural Networks' Depth",
 ECML PKDD 2024. Departs from the authors' code: counts are pooled over batches, in eval mode, and an input of exactly 0 is off;
@@ -25,7 +25,7 @@ _LN2 = math.log(2)
 
 @dataclass(frozen=True)
 class States:
-    """On-counts of one activation site.
+    """On-counts of one activation activation.
 
     Attributes:
         on: (c,) int64, times that each channel was on, the upper regime included.
@@ -73,7 +73,7 @@ def count(preactivation: Tensor, channel_dim: int = 1, *, low: float = 0.0, high
     """On-counts of one batch, left on its device.
 
     Args:
-        preactivation: values before the rectifier, any shape with the channels on `channel_dim`.
+        preactivation: values before the activation, any shape with the channels on `channel_dim`.
         channel_dim: may be negative.
         low: above it a channel is on.
         high: above it a channel is in the upper regime.

@@ -1,9 +1,10 @@
-"""Lines in place of rectifiers: what makes a network shallower.
+"""Affine functions in place of activations: what makes a network shallower.
 
     y_c = slope_c x_c + offset_c        for each channel c, on the axis where the channels are
 
 A channel that is always on is (1, 0), one that is always off (0, 0): it is constant then, and can be removed. What stands
-between two layers and is a line can be merged with them. Where a line comes from is not known here; a plan brings its numbers.
+between two layers and is an affine function can be merged with them. Where an affine function comes from is not known here; a
+plan brings its numbers.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ _PASSING = operations.POOLS | operations.SAME
 
 
 @dataclass(frozen=True)
-class Site:
+class Activation:
     """Where an activation acts.
 
     Attributes:
-        path: of the activation module; what a plan calls the site.
+        path: of the activation module; what a plan calls the activation.
         node: name of its node; empty inside a submodule that is kept whole.
         axis: of the channels, 1 or -1.
-        refused: why no line can stand here.
+        refused: why no affine function can stand here.
     """
 
     path: str
@@ -42,20 +43,21 @@ class Site:
     refused: str | None = None
 
 
-def sites(module: GraphModule) -> tuple[Site, ...]:
-    """Every rectifier of a traced model in graph order, then those inside submodules that would not trace."""
+def activations(module: GraphModule) -> tuple[Activation, ...]:
+    """Every activation of a traced model in graph order, then those inside submodules that would not trace."""
     calls: dict[str, list[Node]] = {}
     for node in module.graph.nodes:
         if node.op == "call_module" and type(module.get_submodule(str(node.target))) in operations.ACTIVATIONS:
             calls.setdefault(str(node.target), []).append(node)
     found = [
-        Site(path, nodes[0].name, channel_axis(module, nodes[0]), _refused(module, path, nodes)) for path, nodes in calls.items()
+        Activation(path, nodes[0].name, channel_axis(module, nodes[0]), _refused(module, path, nodes))
+        for path, nodes in calls.items()
     ]
     opaque: dict[str, str] = module.meta.get("opaque", {})
     for path, why in opaque.items():
         for name, part in module.get_submodule(path).named_modules(prefix=path):
             if type(part) in operations.ACTIVATIONS:
-                found.append(Site(name, "", refused=f"it lies inside {path}, which stays whole because it {why}"))
+                found.append(Activation(name, "", refused=f"it lies inside {path}, which stays whole because it {why}"))
     return tuple(found)
 
 
@@ -79,39 +81,40 @@ def channel_axis(module: GraphModule, node: Node) -> int:
 
 
 def linearize(module: GraphModule, edits: Sequence[Linearize]) -> GraphModule:
-    """A copy of the model with a line (or, where that is what the line is, an identity) at each named site.
+    """A copy of the model with an affine function (or, where that is what the affine function is, an identity) at each named
+    activation.
 
     Args:
         module: traced model whose shapes have been noted since the last surgery (`trace.note_shapes`).
-        edits: any number, each for another site.
+        edits: any number, each for another activation.
 
     Raises:
-        PlanMismatch: a site that does not exist, is named twice, has another number of channels, or cannot be linearized.
+        PlanMismatch: a activation that does not exist, is named twice, has another number of channels, or cannot be linearized.
     """
     if any("shape" not in node.meta for node in module.graph.nodes):
         raise ValueError("the shapes of the model are not known; call note_shapes first")
     module = copy.deepcopy(module)
-    known = {site.path: site for site in sites(module)}
+    known = {activation.path: activation for activation in activations(module)}
     nodes = {node.name: node for node in module.graph.nodes}
     for edit in edits:
-        site = known.pop(edit.layer, None)
-        if site is None:
+        activation = known.pop(edit.layer, None)
+        if activation is None:
             raise PlanMismatch(
                 f"The plan linearizes {edit.layer}, which is no activation of this model or is named twice. "
                 "Run 'compress plan' again."
             )
-        if site.refused is not None:
+        if activation.refused is not None:
             raise PlanMismatch(
-                f"The plan linearizes {edit.layer}, which cannot be: {site.refused}. Leave that edit out, or plan again."
+                f"The plan linearizes {edit.layer}, which cannot be: {activation.refused}. Leave that edit out, or plan again."
             )
-        if (channels := channels_at(nodes[site.node], site.axis)) != edit.channels:
+        if (channels := channels_at(nodes[activation.node], activation.axis)) != edit.channels:
             raise PlanMismatch(
                 f"The plan expects {edit.channels} channels at {edit.layer}, this model has {channels}. "
                 "Run 'compress plan' again."
             )
         owner, _, name = edit.layer.rpartition(".")
         device = next((p.device for p in module.parameters()), torch.device("cpu"))
-        setattr(module.get_submodule(owner), name, _made(edit, site.axis).to(device).train(module.training))
+        setattr(module.get_submodule(owner), name, _made(edit, activation.axis).to(device).train(module.training))
     module.recompile()
     return module
 

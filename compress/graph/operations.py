@@ -239,7 +239,7 @@ SAME, POOLS = layers("same"), layers("spatial")
 ACTIVATIONS = frozenset(kind for row in LAYERS if row.activation for kind in classes(row).values())
 """Layers that an affine function can stand for."""
 AFFINE_MAPS = frozenset(kind for row in LAYERS if row.merges for kind in classes(row).values())
-"""Layers that can be merged with a neighbour."""
+"""Layers that can be merged with a neighbor."""
 CONVOLUTIONS, TRANSPOSED = layers("convolution"), layers("transposed")
 PER_CHANNEL_NORMS, LAST_AXES_NORMS = layers("channel norm"), layers("last axes norm")
 SOFTMAXES, PIXEL_SHUFFLES = layers("softmax"), layers("pixels")

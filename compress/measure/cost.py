@@ -5,7 +5,7 @@ Everything follows from one pass over the graph with fake tensors: shapes move, 
 MACs: half of what `torch.utils.flop_counter` counts: convolution (grouped and transposed ones included), linear layers and
 the matrix products of attention. Norms, activations and pooling count 0, as in the tables that people compare with.
 
-Activation bytes: liveness over the graph. The result of a node lives from that node to its last reader; the peak is
+Activation bytes: liveness over the graph. The result of a node lives from that node to its last consumer; the peak is
 
     max over nodes t of  sum of bytes(b) for buffers b with  born(b) <= t <= last_read(b)
 

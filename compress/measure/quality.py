@@ -30,7 +30,7 @@ from compress.measure.device import placed
 BATCH = 256
 """Samples that are measured at once."""
 IGNORE = 255  # class number of mask pixels that count for nothing
-NO_LABELS = "The metric {} needs labels, the data has none. Take --metric agreement, or give labelled data."
+NO_LABELS = "The metric {} needs labels, the data has none. Take --metric agreement, or give labeled data."
 SUITABLE = {
     "classification": ("top1", "top5", "agreement"),
     "segmentation": ("miou", "top1", "top5", "agreement"),
@@ -166,11 +166,11 @@ def _sliced(metric: Metric, output: Tensor, target: Tensor, slices: int) -> Tens
     return torch.stack([metric.sums(y, t).double().cpu() for y, t in parts if len(y)])
 
 
-def choose(name: str, task: str, labelled: bool) -> tuple[Metric, str]:
+def choose(name: str, task: str, labeled: bool) -> tuple[Metric, str]:
     """The metric of a name, `auto` or `module:function`, and one sentence about it.
 
     A user's function takes (output, target) and gives the batch's mean; its attributes `higher_is_better` (default True) and
-    `points` (default 1: native units; 100 for shares) are honoured.
+    `points` (default 1: native units; 100 for shares) are honored.
 
     Raises:
         BadInput: an unknown name, one that does not suit the task, or one that needs labels where there are none.
@@ -181,22 +181,22 @@ def choose(name: str, task: str, labelled: bool) -> tuple[Metric, str]:
         chosen = {"classification": "top1", "segmentation": "miou", "regression": "mae", "image": "psnr", "text": "perplexity"}[
             task
         ]
-        chosen = chosen if labelled else "agreement" if task in CLASSES else chosen
-        against = "" if labelled else " with the dense model, for lack of labels"
+        chosen = chosen if labeled else "agreement" if task in CLASSES else chosen
+        against = "" if labeled else " with the dense model, for lack of labels"
         return _suited(
             METRICS[chosen], task
         ), f"Quality is {chosen}{against}: chosen for the task {task}; --metric takes another."
     if name not in METRICS:
         raise BadInput(f"The metric is '{name}'; known are auto, {', '.join(METRICS)} and module:function.")
     metric = METRICS[name]
-    if labelled and name not in SUITABLE[task]:
+    if labeled and name not in SUITABLE[task]:
         raise BadInput(
             f"The metric {name} does not suit the task {task}; needed is {' or '.join(SUITABLE[task])}, or module:function. "
             "If the task is another, set task in a data.toml."
         )
-    if not labelled and metric.labels and metric.reference == "target":
+    if not labeled and metric.labels and metric.reference == "target":
         raise BadInput(NO_LABELS.format(name))
-    against = "" if labelled and metric.reference == "target" else ", compared with the dense model"
+    against = "" if labeled and metric.reference == "target" else ", compared with the dense model"
     return _suited(metric, task), f"Quality is {name}{against}."
 
 

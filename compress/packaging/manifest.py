@@ -17,13 +17,13 @@ FORMULA = "(x - mean) / std, where x is pixel / 255 for 8-bit images"
 README = """\
 A model that was made smaller, and what is needed to check it where it will run.
 
-    sha256sum -c SHA256SUMS        every file is as it was sealed
+    sha256sum -c SHA256SUMS        every file matches its checksum
     python verify.py               that, then outputs beside the expected ones, then time (numpy, onnxruntime)
     python verify.py --json        for a program
     python bench.py                how fast each model is, in turns and in a process of its own
     python engine.py models/model.onnx      a TensorRT engine, built, compared and timed on the device that will run it
 
-manifest.json says what the model takes, normalisation and class names included. report.json says what it was made from and how
+manifest.json says what the model takes, normalization and class names included. report.json says what it was made from and how
 each step was measured, plan.json what was changed, sbom.cdx.json (CycloneDX) what is in here.
 """
 
@@ -88,7 +88,7 @@ def _input(number: int, shape: Sequence[int], dtype: str, samples: Samples) -> d
         "shape": ["batch", *shape[1:]],
         "dtype": dtype,
         "layout": "NCHW" if len(shape) == 4 else None,
-        "normalisation": None
+        "normalization": None
         if samples.mean is None
         else {
             "formula": "(x - mean) / std, x = pixel / 255 for 8-bit images",

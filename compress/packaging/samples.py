@@ -26,7 +26,7 @@ class Samples:
 
     Attributes:
         inputs: per sample, an array (1, ...) per model input.
-        mean, std: that the images were normalised with; None where nobody knows.
+        mean, std: that the images were normalized with; None where nobody knows.
         classes: names in the order of the outputs; None where there are none.
         task: classification, segmentation, regression, image or text; empty where nobody knows.
     """

@@ -27,7 +27,7 @@ from compress.errors import CompressError
 from compress.measure.points import drop
 from compress.pipeline.prepare import find_device
 from compress.recipe import Recipe
-from compress.report.records import Broken, Closeness, ExportRecord, FailedExport, Outcome, Parity, Quality, Relearned
+from compress.report.records import Broken, Closeness, ExportRecord, FailedExport, Outcome, Parity, QatRecord, Quality
 from compress.training.qat import train_rounded, values
 from exporters import isolated, qdq, runtimes
 
@@ -35,7 +35,7 @@ PROOF_SAMPLES, PROOF_BYTES = 1000, 256_000_000
 """Real inputs that a file is compared on: a share of 99.9 % can be told, while large images stay affordable."""
 CALIBRATION_SAMPLES = 256
 """Ranges of activations hardly move beyond this many images."""
-RELEARNED = ("onnx-int8", "onnx-int8-symmetric")
+QAT_FORMATS = ("onnx-int8", "onnx-int8-symmetric")
 """Formats whose rounding can stand in the training."""
 _BATCH = 32
 
@@ -92,8 +92,8 @@ def export_all(
             continue
         seconds = time.perf_counter() - started
         record = _record(made, measure(answers(name, path)) if name in exporters.LOSSY else None, seconds)
-        if name in RELEARNED and recipe.qat and lost_too_much(recipe, dense, record.quality, name):
-            record = relearned(record, result, path, recipe, data, metadata, measure)
+        if name in QAT_FORMATS and recipe.qat and lost_too_much(recipe, dense, record.quality, name):
+            record = after_qat(record, result, path, recipe, data, metadata, measure)
         records.append(record)
         if (contract := lost_too_much(recipe, dense, record.quality, name)) is not None:
             broken.append(contract)
@@ -116,7 +116,7 @@ def write(
     return exporting(name, of.module, of.inputs, path, metadata=metadata, samples=samples, **options)
 
 
-def relearned(
+def after_qat(
     first: ExportRecord,
     of: Artifact,
     path: Path,
@@ -135,22 +135,22 @@ def relearned(
     ranges = qdq.ranges(values(of.module, seen), recipe.calibrator)
     rounding = partial(train_rounded, symmetric=name == "onnx-int8-symmetric", kept_float=first.kept_float)
 
-    def told(**more: Any) -> Relearned:
+    def told(**more: Any) -> QatRecord:
         seconds = round(time.perf_counter() - started, 3)
-        return Relearned(epochs=recipe.qat, before=before, seconds=seconds, **more)
+        return QatRecord(epochs=recipe.qat, before=before, seconds=seconds, **more)
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         try:
             module, _ = rounding(of.module, ranges, data, recipe, find_device(recipe.device))
             made = write(name, replace(of, module=module), Path(folder, path.name), recipe, data, metadata)
         except (CompressError, exporters.ExportError) as error:
-            return first.model_copy(update={"relearned": told(reason=str(error))})
+            return first.model_copy(update={"qat": told(reason=str(error))})
         after = measure(answers(name, made.path))
         if drop(before, after) > 0:
-            return first.model_copy(update={"relearned": told(after=after)})
+            return first.model_copy(update={"qat": told(after=after)})
         made.path.replace(path)
     done = told(after=after, stays=True)
-    return _record(made, after, (first.seconds or 0.0) + done.seconds).model_copy(update={"relearned": done})
+    return _record(made, after, (first.seconds or 0.0) + done.seconds).model_copy(update={"qat": done})
 
 
 def batches(split: Split, most: int, seed: int) -> list[tuple[Tensor, ...]]:

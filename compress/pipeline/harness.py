@@ -79,7 +79,7 @@ class Harness:
     def exactness(self, before: Artifact, edits: Sequence[Edit]) -> Exactness | None:
         """Removed against masked and merged against unmerged, on real inputs, before any weight was refitted.
 
-        None where the edits are of other kinds: lines and moved padding change the model on purpose.
+        None where the edits are of other kinds: linearized activations and moved padding change the model on purpose.
         """
         found = [self._apart(*pair) for pair in _pairs(before, edits)]
         return max(found, key=lambda e: e.worst_abs / e.tolerance, default=None)

@@ -77,7 +77,7 @@ class LatencyCache:
             timing = self._measure(one, other)
             self.measured += 1
             if timing.noisy:
-                return timing  # a quieter hour may tell
+                return timing  # retry on an idle machine
             self._known[key] = dataclasses.asdict(timing)
             _write(self._known)
         found = self._known[key]

@@ -63,7 +63,7 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> tuple[Context, quali
             f"The model takes {len(dense.inputs)} inputs, the data gives {len(first.inputs)}. "
             "Needed are data with as many: a factory (--data module:factory) can give them."
         )
-    metric, chosen = quality.choose(recipe.metric, data.spec.task, data.spec.labelled)
+    metric, chosen = quality.choose(recipe.metric, data.spec.task, data.spec.labeled)
     odd = check_output(data, tuple(quality.first_output(answered(dense, first.inputs)).shape))
     dense = dense.noting(*data.notes, *odd, *([chosen] if chosen else []))
     dense = replace(dense, module=dense.on(device))

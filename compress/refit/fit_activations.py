@@ -1,9 +1,9 @@
-"""One streaming pass that fits lines to rectifiers, and the edits that put them in place.
+"""One streaming pass that fits affine functions to activations, and the edits that put them in place.
 
-    what a rectifier sees and gives, over all calibration images  ->  sums  ->  slope and offset of each channel
+    what an activation sees and gives, over all calibration images  ->  sums  ->  slope and offset of each channel
 
-All sites are fitted at once, on the model as it is. What the first lines change in front of later ones is for a refit of the
-layers between them to repair. Fitting one after another, each behind the lines before it, takes a pass per site, and without a
+All activations are fitted at once, on the model as it is. What the first ones change in front of later ones is for a refit of the
+layers between them to repair. Fitting one after another, each behind those before it, takes a pass per activation, and without a
 refit is better on some networks and worse on others (`benchmarks/linearize.py` has both).
 """
 
@@ -18,33 +18,34 @@ from torch.fx import GraphModule
 
 from compress.artifact import Artifact, apply
 from compress.edits import Linearize, Plan
-from compress.entropy.closest_affine import Fit, LineSums
+from compress.entropy.closest_affine import AffineSums, Fit
 from compress.errors import EmptyData, UnsupportedModel
-from compress.graph.linearize import Site, channels_at, sites
+from compress.graph.linearize import Activation, activations, channels_at
 from compress.recipe import Recipe
 from compress.refit import refit
 from compress.stage import Context
 from compress.statistics.activation_states import observed
 
-_FEWEST = 2  # values per channel; through one alone goes any line
+_FEWEST = 2  # values per channel; through one alone goes any affine function
 _DIGITS = 7  # significant ones of a plan's numbers: float32 has no more
 
 
 def linearized(artifact: Artifact, context: Context, wanted: Sequence[str], kind: str | None = None) -> Artifact:
-    """The model with lines at some sites, without training.
+    """The model with affine functions at some activations, without training.
 
-    Behind the closest lines ("affine") every layer is refitted to what the dense model does. An identity is left as it is, for
-    the training that the papers give it; so is a line that fine-tuning is to approach ("gradual", unless there are no epochs).
+    Behind the closest affine function ("affine") every layer is refitted to what the dense model does. An identity is left as
+    it is, for the training that the papers give it; so is an affine function that fine-tuning is to approach ("gradual", unless
+    there are no epochs).
 
     Args:
-        artifact: the model that the sites are in.
+        artifact: the model that the activations are in.
         context: of the run.
-        wanted: paths of sites; with none the model stays as it is.
+        wanted: paths of activations; with none the model stays as it is.
         kind: "affine", "gradual" or "identity"; by default what the recipe says.
 
     Raises:
-        UnsupportedModel: a site does not exist or cannot be linearized; tells why.
-        EmptyData: there are too few images for a line.
+        UnsupportedModel: a activation does not exist or cannot be linearized; tells why.
+        EmptyData: there are too few images for an affine function.
     """
     if not wanted:
         return artifact
@@ -53,28 +54,29 @@ def linearized(artifact: Artifact, context: Context, wanted: Sequence[str], kind
 
 
 def refits(recipe: Recipe, kind: str | None = None) -> bool:
-    """Whether layers behind lines of some kind are refitted at once, instead of left for fine-tuning."""
+    """Whether layers behind affine functions of some kind are refitted at once, instead of left for fine-tuning."""
     kind = kind or recipe.linearize
     return kind == "affine" or (kind == "gradual" and recipe.epochs == 0)
 
 
 def fitted(artifact: Artifact, context: Context, wanted: Sequence[str], kind: str | None = None) -> tuple[Linearize, ...]:
-    """The edits that linearize some sites.
+    """The edits that linearize some activations.
 
     Args:
-        artifact: the model that the sites are in.
-        context: of the run; lines are fitted on the calibration images.
-        wanted: paths of sites.
-        kind: "affine" and "gradual" give the closest lines, "identity" gives identities; by default what the recipe says.
+        artifact: the model that the activations are in.
+        context: of the run; affine functions are fitted on the calibration images.
+        wanted: paths of activations.
+        kind: "affine" and "gradual" give the closest affine function, "identity" gives identities; by default what the recipe
+            says.
 
     Raises:
-        UnsupportedModel: a site does not exist or cannot be linearized; tells why.
-        EmptyData: there are too few images for a line.
+        UnsupportedModel: a activation does not exist or cannot be linearized; tells why.
+        EmptyData: there are too few images for an affine function.
     """
     known = checked(artifact.module, wanted)
     if not known or (kind or context.recipe.linearize) == "identity":
         nodes = {node.name: node for node in artifact.module.graph.nodes}
-        return tuple(Linearize(path, channels_at(nodes[site.node], site.axis)) for path, site in known.items())
+        return tuple(Linearize(path, channels_at(nodes[activation.node], activation.axis)) for path, activation in known.items())
     return tuple(edit(path, fit) for path, fit in fits(artifact, context, wanted).items())
 
 
@@ -85,14 +87,14 @@ def edit(path: str, fit: Fit) -> Linearize:
 
 
 def fits(artifact: Artifact, context: Context, wanted: Sequence[str]) -> dict[str, Fit]:
-    """The closest line of every channel of some sites, by path.
+    """The closest affine function of every channel of some activations, by path.
 
     Raises:
-        UnsupportedModel: a site does not exist or cannot be linearized; tells why.
-        EmptyData: there are too few images for a line.
+        UnsupportedModel: a activation does not exist or cannot be linearized; tells why.
+        EmptyData: there are too few images for an affine function.
     """
     known = checked(artifact.module, wanted)
-    sums = line_sums(
+    sums = affine_sums(
         artifact.module,
         context.calibration.inputs(),
         tuple(known.values()),
@@ -103,31 +105,31 @@ def fits(artifact: Artifact, context: Context, wanted: Sequence[str]) -> dict[st
     if few is not None:
         seen = sums[few].seen if few in sums else 0
         raise EmptyData(
-            f"The line at {few} would be fitted to {seen} values per channel; needed are at least {_FEWEST}. "
+            f"The affine function at {few} would be fitted to {seen} values per channel; needed are at least {_FEWEST}. "
             "Give more images with --data or --calibration, or take --linearize identity."
         )
     return {path: sums[path].fit() for path in known}
 
 
-def line_sums(
+def affine_sums(
     module: GraphModule,
     batches: Iterable[tuple[Tensor, ...]],
-    wanted: Sequence[Site],
+    wanted: Sequence[Activation],
     device: torch.device,
     progress: Callable[[int], None] = lambda seen: None,
-) -> dict[str, LineSums]:
-    """What lines are fitted to, by path; `progress` is told the number of images seen."""
+) -> dict[str, AffineSums]:
+    """What affine functions are fitted to, by path; `progress` is told the number of images seen."""
     module = observed(module, device)
-    sums: dict[str, LineSums] = {}
+    sums: dict[str, AffineSums] = {}
 
-    def watching(site: Site) -> Callable[..., None]:
+    def watching(activation: Activation) -> Callable[..., None]:
         def hook(part: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            sums.setdefault(site.path, LineSums(site.axis)).add(args[0], output)
+            sums.setdefault(activation.path, AffineSums(activation.axis)).add(args[0], output)
 
         return hook
 
-    for site in wanted:
-        module.get_submodule(site.path).register_forward_hook(watching(site))
+    for activation in wanted:
+        module.get_submodule(activation.path).register_forward_hook(watching(activation))
     seen = 0
     with torch.no_grad():
         for inputs in batches:
@@ -137,18 +139,18 @@ def line_sums(
     return sums
 
 
-def checked(module: GraphModule, wanted: Sequence[str]) -> dict[str, Site]:
-    """The named sites in graph order.
+def checked(module: GraphModule, wanted: Sequence[str]) -> dict[str, Activation]:
+    """The named activations in graph order.
 
     Raises:
         UnsupportedModel: one does not exist or cannot be linearized; tells why.
     """
-    known = {site.path: site for site in sites(module)}
+    known = {activation.path: activation for activation in activations(module)}
     for path in wanted:
         if path not in known:
             listed = ", ".join(list(known)[:5]) + (" and more" if len(known) > 5 else "")
-            have = f"its rectifiers are {listed}" if known else "it has none left"
-            raise UnsupportedModel(f"The model has no rectifier {path}; {have}.")
+            have = f"its activations are {listed}" if known else "it has none left"
+            raise UnsupportedModel(f"The model has no activation {path}; {have}.")
         if (reason := known[path].refused) is not None:
-            raise UnsupportedModel(f"The rectifier {path} cannot become a line: {reason}. Choose others.")
-    return {path: site for path, site in known.items() if path in wanted}
+            raise UnsupportedModel(f"The activation {path} cannot be linearized: {reason}. Choose others.")
+    return {path: activation for path, activation in known.items() if path in wanted}

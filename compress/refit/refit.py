@@ -43,7 +43,7 @@ class Both:
 
 
 def both(small: Artifact, context: Context) -> Both:
-    """Prepare for fitting the weights of `small` to the behaviour of the dense model, or of what a turn began with."""
+    """Prepare for fitting the weights of `small` to the behavior of the dense model, or of what a turn began with."""
     batches, notes = images(context)
     before = context.before
     dense = fold(before.module).to(context.device).requires_grad_(False)
@@ -52,7 +52,7 @@ def both(small: Artifact, context: Context) -> Both:
 
 
 def statistics(artifact: Artifact, context: Context, groups: Sequence[Group], states: bool) -> Statistics:
-    """One streaming pass over the calibration images, for all readers of some groups.
+    """One streaming pass over the calibration images, for all consumers of some groups.
 
     Published estimates of the entropy depend on the size of the batches; for them it is that of training.
 
@@ -100,7 +100,7 @@ def kept(dense: Artifact, plan: Plan) -> dict[str, Kept]:
         for path in found:
             weight = getattr(numbered.get_submodule(path), "weight").data  # noqa: B009 (a Module's attribute has no type)
             place = torch.arange(weight.shape[dim], dtype=weight.dtype)
-            middle = weight.zero_()[(..., *(n // 2 for n in weight.shape[2:]))]  # one entry: a layer may lose its window
+            middle = weight.zero_()[(..., *(n // 2 for n in weight.shape[2:]))]  # one entry: a layer may be reduced to 1x1
             middle.copy_(place.view(-1, *[1] * (1 - dim)).expand_as(middle))
         left = apply(plan, Artifact(numbered, dense.inputs)).module
         for path in found:

@@ -195,7 +195,9 @@ def _columns(one: Layer, own: Layer, kept: Kept) -> Tensor:
 
 
 def _replaced(dense: nn.Module, small: nn.Module, node: Node) -> bool:
-    """Whether the node does not do what it did in the dense model: a line in place of a rectifier, padding that has moved."""
+    """Whether the node does not do what it did in the dense model: an affine function in place of an activation, padding that
+    has moved.
+    """
     if node.op != "call_module":
         return False
     before, now = (m.get_submodule(str(node.target)) for m in (dense, small))

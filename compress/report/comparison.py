@@ -1,6 +1,6 @@
 """Runs beside each other, and which of them no other one beats.
 
-A run is on the front where no other is at least as fast and as good, and better in one of the two. Points decide that, not
+A run is on the Pareto front where no other is at least as fast and as good, and better in one of the two. Points decide that, not
 intervals: the table shows these.
 """
 
@@ -18,7 +18,7 @@ from compress.report import sentences
 from compress.report.markdown import bullets, grid
 from compress.report.records import Report
 
-COLUMNS = ("run", "method", "params", "MACs", "file", "speed-up [95 % CI]", "quality", "change [95 % CI]", "time", "front")
+COLUMNS = ("run", "method", "params", "MACs", "file", "speed-up [95 % CI]", "quality", "change [95 % CI]", "time", "Pareto front")
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _picture(rows: Sequence[Run], metric: str, dense: float, points: float) -> C
         Series(row.run if row.run == row.method else f"{row.run} ({row.method})", *((v,) for v in at[row.run])) for row in there
     ]
     if len(front) > 1:
-        series.append(Series("front", tuple(x for x, _ in front), tuple(y for _, y in front)))
+        series.append(Series("Pareto front", tuple(x for x, _ in front), tuple(y for _, y in front)))
     levels = {"dense": points * dense} if there else {}
     return Curve("Quality against speed-up", "speed-up over the dense model", f"{metric}, points", tuple(series), levels)
 
@@ -177,6 +177,6 @@ def markdown(found: Comparison, picture: str | None) -> str:
     parts += [f"![{found.picture.title}]({picture})"] if picture else []
     parts.append(
         "Parameters and MACs are shares of the dense model's. Speed-up is over each run's own dense model, timed in turns with "
-        "it; 'front' marks runs that no other one beats in speed and quality together. Time is that of the stages alone."
+        "it; 'Pareto front' marks runs that no other one beats in speed and quality together. Time is that of the stages alone."
     )
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -50,6 +50,6 @@ def ratio(a: Interval, b: Interval) -> Interval:
 def share(value: float, samples: int) -> Interval:
     """A share of so many samples, with Wilson's interval (Journal of the American Statistical Association 22, 1927)."""
     n, z = samples, Z95
-    centre = (value + z * z / (2 * n)) / (1 + z * z / n)
+    center = (value + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n))
-    return Interval(value, min(centre - half, value), max(centre + half, value))
+    return Interval(value, min(center - half, value), max(center + half, value))

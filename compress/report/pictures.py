@@ -39,7 +39,7 @@ def picture(curve: Curve, path: Path) -> bool:
     for series in curve.series:
         axes.plot(series.x, series.y, marker="o", markersize=3, label=series.name)
     for number, (name, y) in enumerate(curve.levels.items()):
-        axes.axhline(y, color="grey", linestyle=_STYLES[number % len(_STYLES)], label=name)
+        axes.axhline(y, color="gray", linestyle=_STYLES[number % len(_STYLES)], label=name)
     for number, (name, x) in enumerate(curve.marks.items()):
         axes.axvline(x, color="black", linestyle=_STYLES[number % len(_STYLES)], linewidth=0.8, label=name)
     if curve.log_x:

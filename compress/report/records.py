@@ -106,7 +106,7 @@ class Closeness(Record):
     allowed: float | None = Field(default=None, description="bound of `relative`, for a format with fewer bits than the model")
 
 
-class Relearned(Record):
+class QatRecord(Record):
     """An 8-bit file that lost too much, after the model was trained with its rounding in place."""
 
     epochs: float = Field(gt=0)
@@ -130,7 +130,7 @@ class ExportRecord(Record):
     quality: Quality | None = Field(default=None, description="of the file itself, for a format with fewer bits than the model")
     kept_float: tuple[str, ...] = Field(default=(), description="layers of a quantized file that compute in float")
     seconds: Seconds | None = Field(default=None, description="time that it took to write and compare the file")
-    relearned: Relearned | None = Field(default=None, description="None where the first file lost no more than it may")
+    qat: QatRecord | None = Field(default=None, description="None where the first file lost no more than it may")
 
 
 class FailedExport(Record):
@@ -214,7 +214,12 @@ class Report(Record):
             {**stage, "stage": "analyze"} if isinstance(stage, dict) and stage.get("stage") == "analyse" else stage
             for stage in old.get("stages", ())
         ]
-        return {**old, "schema": SCHEMA, "outcome": outcome, "stages": stages}
+        exports = [
+            {("qat" if key == "relearned" else key): value for key, value in cast("dict[str, Any]", export).items()}
+            for export in old.get("exports", ())
+            if isinstance(export, dict)
+        ]
+        return {**old, "schema": SCHEMA, "outcome": outcome, "stages": stages, "exports": exports}
 
     @property
     def dense(self) -> StageRecord:

@@ -20,7 +20,7 @@ from compress.report.baseline import Baseline
 from compress.report.changes import FIGURES, Side, change, drop, speed_up
 from compress.report.intervals import Interval
 
-NOISY = "the rounds of its timing scatter too much: run again on a quieter machine"
+NOISY = "the rounds of its timing scatter too much: retry on an idle machine"
 Verdict = Literal["pass", "fail", "cannot tell"]
 
 

@@ -27,7 +27,7 @@ def sentence(rulings: Sequence[Ruling], passed: bool) -> str:
     return f"{'Passed' if passed else 'Failed'}: {told}."
 
 
-COUNTED = {"pass": "kept", "fail": "broken", "cannot tell": "that cannot be told"}
+COUNTED = {"pass": "passed", "fail": "failed", "cannot tell": "inconclusive"}
 
 
 def junit(rulings: Sequence[Ruling], name: str, noise_fails: bool) -> str:

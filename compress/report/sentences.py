@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from compress.measure.points import drop
-from compress.report.records import Broken, Latency, Outcome, Quality, Relearned, Report, StageRecord
+from compress.report.records import Broken, Latency, Outcome, QatRecord, Quality, Report, StageRecord
 
 UNITS = {"psnr": " dB"}
 """Metric -> unit, where it has one; a metric with 100 points per unit is a share, written in percent."""
@@ -81,14 +81,14 @@ def exports(report: Report) -> list[str]:
             agreement = "" if close is None or close.agreement is None else f" (same class as in torch on {close.agreement:.2%})"
             lost = "" if result is None else f", {change(result, export.quality)} beside the model in float"
             said.append(f"{export.path}: {export.quality.metric} {quality(export.quality)}{lost}{agreement}.")
-        if export.relearned is not None:
-            said.append(_relearned(export.path, export.relearned))
+        if export.qat is not None:
+            said.append(_qat(export.path, export.qat))
         if export.kept_float:
             said.append(f"{export.path} keeps {len(export.kept_float)} layers in float: {', '.join(export.kept_float)}.")
     return said + [f"No {failed.format} was written: {failed.reason}" for failed in report.failed_exports]
 
 
-def _relearned(path: str, of: Relearned) -> str:
+def _qat(path: str, of: QatRecord) -> str:
     first = f"{path}: with calibrated ranges alone its {of.before.metric} was {quality(of.before)}, less than --max-drop allows"
     if of.after is None:
         return f"{first}; training with its rounding in place failed: {of.reason}"
@@ -137,7 +137,7 @@ def guessing(dense: Quality | None, classes: Sequence[str] | None) -> str | None
         return None
     return (
         f"The dense model's {dense.metric} of {quality(dense)} is no better than guessing among {len(classes)} classes "
-        f"({100 * chance:.2g} %): wrong normalisation (mean and std in a data.toml), class order, or weights?"
+        f"({100 * chance:.2g} %): wrong normalization (mean and std in a data.toml), class order, or weights?"
     )
 
 

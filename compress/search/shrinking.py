@@ -40,8 +40,8 @@ _TINY = 1e-6  # deviation of a channel that has none
 
 
 @dataclass(frozen=True)
-class Reader:
-    """A layer that can lose inputs: its moments, centred, float64 on the CPU.
+class Consumer:
+    """A layer that can lose inputs: its moments, centerd, float64 on the CPU.
 
     Attributes:
         layer: geometry.
@@ -69,12 +69,12 @@ class Shrinker:
     module: GraphModule
     channels: Channels
     sweeps: Mapping[str, Sweep]
-    readers: tuple[Reader, ...]
+    consumers: tuple[Consumer, ...]
     images: tuple[Tensor, ...]
     spread: Mapping[str, tuple[Tensor, Tensor]]
 
     def __call__(self, counts: Mapping[str, int]) -> GraphModule:
-        """A copy in which each named group keeps so many channels, its readers refitted and all layers levelled.
+        """A copy in which each named group keeps so many channels, its consumers refitted and all layers levelled.
 
         Raises:
             KeyError: a group that no sweep was made for.
@@ -97,19 +97,19 @@ class Shrinker:
                 edits.append(Keep(name, whole, tuple(self.sweeps[name].kept(count))))
         small = remove.keep(self.module, self.channels, edits)
         stays = remove.staying(self.channels, edits)
-        for reader in self.readers:
-            self._refit(small, reader, stays)
+        for consumer in self.consumers:
+            self._refit(small, consumer, stays)
         return small.eval(), stays
 
-    def _refit(self, small: GraphModule, reader: Reader, stays: Tensor) -> None:
-        one = reader.layer
+    def _refit(self, small: GraphModule, consumer: Consumer, stays: Tensor) -> None:
+        one = consumer.layer
         inputs, outputs = (self._left(one.path, dim, stays) for dim in (one.reads, 1 - one.reads))
         if len(inputs) * one.window.taps == one.inputs:
             return
         columns = (inputs[:, None] * one.window.taps + torch.arange(one.window.taps)).flatten()
-        xy = reader.xy[columns][:, outputs]
-        weight = solve(with_ridge(reader.xx[columns][:, columns], _RIDGE), xy).mT
-        write(small.get_submodule(one.path), weight.float(), (reader.offset[outputs] - weight @ reader.mean[columns]).float())
+        xy = consumer.xy[columns][:, outputs]
+        weight = solve(with_ridge(consumer.xx[columns][:, columns], _RIDGE), xy).mT
+        write(small.get_submodule(one.path), weight.float(), (consumer.offset[outputs] - weight @ consumer.mean[columns]).float())
 
     def _left(self, path: str, dim: int, stays: Tensor) -> Tensor:
         """Positions along an axis of a layer's weight that stay."""
@@ -131,13 +131,13 @@ def shrinker(
 
     Args:
         artifact: the dense model.
-        found: moments of the readers of its groups.
+        found: moments of the consumers of its groups.
         sweeps: by name of the group.
         images: a batch of model inputs, on the device, for the means and deviations.
         device: where the smaller models are to be.
     """
     module = fold(artifact.module).to(device).requires_grad_(False)
-    readers = tuple(_reader(module, one, found) for path, one in layers(module).items() if path in found.moments)
+    consumers = tuple(_consumer(module, one, found) for path, one in layers(module).items() if path in found.moments)
     spread: dict[str, tuple[Tensor, Tensor]] = {}
 
     def note(one: Layer, y: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ def shrinker(
         return y
 
     _watch(module, images, note)
-    return Shrinker(module, channels_of(module, artifact.inputs), sweeps, readers, images, spread)
+    return Shrinker(module, channels_of(module, artifact.inputs), sweeps, consumers, images, spread)
 
 
 def _watch(module: GraphModule, images: tuple[Tensor, ...], call: Callable[[Layer, Tensor], Tensor]) -> None:
@@ -183,8 +183,8 @@ def _levelled(part: Any, one: Layer, y: Tensor, wanted: tuple[Tensor, Tensor], o
     return (y - mean.view(shape)) * scale.view(shape) + to_mean.view(shape)
 
 
-def _reader(module: GraphModule, one: Layer, found: Statistics) -> Reader:
+def _consumer(module: GraphModule, one: Layer, found: Statistics) -> Consumer:
     part = module.get_submodule(one.path)
-    centred = found.moments[one.path].centred_linear(as_matrix(part))
+    centerd = found.moments[one.path].centred_linear(as_matrix(part))
     bias = part.bias.detach().cpu().double() if isinstance(part.bias, Tensor) else torch.zeros(one.outputs, dtype=torch.float64)
-    return Reader(one, centred.xx[0], centred.xy[0], centred.mean_x[0], centred.mean_y[0] + bias)
+    return Consumer(one, centerd.xx[0], centerd.xy[0], centerd.mean_x[0], centerd.mean_y[0] + bias)

@@ -53,7 +53,7 @@ def task(artifact: Artifact, context: Context) -> Task:
     groups = made.groups
     losses = selection.Losses(artifact.module, refit.statistics(artifact, context, groups, states=False))
     curves = selection.sweeps(losses, groups, lambda share: context.progress("loss curves", share, ""))
-    metric, _ = quality.choose(recipe.metric, data.spec.task, data.spec.labelled)
+    metric, _ = quality.choose(recipe.metric, data.spec.task, data.spec.labeled)
     batches = tuple(data.held_out.batches(MAPS, limit=IMAGES, seed=recipe.seed, device=context.device))
     few = tuple(torch.cat(parts) for parts in zip(*(batch.inputs for batch in batches[:_LEVELLED]), strict=True))
     small = shrinker(artifact, losses.statistics, curves, few, context.device)
@@ -64,7 +64,7 @@ def choice(artifact: Artifact, context: Context, align: int = 1) -> Widths:
     """What there is to choose, found without looking at data.
 
     Raises:
-        BadInput: a tolerance instead of a target, or a target in rectifiers.
+        BadInput: a tolerance instead of a target, or a target in activations.
         Infeasible: the target is out of reach; tells the reachable range.
         UnsupportedModel: no group can lose channels, or the reward needs maps and there are none.
     """
@@ -78,12 +78,12 @@ def choice(artifact: Artifact, context: Context, align: int = 1) -> Widths:
 
 
 def _readable(artifact: Artifact, channels: Channels) -> list[Group]:
-    """Groups that can lose channels and have a reader that can be refitted."""
+    """Groups that can lose channels and have a consumer that can be refitted."""
     known = layers(artifact.module)
     found = [g for g in budget.removable(artifact.module, channels) if measured(g, known)]
     if not found:
         raise UnsupportedModel(
-            "The model has no group of channels that can be removed and whose readers can be refitted; needed is at least one. "
+            "The model has no group of channels that can be removed and whose consumers can be refitted; needed is at least one. "
             "'compress explain' tells the reason for each group."
         )
     return found

@@ -34,11 +34,11 @@ LEAST = 0.2
 FACTS = (
     "place in the order",
     "producers",
-    "readers",
+    "consumers",
     "channels",
     "pixels of a map",
     "weights per channel",
-    "taps of the widest reader",
+    "taps of the widest consumer",
     "share of the model's cost",
 )
 """What is known of a group beforehand, each scaled to [0, 1] over the groups."""
@@ -114,7 +114,7 @@ def widths(
     """The choice for a target such as "macs=0.5", a share of `dense`, or of the model itself.
 
     Raises:
-        BadInput: a target in rectifiers.
+        BadInput: a target in activations.
         Infeasible: out of reach, also for a share `LEAST` of every group; tells the reachable range.
     """
     unit, amount = parse_target(target)

@@ -28,7 +28,7 @@ def cost_model(
     """Cost in `unit` ("params", "macs" or "size") as a function of the channel counts of `groups`.
 
     Raises:
-        BadInput: rectifiers or single weights, whose number no removal of channels decides.
+        BadInput: activations or single weights, whose number no removal of channels decides.
     """
     if unit == "weights":
         raise BadInput(
@@ -37,8 +37,8 @@ def cost_model(
         )
     if unit == "activations":
         raise BadInput(
-            "A target in rectifiers cannot be met by removing channels. Take --method easier or nepenthe, or a target in params, "
-            "macs or size."
+            "A target in activations cannot be met by removing channels. Take --method easier or nepenthe, or a target in "
+            "params, macs or size."
         )
     counted = cost(module, inputs)
     scales = _scales(module, counted, channels, unit)

@@ -23,7 +23,7 @@ from compress.entropy.obs import Sweep
 from compress.errors import BadInput, UnsupportedModel
 from compress.graph.channels.solve import Group
 from compress.measure.cost import cost
-from compress.recipe import DEFAULT_TARGET
+from compress.recipe import DEFAULT_TARGET, parse_target
 from compress.refit import refit
 from compress.selection import budget
 from compress.selection import channels as selection
@@ -147,7 +147,10 @@ class Choice:
         if abs(split.cost / target - 1) > _CLOSE:
             why = f"channel counts are multiples of {recipe.align}" if (recipe.align or 1) > 1 else "no closer choice"
             wanted = recipe.target or DEFAULT_TARGET
-            return split.counts, (f"The target {wanted} is met at {split.cost / target:.1%} of it: {why}.",)
+            unit, asked = parse_target(wanted)
+            reached = asked * split.cost / target
+            shown = f"{reached / 1e6:.3g}MB" if unit == "size" else f"{reached:.3g}"
+            return split.counts, (f"Reached {unit}={shown}, target {wanted}: {why}.",)
         return split.counts, ()
 
 

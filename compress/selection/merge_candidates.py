@@ -1,7 +1,7 @@
-"""Stretches of a model that would be faster as one layer, timed one by one in the target runtime.
+"""Segments of a model that would be faster as one layer, timed one by one in the target runtime.
 
-Each exact stretch, and each that would be exact and no larger with one of its two windows gone, is cut out twice, as it is and
-merged (its rectifiers taken away), and the two race. A candidate is what is measurably faster; its gain is the time saved by one
+Each exact segment, and each that would be exact and no larger with one of its two windows gone, is cut out twice, as it is and
+merged (its activations taken away), and the two race. A candidate is what is measurably faster; its gain is the time saved by one
 call. Where nothing is timed (a dry run), a candidate is what has fewer multiply-accumulates, and these are its gain.
 """
 
@@ -15,7 +15,7 @@ from compress.edits import Linearize, Merge, Plan, Pointwise, Relocate
 from compress.graph.merge.segments import Segment, narrower, segments
 from compress.graph.merge.subgraph import piece
 from compress.measure.latency import Timing
-from compress.selection import activations
+from compress.selection import depth
 from compress.stage import Race
 
 HOPELESS = 2.5
@@ -24,7 +24,7 @@ HOPELESS = 2.5
 
 @dataclass(frozen=True)
 class Candidate:
-    """A stretch that is worth merging.
+    """A segment that is worth merging.
 
     Attributes:
         segment: what would become one layer.
@@ -46,8 +46,8 @@ class Timed:
 
     Attributes:
         candidates: in the order of the graph.
-        tried: stretches that were raced or counted.
-        hopeless: exact stretches that would take so many more multiply-accumulates that they were not tried.
+        tried: segments that were raced or counted.
+        hopeless: exact segments that would take so many more multiply-accumulates that they were not tried.
     """
 
     candidates: tuple[Candidate, ...]
@@ -60,19 +60,19 @@ def candidates(
     race: Race | None,
     wanted: Callable[[Segment], bool] = lambda segment: True,
     progress: Callable[[float], None] = lambda share: None,
-    windows: bool = False,
+    pointwise: bool = False,
 ) -> Timed:
-    """Every exact stretch that is faster merged.
+    """Every exact segment that is faster merged.
 
     Args:
         artifact: any model.
         race: speed of one model over another.
-        wanted: which stretches are asked about.
+        wanted: which segments are asked about.
         progress: told the share done.
-        windows: whether convolutions may lose their window where the one layer's would grow.
+        pointwise: whether kernels may be reduced to 1x1 where that of the one layer would grow otherwise.
     """
     exact = [s for s in segments(artifact.module, artifact.inputs) if s.exact and wanted(s)]
-    if windows:
+    if pointwise:
         exact += [s for s in narrower(artifact.module, artifact.inputs) if wanted(s)]
     tried = [s for s in exact if s.macs_after <= HOPELESS * s.macs_before]
     place = {name: i for i, node in enumerate(artifact.module.graph.nodes) for name in (str(node.target), node.name)}
@@ -88,21 +88,21 @@ def candidates(
 
 
 def shortest(artifact: Artifact) -> dict[str, Segment]:
-    """For every rectifier that could be merged across: the stretch with the fewest others, then the fewest operations merged.
+    """For every activation that could be merged across: the segment with the fewest others, then the fewest operations merged.
 
     A window goes only where the one layer would otherwise take more operations than the layers it replaces.
     """
     best: dict[str, Segment] = {}
     for one in (*segments(artifact.module, artifact.inputs), *narrower(artifact.module, artifact.inputs)):
-        for site in one.sites if one.exact else ():
-            best[site] = min(best.get(site, one), one, key=_order)
+        for activation in one.activations if one.exact else ():
+            best[activation] = min(best.get(activation, one), one, key=_order)
     return best
 
 
 def _order(one: Segment) -> tuple[int, int, int, int]:
     """Cheap ones that keep their windows come first, then those that lose one, then those that take more operations."""
     more = one.macs_after > one.macs_before
-    return len(one.sites), 2 if more else len(one.pointwise), one.macs_after, len(one.relocate)
+    return len(one.activations), 2 if more else len(one.pointwise), one.macs_after, len(one.relocate)
 
 
 def saved_ms(timing: Timing) -> float:
@@ -111,16 +111,16 @@ def saved_ms(timing: Timing) -> float:
 
 
 def raced(artifact: Artifact, segment: Segment, race: Race) -> Timing:
-    """The stretch merged, its rectifiers taken away, against the stretch as it is."""
+    """The segment merged, its activations taken away, against the segment as it is."""
     module, inputs = piece(artifact.module, segment.layers)
     before = Artifact(module, inputs)
     return race(merged(before, [segment]), before)
 
 
 def merged(artifact: Artifact, chosen: Sequence[Segment]) -> Artifact:
-    """The model with some stretches merged and every rectifier in them taken away: right in its sizes, not in its values."""
-    channels = activations.widths(artifact)
-    edits = [Linearize(site, channels[site]) for one in chosen for site in one.sites]
+    """The model with some segments merged and every activation in them taken away: right in its sizes, not in its values."""
+    channels = depth.widths(artifact)
+    edits = [Linearize(activation, channels[activation]) for one in chosen for activation in one.activations]
     less = [Pointwise(layer) for one in chosen for layer in one.pointwise]
     padded = [Relocate(layers) for one in chosen for layers in one.relocate]
     return apply(Plan((*edits, *less, *padded, *(Merge(one.layers) for one in chosen))), artifact)

@@ -2,8 +2,8 @@
 
     m_k = mean over images of KL(softmax(y) || softmax(y_k))        y outputs of the model, y_k of the model with edits k
 
-for classes, the mean squared difference otherwise. For lines this tells far better than state entropy which rectifiers can go
-(`benchmarks/rectifiers.py`): entropy sees how often a rectifier switches, not what hangs on it.
+for classes, the mean squared difference otherwise. For affine functions this tells far better than state entropy which
+activations can go (`benchmarks/rectifiers.py`): entropy sees how often an activation switches, not what hangs on it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What single channels are worth by criteria that do not measure the readers' loss: a number each, the smallest go first.
+"""What single channels are worth by criteria that do not measure the consumers' loss: a number each, the smallest go first.
 
     random          drawn
     magnitude       sum of |w| over the channel's filters
     taylor          |sum of w g| over the channel's filters, averaged over batches
-    state-entropy   bits of the rectifiers behind the channel; one that is always off comes before all others
+    state-entropy   bits of the activations behind the channel; one that is always off comes before all others
 
 How many channels of each group stay is another matter: these numbers do not compare across layers, bits do.
 """
@@ -20,7 +20,7 @@ from torch.fx import GraphModule
 from compress.artifact import Artifact
 from compress.graph.channels.solve import Group
 from compress.refit import refit
-from compress.selection import activations
+from compress.selection import depth
 from compress.stage import Context
 
 Scores = dict[str, Tensor]
@@ -43,13 +43,13 @@ def _taylor(artifact: Artifact, context: Context, groups: Sequence[Group]) -> Sc
 
 
 def state_entropy(artifact: Artifact, context: Context, groups: Sequence[Group]) -> Scores:
-    """Mean bits of the rectifiers behind each channel; -1 where it is off in all of them, which can go without any loss.
+    """Mean bits of the activations behind each channel; -1 where it is off in all of them, which can go without any loss.
 
-    Groups without a rectifier of their own width are left out. The other common reading of EASIER, whose own unit is the layer:
+    Groups without an activation of their own width are left out. The other common reading of EASIER, whose own unit is the layer:
     Quetu, Liao, Tartaglione, ECML PKDD 2024.
     """
     states = refit.statistics(artifact, context, (), states=True).states
-    behind = activations.behind(artifact.module, artifact.channels, states)
+    behind = depth.behind(artifact.module, artifact.channels, states)
     found: Scores = {}
     for group in groups:
         if here := [states[path] for path in behind.get(group.name, ())]:

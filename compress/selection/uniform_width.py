@@ -52,7 +52,7 @@ def check(artifact: Artifact, context: Context) -> None:
         Infeasible: with channels: a target out of reach.
     """
     recipe = context.recipe
-    if not context.data.spec.labelled:
+    if not context.data.spec.labeled:
         raise BadInput(f"The method {recipe.method} trains from the beginning, which needs labels, and the data has none.")
     if recipe.epochs == 0:
         raise BadInput(f"The method {recipe.method} trains the pruned net from the beginning. Give --epochs above 0.")

@@ -1,4 +1,4 @@
-"""Analysis in a run: the states of all rectifiers, counted in one streaming pass. Changes nothing.
+"""Analysis in a run: the states of all activations, counted in one streaming pass. Changes nothing.
 
 `remove` takes the moments itself, where it knows the budget.
 """
@@ -16,7 +16,7 @@ from compress.statistics.collect import Statistics
 
 @dataclass(frozen=True)
 class Analyze:
-    """The stage: one pass that counts the states of every rectifier. The model passes unchanged, the findings become notes."""
+    """The stage: one pass that counts the states of every activation. The model passes unchanged, the findings become notes."""
 
     name: str = "analyze"
     traits: Traits = Traits()
@@ -25,7 +25,7 @@ class Analyze:
         return True
 
     def check(self, artifact: Artifact, context: Context) -> None:
-        """Any model can be analysed."""
+        """Any model can be analyzed."""
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         found = refit.statistics(artifact, context, (), states=True)
@@ -33,7 +33,7 @@ class Analyze:
 
 
 def _summary(found: Statistics) -> str:
-    """The states of all rectifiers in a sentence."""
+    """The states of all activations in a sentence."""
     mean = {path: found.bits(path) for path in found.states}
     lowest = min(mean, key=mean.__getitem__)
     channels = sum(len(state.on) for state in found.states.values())

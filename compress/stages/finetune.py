@@ -20,7 +20,7 @@ class Finetune:
     """Trains the model as the recipe says, with the dense model as the teacher.
 
     With `from_scratch` in the recipe the weights are drawn anew first: what the found architecture reaches without the weights
-    that compression chose, under the same training. With `linearize` gentle, lines take the place of their rectifiers by and by.
+    that compression chose, under the same training. With `linearize` gradual, activations are linearized gradually.
     """
 
     name: str = "finetune"
@@ -35,7 +35,7 @@ class Finetune:
         Raises:
             BadInput: an unknown loss, or one that does not suit the task.
         """
-        objective(context.recipe, context.data.spec.task, context.data.spec.labelled, teacher=True)
+        objective(context.recipe, context.data.spec.task, context.data.spec.labeled, teacher=True)
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         recipe, notes = context.recipe, ()

@@ -1,11 +1,11 @@
-"""Depth by choice: rectifiers become lines where the layers around them are measurably faster as one, and quality allows it.
+"""Depth by choice: activations are linearized where the layers around them are measurably faster as one, and quality allows it.
 
-    candidates   stretches that win a race as one layer                                   gain_k  milliseconds
-    losses       distance from the model's outputs with the rectifiers of one stretch as lines, padding moved       loss_k
+    candidates   segments measured faster as one layer                                   gain_k  milliseconds
+    losses       distance from the model's outputs with the activations of one segment linearized, padding moved       loss_k
     choice       dynamic programming: the most time saved for a sum of losses below a limit
     limit        the largest at which the joint model keeps to --depth points of held-out quality: all of it, then half, ...
 
-The rectifiers of the chosen stretches become lines, padding moves, and the layers behind are refitted to the dense model.
+The activations of the chosen segments are linearized, padding moves, and the layers behind are refitted to the dense model.
 Fine-tuning follows, and merging last of all, exactly.
 """
 
@@ -23,8 +23,8 @@ from compress.measure import quality
 from compress.measure.points import drop
 from compress.recipe import Recipe
 from compress.refit import fit_activations, refit
-from compress.selection import activations
-from compress.selection.merge_candidates import Candidate, candidates
+from compress.selection import depth
+from compress.selection.merge_candidates import HOPELESS, Candidate, candidates
 from compress.selection.output_divergence import moved
 from compress.stage import Context, Decides, Traits
 
@@ -36,7 +36,7 @@ class Linearize:
     """The stage.
 
     Attributes:
-        alone: no channels are removed beside it, so a model without rectifiers, or a target, is refused.
+        alone: no channels are removed beside it, so a model without activations, or a target, is refused.
     """
 
     alone: bool = False
@@ -47,39 +47,43 @@ class Linearize:
         return allowed(recipe) > 0
 
     def check(self, artifact: Artifact, context: Context) -> None:
-        """A model without rectifiers, or without any that is worth a line, passes unchanged, unless this is all that is done.
+        """A model without activations, or without any that is worth an affine function, passes unchanged, unless this is all
+        that is done.
 
         Raises:
             BadInput: there is a target, which a choice by speed does not have.
-            UnsupportedModel: no rectifier can be linearized.
+            UnsupportedModel: no activation can be linearized.
         """
         if not self.alone:
             return
         if context.recipe.target is not None:
             raise BadInput(
                 f"The target is {context.recipe.target}, but the method {context.recipe.method} stops by --depth, points that "
-                "lines may cost before fine-tuning. Give those, or take --method easier, with targets such as activations=0.5."
+                "linearizing may cost before fine-tuning. Give those, or take --method easier, with targets such as "
+                "activations=0.5."
             )
-        activations.free(artifact)
+        depth.free(artifact)
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
-        found = candidates(artifact, context.race, lambda one: bool(one.sites), _share(context, "time stretches"), windows=True)
+        found = candidates(
+            artifact, context.race, lambda one: bool(one.activations), _share(context, "time segments"), pointwise=True
+        )
         if not found.candidates:
             if found.tried + found.hopeless == 0:
                 return artifact
             return artifact.noting(
-                f"Depth: of {found.tried} stretches none is faster as one layer ({found.hopeless} more would take over twice the "
-                "multiply-accumulates), so every rectifier stays: merging does not pay here."
+                f"Depth: of {found.tried} segments none is faster as one layer ({found.hopeless} more would take over "
+                f"{HOPELESS:g} times the multiply-accumulates), so every activation stays: merging does not pay here."
             )
-        wanted = tuple(dict.fromkeys(site for one in found.candidates for site in one.segment.sites))
+        wanted = tuple(dict.fromkeys(activation for one in found.candidates for activation in one.segment.activations))
         straight = {edit.layer: edit for edit in fit_activations.fitted(artifact, context, wanted)}
         return self._chosen(artifact, context, found.candidates, straight)
 
     def _chosen(self, artifact: Artifact, context: Context, found: Sequence[Candidate], straight: dict[str, Affine]) -> Artifact:
         edits = [_edits([one], straight) for one in found]
-        losses = moved(artifact, edits, context, _share(context, "loss of stretches"))
+        losses = moved(artifact, edits, context, _share(context, "loss of segments"))
         spans = [Span(one.start, one.stop, one.gain, loss) for one, loss in zip(found, losses, strict=True)]
-        start, points = activations.held_out(artifact, context), allowed(context.recipe)
+        start, points = depth.held_out(artifact, context), allowed(context.recipe)
         limit = sum(max(loss, 0.0) for loss in losses)
         for _ in range(_HALVINGS):
             chosen = [found[i] for i in choose(spans, limit)]
@@ -88,18 +92,18 @@ class Linearize:
             shorter = apply(Plan(_edits(chosen, straight)), artifact)
             if fit_activations.refits(context.recipe):
                 shorter = refit.refitted(shorter, context)
-            lost = drop(start, activations.held_out(shorter, context))
+            lost = drop(start, depth.held_out(shorter, context))
             if lost <= points:
-                sites = sum(len(one.segment.sites) for one in chosen)
+                activations = sum(len(one.segment.activations) for one in chosen)
                 return shorter.noting(
-                    f"Depth: {sites} of {len(activations.free(artifact))} rectifiers became lines in {len(chosen)} stretches, "
+                    f"Depth: {activations} of {len(depth.free(artifact))} activations were linearized in {len(chosen)} segments, "
                     f"{lost:.2f} points of held-out {start.metric} before fine-tuning.",
                     *self._each(artifact, context, chosen, straight, start),
                 )
             limit = min(limit, sum(max(spans[found.index(one)].loss, 0.0) for one in chosen)) / 2
         return artifact.noting(
-            f"Depth: {len(found)} stretches are faster as one layer, but none keeps to {points:g} points of held-out "
-            f"{start.metric} (--depth): every rectifier stays."
+            f"Depth: {len(found)} segments are faster as one layer, but none keeps to {points:g} points of held-out "
+            f"{start.metric} (--depth): every activation stays."
         )
 
     def _each(
@@ -110,34 +114,36 @@ class Linearize:
         straight: dict[str, Affine],
         start: quality.Quality,
     ) -> list[str]:
-        """What each stretch gains, and what it costs where it is the only one and nothing is refitted."""
+        """What each segment gains, and what it costs where it is the only one and nothing is refitted."""
         said: list[str] = []
         for number, one in enumerate(chosen):
-            alone = activations.held_out(apply(Plan(_edits([one], straight)), artifact), context)
+            alone = depth.held_out(apply(Plan(_edits([one], straight)), artifact), context)
             gain = f"{one.gain:,.0f} multiply-accumulates" if one.timing is None else f"{one.gain:.3g} ms of {_before(one):.3g}"
-            less = f", {', '.join(one.segment.pointwise)} without its window" if one.segment.pointwise else ""
+            less = f", {', '.join(one.segment.pointwise)} with its kernel reduced to 1x1" if one.segment.pointwise else ""
             said.append(
-                f"Depth: {one.segment.layers[0]} to {one.segment.layers[-1]} as one layer, {', '.join(one.segment.sites)} as "
-                f"lines{less}: saves {gain}; by itself and before any refit it costs {drop(start, alone):.2f} points."
+                f"Depth: {one.segment.layers[0]} to {one.segment.layers[-1]} as one layer, {', '.join(one.segment.activations)} "
+                f"linearized{less}: saves {gain}; by itself and before any refit it costs {drop(start, alone):.2f} points."
             )
-            context.progress("cost of stretches", (number + 1) / len(chosen), one.segment.layers[0])
+            context.progress("cost of segments", (number + 1) / len(chosen), one.segment.layers[0])
         return said
 
 
 def _before(one: Candidate) -> float:
-    """Milliseconds that the stretch takes as it is."""
+    """Milliseconds that the segment takes as it is."""
     assert one.timing is not None
     return one.timing.p50_ms * one.timing.ratio
 
 
 def allowed(recipe: Recipe) -> float:
-    """Points that lines may cost before fine-tuning: what is said, else 1 where fine-tuning follows, else none."""
+    """Points that linearizing may cost before fine-tuning: as `--depth` says, by default 1 where fine-tuning follows, else
+    none.
+    """
     return recipe.depth if recipe.depth is not None else float(recipe.epochs > 0)
 
 
 def _edits(chosen: Sequence[Candidate], straight: dict[str, Affine]) -> tuple[Edit, ...]:
     return (
-        *(straight[site] for one in chosen for site in one.segment.sites),
+        *(straight[activation] for one in chosen for activation in one.segment.activations),
         *(Pointwise(layer) for one in chosen for layer in one.segment.pointwise),
         *(Relocate(layers) for one in chosen for layers in one.segment.relocate),
     )

@@ -2,8 +2,8 @@
 
     theta_0 = the initial weights, m = 1
     at each level:  train theta_0 m, with m held;  the largest |theta| of what is left stay in m
-    arm `original`  begins each level with theta_0, or with the weights after --rewind epochs of the first training
-    arm `random`    begins each level with weights drawn anew
+    variant `original`  begins each level with theta_0, or with the weights after --rewind epochs of the first training
+    variant `random`    begins each level with weights drawn anew
 
 Sources: Frankle and Carbin, "The Lottery Ticket Hypothesis", ICLR 2019; rewinding: Frankle et al., "Stabilizing the Lottery
 Ticket Hypothesis", arXiv:1903.01611. The best epoch is chosen on held-out data, the optimizer is new at each level, biases are
@@ -29,7 +29,7 @@ from compress.entropy import ranking
 from compress.errors import BadInput
 from compress.measure import quality
 from compress.recipe import DRAWN, Recipe
-from compress.selection import activations, scores, uniform_width
+from compress.selection import depth, scores, uniform_width
 from compress.stage import Context, Decides, Traits
 from compress.training import reinitialized, train
 from compress.training.initial_weights import beginning
@@ -42,7 +42,7 @@ _FIRST = "first"
 
 @dataclass(frozen=True)
 class Level:
-    """A trained net of one arm.
+    """A trained net of one variant.
 
     Attributes:
         left: share of the weights, or of the target's unit, that is left.
@@ -50,7 +50,7 @@ class Level:
         held_out: its quality on held-out data.
     """
 
-    arm: str
+    variant: str
     number: int
     left: float
     artifact: Artifact
@@ -99,12 +99,12 @@ class Lottery:
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         found = list(self.levels(artifact, context))
-        result = [level for level in found if level.arm == context.recipe.variants[0]][-1]
+        result = [level for level in found if level.variant == context.recipe.variants[0]][-1]
         curve, said = _told(found, context.recipe)
         return result.artifact.noting(*said).showing(curve)
 
     def levels(self, artifact: Artifact, context: Context) -> Iterator[Level]:
-        """Every level of every arm, arm by arm from the dense net down to the target, each trained.
+        """Every level of every variant, variant by variant from the dense net down to the target, each trained.
 
         A level that lies in the scratch directory already is not trained again.
         """
@@ -117,16 +117,16 @@ class Lottery:
         if recipe.initial == DRAWN:
             dense, rewound = _trained(first, context, _FIRST, f"{shares[0]:.0%} left")
             first = replace(first, artifact=rewound)
-        for arm in recipe.variants:
+        for variant in recipe.variants:
             ticket, trained = first, dense
-            yield Level(arm, 0, 1.0, dense, activations.held_out(dense, context))
+            yield Level(variant, 0, 1.0, dense, depth.held_out(dense, context))
             for number, share in enumerate(shares[1:], 1):
                 ticket = _thinner(ticket, trained, context, unit, share)
-                if arm == "random":
+                if variant == "random":
                     drawn, _ = reinitialized(ticket.artifact.module, recipe.seed + _REDRAWN * number)
                     ticket = replace(ticket, artifact=replace(ticket.artifact, module=cast(GraphModule, drawn)))
-                trained, _ = _trained(ticket, context, f"{arm}-{number}", f"{arm}, level {number} of {len(shares) - 1}")
-                yield Level(arm, number, _left(ticket, context, unit), trained, activations.held_out(trained, context))
+                trained, _ = _trained(ticket, context, f"{variant}-{number}", f"{variant}, level {number} of {len(shares) - 1}")
+                yield Level(variant, number, _left(ticket, context, unit), trained, depth.held_out(trained, context))
 
 
 def _thinner(ticket: _Ticket, trained: Artifact, context: Context, unit: str, share: float) -> _Ticket:
@@ -197,15 +197,15 @@ def _keep(place: Path, states: dict[str, dict[str, Tensor]]) -> None:
 
 
 def _told(found: Sequence[Level], recipe: Recipe) -> tuple[Curve, tuple[str, ...]]:
-    """The picture of all arms, and what to say of it."""
+    """The picture of all variants, and what to say of it."""
     dense, unit = found[0].held_out, uniform_width.goal(recipe)[0]
-    arms = {arm: [level for level in found if level.arm == arm] for arm in recipe.variants}
-    winners = {arm: _winners(levels) for arm, levels in arms.items()}
+    variants = {variant: [level for level in found if level.variant == variant] for variant in recipe.variants}
+    no_worse = {variant: _no_worse(levels) for variant, levels in variants.items()}
     series = tuple(
-        Series(arm, tuple(100 * one.left for one in levels), tuple(dense.points * one.held_out.value for one in levels))
-        for arm, levels in arms.items()
+        Series(variant, tuple(100 * one.left for one in levels), tuple(dense.points * one.held_out.value for one in levels))
+        for variant, levels in variants.items()
     )
-    sparsest = winners.get("original") or ()
+    sparsest = no_worse.get("original") or ()
     marks = {"sparsest winning ticket": 100 * sparsest[-1].left} if sparsest else {}
     note = f"Held-out {dense.metric}; a winning ticket is no worse than the dense net, {dense.value:.4f}."
     curve = Curve(
@@ -219,16 +219,16 @@ def _told(found: Sequence[Level], recipe: Recipe) -> tuple[Curve, tuple[str, ...
         log_x=True,
     )
     said = [
-        f"Arm {arm}: {len(won)} of {len(arms[arm]) - 1} levels are no worse than the dense net on held-out data"
+        f"Variant {variant}: {len(won)} of {len(variants[variant]) - 1} levels are no worse than the dense net on held-out data"
         + (f", the sparsest with {won[-1].left:.1%} of the {unit} left ({won[-1].held_out.value:.4f})." if won else ".")
-        for arm, won in winners.items()
+        for variant, won in no_worse.items()
     ]
     if recipe.structure == "weights":
         said.append("The pruned weights are zeros in the file: nothing is smaller or faster by them.")
     return curve, tuple(said)
 
 
-def _winners(levels: Sequence[Level]) -> list[Level]:
+def _no_worse(levels: Sequence[Level]) -> list[Level]:
     """Levels that are no worse than the dense net, in the order of sparsity."""
     dense = levels[0].held_out
     return [level for level in levels[1:] if level.held_out.value == dense.value or quality.better(level.held_out, dense)]

@@ -1,4 +1,4 @@
-"""Merging: stretches without a rectifier become one layer where that is measurably faster. The model computes what it did."""
+"""Merging: segments without an activation become one layer where that is measurably faster. The model computes what it did."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from compress.artifact import Artifact, apply
 from compress.edits import Factor, Plan
 from compress.edits import Merge as Edit
 from compress.entropy.spans import Span, choose
-from compress.graph.merge.low_rank import rank_of, thin
+from compress.graph.merge.low_rank import factored, rank_of
 from compress.graph.merge.segments import Segment
 from compress.recipe import Recipe
 from compress.selection.merge_candidates import candidates
@@ -18,7 +18,7 @@ from compress.stage import Context, Decides, Race, Traits
 
 @dataclass(frozen=True)
 class Merge:
-    """The stage. Each merge has won a race against the layers that it replaces, all of them together another."""
+    """The stage. Each merge is measured faster than the layers that it replaces, and all of them together are."""
 
     name: str = "merge"
     traits: Traits = Traits(Decides.BEFORE_TRAINING, races=True)
@@ -37,7 +37,7 @@ class Merge:
             if found.tried + found.hopeless == 0:
                 return artifact
             return artifact.noting(
-                f"Of {found.tried + found.hopeless} stretches that are linear none is faster as one layer: nothing was merged."
+                f"Of {found.tried + found.hopeless} segments that are linear none is faster as one layer: nothing was merged."
             )
         shallower = apply(Plan(tuple(Edit(one.segment.layers) for one in chosen)), artifact)
         before = sum(len(one.segment.layers) for one in chosen)
@@ -48,22 +48,24 @@ class Merge:
         how = f"{timing.ratio:.2f}x as fast (95 % interval {timing.ci95[0]:.2f} to {timing.ci95[1]:.2f})"
         if timing.slower:
             return artifact.noting(f"{said}, but the whole model was then {how}: they were left as they are.")
-        return _thinned(shallower.noting(f"{said}: {how}."), [one.segment.layers[0] for one in chosen], context.race)
+        return _low_rank(shallower.noting(f"{said}: {how}."), [one.segment.layers[0] for one in chosen], context.race)
 
 
-def _thinned(artifact: Artifact, layers: Sequence[str], race: Race) -> Artifact:
-    """Merged layers of low rank as two thin ones each, where that is faster still: a line of slope 0 leaves such behind."""
-    pairs = {path: thin(artifact.module.get_submodule(path)) for path in layers}
+def _low_rank(artifact: Artifact, layers: Sequence[str], race: Race) -> Artifact:
+    """Merged layers of low rank as two low-rank ones each, where that is faster still: an affine function of slope 0 leaves such
+    behind.
+    """
+    pairs = {path: factored(artifact.module.get_submodule(path)) for path in layers}
     edits = tuple(Factor(path, rank_of(pair)) for path, pair in pairs.items() if pair is not None)
     if not edits:
         return artifact
-    thinner = apply(Plan(edits), artifact)
-    timing = race(thinner, artifact)
+    smaller = apply(Plan(edits), artifact)
+    timing = race(smaller, artifact)
     how = f"{timing.ratio:.2f}x as fast (95 % interval {timing.ci95[0]:.2f} to {timing.ci95[1]:.2f})"
-    said = f"Two thin layers compute the same as a merged one for {len(edits)} of {len(layers)}, whose rank is so low: {how}"
-    return thinner.noting(f"{said}.") if timing.faster else artifact.noting(f"{said}, so they were left as they are.")
+    said = f"Two low-rank layers compute the same as a merged one for {len(edits)} of {len(layers)}, whose rank is so low: {how}"
+    return smaller.noting(f"{said}.") if timing.faster else artifact.noting(f"{said}, so they were left as they are.")
 
 
 def ready(segment: Segment) -> bool:
     """Linear as it stands."""
-    return not segment.sites and not segment.relocate
+    return not segment.activations and not segment.relocate

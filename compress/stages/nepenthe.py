@@ -1,13 +1,14 @@
-"""NEPENTHE: weights are pruned where rectifiers hardly switch, until whole layers do not switch at all.
+"""NEPENTHE: weights are pruned where activations hardly switch, until whole layers do not switch at all.
 
-    until held-out quality is more than --max-drop points below where it began, or no rectifier switches:
+    until held-out quality is more than --max-drop points below where it began, or no activation switches:
         half of the weights that are left go, shared out by entropy (`entropy.collapse`), the smallest of each layer first
         train --epochs epochs, with these weights held at zero
-    every rectifier of entropy 0 becomes its line, which is exact on the calibration images
+    every activation of entropy 0 is linearized, which is exact on the calibration images
 
-What is returned is the last model that kept to the limit. The zeros bring no speed by themselves; the rectifiers that go, and the
-layers merged across them, do. Sources, and what is our reading: see `entropy.collapse`. Departs from EGP in that the entropy is
-taken in eval mode over the calibration images, and in lines instead of identities (an always-off channel stays off).
+What is returned is the last model that kept to the limit. The zeros bring no speed by themselves; the activations that go, and
+the layers merged across them, do. Sources, and what is our reading: see `entropy.collapse`. Departs from EGP in that the entropy
+is taken in eval mode over the calibration images, and in affine functions instead of identities (an always-off channel stays
+off).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from compress.entropy.collapse import budgets, layer_entropy, smallest
 from compress.measure.points import drop
 from compress.recipe import Recipe
 from compress.refit import fit_activations, refit
-from compress.selection import activations
+from compress.selection import depth
 from compress.stage import Context, Decides, Traits
 from compress.training import train
 from compress.training.masks import masked, unmasked
@@ -46,19 +47,19 @@ class Nepenthe:
         return True
 
     def check(self, artifact: Artifact, context: Context) -> None:
-        """Refuse a model without rectifiers that can go, and a target that depth alone does not reach.
+        """Refuse a model without activations that can go, and a target that depth alone does not reach.
 
         Raises:
-            UnsupportedModel: no rectifier can be linearized.
-            Infeasible: the target is not in rectifiers, or leaves fewer than have to stay.
+            UnsupportedModel: no activation can be linearized.
+            Infeasible: the target is not in activations, or leaves fewer than have to stay.
         """
-        activations.spared(artifact, context.recipe.target)
+        depth.spared(artifact, context.recipe.target)
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         recipe = context.recipe
-        most = len(activations.free(artifact)) - activations.spared(artifact, recipe.target)
-        limit = activations.MAX_DROP if recipe.max_drop is None else recipe.max_drop
-        start = activations.held_out(artifact, context)
+        most = len(depth.free(artifact)) - depth.spared(artifact, recipe.target)
+        limit = depth.MAX_DROP if recipe.max_drop is None else recipe.max_drop
+        start = depth.held_out(artifact, context)
         best, curve = artifact, [f"0 %: {start.value:.4f}"]
         bits = _bits(best, context)
         for number in range(_ROUNDS):
@@ -76,7 +77,7 @@ class Nepenthe:
                 progress=lambda what, share, text, detail=detail: context.progress("nepenthe", share, f"{detail}, {text}"),
             )
             sparser = replace(best, module=cast(GraphModule, unmasked(trained.module, best.module)))
-            now = activations.held_out(sparser, context)
+            now = depth.held_out(sparser, context)
             curve.append(f"{pruned:.0f} %: {now.value:.4f}")
             if drop(start, now) > limit:
                 break
@@ -84,15 +85,19 @@ class Nepenthe:
         gone = [path for path, h in bits.items() if h == 0][:most]
         shallower = apply(Plan(tuple(fit_activations.fitted(best, context, gone))), best) if gone else best
         return shallower.noting(
-            f"NEPENTHE brought {len(gone)} of {most} rectifiers to entropy 0 and linearized them, within {limit:g} points of "
+            f"NEPENTHE brought {len(gone)} of {most} activations to entropy 0 and linearized them, within {limit:g} points of "
             f"held-out {start.metric}. Held-out {start.metric} by pruned weights: {', '.join(curve)}."
         )
 
 
 def _bits(artifact: Artifact, context: Context) -> dict[str, float]:
-    """Mean entropy of the channels that switch, by path of the rectifier."""
+    """Mean entropy of the channels that switch, by path of the activation."""
     states = refit.statistics(artifact, context, (), states=True).states
-    return {site.path: layer_entropy(states[site.path].entropy) for site in activations.free(artifact) if site.path in states}
+    return {
+        activation.path: layer_entropy(states[activation.path].entropy)
+        for activation in depth.free(artifact)
+        if activation.path in states
+    }
 
 
 def _masks(module: GraphModule, bits: Mapping[str, float]) -> dict[str, Tensor]:
@@ -107,7 +112,9 @@ def _masks(module: GraphModule, bits: Mapping[str, float]) -> dict[str, Tensor]:
 
 
 def _layer_before(module: GraphModule, path: str) -> str | None:
-    """The layer whose output the rectifier switches, looked for backwards through norms, lines and whatever has one input."""
+    """The layer whose output the activation switches, looked for backwards through norms, linearized activations and whatever
+    has one input.
+    """
     node = next(n for n in module.graph.nodes if n.op == "call_module" and n.target == path)
     while len(node.all_input_nodes) == 1:
         node = cast(Node, node.all_input_nodes[0])

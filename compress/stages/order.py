@@ -1,6 +1,6 @@
 """Width and depth in both orders, and the better of the two: measured, not believed.
 
-    one     channels removed, then lines          other   lines, then channels removed
+    one     channels removed, then linearized          other   linearized, then channels removed
     both judged before fine-tuning, with what became linear merged: quality on held-out data, and a race
 
 The one of better held-out quality stays where the two are further apart than a standard error, else the one that is measurably
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from compress.artifact import Artifact
 from compress.measure.points import drop
 from compress.recipe import Recipe
-from compress.selection import activations
+from compress.selection import depth
 from compress.stage import Context, Decides, Stage, Traits
 
 _ORDERS = ("width before depth", "depth before width")
@@ -22,7 +22,7 @@ _ORDERS = ("width before depth", "depth before width")
 
 @dataclass(frozen=True)
 class Order:
-    """The stage; it is made of those that remove channels, draw lines and merge."""
+    """The stage; it is made of those that remove channels, linearize and merge."""
 
     width: Stage
     depth: Stage
@@ -40,7 +40,7 @@ class Order:
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         tried = [self.depth(self.width(artifact, context), context), self.width(self.depth(artifact, context), context)]
-        found = [activations.held_out(one, context) for one in tried]
+        found = [depth.held_out(one, context) for one in tried]
         apart = drop(found[0], found[1])  # points by which the second is worse
         said = f"{found[0].value:.4f} and {found[1].value:.4f} of held-out {found[0].metric} before fine-tuning"
         if abs(apart) > found[0].points * found[0].standard_error:

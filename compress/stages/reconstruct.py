@@ -2,7 +2,7 @@
 
 For each run of blocks, with the smaller model's own input x' and the dense model's input x of the same images,
 
-    e = small blocks(x') - dense blocks(x)        minimise  mean over samples and positions of  e^T G e
+    e = small blocks(x') - dense blocks(x)        minimize  mean over samples and positions of  e^T G e
 
 by Adam with a cosine schedule. G is the Fisher matrix of the dense model at the end of the run: it knows which directions of
 the error matter to the output. Runs overlap by one block, so that a block is first fitted to what the next one can still

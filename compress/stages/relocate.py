@@ -1,4 +1,4 @@
-"""Padding moves to the front of linear stretches that are faster as one layer, so that merging them later is exact at the border.
+"""Padding moves to the front of linear segments that are faster as one layer, so that merging them later is exact at the border.
 
 The values at the border change; fine-tuning follows.
 """
@@ -31,7 +31,7 @@ class Relocate:
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         found = candidates(
-            artifact, context.race, lambda one: not one.sites, lambda share: context.progress("time stretches", share, "")
+            artifact, context.race, lambda one: not one.activations, lambda share: context.progress("time segments", share, "")
         )
         chosen = [found.candidates[i] for i in choose([Span(c.start, c.stop, c.gain, 0.0) for c in found.candidates], 0.0)]
         edits = tuple(Edit(layers) for one in chosen for layers in one.segment.relocate)

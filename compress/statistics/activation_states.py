@@ -1,4 +1,4 @@
-"""Rectifiers watched while a model runs: on-counts of every site, and published estimates where they are asked for."""
+"""Activations watched while a model runs: on-counts of every activation, and published estimates where they are asked for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from compress.entropy.estimators import ESTIMATORS, BatchMean, from_norm
 from compress.entropy.state import States, count
 from compress.graph import operations
-from compress.graph.linearize import channel_axis, channels_at, sites
+from compress.graph.linearize import activations, channel_axis, channels_at
 from compress.graph.trace.sharing import without_in_place
 
 
@@ -30,7 +30,7 @@ def watch(
 ) -> list[RemovableHandle]:
     """Hooks that count into these dictionaries as the model runs; counts stay on its device.
 
-    A rectifier that is called at several places is pooled over them; where these differ in width it is left out.
+    An activation that is called at several places is pooled over them; where these differ in width it is left out.
 
     Args:
         module: traced model in which nothing works in place.
@@ -72,7 +72,7 @@ def _estimating(path: str, axis: int, bits: dict[str, BatchMean], estimator: str
 
 
 def knees(part: nn.Module) -> tuple[float, float | None]:
-    """Above which input a rectifier is on, and above which it is in its upper regime, None where it has none.
+    """Above which input an activation is on, and above which it is in its upper regime, None where it has none.
 
     The lower one is 0 (the sign, as the papers have it) but for Hardtanh. Above the upper one ReLU6 and Hardtanh are constant,
     Hardswish is the identity.
@@ -83,15 +83,15 @@ def knees(part: nn.Module) -> tuple[float, float | None]:
 
 
 def data_free(module: GraphModule) -> dict[str, float]:
-    """Mean bits of the rectifiers that stand right behind a batch norm, from its parameters alone: a pre-screen without data.
+    """Mean bits of the activations that stand right behind a batch norm, from its parameters alone: a pre-screen without data.
 
-    Behind a sum the norms do not describe what the rectifier sees; such sites have no entry.
+    Behind a sum the norms do not describe what the activation sees; such activations have no entry.
     """
     nodes = {node.name: node for node in module.graph.nodes}
     found: dict[str, float] = {}
-    for site in sites(module):
-        source = nodes[site.node].args[0] if site.node else None
+    for activation in activations(module):
+        source = nodes[activation.node].args[0] if activation.node else None
         norm = module.get_submodule(str(source.target)) if isinstance(source, Node) and source.op == "call_module" else None
         if type(norm) in operations.PER_CHANNEL_NORMS and isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.affine:
-            found[site.path] = float(from_norm(norm.weight, norm.bias).mean())
+            found[activation.path] = float(from_norm(norm.weight, norm.bias).mean())
     return found

@@ -1,6 +1,6 @@
-"""One streaming pass over the dense model: on-counts of rectifiers, input moments of consumers, Fisher matrices of their outputs.
+"""One streaming pass over the dense model: on-counts of activations, input moments and output Fisher matrices of consumers.
 
-    forward      every batch;  input rows at sampled positions -> moments;  signs at activation sites -> states
+    forward      every batch;  input rows at sampled positions -> moments;  signs at activations -> states
     backward     one batch in `fisher_every`;  g = d loss / d (layer output), G = mean over images of sum over positions of g g^T
 
 The labels of the loss are drawn from the model's own softmax, so that G is the Fisher matrix and needs no data labels; models
@@ -72,7 +72,7 @@ class Statistics:
     images: int = 0
 
     def bits(self, path: str) -> float:
-        """State entropy of a rectifier: mean over its channels of the pooled entropy, or the estimate that was asked for."""
+        """State entropy of an activation: mean over its channels of the pooled entropy, or the estimate that was asked for."""
         return self.estimates[path].value if path in self.estimates else float(self.states[path].entropy.mean())
 
 
@@ -99,7 +99,7 @@ def collect(
         device: where it runs.
         classifier: whether the output is class scores (n, classes).
         sampling: by default that of `Sampling`.
-        states: whether to count rectifier states.
+        states: whether to count activation states.
         estimator: of the state entropy, "pooled", "easier" or "egp"; the last two depend on the size of the batches.
         progress: told the share done.
 

@@ -1,7 +1,7 @@
 """Spatial entropy of the maps behind every convolution, taken while the model runs.
 
-The map of a convolution is what leaves the norm and the activation right behind it: what its readers see. Where something else
-follows first (a sum, pooling) it ends there. Maps of fewer than 2 x 2 pixels have no neighbours and are left out.
+The map of a convolution is what leaves the norm and the activation right behind it: what its consumers see. Where something else
+follows first (a sum, pooling) it ends there. Maps of fewer than 2 x 2 pixels have no neighbors and are left out.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Watching(Interpreter):
 
 
 def maps(module: GraphModule) -> dict[str, str]:
-    """Node whose value is the map of a convolution -> path of the convolution. Two-dimensional ones with neighbours only."""
+    """Node whose value is the map of a convolution -> path of the convolution. Two-dimensional ones with neighbors only."""
     found: dict[str, str] = {}
     for node in module.graph.nodes:
         if node.op == "call_module" and type(module.get_submodule(str(node.target))) in _CONVOLUTIONS:

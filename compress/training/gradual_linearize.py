@@ -1,8 +1,9 @@
-"""Rectifiers that become lines little by little while the model trains, instead of at once.
+"""Activations that are linearized gradually while the model trains, instead of at once.
 
-    y = (1 - t) act(x) + t line(x)        t = (1 - cos(pi s / S)) / 2 up to step S, then 1; S = 3/4 of all steps
+    y = (1 - t) act(x) + t affine(x)        t = (1 - cos(pi s / S)) / 2 up to step S, then 1; S = 3/4 of all steps
 
-Training starts from the model that it was and ends with the lines alone in place, at a learning rate that is not yet zero. What
+Training starts from the model that it was and ends with the affine functions alone in place, at a learning rate that is not yet
+zero. What
 is measured on the way is what would be left if it ended there: t = 1.
 """
 
@@ -24,17 +25,17 @@ _RAMP = 0.75  # share of the steps over which t rises
 
 
 class Blend(nn.Module):
-    """An activation on its way to a line."""
+    """An activation on its way to an affine function."""
 
     t: Tensor
 
-    def __init__(self, act: nn.Module, line: ChannelAffine):
+    def __init__(self, act: nn.Module, affine: ChannelAffine):
         super().__init__()
-        self.act, self.line = act, line
+        self.act, self.affine = act, affine
         self.register_buffer("t", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        return (1 - self.t) * self.act(x) + self.t * self.line(x)
+        return (1 - self.t) * self.act(x) + self.t * self.affine(x)
 
     def advance(self, share: float) -> None:
         """Be as far as training is, `share` in [0, 1]."""
@@ -49,31 +50,31 @@ def advance(module: nn.Module, share: float) -> None:
 
 
 def blended(module: GraphModule, dense: GraphModule) -> GraphModule:
-    """A copy in which every line that stands for a rectifier of the dense model begins as that rectifier.
+    """A copy in which every affine that stands for an activation of the dense model begins as that activation.
 
-    A PReLU whose slopes no longer fit, since channels are gone, is left a line.
+    A PReLU whose slopes no longer fit, since channels are gone, is left an affine function.
     """
     module = copy.deepcopy(module)
     before: dict[str, nn.Module] = dict(dense.named_modules())
-    for path, line in list(module.named_modules()):
+    for path, affine in list(module.named_modules()):
         act = before.get(path)
-        if type(line) is ChannelAffine and act is not None and type(act) in operations.ACTIVATIONS and _fits(act, line):
+        if type(affine) is ChannelAffine and act is not None and type(act) in operations.ACTIVATIONS and _fits(act, affine):
             act = copy.deepcopy(act).requires_grad_(False)
             without_in_place(act)  # its affine function reads the same input
-            _put(module, path, Blend(act, line).to(line.slope.device))
+            _put(module, path, Blend(act, affine).to(affine.slope.device))
     return module
 
 
 def settled(module: GraphModule) -> GraphModule:
-    """The same model with the lines alone in place; changes it."""
+    """The same model with the affine functions alone in place; changes it."""
     for path, part in list(module.named_modules()):
         if isinstance(part, Blend):
-            _put(module, path, part.line)
+            _put(module, path, part.affine)
     return module
 
 
-def _fits(act: nn.Module, line: ChannelAffine) -> bool:
-    return all(p.numel() in (1, line.channels) for p in act.parameters())
+def _fits(act: nn.Module, affine: ChannelAffine) -> bool:
+    return all(p.numel() in (1, affine.channels) for p in act.parameters())
 
 
 def _put(module: GraphModule, path: str, part: nn.Module) -> None:

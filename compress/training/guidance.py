@@ -9,7 +9,7 @@ Both are nats per value, so lambda means the same in networks of every size and 
 less volume.
 
 Source: Meni, White, Mayo, Pilkiewicz, 2023, arXiv:2308.14938 (L = L_acc + lambda_1 L_dense + lambda_2 L_conv). Readings of ours:
-one lambda for both terms, their normalisation, and the sign (above 0 rewards volume). A transposed convolution counts the
+one lambda for both terms, their normalization, and the sign (above 0 rewards volume). A transposed convolution counts the
 positions of its input, as its map is the other one's transpose. A layer that is called several times counts its positions each
 time.
 """

@@ -93,7 +93,7 @@ def train(
     device = torch.device(device)
     if recipe.epochs == 0:
         return Training(copy.deepcopy(module).eval(), (), 0, recipe.metric, ("No training: 0 epochs.",))
-    metric, _ = quality.choose(recipe.metric, data.spec.task, data.spec.labelled)
+    metric, _ = quality.choose(recipe.metric, data.spec.task, data.spec.labeled)
     with seeded(recipe.seed, device):
         loop, notes = prepared(module, data, recipe, device, teacher, progress)
         loop = replace(loop, observer=observer)

@@ -1,4 +1,4 @@
-"""What training minimises.
+"""What training minimizes.
 
     loss = (1 - d) * task(output, target) + d * distillation(output, dense output)
 
@@ -28,7 +28,7 @@ Objective = Callable[[Any, Tensor | None, Tensor | None], Tensor]
 KINDS = ("cross_entropy", "mse", "l1")
 
 
-def objective(recipe: Recipe, task: str, labelled: bool, teacher: bool) -> tuple[Objective, str]:
+def objective(recipe: Recipe, task: str, labeled: bool, teacher: bool) -> tuple[Objective, str]:
     """The loss of a training, and one sentence about it.
 
     A user's function (`--loss module:function`) is given the model's whole output and the target.
@@ -36,10 +36,10 @@ def objective(recipe: Recipe, task: str, labelled: bool, teacher: bool) -> tuple
     Raises:
         BadInput: neither labels nor a dense model, or an unknown loss.
     """
-    if not labelled and not teacher:
-        raise BadInput("There are neither labels nor a dense model to learn from. Give labelled data.")
+    if not labeled and not teacher:
+        raise BadInput("There are neither labels nor a dense model to learn from. Give labeled data.")
     by_labels = _by_labels(recipe.loss, task)
-    share = taught(recipe, labelled, teacher)
+    share = taught(recipe, labeled, teacher)
 
     def loss(output: Any, target: Tensor | None, dense: Tensor | None) -> Tensor:
         total = output_loss = None
@@ -74,9 +74,9 @@ def distillation(output: Tensor, dense: Tensor, task: str, temperature: float) -
     return functional.mse_loss(output, same_shape(output, dense))
 
 
-def taught(recipe: Recipe, labelled: bool, teacher: bool) -> float:
+def taught(recipe: Recipe, labeled: bool, teacher: bool) -> float:
     """The weight of the distillation loss: all of it without labels, none of it without a dense model."""
-    return 0.0 if not teacher else 1.0 if not labelled else recipe.distill
+    return 0.0 if not teacher else 1.0 if not labeled else recipe.distill
 
 
 def _by_labels(name: str, task: str) -> Callable[[Any, Tensor], Tensor]:

@@ -138,9 +138,9 @@ def places(module: GraphModule, kept_float: Iterable[str] = ()) -> tuple[str, ..
     def part(node: Node) -> nn.Module | None:
         return named[str(node.target)] if node.op == "call_module" else None
 
-    def readers(node: Node) -> Iterator[Node]:
+    def consumers(node: Node) -> Iterator[Node]:
         for user in node.users:
-            yield from readers(user) if isinstance(part(user), NOTHING) else (user,)
+            yield from consumers(user) if isinstance(part(user), NOTHING) else (user,)
 
     def joined(node: Node) -> bool:
         by_name = node.op == "call_method" and node.target in ("add", "add_", "mean")
@@ -149,7 +149,7 @@ def places(module: GraphModule, kept_float: Iterable[str] = ()) -> tuple[str, ..
     found: list[str] = []
     for node in module.graph.nodes:
         layer = isinstance(part(node), LAYERS)
-        cut_later = bool(node.users) and all(isinstance(part(user), CUTS) for user in readers(node))
+        cut_later = bool(node.users) and all(isinstance(part(user), CUTS) for user in consumers(node))
         sums = (layer and str(node.target) not in kept) or joined(node)
         if (sums and not cut_later) or node.op == "placeholder" or isinstance(part(node), CUTS + MEANS):
             found.append(node.name)

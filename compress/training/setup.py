@@ -66,14 +66,14 @@ class Loop:
     @property
     def distils(self) -> bool:
         """Whether the loss asks the teacher; a teacher may also be there for a metric that compares with it."""
-        return taught(self.recipe, self.data.spec.labelled, self.teacher is not None) > 0
+        return taught(self.recipe, self.data.spec.labeled, self.teacher is not None) > 0
 
 
 def prepared(
     module: nn.Module, data: Data, recipe: Recipe, device: torch.device, teacher: nn.Module | None, progress: Progress | None
 ) -> tuple[Loop, tuple[str, ...]]:
     """The loop's parts, and one sentence each about what a reader should know."""
-    loss, said = objective(recipe, data.spec.task, data.spec.labelled, teacher is not None)
+    loss, said = objective(recipe, data.spec.task, data.spec.labeled, teacher is not None)
     notes = [said]
     student = copy.deepcopy(module).to(device)
     if not trainable(student):

@@ -126,7 +126,7 @@ def sums(folder: Path) -> dict[str, str]:
 
 
 def problems(folder: Path) -> list[str]:
-    """What is not as it was sealed: files that changed, that are missing, or that nobody listed."""
+    """What does not match the checksums: files that changed, that are missing, or that nobody listed."""
     expected, found = sums(folder), listed(folder)
     told: list[str] = []
     for name in sorted(set(expected) | set(found)):

@@ -306,7 +306,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--engine", type=Path, help="file to write; the model's name with .engine where nothing is said")
+    parser.add_argument("--engine", type=Path, help="file to write; by default the model's name with .engine")
     parser.add_argument("--precision", choices=sorted(ALLOWED), default="fp32")
     parser.add_argument("--batch", type=int, default=1, help="the batch size that is best served")
     parser.add_argument("--max-batch", type=int, default=1, help="the largest one")

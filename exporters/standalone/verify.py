@@ -65,7 +65,7 @@ class Verified:
 
     Attributes:
         digest: sha256 of the list of hashes; names the whole package in one line.
-        problems: files that are not as they were sealed, a signature that does not hold.
+        problems: files that do not match their checksums, a signature that does not hold.
         signer: who signed; None where nobody asked.
         expected: the latency that was measured where the package was made, and on what.
     """
@@ -102,7 +102,7 @@ def verify(
         digest: the package must have this digest.
 
     Raises:
-        sealed.Refused: no package, or one that is not safe to open.
+        checksums.Refused: no package, or one that is not safe to open.
     """
     with opened(package) as folder:
         problems = checksums.problems(folder)
@@ -278,7 +278,7 @@ def lines(found: Verified) -> Iterator[str]:
         yield f"wrong: {problem}"
     if not found.problems:
         signed = "" if found.signer is None else f", signed by {found.signer}"
-        yield f"whole: every file is as it was sealed{signed}"
+        yield f"whole: every file matches its checksum{signed}"
     for model in found.models:
         told = f"{model.path}: {model.status}"
         if model.worst_abs is not None and model.status == "equal":

@@ -142,12 +142,12 @@ def settle(module: nn.Module, where: str) -> list[str]:
     """Make a module ready for use: checked, fp32, eval mode. Returns what was changed, one sentence each.
 
     Raises:
-        BadInput: complex, quantised or sparse weights, or values that are no numbers; names the tensor.
+        BadInput: complex, quantized or sparse weights, or values that are no numbers; names the tensor.
     """
     tensors = [*module.named_parameters(), *module.named_buffers()]
-    quantised = [name for name, part in module.named_modules() if ".quantized" in type(part).__module__]
-    if quantised:
-        raise BadInput(f"{where} is quantised ('{quantised[0]}'). Compress the model before it is quantised.")
+    quantized = [name for name, part in module.named_modules() if ".quantized" in type(part).__module__]
+    if quantized:
+        raise BadInput(f"{where} is quantized ('{quantized[0]}'). Compress the model before it is quantized.")
     _refuse_odd(tensors, where)
     _refuse_no_numbers(dict(module.named_parameters()), dict(module.named_buffers()), where)
     notes = other_types(tensor for _, tensor in tensors)
@@ -165,7 +165,7 @@ def _refuse_odd(tensors: Iterable[tuple[str, Tensor]], where: str) -> None:
     for name, tensor in tensors:
         odd = {
             "complex": tensor.is_complex(),
-            "quantised": tensor.is_quantized,
+            "quantized": tensor.is_quantized,
             "sparse": tensor.layout != torch.strided,
             "without data": tensor.is_meta,
         }

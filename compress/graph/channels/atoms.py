@@ -71,7 +71,7 @@ class Atoms:
         self._frozen.append((torch.unique(slim(t)), reason))
 
     def classes(self) -> Tensor:
-        """Class of every atom, shape (count,): connected components, each labelled by its lowest atom.
+        """Class of every atom, shape (count,): connected components, each labeled by its lowest atom.
 
         Every root that edges connect to lower ones is hung below the lowest of them, then all atoms look up their roots.
         """

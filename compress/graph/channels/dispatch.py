@@ -120,7 +120,7 @@ def _module(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwarg
     if kind is nn.PReLU:
         return layer_rules.prelu(s, node, x, weight, m.num_parameters)
     if kind is ChannelAffine:
-        return layer_rules.line(s, node, x, own, m.axis)
+        return layer_rules.channel_affine(s, node, x, own, m.axis)
     return _moving_module(s, node, m, x, found)
 
 
@@ -135,7 +135,7 @@ def _moving_module(s: State, node: Node, m: Any, x: Tensor, found: list[Tensor])
     if kind is nn.GLU:
         return op_rules.gated(s, x, m.dim)
     if kind in operations.SOFTMAXES and m.dim is not None:
-        return positions_only(s, node, x, [m.dim], "normalises over channels")
+        return positions_only(s, node, x, [m.dim], "normalizes over channels")
     return unknown(s, node, found, f"({kind.__name__}) is not known to the solver")
 
 
@@ -210,7 +210,7 @@ def _dims(x: Tensor, args: Args, kwargs: Kwargs) -> list[int]:
 
 
 def _along(s: State, node: Node, name: str, args: Args, kwargs: Kwargs) -> Any:
-    """Softmax, normalisation, roll, running sums: one axis is mixed."""
+    """Softmax, normalization, roll, running sums: one axis is mixed."""
     x, position = args[0], 2 if name in ("normalize", "roll") else 1
     dims = _argument(args, kwargs, position, "dim", kwargs.get("dims", 1 if name == "normalize" else None))
     if dims is None or len(tensors_in((args, kwargs))) > 1:

@@ -44,7 +44,7 @@ def read(s: State, classes: Tensor) -> Channels:
             layer = tensor.rpartition(".")[0] or tensor
             many = len(vector) > 1
             why[vector[0]] = len(reasons)
-            reasons.append(f"all {len(vector)} channels of {layer} hang together" if many else f"{layer} has a single channel")
+            reasons.append(f"all {len(vector)} channels of {layer} are coupled" if many else f"{layer} has a single channel")
     kinds = _kinds(why, [*axes.vectors, *_pieces(s, classes)])
     groups = _groups(axes, kinds)
     explained = tuple(_explained(g, int(why[g.labels[0]]), reasons) for g in groups)

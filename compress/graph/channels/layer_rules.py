@@ -84,7 +84,7 @@ def per_channel_norm(s: State, node: Node, x: Tensor, tensors: Sequence[str], gr
 def layer_norm(s: State, node: Node, x: Tensor, tensors: Sequence[str], dims: int) -> Tensor:
     """Statistics over the last `dims` axes: nothing along them can be removed exactly.
 
-    Channels on an axis in front of those (the heads, where each head is normalised by itself) pass; a head goes as a whole.
+    Channels on an axis in front of those (the heads, where each head is normalized by itself) pass; a head goes as a whole.
     """
     inner = range(x.ndim - dims, x.ndim)
     if any(d not in inner for d in varying(x)):
@@ -107,7 +107,7 @@ def prelu(s: State, node: Node, x: Tensor, weight: str, slopes: int) -> Tensor:
     return x
 
 
-def line(s: State, node: Node, x: Tensor, tensors: Sequence[str], axis: int) -> Tensor:
+def channel_affine(s: State, node: Node, x: Tensor, tensors: Sequence[str], axis: int) -> Tensor:
     """Slope and offset of each channel, on axis 1 or the last one."""
     channels = s.atoms.per_channel(x, axis)
     for tensor in tensors:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.fx import GraphModule, Node
 
-from compress.graph.linearize import sites
+from compress.graph.linearize import activations
 from compress.graph.merge.parts import Leaf, Part, Run, Span, called, leaf, listed, mutates, rank, shared, sizes
 
 _SUMS = frozenset({operator.add, operator.iadd, torch.add, "add", "add_"})
@@ -26,12 +26,12 @@ class Chain:
 
     Attributes:
         steps: names of each convolution, linear layer or pool, in order; of a skip span all of its layers, then its sum's node.
-        sites: rectifiers between step i and step i + 1, by gap; those inside a span are in the chains of its branches.
+        activations: activations between step i and step i + 1, by gap; those inside a span are in the chains of its branches.
         starts, stops: why it does not reach further back, and further on.
     """
 
     steps: tuple[tuple[str, ...], ...]
-    sites: tuple[tuple[str, ...], ...]
+    activations: tuple[tuple[str, ...], ...]
     starts: str
     stops: str
 
@@ -42,7 +42,8 @@ class Chain:
 
 
 def chains(module: GraphModule) -> tuple[Chain, ...]:
-    """Chains of two steps or more, or of one span, with rectifiers taken for lines; branches follow the chain of their span.
+    """Chains of two steps or more, or of one span, with activations taken for linearized; branches follow the chain of their
+    span.
 
     Args:
         module: traced model with its shapes noted.
@@ -52,8 +53,8 @@ def chains(module: GraphModule) -> tuple[Chain, ...]:
         ends = [i for i, part in enumerate(run.parts) if is_step(part)]
         if len(ends) > 1 or any(isinstance(part, Span) for part in run.parts):
             gaps = [run.parts[i:j] for i, j in itertools.pairwise(ends)]
-            sites = tuple(tuple(p.name for p in gap if isinstance(p, Leaf) and p.role == "site") for gap in gaps)
-            found.append(Chain(tuple(names((run.parts[i],)) for i in ends), sites, run.starts, run.stops))
+            activations = tuple(tuple(p.name for p in gap if isinstance(p, Leaf) and p.role == "activation") for gap in gaps)
+            found.append(Chain(tuple(names((run.parts[i],)) for i in ends), activations, run.starts, run.stops))
     return tuple(found)
 
 
@@ -108,7 +109,9 @@ class _Reading:
         self.places = {node: place for place, node in enumerate(module.graph.nodes)}
         self.open: dict[Node, Run] = {}
         self.why: dict[Node, str] = {}
-        self.refused = shared(module) | {site.path: site.refused for site in sites(module) if site.refused}
+        self.refused = shared(module) | {
+            activation.path: activation.refused for activation in activations(module) if activation.refused
+        }
 
     def read(self, node: Node, place: int) -> None:
         """Put the node behind the run that it continues, or remember why it continues none."""
@@ -133,10 +136,10 @@ class _Reading:
 
     def ended(self, run: Run, stops: str = "") -> Run:
         """The run with the reason why it ends where it does."""
-        readers = list(run.parts[-1].node.users) if run.parts else []
-        if not stops and len(readers) == 1:
-            stops = f"{called(readers[0])} {self.why.get(readers[0], 'is no part of it')}"
-        return replace(run, stops=stops or f"its result is read by {listed(readers)}")
+        consumers = list(run.parts[-1].node.users) if run.parts else []
+        if not stops and len(consumers) == 1:
+            stops = f"{called(consumers[0])} {self.why.get(consumers[0], 'is no part of it')}"
+        return replace(run, stops=stops or f"its result is read by {listed(consumers)}")
 
     def _append(self, entry: Node, part: Part, axis: int, outside: Sequence[Node]) -> None:
         before = self.open.get(entry)

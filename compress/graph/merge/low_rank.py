@@ -1,4 +1,4 @@
-"""A layer of low rank is two thin ones: what a merge leaves behind where the layers in the middle were narrow.
+"""A layer of low rank is two low-rank ones: what a merge leaves behind where the layers in the middle were narrow.
 
     W as (o, i k):  W = U (U^T W)      window first, i -> r channels, then 1x1, r -> o         r (i k + o)
     W as (o k, i):  W = (W V) V^T      1x1 first, i -> r channels, then window, r -> o         r (i s + o k)
@@ -29,7 +29,7 @@ TOLERANCE = 1e-6
 """Singular values below this share of the largest are rounding: float32 leaves 1e-7 of it or less."""
 
 
-def thin(layer: nn.Module, tolerance: float = TOLERANCE) -> tuple[nn.Module, nn.Module] | None:
+def factored(layer: nn.Module, tolerance: float = TOLERANCE) -> tuple[nn.Module, nn.Module] | None:
     """Two layers that compute what one does with fewer multiply-accumulates; None where its rank does not allow it.
 
     Args:
@@ -82,7 +82,7 @@ def factor(module: GraphModule, edits: Sequence[Factor]) -> GraphModule:
     for edit in edits:
         path = edit.layer
         calls = [node for node in module.graph.nodes if node.op == "call_module" and node.target == path]
-        pair = thin(module.get_submodule(path)) if calls and path not in refused else None
+        pair = factored(module.get_submodule(path)) if calls and path not in refused else None
         if pair is None or rank_of(pair) != edit.rank:
             found = refused.get(path, "its rank does not allow it" if calls else "this model does not have it")
             why = found if pair is None else f"its rank is {rank_of(pair)}"

@@ -21,7 +21,7 @@ from compress.graph.merge import layer_maps
 from compress.graph.merge.affine import Kernel, add, after, compose, dirac, same_border
 from compress.graph.merge.chains import barriers, is_step, names, runs
 from compress.graph.merge.parts import Leaf, Part, Span, called, sizes
-from compress.graph.merge.segments import stretch, tail
+from compress.graph.merge.segments import composed, tail
 
 
 def relocate(module: GraphModule, edits: Sequence[Relocate]) -> GraphModule:
@@ -39,7 +39,7 @@ def relocate(module: GraphModule, edits: Sequence[Relocate]) -> GraphModule:
     """
     module = copy.deepcopy(module)
     for parts in [_find(module, edit, "moves the padding of") for edit in edits]:
-        one = stretch(parts)
+        one = composed(parts)
         form = one.head or one.form
         if not one.moves or form is None:
             continue
@@ -72,7 +72,7 @@ def merge(module: GraphModule, edits: Sequence[Merge]) -> GraphModule:
 
 
 def _find(module: GraphModule, edit: Merge | Relocate, does: str) -> tuple[Part, ...]:
-    """The parts that an edit names, with the norms behind them; they have no rectifier between them."""
+    """The parts that an edit names, with the norms behind them; they have no activation between them."""
     every = runs(module)
     for run in every:
         steps = [i for i, part in enumerate(run.parts) if is_step(part)]
@@ -82,8 +82,8 @@ def _find(module: GraphModule, edit: Merge | Relocate, does: str) -> tuple[Part,
             for last in steps[number:]:
                 if names(run.parts[first : last + 1]) == edit.layers:
                     parts = run.parts[first : tail(run, last) + 1]
-                    one = stretch(parts)
-                    between = f"{one.sites[0]} is not linear" if one.sites else one.refusal
+                    one = composed(parts)
+                    between = f"{one.activations[0]} is not linear" if one.activations else one.refusal
                     if between is None:
                         return parts
                     raise _mismatch(edit, does, between)

@@ -1,8 +1,9 @@
 """Nodes of a graph as parts of what could become one layer.
 
-A part is a layer that is an affine map (`maps`), a norm or line, something that eval mode does not notice (dropout), a rectifier
-(a gap, which a line can close), the mean over all positions with the flatten behind it, or a skip span: two runs from one value
-to their sum.
+A part is a layer that is an affine map (`layer_maps`), a norm or a linearized activation, something that eval mode does not
+notice (dropout), an activation (a gap, which an affine function can close), the mean over all positions with the flatten behind
+it, or a
+skip span: two runs from one value to their sum.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Leaf:
     Attributes:
         node: of the graph.
         place: its number in the graph.
-        role: `layer`, `norm` (any map of channels alone), `silent`, `site`, `mean` or `flatten`.
+        role: `layer`, `norm` (any map of channels alone), `silent`, `activation`, `mean` or `flatten`.
         form: of layers and norms.
         axis: where their channels are, 1 or -1; 0 for the rest.
     """
@@ -55,7 +56,7 @@ class Leaf:
 
     @property
     def names(self) -> tuple[tuple[int, str], ...]:
-        """What a plan calls it, with its place; nothing if it goes without saying."""
+        """What a plan calls it, with its place; nothing if it is implicit."""
         return ((self.place, self.name),) if self.role == "layer" else ()
 
     @property
@@ -145,7 +146,7 @@ def leaf(module: GraphModule, node: Node, place: int, refused: Mapping[str, str]
     if path in refused:
         return f"cannot be changed: {refused[path]}"
     if kind in operations.ACTIVATIONS:
-        return Leaf(node, place, "site")
+        return Leaf(node, place, "activation")
     form = layer_maps.form(m)
     if isinstance(form, str):
         return form
@@ -210,9 +211,9 @@ def called(node: Node) -> str:
     return str(node.target) if node.op == "call_module" else node.name
 
 
-def listed(readers: Iterable[Node]) -> str:
+def listed(consumers: Iterable[Node]) -> str:
     """The first few by name."""
-    every = [called(reader) for reader in readers]
+    every = [called(consumer) for consumer in consumers]
     return f"{', '.join(every[:3])}{' and others' if len(every) > 3 else ''}" or "nothing"
 
 

@@ -1,4 +1,4 @@
-"""A convolution without its window: 1x1, so that a merge with its neighbour has no larger window than that.
+"""A convolution with its kernel reduced to 1x1: 1x1, so that a merge with its neighbor has no larger window than that.
 
     W'[o, i] = sum over u of W[o, i, u]          padding (k - 1) / 2 -> 0,  stride as it is
 
@@ -27,7 +27,7 @@ from compress.graph.merge.parts import shared
 
 
 def narrowed(form: Form) -> Form | None:
-    """The form of a convolution without its window; None where it has none, or sizes would not stay."""
+    """The form of a convolution with its kernel reduced to 1x1; None where it has none, or sizes would not stay."""
     middle = all(2 * p == k - 1 for k, p in zip(form.size, form.padding, strict=True))
     if not form.inputs or form.pointwise or not middle or all(k == 1 for k in form.size):
         return None

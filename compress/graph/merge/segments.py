@@ -1,7 +1,7 @@
-"""What each stretch of a model would be as one layer, and what stands in the way.
+"""What each segment of a model would be as one layer, and what stands in the way.
 
-A stretch is taken as one map part by part (`compose`), without its numbers, every rectifier in it taken for a line. Where the
-border would differ, all padding has to move to its first convolution, before fine-tuning:
+A segment is taken as one map part by part (`compose`), without its numbers, every activation in it taken for linearized. Where
+the border would differ, all padding has to move to its first convolution, before fine-tuning:
 
     p1' = p1 + s1 p2 + s1 s2 p3 + ...        p2' = p3' = ... = 0
 
@@ -34,17 +34,17 @@ class Segment:
 
     Attributes:
         layers: what a `Merge` names.
-        sites: rectifiers inside, which must be lines first.
-        pointwise: convolutions that must lose their window first, so that the one layer's does not grow.
+        activations: activations inside, which must be linearized first.
+        pointwise: convolutions that must be reduced to 1x1 first, so that the one layer's does not grow.
         relocate: what `Relocate` edits name, in any order; empty where the border is exact as it is.
         kernel: window of the one layer; empty for a linear one.
         macs_before, macs_after: multiply-accumulates of one example, in this model and merged.
-        params_before, params_after: likewise parameters, norms and lines included.
+        params_before, params_after: likewise parameters, norms and linearized activations included.
         reason: why it cannot be merged; None where it can, exactly.
     """
 
     layers: tuple[str, ...]
-    sites: tuple[str, ...]
+    activations: tuple[str, ...]
     relocate: tuple[tuple[str, ...], ...]
     kernel: tuple[int, ...]
     macs_before: int
@@ -61,14 +61,14 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Composed:
     """Parts that follow each other, as one map.
 
     Attributes:
         form: of all parts so far; behind a mean over positions, of those behind it.
         head: form of those before the mean.
         pooled: whether there is a mean.
-        sites: rectifiers inside.
+        activations: activations inside.
         inner: chains inside spans whose padding has to move.
         moves: whether its own padding has to move to the first part.
         fixed: why padding cannot move there.
@@ -78,7 +78,7 @@ class Stretch:
     form: Form | None = None
     head: Form | None = None
     pooled: bool = False
-    sites: tuple[str, ...] = ()
+    activations: tuple[str, ...] = ()
     inner: tuple[tuple[str, ...], ...] = ()
     moves: bool = False
     fixed: str | None = None
@@ -99,16 +99,18 @@ class Stretch:
         return after(head, self.form)
 
 
-def stretch(parts: Iterable[Part], so_far: Stretch | None = None) -> Stretch:
-    """Parts that follow each other, behind those of another stretch."""
-    one = so_far or Stretch()
+def composed(parts: Iterable[Part], so_far: Composed | None = None) -> Composed:
+    """Parts that follow each other, behind those of another segment."""
+    one = so_far or Composed()
     for part in parts:
         one = _span(one, part) if isinstance(part, Span) else _leaf(one, part)
     return one
 
 
 def tail(run: Run, last: int) -> int:
-    """Number of the last part that a merge up to part `last` takes with it: norms and lines, and what lies between them."""
+    """Number of the last part that a merge up to part `last` takes with it: norms and linearized activations, and what lies
+    between them.
+    """
     end = last
     for i, part in enumerate(run.parts[last + 1 :], last + 1):
         if not isinstance(part, Leaf) or part.role not in ("norm", "silent"):
@@ -118,7 +120,7 @@ def tail(run: Run, last: int) -> int:
 
 
 def segments(module: GraphModule, inputs: tuple[Tensor, ...]) -> tuple[Segment, ...]:
-    """Every stretch that could be one layer, and of those that could not the shortest.
+    """Every segment that could be one layer, and of those that could not the shortest.
 
     Args:
         module: traced model; shapes are noted in it.
@@ -129,7 +131,7 @@ def segments(module: GraphModule, inputs: tuple[Tensor, ...]) -> tuple[Segment, 
 
 
 def narrower(module: GraphModule, inputs: tuple[Tensor, ...]) -> tuple[Segment, ...]:
-    """Every stretch of two windows with a rectifier inside that could be one layer if either of them were 1x1.
+    """Every segment of two windows with an activation inside that could be one layer if either of them were 1x1.
 
     Args:
         module: traced model; shapes are noted in it.
@@ -139,9 +141,9 @@ def narrower(module: GraphModule, inputs: tuple[Tensor, ...]) -> tuple[Segment, 
     found: list[Segment] = []
     for parts, one in _stretches(module):
         windows = [leaf for leaf in leaves(parts) if leaf.form is not None and leaf.form.inputs and math.prod(leaf.form.size) > 1]
-        for leaf in windows if len(windows) == 2 and one.sites else ():
+        for leaf in windows if len(windows) == 2 and one.activations else ():
             less = _without_window(parts, leaf.name)
-            if less is not None and (two := stretch(less)).refusal is None:
+            if less is not None and (two := composed(less)).refusal is None:
                 found.append(replace(_segment(module, parts, two), pointwise=(leaf.name,)))
     return tuple(found)
 
@@ -172,53 +174,53 @@ def _without_window(parts: Sequence[Part], name: str) -> tuple[Part, ...] | None
 
 
 def blocked(module: GraphModule) -> dict[str, str]:
-    """Rectifiers that lie in no segment, so that a line in their place would save no layer, with the reason.
+    """Activations that lie in no segment, so that an affine function in their place would save no layer, with the reason.
 
     Args:
         module: traced model with its shapes noted.
     """
-    found = linearize.sites(module)
-    why = {site.path: site.refused for site in found if site.refused}
+    found = linearize.activations(module)
+    why = {activation.path: activation.refused for activation in found if activation.refused}
     free: set[str] = set()
     for _, one in _stretches(module):
         if one.refusal is None:
-            free.update(one.sites)
-        for site in one.sites:
-            why.setdefault(site, one.refusal or "")
+            free.update(one.activations)
+        for activation in one.activations:
+            why.setdefault(activation, one.refusal or "")
     for run in runs(module):
         steps = [i for i, part in enumerate(run.parts) if is_step(part)]
         for i, part in enumerate(run.parts):
-            if isinstance(part, Leaf) and part.role == "site":
+            if isinstance(part, Leaf) and part.role == "activation":
                 before = any(step < i for step in steps)
                 end, reason = ("behind", run.stops) if before else ("before", run.starts)
                 why.setdefault(part.name, f"no layer {end} it to merge with: {reason}")
     why = barriers(module) | why
-    return {site.path: why[site.path] for site in found if site.path not in free}
+    return {activation.path: why[activation.path] for activation in found if activation.path not in free}
 
 
-def _stretches(module: GraphModule) -> Iterator[tuple[tuple[Part, ...], Stretch]]:
-    """What a merge would take, and all of it but norms and lines at its end as one map."""
+def _stretches(module: GraphModule) -> Iterator[tuple[tuple[Part, ...], Composed]]:
+    """What a merge would take, and all of it but norms and linearized activations at its end as one map."""
     for run in runs(module):
         steps = [i for i, part in enumerate(run.parts) if is_step(part)]
         for number, first in enumerate(steps):
-            one = stretch(run.parts[first : first + 1])
+            one = composed(run.parts[first : first + 1])
             if isinstance(run.parts[first], Span):
                 yield run.parts[first : tail(run, first) + 1], one
             for before, last in itertools.pairwise(steps[number:]):
                 if one.reason is not None:
                     break
-                one = stretch(run.parts[before + 1 : last + 1], one)
+                one = composed(run.parts[before + 1 : last + 1], one)
                 yield run.parts[first : tail(run, last) + 1], one
 
 
-def _segment(module: GraphModule, parts: Sequence[Part], one: Stretch) -> Segment:
+def _segment(module: GraphModule, parts: Sequence[Part], one: Composed) -> Segment:
     layers = names(parts)
     modules = [module.get_submodule(str(n.target)) for part in parts for n in part.nodes if n.op == "call_module"]
     possible = one.refusal is None
     merged = one.merged if possible else Form(0, 0)
     return Segment(
         layers=layers,
-        sites=one.sites,
+        activations=one.activations,
         relocate=() if not possible else (*one.inner, layers) if one.moves else one.inner,
         kernel=merged.size,
         macs_before=sum(map(_macs, parts)),
@@ -237,7 +239,7 @@ def _macs(part: Part) -> int:
     return part.form.weights * (math.prod((sizes(part.node) or ())[1:]) // part.form.outputs)
 
 
-def _positions(parts: Sequence[Part], one: Stretch) -> int:
+def _positions(parts: Sequence[Part], one: Composed) -> int:
     """At which the one map is computed: those of the last part, or in front of the mean."""
     means = [i for i, part in enumerate(parts) if isinstance(part, Leaf) and part.role == "mean"]
     if means and one.head is not None and not one.head.pointwise:
@@ -245,11 +247,11 @@ def _positions(parts: Sequence[Part], one: Stretch) -> int:
     return math.prod((sizes(parts[-1].node) or ())[1:]) // one.merged.outputs
 
 
-def _leaf(one: Stretch, part: Leaf) -> Stretch:
+def _leaf(one: Composed, part: Leaf) -> Composed:
     if part.role == "mean":
         return replace(one, head=one.form, form=None, pooled=True)
-    if part.role == "site":
-        return replace(one, sites=(*one.sites, part.name))
+    if part.role == "activation":
+        return replace(one, activations=(*one.activations, part.name))
     if part.form is None:
         return one
     if one.form is None:
@@ -258,15 +260,17 @@ def _leaf(one: Stretch, part: Leaf) -> Stretch:
     return _behind(one, part.form, one.fixed)
 
 
-def _span(one: Stretch, part: Span) -> Stretch:
-    two = [stretch(run.parts) for run in part.branches]
+def _span(one: Composed, part: Span) -> Composed:
+    two = [composed(run.parts) for run in part.branches]
     forms = [branch.form or identity(0) for branch in two]
     inner = [chain for branch in two for chain in branch.inner]
     inner += [names(run.parts) for run, branch in zip(part.branches, two, strict=True) if branch.moves]
     differ = objection(*forms)
     reasons = [branch.reason for branch in two if branch.reason] + ([f"in {part.node.name}, {differ}"] if differ else [])
-    sites = tuple(site for branch in two for site in branch.sites)
-    one = replace(one, sites=one.sites + sites, inner=(*one.inner, *inner), reason=one.reason or next(iter(reasons), None))
+    activations = tuple(activation for branch in two for activation in branch.activations)
+    one = replace(
+        one, activations=one.activations + activations, inner=(*one.inner, *inner), reason=one.reason or next(iter(reasons), None)
+    )
     if one.reason is not None:
         return one
     form, stuck = beside(*forms), f"padding cannot move across the sum {part.node.name}"
@@ -275,7 +279,7 @@ def _span(one: Stretch, part: Span) -> Stretch:
     return _behind(one, form, one.fixed or (stuck if form.padded else None))
 
 
-def _behind(one: Stretch, form: Form, fixed: str | None) -> Stretch:
+def _behind(one: Composed, form: Form, fixed: str | None) -> Composed:
     assert one.form is not None
     moves = one.moves or not same_border(one.form, form)
     return replace(one, form=after(one.form, form), moves=moves, fixed=fixed, reason=one.reason or (fixed if moves else None))

@@ -1,4 +1,4 @@
-"""A stretch of a model cut out as a model of its own: what is timed where the whole would be too slow to time for each choice."""
+"""A segment of a model cut out as a model of its own: what is timed where the whole would be too slow to time for each choice."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Removed channels that are constant hand what they contributed to the biases of the layers that read them.
 
-A channel is constant where the weights prove it: a filter of zeros, a norm with gamma = 0, a line with slope 0, and what follows
-from those channel by channel. With c the constants of the removed channels and W the weights of a layer that reads them,
+A channel is constant where the weights prove it: a filter of zeros, a norm with gamma = 0, an affine function with slope 0, and
+what follows from those channel by channel. With c the constants of the removed channels and W the weights of a layer that reads
+them,
 
     y = W x + b = W' x' + (b + W'' c)        x' the channels that stay, c those that go
 
@@ -130,7 +131,9 @@ def _add(m: Any, share: _Share) -> None:
 
 
 def _anything_constant(module: GraphModule) -> bool:
-    """Whether any layer has a filter of zeros, a norm a gamma or a line a slope of 0: without those nothing is constant."""
+    """Whether any layer has a filter of zeros, a norm a gamma or an affine function a slope of 0: without those nothing is
+    constant.
+    """
     for m in module.modules():
         weight = getattr(m, "slope" if type(m) is ChannelAffine else "weight", None)
         if not isinstance(weight, Tensor):

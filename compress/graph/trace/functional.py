@@ -1,6 +1,6 @@
-"""Functional activations and dropouts become module nodes, so that "a rectifier" is one thing wherever it is looked for.
+"""Functional activations and dropouts become module nodes, so that "an activation" is one thing wherever it is looked for.
 
-A rectifier module that is called at several places is several rectifiers: each call gets a module of its own.
+An activation module that is called at several places is several activations: each call gets a module of its own.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def modules_for_functions(root: nn.Module, graph: Graph) -> None:
 
 
 def module_per_call(root: nn.Module, graph: Graph) -> None:
-    """Give every further call of a rectifier without parameters its own module, named NAME_1, NAME_2, ...
+    """Give every further call of an activation without parameters its own module, named NAME_1, NAME_2, ...
 
     With parameters (PReLU) the calls share more than a name, and stay one module.
     """
@@ -113,7 +113,7 @@ def _module_for(node: Node) -> nn.Module | None:
     target = _IN_PLACE.get(node.target, node.target)
     if target in _DROPOUTS:
         settings = _settings(node, ("p", "training", "inplace"))
-        # training=True is written by hand for dropout at inference: that is no module's behaviour.
+        # training=True is written by hand for dropout at inference: that is no module's behavior.
         return None if settings is None or settings.get("training", True) else _DROPOUTS[target](settings.get("p", 0.5))
     if target not in ACTIVATIONS:
         return None

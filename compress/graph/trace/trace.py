@@ -1,8 +1,8 @@
 """A model becomes a torch.fx GraphModule, once, at load.
 
 Modules stay modules, so `train()`/`eval()`, BatchNorm, Dropout and the names of the state_dict survive. Functional activations
-and dropouts become module nodes, and each call of a rectifier has a module, so that "a rectifier" is one thing. A submodule that
-will not trace becomes an opaque leaf: it stays whole, and the reason is kept in `module.meta["opaque"]`. Each node carries
+and dropouts become module nodes, and each call of an activation has a module, so that "an activation" is one thing. A submodule
+that will not trace becomes an opaque leaf: it stays whole, and the reason is kept in `module.meta["opaque"]`. Each node carries
 `meta["shape"]` (what it gives on the example inputs) and `meta["source"]` (`file.py:line` of the user's code, where known).
 
 All of this is settled on the graph before the GraphModule is made, since whoever changes that one has its code written again.

@@ -1,4 +1,4 @@
-"""A layer of low rank becomes two thin ones, exactly, where that is less work."""
+"""A layer of low rank becomes two low-rank ones, exactly, where that is less work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from compress.artifact import Artifact, apply
 from compress.data import open_data
 from compress.edits import Factor, Linearize, Merge, Plan
 from compress.errors import PlanMismatch
-from compress.graph.merge.low_rank import thin
+from compress.graph.merge.low_rank import factored
 from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
 from compress.measure.latency import Timing
@@ -38,7 +38,7 @@ def low_rank(i, o, r, k=3, axis=0, **settings):
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_convolution_of_low_rank_is_two(axis, settings):
     layer = low_rank(16, 24, 3, axis=axis, **settings)
-    found = thin(layer)
+    found = factored(layer)
     assert found is not None
     window, point = found if axis == 0 else reversed(found)
     assert point.kernel_size == (1, 1) and window.kernel_size == (3, 3) and window.stride == layer.stride
@@ -52,20 +52,20 @@ def test_a_linear_layer_of_low_rank_is_two():
     torch.manual_seed(0)
     layer = nn.Linear(30, 20)
     layer.weight.data = torch.randn(20, 4) @ torch.randn(4, 30)
-    found = thin(layer)
+    found = factored(layer)
     assert found is not None and [m.weight.shape for m in found] == [(4, 30), (20, 4)]
     x = [torch.randn(7, 5, 30)]
     assert distance(outputs(nn.Sequential(*found), x), outputs(layer, x)) < EXACT
 
 
 def test_what_would_not_be_less_work_stays():
-    assert thin(nn.Conv2d(8, 8, 3)) is None  # full rank
-    assert thin(low_rank(4, 4, 3, 1)) is None  # 3 (4 + 4) > 16
-    assert thin(low_rank(16, 16, 2, groups=1, stride=4, k=1)) is not None
-    assert thin(nn.Conv2d(8, 8, 3, groups=2)) is None and thin(nn.ReLU()) is None and thin(nn.AvgPool2d(2)) is None
+    assert factored(nn.Conv2d(8, 8, 3)) is None  # full rank
+    assert factored(low_rank(4, 4, 3, 1)) is None  # 3 (4 + 4) > 16
+    assert factored(low_rank(16, 16, 2, groups=1, stride=4, k=1)) is not None
+    assert factored(nn.Conv2d(8, 8, 3, groups=2)) is None and factored(nn.ReLU()) is None and factored(nn.AvgPool2d(2)) is None
     empty = nn.Conv2d(8, 8, 3)
     nn.init.zeros_(empty.weight)
-    assert thin(empty) is None
+    assert factored(empty) is None
 
 
 @pytest.mark.parametrize(("stride", "window_first"), [(1, False), (2, True)])
@@ -74,14 +74,14 @@ def test_of_two_ways_the_one_with_less_work_is_taken(stride, window_first):
     layer = low_rank(16, 12, 3, stride=stride)
     with torch.no_grad():
         layer.weight.copy_(torch.einsum("or,ri,rxy->oixy", torch.randn(12, 3), torch.randn(3, 16), torch.randn(3, 3, 3)))
-    found = thin(layer)
+    found = factored(layer)
     assert found is not None and (found[0].kernel_size == (3, 3)) == window_first
 
 
 def test_a_tolerance_tells_how_small_counts_as_nothing():
     layer = low_rank(16, 24, 3)
     layer.weight.data += 1e-3 * torch.randn_like(layer.weight)
-    assert thin(layer) is None and thin(layer, 0.02) is not None
+    assert factored(layer) is None and factored(layer, 0.02) is not None
 
 
 def test_a_merged_bottleneck_is_thin_again_and_computes_the_same():

@@ -77,9 +77,9 @@ def test_what_the_file_rounds_is_rounded_and_no_more():
     net = fold(trace(residual(), (INPUT[:2],)))
     found = places(net)
     kinds = [next(n for n in net.graph.nodes if n.name == name).target for name in found]
-    # Not the first convolution, which the file computes together with its rectifier, and not the norm, which is folded.
+    # Not the first convolution, which the file computes together with its activation, and not the norm, which is folded.
     assert "first" not in kinds and "norm" not in kinds and {"second", "up", "pool", "last"} <= set(kinds)
-    assert len(found) == 8  # the input, two rectifiers (the sum is one of them), the concatenation, and these four
+    assert len(found) == 8  # the input, two activations (the sum is one of them), the concatenation, and these four
     assert "second" not in [next(n for n in net.graph.nodes if n.name == p).target for p in places(net, ["second"])]
     whole = rounded(net, qdq.ranges(values(net, [(INPUT,)]), "minmax"), Grid(False), ["second"])
     assert hasattr(whole.first, "parametrizations") and not hasattr(whole.second, "parametrizations")
@@ -126,7 +126,7 @@ def digits() -> tuple[Artifact, Data]:
 def exported(digits: tuple[Artifact, Data], out: Path, **settings: object) -> tuple[exports.Exports, Quality]:
     """What a run would export, and the quality of the model in float."""
     artifact, data = digits
-    metric, _ = quality.choose("auto", data.spec.task, data.spec.labelled)
+    metric, _ = quality.choose("auto", data.spec.task, data.spec.labeled)
 
     def measure(answer: Callable[..., Tensor]) -> Quality:
         found = quality.evaluate(answer, data.test.batches(256), metric, torch.device("cpu"))  # type: ignore[arg-type]
@@ -148,7 +148,7 @@ def test_training_with_the_rounding_in_place_brings_back_what_it_takes(digits: t
     weights = copy.deepcopy(digits[0].module.state_dict())
     made, dense = exported(digits, tmp_path, qat=8.0)
     (record,) = made.records
-    told = record.relearned
+    told = record.qat
     assert told is not None and told.stays and told.after is not None and record.quality == told.after and told.epochs == 8
     assert dense.value - told.before.value > 0.05, "the net is one that 8 bits hurt"
     assert told.after.value - told.before.value > 0.4 * (dense.value - told.before.value)
@@ -171,20 +171,18 @@ def test_the_better_file_stays_and_no_training_is_possible(
 
     made, _ = exported(digits, tmp_path, qat=0.0)
     (first,) = made.records
-    assert first.relearned is None and made.broken is not None and made.broken.export == "onnx-int8"
+    assert first.qat is None and made.broken is not None and made.broken.export == "onnx-int8"
     monkeypatch.setattr(exports, "train_rounded", ruined)
     (record,) = exported(digits, tmp_path)[0].records
-    told = record.relearned
+    told = record.qat
     assert told is not None and not told.stays and told.after is not None and told.after.value < told.before.value
     assert (record.sha256, record.quality) == (first.sha256, first.quality) and [p.name for p in tmp_path.iterdir()] == [
         record.path
     ]
     monkeypatch.setattr(exports, "train_rounded", refusing)
     (record,) = exported(digits, tmp_path)[0].records
-    assert (
-        record.relearned is not None and record.relearned.reason == "The training loss is nan." and record.sha256 == first.sha256
-    )
-    assert "failed: The training loss is nan." in sentences._relearned(record.path, record.relearned)
+    assert record.qat is not None and record.qat.reason == "The training loss is nan." and record.sha256 == first.sha256
+    assert "failed: The training loss is nan." in sentences._qat(record.path, record.qat)
 
 
 def refusing(*_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""What the depth methods ask about the rectifiers of a model: which are left, which can go, how far quality has fallen."""
+"""What the depth methods ask about the activations of a model: which are left, which can go, how far quality has fallen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from compress.artifact import Artifact
 from compress.entropy.state import States
 from compress.errors import Infeasible, UnsupportedModel
 from compress.graph.channels.solve import Channels
-from compress.graph.linearize import Site, sites
+from compress.graph.linearize import Activation, activations
 from compress.measure import quality
 from compress.recipe import parse_target
 from compress.refit import refit
@@ -21,31 +21,31 @@ MAX_DROP = 0.5
 """Points of held-out quality that depth may cost where `--max-drop` says nothing."""
 
 
-def free(artifact: Artifact) -> tuple[Site, ...]:
-    """Rectifiers that a line can replace, in the order of the graph.
+def free(artifact: Artifact) -> tuple[Activation, ...]:
+    """Activations that an affine function can replace, in the order of the graph.
 
     Raises:
         UnsupportedModel: there is none; tells why.
     """
-    known = sites(artifact.module)
-    if found := tuple(site for site in known if site.refused is None):
+    known = activations(artifact.module)
+    if found := tuple(activation for activation in known if activation.refused is None):
         return found
-    reasons = [f"{site.path}: {site.refused}" for site in known[:3]]
+    reasons = [f"{activation.path}: {activation.refused}" for activation in known[:3]]
     raise UnsupportedModel(
-        "The model has no rectifier that a line can replace; needed is at least one. "
+        "The model has no activation that an affine function can replace; needed is at least one. "
         + (f"Found are {len(known)} that must stay ({'; '.join(reasons)}). " if known else "")
         + "Remove channels instead, for instance with --method entropic --depth 0."
     )
 
 
 def spared(artifact: Artifact, target: str | None) -> int:
-    """How many of the rectifiers that could go a target leaves; 0 without one, where quality alone says when to stop.
+    """How many of the activations that could go a target leaves; 0 without one, where quality alone says when to stop.
 
     Raises:
         BadInput, UnsupportedModel: see `free`.
-        Infeasible: the target is not in rectifiers, or leaves fewer than have to stay.
+        Infeasible: the target is not in activations, or leaves fewer than have to stay.
     """
-    known, can_go = len(sites(artifact.module)), len(free(artifact))
+    known, can_go = len(activations(artifact.module)), len(free(artifact))
     stay = known - can_go
     if target is None:
         return 0
@@ -58,34 +58,38 @@ def spared(artifact: Artifact, target: str | None) -> int:
         )
     if (wanted := math.ceil(share * known - 1e-9)) < stay:
         raise Infeasible(
-            f"The target {target} leaves {wanted} of {known} rectifiers, but {stay} have to stay ('compress explain' tells why); "
-            f"reachable is {reachable}. Choose a target inside."
+            f"The target {target} leaves {wanted} of {known} activations, but {stay} have to stay ('compress explain' tells "
+            f"why); reachable is {reachable}. Choose a target inside."
         )
     return wanted - stay
 
 
 def widths(artifact: Artifact) -> dict[str, int]:
-    """Channels of every rectifier that the graph knows, by path."""
+    """Channels of every activation that the graph knows, by path."""
     nodes = {node.name: node for node in artifact.module.graph.nodes}
-    return {site.path: nodes[site.node].meta["shape"][site.axis] for site in sites(artifact.module) if site.node}
+    return {
+        activation.path: nodes[activation.node].meta["shape"][activation.axis]
+        for activation in activations(artifact.module)
+        if activation.node
+    }
 
 
 def entropies(artifact: Artifact, context: Context) -> dict[str, float]:
-    """Mean state entropy of each rectifier that can go, bits in [0, 1], over the calibration images, as `--entropy` takes it."""
+    """Mean state entropy of each activation that can go, bits in [0, 1], over the calibration images, as `--entropy` takes it."""
     found = refit.statistics(artifact, context, (), states=True)
-    return {site.path: found.bits(site.path) for site in free(artifact)}
+    return {activation.path: found.bits(activation.path) for activation in free(artifact)}
 
 
 def held_out(artifact: Artifact, context: Context, limit: int | None = None) -> quality.Quality:
     """Quality on the held-out part of the training data; the test data is never read."""
     spec = context.data.spec
-    metric, _ = quality.choose(context.recipe.metric, spec.task, spec.labelled)
+    metric, _ = quality.choose(context.recipe.metric, spec.task, spec.labeled)
     batches = context.data.held_out.batches(quality.BATCH, limit=limit, device=context.device)
     return quality.evaluate(artifact.module, batches, metric, context.device, context.dense.module)
 
 
 def lowest(found: Mapping[str, float], most: int, together: int = 1) -> list[str]:
-    """The rectifiers of the lowest entropy, `together` of them and with these all of entropy 0, at most `most`."""
+    """The activations of the lowest entropy, `together` of them and with these all of entropy 0, at most `most`."""
     order = sorted(found, key=found.__getitem__)
     return [path for place, path in enumerate(order) if place < together or found[path] == 0][:most]
 
