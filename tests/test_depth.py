@@ -259,7 +259,7 @@ def test_rectifiers_become_lines_where_that_pays_and_quality_allows():
     short = LinearizeStage()(dense, context(dense, depth=100.0))
     assert {type(edit) for edit in short.plan.edits} >= {Linearize}
     assert all(edit.slope for edit in short.plan.edits if isinstance(edit, Linearize))
-    assert any("became lines" in note for note in short.notes)
+    assert any("were linearized" in note for note in short.notes)
     each = [note for note in short.notes if " as one layer, " in note]
     first = next(edit for edit in short.plan.edits if isinstance(edit, Linearize))
     assert each and first.layer in each[0] and "saves" in each[0] and "points" in each[0]
