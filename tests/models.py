@@ -761,6 +761,77 @@ def default_arguments():
     return Defaults()
 
 
+@case(TOKENS, VECTOR, removable="values.0", frozen={"weigh": "channels of weigh"})
+def tokens_weighed_by_a_vector():
+    """The channels of `weigh` are contracted with the tokens: each belongs to one token, and nothing of the product can go."""
+
+    def call(s, x, y):
+        weights = s.weigh(y).sigmoid().unsqueeze(1)  # (n, 1, tokens)
+        return s.head((weights @ s.values(x)).squeeze(1))
+
+    return Two(
+        call, weigh=nn.Linear(8, 6), values=nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 10)), head=nn.Linear(10, 5)
+    )
+
+
+@case(TOKENS, removable="first last")
+def normalized_over_tokens():
+    """The axis of `normalize` is 1 where none is named, which is that of tokens here."""
+    return Net(
+        lambda s, x: s.head(F.normalize(s.last(F.relu(s.first(x))))),
+        first=nn.Linear(8, 12),
+        last=nn.Linear(12, 6),
+        head=nn.Linear(6, 4),
+    )
+
+
+@case(TOKENS, removable="q")
+def attention_of_separate_layers():
+    """Queries and keys of two layers: a head of one is a head of the other."""
+
+    def call(s, x):
+        q, k, v = (layer(x).unflatten(-1, (2, 4)).transpose(1, 2) for layer in (s.q, s.k, s.v))
+        return s.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    return Net(call, q=nn.Linear(8, 8), k=nn.Linear(8, 8), v=nn.Linear(8, 8), out=nn.Linear(8, 5))
+
+
+@case(removable="stem.0.0", frozen={"stem.1.0": "channels of stem.1.0"})
+def pooled_by_a_map():
+    """Channels in the rows of a product: all of them hang on the one channel that weighs the positions."""
+
+    def call(s, x):
+        x = s.stem(x)
+        weights = s.map(x).flatten(2).softmax(-1).transpose(1, 2)  # (n, positions, 1)
+        return s.head((x.flatten(2) @ weights).squeeze(-1))
+
+    return Net(call, stem=nn.Sequential(block(3, 8), block(8, 6)), map=conv(6, 1), head=nn.Linear(6, 5))
+
+
+@case(removable="stem.0 a b")
+def joined_by_name():
+    return Net(
+        lambda s, x: (lambda y: s.head(F.relu(torch.cat(tensors=[s.a(y), s.b(y)], dim=1))))(s.stem(x)),
+        stem=block(3, 8),
+        a=conv(8, 5),
+        b=conv(8, 3),
+        head=head(8),
+    )
+
+
+@case(removable="stem.0 last")
+def pixel_shuffle_as_a_function():
+    return Net(lambda s, x: s.head(F.pixel_shuffle(s.last(s.stem(x)), 2)), stem=block(3, 8), last=conv(8, 16), head=head(4))
+
+
+@case(VECTOR, removable="first")
+def unflattened_by_what_is_left():
+    def call(s, x):
+        return s.head(F.relu(s.first(x)).unflatten(1, (-1, 2, 2)))
+
+    return Net(call, first=nn.Linear(8, 24), head=head(6))
+
+
 # ---- what must stay --------------------------------------------------------------------------------------------------------
 
 
@@ -838,6 +909,27 @@ def divides_by_the_channel_count():
     )
 
 
+@case(TOKENS, removable="hidden", frozen={"first": "takes single entries"})
+def every_second_channel_of_tokens():
+    return Net(
+        lambda s, x: s.last(F.relu(s.hidden(s.first(x)[..., ::2]))),
+        first=nn.Linear(8, 12),
+        hidden=nn.Linear(6, 10),
+        last=nn.Linear(10, 4),
+    )
+
+
+@case(VECTOR, VECTOR, removable="hidden", frozen={"a": "broadcasts all of its operands", "b": "broadcasts all of its operands"})
+def outer_sum():
+    return Two(
+        lambda s, x, y: s.last(F.relu(s.hidden((s.a(x).unsqueeze(2) + s.b(y).unsqueeze(1)).mean(2)))),
+        a=nn.Linear(8, 6),
+        b=nn.Linear(8, 4),
+        hidden=nn.Linear(6, 10),
+        last=nn.Linear(10, 4),
+    )
+
+
 @case(removable="1.layer 2", frozen={"0": "takes single entries"})
 def every_second_channel():
     return nn.Sequential(conv(3, 8), Net(lambda s, x: s.layer(x[:, ::2]), layer=conv(4, 8)), conv(8, 6), nn.ReLU(), head(6))
@@ -858,6 +950,57 @@ def fixed_permutation():
 @case(removable="trunk.0", frozen={"last": "softmax (models.py:"})
 def softmax_over_channels():
     return Net(lambda s, x: torch.softmax(s.last(s.trunk(x)), 1), trunk=block(3, 8), last=conv(8, 4))
+
+
+@case(removable="first", frozen={"last": "mixes channels"})
+def normalized_over_channels():
+    return Net(lambda s, x: s.head(F.normalize(s.last(F.relu(s.first(x))))), first=conv(3, 8), last=conv(8, 6), head=head(6))
+
+
+# ---- what is asserted of a value, and what only looks like it (here because pytest rewrites the assertions of tests) ---------
+
+
+def asserts_a_value(x):
+    assert x.abs().max() < 100
+    return x
+
+
+def asserts_with_a_message(x):
+    assert (x == x).all(), f"found {x.shape}"
+    return x * 2
+
+
+def asserts_in_a_function_of_its_own(x):
+    def checked(y):
+        assert y.sum() < 1e9
+        return y
+
+    return checked(x + 1)
+
+
+def goes_on_unless(x):
+    if not x.max() < 100:
+        raise ValueError("out of range")
+    return x
+
+
+def raises_an_assertion_error_by_itself(x):
+    if x.max() > 100:
+        raise AssertionError("out of range")
+    return x
+
+
+def chooses(x):
+    return x if x.max() < 100 else -x
+
+
+def asserts_the_contrary(x):
+    assert not x.max() > 100
+    return x
+
+
+ASSERTIONS = (asserts_a_value, asserts_with_a_message, asserts_in_a_function_of_its_own)
+BRANCHES = (goes_on_unless, raises_an_assertion_error_by_itself, chooses, asserts_the_contrary)
 
 
 def random_model(name: str, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import exporters
@@ -137,6 +139,14 @@ def exported(digits: tuple[Artifact, Data], out: Path, **settings: object) -> tu
     return exports.export_all(recipe, out, artifact, data, measure, dense), dense
 
 
+def divergence(artifact: Artifact, data: Data, path: Path) -> float:
+    """Mean over all images of KL(float model || file), nats."""
+    images = torch.cat([b.inputs[0] for split in (data.train, data.test) for b in split.batches(256)])
+    with torch.no_grad():
+        ours, file = artifact.module(images).log_softmax(1), exports.answers("onnx-int8", path)(images).log_softmax(1)
+    return float(F.kl_div(file, ours, log_target=True, reduction="batchmean"))
+
+
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports in this process, which is faster; tests/test_apart.py looks at processes of their own."""
@@ -146,12 +156,20 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("here")
 def test_training_with_the_rounding_in_place_brings_back_what_it_takes(digits: tuple[Artifact, Data], tmp_path: Path):
     weights = copy.deepcopy(digits[0].module.state_dict())
-    made, dense = exported(digits, tmp_path, qat=8.0)
+    (tmp_path / "before").mkdir()
+    (first,) = exported(digits, tmp_path / "before", qat=0.0)[0].records
+    before = divergence(*digits, tmp_path / "before" / first.path)
+    shutil.rmtree(tmp_path / "before")
+    # The rate is ten times 2e-3: the default, a tenth of 1e-3, is for nets that took hundreds of epochs, not ten.
+    made, dense = exported(digits, tmp_path, qat=8.0, lr=2e-2)
     (record,) = made.records
     told = record.qat
     assert told is not None and told.stays and told.after is not None and record.quality == told.after and told.epochs == 8
     assert dense.value - told.before.value > 0.05, "the net is one that 8 bits hurt"
-    assert told.after.value - told.before.value > 0.4 * (dense.value - told.before.value)
+    # Of 359 images 8 bits take 27 and training brings 18 to 25 back, by seed and processor; chance moves that by 5 (paired).
+    assert told.after.value > told.before.value
+    # On all images the distance is a quarter to a third of what it was. Training for nothing, or for another grid, leaves it.
+    assert divergence(*digits, tmp_path / record.path) < 0.5 * before
     path = tmp_path / record.path
     assert [p.name for p in tmp_path.iterdir()] == ["model.int8.onnx"] and hashlib.sha256(
         path.read_bytes()

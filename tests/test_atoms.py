@@ -32,6 +32,14 @@ def test_classes_are_the_connected_components(seed: int):
     assert atoms.classes().tolist() == components(count, edges)
 
 
+def test_uniting_along_axes_repeats_the_first_entry():
+    atoms = Atoms()
+    t = atoms.new(6).view(2, 3)
+    assert torch.equal(atoms.unite_along(t, [1]), torch.tensor([[0, 0, 0], [3, 3, 3]]))
+    assert atoms.classes().tolist() == [0, 0, 0, 3, 3, 3]
+    assert torch.equal(atoms.unite_along(t, [0, 1]), torch.zeros(2, 3, dtype=torch.long))
+
+
 def test_atoms_that_nothing_unites_are_classes_of_their_own():
     atoms = Atoms()
     atoms.new(3)

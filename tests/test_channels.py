@@ -1,6 +1,7 @@
 """Which channels belong together, which can go, and why the others stay."""
 
 import copy
+import operator
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from compress.errors import PlanMismatch
 from compress.graph.channels import op_rules, propagation
 from compress.graph.channels.solve import solve
+from compress.graph.trace.shapes import note_shapes
 from compress.graph.trace.trace import trace
 
 
@@ -93,6 +95,28 @@ def test_a_group_names_its_producers_and_consumers():
     assert group.modules("through") == ("stem.1", "b.1")
 
 
+def test_a_group_that_a_norm_freezes_names_the_norm():
+    x = torch.randn(1, 8)
+    model = nn.Sequential(nn.Linear(8, 12), nn.LayerNorm(12), nn.Linear(12, 4)).eval()
+    group = solve(trace(model, (x,)), (x,)).group("0")
+    assert group.frozen.startswith("1 takes its statistics") and group.modules("through") == ("1",)
+    assert group.consumers == ("2",)
+
+
+def test_a_number_among_the_attributes_of_the_graph_is_a_number():
+    x = torch.randn(1, 3, 8, 8)
+    module = trace(nn.Sequential(block(3, 8), head(8)), (x,))
+    module.factor = 2.0
+    (pool,) = (n for n in module.graph.nodes if n.target == "1.0")
+    with module.graph.inserting_before(pool):
+        number = module.graph.create_node("get_attr", "factor")  # get_attr() itself warns of what is no tensor
+        scaled = module.graph.call_function(operator.mul, (pool.args[0], number))
+    pool.replace_input_with(pool.args[0], scaled)
+    module.recompile()
+    note_shapes(module, module.graph, (x,))
+    assert [g.name for g in solve(module, (x,)).removable] == ["0.0"]
+
+
 def test_a_group_that_does_not_exist_is_refused():
     with pytest.raises(PlanMismatch, match="names layer nowhere"):
         solved("plain").group("nowhere")
@@ -120,6 +144,18 @@ def test_a_rule_that_gives_another_shape_freezes_instead(monkeypatch):
     monkeypatch.setattr(op_rules, "reduced", lambda s, node, x, dims: x)
     channels = solved("squeeze_excite")
     assert "called in a way that the solver does not know" in channels.group("stem.0").frozen
+
+
+@pytest.mark.parametrize("name", ["normalized_over_tokens", "normalized_over_channels"])
+def test_an_axis_that_a_graph_leaves_out_is_the_default_of_the_function(name):
+    # Tracing writes all arguments down; a stored graph need not.
+    model, inputs = random_model(name)
+    module = trace(model, inputs)
+    before = facts(solve(module, inputs))
+    (node,) = (n for n in module.graph.nodes if n.target is F.normalize)
+    assert node.kwargs["dim"] == 1
+    node.kwargs = {}
+    assert facts(solve(module, inputs)) == before
 
 
 def test_a_tensor_without_a_batch_axis_is_not_misread():

@@ -69,11 +69,15 @@ def joined():
     )
 
 
-@pytest.mark.parametrize("make", [pointwise, unpadded, to_linear, through_depthwise, joined])
+def pooled_by_function():
+    return Net(lambda s, x: s.last(F.max_pool2d(s.stem(x), 2)), stem=block(3, 8), last=nn.Conv2d(8, 6, 1))
+
+
+@pytest.mark.parametrize("make", [pointwise, unpadded, to_linear, through_depthwise, joined, pooled_by_function])
 def test_removing_constant_channels_changes_nothing(make):
     torch.manual_seed(0)
-    dense = artifact(killed(make(), "stem.1" if make is joined else "0.1"))
-    layer = "stem.0" if make is joined else "0.0"
+    stem = "stem" if isinstance(net := make(), Net) else "0"
+    dense, layer = artifact(killed(net, f"{stem}.1")), f"{stem}.0"
     small = apply(without_dead(layer), dense)
     assert small.module.get_submodule(layer).out_channels == 5
     assert distance(outputs(small.module, image()), outputs(dense.module, image())) < SAME

@@ -32,6 +32,12 @@ def test_the_cost_is_the_product_of_neighboring_sizes():
     assert saved.tolist() == [4 + 20, 20 + 6]
 
 
+def test_a_uniform_share_is_the_largest_that_fits_and_else_the_smallest_there_is():
+    model = chain(8, 16)
+    assert uniform([8, 16], model, model(np.array([4.0, 8.0]))).counts == (4, 8)
+    assert uniform([8, 16], model, 0.0).counts == (1, 1)
+
+
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.2])
 def test_the_target_is_kept_and_hit_within_two_percent(share: float):
     model = chain(64, 128, 64)

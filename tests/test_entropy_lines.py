@@ -159,3 +159,10 @@ def test_entropy_without_data_is_that_of_a_normal_input():
     z = seeded(200_000, 3) * gamma[:3] + beta[:3]
     # The standard error of a share over 200,000 samples is 0.001.
     torch.testing.assert_close(found[:3], count(z).entropy, atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-44, 1e-38, 1e-30, 1e30])
+def test_entropy_from_a_norm_does_not_depend_on_its_scale(scale: float):
+    gamma, beta = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64), torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(from_norm(gamma * scale, beta * scale), from_norm(gamma, beta))
+    assert from_norm(torch.zeros(3), torch.tensor([1.0, 0.0, -1.0])).tolist() == [0, 0, 0]

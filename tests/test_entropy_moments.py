@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -132,3 +134,22 @@ def test_small_variances_survive_large_means():
     torch.testing.assert_close(found.mean_x[0], x.mean(0), rtol=1e-7, atol=0)
     torch.testing.assert_close(found.xx[0], torch.cov(x.T, correction=0), rtol=1e-4, atol=1e-8)
     torch.testing.assert_close(found.xy[0], (x - x.mean(0)).T @ (y - y.mean(0)) / 6000, rtol=1e-3, atol=1e-7)
+
+
+def test_all_positions_are_taken_in_order_where_no_more_are_wanted():
+    generator = torch.Generator().manual_seed(0)
+    for rows in (6, 7):
+        at = sample((2, 3), rows, generator)
+        assert at.sample.tolist() == [0, 0, 0, 1, 1, 1] and at.place[0].tolist() == [0, 1, 2, 0, 1, 2]
+    assert len(set(zip(*(p.tolist() for p in sample((2, 3), 5, generator)[1]), strict=True))) <= 3
+
+
+def test_rows_are_added_up_and_not_kept():
+    moments = Moments()
+    first = torch.randn(64, 8)
+    kept = weakref.ref(first)
+    moments.add(first)
+    del first
+    for _ in range(200):
+        moments.add(torch.randn(64, 8))
+    assert kept() is None and moments.rows == 201 * 64

@@ -10,6 +10,7 @@ import torch
 from compress.entropy import obs, regression, swaps
 from compress.entropy.moments import Moments
 from compress.entropy.quadratic import Quadratic, loss, quadratic
+from compress.selection.channels import entropic
 
 
 def planted(channels: int = 12, taps: int = 4, rank: int = 4, seed: int = 0) -> tuple[Quadratic, torch.Tensor, torch.Tensor]:
@@ -119,6 +120,43 @@ def test_two_consumers_share_one_selection():
     assert loss([one, other], kept) == pytest.approx(loss([one], kept) + loss([other], kept))
 
 
+def apart(seed: int = 0) -> tuple[list[Quadratic], list[set[int]]]:
+    """Two consumers of eight independent channels, and the two channels that each of them needs; the second errs more dearly."""
+    random = torch.Generator().manual_seed(seed)
+    x = torch.randn(2000, 8, generator=random)
+    needed, forms = [{1, 2}, {5, 6}], []
+    for scale, channels in zip((1.0, 3.0), needed, strict=True):
+        moments = Moments()
+        moments.add(x, scale * x[:, sorted(channels)] + 0.1 * torch.randn(2000, 2, generator=random))
+        forms.append(quadratic(moments.centerd(), None, torch.arange(8), 8, ridge=1e-6))
+    return forms, needed
+
+
+def test_what_any_consumer_needs_is_kept_and_the_dearer_one_comes_first():
+    forms, (cheap, dear) = apart()
+    sweep = obs.eliminate(forms)
+    for order in (forms, forms[::-1]):
+        assert set(obs.eliminate(order).kept(4)) == cheap | dear and set(obs.eliminate(order).kept(2)) == dear
+        assert set(entropic(order, sweep, 4, exchange=False)) == cheap | dear
+        assert set(entropic(order, sweep, 4)) == cheap | dear and set(entropic(order, sweep, 2)) == dear
+        assert set(regression.select(order, 4).kept) == cheap | dear
+        assert set(swaps.improve(order, [0, 3, 4, 7])) == cheap | dear
+        assert set(swaps.improve(order, [1, 2])) == dear
+
+
+def test_an_elimination_counts_the_loss_of_every_consumer():
+    forms, (_, dear) = apart()
+    sweep = obs.eliminate(forms)
+    assert float(sweep.losses[0]) == pytest.approx(sum(form.total for form in forms))
+    for n in range(1, 9):
+        # One regression gives both, to the last bits of double precision.
+        assert float(sweep.losses[n]) == pytest.approx(loss(forms, sweep.kept(n)), rel=1e-6, abs=1e-9)
+    assert float(sweep.losses[2]) == pytest.approx(forms[0].total, rel=0.02), (
+        "the first goes without; the second has all it needs"
+    )
+    assert set(sweep.kept(2)) == dear
+
+
 def test_the_descent_never_raises_the_objective():
     form, _, _ = planted()
     scaled = regression._scaled([form])
@@ -152,3 +190,13 @@ def test_the_path_ends_at_the_wanted_number_and_names_every_channel():
     assert len(path.kept) == 3 and sorted((*path.kept, *path.order)) == list(range(12))
     among = regression.select([form], 3, among=[0, 1, 2, 3, 4])
     assert set(among.kept) <= {0, 1, 2, 3, 4}
+
+
+def test_directions_that_hardly_vary_are_left_out_of_the_loss():
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 6, generator=random)
+    y = x[:, :1] @ torch.randn(1, 5, generator=random) + 1e-4 * torch.randn(500, 5, generator=random)
+    moments = Moments()
+    moments.add(x, y)
+    form = quadratic(moments.centerd(), None, torch.arange(6), 6)
+    assert tuple(form.b.shape) == (6, 1), "five outputs, one direction"

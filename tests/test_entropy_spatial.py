@@ -87,6 +87,20 @@ def test_maps_that_are_not_numbers_count_as_constant():
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS)
+@pytest.mark.parametrize("levels", [2, LEVELS, 256])
+def test_maps_of_any_range_of_float32_are_counted(definition: str, levels: int):
+    plain = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5
+    expected = entropies(plain, definition, levels)[0]
+    scales = [1e-45, 1e-40, 1e-38, 1e-37, 1e-30, 1.0, 1e30, 6e38]  # the first are rounded away, the last has no finite range
+    found, constant = entropies(torch.cat([plain.double().mul(s).float() for s in scales], 1), definition, levels)
+    assert constant[0].tolist() == [True] * 4 + [False] * 3 + [True]
+    # A pixel in 64 may fall into the level beside it, because the product is rounded.
+    torch.testing.assert_close(found[0, 4:7], expected[0].expand(3), rtol=0.05, atol=0)
+    for scale in scales:  # with no other map beside it
+        assert entropies(plain.double().mul(scale).float(), definition, levels)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS)
 def test_batches_and_parts_of_a_batch_add_up(definition: str, monkeypatch: pytest.MonkeyPatch):
     maps = noise(12, 5, 8, 8)
     whole = spatial(maps, definition)

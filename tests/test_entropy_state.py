@@ -22,6 +22,11 @@ def test_a_symmetric_input_has_one_bit():
     assert count(z).entropy.tolist() == [1, 1]
 
 
+def test_a_vector_of_channels_is_one_sample():
+    states = count(torch.tensor([1.0, -1.0, 0.5]), channel_dim=0)
+    assert states.on.tolist() == [1, 0, 1] and states.seen == 1
+
+
 def test_counts_do_not_depend_on_the_batches():
     z = torch.randn(30, 4, 6, 6, generator=torch.Generator().manual_seed(0))
     whole = count(z)

@@ -237,6 +237,21 @@ def test_a_number_that_is_no_longer_finite_fails_parity():
     assert identity_parity(0.0, torch.tensor([[float("-inf"), 1.0]])).worst_abs == 0
 
 
+def test_two_samples_are_also_run_as_one_and_one_as_three():
+    def sizes(n: int) -> tuple[int, ...]:
+        return parity.check(lambda a: list(a), identity(), [(torch.randn(n, 3),)]).parity.batch_sizes
+
+    assert [sizes(n) for n in (1, 2, 3)] == [(1, 3), (1, 2), (1, 3)]
+
+
+def test_agreement_is_the_share_of_samples_of_the_same_class():
+    y = torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 1.0], [1.0, 2.0]])
+    flipped = y.clone()
+    flipped[1] = y[1].flip(0)
+    found = parity.check(lambda a: [flipped.numpy()[: len(a[0])]], identity(), [(y,)], allowed=9.0).closeness
+    assert found.agreement == 4 / 5  # the first sample is run twice
+
+
 def test_another_shape_fails_parity():
     with pytest.raises(ParityError, match="shape"):
         parity.check(lambda a: [a[0][:, :1]], identity(), [(torch.ones(2, 2),)])

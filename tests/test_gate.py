@@ -109,6 +109,11 @@ def test_every_rule_has_its_line_with_what_was_found_and_allowed(here: Path):
     assert result.exit_code == 5 and not result.stderr
 
 
+def test_a_time_is_told_to_the_microsecond(here: Path):
+    line = " ".join(invoke("gate", ".", "--max-latency", 2.5).stdout.splitlines()[0].split())
+    assert line == "pass max-latency 2.000 ms [1.900, 2.200] at most 2.500 ms"
+
+
 def test_the_function_judges_as_the_command_does(here: Path):
     found = compress.gate("report.json", max_drop=0.4, max_size=1e6)
     assert not found.passed and [r.verdict for r in found.rules] == ["cannot tell", "pass"]

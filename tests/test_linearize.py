@@ -19,6 +19,7 @@ from compress.entropy.moments import Positions
 from compress.entropy.state import count
 from compress.errors import EmptyData, UnsupportedModel
 from compress.graph.channel_affine import ChannelAffine
+from compress.graph.linearize import channels_at
 from compress.graph.trace.trace import trace
 from compress.recipe import make
 from compress.refit import fit_activations, refit
@@ -362,3 +363,14 @@ def test_an_output_is_found_again_behind_moved_padding(sizes, paddings, stride, 
     assert (found is None) == (expected is None)
     if found is not None:
         assert [p.tolist() for p in found.place] == [[0 + expected, 3 + expected], [1 + expected, 2 + expected]]
+
+
+def test_a_value_without_channels_has_none():
+    net = Net(lambda s, x: s.out(s.a(x)), a=conv(3, 8), out=conv(8, 2))
+    module = trace(net, (torch.zeros(1, 3, 4, 4),))
+    at = {n.op if n.op == "output" else n.name: channels_at(n, 1) for n in module.graph.nodes}
+    assert at["a"] == 8 and at["out"] == at["output"] == 2
+    node = next(n for n in module.graph.nodes if n.name == "a")
+    for shape in (None, (1,), ()):
+        node.meta["shape"] = shape
+        assert channels_at(node, 1) == 0

@@ -11,7 +11,7 @@ from compress.artifact import Artifact, apply
 from compress.data import open_data
 from compress.edits import Factor, Linearize, Merge, Plan
 from compress.errors import PlanMismatch
-from compress.graph.merge.low_rank import factored
+from compress.graph.merge.low_rank import factor, factored
 from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
 from compress.measure.latency import Timing
@@ -145,3 +145,11 @@ def test_merging_leaves_two_thin_layers_where_most_lines_are_flat(ratio: float, 
     x = [torch.randn(2, 16, 8, 8)]
     assert distance(outputs(done.module, x), outputs(straight.module, x)) < EXACT
     assert any("whose rank is so low" in note and ("left as they are" in note) != thin_ones for note in done.notes)
+
+
+def test_both_layers_know_their_place_in_the_graph():
+    x = torch.randn(1, 16, 8, 8)
+    module = factor(trace(nn.Sequential(low_rank(16, 24, 3, padding=1), nn.ReLU()).eval(), (x,)), [Factor("0", 3)])
+    first, second, _ = (n for n in module.graph.nodes if n.op == "call_module")
+    assert second.args == (first,) and second.meta["shape"] == (1, 24, 8, 8)
+    assert first.meta.get("shape") is None, "that is another one now; whoever asks notes it again"

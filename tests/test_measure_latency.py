@@ -121,6 +121,50 @@ def test_a_short_call_is_repeated_until_the_sample_is_long_enough():
     assert len(clock.calls) > 5 * 200
 
 
+def test_a_sample_lasts_at_least_as_long_as_was_asked_for_and_not_much_longer():
+    # Times are powers of two, which the clock adds without rounding.
+    for ms, repeats in ((1000 / 128, 1), (1000 / 256, 2), (1000 / 1024, 9)):
+        clock = Clock()
+        compare({"a": clock.runner("a", ms)}, "a", rounds=5, warmup=0, min_sample_ms=1000 / 128, clock=clock)
+        tries = {1: [1], 2: [1, 2], 9: [1, 9]}[repeats]  # a fifth past the mark: 8 calls would be enough, 9.6 are aimed at
+        assert len(clock.calls) == sum(tries) + 5 * repeats
+
+
+def test_warmup_calls_are_those_of_every_runner_and_none_of_them_is_timed():
+    clock = Clock()
+    tick, seen = clock.runner("a", 10), list[int]()
+
+    def slow_at_first() -> None:
+        tick()
+        seen.append(1)
+        clock.now += 10 * (len(seen) <= 4)
+
+    found = compare({"a": slow_at_first, "b": clock.runner("b", 10)}, "a", rounds=5, warmup=4, clock=clock)
+    assert clock.calls[:8] == ["a", "b"] * 4 and len(clock.calls) == 8 + 2 + 10
+    assert found["a"].p50_ms == pytest.approx(10)
+
+
+def test_nothing_but_the_calls_lies_between_two_looks_at_the_clock():
+    looks = list[int]()
+    clock = Clock()
+    run = clock.runner("a", 8)
+
+    def looking() -> float:
+        looks.append(len(clock.calls))
+        return clock()
+
+    compare({"a": run}, "a", rounds=5, warmup=2, min_sample_ms=4, budget_s=1e9, clock=looking)
+    # At the start; around the call that finds the number of repeats; then around each round's.
+    assert looks == [0, 2, 3, *(n for done in range(3, 8) for n in (done, done + 1))]
+
+
+def test_the_time_that_is_used_counts_from_the_start_with_everything_in_it():
+    clock = Clock()
+    clock.now = 1000.0
+    found = compare({"a": clock.runner("a", 1000)}, "a", rounds=40, warmup=3, budget_s=10, clock=clock)
+    assert found["a"].samples == 6  # 3 s of warm-up and 1 s to find the repeats: after 6 rounds 10 s are reached
+
+
 def test_the_budget_ends_the_rounds_but_never_below_five():
     clock = Clock()
     assert compare({"a": clock.runner("a", 1000)}, "a", rounds=40, warmup=0, budget_s=1, clock=clock)["a"].samples == 5

@@ -18,7 +18,10 @@ from compress.edits import Linearize, Merge, Plan, Relocate
 from compress.errors import PlanMismatch
 from compress.graph.channel_affine import ChannelAffine
 from compress.graph.linearize import activations
+from compress.graph.merge.affine import Form
+from compress.graph.merge.merge import merge
 from compress.graph.merge.segments import blocked, segments
+from compress.graph.trace.shapes import note_shapes
 from compress.graph.trace.trace import trace
 
 EXACT = 1e-9
@@ -534,3 +537,19 @@ def test_merges_of_one_plan_speak_of_what_the_merges_before_them_left():
     found = artifact(nn.Sequential(conv(3, 4), conv(4, 5), nn.ReLU(), conv(5, 4), conv(4, 3), conv(3, 2)), (3, 12, 12))
     done = apply(Plan((Merge(("0", "1")), Merge(("3", "4")), Merge(("3", "5")))), found)
     assert differ(done, found, images(12)) < EXACT and layers(done) == ["Conv2d", "ReLU", "Conv2d"]
+
+
+@pytest.mark.parametrize("name", ["a 1x1 behind the mean", "a window in front of it"])
+def test_a_merged_model_knows_the_shapes_that_it_has(name):
+    first = nn.Conv2d(3, 5, 1) if "1x1" in name else conv(3, 5)
+    model = artifact(nn.Sequential(first, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4)))
+    module = merge(model.module, [Merge(("0", "3"))])
+    told = {n.name: n.meta.get("shape") for n in module.graph.nodes}
+    note_shapes(module, module.graph, model.inputs)
+    assert told == {n.name: n.meta["shape"] for n in module.graph.nodes}
+
+
+def test_only_a_window_of_one_without_padding_maps_every_position_for_itself():
+    assert Form(3, 4, size=(1, 1), stride=(1, 1), padding=(0, 0)).pointwise
+    others = [((3, 1), (1, 1), (0, 0)), ((1, 1), (2, 1), (0, 0)), ((1, 1), (1, 1), (1, 0)), ((3, 3), (1, 1), (1, 1))]
+    assert not any(Form(3, 4, size=k, stride=s, padding=p).pointwise for k, s, p in others)

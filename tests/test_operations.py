@@ -82,3 +82,10 @@ def test_no_name_stands_in_two_rows(column: str):
 def test_no_layer_stands_in_two_rows():
     names = [name for row in operations.LAYERS for name in row.names.split()]
     assert sorted(names) == sorted(set(names))
+
+
+def test_a_tensor_method_has_one_rule():
+    rules = {row.rule for row in operations.OPERATIONS}
+    named = [name for rule in sorted(rules) for name in operations.methods(rule)]
+    assert len(named) == len(set(named)) and set(named) == operations.methods(*rules)
+    assert "matmul" in operations.methods("product") and "matmul" not in operations.methods("elementwise", "movement")

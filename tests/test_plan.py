@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.edits import Edit, Factor, Keep, Linearize, Merge, Plan, Pointwise, Relocate, from_json
+from compress.edits import KINDS, Edit, Factor, Keep, Linearize, Merge, Plan, Pointwise, Relocate, from_json
 from compress.errors import BadInput
 
 NAMES = st.text(min_size=1)
@@ -29,7 +29,10 @@ EDITS: st.SearchStrategy[Edit] = st.one_of(
     lines(),
     st.builds(Relocate, CHAINS),
     st.builds(Merge, CHAINS),
+    st.builds(Pointwise, NAMES),
+    st.builds(Factor, NAMES, st.integers(1, 64)),
 )
+ONE_OF_EACH = (Keep("a", 2, (0,)), Linearize("b", 2), Pointwise("g"), Relocate(("c", "d")), Merge(("e", "f")), Factor("h", 2))
 
 
 @given(st.lists(EDITS, max_size=5), st.text(), st.integers(1, 64))
@@ -39,6 +42,11 @@ def test_every_kind_of_edit_survives_json_in_its_order(edits, method, align):
     assert from_json(plan.to_json()).digest == plan.digest
 
 
+def test_no_kind_of_edit_is_forgotten_in_json():
+    assert {type(edit) for edit in ONE_OF_EACH} == set(KINDS), "a new kind belongs into this table, and into EDITS"
+    assert from_json(Plan(ONE_OF_EACH).to_json()).edits == ONE_OF_EACH
+
+
 def test_a_plan_of_kept_channels_is_written_as_it_always_was():
     text = Plan((Keep("conv", 3, (0, 2)),), "entropic", 8).to_json()
     edit = {"edit": "keep", "layer": "conv", "channels": 3, "keep": [0, 2]}
@@ -46,8 +54,7 @@ def test_a_plan_of_kept_channels_is_written_as_it_always_was():
 
 
 def test_every_edit_says_its_layer_and_a_chain_its_first():
-    edits = (Keep("a", 2, (0,)), Linearize("b", 2), Pointwise("g"), Relocate(("c", "d")), Merge(("e", "f")), Factor("h", 2))
-    assert [edit.layer for edit in edits] == ["a", "b", "g", "c", "e", "h"]
+    assert [edit.layer for edit in ONE_OF_EACH] == ["a", "b", "g", "c", "e", "h"]
 
 
 @pytest.mark.parametrize("kind", [Merge, Relocate])

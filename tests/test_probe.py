@@ -213,3 +213,21 @@ def test_the_command_line_prints_places_and_a_verdict(net, tmp_path):
 def test_probing_repeats_exactly(net):
     first, again = (analyze(net, data="digits", probe=True, device="cpu", calibration=200) for _ in range(2))
     assert first == again
+
+
+def test_how_much_of_a_map_a_decoder_reads_does_not_depend_on_the_number_of_images():
+    few, many = torch.randn(4, 3, 4, 4), torch.randn(100, 3, 4, 4)
+    for value in (few, many):
+        decoder = Decoder(Geometry((), 1, (5,)), len(value), 0)
+        decoder.add(value, torch.randn(len(value), 5))
+        assert decoder.fit.weight.shape[-1] == 3 * 16
+
+
+def test_a_decoder_takes_about_as_many_rows_of_all_images_whatever_the_batches():
+    value, target = torch.randn(64, 2, 32, 32), torch.randn(64, 1, 32, 32)
+    whole = Decoder(Geometry((32, 32), 1, (1, 32, 32)), 64, 0)
+    parts = Decoder(Geometry((32, 32), 1, (1, 32, 32)), 64, 0)
+    whole.add(value, target)
+    for i in range(0, 64, 16):
+        parts.add(value[i : i + 16], target[i : i + 16])
+    assert whole.moments.rows == parts.moments.rows == 20_000, "of 65536 positions"

@@ -96,6 +96,18 @@ def test_agreement_compares_with_the_dense_model_and_needs_no_labels():
     assert measure("agreement", output, torch.zeros(4), teacher=lambda x: -x).value == 0
 
 
+@pytest.mark.parametrize("task", ["classification", "segmentation", "regression", "image", "text"])
+def test_agreement_is_told_along_the_classes_of_the_task(task):
+    metric, _ = choose("agreement", task, labeled=False)
+    # The larger shift changes the largest entry of one row in three, and of no column.
+    output = torch.tensor([[3.0, 1.0, 2.0], [4.0, 6.0, 5.0], [1.0, 0.0, 9.0]])
+    output = output.unsqueeze(0) if task == "text" else output
+    found = evaluate(nn.Identity(), [Pair((output,), None)], metric, teacher=lambda x: x + torch.tensor([0.0, 1.5, 0.0]))
+    assert found.value == pytest.approx(1.0)
+    flipped = evaluate(nn.Identity(), [Pair((output,), None)], metric, teacher=lambda x: x + torch.tensor([0.0, 4.0, 0.0]))
+    assert flipped.value == pytest.approx(2 / 3)
+
+
 def test_error_without_labels_is_that_to_the_dense_model():
     assert measure("mae", torch.ones(4, 2), None, teacher=lambda x: x + 0.5).value == 0.5
 

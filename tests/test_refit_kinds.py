@@ -23,7 +23,7 @@ from compress.graph.channels.solve import solve
 from compress.graph.merge.batch_norm import fold, pairs, unfold
 from compress.graph.trace.trace import trace
 from compress.refit import refit as calibration
-from compress.refit.tape import Tape, order
+from compress.refit.tape import Tape, alive_bytes, order, run
 from compress.refit.walk import Refitted, refit
 from compress.selection.channels import Losses
 from compress.statistics.collect import collect
@@ -265,5 +265,42 @@ def test_norms_behind_transposed_convolutions_fold_and_unfold(groups: int):
             torch.testing.assert_close(other(images), module(images), rtol=1e-4, atol=1e-5)  # a scale per channel, fp32
 
 
+def test_a_bias_that_two_layers_share_is_shared_after_unfolding():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    model[4].bias = model[2].bias
+    x = torch.randn(6, 4)
+    module = trace(model.eval(), (x,))
+    folded = fold(module)
+    with torch.no_grad():
+        folded.get_submodule("2").bias += 1
+    taken = unfold(module, folded, calibration.output_moments(folded, ["0"], [(x,)]))
+    one, other = taken.get_submodule("2").bias, taken.get_submodule("4").bias
+    assert one is other and torch.equal(one, model[2].bias + 1)
+
+
 def test_a_linear_layer_is_a_window_without_axes():
     assert Window().taps == 1
+
+
+def test_a_tape_holds_the_bytes_of_one_sample():
+    x = torch.zeros(4, 3, 8, 8)
+
+    def halves(s, x):
+        a, b = s.stem(x).chunk(2, 1)
+        return s.out(a * b)
+
+    split = Net(halves, stem=conv2(3, WIDTH), out=conv2(WIDTH // 2, 2))
+    # Behind chunk: both halves (8 planes), and the whole that they are cut from; 4 bytes a number, whatever the batch.
+    assert alive_bytes(trace(split, (x,))) == 4 * (8 + 8) * 64
+    plain = nn.Sequential(conv2(3, 5), nn.ReLU())
+    assert alive_bytes(trace(plain, (x,))) == 4 * (5 + 5) * 64
+    sized = Net(lambda s, x: (lambda y: y.view(y.size(0), -1))(s.stem(x)), stem=conv2(3, WIDTH))
+    assert alive_bytes(trace(sized, (x,))) == 4 * (8 + 8) * 64, "a number takes nothing"
+
+
+def test_the_output_of_a_graph_is_evaluated_like_any_other_node():
+    x = torch.randn(2, 3, 7, 6)
+    module = trace(nn.Sequential(conv2(3, 4), nn.ReLU()), (x,))
+    names = [node.name for node in module.graph.nodes]
+    found = run(module, list(module.graph.nodes), {names[0]: x})
+    assert torch.equal(found["output"], module(x))

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from compress.artifact import Artifact, apply
 from compress.data import from_arrays
 from compress.edits import Plan
+from compress.entropy import swaps
 from compress.errors import UnsupportedModel
 from compress.graph.channels.solve import solve
 from compress.graph.trace.trace import trace
 from compress.recipe import make
+from compress.refit import refit
+from compress.refit.tape import alive_bytes
 from compress.selection.budget import removable
-from compress.selection.choice import _what_goes
-from compress.selection.scores import SCORES
+from compress.selection.channels import Losses, entropic, sweeps
+from compress.selection.choice import Choice, _what_goes
+from compress.selection.scores import SCORES, taylor, weight_products
 from compress.stage import Context
 from compress.stages.remove import Remove
 
@@ -50,6 +57,61 @@ def test_the_state_of_a_rectifier_orders_channels_off_before_on_before_rare():
     (worth,) = scores.values()  # the second convolution has no activation behind it
     assert worth.argsort()[:3].tolist() == [OFF, ON, RARE]
     assert worth[OFF] == -1 and worth[ON] == 0 and 0 < worth[RARE] < worth.topk(5).values.min()
+
+
+def test_magnitude_is_the_sum_of_a_channels_weights_and_taylor_that_of_its_products():
+    told = context(planted())
+    module = told.dense.module
+    groups = removable(module, solve(module, told.dense.inputs))
+    scores = SCORES["magnitude"](told.dense, told, groups)
+    for group, layer in zip(groups, ("0", "2"), strict=True):
+        # Sums in double precision of float32 weights.
+        assert torch.allclose(scores[group.name], module.get_submodule(layer).weight.abs().double().sum((1, 2, 3)))
+    images, labels = torch.randn(6, 3, 6, 6), torch.arange(6) % 4
+    once = weight_products(module, [((images,), labels)], torch.device("cpu"), 0)
+    loss = F.cross_entropy(module(images), labels)
+    (gradient,) = torch.autograd.grad(loss, [module.get_submodule("0").weight])
+    by_hand = (module.get_submodule("0").weight * gradient).abs()
+    assert torch.allclose(once["0.weight"], by_hand)
+    assert torch.allclose(taylor(module, groups[0], once), by_hand.double().sum((1, 2, 3)))
+    twice = weight_products(module, [((images,), labels)] * 2, torch.device("cpu"), 0)
+    assert torch.allclose(twice["0.weight"], once["0.weight"]), "a mean over batches"
+
+
+def test_a_selector_that_measures_the_loss_is_what_its_name_says():
+    told = context(planted())
+    groups = removable(told.dense.module, solve(told.dense.module, told.dense.inputs))
+    losses = Losses(told.dense.module, refit.statistics(told.dense, told, groups, states=False))
+    swept = sweeps(losses, groups, lambda share: None)
+    # A sweep that is far from the best, so that those who finish it differ from those who take it.
+    bad = {name: replace(sweep, order=tuple(sorted(sweep.order))) for name, sweep in swept.items()}
+    group = groups[0]
+    forms, count = losses.of(group), 3
+    expected = {
+        "obs": bad[group.name].kept(count),
+        "obs-swaps": swaps.improve(forms, bad[group.name].kept(count)),
+        "entropic": entropic(forms, bad[group.name], count),
+        "entropic-path": entropic(forms, bad[group.name], count, exchange=False),
+    }
+    assert len({tuple(kept) for kept in expected.values()}) > 1 and expected["obs"] != expected["obs-swaps"]
+    for name, kept in expected.items():
+        assert Choice(name)._chooser(losses, bad)(group, count) == kept  # type: ignore[arg-type]
+
+
+def test_numbers_that_do_not_compare_across_layers_take_the_same_share_of_every_group_and_losses_do_not():
+    told = context(planted(), target="params=0.4", method="magnitude")
+
+    def counts(selector: str, alike: bool | None) -> list[int]:
+        return [len(edit.keep) for edit in Choice(selector, share_alike=alike).decide(told.dense, told)[0]]  # type: ignore[arg-type]
+
+    assert counts("magnitude", None) == counts("magnitude", True) != counts("magnitude", False)
+    assert counts("obs", None) == counts("obs", False) != counts("obs", True)
+
+
+def test_nothing_is_said_of_groups_that_stay_whole_where_there_are_none():
+    told = context(planted(), target="params=0.6", method="magnitude")
+    _, notes = Remove("magnitude").decide(told.dense, told)
+    assert not any("stay whole" in note for note in notes)
 
 
 def test_channels_go_by_their_states_and_groups_without_stay_whole():
@@ -91,3 +153,13 @@ def test_every_other_score_has_a_number_for_every_channel(name: str):
 
 def test_what_goes_is_the_sum_of_the_least():
     assert _what_goes(torch.tensor([3.0, -1.0, 1.0])).tolist() == [4.0, 1.0, 0.0, 0.0]
+
+
+def test_images_whose_activations_do_not_fit_are_left_out_and_that_is_said(monkeypatch: pytest.MonkeyPatch):
+    told = context(planted(), calibration=40)
+    batches, notes = refit.images(told)
+    assert sum(len(batch[0]) for batch in batches) == 40 and notes == ()
+    monkeypatch.setattr(refit, "_MEMORY", 2 * 10 * alive_bytes(told.dense.module))
+    batches, notes = refit.images(told)
+    assert sum(len(batch[0]) for batch in batches) == 10
+    assert notes == ("Weights were refitted on 10 of 40 calibration images, as many as fit into memory.",)

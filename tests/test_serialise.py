@@ -334,6 +334,8 @@ ATTACKS = {
     "a node that uses itself": change(nodes__call_module__args=[{"node": "layer"}]),
     "a node that uses a later one": change(nodes__call_module__args=[{"node": "output"}]),
     "no output": lambda d: d["nodes"].pop(),
+    "two outputs": lambda d: d["nodes"].append(d["nodes"][-1] | {"name": "output_1"}),
+    "a node behind the output": lambda d: d["nodes"].append(d["nodes"][1] | {"name": "behind"}),
     "node kind": change(nodes__call_module__op="root"),
     "attribute that is no tensor": lambda d: node(d, "call_module").update(op="get_attr", target="layer.forward", args=[]),
     "huge layer": change(layers__layer__args={"in_channels": 2**40, "out_channels": 2**40, "kernel_size": 1}),

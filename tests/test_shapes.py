@@ -126,6 +126,14 @@ def test_a_layer_that_refuses_its_input_is_heard():
         note_shapes(module, module.graph, (torch.randn(1, 3, 8, 8),))
 
 
+@pytest.mark.parametrize(("norm", "axes"), [(nn.BatchNorm2d, 3), (nn.BatchNorm2d, 5), (nn.BatchNorm3d, 4), (nn.BatchNorm3d, 6)])
+def test_a_norm_for_other_axes_is_heard(norm, axes):
+    x = torch.randn(2, 4, 5, 5, 5, 5)[(..., *[0] * (6 - axes))]
+    module = trace(nn.Sequential(nn.ReLU(), norm(4)).eval(), (torch.randn(2, 4, *[5] * (3 if norm is nn.BatchNorm3d else 2)),))
+    with pytest.raises(ValueError, match=f"got {axes}D input"):
+        note_shapes(module, module.graph, (x,))
+
+
 # ---- the copy --------------------------------------------------------------------------------------------------------------
 
 

@@ -13,8 +13,10 @@ from compress.artifact import Artifact, apply
 from compress.commands.analyze import analyze
 from compress.data import from_arrays
 from compress.edits import Keep, Plan
+from compress.entropy import quadratic
 from compress.entropy.moments import Moments
 from compress.errors import BadInput, Infeasible, UnsupportedModel
+from compress.graph.channels.solve import solve
 from compress.graph.merge.batch_norm import fold, pairs
 from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
@@ -22,6 +24,9 @@ from compress.recipe import make
 from compress.refit import refit
 from compress.refit.blocks import blocks, spans
 from compress.refit.tape import order
+from compress.selection import budget
+from compress.selection.channels import Losses
+from compress.selection.choice import Choice
 from compress.stage import Context
 from compress.stages.reconstruct import Reconstruct
 from compress.stages.remove import Remove
@@ -162,11 +167,23 @@ def test_every_selector_meets_the_target(selector: Any):
     assert done.plan.edits and error(c, done) < 10
 
 
+def test_swaps_better_what_elimination_chooses_and_the_entropic_choice_is_the_best():
+    c = context("residual")
+    groups = budget.removable(c.dense.module, c.dense.channels)
+    counts = {group.name: group.channels // 2 for group in groups}
+    losses = Losses(c.dense.module, refit.statistics(c.dense, c, groups, states=False))
+
+    def estimated(selector: Any) -> float:
+        edits, notes = Choice(selector, counts=counts).decide(c.dense, c, losses)
+        assert not notes and {e.layer: len(e.keep) for e in edits} == counts
+        return sum(quadratic.loss(losses.of(c.dense.channels.group(e.layer)), list(e.keep)) for e in edits)
+
+    entropic, swapped, eliminated = map(estimated, ("entropic", "obs-swaps", "obs"))
+    assert entropic <= swapped < eliminated
+
+
 @pytest.mark.parametrize("unit", ["params", "macs", "size"])
 def test_the_budget_counts_what_the_meter_counts(unit: str):
-    from compress.graph.channels.solve import solve
-    from compress.selection import budget
-
     c = context("plain")
     channels = solve(c.dense.module, INPUT)
     groups = budget.removable(c.dense.module, channels)
@@ -291,6 +308,27 @@ def test_the_fisher_matrix_is_that_of_the_models_own_labels():
     p = net(x).softmax(1).detach().double()
     expected = torch.diag(p.mean(0)) - p.T @ p / len(p)
     torch.testing.assert_close(found.fisher["3"], expected, rtol=0, atol=0.02)  # 4,000 drawn labels
+
+
+def test_the_fisher_matrix_is_a_mean_over_images_even_where_they_share_an_input():
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 5), nn.Linear(5, 4)
+
+        def forward(self, x, shift):
+            return self.last((self.first(x) + shift).relu())
+
+    torch.manual_seed(0)
+    x, shift = torch.randn(20, 3), torch.randn(1, 5)
+    net = trace(Shifted().eval(), (x, shift))
+
+    def fisher(shift):
+        batches = [(x[:12], shift[:12]), (x[12:], shift[12:] if len(shift) > 1 else shift)]
+        told = {"images": 20, "device": torch.device("cpu"), "classifier": True, "sampling": Sampling(fisher_every=1)}
+        return collect(net, lambda: batches, ["last"], **told).fisher["last"]
+
+    torch.testing.assert_close(fisher(shift), fisher(shift.expand(20, 5)))  # the same labels are drawn
 
 
 def test_analysis_has_a_row_per_group_and_says_what_halving_saves():

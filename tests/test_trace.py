@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from models import MODELS, Net, block, conv, head, random_model
+from models import ASSERTIONS, BRANCHES, MODELS, Net, block, conv, head, random_model
 from oracles import flat, outputs
 from torch import nn
 
@@ -114,6 +114,8 @@ def test_control_flow_that_depends_on_sizes_is_decided():
     assert module.meta["opaque"] == {}
     names = {getattr(n.target, "__name__", n.target) for n in module.graph.nodes}
     assert {"pad", "avg_pool2d"} <= names
+    # What leads to a condition is run, not traced; behind it, layers are layers again.
+    assert "conv2d" not in names and modules_of(module).count("Conv2d") == modules_of(module).count("BatchNorm2d") == 3
     assert not {"eq", "mod", "and_", "shape", "ndim"} & names
     assert not any(n.target is getattr for n in module.graph.nodes)
 
@@ -153,6 +155,21 @@ def test_assertions_about_the_input_do_not_stop_the_trace():
     assert module.meta["opaque"] == {}
     assert [n.op for n in module.graph.nodes].count("placeholder") == 1
     assert not any(n.target is torch._assert for n in module.graph.nodes)
+
+
+@pytest.mark.parametrize("rule", ASSERTIONS)
+def test_an_assertion_about_values_is_taken_to_hold(rule):
+    model = Net(lambda s, x: s.layer(rule(x)), layer=conv(3, 4)).eval()
+    module = trace(model, (image(),))
+    assert module.meta["opaque"] == {}
+    assert torch.equal(module(image(2)), model(image(2)))
+
+
+@pytest.mark.parametrize("rule", BRANCHES)
+def test_a_branch_on_values_is_no_assertion(rule):
+    # What the values are is not known here: an assertion that fails while tracing would accuse a model that is right.
+    with pytest.raises(UnsupportedModel, match=r"own forward cannot be traced \(models.py:\d+: symbolically traced variables"):
+        trace(Net(lambda s, x: s.layer(rule(x)), layer=conv(3, 4)), (image(),))
 
 
 def test_names_of_new_modules_never_meet_old_ones():

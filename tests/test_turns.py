@@ -89,7 +89,7 @@ def test_rounds_go_on_without_a_candidate_that_dies(monkeypatch: pytest.MonkeyPa
 def rounds(spread: float) -> Measured:
     values = np.tile([1.0, spread], 10)
     one = Measured({"load_s": 1.0, "first_s": 1.0, "version": "1"})
-    one.rounds, one.joules, one.processor_s = [[float(v)] for v in values], [2.0, None], float(values.sum())
+    one.rounds, one.joules, one.processor_s = [[float(v)] for v in values], [2.0, None, 4.0], float(values.sum())
     return one
 
 
@@ -100,7 +100,7 @@ X = Candidate("x", "ort", Path("x"), 1, 1)
 def test_a_first_candidate_whose_rounds_scatter_is_noisy(spread: float, noisy: bool):
     one = rounds(spread)
     (found,) = interleaved.judged([X], [one], machine.State(1.0, None), machine.State(2.0, None))
-    assert found.noisy is noisy and found.joules == 2.0 and found.mhz == (1.0, 2.0)
+    assert found.noisy is noisy and found.joules == 3.0 and found.mhz == (1.0, 2.0)
     if noisy:
         with pytest.raises(Unsteady, match="scatter too much"):
             steady([found])

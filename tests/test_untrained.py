@@ -22,6 +22,7 @@ from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
 from compress.pipeline.prepare import prepare
 from compress.recipe import make
+from compress.selection.uniform_width import goal
 from compress.stage import Context
 from compress.stages import lottery as module
 from compress.stages.lottery import Lottery
@@ -310,3 +311,10 @@ def test_initial_weights_come_from_a_checkpoint_of_the_same_architecture(tmp_pat
         prepare(recipe.model_copy(update={"initial": str(tmp_path / "other.pt")}))
     with pytest.raises(BadInput, match="missing"):
         prepare(recipe.model_copy(update={"initial": str(tmp_path / "missing.pt")}))
+
+
+@pytest.mark.parametrize(("structure", "unit"), [("weights", "weights"), ("channels", "macs")])
+def test_without_a_target_the_default_is_one_that_fits_the_structure(structure: str, unit: str):
+    recipe = make(method="sensitivity", structure=structure).model_copy(update={"target": None})
+    found, share = goal(recipe)
+    assert found == unit and 0 < share < 1

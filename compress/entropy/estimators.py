@@ -70,5 +70,5 @@ ESTIMATORS: dict[str, Callable[[Tensor, int], BatchMean]] = {"easier": easier, "
 def from_norm(gamma: Tensor, beta: Tensor) -> Tensor:
     """Bits per channel, (c,), of an activation behind a batch norm of these parameters; no data is looked at."""
     gamma, beta = gamma.detach().cpu().double().abs(), beta.detach().cpu().double()
-    on = torch.where(gamma > 0, torch.special.ndtr(beta / gamma.clamp_min(1e-30)), (beta > 0).double())
+    on = torch.where(gamma > 0, torch.special.ndtr(beta / gamma), (beta > 0).double())
     return binary_entropy(on)

@@ -30,6 +30,7 @@ from torch import Tensor
 
 LEVELS = 16
 _FLAT = 1e-5  # range of a map over its largest value, below which it is rounding
+_TINY = 1e-36  # a range below it cannot be divided by: 256 levels by it are at the end of float32
 _PART = 1 << 18  # bins counted at once on a CPU, and twice the pixels: they stay in its cache
 _PART_ELSEWHERE = 1 << 25  # on other devices: 256 MB
 
@@ -102,7 +103,8 @@ def quantized(maps: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     flat = maps.float().flatten(1)
     low, high = flat.amin(1), flat.amax(1)
     span = high - low
-    constant = ~(span > _FLAT * torch.maximum(low.abs(), high.abs()))  # NaN counts as constant
+    varies = span > (_FLAT * torch.maximum(low.abs(), high.abs())).clamp_min(_TINY)
+    constant = ~(varies & span.isfinite())  # NaN counts as constant
     # A little less than G, so that the largest value falls into the last level.
     scale = torch.where(constant, 0.0, levels * (1 - 1e-6) / span.clamp_min(1e-38))
     shifted = (maps.float() - low.view(-1, 1, 1)).mul_(scale.view(-1, 1, 1))
