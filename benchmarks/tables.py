@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import enum
 import importlib
 import json
 import re
@@ -84,7 +85,7 @@ def settings_table() -> str:
 
 
 def methods_table() -> str:
-    from compress.pipeline.methods import METHODS
+    from compress.method_table import METHODS
 
     rows = ([f"`{name}`", one.what, one.source, one.needs, one.costs] for name, one in METHODS.items())
     return markdown(["method", "what goes", "source", "needs", "costs before fine-tuning"], rows)
@@ -118,7 +119,8 @@ def errors_table() -> str:
     rows = []
     for place in ERRORS:
         for name, one in vars(importlib.import_module(place)).items():
-            if isinstance(one, type) and issubclass(one, BaseException) and one.__module__ == place:
+            error = isinstance(one, type) and issubclass(one, BaseException) and not issubclass(one, Warning)
+            if error and one.__module__ == place:
                 code = getattr(one, "exit_code", None) or sentence(one.__new__(one))[1]
                 rows.append([f"`{place}.{name}`", str(code), (one.__doc__ or "").partition("\n")[0]])
     return markdown(["class", "exit code", "meaning"], rows)
@@ -149,6 +151,8 @@ def spelled(annotation: Any) -> str:
         return " | ".join(map(spelled, parts))
     if origin is typing.Literal:
         return " | ".join(map(repr, parts))
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return " | ".join(repr(str(one.value)) for one in annotation)
     if origin is not None:
         return f"{origin.__name__}[{', '.join(map(spelled, parts))}]"
     return {type(None): "None", ...: "..."}.get(annotation) or getattr(annotation, "__name__", str(annotation))

@@ -19,10 +19,12 @@ from pages import PAGES, README, ROOT, name, prose
 
 import compress
 import exporters
+from compress import errors
 from compress.cli.main import cli
 from compress.data.settings import AugmentSettings, Settings, SplitSettings
 from compress.method_table import METHODS
-from compress.recipe import Recipe, from_toml, make
+from compress.recipe import RENAMED, Recipe, from_toml, make
+from compress.report.records import SCHEMA
 from exporters.standalone import engine
 
 TEXT = README.read_text()
@@ -66,7 +68,7 @@ def test_a_number_that_was_typed_by_hand_is_found(tmp_path: Path):
 
 def test_a_number_of_the_code_comes_from_the_code():
     stale = "<!-- constant: compress.report.records:SCHEMA; d -->99<!-- end -->"
-    assert tables().current(stale) == stale.replace("99", "1")
+    assert tables().current(stale) == stale.replace("99", str(SCHEMA))
 
 
 def test_a_marker_without_a_result_fails(tmp_path: Path):
@@ -119,7 +121,7 @@ def test_places_of_the_architecture_exist_and_are_complete():
     text = (ROOT / "ARCHITECTURE.md").read_text()
     rows = re.findall(r"^\| (`.*?) \|", text[text.index("| place in") :], re.MULTILINE)
     named = {place.rstrip("/") for row in rows for place in re.findall(r"`([\w/]+)`", row)}
-    there = {path.stem for path in (ROOT / "compress").iterdir() if not path.name.startswith(("_", "."))}
+    there = {path.stem for path in (ROOT / "compress").iterdir() if not path.name.startswith(("_", "py.typed"))}
     assert named == there
 
 
@@ -142,6 +144,7 @@ def test_make_targets_that_a_page_names_exist(page: Path):
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_flags_that_a_page_names_exist(page: Path):
     known = {option for command in cli.commands.values() for p in command.params for option in (*p.opts, *p.secondary_opts)}
+    known -= {f"--{old}" for old in RENAMED}  # they work, hidden: a page shows the new ones
     known |= set(re.findall(r'add_argument\("(--[a-z-]+)"', Path(engine.__file__ or "").read_text()))
     known |= {"--index-url", "--version", "--help"}  # of pip and of click
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", page.read_text())) - known == set()
@@ -179,7 +182,8 @@ def test_every_command_and_flag_is_in_the_reference(site: Path, command: str):
     text = shown(site, "reference/cli")
     start = text.index(f"Usage:\ncompress {command} ")
     section = text[start : text.find("Usage:\ncompress ", start + 1)]
-    flags = [option for parameter in cli.commands[command].params for option in parameter.opts if option.startswith("--")]
+    shown_ones = [one for one in cli.commands[command].params if not getattr(one, "hidden", False)]
+    flags = [option for parameter in shown_ones for option in parameter.opts if option.startswith("--")]
     assert [flag for flag in flags if not re.search(rf"(?<![\w-]){flag}\b", section)] == []
     assert "Sentinel" not in section
 
@@ -227,6 +231,12 @@ def error_classes() -> list[str]:
 @pytest.mark.parametrize("error", error_classes())
 def test_every_error_is_in_the_table(site: Path, error: str):
     assert re.search(rf"\n(?:compress|exporters)[\w.]*\.{error}\n", shown(site, "reference/errors"))
+
+
+def test_every_warning_of_ours_is_on_the_page_of_errors():
+    text = (ROOT / "docs/reference/errors.md").read_text()
+    ours = [name for name, one in vars(errors).items() if isinstance(one, type) and issubclass(one, Warning)]
+    assert ours and [name for name in ours if f"`compress.errors.{name}`" not in text] == []
 
 
 def exit_codes() -> list[int]:
