@@ -947,6 +947,11 @@ def fixed_permutation():
     return net
 
 
+@case(removable="0.0")
+def softmax_over_positions():
+    return nn.Sequential(block(3, 8), nn.Softmax(-1), conv(8, 6), head(6))
+
+
 @case(removable="trunk.0", frozen={"last": "softmax (models.py:"})
 def softmax_over_channels():
     return Net(lambda s, x: torch.softmax(s.last(s.trunk(x)), 1), trunk=block(3, 8), last=conv(8, 4))

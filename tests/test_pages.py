@@ -28,9 +28,8 @@ import exporters
 from compress.cli.main import cli
 from compress.data import open_data
 from compress.edits import from_json
-from compress.method_table import METHODS, Method
+from compress.method_table import METHODS, Method, step
 from compress.recipe import make
-from compress.stages.finetune import Finetune
 from compress.training import train
 from exporters.standalone import engine
 
@@ -213,21 +212,55 @@ def test_the_readme_links_every_page_that_a_newcomer_needs():
     assert [page.name for page in needed if f"(docs/{page.parent.name}/{page.name})" not in text] == []
 
 
-def test_the_stage_on_the_page_is_a_method_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def liveliest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The stage of the guide as a method, and a model with one channel that hardly varies."""
     (code,) = (block.text for block in blocks(ROOT / "docs" / "extending.md") if defines_a_stage(block))
+    assert len(code.splitlines()) < 50
     (tmp_path / "liveliest.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "liveliest", raising=False)
     stage = importlib.import_module("liveliest").Liveliest()
-    monkeypatch.setitem(METHODS, "liveliest", Method((stage, Finetune()), "The channels whose outputs vary least go."))
+    monkeypatch.setitem(METHODS, "liveliest", Method((stage, step("finetune")), "The channels whose outputs vary least go."))
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.ReLU(), nn.Flatten(), nn.Linear(192, 10)).eval()
     with torch.no_grad():
-        net[0].weight[3] = 0  # hardly varies
+        net[0].weight[3] = 0
     torch.save(net, tmp_path / "model.pt")
-    quick = {"data": "digits", "target": "macs=0.6", "epochs": 0.1, "rounds": 5, "calibration": 60, "align": 1}
-    report = compress.run(tmp_path / "model.pt", method="liveliest", out=tmp_path / "out", **quick)
+    return str(tmp_path / "model.pt")
+
+
+QUICK_RUN = {
+    "data": "digits",
+    "method": "liveliest",
+    "target": "macs=0.6",
+    "epochs": 0.1,
+    "rounds": 5,
+    "calibration": 60,
+    "align": 1,
+}
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_the_stage_on_the_page_is_a_method_that_works(liveliest: str, tmp_path: Path, iterations: int):
+    report = compress.run(liveliest, out=tmp_path / "out", iterations=iterations, **QUICK_RUN)
     assert report.result.macs <= 0.6 * report.dense.macs
     assert report.exactness is not None and report.exactness.holds and report.exports
+    assert sum(row.stage.startswith("liveliest") for row in report.stages) == iterations
     edit = from_json((tmp_path / "out/plan.json").read_text()).edits[0]
     assert edit.layer == "0" and 3 not in edit.keep
-    assert len(code.splitlines()) < 50
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_the_stage_on_the_page_can_be_planned(liveliest: str, dry: bool):
+    call = {"dry_run": True} if dry else {"out": None}
+    decision = (compress.run if dry else compress.plan)(liveliest, **call, **QUICK_RUN)
+    assert decision.planned.macs <= 0.6 * decision.dense.macs
+    assert [edit.layer for edit in decision.plan.edits] == ["0", "2"] and 3 not in decision.plan.edits[0].keep
+
+
+def test_the_line_on_the_page_is_one_of_the_table(liveliest: str):
+    (line,) = (block.text for block in blocks(ROOT / "docs" / "extending.md") if block.text.startswith('"liveliest"'))
+    made = eval(f"{{{line}}}", {"Method": Method, "step": step})["liveliest"]
+    assert [one.name for one in made.steps] == [one.name for one in METHODS["liveliest"].steps]
+    assert made.what == METHODS["liveliest"].what
