@@ -130,6 +130,16 @@ def test_files_that_a_page_of_the_site_names_exist(page: Path):
     assert [t for t in named_files(page.read_text()) if not (ROOT / t).exists()] == []
 
 
+def test_questions_of_a_newcomer_are_answered_with_files_that_exist():
+    text = (ROOT / "docs/extending.md").read_text()
+    rows = text[text.index("## Where do I find ...?") :].splitlines()[4:]
+    assert len(rows) >= 10
+    for row in rows:
+        _, question, answer, _ = row.split("|")
+        assert question.strip().endswith("?") and named_files(answer), row
+        assert [place for place in named_files(answer) if not (ROOT / place).exists()] == [], row
+
+
 def named_files(text: str) -> list[str]:
     return re.findall(r"`((?:tests|benchmarks|examples|compress|exporters|\.ci)/[\w./-]+)(?:::\w+)?`", text)
 
