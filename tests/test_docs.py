@@ -277,7 +277,8 @@ OLD_WORDS = (
     r"[Rr]ectifier(?!s\.svg)|\b[Ss]tretch(es)?\b|\bby and by\b|hangs? together|goes without saying|wins? a race|\bthe front\b|"
     r"\b[Aa]rms?\b|\b[Rr]ace[sd]?\b|\b[Ss]trangers?\b|becomes? (a )?lines?\b|\bin the place of\b",
 )
-WRITTEN = [*PAGES, *(ROOT / page for page in ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "examples/ci/README.md"))]
+BESIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "examples/ci/README.md")
+WRITTEN = [*PAGES, *(ROOT / page for page in BESIDE)]
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: str(page.relative_to(ROOT)))
