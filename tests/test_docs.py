@@ -219,6 +219,11 @@ def test_every_setting_is_in_the_table_and_says_what_it_means(site: Path, settin
     assert Recipe.model_fields[setting].description
 
 
+@pytest.mark.parametrize(("old", "new"), sorted(RENAMED.items()))
+def test_old_names_of_settings_are_told_beside_the_new_ones(old: str, new: str):
+    assert f"`--{old}` (now `--{new}`)" in (ROOT / "docs/reference/settings.md").read_text()
+
+
 @pytest.mark.parametrize("key", sorted({*Settings.model_fields, *AugmentSettings.model_fields, *SplitSettings.model_fields}))
 def test_every_key_of_a_data_file_is_documented(key: str):
     text = (ROOT / "docs/reference/data.md").read_text()
