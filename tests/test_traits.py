@@ -99,12 +99,9 @@ def test_a_dry_run_fits_no_weight(model: str, monkeypatch: pytest.MonkeyPatch):
         compress.plan(model, out=None, method="half", **QUICK)
 
 
-def test_a_method_of_ones_own_goes_in_iterations():
-    METHODS["half"] = Method((Half(), step("finetune")))
-    try:
-        names = [stage.name for stage in stages_of(make(method="half", iterations=3))]
-    finally:
-        del METHODS["half"]
+def test_a_method_of_ones_own_goes_in_iterations(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(METHODS, "half", Method((Half(), step("finetune"))))
+    names = [stage.name for stage in stages_of(make(method="half", iterations=3))]
     assert names == ["half", "finetune", "half 2", "finetune 2", "half 3", "finetune 3"]
 
 

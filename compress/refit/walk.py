@@ -5,11 +5,11 @@
               the dense sum minus that operand *as the smaller model computes it*: each block also repairs the stream's error
 
 A layer that still gets the dense model's inputs is exact already and is left alone. The last linear layer thereby is refitted
-to the dense logits. Norms are folded for the time (see `graph.fold`).
+to the dense logits. Norms are folded for the time (see `graph.merge.batch_norm`).
 
 A layer that is called several times is fitted once, at the first of its calls, to the rows of all of them. What reaches a later
 call through the layer itself is not known by then, and taken from the dense model. Norms behind what lost inputs and cannot be
-refitted get new statistics (see `statistics.norms`).
+refitted get new statistics (see `refit.norms`).
 
 Where padding has moved to an earlier layer, outputs are larger by a border on each side; a position is compared with the one that
 it was before.

@@ -33,6 +33,7 @@ from compress.refit.walk import refit
 from compress.stage import Context, Traits
 from compress.statistics.collect import drawn_loss, outer_products
 from compress.statistics.layers import layers
+from compress.training import distillation
 
 _BATCH = 64
 _RATE = 2e-3
@@ -182,16 +183,12 @@ def _root(fisher: Tensor, block: Block) -> Tensor:
 
 
 def _distance(pair: calibration.Both, context: Context) -> float:
-    """Mean divergence of the outputs (class scores), or their mean squared difference (anything else)."""
-    total = 0.0
+    """Mean divergence of the outputs from the dense model's (class scores), or their mean squared difference (anything else)."""
+    total, task = 0.0, context.data.spec.task
     with torch.no_grad():
         for inputs in pair.batches:
-            one, other = (first_output(m(*inputs)) for m in (pair.dense, pair.small))
-            if context.data.spec.task == "classification" and one.ndim == 2:
-                p, q = one.double().log_softmax(1), other.double().log_softmax(1)
-                total += float((p.exp() * (p - q)).sum())
-            else:
-                total += float((one - other).square().mean()) * len(one)
+            dense, small = (first_output(m(*inputs)).double() for m in (pair.dense, pair.small))
+            total += float(distillation(small, dense, task, 1.0)) * len(dense)
     return total / pair.samples
 
 

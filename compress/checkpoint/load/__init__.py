@@ -1,10 +1,10 @@
 """Model files: told apart by their bytes, unpickled in one place only, refused in one sentence where they cannot be used.
 
-files          what a file is, before anything is opened
+sniff          what a file is, before anything is opened
 pickles        the only place that unpickles
 architectures  `--arch` by name
-fitting        why a model does not take some inputs
-weights        a state_dict found, matched and checked
+input_errors   why a model does not take some inputs
+state_dict     a state_dict found, matched and checked
 model          all of it together: load_model, load, open_artifact
 """
 

@@ -1,6 +1,6 @@
 """What each segment of a model would be as one layer, and what stands in the way.
 
-A segment is taken as one map part by part (`compose`), without its numbers, every activation in it taken for linearized. Where
+A segment is taken as one map part by part (`affine`), without its numbers, every activation in it taken for linearized. Where
 the border would differ, all padding has to move to its first convolution, before fine-tuning:
 
     p1' = p1 + s1 p2 + s1 s2 p3 + ...        p2' = p3' = ... = 0
