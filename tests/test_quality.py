@@ -203,3 +203,13 @@ def test_a_metric_that_cannot_be_is_refused(name, words):
 def test_a_model_that_gives_no_tensor_is_refused():
     with pytest.raises(BadInput, match="gives a str"):
         evaluate(lambda x: "a", [Pair((torch.ones(2),), None)], METRICS["mae"])
+
+
+def test_a_metric_says_what_it_compares_with_where_that_is_not_the_label():
+    def sentence(name: str, labeled: bool) -> str:
+        return choose(name, "classification", labeled=labeled)[1]
+
+    assert sentence("top1", True) == "Quality is top1."
+    for labeled in (True, False):
+        assert sentence("agreement", labeled) == "Quality is agreement, compared with the dense model."
+    assert choose("mae", "regression", labeled=False)[1] == "Quality is mae, compared with the dense model."
