@@ -1,8 +1,8 @@
 """Which channels of a model belong together, and which of them can go.
 
-Atoms (see `atoms`) are pushed through the graph by `dispatch.propagate`; the classes of united atoms are then read off every parameter
-axis by `grouping.read`. Classes that touch the same axes form a group: the unit that a plan speaks of, named after its first
-producer.
+Atoms (see `atoms`) are pushed through the graph by `dispatch.propagate`; the classes of united atoms are then read off every
+parameter axis by `grouping.read`. Classes that touch the same axes form a group: the unit that a plan speaks of, named after
+its first producer.
 """
 
 from __future__ import annotations

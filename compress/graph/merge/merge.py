@@ -1,7 +1,7 @@
 """Layers become one, exactly: padding relocated first (before fine-tuning), then the merge itself.
 
-Weights are composed in float64 (`affine.compose`) and cast back, so that what is left is the rounding of one layer. What would not be
-exact is refused with the reason. `segments` says beforehand what can be merged and what it would cost.
+Weights are composed in float64 (`affine.compose`) and cast back, so that what is left is the rounding of one layer. What would
+not be exact is refused with the reason. `segments` says beforehand what can be merged and what it would cost.
 """
 
 from __future__ import annotations
