@@ -37,6 +37,7 @@ class ChannelAffine(nn.Module):
         nn.init.zeros_(self.offset)
 
     def forward(self, x: Tensor) -> Tensor:
+        # Built from x.ndim and not at construction: the channels are known there, the number of axes behind them is not.
         behind = [1] * (x.ndim - 2) if self.axis == 1 else []
         return x * self.slope.view(-1, *behind) + self.offset.view(-1, *behind)
 

@@ -51,6 +51,7 @@ def activations(module: GraphModule) -> tuple[Activation, ...]:
             calls.setdefault(str(node.target), []).append(node)
     found = [
         Activation(path, nodes[0].name, channel_axis(module, nodes[0]), _refused(module, path, nodes))
+        # The first call serves for all: of an activation with several calls _refused says no in any case.
         for path, nodes in calls.items()
     ]
     opaque: dict[str, str] = module.meta.get("opaque", {})
@@ -71,11 +72,13 @@ def channel_axis(module: GraphModule, node: Node) -> int:
         if source.op == "call_module":
             kind = type(module.get_submodule(str(source.target)))
             if kind is nn.Linear or kind in operations.LAST_AXES_NORMS:
+                # Linear layers and layer norms work on the last axis, whatever lies in front of it.
                 return -1
             if kind not in _PASSING:
                 return 1
         elif source.target not in operations.ELEMENTWISE and source.target not in operations.ELEMENTWISE_METHODS:
             return 1
+        # One operand is enough: what is added up element by element has its channels on the same axis.
         source = next((a for a in source.args if isinstance(a, Node)), None)
     return 1
 
@@ -93,9 +96,11 @@ def linearize(module: GraphModule, edits: Sequence[Linearize]) -> GraphModule:
     """
     if any("shape" not in node.meta for node in module.graph.nodes):
         raise ValueError("the shapes of the model are not known; call note_shapes first")
+    # Models are never changed in place: the pipeline goes back to the one before when a stage is not worth it.
     module = copy.deepcopy(module)
     known = {activation.path: activation for activation in activations(module)}
     nodes = {node.name: node for node in module.graph.nodes}
+    # pop, so that an activation that is named twice is not found the second time.
     for edit in edits:
         activation = known.pop(edit.layer, None)
         if activation is None:
@@ -114,12 +119,14 @@ def linearize(module: GraphModule, edits: Sequence[Linearize]) -> GraphModule:
             )
         owner, _, name = edit.layer.rpartition(".")
         device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        # the numbers of a plan know neither device nor mode
         setattr(module.get_submodule(owner), name, _made(edit, activation.axis).to(device).train(module.training))
     module.recompile()
     return module
 
 
 def _made(edit: Linearize, axis: int) -> nn.Module:
+    # An identity costs nothing at run time and leaves no parameters for fine-tuning to move away from it.
     if all(m == 1 for m in edit.slope) and not any(edit.offset):
         return nn.Identity()
     return channel_affine(torch.tensor(edit.slope), torch.tensor(edit.offset), axis)
@@ -141,9 +148,11 @@ def _refused(module: GraphModule, path: str, nodes: Sequence[Node]) -> str | Non
     source = node.args[0] if node.args else None
     if not isinstance(source, Node) or len(node.args) > 1 or node.kwargs:
         return "it is called with more than one argument"
+    # Shapes may be missing (a plain look at the model); only a shape that is there can speak against it.
     if "shape" in node.meta and not channels_at(node, 1):
         return "its input has no channels"
     order = list(module.graph.nodes)
+    # Out of place, the affine function would leave the raw value to consumers that used to see the activated one.
     later = [user for user in source.users if user is not node and order.index(user) > order.index(node)]
     if getattr(part, "inplace", False) and later:
         return f"it works in place on a value that {later[0].name} reads, too"

@@ -14,6 +14,7 @@ class Liveness:
     def consumed(self, node: Node) -> list[Node]:
         """The inputs of a node whose value nobody reads after it; called once for each node, in the order of the graph."""
         over: list[Node] = []
+        # all_input_nodes names a source once even where it is read twice, and so does users: the two counts agree.
         for source in node.all_input_nodes:
             self.left[source] -= 1
             if self.left[source] == 0:

@@ -174,6 +174,7 @@ LAYERS: tuple[Layers, ...] = (
     Layers("GroupNorm", "num_groups num_channels eps affine bias?", "group norm"),
     Layers("LayerNorm", "normalized_shape eps elementwise_affine bias?", "last axes norm"),
     Layers("RMSNorm", "normalized_shape eps elementwise_affine", "last axes norm"),
+    # not stored under this name today, but files of earlier versions are
     Layers("Line", "channels axis", "channel affine", owner=SimpleNamespace(Line=ChannelAffine)),  # as files have called it
     # entries that move or mix along one axis
     Layers("Flatten", "start_dim end_dim", "flatten"),
@@ -213,6 +214,7 @@ LAYERS: tuple[Layers, ...] = (
 def functions(*rules: str) -> frozenset[Callable[..., Any]]:
     """The functions of some rules."""
     owned = [(row, owner, names) for row in OPERATIONS for owner, names in _named(row) if row.rule in rules]
+    # hasattr: the table also names what only some supported versions of torch have.
     return frozenset(getattr(owner, name) for _, owner, names in owned for name in names.split() if hasattr(owner, name))
 
 
@@ -235,6 +237,7 @@ def _named(row: Operations) -> tuple[tuple[Any, str], ...]:
     return (torch, row.torch), (F, row.functional), (operator, row.operator)
 
 
+# By exact class, never isinstance: a subclass may compute something else.
 SAME, POOLS = layers("same"), layers("spatial")
 ACTIVATIONS = frozenset(kind for row in LAYERS if row.activation for kind in classes(row).values())
 """Layers that an affine function can stand for."""

@@ -62,11 +62,12 @@ class State:
 
     def axis(self, tensor: str, dim: int, role: str, atoms: Tensor) -> None:
         """Record which atom each index of a parameter's axis belongs to; a layer called twice ties both."""
-        key = (self.names.get(tensor, tensor), dim)
+        key = (self.names.get(tensor, tensor), dim)  # one record per tensor, whatever name it is reached by
         if key not in self.axes:
             self.axes[key] = (role, atoms)
             return
         before, known = self.axes[key]
+        # Coupled: the same rows of one tensor cannot stay for one call and go for another.
         self.atoms.unite(known, atoms)
         if role == "in" != before:  # a tied tensor that one layer makes channels with and another reads them by
             self.axes[key] = (role, known)
@@ -74,12 +75,14 @@ class State:
 
 def where(node: Node) -> str:
     """What to call a node in a reason: `layer4.0.conv1 (resnet.py:93)`."""
+    # torch's generated names (conv1_2) would mean nothing to a user
     name = str(node.target) if node.op == "call_module" else getattr(node.target, "__name__", str(node.target))
     source = node.meta.get("source", "") if node.op.startswith("call") else ""
     return f"{name} ({source})" if source else name
 
 
 def shaped(vector: Tensor, shape: Sequence[int], dim: int) -> Tensor:
+    # Expanded and not repeated, so that Atoms looks at one element per axis.
     """A vector of atoms along one axis of a shape, expanded along the others."""
     view = [1] * len(shape)
     view[dim] = -1
@@ -100,9 +103,10 @@ def unknown(s: State, node: Node, values: Sequence[Tensor], why: str = "is not k
     reason = f"{where(node)} {why}"
     for source in node.all_input_nodes:
         if source.op == "get_attr":
-            s.taken.setdefault(s.names.get(str(source.target), str(source.target)), reason)
+            s.taken.setdefault(s.names.get(str(source.target), str(source.target)), reason)  # the first reason is the one to show
     for t in values:
         s.atoms.freeze(t, reason)
+    # One atom for all of the output: it cannot be told apart, and stays.
     fixed = s.atoms.new(1)
     s.atoms.freeze(fixed, reason)
     return _filled(fixed, node.meta.get("shape"))

@@ -41,10 +41,11 @@ class Atoms:
         """Element by element; shapes are broadcast against each other."""
         if a.shape != b.shape:
             a, b = torch.broadcast_tensors(a, b)
-        a, b = _slim(a, b)
+        a, b = _slim(a, b)  # after the broadcast: an axis expanded in both has nothing new to say
         ours, theirs = a.numpy(), b.numpy()  # short vectors, for which a call of NumPy costs a fifth of one of torch
         differ = ours != theirs
         if differ.any():
+            # 2 ** 32 atoms are far more than any model has channels.
             # Pairs as single numbers: sorting those is far faster than sorting columns.
             pairs = (ours[differ] << 32) | theirs[differ]
             self._edges.append(np.unique(pairs) if len(pairs) > _FEW else pairs)
@@ -52,6 +53,7 @@ class Atoms:
     def unite_along(self, t: Tensor, dims: Iterable[int]) -> Tensor:
         """Unite all atoms along `dims`; gives `t` with its first element repeated along them."""
         rep = t
+        # The first along each axis stands for the others; n - 1 edges are enough for one class.
         for d in dims:
             rep = rep.narrow(d, 0, 1) if rep.shape[d] > 1 else rep
         rep = rep.expand(t.shape)
@@ -61,6 +63,7 @@ class Atoms:
     def per_channel(self, t: Tensor, dim: int) -> Tensor:
         """Unite along every axis but `dim`: what a layer that reads whole channels asks for. Shape (t.shape[dim],)."""
         dim %= t.ndim
+        # nothing to unite, as for most activations behind a convolution
         if all(size == 1 or step == 0 for d, (size, step) in enumerate(zip(t.shape, t.stride(), strict=True)) if d != dim):
             return along(t, dim)
         rep = self.unite_along(t, [d for d in range(t.ndim) if d != dim])
@@ -77,6 +80,7 @@ class Atoms:
         """
         parent = np.arange(self.count)
         pairs = np.concatenate(self._edges) if self._edges else np.zeros(0, np.int64)
+        # Undoes the packing of unite.
         one, other = pairs >> 32, pairs & 0xFFFFFFFF
         while True:
             one, other = parent[one], parent[other]
@@ -84,13 +88,15 @@ class Atoms:
             if not apart.any():
                 return torch.from_numpy(parent)
             one, other = one[apart], other[apart]
+            # Towards the lower label, so that no cycle can arise and the result does not depend on the order of edges.
             np.minimum.at(parent, np.maximum(one, other), np.minimum(one, other))
-            while not np.array_equal(parent, further := parent[parent]):
+            while not np.array_equal(parent, further := parent[parent]):  # path halving until every atom points at its root
                 parent = further
 
     def reasons(self, classes: Tensor) -> tuple[Tensor, list[str]]:
         """For every class the number of the first reason to freeze it (-1: none), and the reasons."""
         numbers = torch.full_like(classes, -1)
+        # Backwards, so that the first reason, which is nearest to the input, is the one that stays.
         for i in reversed(range(len(self._frozen))):
             numbers[classes[self._frozen[i][0]]] = i
         return numbers, [reason for _, reason in self._frozen]
@@ -98,11 +104,13 @@ class Atoms:
 
 def along(t: Tensor, dim: int) -> Tensor:
     """The first entry at each position of an axis, shape (t.shape[dim],)."""
+    # as_strided needs no contiguity, unlike view; offset and stride are those of t.
     return t.as_strided((t.shape[dim],), (t.stride(dim),)) if t.numel() else t.new_zeros(0)
 
 
 def varies(t: Tensor, dim: int) -> bool:
     """Whether the atoms differ along an axis."""
+    # Stride 0 is an expanded axis: equal without looking.
     if t.numel() == 0 or t.shape[dim] == 1 or t.stride(dim) == 0:
         return False
     t = slim(t)

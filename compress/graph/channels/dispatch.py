@@ -29,6 +29,7 @@ def propagate(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwa
         return _plain(s, node, args, kwargs)
     if _reads_sizes(node):
         return _sizes(s, node, args, kwargs)
+    # Sizes that surgery cannot rewrite must not change, and so the channels that they count stay.
     if not follows_sizes(node):
         for source in node.all_input_nodes:
             for t, dim in s.counts.get(source, ()):
@@ -43,6 +44,7 @@ def reads_entries(node: Node) -> bool:
     return node.op in ("call_method", "call_module", "output") or node.target in _ENTRIES
 
 
+# getitem counts, because the ends of a slice may be numbers of channels.
 def follows_sizes(node: Node) -> bool:
     """Whether surgery rewrites the sizes among the arguments of this node."""
     if node.op == "call_method":
@@ -56,6 +58,7 @@ def follows_sizes(node: Node) -> bool:
 def _plain(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     """Arithmetic on sizes: really done. A tensor made from nothing is not known."""
     counts = [c for source in node.all_input_nodes for c in s.counts.get(source, ())]
+    # Of x.shape[i] only that axis matters; without this, x.shape[0] would freeze the channels.
     if node.target is operator.getitem and isinstance(args[0], torch.Size) and isinstance(args[1], int | slice):
         taken = list(range(len(args[0])))[args[1]]
         counts = [(t, d) for t, d in counts if d in (taken if isinstance(taken, list) else [taken])]
@@ -66,6 +69,7 @@ def _plain(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     if not tensors_in(value):
         s.counts[node] = counts
         return value
+    # Such as torch.arange(x.shape[1]): it would be of another size after surgery.
     for t, dim in counts:
         s.single.append((t, dim, f"{op_rules.where(node)} computes with the number of channels"))
     return unknown(s, node, [], "makes a tensor")
@@ -80,6 +84,7 @@ def _reads_sizes(node: Node) -> bool:
 def _sizes(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     x, name = args[0], str(node.target if node.op == "call_method" else args[1])
     if name in ("dtype", "device"):
+        # Atoms are integers; the activations that they stand for are float32.
         return torch.float32 if name == "dtype" else x.device
     value = getattr(x, name)(*args[1:], **kwargs) if node.op == "call_method" else getattr(x, name)
     one = args[1] if len(args) > 1 else kwargs.get("dim")
@@ -97,18 +102,22 @@ def _module(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwarg
     path = str(node.target)
     m: Any = s.modules[path]
     kind, found = type(m), tensors_in((args, kwargs))
+    # Before the class is looked at: an opaque module may well be a subclass of a known layer.
     if path in (opaque := module.meta.get("opaque", {})):
         return unknown(s, node, found, opaque[path])
     if m._forward_pre_hooks or m._forward_hooks:
         return unknown(s, node, found, "has hooks, which may change what it computes")
+    # Every layer with a rule has one input; any other ends in unknown with all of them.
     x = found[0]
     if kind in operations.SAME:
         return x
     if kind in operations.POOLS:
         return op_rules.spatial(s, node, x)
+    # One-dimensional ones only: num_batches_tracked has no channels.
     own = [f"{path}.{n}" for n, t in (*m._parameters.items(), *m._buffers.items()) if t is not None and t.ndim == 1]
     weight, bias = f"{path}.weight", f"{path}.bias" if f"{path}.bias" in own else None
     if kind in operations.CONVOLUTIONS or kind in operations.TRANSPOSED:
+        # From the module and not from the weight: a transposed convolution stores (in, out / groups).
         sizes = (m.out_channels, m.groups, m.weight.ndim)
         return layer_rules.convolution(s, node, x, weight, bias, sizes, kind in operations.TRANSPOSED)
     if kind is nn.Linear:
@@ -134,6 +143,7 @@ def _moving_module(s: State, node: Node, m: Any, x: Tensor, found: list[Tensor])
         return op_rules.shuffled(s, x, m.groups)
     if kind is nn.GLU:
         return op_rules.gated(s, x, m.dim)
+    # Without dim torch chooses one by the number of axes, which is not followed here.
     if kind in operations.SOFTMAXES and m.dim is not None:
         return positions_only(s, node, x, [m.dim], "normalizes over channels")
     return unknown(s, node, found, f"({kind.__name__}) is not known to the solver")
@@ -192,6 +202,7 @@ def _function(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     if f in operations.PRODUCTS:
         return op_rules.matmul(s, node, args[0], args[1])
     if f in operations.PIXELS:
+        # Atoms go first and the rest as called; `input` by name would be given twice.
         return op_rules.pixels(s, x, lambda t: f(t, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"}))
     special = _SPECIAL.get(f)
     return special(s, node, args, kwargs) if special else unknown(s, node, tensors_in((args, kwargs)))
@@ -203,6 +214,7 @@ def _argument(args: Args, kwargs: Kwargs, position: int, name: str, default: Any
 
 def _dims(x: Tensor, args: Args, kwargs: Kwargs) -> list[int]:
     dims = _argument(args, kwargs, 1, "dim", kwargs.get("axis"))
+    # torch.std(x, True) is the flag of Bessel's correction, and bool is an int in Python.
     if isinstance(dims, bool):
         raise TypeError("a flag in place of the axes")
     dims = range(x.ndim) if dims is None else [dims] if isinstance(dims, int) else dims
@@ -211,8 +223,10 @@ def _dims(x: Tensor, args: Args, kwargs: Kwargs) -> list[int]:
 
 def _along(s: State, node: Node, name: str, args: Args, kwargs: Kwargs) -> Any:
     """Softmax, normalization, roll, running sums: one axis is mixed."""
+    # The axis is the second argument of softmax and cumsum, the third of normalize (behind p) and roll (behind shifts).
     x, position = args[0], 2 if name in ("normalize", "roll") else 1
     dims = _argument(args, kwargs, position, "dim", kwargs.get("dims", 1 if name == "normalize" else None))
+    # roll without dims flattens first; a tensor among the arguments may be anything.
     if dims is None or len(tensors_in((args, kwargs))) > 1:
         return unknown(s, node, tensors_in((args, kwargs)))
     return positions_only(s, node, x, [dims] if isinstance(dims, int) else dims, "mixes channels")
@@ -226,6 +240,7 @@ def _tensor_name(node: Node, position: int, name: str) -> str | None:
     argument = _argument(node.args, node.kwargs, position, name)
     if argument is None:
         return None
+    # '' and None differ: a missing bias is fine, a computed one is not
     return str(argument.target) if isinstance(argument, Node) and argument.op == "get_attr" else ""
 
 
@@ -238,6 +253,7 @@ def _functional_layer(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
         return layer_rules.linear(s, node, x, weight, bias, w.shape[0])
     groups = _argument(args, kwargs, 6, "groups", 1)
     out = layer_rules.convolution(s, node, x, weight, bias, (w.shape[0], groups, w.ndim), False)
+    # The number of groups is an argument here; a module's is counted again in surgery.remove.
     s.sized[node.name] = Sized(x, out, args, kwargs)
     return out
 

@@ -38,7 +38,9 @@ def read(s: State, classes: Tensor) -> Channels:
     axes = _distinct(s, classes.numpy())
     numbers, reasons = s.atoms.reasons(classes)
     why = numbers.numpy()
+    # First axis of every distinct vector, in graph order, so that a reason names the layer nearest to the input.
     for i, vector in sorted({n: (i, axes.vectors[n]) for i, n in reversed(list(enumerate(axes.which)))}.values(), key=_first):
+        # all of one class and not frozen yet: removing it would leave nothing
         if why[vector[0]] < 0 and bool((vector == vector[0]).all()):
             tensor = axes.keys[i][0]
             layer = tensor.rpartition(".")[0] or tensor
@@ -55,6 +57,7 @@ def read(s: State, classes: Tensor) -> Channels:
     return Channels(explained, labels, sized, s.names, s.thinned, counted, len(classes))
 
 
+# Over slim and expanded again, so that a large activation costs one element per channel.
 def _labels(t: Tensor, classes: Tensor) -> Tensor:
     return classes[slim(t)].expand(t.shape)
 
@@ -67,6 +70,7 @@ def _distinct(s: State, classes: Labels) -> _Axes:
     axes = _Axes([], [], [], [])
     known: dict[bytes, int] = {}
     for key, (role, atoms) in s.axes.items():
+        # Bytes as the key: equal vectors are equal bytes, which is faster than comparing them pair by pair.
         vector: Labels = classes[atoms.numpy()]
         number = known.setdefault(vector.tobytes(), len(axes.vectors))
         if number == len(axes.vectors):
@@ -91,13 +95,15 @@ def _kinds(why: Labels, vectors: Sequence[Labels]) -> Labels:
 
     Refinement, vector by vector: (number before, count in this vector) becomes the new number.
     """
-    kinds: Labels = why - why.min()
+    kinds: Labels = why - why.min()  # from 0, for bincount
     highest = int(kinds.max()) + 1
     for vector in vectors:
         unique, counts = np.unique(vector, return_counts=True)
+        # (kind, count) packed into one number: the factor is above every count.
         _, fresh = np.unique(kinds[unique] * (int(counts.max()) + 1) + counts, return_inverse=True)
         kinds[unique] = highest + fresh
         highest += len(unique)
+    # renumbered without gaps, since refinement leaves numbers that no class has
     return (np.cumsum(np.bincount(kinds) > 0) - 1)[kinds]
 
 
@@ -114,13 +120,17 @@ def _groups(axes: _Axes, kinds: Labels) -> list[Group]:
     names: dict[str, int] = {}
     found: list[Group] = []
     for kind, places in sorted(touched.items(), key=lambda item: item[1]):
+        # By its producer, for that is where a user knows the channels; an input's group has none.
         first = next((i for i in places if axes.roles[i] == "out"), places[0])
         vector = axes.vectors[axes.which[first]]
         own = vector[kinds_of[axes.which[first]] == kind]
+        # np.unique sorts; its first indices sorted give the order of appearance back.
         ordered: Labels = own[np.sort(np.unique(own, return_index=True)[1])]
+        # One array for all groups, never cleared: what other groups have left in it becomes -1 below.
         position[ordered] = np.arange(len(ordered))
         for n in {axes.which[i] for i in places}:
             at = position[axes.vectors[n]]
+            # Skipping np.where is most of the time saved: nearly every vector belongs to one group only.
             indices[n, kind] = torch.from_numpy(at if len(inside[n]) == 1 else np.where(kinds_of[n] == kind, at, -1))
         members = tuple(Member(*axes.keys[i], axes.roles[i], indices[axes.which[i], kind]) for i in places)
         name = _name(axes.keys[first][0], axes.roles[first], names)
@@ -131,6 +141,7 @@ def _groups(axes: _Axes, kinds: Labels) -> list[Group]:
 def _name(tensor: str, role: str, names: dict[str, int]) -> str:
     layer = tensor.rpartition(".")[0] or tensor
     name = layer if role == "out" else f"input of {layer}"
+    # Several groups may share a producer (the parts of a chunk); the first keeps the plain name.
     names[name] = names.get(name, 0) + 1
     return name if names[name] == 1 else f"{name}#{names[name]}"
 

@@ -17,6 +17,7 @@ STATISTICS = "takes its statistics over all channels, so removing one would chan
 def convolution(s: State, node: Node, x: Tensor, weight: str, bias: str | None, sizes: Sequence[int], transposed: bool) -> Any:
     """Weight (out, in/groups, ...), or (in, out/groups, ...) where transposed. `sizes` = (out, groups, axes of the weight)."""
     out, groups, ndim = sizes
+    # torch takes (c, h, w) too; axis 1 would be height then.
     if x.ndim != ndim:
         return unknown(s, node, [x], "has no batch axis")
     into = s.atoms.per_channel(x, 1)
@@ -30,15 +31,17 @@ def convolution(s: State, node: Node, x: Tensor, weight: str, bias: str | None, 
         per_in, per_out = into.view(groups, -1), made.view(groups, -1)
         s.atoms.unite(per_in, per_in[:1].clone())
         s.atoms.unite(per_out, per_out[:1].clone())
-        s.axis(weight, 1, "in", per_in[0])
+        s.axis(weight, 1, "in", per_in[0])  # (out, in / groups): one axis serves all groups
         s.axis(weight, 0, "out", made)
     else:
         # Whole groups go: a group's inputs and outputs are one class. Depthwise is the case of one channel per group.
         per_in, per_out = into.view(groups, -1), made.view(groups, -1)
         s.atoms.unite(per_in, per_in[:, :1].clone())
         s.atoms.unite(per_out, per_in[:, :1].clone())
+        # "through": inputs and outputs are one class, and masking zeroes only what is "in".
         role = "through"
         s.axis(weight, 0, role, into if transposed else made)
+        # More than one input per group: these may all become one class, which solve then tries the other way.
         if not transposed and len(into) > groups:
             s.grouped[weight] = made
     if bias is not None:
@@ -48,6 +51,7 @@ def convolution(s: State, node: Node, x: Tensor, weight: str, bias: str | None, 
 
 def linear(s: State, node: Node, x: Tensor, weight: str, bias: str | None, out: int) -> Tensor:
     """Weight (out, in), on the last axis."""
+    # Channels on another axis than the last one, which is constant in atoms: MLP-Mixer's token mixing.
     if x.shape[-1] > 1 and not varies(x, -1) and varying(x):
         # It mixes positions within each channel (a token mixer): channels pass, the layer itself stays.
         fixed = s.atoms.new(1)
@@ -68,6 +72,7 @@ def linear(s: State, node: Node, x: Tensor, weight: str, bias: str | None, out: 
 def per_channel_norm(s: State, node: Node, x: Tensor, tensors: Sequence[str], groups: int) -> Tensor:
     """BatchNorm and InstanceNorm (groups = 0: each channel alone), GroupNorm (whole groups go, which is exact)."""
     channels = s.atoms.per_channel(x, 1)
+    # Layer norm over an image in disguise.
     if groups == 1 and len(channels) > 1:
         s.atoms.freeze(channels, f"{where(node)} {STATISTICS}")
     if groups:
@@ -76,6 +81,7 @@ def per_channel_norm(s: State, node: Node, x: Tensor, tensors: Sequence[str], gr
     for tensor in tensors:
         s.axis(tensor, 0, "through", channels)
     out = shaped(channels, x.shape, 1)
+    # A norm without affine parameters and statistics has nothing that surgery could cut, only its numbers.
     if groups or not tensors:  # what the tensors of a norm cannot tell
         s.sized[node.name] = Sized(out, out, (), {})
     return out
@@ -89,11 +95,13 @@ def layer_norm(s: State, node: Node, x: Tensor, tensors: Sequence[str], dims: in
     inner = range(x.ndim - dims, x.ndim)
     if any(d not in inner for d in varying(x)):
         return s.atoms.unite_along(x, inner)
+    # With more axes the weight is no vector of channels; freezing x is all there is to say.
     if dims == 1:
         channels = s.atoms.per_channel(x, -1)
         x = shaped(channels, x.shape, -1)
         for tensor in tensors:
             s.axis(tensor, 0, "through", channels)
+    # Removing a channel would change mean and variance of all others.
     s.atoms.freeze(x, f"{where(node)} {STATISTICS}")
     return x
 

@@ -31,12 +31,14 @@ def elementwise(s: State, node: Node, operands: Sequence[Tensor]) -> Any:
     full = [t for t in operands if t.shape == shape]
     if not full:
         return unknown(s, node, operands, "broadcasts all of its operands")
+    # The operand that varies least, so that what is broadcast in it is seen; constants (no axis) come last.
     main = full[0] if len(full) == 1 else min(full, key=lambda t: len(varying(t)) or t.ndim + 1)
     axes = varying(main)
     for other in operands:
         if other is main:
             continue
         sizes = (1,) * (main.ndim - other.ndim) + tuple(other.shape)
+        # Its single entry along the channels serves all of them, as a gate of one map does.
         if axes and all(sizes[d] == 1 for d in axes):
             s.atoms.freeze(other, f"{where(node)} broadcasts it over channels")
         else:
@@ -48,22 +50,26 @@ def reduced(s: State, node: Node, x: Tensor, dims: Sequence[int]) -> Any:
     """A mean, sum, maximum or pooling over `dims`; the other axes keep their atoms."""
     if any(varies(x, d) for d in dims):
         return unknown(s, node, [x], "reduces over channels")
+    # A view of one entry per reduced axis; which one is chosen does not matter, as they are equal.
     slim = x
     for d in dims:
         slim = slim.narrow(d, 0, 1)
     shape = node.meta["shape"]
+    # keepdim, or pooling to several positions.
     if len(shape) == x.ndim:
         return slim.expand(tuple(shape))
     return slim.reshape(shape)
 
 
 def spatial(s: State, node: Node, x: Tensor) -> Tensor:
+    # per_channel, because an image as model input has one atom for all, and a reshaped one may have several.
     """Pooling, resizing and padding: whatever happens within a channel, on axes behind it."""
     return shaped(s.atoms.per_channel(x, 1), node.meta["shape"], 1)
 
 
 def padded(s: State, node: Node, x: Tensor, pad: Sequence[int], mode: str) -> Any:
     """Padding in space keeps channels; padded channels are constants that have no producer, so they stay."""
+    # F.pad counts axes from the last one, two numbers each.
     dims = [x.ndim - 1 - i // 2 for i in range(0, len(pad), 2) if pad[i] or pad[i + 1]]
     if not any(varies(x, d) for d in dims):
         return reduced(s, node, x, dims)
@@ -71,6 +77,7 @@ def padded(s: State, node: Node, x: Tensor, pad: Sequence[int], mode: str) -> An
         return unknown(s, node, [x], "pads or crops channels other than by constants")
     fill = s.atoms.new(1)
     s.atoms.freeze(fill, f"{where(node)} pads with constant channels")
+    # The fill value is an atom, so padded channels get an identity of their own.
     return F.pad(x, list(pad), value=int(fill))
 
 
@@ -79,28 +86,34 @@ def matmul(s: State, node: Node, a: Tensor, b: Tensor) -> Any:
     shape = tuple(node.meta["shape"])
     if min(a.ndim, b.ndim) < 2:
         return unknown(s, node, [a, b], "multiplies by a vector")
+    # A sum over channels: both sides must lose the same, and one class along all of k is all that is safe here.
     if varies(a, -1) or varies(b, -2):
         rep_a = s.atoms.unite_along(a, [a.ndim - 2, a.ndim - 1]).narrow(-2, 0, 1).narrow(-1, 0, 1)
         rep_b = s.atoms.unite_along(b, [b.ndim - 2, b.ndim - 1]).narrow(-2, 0, 1).narrow(-1, 0, 1)
         s.atoms.unite(rep_a, rep_b)
+        # the one with more entries has the heads, the other is shared among them
         return rep_a.expand(shape) if rep_a.numel() >= rep_b.numel() else rep_b.expand(shape)
     if varies(a, -2) and varies(b, -1):
         return unknown(s, node, [a, b], "multiplies channels by channels")
+    # One side has channels that pass, the other mixes positions (attention weights times values).
     rows = varies(a, -2)
     wide, weights = (a.narrow(-1, 0, 1), b) if rows else (b.narrow(-2, 0, 1), a)
     wide = wide.expand(shape)
+    # Heads of the weights are coupled with those of the values.
     s.atoms.unite(weights.narrow(-2, 0, 1).narrow(-1, 0, 1).expand(*shape[:-2], 1, 1), wide)
     return wide
 
 
 def attention(s: State, node: Node, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Any:
     """softmax(q k^T + mask) v, all (..., tokens, head dimension): the classes are whole heads."""
+    # Grouped-query attention: a key head serves several query heads.
     if q.shape[:-2] != k.shape[:-2] or k.shape[:-2] != v.shape[:-2]:
         return unknown(s, node, [q, k, v, *tensors_in(mask)], "shares keys among heads")
     heads = s.atoms.unite_along(q, [q.ndim - 2, q.ndim - 1]).narrow(-2, 0, 1).narrow(-1, 0, 1)
     s.atoms.unite(s.atoms.unite_along(k, [k.ndim - 2, k.ndim - 1]), heads)
     s.atoms.unite(v, heads)
     if isinstance(mask, Tensor):
+        # A mask per head goes with its head; any other is read by all and has to stay whole.
         if mask.ndim > 2 and mask.shape[-3] > 1:
             s.atoms.unite(heads, mask)
         else:
@@ -116,6 +129,7 @@ def sized(s: State, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     out = call()
     x: Tensor = tensors_in((args, kwargs))[0]
     s.sized[node.name] = Sized(x, out if isinstance(out, Tensor) else x, args, kwargs)
+    # Removing channels must leave a reshaped tensor rectangular; close settles that when all edges are known.
     s.rectangles.extend(tensors_in(out))
     if not isinstance(out, Tensor):
         s.pieces.extend(tensors_in(out))
@@ -148,6 +162,7 @@ def picked(s: State, node: Node, x: Tensor, index: Any) -> Any:
             dim += x.ndim - sum(isinstance(k, int | slice) for k in entries)
         elif i is not None:
             plain = isinstance(i, slice) and i.step in (None, 1)
+            # Either one entry (its place is written in the code) or a stride, which would pick others after removal.
             if not plain and i != slice(None):
                 s.single.append((x, dim, f"{where(node)} takes single entries along the channels"))
             dim += 1
@@ -165,12 +180,14 @@ def joined(s: State, node: Node, parts: Sequence[Tensor], dim: int, new_axis: bo
     shape = tuple(node.meta["shape"])
     inside = any(varies(p, axis) for p in parts) or new_axis
     across = any(varies(p, d) for p in parts for d in range(p.ndim) if d != axis)
+    # As wide as the sum of the parts: concatenated channels keep atoms of their own.
     if across and not inside:
         # Joined along another axis than their channels (a class token before the others): they keep the same channels.
         first = parts[0].narrow(axis, 0, 1)
         for p in parts[1:]:
             s.atoms.unite(first, p)
         return first.expand(shape)
+    # Both axes vary: kept as a full tensor, which is rare enough to be affordable.
     if across:
         out = torch.cat(list(parts), axis)
         s.rectangles.append(out)
@@ -187,6 +204,7 @@ def pixels(s: State, x: Tensor, move: Callable[[Tensor], Tensor]) -> Tensor:
 
 def shuffled(s: State, x: Tensor, groups: int) -> Tensor:
     """Channel shuffle: (groups, n) -> (n, groups); it stays rectangular."""
+    # (groups, n): which of the two axes stays free is decided in propagation._rectangular.
     split = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
     s.rectangles.append(split)
     return split.transpose(1, 2).reshape(x.shape)

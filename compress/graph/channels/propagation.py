@@ -56,6 +56,7 @@ def walk(s: State, module: GraphModule) -> None:
 def _followed(s: State, module: GraphModule, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """A node's value. A rule that breaks, or gives another shape than the real operation, has misunderstood it: freeze."""
     tables: list[dict[Any, Any]] = [s.axes, s.sized, s.grouped]
+    # Rules write before they know that they fail: what they have added is taken back below.
     sizes = [len(table) for table in tables]
     try:
         value = propagate(s, module, node, args, kwargs)
@@ -65,6 +66,7 @@ def _followed(s: State, module: GraphModule, node: Node, args: tuple[Any, ...], 
     except Exception as error:  # whatever torch raises when an operation is called on atoms in a way that it does not take
         why = f"cannot be followed ({type(error).__name__})"
     for table, size in zip(tables, sizes, strict=True):
+        # Dictionaries keep insertion order, so everything behind the old size is new. Edges stay: coupling more is always safe.
         for key in list(table)[size:]:
             del table[key]
     return unknown(s, node, tensors_in((args, kwargs)), why)
@@ -75,7 +77,7 @@ def _read_parameters(s: State, module: GraphModule) -> dict[str, list[Node]]:
     read: dict[str, list[Node]] = {}
     for node in module.graph.nodes:
         if node.op == "get_attr":
-            name = s.names.get(str(node.target), str(node.target))
+            name = s.names.get(str(node.target), str(node.target))  # tied parameters are read wherever any of their names is
             read.setdefault(name, []).extend(user for user in node.users if reads_entries(user))
     return read
 
@@ -85,14 +87,16 @@ def _attribute(s: State, module: GraphModule, node: Node, read: Mapping[str, lis
     value: Any = functools.reduce(getattr, str(node.target).split("."), module)
     if not isinstance(value, Tensor):
         return value
+    # Nobody looks at single entries (it is the weight of a layer): that layer's own rule records its axes.
     if not read[name] or value.numel() > _FOLLOWED:
         atom = s.atoms.new(1)
         if read[name]:
             reason = f"{name} is too large to be followed entry by entry where {where(read[name][0])} uses it"
             s.taken.setdefault(name, reason)
             s.atoms.freeze(atom, reason)
+        # 1-sized axes expanded, so that the atom is frozen once and not numel times.
         return atom.view([1] * value.ndim).expand(value.shape)
-    if name not in s.parameters:
+    if name not in s.parameters:  # read at several nodes, it is still one tensor
         s.parameters[name] = s.atoms.new(value.numel()).view(value.shape)
     return s.parameters[name]
 
@@ -101,12 +105,14 @@ def close(s: State) -> Tensor:
     """Class of every atom, after all that had to wait: rectangles, parameters in the graph, single entries."""
     for name, atoms in s.parameters.items():
         s.rectangles.append(atoms)
+        # The layer's rule and the entries that the graph reads speak of the same axis, so they are united.
         for d in range(atoms.ndim):
             if (s.names.get(name, name), d) in s.axes:
                 s.axis(name, d, "through", s.atoms.per_channel(atoms, d))
     for (name, _), (_, atoms) in s.axes.items():
         if name in s.taken:
             s.atoms.freeze(atoms, s.taken[name])
+    # Only now, since uniting rectangles may couple what the axes below look at.
     classes = _rectangular(s)
     for name, t in s.parameters.items():
         labels = classes[t]
@@ -114,6 +120,7 @@ def close(s: State) -> Tensor:
             if (name, d) not in s.axes and differs(labels, d):
                 s.axis(name, d, "through", along(t, d))
     for t, dim, reason in s.single:
+        # After all uniting: a single entry along channels of one class cannot lose its place.
         if differs(classes[slim(t)], dim):
             s.atoms.freeze(t, reason)
     return classes
@@ -130,6 +137,7 @@ def _rectangular(s: State) -> Tensor:
     One axis keeps its freedom: the one with the most different channels. A shuffle's (groups, n) keeps n.
     """
     waiting = [slim(t) for t in s.rectangles]
+    # To a fixed point: uniting for one tensor may break another one's rectangle. Edges only grow, so it ends.
     while True:
         classes = s.atoms.classes()
         edges = s.atoms.edges
@@ -137,6 +145,7 @@ def _rectangular(s: State) -> Tensor:
             labels = classes[t]
             dims = [d for d in range(t.ndim) if differs(labels, d)]
             if len(dims) > 1:
+                # The longest choice of channels is the one worth having.
                 free = max(dims, key=lambda d: len(torch.unique(along(labels, d))))
                 s.atoms.unite_along(t, [d for d in dims if d != free])
         if s.atoms.edges == edges:

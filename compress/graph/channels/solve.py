@@ -30,10 +30,12 @@ def solve(module: GraphModule, inputs: tuple[Tensor, ...]) -> Channels:
         note_shapes(module, module.graph, inputs)
     thinned: frozenset[str] = frozenset()
     names = tied_names(module)
+    # Ends: `thinned` grows each round by weights that the round before could not remove groups of.
     while True:
         state = State(thinned, names)
         walk(state, module)
-        classes = close(state)
+        classes = close(state)  # united once more by `close` than the walk alone would
+        # One class for all outputs: removing whole groups would remove the layer.
         stuck = {w for w, atoms in state.grouped.items() if len(atoms) > 1 and len(torch.unique(classes[atoms])) == 1}
         if not stuck:
             return read(state, classes)

@@ -29,6 +29,7 @@ from compress.graph.trace.sharing import without_in_place
 
 _LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+# Such a channel is dead; dividing the fitted weights by it would overflow.
 _TINY = 1e-6  # |s| below it cannot be divided by
 
 
@@ -51,12 +52,15 @@ def pairs(module: GraphModule) -> tuple[Pair, ...]:
     found: list[Pair] = []
     for node in module.graph.nodes:
         source = node.args[0] if node.op == "call_module" and node.args else None
+        # A second reader of the layer would see the folded scale.
         if not isinstance(source, torch.fx.Node) or source.op != "call_module" or len(source.users) > 1:
             continue
         norm, layer = module.get_submodule(str(node.target)), module.get_submodule(str(source.target))
         once = calls[str(node.target)] == calls[str(source.target)] == 1
+        # Two calls see different statistics; without running ones there is nothing to fold.
         if not once or not isinstance(norm, _NORMS) or type(layer) not in _LAYERS or norm.running_mean is None:
             continue
+        # Behind a linear layer on tokens, a BatchNorm1d's axis 1 is tokens and not outputs.
         rows_only = type(layer) is not nn.Linear or len(source.meta.get("shape", (0, 0))) == 2
         if rows_only and not any(id(p) in shared for part in (norm, layer) for p in part.parameters()):
             found.append(Pair(str(source.target), str(node.target)))
@@ -71,6 +75,7 @@ def fold(module: GraphModule) -> GraphModule:
         scale, shift = affine(folded.get_submodule(pair.norm))
         with torch.no_grad():
             bias = shift if layer.bias is None else shift + scale * layer.bias
+            # A new Parameter, since the old one may be shared with the model that is not folded.
             layer.weight = nn.Parameter(layer.weight * _along(scale, layer))
             layer.bias = nn.Parameter(bias.clone())
         _replace(folded, pair.norm, nn.Identity())
@@ -118,13 +123,16 @@ def affine(norm: Any) -> tuple[Tensor, Tensor]:
 
 def _take_apart(layer: Any, norm: Any, fitted: Any, output: tuple[Tensor, Tensor]) -> None:
     scale, _ = affine(norm)
+    # A norm without gamma has no place for a scale but its variance, which must keep the true one.
     scale = torch.where(scale.abs() < _TINY, torch.ones_like(scale), scale) if norm.weight is not None else scale
     mean, variance = (t.to(scale) for t in output)
     layer.weight.copy_(fitted.weight / _along(scale, fitted))
     if layer.bias is not None:
+        # The norm subtracts its mean anyway: a bias before it says nothing.
         layer.bias.zero_()
     if norm.weight is None or norm.bias is None:
         # Without gamma and beta only the running statistics can hold scale and shift.
+        # clamp: 1 / s^2 - eps can fall below 0 where the variance was tiny.
         norm.running_var.copy_((scale.square().reciprocal() - norm.eps).clamp_min(0))
         norm.running_mean.copy_(-fitted.bias / scale)
         return

@@ -51,6 +51,7 @@ def chains(module: GraphModule) -> tuple[Chain, ...]:
     found: list[Chain] = []
     for run in runs(module):
         ends = [i for i, part in enumerate(run.parts) if is_step(part)]
+        # A single span counts: its skip and its branches can become one layer by themselves.
         if len(ends) > 1 or any(isinstance(part, Span) for part in run.parts):
             gaps = [run.parts[i:j] for i, j in itertools.pairwise(ends)]
             activations = tuple(tuple(p.name for p in gap if isinstance(p, Leaf) and p.role == "activation") for gap in gaps)
@@ -83,6 +84,7 @@ def _read(module: GraphModule) -> _Reading:
     if any("shape" not in node.meta for node in module.graph.nodes):
         raise ValueError("the shapes of the model are not known; call note_shapes first")
     reading = _Reading(module)
+    # In graph order: what a node reads is in a run, or known not to be, before the node is looked at.
     for node, place in reading.places.items():
         reading.read(node, place)
     return reading
@@ -124,11 +126,13 @@ class _Reading:
         entry, inside = part.entry, set(part.nodes)
         outside = [user for user in entry.users if user not in inside]
         # What is changed in place later must be read before, and a merge may read later than the first of its parts did.
+        # Those before all of the inside nodes are done by the time that any of them reads.
         late = [user for user in outside if self.places[user] > min(self.places[n] for n in inside)]
         if changing := [user for user in late if mutates(self.module, user, entry)]:
             self.why[node] = f"reads what {listed(changing)} changes in place"
             return
         for branch in branches:
+            # They are now inside a span, and no runs of their own any longer.
             if branch.parts:
                 del self.open[branch.parts[-1].node]
         axis = part.axis if isinstance(part, Leaf) else next((b.axis for b in branches if b.axis), 0)
@@ -150,6 +154,7 @@ class _Reading:
             before = Run(entry, starts=f"{called(part.nodes[0])} {reason}")
         else:
             del self.open[entry]
+        # Vectors have no axis of space, so axis 1 and -1 are the same.
         axis = 0 if rank(part.node) == 2 else axis or before.axis
         self.open[part.node] = replace(before, parts=(*before.parts, part), axis=axis)
 
@@ -158,6 +163,7 @@ class _Reading:
         if branches[0].entry is not branches[1].entry:
             return f"adds what comes from {' and '.join(called(b.entry) for b in branches)}, not from one value"
         parts = [part for branch in branches for part in branch.parts]
+        # x + x is twice x: no span, as there is nothing between.
         if one is other or not any(is_step(part) for part in parts):
             return "adds a map to itself"
         if any(isinstance(part, Leaf) and part.role == "mean" for part in parts):
@@ -170,6 +176,7 @@ class _Reading:
 
     def _back(self, operand: Node) -> Run:
         """The run that ends with an operand of a sum, or none if others read it: then it may be where the span begins."""
+        # A second reader would lose its value in a merge.
         return self.open[operand] if operand in self.open and len(operand.users) == 1 else Run(operand)
 
 
@@ -181,6 +188,7 @@ def _break(before: Run, part: Part, axis: int, outside: Sequence[Node]) -> str:
         return "has its channels on another axis"
     alone = part if isinstance(part, Leaf) else None
     pooled = any(isinstance(p, Leaf) and p.role == "mean" for p in before.parts)
+    # Flatten after a mean has one position per channel; elsewhere positions become channels.
     if alone is not None and alone.role == "flatten" and not pooled:
         return "puts positions beside each other"
     if pooled and (alone is None or alone.role == "mean" or (alone.form is not None and alone.form.size)):

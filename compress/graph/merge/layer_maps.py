@@ -45,6 +45,7 @@ def form(m: Any) -> Form | str:
 
 
 def _convolution(m: Any) -> Form | str:
+    # Dilation would need zeros between the taps of W; `Form` has none.
     if any(d != 1 and k != 1 for d, k in zip(m.dilation, m.kernel_size, strict=True)):
         return "has gaps in its window (dilation)"
     if m.padding_mode != "zeros":
@@ -53,6 +54,7 @@ def _convolution(m: Any) -> Form | str:
     if isinstance(padding, str):
         around = [k - 1 if padding == "same" else 0 for k in m.kernel_size]
         if any(p % 2 for p in around):
+            # Even windows: torch pads the odd entry on one side, which one number per axis cannot say.
             return "pads more on one side than on the other"
         padding = tuple(p // 2 for p in around)
     return Form(m.in_channels, m.out_channels, m.groups, m.kernel_size, m.stride, tuple(padding), m.bias is not None)
@@ -68,8 +70,10 @@ def pad(m: Any, padding: tuple[int, ...]) -> None:
 def _average(m: Any, dims: int) -> Form | str:
     size, stride, padding = (_each(n, dims) for n in (m.kernel_size, m.stride, m.padding))
     counted = m.count_include_pad or getattr(m, "divisor_override", None) is not None
+    # The window of ceil_mode may reach beyond the padding, so sizes no longer follow the formula.
     if m.ceil_mode:
         return "rounds sizes up (ceil_mode)"
+    # The divisor then depends on the position, and the map is not the same everywhere.
     if any(padding) and not counted:
         return "divides by fewer entries on the border (count_include_pad=False)"
     return Form(0, 0, 0, size, stride, padding)
@@ -85,6 +89,7 @@ def kernel(m: Any, like: Form) -> Kernel:
         entries = getattr(m, "divisor_override", None) or math.prod(like.size)
         return Kernel(like, torch.full((1, 1, *like.size), 1 / entries, dtype=torch.float64))
     if type(m) in BATCH_NORMS:
+        # In float64 from the start: the scale of a norm with a tiny variance amplifies rounding.
         scale, shift = affine(copy.deepcopy(m).double())
         return Kernel(like, scale[:, None], shift)
     if type(m) is ChannelAffine:
@@ -103,6 +108,7 @@ def layer(made: Kernel, like: nn.Module) -> nn.Module:
     dims = len(f.size)
     new: Any
     if dims == 0:
+        # On meta, so that no weights are drawn only to be replaced (and the random state stays as it was).
         new = nn.Linear(f.inputs, f.outputs, bias is not None, device="meta")
     else:
         kind: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]

@@ -43,6 +43,7 @@ def factored(layer: nn.Module, tolerance: float = TOLERANCE) -> tuple[nn.Module,
     taps, ones = math.prod(form.size), (1,) * len(form.size)
     zeros = (0,) * len(form.size)
     rows, columns = weight.flatten(1), weight.movedim(1, -1).flatten(0, -2)
+    # W W^T and not an SVD of W: only the smaller side's eigenvectors are needed.
     left, right = _basis(rows @ rows.T, tolerance), _basis(columns.T @ columns, tolerance)
     r, q = left.shape[1], right.shape[1]
     last = r * (form.inputs * taps + form.outputs)
@@ -64,6 +65,7 @@ def factored(layer: nn.Module, tolerance: float = TOLERANCE) -> tuple[nn.Module,
 def _basis(gram: Tensor, tolerance: float) -> Tensor:
     """Eigenvectors that count, (n, rank)."""
     values, vectors = torch.linalg.eigh(gram)
+    # squared, as eigenvalues of a Gram matrix are squares; a layer of zeros has rank 0
     return vectors[:, values > tolerance**2 * values[-1].clamp_min(torch.finfo(gram.dtype).tiny)]
 
 
@@ -88,6 +90,7 @@ def factor(module: GraphModule, edits: Sequence[Factor]) -> GraphModule:
             why = found if pair is None else f"its rank is {rank_of(pair)}"
             raise PlanMismatch(f"The plan makes two layers of rank {edit.rank} of {path}: {why}. Run 'compress plan' again.")
         taken = dict(module.named_modules())
+        # Names of earlier edits are taken, too.
         second = next(name for n in itertools.count() if (name := f"{path}_wide{n or ''}") not in taken)
         module.add_submodule(path, pair[0])
         module.add_submodule(second, pair[1])
@@ -95,6 +98,7 @@ def factor(module: GraphModule, edits: Sequence[Factor]) -> GraphModule:
             node = module.graph.call_module(second)
         calls[0].replace_all_uses_with(node)
         node.args = (calls[0],)
+        # The first now gives r channels; the shape that others rely on is that of the second.
         node.meta["shape"] = calls[0].meta.pop("shape", None)
     module.recompile()
     return module

@@ -38,9 +38,11 @@ def relocate(module: GraphModule, edits: Sequence[Relocate]) -> GraphModule:
         PlanMismatch: a chain that this model does not have, or whose padding cannot move.
     """
     module = copy.deepcopy(module)
+    # All found before any is moved: an edit names chains of the model as it was.
     for parts in [_find(module, edit, "moves the padding of") for edit in edits]:
         one = composed(parts)
         form = one.head or one.form
+        # Nothing to move here; spans inside may be named by edits of their own.
         if not one.moves or form is None:
             continue
         padding = form.padding
@@ -48,7 +50,7 @@ def relocate(module: GraphModule, edits: Sequence[Relocate]) -> GraphModule:
             if isinstance(part, Leaf) and part.form is not None and part.form.padding:
                 m: Any = module.get_submodule(part.name)
                 layer_maps.pad(m, padding)
-                padding = (0,) * len(padding)
+                padding = (0,) * len(padding)  # the first takes all of it, the others none
             for node in part.nodes:
                 node.meta.pop("shape", None)
     return module
@@ -66,6 +68,7 @@ def merge(module: GraphModule, edits: Sequence[Merge]) -> GraphModule:
     """
     module = copy.deepcopy(module)
     for edit in edits:
+        # One after another: a merge changes what the next one finds.
         _merge(module, _find(module, edit, "merges"), edit)
     module.recompile()
     return module
@@ -113,11 +116,13 @@ def _mismatch(edit: Merge | Relocate, does: str, reason: str) -> PlanMismatch:
 
 
 def _merge(module: GraphModule, parts: Sequence[Part], edit: Merge) -> None:
+    # A mean splits the parts; the merged layer stands on the cheaper side of it.
     """Replace the parts of a chain, in place."""
     at = next((i for i, part in enumerate(parts) if isinstance(part, Leaf) and part.role == "mean"), None)
     made = _kernel(module, parts if at is None else parts[at:], edit)
     head = None if at is None else _kernel(module, parts[:at], edit)
     assert made is not None
+    # Only single positions commute with the mean, so they go behind it; a window must stay in front.
     behind = head is not None and head.form.pointwise
     if head is not None:
         made = compose(_of_channels(head) if behind else head, made)
@@ -131,6 +136,7 @@ def _merge(module: GraphModule, parts: Sequence[Part], edit: Merge) -> None:
     if at is not None:
         _note_channels(kept if behind else order, (sizes(source) or (0, 0))[1] if behind else made.form.outputs)
     paths = [str(node.target) for node in nodes if node.op == "call_module"]
+    # A pool has no parameters to tell type and device.
     like = next(m for m in map(module.get_submodule, paths) if any(True for _ in m.parameters()))
     keeper.target = edit.layer
     for node, reads in zip(order, [source, *order], strict=False):
@@ -170,6 +176,7 @@ def _part(module: GraphModule, part: Part, edit: Merge) -> Kernel | None:
     if part.form is None:
         return None
     kernel = layer_maps.kernel(module.get_submodule(part.name), part.form)
+    # Zeros count as no bias: then a padded layer behind may still be exact on the border.
     nothing = kernel.bias is None or not bool(kernel.bias.any())
     return replace(kernel, form=replace(kernel.form, biased=not nothing))
 
@@ -184,9 +191,10 @@ def _note_channels(nodes: Iterable[Node], channels: int) -> None:
 
 def _erase(module: GraphModule, nodes: set[Node], paths: Iterable[str]) -> None:
     """Take nodes out of the graph, and those of the modules that nobody calls any more out of the model."""
-    for node in reversed(list(module.graph.nodes)):
+    for node in reversed(list(module.graph.nodes)):  # consumers first, as torch.fx erases no node that is still read
         if node in nodes:
             module.graph.erase_node(node)
     left = {str(node.target) for node in module.graph.nodes if node.op == "call_module"}
+    # Modules that others call stay.
     for path in set(paths) - left:
         module.delete_submodule(path)

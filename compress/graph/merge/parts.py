@@ -25,6 +25,7 @@ from compress.graph.channel_affine import ChannelAffine
 from compress.graph.merge import layer_maps
 from compress.graph.merge.affine import Form
 
+# Silent in eval mode only: a merge is about inference.
 _SILENT = frozenset({nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, StochasticDepth})
 _ADAPTIVE = {nn.AdaptiveAvgPool1d: 1, nn.AdaptiveAvgPool2d: 2, nn.AdaptiveAvgPool3d: 3}
 _IN_PLACE = frozenset({"iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow", "iand", "ior"})
@@ -135,6 +136,7 @@ def leaf(module: GraphModule, node: Node, place: int, refused: Mapping[str, str]
         return f"stays whole because it {opaque[path]}"
     if m._forward_hooks or m._forward_pre_hooks:
         return "has hooks, which may change what it computes"
+    # By name the input is in kwargs, where replacing nodes does not look for it.
     if len(node.all_input_nodes) != 1 or len(node.args) != 1 or node.kwargs:
         return "is called with more than its input, or with that by name"
     if kind in _SILENT:
@@ -162,6 +164,7 @@ def _positions(node: Node) -> str:
         return "mean" if len(args) == 1 and _ones(args[0], axes - 2) else ""
     if node.target in (torch.mean, "mean") and args and axes > 2:
         given = [args[0]] if isinstance(args[0], int) else args[0]
+        # Axes may be negative.
         every = isinstance(given, list | tuple) and sorted(a % axes for a in given) == list(range(2, axes))
         return "mean" if every and args[1:] in ([], [True], [False]) else ""
     return "flatten" if node.target in (torch.flatten, "flatten") and args in ([1], [1, -1]) else ""
@@ -180,6 +183,7 @@ def shared(module: GraphModule) -> dict[str, str]:
         owners.setdefault(id(tensor), []).append(name)
     read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
     for every in owners.values():
+        # A weight that the graph reads itself would not follow the merge.
         if len(every) > 1 or every[0] in read:
             where = "the graph itself" if len(every) == 1 else ", ".join(every[:3])
             found.update((name.rpartition(".")[0], f"its weights are those of {where}") for name in every)
@@ -200,6 +204,7 @@ def rank(node: Node) -> int:
 def mutates(module: GraphModule, node: Node, value: Node) -> bool:
     """Whether a node changes in place a value that it reads."""
     if node.op == "call_module":
+        # An activation's own inplace flag; its input is its only value.
         return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     in_place = name in _IN_PLACE or (name.endswith("_") and not name.endswith("__")) or bool(node.kwargs.get("inplace"))

@@ -28,6 +28,7 @@ from compress.graph.merge.parts import shared
 
 def narrowed(form: Form) -> Form | None:
     """The form of a convolution with its kernel reduced to 1x1; None where it has none, or sizes would not stay."""
+    # Only a centered window gives the same number of positions without padding.
     middle = all(2 * p == k - 1 for k, p in zip(form.size, form.padding, strict=True))
     if not form.inputs or form.pointwise or not middle or all(k == 1 for k in form.size):
         return None
@@ -58,6 +59,7 @@ def pointwise(module: GraphModule, edits: Sequence[Pointwise]) -> GraphModule:
 
 def _made(layer: Any, form: Form) -> nn.Module:
     made = copy.deepcopy(layer)
+    # A dilation means nothing for one tap, and layer_maps would refuse it.
     made.kernel_size, made.dilation = form.size, form.size
     layer_maps.pad(made, form.padding)
     axes = tuple(range(2, layer.weight.ndim))

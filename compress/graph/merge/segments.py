@@ -95,6 +95,7 @@ class Composed:
         assert self.form is not None
         if not self.pooled or self.head is None:
             return self.form
+        # Behind the mean there are no positions: a 1x1 map is a matrix there.
         head = replace(self.head, size=(), stride=(), padding=()) if self.head.pointwise else self.head
         return after(head, self.form)
 
@@ -115,6 +116,7 @@ def tail(run: Run, last: int) -> int:
     for i, part in enumerate(run.parts[last + 1 :], last + 1):
         if not isinstance(part, Leaf) or part.role not in ("norm", "silent"):
             break
+        # Silent parts at the very end are not needed; they stay where they are.
         end = i if part.role == "norm" else end
     return end
 
@@ -141,6 +143,7 @@ def narrower(module: GraphModule, inputs: tuple[Tensor, ...]) -> tuple[Segment, 
     found: list[Segment] = []
     for parts, one in _stretches(module):
         windows = [leaf for leaf in leaves(parts) if leaf.form is not None and leaf.form.inputs and math.prod(leaf.form.size) > 1]
+        # One of exactly two windows: with more, reducing one would still leave the merged window grown.
         for leaf in windows if len(windows) == 2 and one.activations else ():
             less = _without_window(parts, leaf.name)
             if less is not None and (two := composed(less)).refusal is None:
@@ -191,6 +194,7 @@ def blocked(module: GraphModule) -> dict[str, str]:
         steps = [i for i, part in enumerate(run.parts) if is_step(part)]
         for i, part in enumerate(run.parts):
             if isinstance(part, Leaf) and part.role == "activation":
+                # No layer on one side is a reason of the run, not of the activation.
                 before = any(step < i for step in steps)
                 end, reason = ("behind", run.stops) if before else ("before", run.starts)
                 why.setdefault(part.name, f"no layer {end} it to merge with: {reason}")
@@ -207,6 +211,7 @@ def _stretches(module: GraphModule) -> Iterator[tuple[tuple[Part, ...], Composed
             if isinstance(run.parts[first], Span):
                 yield run.parts[first : tail(run, first) + 1], one
             for before, last in itertools.pairwise(steps[number:]):
+                # What is no exact map with these steps will not become one with more.
                 if one.reason is not None:
                     break
                 one = composed(run.parts[before + 1 : last + 1], one)
@@ -254,6 +259,7 @@ def _leaf(one: Composed, part: Leaf) -> Composed:
         return replace(one, activations=(*one.activations, part.name))
     if part.form is None:
         return one
+    # The first part of a segment is where all padding must go; a norm or a pool cannot take another.
     if one.form is None:
         convolution = part.role == "layer" and part.form.inputs > 0
         return replace(one, form=part.form, fixed=None if convolution else f"padding cannot move to {part.name}")
@@ -273,6 +279,7 @@ def _span(one: Composed, part: Span) -> Composed:
     )
     if one.reason is not None:
         return one
+    # Padding inside a sum belongs to one branch, and the other would see other positions.
     form, stuck = beside(*forms), f"padding cannot move across the sum {part.node.name}"
     if one.form is None:
         return replace(one, form=form, fixed=stuck)

@@ -26,8 +26,10 @@ def piece(module: GraphModule, names: Collection[str]) -> tuple[GraphModule, tup
     named = [n for n in module.graph.nodes if (n.op == "call_module" and str(n.target) in names) or n.name in names]
     if len(named) < len(set(names)):
         raise ValueError(f"the model has not all of {sorted(names)}")
+    # After the named nodes: a skip's own module has no name in a plan, and would leave a second input.
     inside = _with_branches(module.graph.nodes, set(_between(module.graph.nodes, set(named))))
     leaving = [n for n in inside if any(user not in inside for user in n.users)]
+    # More than one value could not be timed as one layer.
     if len(leaving) != 1:
         raise ValueError(f"{len(leaving)} values leave the piece {sorted(names)}, needed is one")
     graph, copied = Graph(), dict[Node, Node]()
@@ -58,6 +60,7 @@ def _with_branches(nodes: Iterable[Node], inside: set[Node]) -> list[Node]:
     """The piece with what leads past it and nowhere else, such as the nameless module of a skip connection: it reads what the
     piece reads and is read by the piece alone.
     """
+    # To a fixed point: a branch may have several nodes.
     order = list(nodes)
     while True:
         read = {source for node in inside for source in node.all_input_nodes}

@@ -41,6 +41,7 @@ _TIMES = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
 
 @dataclass(frozen=True)
 class Known:
+    # 0 where unknown, so that a layer run on `value` alone sees the proven part and nothing else.
     """An activation of which some entries are proven. `value` is 0 where `sure` is False."""
 
     value: Tensor
@@ -55,6 +56,7 @@ def fold(
     Returns:
         The model (solve it again if it is another one: biases may be new) and what a reader of the report should know.
     """
+    # Most models have no constant channel; the check by weights alone saves the run.
     stays = staying(channels, edits)
     if bool(stays.all()) or not _anything_constant(module):
         return module, ()
@@ -62,7 +64,7 @@ def fold(
     try:
         _propagate(module, inputs, lambda node, x: _collect(module, channels, stays, node, x, found))
     except Exception:  # an operation that does not run on zeros: then nothing is proven, and removal is what it always was
-        return module, ()
+        return module, ()  # one path that differs at the border, or between calls, spoils only its own layer
     exact = {path: shares[0] for path, shares in found.items() if _agree(shares)}
     rough = [path for path in found if path not in exact]
     notes: list[str] = []
@@ -72,6 +74,7 @@ def fold(
             f"Constant channels were removed in front of {layers}, where their part differs from place to place (zero padding, "
             "or weights used twice) and cannot become a bias: it is lost."
         )
+    # A bias of zeros is no change: dead channels that gave 0 need no copy of the model.
     moved = {path: share for path, share in exact.items() if bool(share.bias.any())}
     if not moved:
         return module, tuple(notes)
@@ -109,13 +112,16 @@ def _collect(
     axis = x.value.ndim - 1 if isinstance(m, nn.Linear) else 1
     others = [d for d in range(x.value.ndim) if d != axis]
     size = x.value.shape[axis]
+    # repeat: behind a flatten, a class of channels covers several columns of a linear layer.
     gone = (~stays[labels]).repeat(size // len(labels)) & x.sure.all(dim=others) if others else x.sure
     view = [1] * x.value.ndim
     view[axis] = size
-    y = _bare(m, m.weight)(x.value * gone.view(view))
+    y = _bare(m, m.weight)(x.value * gone.view(view))  # W'' c of the docstring, at every position
     flat = y.movedim(-1 if isinstance(m, nn.Linear) else 1, 0)
     flat = flat.reshape(len(flat), -1)
+    # Relative to the largest output, since the contributions of several channels may cancel.
     uniform = bool((flat.amax(1) - flat.amin(1) <= _UNIFORM * flat.abs().max()).all())
+    # A weight that is used twice, or a flatten with many columns per channel, has no single bias to take it.
     alone = size == len(labels) and sum(first == weight for first in channels.tied.values()) == 1
     found.setdefault(path, []).append(_Share(gone[: len(labels)], flat[:, 0], uniform and (alone or not bool(flat.any()))))
 
@@ -123,6 +129,7 @@ def _collect(
 def _add(m: Any, share: _Share) -> None:
     with torch.no_grad():
         dim = 0 if type(m) in operations.TRANSPOSED else 1
+        # Zeroed, so that before and after removal the model computes the same: the exactness check compares these two.
         m.weight.index_fill_(dim, share.gone.nonzero()[:, 0], 0.0)
         if m.bias is None:
             m.bias = nn.Parameter(share.bias.clone())
@@ -159,6 +166,7 @@ def _propagate(module: GraphModule, inputs: tuple[Tensor, ...], visit: Callable[
     with torch.no_grad():
         for node in module.graph.nodes:
             if node.op == "placeholder":
+                # Zeros, but nothing in them is known: inputs are never constant.
                 values[node] = _unsure(torch.zeros_like(next(given)))
             elif node.op == "get_attr":
                 t = operator.attrgetter(str(node.target))(module)
@@ -175,6 +183,7 @@ def _propagate(module: GraphModule, inputs: tuple[Tensor, ...], visit: Callable[
 
 def _known(value: Tensor, sure: Tensor) -> Known:
     sure = sure.expand(value.shape)
+    # Unknown entries may be inf or NaN (log of 0), and would spread through zero weights.
     return Known(torch.where(sure, value, torch.zeros_like(value)), sure)
 
 
@@ -202,6 +211,7 @@ def _tuple(value: tuple[Any, ...], part: Callable[[Known], Tensor]) -> Any:
 
 def _bare(m: Any, weight: Tensor) -> Any:
     """The layer without its bias and with other weights."""
+    # A shallow copy with its own dictionary of parameters: forward reads those, and the model keeps its own.
     bare = copy.copy(m)
     bare._parameters = {**m._parameters, "weight": weight, "bias": None}
     return bare
@@ -212,16 +222,19 @@ def _layer(
 ) -> Any:
     m: Any = module.get_submodule(str(node.target))
     kind, x = type(m), args[0] if args else None
+    # clones, as the layer may work in place
     value = m(*_each(args, lambda k: k.value.clone()), **_each(dict(kwargs), lambda k: k.value.clone()))
     if not isinstance(x, Known) or not isinstance(value, Tensor) or m._forward_hooks or m._forward_pre_hooks:
         return _unsure(value)
     if kind in _READERS:
         visit(node, x)
+        # A nonzero weight on an unsure input makes the output unsure; run as a convolution of 0/1 maps it counts such meetings.
         doubt = _bare(m, nn.Parameter((m.weight != 0).to(value.dtype), requires_grad=False))((~x.sure).to(value.dtype))
         return _known(value, doubt == 0)
     if kind in operations.SAME or kind is nn.PReLU:
         return _known(value, x.sure)
     if kind in operations.POOLS:
+        # A pool mixes positions of a channel, so one unsure position makes the whole channel unsure.
         return _known(value, _whole_channels(x.sure, value.ndim))
     if kind in (nn.Flatten, nn.ChannelShuffle) or kind in operations.PIXEL_SHUFFLES:
         return _known(value, m(x.sure.to(value.dtype)) > 0)
@@ -230,6 +243,7 @@ def _layer(
         return _known(value, x.sure | flat)
     if (kind in operations.PER_CHANNEL_NORMS or kind is nn.GroupNorm) and m.weight is not None:
         off = (m.weight == 0).view(1, -1, *[1] * (value.ndim - 2))
+        # Without running statistics a norm's output depends on the batch, unless gamma is 0.
         running = getattr(m, "running_mean", None) is not None
         return _known(value, (x.sure | off) if running else off)
     return _unsure(value)
@@ -259,22 +273,26 @@ def _operation(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     if not tensors_in(value):
         return value
     known = _knowns((args, kwargs))
+    # Indexed by a tensor: moving certainty the same way would need a certain index.
     indexed = target is operator.getitem and bool(_knowns(args[1]))
     if (target in _MOVES and not indexed) or (node.op == "call_method" and target in _MOVE_METHODS):
         sure = call(lambda k: k.sure.to(k.value.dtype))
         if isinstance(value, Tensor):
             return _known(value, sure > 0)
+        # chunk, split and unbind give several tensors.
         return tuple(_known(v, s > 0) for v, s in zip(value, sure, strict=True))
     if target in operations.ELEMENTWISE or (node.op == "call_method" and target in operations.ELEMENTWISE_METHODS):
         sure = torch.ones((), dtype=torch.bool)
         for k in known:
             sure = sure & k.sure
         if target in _TIMES:
+            # 0 times anything: sure, even where the other factor is not.
             for k in known:
                 sure = sure | (k.sure & (k.value == 0))
         return _known(value, sure)
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
     if name in ("mean", "sum", "amax") and len(known) == 1:
+        # Sums mix along the axes, so a single unsure entry (a 1 in the inverted map) spoils the result.
         return _known(value, call(lambda k: (~k.sure).to(k.value.dtype)) == 0)
     if target in operations.POOLING and len(known) == 1:
         return _known(value, _whole_channels(known[0].sure, value.ndim))

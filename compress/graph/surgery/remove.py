@@ -29,6 +29,7 @@ def keep(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> Grap
         PlanMismatch: a group that does not exist, has another number of channels, is frozen, or is named twice.
     """
     stays = staying(channels, edits)
+    # Always a copy: the pipeline compares it with the masked model, and may return to the one before.
     module = copy.deepcopy(module)
     if bool(stays.all()):
         return module
@@ -43,14 +44,17 @@ def keep(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> Grap
             for name in aliases[tensor]:
                 _select(module, name, dim, kept.nonzero()[:, 0])
     for tensor in cut:
+        # index_select has made as many tensors as there are names.
         for name in aliases[tensor][1:]:
             _put(module, name, _tensor(module, tensor))  # a tensor of several names has them again
+    # Once per module: in_channels and groups depend on both axes of its weight.
     for path in dict.fromkeys(name.rpartition(".")[0] for tensor in cut for name in aliases[tensor]):
         weight = channels.tied.get(f"{path}.weight", "")
         _count_again(module.get_submodule(path), keeps_groups=weight in channels.thinned)
     for node in module.graph.nodes:
         if node.name in channels.sized:
             rewrite(module, node, channels.sized[node.name], stays, channels.counted)
+        # Noted shapes are those of the larger model.
         node.meta.pop("shape", None)
     module.recompile()
     return module
@@ -63,6 +67,7 @@ def mask(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> Grap
     with torch.no_grad():
         for (tensor, dim), (role, labels) in channels.axes.items():
             if role == "in":
+                # Norms in between still see the channel, so only what its consumers read can be zeroed exactly.
                 _tensor(module, tensor).index_fill_(dim, (~stays[labels]).nonzero()[:, 0], 0.0)
     return module
 
@@ -85,6 +90,7 @@ def staying(channels: Channels, edits: Sequence[Keep]) -> Tensor:
             raise PlanMismatch(
                 f"The plan removes channels of {edit.layer}, which must stay: {group.frozen}. Run 'compress plan' again."
             )
+        # All of the group off, then the kept on: labels of other groups are not touched.
         stays[list(group.labels)] = False
         stays[[group.labels[k] for k in edit.keep]] = True
     return stays
@@ -104,6 +110,7 @@ def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
     if isinstance(tensor, nn.Parameter):
         setattr(owner, last, tensor)
     else:
+        # A buffer left out of the state_dict stays so.
         owner.register_buffer(last, tensor, persistent=last not in owner._non_persistent_buffers_set)
 
 
@@ -118,12 +125,13 @@ def _count_again(m: Any, keeps_groups: bool) -> None:
     if isinstance(m, _ConvNd):
         transposed = isinstance(m, _ConvTransposeNd)
         if m.groups > 1 and not keeps_groups:
+            # Before in_channels below, which are computed with the new number of groups.
             m.groups = m.weight.shape[0] * m.groups // (m.in_channels if transposed else m.out_channels)
         first, second = m.weight.shape[0], m.weight.shape[1] * m.groups
         m.in_channels, m.out_channels = (first, second) if transposed else (second, first)
     elif isinstance(m, nn.Linear):
         m.out_features, m.in_features = m.weight.shape
-    elif isinstance(m, _NormBase):
+    elif isinstance(m, _NormBase):  # BatchNorm and InstanceNorm; either may lack weight or statistics
         sizes = [t for t in (m.weight, m.running_mean) if t is not None]
         m.num_features = sizes[0].shape[0] if sizes else m.num_features
     elif isinstance(m, nn.PReLU):

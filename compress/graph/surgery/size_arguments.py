@@ -31,6 +31,7 @@ def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counte
         counted: nodes that compute a number from a count of channels.
     """
     touched = not bool(stays[sized.into].all() and stays[sized.out].all())
+    # A number computed from a count changes by itself, and could be wrong where the channels did not change.
     if not touched and not any(source.name in counted for source in node.all_input_nodes):
         return
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
@@ -43,12 +44,13 @@ def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counte
     elif node.target is operator.getitem:
         _rewrite_slices(node, sized, stays, counted)
     elif name == "squeeze":
+        # squeeze() without axes would also drop an axis that shrinks to one channel.
         if len(sized.args) == 1 and not sized.kwargs:
             plain = tuple(d for d in range(sized.into.ndim) if not differs(sized.into, d))
             node.args = (node.args[0], plain)
     elif name == "unflatten":
         _rewrite_unflatten(node, sized, stays)
-    elif name != "batch_norm":
+    elif name != "batch_norm":  # its arguments are tensors, cut elsewhere
         _rewrite_sizes(node, sized, stays, counted, expands=name == "expand")
 
 
@@ -83,6 +85,7 @@ def _count_groups(node: Node, sized: Sized, stays: Tensor) -> None:
     kept = int(_kept(sized.out, stays, 1).sum())
     if groups > 1:
         node.kwargs = {**node.kwargs, "groups": groups * kept // sized.out.shape[1]}
+        # The arguments before it stay in place; groups, the seventh, is given by name from now on.
         node.args = node.args[:6]
 
 
@@ -90,8 +93,10 @@ def _rewrite_split(node: Node, sized: Sized, stays: Tensor, name: str) -> None:
     spec = _argument(sized, 1, "chunks", "split_size", "split_size_or_sections")
     dim = (_argument(sized, 2, "dim") or 0) % sized.into.ndim
     kept = _kept(sized.into, stays, dim)
+    # The real chunk and split say which positions fall into which piece.
     pieces = kept.chunk(spec) if name == "chunk" else kept.split(spec if isinstance(spec, int) else list(spec))
     source = node.args[0] if node.args else next(iter(node.kwargs.values()))
+    # Pieces may differ in size by now, which chunk cannot express: split by sizes.
     node.target = "split" if node.op == "call_method" else torch.split
     node.args, node.kwargs = (source, [int(piece.sum()) for piece in pieces]), {"dim": dim}
 
@@ -109,6 +114,7 @@ def _rewrite_slices(node: Node, sized: Sized, stays: Tensor, counted: frozenset[
         elif value is not None:
             if isinstance(value, slice) and differs(sized.into, dim) and value != slice(None):
                 kept = _kept(sized.into, stays, dim)
+                # indices resolves negative and missing ends as Python would.
                 start, stop, _ = value.indices(len(kept))
                 before = int(kept[:start].sum())
                 i = slice(before, before + int(kept[start:stop].sum()))
@@ -147,10 +153,12 @@ def _rewrite_sizes(node: Node, sized: Sized, stays: Tensor, counted: frozenset[s
     counts = _counts(sized.out, stays)
     new: list[Any] = []
     for d, (now, size) in enumerate(zip(given, plain, strict=True)):
+        # expand takes -1 for "as it is", which is right for any number of channels.
         if size == -1 or (expands and d in counts):
             new.append(-1)
         else:
             new.append(counts.get(d, size if _depends(now, counted) else now))
+    # view allows one -1 only: the batch takes it, and what was -1 becomes a number.
     if 0 in counts and not expands:
         new = [-1, *(sized.out.shape[d] if size == -1 else size for d, size in enumerate(new) if d)]
     node.args, node.kwargs = (node.args[0], *new) if node.op == "call_method" else (node.args[0], tuple(new)), {}

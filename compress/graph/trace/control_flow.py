@@ -23,8 +23,9 @@ class Branches:
 
     def __init__(self, root: nn.Module, inputs: tuple[Tensor, ...]):
         self.root, self.inputs = root, inputs
+        # Without it, running a submodule for an answer would trace that submodule into the graph.
         self.busy = False  # while it is, modules are to be run and not traced
-        self._known: tuple[dict[Node, Any], ...] = ({}, {})
+        self._known: tuple[dict[Node, Any], ...] = ({}, {})  # values at the batch size of the example, and at one more
 
     def number(self, node: Node) -> bool | int | float | None:
         """The value of a condition or a number; None where it depends on data or on the batch."""
@@ -32,10 +33,12 @@ class Branches:
         self.busy = True
         try:
             with torch.no_grad():
+                # Made of parameters alone: their values are fixed at load, so the real ones may decide.
                 if not any(n.op == "placeholder" for n in nodes):
                     value = _run(nodes, {}, self.root, self.inputs, None)
                     return value.item() if isinstance(value, Tensor) else value
                 with torch.device("meta"):
+                    # Two batch sizes: an answer that differs between them would bake the example's batch into the graph.
                     one, other = [_run(nodes, known, self.root, self.inputs, more) for more, known in enumerate(self._known)]
         except Exception:  # an operation that needs data, or does not run without any
             return None
@@ -47,6 +50,7 @@ class Branches:
 class Number(Proxy):
     """A traced value that becomes a plain number where plain Python asks for one (`int(h / 2)`, `range(n)`) and sizes tell it."""
 
+    # range(n) and slicing ask for __index__, int(...) for __int__, math.sqrt and friends for __float__.
     def __index__(self) -> int:
         return int(self._number())
 
@@ -59,6 +63,7 @@ class Number(Proxy):
     def _number(self) -> float:
         found: float | None = cast(Any, self.tracer).branches.number(self.node)
         if found is None:
+            # A TraceError, as torch.fx raises itself: the caller then takes the submodule for opaque.
             raise TraceError("a number that depends on data or on the batch is asked for while tracing")
         return found
 
@@ -71,6 +76,7 @@ def _leading_to(condition: Node) -> list[Node]:
         if node not in found:
             found.add(node)
             waiting.extend(node.all_input_nodes)
+    # In the order of the graph, which is topological; the search above found them backwards.
     return [node for node in condition.graph.nodes if node in found]
 
 

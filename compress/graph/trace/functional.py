@@ -49,6 +49,7 @@ ACTIVATIONS: dict[Any, tuple[type[nn.Module], tuple[str, ...]]] = {
     torch.tanh: (nn.Tanh, ()),
     "tanh": (nn.Tanh, ()),
 }
+# Out of place is the safe reading of the function; the module gets inplace=True back in _module_for.
 _IN_PLACE: dict[Any, Any] = {torch.relu_: F.relu, F.relu_: F.relu, "relu_": F.relu, F.leaky_relu_: F.leaky_relu, F.elu_: F.elu}
 _IN_PLACE |= {F.selu_: F.selu, F.celu_: F.celu, F.hardtanh_: F.hardtanh, torch.threshold_: F.threshold, torch.selu_: F.selu}
 _IN_PLACE |= {torch.celu_: F.celu, F.rrelu_: F.rrelu, torch.rrelu_: F.rrelu}
@@ -64,8 +65,9 @@ _DROPOUTS: dict[Any, type[nn.Module]] = {
 
 def modules_for_functions(root: nn.Module, graph: Graph) -> None:
     """Turn functional activations and eval-mode dropouts into module nodes; new names never meet old ones."""
+    # Names of attributes count as well (see _free): add_module refuses a name that the module already has.
     taken = {name for name, _ in root.named_modules()}
-    for node in list(graph.nodes):
+    for node in list(graph.nodes):  # a copy, since nodes are erased on the way
         made = _module_for(node)
         if made is None:
             continue
@@ -73,6 +75,7 @@ def modules_for_functions(root: nn.Module, graph: Graph) -> None:
         root.add_module(name, made)
         with graph.inserting_before(node):
             new = graph.call_module(name, (node.args[0] if node.args else node.kwargs["input"],))
+        # Shape and source line are those of the call it replaces.
         new.meta = dict(node.meta)
         node.replace_all_uses_with(new)
         graph.erase_node(node)
@@ -84,12 +87,14 @@ def module_per_call(root: nn.Module, graph: Graph) -> None:
     With parameters (PReLU) the calls share more than a name, and stay one module.
     """
     taken = {name for name, _ in root.named_modules()}
+    # Kept with duplicates: a module reachable by two names may be called by either.
     modules = dict(root.named_modules(remove_duplicate=False))
     called: set[str] = set()
     for node in graph.nodes:
         path = str(node.target)
         if node.op != "call_module" or type(part := modules[path]) not in operations.ACTIVATIONS:
             continue
+        # PReLU stays one module: a copy would turn one learned slope into two.
         if path in called and not list(part.parameters()):
             node.target = _free(path, root, taken)
             owner, _, name = str(node.target).rpartition(".")
@@ -119,6 +124,7 @@ def _module_for(node: Node) -> nn.Module | None:
         return None
     kind, names = ACTIVATIONS[target]
     settings = _settings(node, names)
+    # With training=True an RReLU is random even in eval mode, which no module of torch.nn is.
     if settings is None or settings.pop("training", False):
         return None
     return kind(**({**settings, "inplace": True} if in_place else settings))
@@ -128,6 +134,7 @@ def _settings(node: Node, names: tuple[str, ...]) -> dict[str, Any] | None:
     """Arguments behind the input by name; None where one of them is computed in the graph or not known."""
     rest = node.args[1:] if node.args else ()
     if len(rest) > len(names):
+        # The names are torch's own; beyond them the signature is another version's, and guessing would change the model.
         return None
     settings = dict(zip(names, rest, strict=False)) | {k: v for k, v in node.kwargs.items() if k != "input"}
     return None if any(isinstance(v, Node) for v in settings.values()) or not set(settings) <= set(names) else settings

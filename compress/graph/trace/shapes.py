@@ -34,6 +34,7 @@ def note_shapes(root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> No
     """
     try:
         _without_data(root, graph, inputs)
+    # Cheap and usual first: without data a network takes a fraction of the time of one real run.
     except Exception:  # an operation that needs data, or does not run at all: the real run tells
         with torch.no_grad():
             _ShapeNotes(root, graph=graph).run(*inputs)
@@ -60,6 +61,7 @@ class _ShapeNotes(Interpreter):
 def _without_data(root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> None:
     values: dict[Node, Any] = {}
     look_up: Callable[[Node], Any] = values.__getitem__
+    # By every name: a module that is shared is called under each of them.
     modules = dict(root.named_modules(remove_duplicate=False))
     given = iter(inputs)
     with torch.no_grad():
@@ -81,6 +83,7 @@ def _without_data(root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> 
             node.meta["shape"] = shape_of(value)
 
 
+# these give the larger operand's shape, and float32 for float32
 _ARITHMETIC = frozenset({operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, torch.add, torch.mul})
 
 
@@ -88,10 +91,12 @@ def _function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     """A function's value. Those of whole operations of networks are known without a call, whose overhead is most of the time."""
     if function in _ARITHMETIC and len(args) == 2 and not kwargs:
         wide, other = sorted(args, key=lambda a: a.numel() if isinstance(a, Tensor) else 0, reverse=True)
+        # Only float32 with float32 or plain numbers: other types would need the promotion rules of torch.
         if _floats(wide) and (type(other) in (int, float) or (_floats(other) and _fits(other.shape, wide.shape))):
             return wide
     elif function is torch.cat and len(args) == 2 and type(args[1]) is int and not kwargs and all(map(_floats, args[0])):
         shapes, dim = [list(t.shape) for t in args[0]], args[1]
+        # Parts that do not fit are left to the real cat, which raises its own message.
         sizes = [*shapes[0][:dim], sum(s[dim] for s in shapes), *shapes[0][dim:][1:]]
         if all(s[:dim] == sizes[:dim] and s[dim:][1:] == sizes[dim:][1:] and len(s) == len(sizes) for s in shapes):
             return torch.empty(sizes, device="meta")
@@ -118,6 +123,7 @@ def bare(value: Any) -> Any:
 
 def run_bare(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A module's value on tensors without entries."""
+    # functional_call has an overhead of its own, and without tensors there is nothing to replace.
     if not any(part._parameters or part._buffers for part in m.modules()):
         return m(*args, **kwargs)
     tensors = {name: bare(t) for name, t in (*m.named_parameters(), *m.named_buffers())}
@@ -125,11 +131,14 @@ def run_bare(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
 
 
 def _layer(m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    # Exact modules of torch and ours are known to keep nothing between calls; a hook may look at values.
     if not type(m).__module__.startswith(_KNOWN) or m._forward_hooks or m._forward_pre_hooks:
         raise NotImplementedError("what the user has written may keep tensors, and none of those may be without entries")
+    # Many operations on the meta device; with need_weights=False the result has the sizes of the queries.
     if type(m) is nn.MultiheadAttention and kwargs == {"need_weights": False} and _attended(m, *args):
         return args[0], None
     x = args[0] if len(args) == 1 and not kwargs else None
+    # Anything but float32, or sizes that do not fit, goes through the layer itself, which then raises its own message.
     if not _floats(x) or (sizes := _sizes(m, x)) is None:
         return run_bare(m, args, kwargs)
     return x if sizes == x.shape else torch.empty(sizes, device="meta")
@@ -168,6 +177,7 @@ _BATCH_NORMS: dict[type[nn.Module], int] = {nn.BatchNorm2d: 4, nn.BatchNorm3d: 5
 
 
 def _convolved(m: Any, x: Tensor) -> tuple[int, ...] | None:
+    # String padding and other padding modes are left to the layer: the formula below is for zeros given as numbers.
     if m.padding_mode != "zeros" or isinstance(m.padding, str) or x.ndim != m.weight.ndim or x.shape[1] != m.in_channels:
         return None
     windows = zip(x.shape[2:], m.kernel_size, m.stride, m.padding, m.dilation, strict=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 _PLAIN = frozenset({type(None), bool, int, float, str, torch.dtype, torch.device, torch.Size})
+# Copied key by key below, since their entries are the tensors and modules that must be shared or come from the memo.
 _HELD = frozenset({"_parameters", "_buffers", "_modules"})
 _HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict)) - _HELD
 _OWN_WORDS = ("__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__")
@@ -30,14 +31,17 @@ def without_in_place(module: nn.Module) -> None:
 
 def sharing(model: nn.Module) -> nn.Module:
     """The copy: fp32, every parameter trainable. Tensors that are fp32 already share their memory with the model's."""
+    # deepcopy looks into memo first, so whatever is entered here is not copied: weights are shared, simple modules prefilled.
     memo: dict[int, Any] = {}
     every = list(model.modules())
     for m in every:
         for t in (*m._parameters.values(), *m._buffers.values()):
+            # Exact types: a subclass of Tensor may have a way of its own to be copied.
             if type(t) in (nn.Parameter, Tensor):
-                memo.setdefault(id(t), _shared(t))
+                memo.setdefault(id(t), _shared(t))  # a tensor of several names stays one
     simple = [m for m in every if _copied_by_entries(type(m))]
     for m in simple:
+        # All shells before any is filled, because modules may refer to each other in any order.
         memo[id(m)] = type(m).__new__(type(m))
     for m in simple:
         own = memo[id(m)].__dict__
@@ -47,6 +51,7 @@ def sharing(model: nn.Module) -> nn.Module:
             if kind in _PLAIN:
                 continue
             if name in _HOOKS and not value:
+                # Most entries of a module are empty dictionaries of hooks, which need no deepcopy.
                 own[name] = kind()
             elif name in _HELD:
                 own[name] = kind((k, memo[id(v)] if id(v) in memo else copy.deepcopy(v, memo)) for k, v in value.items())
@@ -54,12 +59,14 @@ def sharing(model: nn.Module) -> nn.Module:
                 own[name] = kind(value)
             else:
                 own[name] = copy.deepcopy(value, memo)
-        own.pop(_COMPILED, None)
+        own.pop(_COMPILED, None)  # it was compiled for the original
     return copy.deepcopy(model, memo)
 
 
 def _shared(t: Any) -> Tensor:
+    # detach shares memory; requires_grad is then set anew, so a frozen model comes back trainable.
     own = t.detach()
+    # Whole numbers (BatchNorm's num_batches_tracked) keep their type.
     real = own.is_floating_point()
     own = own.float() if real and own.dtype is not torch.float32 else own
     return nn.Parameter(own, real) if type(t) is nn.Parameter else own
@@ -67,5 +74,6 @@ def _shared(t: Any) -> Tensor:
 
 def _copied_by_entries(kind: Any) -> bool:
     """Whether to copy a module of this class is to copy its entries, as for nn.Module: no word of its own about copying."""
+    # A class that says how it is copied may rely on it, so deepcopy has to ask it.
     silent = all(getattr(kind, word, None) == getattr(nn.Module, word, None) for word in _OWN_WORDS)
     return silent and kind.__setstate__ in _SET_STATE

@@ -32,7 +32,7 @@ from compress.graph.trace.functional import module_per_call, modules_for_functio
 from compress.graph.trace.shapes import note_shapes
 from compress.graph.trace.sharing import sharing
 
-_RETRIES = 64
+_RETRIES = 64  # submodules that may turn out not to trace, each at the cost of one more trace
 _TORCH = f"{Path(torch.__file__).parent}/"
 _NOT_THEIRS = (_TORCH, __file__)  # frames in here are not the user's code
 
@@ -51,9 +51,10 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
         UnsupportedModel: `forward` of the model itself depends on data; names the line.
     """
     model = sharing(model).eval()
-    _plain_classes(model)
+    _plain_classes(model)  # before tracing: whether a module is a leaf depends on its class
     opaque: dict[str, str] = {}
     buffers = True
+    # Each round makes one more submodule opaque, or gives up buffers in the graph, until the trace goes through.
     for _ in range(_RETRIES):
         tracer = _ModelTracer(model, opaque, buffers, Branches(model, inputs))
         try:
@@ -69,22 +70,26 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
                     f"The model's own forward cannot be traced ({_where(error)}: {_first_line(error)}). Needed is a forward "
                     "without control flow that depends on tensor values; move that part into a submodule, which then stays whole."
                 ) from error
+            # The innermost one only (see call_module): what is around it keeps its channels free.
             opaque[tracer.failed_in] = f"cannot be traced ({_where(error)}: {_first_line(error)})"
     else:
         raise UnsupportedModel(f"More than {_RETRIES} submodules cannot be traced, the first is {next(iter(opaque))}.")
+    # forward ignores some of the inputs; let the model itself say whether it accepts that many.
     if sum(node.op == "placeholder" for node in graph.nodes) < len(inputs):
         run_once(model, inputs)
     _drop_checks(graph, len(inputs))
     modules_for_functions(model, graph)
+    # After functions have become modules, as those are called once each and must not be counted twice.
     module_per_call(model, graph)
     try:
         note_shapes(model, graph, inputs)
     except Exception:
         run_once(model, inputs)
         raise
-    _drop_numbers(graph)
+    _drop_numbers(graph)  # needs the shapes: what gives no tensor is told by them
     module = GraphModule(model, graph, type(model).__name__)
     module.meta["opaque"] = opaque
+    # GraphModule makes new containers, which start in train mode.
     for part in module.modules():
         part.__dict__["training"] = False  # of the containers that torch.fx has made; eval() would take ten times as long
     return module
@@ -99,9 +104,12 @@ def _plain_classes(model: nn.Module) -> None:
     """Subclasses of torch.nn's layers that compute nothing else than their base become that base: one layer is one thing."""
     for m in model.modules():
         mro = type(m).__mro__
+        # The first class of torch.nn's in the order of inheritance; nn.Module itself is one, so there always is one.
         base = next(c for c in mro if c.__module__.startswith("torch.nn.modules."))
         above = mro[: mro.index(base)]
+        # Anything beyond names and resetting may compute; then the class must stay, and becomes a leaf by torch.fx's own rules.
         if above and base not in _CONTAINERS and all(set(vars(c)) <= _HARMLESS for c in above):
+            # It keeps all attributes: only forward is looked up elsewhere.
             m.__class__ = base
 
 
@@ -132,6 +140,7 @@ class _ModelTracer(Tracer):
         # What is computed from parameters stays in the graph, and what is computed from buffers.
         self.names: dict[int, str] = {}
         for path, part in root.named_modules():
+            # setdefault: a tied tensor goes by its first name, as in the state_dict.
             for name, tensor in (*part._parameters.items(), *(part._buffers.items() if buffers else ())):
                 self.names.setdefault(id(tensor), f"{path}.{name}" if path else name)
         self.record_stack_traces = False  # `source` below is all that is needed, at a tenth of the time
@@ -147,16 +156,18 @@ class _ModelTracer(Tracer):
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """As torch.fx does it, without the record of all modules around a node, which nobody reads here."""
-        if self.branches.busy:
+        if self.branches.busy:  # called by control_flow, which wants values and not nodes
             return forward(*args, **kwargs)
         path = self.path_of_module(m)
         try:
             if not self.is_leaf_module(m, path):
                 return forward(*args, **kwargs)
+            # A short cut past create_proxy's walk through nested arguments, for nearly all calls of layers have plain tensors.
             if not kwargs and all(type(a) is Number for a in args):
                 return self.proxy(self.create_node("call_module", path, tuple(a.node for a in args), {}))
             return self.create_proxy("call_module", path, args, kwargs)
         except Exception:
+            # The innermost: the exception passes every enclosing module on its way out.
             self.failed_in = self.failed_in or path
             raise
 
@@ -171,10 +182,13 @@ class _ModelTracer(Tracer):
 
     def to_bool(self, obj: Any) -> bool:
         """An assertion in the model is taken to hold: it has held on the example inputs. Sizes decide other branches."""
+        # torch's own frames lie between the model's `if` and us.
         frame = sys._getframe(1)
         while frame.f_code.co_filename.startswith(_TORCH) and frame.f_back is not None:
             frame = frame.f_back
+        # The instruction after the call that asked: an assertion jumps over a raise of AssertionError.
         steps = [i for i in dis.get_instructions(frame.f_code) if i.offset >= frame.f_lasti and i.opname != "TO_BOOL"][:2]
+        # Python versions load AssertionError by an instruction of its own or as a common constant.
         if "IF_TRUE" in steps[0].opname and (steps[1].opname == "LOAD_ASSERTION_ERROR" or steps[1].argval is AssertionError):
             return True
         answer = self.branches.number(obj.node)
@@ -193,6 +207,7 @@ def _user_line() -> str:
     """`file.py:line` of the innermost frame outside of torch's own code."""
     frame = sys._getframe(1)
     while frame is not None:
+        # Reached where forward has no file of its own, as in a GraphModule that is traced again.
         if frame.f_code is trace.__code__:
             break  # what called us is not the model
         if name := _their_file(frame.f_code.co_filename):
@@ -204,6 +219,7 @@ def _user_line() -> str:
 @functools.cache
 def _their_file(path: str) -> str:
     """The name of a file of the user's; empty for torch's and our own."""
+    # Names in angle brackets are generated code, such as torch.fx's.
     return "" if path.startswith((*_NOT_THEIRS, "<")) else Path(path).name
 
 
@@ -220,6 +236,7 @@ def _defaults(model: nn.Module, inputs: int) -> dict[str, Any] | None:
     """Arguments of forward behind the tensors, at their defaults."""
     parameters = list(inspect.signature(model.forward).parameters.values())[inputs:]
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    # Without concrete_args torch.fx makes placeholders of them, and flags such as return_features would become inputs.
     return {p.name: p.default for p in parameters if p.default is not p.empty and p.kind in kinds} or None
 
 
@@ -230,6 +247,7 @@ _ARITHMETIC = frozenset({getattr, operator.getitem, operator.not_, operator.floo
 
 def _drop_numbers(graph: Graph) -> None:
     """Erase what gives no tensor and has no user: the conditions of branches that sizes have decided."""
+    # Backwards: once a user is gone its sources may have none either.
     for node in reversed(list(graph.nodes)):
         plain = node.op in ("call_function", "call_method") and not _holds_tensor(node.meta.get("shape"))
         if plain and not node.users:
