@@ -66,7 +66,7 @@ def test_batches_add_up_to_the_covariance_of_all_rows(random: torch.Generator):
     moments = Moments()
     for part in (slice(0, 50), slice(50, 51), slice(51, 200)):
         moments.add(x[part], y[part])
-    found = moments.centerd()
+    found = moments.centered()
     both = torch.cov(torch.cat([x, y], 1).double().T, correction=0)
     # Means of 3 and unit variance: fp32 batch sums leave about 1e-6.
     torch.testing.assert_close(found.xx[0], both[:6, :6], rtol=0, atol=1e-5)
@@ -79,7 +79,7 @@ def test_linear_targets_need_no_sums_of_their_own(random: torch.Generator):
     given, derived = Moments(), Moments()
     given.add(x, x @ weight.T + 1)
     derived.add(x)
-    for one, other in zip(given.centerd()[2:], derived.centred_linear(weight)[2:], strict=True):
+    for one, other in zip(given.centered()[2:], derived.centered_linear(weight)[2:], strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-4)  # fp32 products of 300 rows
 
 
@@ -87,7 +87,7 @@ def test_wide_grams_are_assembled_from_blocks(random: torch.Generator):
     x = torch.randn(40, 900, generator=random)
     moments = Moments()
     moments.add(x)
-    xx = moments.centred_linear(torch.zeros(1, 900)).xx[0]
+    xx = moments.centered_linear(torch.zeros(1, 900)).xx[0]
     torch.testing.assert_close(xx, torch.cov(x.double().T, correction=0), rtol=0, atol=1e-5)  # fp32 sums of 40 rows
 
 
@@ -114,7 +114,7 @@ def test_groups_are_regressions_side_by_side(random: torch.Generator):
 
 def test_moments_of_nothing_are_refused():
     with pytest.raises(ValueError, match="no rows"):
-        Moments().centerd()
+        Moments().centered()
 
 
 def test_positions_may_repeat_a_sample():
@@ -130,7 +130,7 @@ def test_small_variances_survive_large_means():
     moments = Moments()
     for rows in torch.arange(6000).split(100):
         moments.add(x[rows].float(), y[rows].float())
-    found, (x, y) = moments.centerd(), (x.float().double(), y.float().double())
+    found, (x, y) = moments.centered(), (x.float().double(), y.float().double())
     torch.testing.assert_close(found.mean_x[0], x.mean(0), rtol=1e-7, atol=0)
     torch.testing.assert_close(found.xx[0], torch.cov(x.T, correction=0), rtol=1e-4, atol=1e-8)
     torch.testing.assert_close(found.xy[0], (x - x.mean(0)).T @ (y - y.mean(0)) / 6000, rtol=1e-3, atol=1e-7)

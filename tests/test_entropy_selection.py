@@ -26,7 +26,7 @@ def planted(channels: int = 12, taps: int = 4, rank: int = 4, seed: int = 0) -> 
     y = source.flatten(1) @ torch.randn(rank * taps, 5, generator=random) + 0.1 * torch.randn(2000, 5, generator=random)
     moments = Moments()
     moments.add(x, y)
-    return quadratic(moments.centerd(), None, torch.arange(channels * taps) // taps, channels, ridge=1e-6), x, y
+    return quadratic(moments.centered(), None, torch.arange(channels * taps) // taps, channels, ridge=1e-6), x, y
 
 
 def brute_force(form: Quadratic, keep: int) -> tuple[int, ...]:
@@ -47,9 +47,9 @@ def test_output_errors_count_as_the_weighting_says():
     _, x, y = planted()
     moments = Moments()
     moments.add(x, y)
-    owner, centerd = torch.arange(48) // 4, moments.centerd()
+    owner, centered = torch.arange(48) // 4, moments.centered()
     weighting = torch.diag(torch.tensor([2.0, 2, 2, 2, 2]))
-    plain, weighted = quadratic(centerd, None, owner, 12), quadratic(centerd, weighting, owner, 12)
+    plain, weighted = quadratic(centered, None, owner, 12), quadratic(centered, weighting, owner, 12)
     assert loss([weighted], [1, 2]) == pytest.approx(2 * loss([plain], [1, 2]), rel=1e-6)
 
 
@@ -57,10 +57,10 @@ def test_columns_of_other_groups_stay_in_the_regression():
     _, x, y = planted()
     moments = Moments()
     moments.add(x, y)
-    centerd = moments.centerd()
-    everything = quadratic(centerd, None, torch.arange(48) // 4, 12, ridge=1e-6)
+    centered = moments.centered()
+    everything = quadratic(centered, None, torch.arange(48) // 4, 12, ridge=1e-6)
     owner = torch.where(torch.arange(48) < 24, torch.arange(48) // 4, -1)
-    half = quadratic(centerd, None, owner, 6, ridge=1e-6)
+    half = quadratic(centered, None, owner, 6, ridge=1e-6)
     assert loss([half], [0, 5]) == pytest.approx(loss([everything], [0, 5, *range(6, 12)]), rel=1e-2)  # other ridge scale
 
 
@@ -68,10 +68,10 @@ def test_channels_may_have_different_numbers_of_columns():
     _, x, y = planted()
     moments = Moments()
     moments.add(x[:, :10], y)
-    uneven = quadratic(moments.centerd(), None, torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2, 2]), 3, ridge=1e-6)
+    uneven = quadratic(moments.centered(), None, torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2, 2]), 3, ridge=1e-6)
     only = Moments()
     only.add(x[:, 8:10], y)
-    one = quadratic(only.centerd(), None, torch.tensor([0, 0]), 1, ridge=1e-6)
+    one = quadratic(only.centered(), None, torch.tensor([0, 0]), 1, ridge=1e-6)
     assert loss([uneven], [2]) == pytest.approx(loss([one], [0]), rel=1e-3)
 
 
@@ -128,7 +128,7 @@ def apart(seed: int = 0) -> tuple[list[Quadratic], list[set[int]]]:
     for scale, channels in zip((1.0, 3.0), needed, strict=True):
         moments = Moments()
         moments.add(x, scale * x[:, sorted(channels)] + 0.1 * torch.randn(2000, 2, generator=random))
-        forms.append(quadratic(moments.centerd(), None, torch.arange(8), 8, ridge=1e-6))
+        forms.append(quadratic(moments.centered(), None, torch.arange(8), 8, ridge=1e-6))
     return forms, needed
 
 
@@ -198,5 +198,5 @@ def test_directions_that_hardly_vary_are_left_out_of_the_loss():
     y = x[:, :1] @ torch.randn(1, 5, generator=random) + 1e-4 * torch.randn(500, 5, generator=random)
     moments = Moments()
     moments.add(x, y)
-    form = quadratic(moments.centerd(), None, torch.arange(6), 6)
+    form = quadratic(moments.centered(), None, torch.arange(6), 6)
     assert tuple(form.b.shape) == (6, 1), "five outputs, one direction"

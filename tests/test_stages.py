@@ -287,8 +287,8 @@ def test_the_pass_gives_the_same_moments_in_parts_and_whole():
     whole, parts = statistics(4e9), statistics(1.0)
     assert whole.images == len(samples(c)) and set(whole.states) == {"2", "4", "6", "9", "12"}
     for path, moments in whole.moments.items():
-        x = moments.centred_linear(torch.zeros(1, layers(c.dense.module)[path].inputs)).xx
-        y = parts.moments[path].centred_linear(torch.zeros(1, x.shape[-1])).xx
+        x = moments.centered_linear(torch.zeros(1, layers(c.dense.module)[path].inputs)).xx
+        y = parts.moments[path].centered_linear(torch.zeros(1, x.shape[-1])).xx
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-6)  # all rows in both, fp32 sums of another order
 
 

@@ -12,7 +12,7 @@ and zero where that is outside. A linear layer is a convolution without axes. Fr
     s_x = sum x    s_y = sum y    S_xx = sum x x^T    S_xy = sum x y^T    S_yy = sum y y^T
 
 of x and y less the means of the first rows (a channel that is always on may lie at 100 and vary by 0.01: its square would drown)
-follow all centerd second moments, hence every ridge regression of y on a subset of the columns. Memory is a few times that of
+follow all centered second moments, hence every ridge regression of y on a subset of the columns. Memory is a few times that of
 S_xx, whatever the number of images. Products of some thousand rows are float32, sums of these are float64.
 """
 
@@ -62,8 +62,8 @@ class Positions(NamedTuple):
     place: tuple[Tensor, ...]
 
 
-class Centred(NamedTuple):
-    """Centred moments, divided by the number of rows: means (g, q), (g, m); covariances (g, q, q), (g, q, m), (g, m, m)."""
+class Centered(NamedTuple):
+    """Centered moments, divided by the number of rows: means (g, q), (g, m); covariances (g, q, q), (g, q, m), (g, m, m)."""
 
     mean_x: Tensor
     mean_y: Tensor
@@ -144,7 +144,7 @@ class Moments:
 
         Args:
             x: inputs, (rows, groups * q).
-            y: targets, (rows, groups * m); left out throughout where they are linear in x (see `centred_linear`).
+            y: targets, (rows, groups * m); left out throughout where they are linear in x (see `centered_linear`).
         """
         if not len(x):
             return
@@ -180,7 +180,7 @@ class Moments:
         self._flush()
         return sum(t.numel() * t.element_size() for t in self._sums or ())
 
-    def centerd(self) -> Centred:
+    def centered(self) -> Centered:
         """Means and covariances, float64 on the CPU.
 
         Raises:
@@ -190,9 +190,9 @@ class Moments:
         if not rest:
             raise ValueError("moments without targets were asked for their targets; add them, or give the weights")
         mean_y, xy, yy = rest
-        return Centred(mean_x, mean_y, xx, xy, yy)
+        return Centered(mean_x, mean_y, xx, xy, yy)
 
-    def centred_linear(self, weight: Tensor) -> Centred:
+    def centered_linear(self, weight: Tensor) -> Centered:
         """The same for targets y = W x + b, which need no sums of their own: C_xy = C_xx W^T, C_yy = W C_xx W^T.
 
         Args:
@@ -201,7 +201,7 @@ class Moments:
         mean_x, xx, *_ = self._means()
         w = weight.detach().cpu().double().reshape(self.groups, -1, xx.shape[1])
         xy = xx @ w.mT
-        return Centred(mean_x, (w @ mean_x[:, :, None])[:, :, 0], xx, xy, w @ xy)
+        return Centered(mean_x, (w @ mean_x[:, :, None])[:, :, 0], xx, xy, w @ xy)
 
     def _means(self) -> list[Tensor]:
         """Mean and covariance of the inputs, then mean, covariance with the inputs and covariance of the targets, if any."""

@@ -1,7 +1,7 @@
 """The loss of a layer as a function of the channels that it may read: everything the selection needs, in two matrices.
 
-For inputs x (centerd, columns of channel c together), targets y and the second moment G of the loss's gradient at the output, the
-estimated loss of a regression on the columns S is
+For inputs x (centered, columns of channel c together), targets y and the second moment G of the loss's gradient at the output,
+the estimated loss of a regression on the columns S is
 
     loss(S) = 1/2 tr G E(S) = 1/2 (total - ||A_SS^{-1/2} B_S||^2),   A = C_xx + ridge,  B = C_xy L,  L L^T = G,  total = tr G C_yy
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compress.entropy.moments import Centred
+from compress.entropy.moments import Centered
 from compress.entropy.ridge import RIDGE, with_ridge
 
 _DIRECTIONS = 0.9995  # share of the weighted target variance that the kept output directions must hold
@@ -46,11 +46,11 @@ class Quadratic:
         return self.a.shape[0] // self.channels
 
 
-def quadratic(moments: Centred, weighting: Tensor | None, owner: Tensor, channels: int, ridge: float = RIDGE) -> Quadratic:
+def quadratic(moments: Centered, weighting: Tensor | None, owner: Tensor, channels: int, ridge: float = RIDGE) -> Quadratic:
     """Build the loss of one consumer.
 
     Args:
-        moments: centerd moments of one regression (g = 1).
+        moments: centered moments of one regression (g = 1).
         weighting: G, (m, m); None counts all outputs alike.
         owner: (q,), channel of the group behind each column, -1 where the column always stays.
         channels: of the group.

@@ -1,6 +1,6 @@
 """Ridge regression from moments: the best weights for the inputs that a layer still has.
 
-With centerd moments, mean mu of the inputs and my of the targets, and ridge r = ridge * mean of diag(C_xx):
+With centered moments, mean mu of the inputs and my of the targets, and ridge r = ridge * mean of diag(C_xx):
 
     W = C_xy^T (C_xx + r I)^{-1}        b = my - W mu
 
@@ -42,7 +42,7 @@ def ridge(moments: Moments, columns: Tensor | None = None, ridge: float = RIDGE)
         columns: input columns to use, all by default.
         ridge: relative to the mean variance of the columns in use.
     """
-    mean_x, mean_y, xx, xy, yy = moments.centerd()
+    mean_x, mean_y, xx, xy, yy = moments.centered()
     if columns is not None:
         mean_x, xx, xy = mean_x[:, columns], xx[:, columns][:, :, columns], xy[:, columns]
     weight = solve(with_ridge(xx, ridge), xy).mT

@@ -41,7 +41,7 @@ _TINY = 1e-6  # deviation of a channel that has none
 
 @dataclass(frozen=True)
 class Consumer:
-    """A layer that can lose inputs: its moments, centerd, float64 on the CPU.
+    """A layer that can lose inputs: its moments, centered, float64 on the CPU.
 
     Attributes:
         layer: geometry.
@@ -185,6 +185,6 @@ def _levelled(part: Any, one: Layer, y: Tensor, wanted: tuple[Tensor, Tensor], o
 
 def _consumer(module: GraphModule, one: Layer, found: Statistics) -> Consumer:
     part = module.get_submodule(one.path)
-    centerd = found.moments[one.path].centred_linear(as_matrix(part))
+    centered = found.moments[one.path].centered_linear(as_matrix(part))
     bias = part.bias.detach().cpu().double() if isinstance(part.bias, Tensor) else torch.zeros(one.outputs, dtype=torch.float64)
-    return Consumer(one, centerd.xx[0], centerd.xy[0], centerd.mean_x[0], centerd.mean_y[0] + bias)
+    return Consumer(one, centered.xx[0], centered.xy[0], centered.mean_x[0], centered.mean_y[0] + bias)

@@ -34,7 +34,7 @@ class Losses:
 
     def _one(self, group: Group, member: Member, one: Layer) -> Quadratic:
         weight = as_matrix(self.module.get_submodule(one.path))
-        moments = self.statistics.moments[one.path].centred_linear(weight)
+        moments = self.statistics.moments[one.path].centered_linear(weight)
         owner = member.index.repeat_interleave(one.window.taps)
         fisher = self.statistics.fisher[one.path]
         floor = _FLOOR * float(fisher.diagonal().mean()) * torch.eye(len(fisher), dtype=fisher.dtype)
