@@ -25,7 +25,7 @@ DEFAULT_TARGET, DEFAULT_WEIGHTS = CHANNELS_TARGET, WEIGHTS_TARGET
 DRAWN = "drawn"
 RENAMED = {"turns": "iterations", "arms": "variants"}
 """Settings that were called otherwise: flags, TOML keys and keywords of the old name go on working."""
-_RENAMED_VALUES = {"gentle": "gradual"}
+RENAMED_VALUES = {"gentle": "gradual"}
 _RENAMED_UNITS = {"rectifiers": "activations"}
 
 
@@ -164,7 +164,7 @@ class Recipe(BaseModel):
     @field_validator("linearize", mode="before")
     @classmethod
     def _values_of_the_old_name(cls, value: Any) -> Any:
-        return _RENAMED_VALUES.get(value, value) if isinstance(value, str) else value
+        return RENAMED_VALUES.get(value, value) if isinstance(value, str) else value
 
     @field_validator("input_shape", mode="before")
     @classmethod

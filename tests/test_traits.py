@@ -144,6 +144,7 @@ def test_an_old_flag_goes_on_working_and_says_its_new_name(model: str, old: str,
     assert f"--{old}" not in result.output.replace(f"Note: --{old} is called", "")
     assert make(**{old: value}) == make(**{new: value})
     assert make(linearize="gentle") == make(linearize="gradual")
+    assert cli.commands["run"].make_context("run", ["m.pt", "--linearize", "gentle"]).params["linearize"] == "gradual"
     assert make(method="depth", target="rectifiers=0.5") == make(method="depth", target="activations=0.5")
 
 

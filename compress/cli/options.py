@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from compress.cli.guard import Command, Decorator
 from compress.errors import BadInput
-from compress.recipe import RENAMED, Recipe
+from compress.recipe import RENAMED, RENAMED_VALUES, Recipe
 
 LOADING = ("arch", "arch_kwargs", "trust_pickle", "input_shape")
 """What every command that opens a model file takes."""
@@ -40,12 +40,19 @@ def flag(name: str, field: FieldInfo) -> Decorator:
     if kind is bool:
         return click.option(f"{dashed}/--no-{dashed[2:]}", name, default=None, help=text)
     if typing.get_origin(kind) is Literal:
-        return click.option(dashed, name, type=click.Choice(typing.get_args(kind)), help=text)
+        return click.option(dashed, name, type=OneOf(typing.get_args(kind)), help=text)
     if typing.get_origin(kind) is tuple:
         return click.option(dashed, name, multiple=True, metavar="TEXT", help=f"{text}; may be repeated")
     if typing.get_origin(kind) is dict:
         return click.option(dashed, name, multiple=True, metavar="KEY=VALUE", help=f"{text}; may be repeated")
     return click.option(dashed, name, type=kind, help=text)
+
+
+class OneOf(click.Choice[str]):
+    """A choice that knows what its values were called before."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(RENAMED_VALUES.get(value, value), param, ctx)
 
 
 def renamed(old: str, new: str) -> Decorator:
