@@ -180,6 +180,7 @@ class Recipe(BaseModel):
     @classmethod
     def _names_with_commas(cls, value: Any) -> Any:
         """A text with commas gives several names."""
+        # Flags come as one text with commas, TOML and Python as lists.
         parts = (value,) if isinstance(value, str) else value
         return [name for part in parts for name in str(part).split(",") if name] if isinstance(parts, list | tuple) else value
 
@@ -203,6 +204,7 @@ class Recipe(BaseModel):
 
     def to_toml(self) -> str:
         """The recipe as TOML; defaults are written out, so that later defaults cannot change the run."""
+        # TOML has no null: what is None is left out and becomes None again.
         lines = [f"{key} = {_toml(value)}" for key, value in self.model_dump(mode="json").items() if value is not None]
         return "\n".join(lines) + "\n"
 
@@ -261,6 +263,7 @@ def from_toml(path: Path, **overrides: Any) -> Recipe:
 def merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> Recipe:
     """A recipe of settings and others that win over them: a new target drops an old tolerance, and the other way round."""
     rivals = {"target": "tolerance", "tolerance": "target"}
+    # Only what is given wins: an override of None is a flag that was not used.
     dropped = {rivals[name] for name in rivals if overrides.get(name) is not None}
     return make(**{**{name: value for name, value in settings.items() if name not in dropped}, **overrides})
 

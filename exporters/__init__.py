@@ -104,6 +104,7 @@ def require(format: str) -> None:
     Raises:
         MissingBackend: it is not installed; says what and how.
     """
+    # find_spec does not import: backends take seconds to load.
     for name in NEEDS[format]:
         if importlib.util.find_spec(name) is None:
             raise MissingBackend(format, name, INSTALL[format])

@@ -23,12 +23,14 @@ def staged(path: Path) -> Iterator[Path]:
         raise ExportError(f"{path} is a folder; needed is the path of a file, such as {path / 'model.onnx'}.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder: os.replace works within one file system only.
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
         raise ExportError(f"{path} cannot be written ({error.strerror or error}). Give a path in a folder that can.") from error
     try:
         yield folder / path.name
         # The weights' file first: a model file never stands without them.
+        # False sorts before True.
         for file in sorted(folder.iterdir(), key=lambda f: f.name == path.name):
             os.replace(file, path.parent / file.name)
     except OSError as error:
@@ -47,9 +49,11 @@ def write(path: Path, content: bytes) -> None:
     try:
         with part.open("wb") as file:
             file.write(content)
+            # Renaming before the bytes are on the disk could leave an empty file after a power cut.
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
+    # Only the system's own errors; the part of a killed process has its number in the name.
     except OSError:
         part.unlink(missing_ok=True)
         raise

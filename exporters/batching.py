@@ -20,4 +20,5 @@ def of_size(batches: Iterable[Sequence[Tensor]], size: int) -> Iterable[tuple[Te
     for batch in batches:
         for start in range(0, len(batch[0]), size):
             part = tuple(x[start : start + size] for x in batch)
+            # Repeated and not cut off: every sample is compared at least once.
             yield tuple(x[torch.arange(size).clamp_max(len(x) - 1)] for x in part)

@@ -59,6 +59,7 @@ def frozen(model: nn.Module) -> nn.Module:
     The exporter takes an in-place activation apart and puts it together again later: the same file, but a third slower to make
     (measured on MobileNetV3).
     """
+    # The caller's model may be on another device, in train mode, or used again.
     made = copy.deepcopy(model).cpu().eval()
     for module in made.modules():
         if getattr(module, "inplace", False) is True:
@@ -78,6 +79,7 @@ def program(of: Subject, *, most: int | None = None) -> torch.export.ExportedPro
 
 def per_argument(of: Subject, most: int | None = None) -> tuple[Any, ...]:
     """Dynamic batches in the shape of the signature: `forward(*inputs)` takes them as one tuple."""
+    # min=1: otherwise torch.export assumes 2, and a runtime may refuse a single sample.
     dynamic = tuple({0: torch.export.Dim("batch", min=1, max=most)} for _ in of.batch)
     parameters = inspect.signature(of.model.forward).parameters.values()
     return (dynamic,) if any(p.kind is p.VAR_POSITIONAL for p in parameters) else dynamic
@@ -85,9 +87,11 @@ def per_argument(of: Subject, most: int | None = None) -> tuple[Any, ...]:
 
 def reason(error: BaseException) -> str:
     """The cause in one sentence, with the node at which it broke where torch names it."""
+    # The first cause is where it broke; torch wraps it several times.
     causes = [error]
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
+    # Colors of a terminal have no place in a message.
     text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(str(cause) for cause in causes))
     node = re.search(r"(?:While executing|when translating node|Failed to decompose node) (%[^\n]*)", text)
     if "GuardOnDataDependent" in text or "data-dependent" in text:
@@ -112,6 +116,7 @@ def refusing(what: str) -> Iterator[None]:
         with quiet():
             yield
     except ExportError:
+        # Refusals of our own pass as they are.
         raise
     except Exception as error:
         raise ExportError(f"{what}: {reason(error)}") from error
@@ -120,6 +125,7 @@ def refusing(what: str) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Exporters narrate; what matters comes back as a value or an exception."""
+    # Loggers narrate past stderr where the application has given them handlers.
     names = ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir", "nncf", "executorch", "torchao")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
@@ -141,6 +147,7 @@ def _at_least_two(example: Tensor) -> Tensor:
 
 def _returned(model: nn.Module, batch: tuple[Tensor, ...]) -> object:
     """What the model returns for a batch, after proof that it takes a single sample as well."""
+    # One sample first: what cannot run alone usually has a batch size written into its code.
     for inputs in (tuple(x[:1] for x in batch), batch):
         try:
             with quiet(), torch.inference_mode():
@@ -155,6 +162,7 @@ def _outputs(returned: object) -> tuple[list[str], Callable[[object], list[Tenso
     """Names of the tensors that a model returns, and the function that lists them in that order."""
 
     def flatten(value: object) -> list[Tensor]:
+        # Only tensors have a place in a file; flags and None are left out.
         return [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
 
     count = len(flatten(returned))

@@ -38,6 +38,7 @@ def proven(
     samples = of_size(request.real, request.batch) if format.fixed else request.real
     with staged(request.path) as temporary:
         write(temporary)
+        # Inside the block: a file that is not the model raises here and is never moved into place.
         run = runtimes.load(format.runtime, temporary).run
         found = parity.check(run, request.subject, samples, allowed=allowed, fixed=format.fixed)
         size, digest = total_bytes(temporary), sha256(temporary)

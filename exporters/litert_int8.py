@@ -36,6 +36,7 @@ def export(request: Request) -> Exported:
     """
     ranges = request.ranges
     with tempfile.TemporaryDirectory() as folder:
+        # The quantizer works on a float file, which only it needs.
         plain = Path(folder, "float.tflite")
         litert.converted(request).export(str(plain))
         made = quantized(plain, of_size(ranges, request.batch))

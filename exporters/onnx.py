@@ -54,6 +54,7 @@ def converted(request: Request) -> onnx.ModelProto:
     """The float ONNX graph of a model, in the opset that was asked for."""
     if request.opset not in OPSETS:
         raise ExportError(f"The opset is {request.opset}; needed is one from {OPSETS[0]} to {OPSETS[-1]}.")
+    # The converter knows no opset below 18: 17 is made of that afterwards.
     proto = _convert(request.subject, max(request.opset, OPSETS[1]))
     proto = lowered(proto) if request.opset < OPSETS[1] else proto
     clean(proto, request.metadata)
@@ -69,6 +70,7 @@ def _convert(subject: Subject, opset: int) -> onnx.ModelProto:
             opset_version=opset,
             input_names=list(subject.inputs),
             output_names=list(subject.outputs),
+            # Every other size stays fixed, so that runtimes can plan memory.
             dynamic_shapes=capture.per_argument(subject),
             optimize=True,
             verbose=False,
@@ -76,6 +78,7 @@ def _convert(subject: Subject, opset: int) -> onnx.ModelProto:
     assert program is not None
     proto = program.model_proto
     written = next(o.version for o in proto.opset_import if o.domain == "")
+    # A converter that fails to change the opset leaves it where it was, without an error.
     if written != opset:
         raise ExportError(f"The model could not be converted to opset {opset} (it stands at {written}). Ask for {written}.")
     return proto
@@ -83,6 +86,7 @@ def _convert(subject: Subject, opset: int) -> onnx.ModelProto:
 
 def clean(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
     """Drop what only the exporter's authors need, and write the caller's metadata."""
+    # Constants and functions carry such traces, too.
     graph = proto.graph
     for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del part.metadata_props[:]
@@ -93,11 +97,13 @@ def clean(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
             node.doc_string = ""
     proto.doc_string = ""
     del proto.metadata_props[:]
+    # Sorted: equal models give equal bytes.
     onnx.helper.set_model_props(proto, {key: str(value) for key, value in sorted(metadata.items())})
 
 
 def write(proto: onnx.ModelProto, temporary: Path, path: Path) -> None:
     """Write a graph to `temporary` and let the checker look at it; `path` is what a refusal names."""
+    # Less than 2 GiB, as the graph itself needs room in the same protobuf.
     weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
     if weights <= SINGLE_FILE_BYTES:
         onnx.save_model(proto, temporary)
@@ -106,6 +112,7 @@ def write(proto: onnx.ModelProto, temporary: Path, path: Path) -> None:
             proto, temporary, save_as_external_data=True, all_tensors_to_one_file=True, location=f"{temporary.name}.data"
         )
     try:
+        # By path and not in memory: only so can it see weights beside the file.
         onnx.checker.check_model(str(temporary), full_check=True)
     except Exception as error:
         raise ExportError(f"The ONNX checker refuses the file for {path}: {error}") from error

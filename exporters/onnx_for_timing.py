@@ -33,6 +33,7 @@ def write(model: nn.Module, inputs: Sequence[Tensor], path: Path, opset: int) ->
                 subject.batch,
                 str(path),
                 dynamo=False,
+                # Operators that this exporter writes are the same to the runtime in a later opset.
                 opset_version=min(opset, _NEWEST),
                 input_names=list(subject.inputs),
                 output_names=list(subject.outputs),

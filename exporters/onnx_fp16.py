@@ -28,7 +28,8 @@ def export(request: Request) -> Exported:
     """
     proto = onnx.converted(request)
     with refusing("This model does not convert to half precision"):
-        half = ONNXModel(convert_float_to_float16(proto, keep_io_types=True))
+        half = ONNXModel(convert_float_to_float16(proto, keep_io_types=True))  # fp32 ends, so that callers need not know
+        # The conversion appends its Casts at the end, where the checker does not accept them.
         half.topological_sort()
     onnx.clean(half.model, request.metadata)
     return proven(request, lambda to: onnx.write(half.model, to, request.path), allowed=ALLOWED, opset=request.opset)

@@ -27,6 +27,7 @@ def export(request: Request, *, symmetric: bool = False) -> Exported:
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder, "float.onnx")
         onnx.write(proto, plain, request.path)
+        # It may be gigabytes, which are not needed any longer.
         del proto
         made = qdq.quantize(plain, arrays, calibrator=request.calibrator, symmetric=symmetric, bound=request.int8_error)
     onnx.clean(made.proto, request.metadata)

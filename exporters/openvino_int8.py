@@ -23,5 +23,6 @@ def export(request: Request) -> Exported:
     arrays = [tuple(x.detach().cpu().numpy() for x in batch) for batch in request.ranges]
     made = openvino.converted(request.subject)
     with capture.refusing("NNCF does not quantize this model"):
+        # MIXED: activations with a zero point, weights without, as in `onnx-int8`.
         quantized = nncf.quantize(made, nncf.Dataset(arrays), subset_size=len(arrays), preset=nncf.QuantizationPreset.MIXED)
     return openvino.saved(request, quantized, allowed=request.allowed)

@@ -20,6 +20,7 @@ OPSET, IR = 17, 8
 """The operator set, and the version of the file format that came with it."""
 REDUCTIONS = frozenset(f"Reduce{name}" for name in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare"))
 
+# ReduceSum is missing on purpose: its axes have been an input since opset 13.
 DEFAULTS: dict[str, dict[str, int | bytes | None]] = {
     "Resize": {"antialias": 0, "keep_aspect_ratio_policy": b"stretch"},
     "Split": {"num_outputs": None},  # as many as there are names for, all of one size
@@ -39,12 +40,14 @@ def lowered(proto: ModelProto) -> ModelProto:
     """
     made = ModelProto()
     made.CopyFrom(proto)
+    # of the copy, so that the caller's graph stays as it was
     constants = {tensor.name: tensor for tensor in made.graph.initializer}
     for node in made.graph.node:
         if node.op_type in REDUCTIONS:
             _reduction(node, constants)
         for name, default in DEFAULTS.get(node.op_type, {}).items():
             _drop(node, name, default)
+    # Axes that have become attributes would stay behind as weights that nobody reads.
     used = {name for node in made.graph.node for name in node.input} | {output.name for output in made.graph.output}
     for tensor in [tensor for tensor in made.graph.initializer if tensor.name not in used]:
         made.graph.initializer.remove(tensor)
@@ -53,6 +56,7 @@ def lowered(proto: ModelProto) -> ModelProto:
             declared.version = OPSET
     made.ir_version = min(made.ir_version, IR)
     try:
+        # A full check serializes the graph, which protobuf refuses beyond 2 GiB.
         onnx.checker.check_model(made, full_check=made.ByteSize() < 1 << 30)
     except Exception as error:
         raise NeedsNewer(f"The model needs opset 18 or newer ({first_line(error)}). Ask for --opset 18.") from error
@@ -63,6 +67,7 @@ def _reduction(node: NodeProto, constants: dict[str, onnx.TensorProto]) -> None:
     """Axes from the second input to the attribute."""
     axes = node.input[1] if len(node.input) > 1 else ""
     _drop(node, "noop_with_empty_axes", 0)
+    # Computed axes have no form as an attribute.
     if axes and axes not in constants:
         raise NeedsNewer(f"{node.op_type} of {node.name} has axes that opset 17 cannot hold. Ask for --opset 18.")
     if axes:

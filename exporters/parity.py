@@ -69,13 +69,16 @@ def check(
         ValueError: no batch.
     """
     names = subject.outputs
+    # Per output: a small one must not be judged by the scale of a large one.
     worst, scale = np.zeros(len(names)), np.zeros(len(names))
     sums, same, places, samples, sizes = np.zeros(2), 0, 0, 0, set[int]()
     for batch in batches if fixed else _with_other_sizes(batches):
         with torch.inference_mode():
+            # in float32, as files give halves and doubles, too
             expected = [y.float().numpy() for y in subject.flatten(subject.model(*(x.cpu() for x in batch)))]
         found = [np.asarray(z, np.float32) for z in run([x.detach().cpu().contiguous().numpy() for x in batch])]
         for i, (name, y, z) in enumerate(zip(names, expected, found, strict=True)):
+            # numpy would broadcast a wrong shape and find a difference of another kind.
             if y.shape != z.shape:
                 raise ParityError(float("inf"), 0.0, f"{name} has the shape {z.shape} instead of {y.shape}; it")
             worst[i] = max(worst[i], _difference(y, z))
@@ -86,11 +89,13 @@ def check(
         samples, sizes = samples + len(batch[0]), sizes | {len(batch[0])}
     if not sizes:
         raise ValueError("parity needs at least one batch of inputs")
+    # A file that gives NaN is infinitely far off, whatever the finite rest says.
     relative = float(np.sqrt(sums[0] / max(sums[1], 1e-30))) if np.isfinite(worst).all() else float("inf")
     closeness = Closeness(relative, same / places if places else None, samples, allowed)
     if allowed is not None:
         return Compared(None, _within(closeness, allowed))
     tolerance = atol + rtol * scale
+    # The output that came closest to its tolerance, which is the one to tell.
     i = int(np.argmax(worst / tolerance))
     if worst[i] > tolerance[i]:
         raise ParityError(float(worst[i]), float(tolerance[i]), names[i])
@@ -105,6 +110,7 @@ def _within(closeness: Closeness, allowed: float) -> Closeness:
 
 def _squares(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Sums of squares of the difference and of the model's output, where that is finite."""
+    # float64: squares of many small differences are added.
     finite = np.isfinite(expected) & np.isfinite(found)
     y, z = expected[finite].astype(np.float64), found[finite].astype(np.float64)
     return np.array([((z - y) ** 2).sum(), (y**2).sum()])
@@ -132,6 +138,7 @@ def _with_other_sizes(batches: Iterable[Sequence[Tensor]]) -> Iterable[Sequence[
 
 def _difference(expected: np.ndarray, found: np.ndarray) -> float:
     """Largest absolute difference; infinite where only one of the two is finite."""
+    # NaN against a number compares as no difference at all.
     if not np.array_equal(np.isfinite(expected), np.isfinite(found)):
         return float("inf")
     finite = np.isfinite(expected)

@@ -63,6 +63,7 @@ class Request:
     @property
     def real(self) -> Iterable[Sequence[Tensor]]:
         """What the file is compared on."""
+        # Real inputs wherever there are any: on random ones activations have other ranges.
         return self.samples or self.calibration or (tuple(self.inputs),)
 
     @property

@@ -41,6 +41,7 @@ _MATH = "ceil cos exp floor isfinite isinf isnan log log2 pow prod sin sqrt tanh
 
 
 def _from(prefix: str, owner: object, names: Iterable[str]) -> dict[str, Callable[..., Any]]:
+    # some versions of torch lack a name
     return {f"{prefix}.{name}": getattr(owner, name) for name in names if hasattr(owner, name)}
 
 
@@ -71,6 +72,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 WRAPPED = frozenset(_from_modules(_WRAPPED)) | {"len"}
 """Functions whose nodes carry torch.fx's mark for wrapped functions."""
 
+# reversed, so that the first of two names is written last and stays.
 FUNCTION_NAMES: dict[Callable[..., Any], str] = {function: name for name, function in reversed(FUNCTIONS.items())}
 """Function -> name; of two names for one function the first in FUNCTIONS wins."""
 
@@ -94,6 +96,7 @@ def recover(layer: nn.Module, field: str) -> tuple[str, Any]:
 
 
 def _is_there(value: object) -> bool:
+    # Tensors have no truth value, hence the test for None.
     # recurrent layers keep the flag itself, the others the tensor or None
     return value if isinstance(value, bool) else value is not None
 
@@ -110,6 +113,7 @@ def build(kind: str, arguments: Mapping[str, Any]) -> nn.Module:
     known = {re.split("[?<]", field)[0] for field in fields}
     if unknown := set(arguments) - known:
         raise ValueError(f"{kind} has no argument {min(unknown)!r}")
+    # Each costs a module and its weights' entries, even on the meta device.
     if arguments.get("num_layers", 1) > 1000:
         raise ValueError("more than 1000 recurrent layers")
     with torch.device("meta"):

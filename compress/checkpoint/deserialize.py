@@ -35,6 +35,7 @@ MAX_NAME = 512
 MAX_ELEMENTS = 2**34
 
 _PART = re.compile(r"(?!__)[\w+\-:@ ]+")  # no dot, quote, backslash or bracket: names end in generated code
+# A layer of such a name would replace what GraphModule itself needs.
 _RESERVED = frozenset(dir(GraphModule(nn.Module(), Graph())))
 
 
@@ -72,12 +73,14 @@ def from_json(text: str, weights: Mapping[str, Tensor] | None = None) -> GraphMo
         graph = _graph(document["nodes"], root)
         name = str(document.get("name", ""))
         module = GraphModule(root, graph, name if name.isidentifier() and not keyword.iskeyword(name) else "GraphModule")
+    # What nonsense in the file can make of the lookups above; a bug of ours of another kind still shows as one.
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, RecursionError, OverflowError) as error:
         raise _refused(f"{type(error).__name__}: {str(error)[:200]}") from error
     # GraphModule copies only what its nodes name, in their order; unused layers and the order of names must survive as well.
     for own in ("_modules", "_parameters", "_buffers"):
         setattr(module, own, getattr(root, own))
     module._non_persistent_buffers_set = root._non_persistent_buffers_set
+    # Opaque submodules are of the user's class and cannot be stored.
     module.meta["opaque"] = {}
     return module.eval()
 
@@ -97,6 +100,7 @@ def _refused(why: str) -> BadInput:
 
 
 def _parse(text: str) -> dict[str, Any]:
+    # Before it is parsed: JSON takes many times the memory of its text.
     if len(text) > MAX_BYTES:
         raise _refused(f"{len(text)} characters, at most {MAX_BYTES} are read")
     try:
@@ -121,6 +125,7 @@ def _parse(text: str) -> dict[str, Any]:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
+    # json keeps the last of two equal names, which another reader may not.
     if len(found) != len(pairs):
         raise ValueError("a name occurs twice in one object")
     return found
@@ -133,6 +138,7 @@ def parts_of(name: object) -> list[str]:
         ValueError: they are not.
     """
     parts = name.split(".") if isinstance(name, str) and len(name) <= MAX_NAME else [""]
+    # A first part such as forward or graph would hide the module's own.
     if not all(_PART.fullmatch(part) for part in parts) or parts[0] in _RESERVED:
         raise ValueError(f"{str(name)[:80]!r} is no name of a layer or tensor")
     return parts
@@ -158,6 +164,7 @@ def _modules(layers: Mapping[str, Any]) -> nn.Module:
             _container(root, parts_of(name))
             continue
         if "same_as" in entry:
+            # One step only: a chain or a circle of references has no layer at its end.
             if "class" not in layers[entry["same_as"]]:
                 raise ValueError(f"layer {name!r} stands for {entry['same_as']!r}, which is no layer of its own")
             layer = root.get_submodule(entry["same_as"])
@@ -174,6 +181,7 @@ def _container(root: nn.Module, parents: list[str]) -> nn.Module:
         if part not in root._modules:
             root.add_module(part, nn.Module())
         root = cast(nn.Module, root._modules[part])
+        # Only plain containers may have children: a layer's own modules come from its constructor.
         if type(root) is not nn.Module:
             raise ValueError(f"{'.'.join(parents)!r} lies inside a layer")
     return root
@@ -183,9 +191,11 @@ def _place_tensors(root: nn.Module, entries: Mapping[str, Any], weights: Mapping
     """Give every parameter and buffer its memory: the weights, or zeros."""
     shapes = [e["shape"] for e in entries.values() if "same_as" not in e]
     elements = sum(math.prod(shape) for shape in shapes)
+    # type and not isinstance: true is an int in Python.
     if elements > MAX_ELEMENTS or any(type(n) is not int or n < 0 for shape in shapes for n in shape):
         raise ValueError(f"{elements} elements, at most {MAX_ELEMENTS} are read")
     own = {name: tensor for name, tensor, _ in stored_tensors(root)}
+    # A layer's tensor that is not listed would stay on the meta device.
     if missing := set(own) - set(entries):
         raise ValueError(f"tensor {min(missing)!r} of a layer is not listed")
     placed: dict[str, Tensor] = {}
@@ -194,6 +204,7 @@ def _place_tensors(root: nn.Module, entries: Mapping[str, Any], weights: Mapping
         if "same_as" in entry:
             tensor = placed[entry["same_as"]]
         else:
+            # Kept under its first name, so that tied tensors are one again.
             tensor = placed[name] = _tensor(name, entry, weights)
         if name in own and own[name].shape != tensor.shape:
             raise ValueError(f"tensor {name!r} is listed as {list(tensor.shape)}, the layer has {list(own[name].shape)}")
@@ -202,6 +213,7 @@ def _place_tensors(root: nn.Module, entries: Mapping[str, Any], weights: Mapping
 
 
 def _tensor(name: str, entry: Mapping[str, Any], weights: Mapping[str, Tensor] | None) -> Tensor:
+    # getattr of torch gives anything; the check below lets types only pass.
     dtype: object = getattr(torch, _identifier(entry["dtype"]), None)
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"tensor {name!r} is of unknown type {entry['dtype']!r}")
@@ -214,6 +226,7 @@ def _tensor(name: str, entry: Mapping[str, Any], weights: Mapping[str, Tensor] |
     else:
         tensor = weights[name]
     if entry["kind"] == "parameter":
+        # Whole numbers cannot have a gradient.
         return nn.Parameter(tensor, requires_grad=dtype.is_floating_point and not entry.get("frozen", False))
     return tensor
 
@@ -244,6 +257,7 @@ def _graph(entries: list[Any], root: nn.Module) -> Graph:
             raise ValueError(f"node {name!r} is of unknown kind {op!r}")
         target = _TARGETS[op](entry["target"], root, tensors, args)
         node = graph.create_node(op, target, args, kwargs, name=name)
+        # torch.fx renames what would clash in generated code; then other references would miss it.
         if node.name != name:
             raise ValueError(f"{name!r} cannot be the name of a node")
         if entry["target"] in WRAPPED and op == "call_function":
@@ -253,6 +267,7 @@ def _graph(entries: list[Any], root: nn.Module) -> Graph:
         nodes[name] = node
     if not entries or entries[-1]["op"] != "output" or sum(e["op"] == "output" for e in entries) != 1:
         raise ValueError("the last node, and no other, must be the output")
+    # Every reference checked by torch.fx itself before code is generated.
     graph.lint()
     return graph
 

@@ -18,8 +18,8 @@ from torch.fx import Node
 MAX_DEPTH = 16
 MAX_STRING = 512
 MAX_ITEMS = 100_000
-_INTEGERS = range(-(2**63), 2**63)
-_DEVICE = re.compile(r"(cpu|cuda|mps)(:\d{1,3})?")
+_INTEGERS = range(-(2**63), 2**63)  # larger ones are no sizes
+_DEVICE = re.compile(r"(cpu|cuda|mps)(:\d{1,3})?")  # only devices that exist; a string goes no further
 
 
 class InvalidValue(ValueError):
@@ -35,9 +35,10 @@ def encode(value: Any) -> Any:
     if value is None or type(value) in (bool, int, str):
         return value
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else {"float": str(value)}
+        return float(value) if math.isfinite(value) else {"float": str(value)}  # JSON has no infinity
     if isinstance(value, Node):
         return {"node": value.name}
+    # Before tuple, which torch.Size is.
     if isinstance(value, torch.Size):
         return {"size": [encode(v) for v in value]}
     if isinstance(value, tuple):
@@ -63,6 +64,7 @@ def decode(value: Any, nodes: Mapping[str, Node], depth: int = 0) -> Any:
     Raises:
         InvalidValue: not such a value, too deep, too long, or a node that is not there.
     """
+    # Deeper ones would end in Python's recursion limit.
     if depth > MAX_DEPTH:
         raise InvalidValue(f"nested deeper than {MAX_DEPTH}")
     if value is None or isinstance(value, bool | float):

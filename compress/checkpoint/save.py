@@ -57,6 +57,7 @@ def save(model: GraphModule | Artifact, path: str | Path) -> Path:
 
 
 def _refuse_foreign(path: Path) -> None:
+    # An older checkpoint holds these two files and no others; anything else is not ours to delete.
     ours = path.is_dir() and {p.name for p in path.iterdir()} <= {GRAPH, WEIGHTS}
     if path.exists() and not ours:
         what = "a folder with other files" if path.is_dir() else "a file"
@@ -69,6 +70,7 @@ def _tensors(module: GraphModule) -> dict[str, Tensor]:
     for name, tensor, _ in stored_tensors(module):
         first.setdefault(id(tensor), name)
     tensors = {name: tensor for name, tensor, _ in stored_tensors(module) if first[id(tensor)] == name}
+    # clone: safetensors refuses tensors that share memory, such as views.
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
 
 
@@ -76,6 +78,7 @@ def _write(folder: Path, text: str, tensors: dict[str, Tensor]) -> None:
     # One entry: safetensors writes several in an order that changes from process to process, and equal models give equal bytes.
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / GRAPH).write_text(text, encoding="utf-8")
+    # mkdtemp lets nobody else read; a checkpoint has the rights of any other new file.
     folder.chmod(0o777 & ~_umask())
     (folder / WEIGHTS).chmod(0o666 & ~_umask())
     for name in (WEIGHTS, GRAPH, "."):
@@ -84,6 +87,7 @@ def _write(folder: Path, text: str, tensors: dict[str, Tensor]) -> None:
 
 def _replace(path: Path, part: Path) -> None:
     """Put the finished folder in its place; the old one is away for the time of one rename only."""
+    # In the same parent, so that it is a rename and not a copy.
     old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent)) / path.name
     try:
         if path.exists():

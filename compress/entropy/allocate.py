@@ -39,6 +39,7 @@ class CostModel:
         """What each group saves by going down by its step, the others as they are, (groups,)."""
         sizes = self.base + self.per_channel @ counts
         now = self.scale * sizes.prod(1)
+        # The product of sizes is not linear in the counts, so savings are taken at the present sizes, in full steps.
         after = (sizes[:, :, None] - self.per_channel * steps).prod(1)
         return now.sum() - self.scale @ after
 
@@ -53,6 +54,7 @@ class Allocation:
 
 def choices(channels: int, align: int) -> list[int]:
     """Channel counts that may stay, ascending: multiples of `align`, and all of them."""
+    # All of them, too: a group that loses nothing need not be a multiple.
     return sorted({*range(align, channels + 1, align), channels})
 
 
@@ -64,12 +66,14 @@ def lowest(channels: Sequence[int], align: int) -> np.ndarray:
 def envelope(losses: Tensor, allowed: Sequence[int]) -> list[tuple[int, float]]:
     """Corners (n, loss) of the lower convex envelope over the allowed counts, ascending in n; loss never rises with n."""
     points: list[tuple[int, float]] = []
+    # Losses of a sweep may rise by rounding; with more channels the loss cannot truly be higher.
     floor = np.inf
     monotone = []
     for n in allowed:
         floor = min(floor, float(losses[n]))
         monotone.append((n, floor))
     for n, value in monotone:
+        # Corners above the line between their neighbors are no step that greedy would ever stop at.
         while len(points) > 1 and _above(points[-2], points[-1], (n, value)):
             points.pop()
         points.append((n, value))
@@ -77,6 +81,7 @@ def envelope(losses: Tensor, allowed: Sequence[int]) -> list[tuple[int, float]]:
 
 
 def _above(a: tuple[int, float], b: tuple[int, float], c: tuple[int, float]) -> bool:
+    # Cross products instead of slopes: no division where two counts are close.
     return (b[1] - a[1]) * (c[0] - a[0]) >= (c[1] - a[1]) * (b[0] - a[0])
 
 
@@ -104,6 +109,7 @@ def allocate(curves: Sequence[Tensor], cost: CostModel, target: float, align: in
         steps = np.array([a[i] - a[i - 1] if i else 0 for a, i in zip(allowed, level, strict=True)], dtype=float)
         price = np.array([s[i - 1] if i else 0.0 for s, i in zip(slopes, level, strict=True)]) * steps
         saved = cost.saved(counts, steps)
+        # Nothing left to give, or nothing saved by it: never the cheapest.
         rate = np.where((steps > 0) & (saved > 0), price / np.maximum(saved, 1e-30), np.inf)
         g = int(rate.argmin())
         if not np.isfinite(rate[g]):
@@ -141,6 +147,7 @@ def uniform(channels: Sequence[int], cost: CostModel, target: float, align: int 
     """The same share of every group, the largest that keeps to the target."""
 
     def counts(share: float) -> np.ndarray:
+        # 1e-9: a share such as 2 / 3 times 3 is not 2 in floating point.
         best = (max((n for n in a if n <= share * c + 1e-9), default=a[0]) for a, c in zip(allowed, channels, strict=True))
         return np.array(list(best), dtype=float)
 
@@ -159,6 +166,7 @@ def tolerated(curves: Sequence[Tensor], tolerance: float, align: int = 1) -> tup
     chosen = []
     for curve in curves:
         allowed = choices(len(curve) - 1, align)
+        # The docstring's limit, above what is left with all channels.
         limit = float(curve[-1]) + tolerance * float(curve[0] - curve[-1])
         chosen.append(next(n for n in allowed if float(curve[n]) <= limit or n == len(curve) - 1))
     return tuple(chosen)

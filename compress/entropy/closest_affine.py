@@ -38,6 +38,7 @@ class Fit:
     @property
     def error(self) -> float:
         """Residual of all channels by their variance, in [0, 1]; 0 where the affine function is the activation."""
+        # the activation may be constant on all channels
         return float(self.residual.sum() / self.variance.sum().clamp_min(1e-300))
 
 
@@ -54,6 +55,7 @@ class AffineSums:
         """Take in one batch of inputs and outputs of the activation."""
         z, a = (t.detach().float().movedim(self.channel_dim, 1) for t in (z, a))
         if self.shift is None:
+            # Shifted by the first batch, so that the squares below do not cancel (docstring).
             self.shift = _mean(z), _mean(a)
             self.sums = torch.zeros(5, z.shape[1], dtype=torch.float64)
         view = (1, -1, *[1] * (z.ndim - 2))
@@ -72,9 +74,11 @@ class AffineSums:
         if self.shift is None:
             raise ValueError("affine functions need at least one batch")
         z, a, zz, aa, za = self.sums / self.seen
+        # Rounding can take a variance of 0 below it.
         variance_z, variance_a, covariance = zz - z * z, (aa - a * a).clamp_min(0), za - z * a
         mean_z, mean_a = (s.cpu().double() + t for s, t in zip(self.shift, (z, a), strict=True))
         moves = variance_z > _CONSTANT * mean_z.square() + 1e-30
+        # The inner where keeps 0 / 0 out: the outer one computes both sides.
         slope = torch.where(moves, covariance / torch.where(moves, variance_z, 1.0), 0.0)
         offset = mean_a - slope * mean_z
         return Fit(slope, offset, (variance_a - slope * covariance).clamp_min(0), variance_a)

@@ -40,12 +40,15 @@ def budgets(entropies: Sequence[float], weights: Sequence[Tensor], share: float)
         share: of all weights that are left in layers which take part, in (0, 1].
     """
     left = [int((w != 0).sum()) for w in weights]
+    # Entropy 0 means linear already: no weight need go for it.
     open_ = [i for i, (h, n) in enumerate(zip(entropies, left, strict=True)) if h > 0 and n > 0]
     budget, result = share * sum(left[i] for i in open_), [0] * len(left)
+    # I_l of the docstring.
     importance = {i: entropies[i] * float(weights[i].abs().sum()) / left[i] for i in open_}
     while open_ and budget >= 1:
         relevance = torch.tensor([sum(importance[k] for k in open_) / importance[i] for i in open_], dtype=torch.float64)
         wanted = {i: budget * float(s) for i, s in zip(open_, relevance.softmax(0), strict=True)}
+        # Full layers take what they have; the rest of their share goes to the others in the next round.
         full = [i for i in open_ if wanted[i] >= left[i]]
         for i in full or open_:
             result[i] = left[i] if i in full else int(wanted[i])
@@ -59,7 +62,9 @@ def budgets(entropies: Sequence[float], weights: Sequence[Tensor], share: float)
 def smallest(weight: Tensor, count: int) -> Tensor:
     """Mask of the weight's shape that is False at zeros and at the `count` smallest other entries."""
     size = weight.abs().flatten()
+    # Zeros come first in the order and are gone already.
     gone = int((size == 0).sum()) + count
     mask = torch.ones_like(size, dtype=torch.bool)
+    # Stable, so that equal weights go in the same order on every machine.
     mask[size.argsort(stable=True)[:gone]] = False
     return mask.view(weight.shape)

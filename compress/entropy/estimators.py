@@ -25,7 +25,7 @@ from torch import Tensor
 
 from compress.entropy.state import above, binary_entropy
 
-_EGP_FLOOR = 1e-5
+_EGP_FLOOR = 1e-5  # the clamp of EGP's code; with it a share near 0 or 1 is not quite what the formula says
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class BatchMean:
 def easier(preactivation: Tensor, channel_dim: int = 1) -> BatchMean:
     """EASIER's entropy of a layer on one batch."""
     seen = preactivation.numel() // preactivation.shape[channel_dim]
+    # z >= 0 is on: counted as the complement of z < 0, so that one function serves both.
     off = above(-preactivation, channel_dim) / seen
     return BatchMean(binary_entropy(off.cpu()).mean())
 
@@ -59,6 +60,7 @@ def easier(preactivation: Tensor, channel_dim: int = 1) -> BatchMean:
 def egp(preactivation: Tensor, channel_dim: int = 1) -> BatchMean:
     """EGP's entropy of a layer on one batch."""
     p = above(preactivation, channel_dim).cpu().double() * preactivation.shape[channel_dim] / preactivation.numel()
+    # EGP leaves the channels out that never switch in this batch.
     p = p[(p > 0) & (p < 1)]
     bits = -p * p.clamp_min(_EGP_FLOOR).log2() - (1 - p) * (1 - p).clamp_min(_EGP_FLOOR).log2()
     return BatchMean(bits.mean() if len(p) else torch.zeros((), dtype=torch.float64))
@@ -70,5 +72,5 @@ ESTIMATORS: dict[str, Callable[[Tensor, int], BatchMean]] = {"easier": easier, "
 def from_norm(gamma: Tensor, beta: Tensor) -> Tensor:
     """Bits per channel, (c,), of an activation behind a batch norm of these parameters; no data is looked at."""
     gamma, beta = gamma.detach().cpu().double().abs(), beta.detach().cpu().double()
-    on = torch.where(gamma > 0, torch.special.ndtr(beta / gamma), (beta > 0).double())
+    on = torch.where(gamma > 0, torch.special.ndtr(beta / gamma), (beta > 0).double())  # gamma = 0 gives a constant beta
     return binary_entropy(on)

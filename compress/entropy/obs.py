@@ -48,15 +48,19 @@ class _Rest:
     """The channels still there of one consumer. Rows and columns of those that went are zero until the next compaction."""
 
     def __init__(self, form: Quadratic):
+        # P and W of the docstring over all channels; from here on they are only downdated.
         self.taps, self.stored = form.taps, torch.arange(form.channels)
         self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(form.a))
         self.fitted = self.inverse @ form.b
+        # total - tr B^T A^{-1} B: what the best fit with all channels leaves.
         self.loss = form.total - float((form.b * self.fitted).sum())
+        # Single precision halves time and memory where both are large; losses are still added in double.
         if form.a.shape[0] > _WIDE:
             self.inverse, self.fitted = self.inverse.float(), self.fitted.float()
 
     def costs(self, alive: Tensor) -> Tensor:
         """What each living channel costs, in the order of `alive`."""
+        # `stored` stays sorted, so the place of a channel is found without a table.
         place = torch.searchsorted(self.stored, alive)
         rows = self.fitted.view(len(self.stored), self.taps, -1)[place].flatten(0, 1)
         return block_norms(blocks(self.inverse, self.taps)[place], rows).double()
@@ -65,6 +69,7 @@ class _Rest:
         """Take channels out; `alive` are those that stay."""
         out = columns(torch.searchsorted(self.stored, gone), self.taps)
         across = self.inverse[out]
+        # One Cholesky factor of P_cc serves both downdates: P_:c P_cc^{-1} P_c: is side^T side.
         factor = torch.linalg.cholesky(across[:, out])
         side = torch.linalg.solve_triangular(factor, across, upper=False)
         weights = torch.linalg.solve_triangular(factor, self.fitted[out], upper=False)
@@ -92,6 +97,7 @@ def eliminate(forms: Sequence[Quadratic], until: int = 1) -> Sweep:
     wide = max(form.a.shape[0] for form in forms) > _WIDE
     while len(alive) > until:
         costs = torch.stack([r.costs(alive) for r in rests]).sum(0)
+        # Wide layers lose a share at a time: one downdate for all of them, at the price of some order.
         n = min(max(1, int(len(alive) * _SHARE)) if wide else 1, len(alive) - until)
         at = costs.argsort()[:n]
         gone = alive[at]
@@ -102,8 +108,10 @@ def eliminate(forms: Sequence[Quadratic], until: int = 1) -> Sweep:
             r.remove(gone.sort().values, alive)
         after = torch.tensor(sum(r.loss for r in rests), dtype=torch.float64)
         steps = torch.arange(1, n + 1, dtype=torch.float64) / n
+        # Within a step that takes several channels the loss is only known at its ends: a straight line between.
         losses[len(alive) + n - torch.arange(1, n + 1)] = before + (after - before) * steps
         order += gone.tolist()
+    # Without any channel no fit is left: the docstring's total.
     if until <= 1:
         losses[0] = sum(form.total for form in forms)
-    return Sweep((*order, *alive.tolist()), losses.clamp_min(0))
+    return Sweep((*order, *alive.tolist()), losses.clamp_min(0))  # rounding may take a loss below 0

@@ -59,9 +59,11 @@ def quadratic(moments: Centered, weighting: Tensor | None, owner: Tensor, channe
     yy = moments.yy[0]
     a, b = with_ridge(moments.xx[0], ridge), moments.xy[0] @ _whiten(weighting, yy)
     total = float((yy if weighting is None else weighting.double() @ yy).diagonal().sum())
+    # Columns channel-major, whatever order the layer has them in.
     order = [torch.nonzero(owner == c)[:, 0] for c in range(channels)]
     stays = torch.nonzero(owner < 0)[:, 0]
     gone = torch.cat(order)
+    # Schur complement: the loss after the columns that always stay have been fitted.
     if len(stays):
         factor = torch.linalg.cholesky(a[stays][:, stays])
         x, y = (torch.linalg.solve_triangular(factor, t, upper=False) for t in (a[stays][:, gone], b[stays]))
@@ -80,9 +82,10 @@ def _whiten(weighting: Tensor | None, yy: Tensor) -> Tensor:
         half = torch.eye(len(yy), dtype=torch.float64)
     else:
         values, vectors = torch.linalg.eigh(weighting.double())
-        half = vectors * values.clamp_min(0).sqrt()
+        half = vectors * values.clamp_min(0).sqrt()  # a Fisher matrix from few samples may have eigenvalues a little below 0
     values, vectors = torch.linalg.eigh(half.T @ yy @ half)
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
+    # Fewer directions make every solve cheaper; what is left out carries next to no weighted variance.
     enough = int((values.cumsum(0) < _DIRECTIONS * values.sum()).sum()) + 1
     return half @ vectors[:, :enough]
 
@@ -93,6 +96,7 @@ def _equal_taps(a: Tensor, b: Tensor, taps: Sequence[int]) -> tuple[Tensor, Tens
     if min(taps) == most:
         return a, b
     place = torch.cat([torch.arange(n) + c * most for c, n in enumerate(taps)])
+    # The identity on padded columns keeps the matrix positive definite, and b = 0 makes them worth nothing.
     padded = torch.eye(len(taps) * most, dtype=a.dtype)
     padded[place[:, None], place] = a
     wider = torch.zeros(len(taps) * most, b.shape[1], dtype=b.dtype)
@@ -112,7 +116,7 @@ def loss(forms: Sequence[Quadratic], kept: Sequence[int]) -> float:
         at = columns(kept, form.taps)
         half = torch.linalg.solve_triangular(torch.linalg.cholesky(form.a[at][:, at]), form.b[at], upper=False)
         total += form.total - float(half.square().sum())
-    return max(total, 0.0)
+    return max(total, 0.0)  # the true loss is no less than 0
 
 
 def blocks(matrix: Tensor, taps: int) -> Tensor:

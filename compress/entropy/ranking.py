@@ -25,6 +25,7 @@ def levels(target: float, share: float, of: Literal["remaining", "original"]) ->
         of: what that is a share of.
     """
     found = [1.0]
+    # Each level takes its share of what the definition says: of what is left, or of all.
     while found[-1] > target:
         following = found[-1] * (1 - share) if of == "remaining" else found[-1] - share
         # A last step of next to nothing would be a training for its own sake.
@@ -41,13 +42,16 @@ def stay(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], left: float,
         left: share of all weights that stays, those that went before counted.
         together: rank the weights of all layers together; otherwise each layer keeps this share of its own.
     """
+    # -inf, so that a masked weight never comes back however high its score.
     open_ = {path: torch.where(masks[path], score.double(), -torch.inf) for path, score in scores.items()}
     if not together:
         return {path: _highest(score, max(1, round(left * score.numel()))) & masks[path] for path, score in open_.items()}
     for score in open_.values():
+        # The best weight of each layer may not go, or nothing would flow through the layer.
         score.view(-1)[score.argmax()] = torch.inf
     flat = torch.cat([score.flatten() for score in open_.values()])
     chosen = _highest(flat, max(len(open_), round(left * len(flat)))).split([score.numel() for score in open_.values()])
+    # topk may have to take masked ones (-inf) where few are left.
     return {path: part.view_as(masks[path]) & masks[path] for path, part in zip(open_, chosen, strict=True)}
 
 

@@ -54,7 +54,7 @@ def relative_entropy(original: Tensor, reconstruction: Tensor) -> Tensor:
 def _distribution(x: Tensor) -> Tensor:
     flat = x.flatten(1).double()
     flat = flat - flat.amin(1, keepdim=True)
-    flat = flat + GREY * flat.amax(1, keepdim=True).clamp_min(1e-12)
+    flat = flat + GREY * flat.amax(1, keepdim=True).clamp_min(1e-12)  # clamp: a sample of one gray level has a range of 0
     return flat / flat.sum(1, keepdim=True)
 
 
@@ -93,6 +93,7 @@ def geometry(value: Tensor, target: Tensor) -> Geometry:
     shape = tuple(target.shape[1:])
     if value.ndim != target.ndim or value.ndim < 3:
         return Geometry((), 1, shape)
+    # The coarsest grid that the map fits into and that divides the input.
     grid = tuple(
         next(d for d in range(min(a, n), n + 1) if n % d == 0) for a, n in zip(value.shape[2:], target.shape[2:], strict=True)
     )
@@ -102,6 +103,7 @@ def geometry(value: Tensor, target: Tensor) -> Geometry:
     if all(a >= g for a, g in zip(value.shape[2:], grid, strict=True)):
         return how
     errors: dict[Geometry, float] = {}
+    # Which of the two is right depends on padding in the network, so both are tried on this batch.
     for one in (how, replace(how, stretched=False)):
         decoder = Decoder(one, len(value), 0)
         decoder.add(value, target)
@@ -119,12 +121,14 @@ class Decoder:
 
     def add(self, value: Tensor, target: Tensor) -> None:
         """Learn from a batch of activations and the inputs behind them."""
+        # A linear decoder may leave the range of inputs; what it gives is cut to what was seen.
         self._range = (min(self._range[0], float(target.min())), max(self._range[1], float(target.max())))
         if not self.how.grid:
             self.moments.add(_flat(value), target.flatten(1))
             return
         value, blocks = self._laid(value), self._cut(target)
         columns = value.shape[1] * self.how.window ** len(self.how.grid)
+        # Each batch brings its part, so that all of them together hold enough rows.
         rows = max(_ROWS * columns, 20_000) * len(value) / max(self.images, 1)
         at = sample((len(value), *self.how.grid), max(1, round(rows)), self.generator)
         self.moments.add(patches(value, self._window(), at), entries(blocks, at))
@@ -191,6 +195,7 @@ def on_grid(value: Tensor, axis: int, space: Sequence[int]) -> Tensor:
         space: of the input.
     """
     if value.ndim == 3 and len(space) == 2:
+        # Tokens of a class lie in front: the last side * side are those of the grid.
         side = math.isqrt(value.shape[1])
         return value[:, value.shape[1] - side * side :].transpose(1, 2).unflatten(2, (side, side))
     return value if value.ndim < 3 else value.movedim(axis, 1)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from compress.entropy.quadratic import Quadratic, columns
 
-_RIDGE = 1e-2
+_RIDGE = 1e-2  # lambda of the Lambda-step, on inputs and outputs scaled to 1
 _START = 3e-3  # first weight of the entropy
 _GROW = 1.2  # per step in which nothing left
 _GROW_SLOWLY = 1.05  # per step in which something left
@@ -67,14 +67,17 @@ def select(forms: Sequence[Quadratic], keep: int, among: Sequence[int] | None = 
     last = torch.zeros(forms[0].channels, dtype=torch.float64)
     alive, order = torch.arange(len(last)) if among is None else torch.tensor(sorted(among)), []
     forms = _scaled(forms if among is None else [_restricted(form, alive) for form in forms])
+    # u = 1 is uniform w; the entropy weight starts small, as uniform w is a stationary point of the entropy.
     u, entropy_weight = torch.ones(len(alive), dtype=torch.float64), _START
     for step in range(max_steps):
         if len(alive) <= keep:
             break
         alpha, beta = _curvature(forms, u)
+        # Lambda is refitted at the present u and held while u descends: alternating minimization.
         u = _descend(u, alpha, beta, entropy_weight)
         last[alive] = u
         gone = _leaving(u, keep, forms, final=step == max_steps - 1)
+        # Slower growth after a loss of channels gives the rest time to settle.
         entropy_weight *= _GROW if not len(gone) else _GROW_SLOWLY
         if len(gone):
             order += alive[gone].tolist()
@@ -82,6 +85,7 @@ def select(forms: Sequence[Quadratic], keep: int, among: Sequence[int] | None = 
             stay[gone] = False
             forms = [_restricted(form, torch.nonzero(stay)[:, 0]) for form in forms]
             alive, u = alive[stay], u[stay]
+            # Back to mean 1 over those still there: w is a probability vector on them.
             u = u * (len(u) / u.sum())
     return Path(tuple(alive.tolist()), tuple(order), last)
 
@@ -111,9 +115,11 @@ def _curvature(forms: Sequence[Quadratic], u: Tensor) -> tuple[Tensor, Tensor]:
     for form in forms:
         each = u.repeat_interleave(form.taps)
         system = form.a * each[:, None] * each
+        # In place: `system` is a new matrix.
         system.diagonal().add_(_RIDGE)
         fitted = torch.cholesky_solve(form.b * each[:, None], torch.linalg.cholesky(system))
         product = (fitted @ fitted.T).mul_(form.a)
+        # Taps of a channel share its u, so their block is summed.
         alpha += product.view(len(u), form.taps, len(u), form.taps).sum((1, 3))
         beta += (fitted * form.b).sum(1).view(len(u), form.taps).sum(1)
     return alpha, beta
@@ -122,7 +128,7 @@ def _curvature(forms: Sequence[Quadratic], u: Tensor) -> tuple[Tensor, Tensor]:
 def objective(u: Tensor, alpha: Tensor, beta: Tensor, entropy_weight: float) -> float:
     """f(u) of the w-step."""
     w = u / len(u)
-    entropy = float(torch.special.entr(w).sum()) / math.log(max(len(u), 2))
+    entropy = float(torch.special.entr(w).sum()) / math.log(max(len(u), 2))  # entr is 0 at 0, where w log w is not a number
     return float(u @ alpha @ u - 2 * beta @ u) + entropy_weight * entropy
 
 
@@ -131,14 +137,18 @@ def _descend(u: Tensor, alpha: Tensor, beta: Tensor, entropy_weight: float) -> T
     size, now, rate = len(u), objective(u, alpha, beta, entropy_weight), 0.5
     for _ in range(_DESCENTS):
         w = u / size
+        # Derivative of h H(w) / log C by u; the clamp keeps log 0 out, where w stays 0 in any case.
         slope = 2 * (alpha @ u - beta) - entropy_weight / (size * math.log(max(size, 2))) * (w.clamp_min(1e-300).log() + 1)
+        # Projected on the simplex, so that equal slopes move nothing.
         slope = slope - w @ slope
+        # Scaled by the largest entry: `rate` then means the same on every problem.
         slope = slope / slope.abs().max().clamp_min(1e-30)
         while rate > 1e-6:
             tried = w * torch.exp(-rate * slope)
             tried = tried * (size / tried.sum())
             value = objective(tried, alpha, beta, entropy_weight)
             if value <= now:
+                # Carries over to the next descent step, so that few halvings are needed.
                 u, now, rate = tried, value, min(rate * 1.7, 4.0)
                 break
             rate /= 2
@@ -150,6 +160,7 @@ def _leaving(u: Tensor, keep: int, forms: Sequence[Quadratic], final: bool) -> T
     ranked, excess = u.argsort(), len(u) - keep
     if final:
         return ranked[:excess]
+    # Below the threshold, but at least some of a wide problem, never below what is to be kept, and never many at once.
     below = int((u < _GONE).sum())
     if max(form.a.shape[0] for form in forms) > _WIDE:
         below = max(below, int(_AT_LEAST * len(u)))

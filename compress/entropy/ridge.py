@@ -47,6 +47,7 @@ def ridge(moments: Moments, columns: Tensor | None = None, ridge: float = RIDGE)
         mean_x, xx, xy = mean_x[:, columns], xx[:, columns][:, :, columns], xy[:, columns]
     weight = solve(with_ridge(xx, ridge), xy).mT
     bias = mean_y - (weight @ mean_x[..., None])[..., 0]
+    # Diagonal of C_yy - 2 W C_xy + W C_xx W^T: true for any W, where C_yy - W C_xy would hold without a ridge only.
     residual = yy.diagonal(dim1=1, dim2=2) - 2 * (weight * xy.mT).sum(2) + ((weight @ xx) * weight).sum(2)
     error = float(residual.sum() / yy.diagonal(dim1=1, dim2=2).sum().clamp_min(1e-30))
     return Fit(weight.flatten(0, 1).float(), bias.flatten().float(), max(error, 0.0))
@@ -54,7 +55,7 @@ def ridge(moments: Moments, columns: Tensor | None = None, ridge: float = RIDGE)
 
 def with_ridge(covariance: Tensor, ridge: float) -> Tensor:
     """C + r I, r relative to the mean of the diagonal; never exactly singular, even for inputs that are constant."""
-    scale = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].clamp_min(1e-12)
+    scale = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].clamp_min(1e-12)  # inputs may all be constant
     return covariance + ridge * scale * torch.eye(covariance.shape[-1], dtype=covariance.dtype)
 
 

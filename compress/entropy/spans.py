@@ -45,6 +45,7 @@ def choose(spans: Sequence[Span], limit: float) -> tuple[int, ...]:
         spans: candidates; they may overlap.
         limit: sum of the losses that is allowed; 0 allows spans without loss only, infinity everything.
     """
+    # A span that costs more than the limit alone can never be chosen.
     useful = [i for i, span in enumerate(spans) if span.gain > 0 and span.stop > span.start and max(span.loss, 0.0) <= limit]
     if not useful:
         return ()
@@ -53,6 +54,7 @@ def choose(spans: Sequence[Span], limit: float) -> tuple[int, ...]:
     best = np.zeros((last + 1, LEVELS + 1))
     taken = np.full((last + 1, LEVELS + 1), -1)
     for m in range(1, last + 1):
+        # What was best without the layers up to m stays possible: m may belong to no span.
         best[m] = best[m - 1]
         for number, i in enumerate(useful):
             if spans[i].stop == m:
@@ -65,6 +67,7 @@ def choose(spans: Sequence[Span], limit: float) -> tuple[int, ...]:
     m, t = last, LEVELS
     while m > 0:
         number = int(taken[m, t])
+        # From the end backwards: a number at m says that the span stopping there is part of the best.
         if number < 0:
             m -= 1
             continue
@@ -77,4 +80,5 @@ def _levels(loss: float, limit: float) -> int:
     """A loss in steps of the limit, rounded up."""
     if loss <= 0 or math.isinf(limit):
         return 0
+    # Rounded up, so that the sum of the true losses is never above the limit; 1e-9 forgives floating point.
     return min(LEVELS, math.ceil(loss / limit * LEVELS - 1e-9))

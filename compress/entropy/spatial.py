@@ -151,6 +151,7 @@ class Counts:
         The sum of n log2 n over bins is that of log2 n over entries: whichever are fewer are read.
         """
         maps, most = len(self.found), max(self.sizes)
+        # Fewer entries than bins: logarithms are looked up for each entry instead of for each bin.
         if sum(self.sizes) >= self.found.shape[1]:
             sums = [part.sum(1) for part in _n_log_n(self.found, most).split(list(self.widths), 1)]
         else:
@@ -165,14 +166,17 @@ def count(q: Tensor, levels: int, apart: bool) -> Counts:
     With `apart` the two offsets have bins of their own, and pixels are counted, too.
     """
     m, h, w = q.shape
+    # Bins: pairs to the right, pairs downwards, pixels; `apart` keeps the three from each other.
     square, sizes = levels * levels, (h * (w - 1), (h - 1) * w, *((h * w,) if apart else ()))
     widths = (square, square, levels) if apart else (square,)
     bins = sum(widths)
     codes = torch.empty(m * sum(sizes), dtype=torch.int32, device=q.device)
     right, down, *pixels = codes.split([m * size for size in sizes])
+    # Every map has bins of its own, so one bincount serves all.
     first = torch.arange(m, dtype=torch.int32, device=q.device).view(m, 1, 1) * bins
     here = torch.add(first, q, alpha=levels)
     torch.add(here[:, :, :-1], q[:, :, 1:], out=right.view(m, h, w - 1))
+    # In place: `here` is not needed for the pairs to the right any longer.
     if apart:
         here += square
         torch.add(first + 2 * square, q, out=pixels[0].view(m, h, w))
@@ -189,5 +193,5 @@ def _n_log_n(counts: Tensor, most: int) -> Tensor:
 def _table(most: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Log2 n, and n log2 n, of 0 to `most`; 0 for 0."""
     n = torch.arange(most + 1, dtype=torch.float32, device=device)
-    logarithm = n.clamp_min(1).log2()
+    logarithm = n.clamp_min(1).log2()  # the clamp makes log2 0 a 0
     return logarithm, n * logarithm

@@ -56,6 +56,7 @@ class States:
         return binary_entropy(self.share_on)
 
     @property
+    # In integers, since a share of 1 - 1e-9 is not always on.
     def always_on(self) -> float:
         """Share of channels that were never off and never changed between on and the upper regime."""
         stayed = self.on == self.seen
@@ -86,6 +87,7 @@ def count(preactivation: Tensor, channel_dim: int = 1, *, low: float = 0.0, high
 def above(preactivation: Tensor, channel_dim: int, limit: float = 0.0) -> Tensor:
     """Times that each channel is above a limit, (c,), int64."""
     z = preactivation.detach().float()
+    # sign of the clamped value: 1 above the limit, else 0, without a boolean copy.
     over = (z if limit == 0 else z - limit).clamp_min(0).sign_().movedim(channel_dim, 1 if z.ndim > 1 else 0)
     # 0 and 1 as floats sum several times faster than booleans, and exactly up to 2^24 per sample.
     per_sample = over.flatten(2).sum(2) if over.ndim > 2 else over

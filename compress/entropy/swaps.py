@@ -31,6 +31,7 @@ def improve(forms: Sequence[Quadratic], kept: Sequence[int], rounds: int | None 
         As many channels as before, ascending.
     """
     kept = list(kept)
+    # A Cholesky factorization of n columns takes about n^3 operations, and a round takes several.
     work = sum(float(form.a.shape[0]) ** 3 for form in forms)
     limit = int(_WORK / (_TRIES * work)) if rounds is None else rounds
     limit = min(limit, 4 * len(kept)) if rounds is None else limit
@@ -51,10 +52,12 @@ def _swap(forms: Sequence[Quadratic], kept: list[int], best: float) -> tuple[lis
     for place in gains.argsort(descending=True)[:_TRIES].tolist():
         larger = [*kept, absent[place]]
         out = int(torch.stack([_costs(form, larger) for form in forms]).sum(0).argmin())
+        # The cheapest is the one just added: this candidate changes nothing.
         if out == len(kept):
             continue
         tried = larger[:out] + larger[out + 1 :]
         now = loss(forms, tried)
+        # Strictly, by more than rounding: so the search ends.
         if now < best * (1 - 1e-6):
             return tried, now
     return None

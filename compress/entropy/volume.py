@@ -39,5 +39,6 @@ def corner_nats(weight: Tensor) -> Tensor:
     Returns:
         (filters,).
     """
+    # Upper left entry of each kernel: the diagonal of the convolution as a matrix.
     first = weight[(..., *[0] * (weight.ndim - 2))]
     return torch.log(first.abs() + FLOOR).mean(1)

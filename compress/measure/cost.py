@@ -80,8 +80,10 @@ def cost(module: GraphModule, inputs: tuple[Tensor, ...]) -> Cost:
         module: traced model in eval mode; it is not changed.
         inputs: one tensor per model input, (batch, ...).
     """
+    # A batch of 1: costs are per sample.
     example = tuple(x[:1] for x in inputs)
     try:
+        # allow_non_fake_inputs: the model's parameters stay real and are not copied.
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             steps = _Steps(module, FlopCounterMode(display=False), mode)
             fake = tuple(torch.empty(x.shape, dtype=x.dtype, device=_device(module, x)) for x in example)
@@ -89,7 +91,7 @@ def cost(module: GraphModule, inputs: tuple[Tensor, ...]) -> Cost:
     except Exception:  # a leaf that looks at values (nonzero, item) has no shapes without them: run it for real, once
         steps = _Steps(module, FlopCounterMode(display=False), None)
         steps.count(tuple(x.to(_device(module, x)) for x in example))
-    tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}  # by identity: a shared tensor is stored once
     return Cost(
         params=sum(p.numel() for p in module.parameters()),
         macs=sum(layer.macs for layer in steps.layers.values()),
@@ -126,10 +128,12 @@ class _Steps(Interpreter):
         if n.op == "get_attr" and isinstance(result, Tensor):
             self._count(n, result, [result] if isinstance(result, torch.nn.Parameter) else [], 0)
             if self.mode is not None:
+                # A weight in the graph is real; beside fake activations it has to be fake, too.
                 result = self.mode.from_tensor(result)
             self.weights.add(self._storage(result))  # weights and constants are no activations
         else:
             owned = list(self.fetch_attr(str(n.target)).parameters()) if n.op == "call_module" else []
+            # // 2: the counter counts a multiplication and an addition as two operations.
             self._count(n, result, owned, (self.counter.get_total_flops() - before) // 2)
         self.buffers[n] = {
             (storage, int(t._version)): t.untyped_storage().nbytes()
@@ -141,10 +145,12 @@ class _Steps(Interpreter):
     def _storage(self, tensor: Tensor) -> int:
         storage = tensor.untyped_storage()
         self.storages.append(storage)
+        # The storage's own address: views and in-place results keep it, though they are other tensors.
         return storage._cdata
 
     def _count(self, node: Node, result: Any, parameters: list[Tensor], macs: int) -> None:
         name, kind = _name_and_kind(node, self)
+        # A shared parameter counts where it is first used.
         params = sum(p.numel() for p in parameters if id(p) not in self.counted)
         self.counted.update(id(p) for p in parameters)
         if name in self.layers:
@@ -170,6 +176,7 @@ def _peak(module: GraphModule, made: dict[Node, dict[_Buffer, int]]) -> int:
     size: dict[_Buffer, int] = {}
     turn = {node: t for t, node in enumerate(order)}
     for node, buffers in made.items():
+        # What nobody reads still lives while it is made.
         until = max([turn[node], *(turn[user] for user in node.users)])
         for buffer, n_bytes in buffers.items():
             born.setdefault(buffer, turn[node])
@@ -178,6 +185,7 @@ def _peak(module: GraphModule, made: dict[Node, dict[_Buffer, int]]) -> int:
     change = [0] * (len(order) + 1)
     for buffer, n_bytes in size.items():
         change[born[buffer]] += n_bytes
+        # It is still there at its last reader: freed one step later.
         change[last[buffer] + 1] -= n_bytes
     alive = peak = 0
     for delta in change:
@@ -194,6 +202,7 @@ def _device(module: GraphModule, example: Tensor) -> torch.device:
 def _plain_attention() -> Iterator[None]:
     """Attention as matrix products: its fused kernels are opaque to the counter."""
     fast = torch.backends.mha.get_fastpath_enabled()
+    # The fast path of nn.MultiheadAttention runs past every counted operation.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with sdpa_kernel(SDPBackend.MATH):

@@ -36,7 +36,9 @@ def drop_interval(metric: Metric, dense: Counted, now: Counted, seed: int = 0) -
     random = np.random.default_rng(seed)
     lost: list[float] = []
     for _ in range(RESAMPLES):
+        # How often each slice was drawn is its weight: no copy of the slices per resample.
         weights = torch.from_numpy(np.bincount(random.integers(0, number, number), minlength=number)).double()
+        # The same weights for both models: what is hard for both cancels (docstring).
         before, after = (metric.finish(weights @ counted.slices) for counted in (dense, now))
         lost.append(fallen(before, after, metric.higher_is_better) * metric.points)
     low, high = np.percentile(lost, [2.5, 97.5])

@@ -111,6 +111,7 @@ def race(
         seed: of the order within rounds, and of the interval.
     """
     before = machine.state()
+    # The child needs the same packages, whatever put them on our path.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-m", "exporters.runtimes.child"]
     orders = [asdict(c) | {"path": str(c.path.absolute()), "cpus": list(cpus)} for c in candidates]
@@ -137,9 +138,11 @@ def judged(
         seed: of the interval.
         device: where that was; None for this machine.
     """
+    # The median call of a round: a single interruption does not count.
     running = {str(i): np.array([np.median(r) for r in one.rounds]) for i, one in enumerate(measured) if one.failed is None}
     first = next(iter(running), None)
     timings = judge(running, first, seed) if first is not None else {}
+    # Where the first lost its cores, every ratio to it is in doubt.
     held = 1.0 if first is None else measured[int(first)].held
     found: list[Figures] = []
     for i, (candidate, one) in enumerate(zip(candidates, measured, strict=True)):

@@ -111,12 +111,14 @@ def compare(
     random = np.random.default_rng(seed)
     names, started = list(runners), clock()
     times: dict[str, list[float]] = {name: [] for name in names}
+    # Warm-up inside, too: a collection there would leave work for the timed calls.
     with _no_garbage_collection():
         for _ in range(warmup):
             for name in names:
                 runners[name]()
         repeats = {name: _repeats(runners[name], min_sample_ms / 1e3, clock) for name in names}
         for done in range(rounds):
+            # At least five rounds even over budget: fewer give no interval.
             if done >= LEAST_ROUNDS and clock() - started >= budget_s:
                 break
             for i in random.permutation(len(names)):
@@ -150,18 +152,20 @@ def _repeats(run: Callable[[], object], least_s: float, clock: Callable[[], floa
     repeats = 1
     while True:
         lasted = _sample(run, repeats, clock) * repeats
-        if lasted >= least_s or repeats >= 1 << 20:
+        if lasted >= least_s or repeats >= 1 << 20:  # 2^20: a call that takes no time at all would never last long enough
             return repeats
         # Aim past the mark by a fifth, and never trust one short sample for more than a tenfold step.
         repeats = max(repeats + 1, min(repeats * 10, int(1.2 * repeats * least_s / max(lasted, 1e-9))))
 
 
 def _timing(own: np.ndarray, reference: np.ndarray, random: np.random.Generator) -> Timing:
+    # A seed of its own, so that the interval of the ratio does not depend on how many runners there are.
     p50_ms, of_p50 = 1e3 * float(np.median(own)), _interval(1e3 * own, np.random.default_rng(0))
     if own is reference:
         return Timing(p50_ms, 1.0, (1.0, 1.0), len(own), of_p50)
     pairs = reference / own
     low, high = np.percentile(pairs, [25, 75])
+    # Paired within rounds: what slowed a round down slowed both.
     return Timing(p50_ms, float(np.median(pairs)), _interval(pairs, random), len(own), of_p50, float(high / low))
 
 

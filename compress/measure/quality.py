@@ -163,6 +163,7 @@ def count(
 def _sliced(metric: Metric, output: Tensor, target: Tensor, slices: int) -> Tensor:
     """(slices, sums) of one batch."""
     parts = zip(output.tensor_split(slices), target.tensor_split(slices), strict=True)
+    # in float64: counts of many batches are added; batches smaller than the number of slices leave some empty
     return torch.stack([metric.sums(y, t).double().cpu() for y, t in parts if len(y)])
 
 
@@ -239,6 +240,7 @@ def _measuring(model: Any, device: torch.device | str) -> Iterator[Any]:
     if not isinstance(model, nn.Module):
         yield model
         return
+    # Each part by itself: a model may have some parts in eval mode on purpose, such as frozen norms.
     modes = {part: part.training for part in model.modules()}
     try:
         yield placed(model.eval(), device)
@@ -248,13 +250,14 @@ def _measuring(model: Any, device: torch.device | str) -> Iterator[Any]:
 
 
 def _ratio(sums: Tensor) -> float:
-    return float(sums[0] / sums[1].clamp_min(1))
+    return float(sums[0] / sums[1].clamp_min(1))  # no sample counted: 0 of 1
 
 
 def _largest(count: int) -> Sums:
     def sums(output: Tensor, target: Tensor) -> Tensor:
         if output.ndim < 2 or target.shape != (len(output), *output.shape[2:]):
             raise BadInput(f"Outputs of shape {tuple(output.shape)} have no classes for labels of shape {tuple(target.shape)}.")
+        # topk of at most as many classes as there are.
         hit = (output.topk(min(count, output.shape[1]), dim=1).indices == target.unsqueeze(1)).any(1)
         counted = target != IGNORE if output.ndim > 3 else torch.ones_like(hit)  # of pixels; tokens have any number
         return torch.stack([(hit & counted).sum(), counted.sum()])
@@ -269,6 +272,7 @@ def _confusion(output: Tensor, target: Tensor) -> Tensor:
     counted = (target != IGNORE) & (target >= 0)
     if bool((target[counted] >= classes).any()):
         raise BadInput(f"The masks reach class {int(target[counted].max())}, the model has {classes} outputs.")
+    # A pair (true, predicted) as one number, counted by one bincount.
     pairs = target[counted] * classes + output.argmax(1)[counted]
     return pairs.bincount(minlength=classes * classes)
 
@@ -276,6 +280,7 @@ def _confusion(output: Tensor, target: Tensor) -> Tensor:
 def _mean_iou(sums: Tensor) -> float:
     counts = sums.view(round(len(sums) ** 0.5), -1)
     both, either = counts.diagonal(), counts.sum(0) + counts.sum(1) - counts.diagonal()
+    # Classes that occur neither in masks nor in predictions say nothing, and are left out of the mean.
     return float((both / either)[either > 0].mean()) if bool((either > 0).any()) else 0.0
 
 
@@ -314,6 +319,7 @@ def _custom(name: str) -> Metric:
 
     def sums(output: Tensor, target: Tensor) -> Tensor:
         value = float(function(output, target))
+        # Times its samples: batches of different sizes then weigh by what they hold.
         return torch.tensor([value * len(output), float(len(output))], dtype=torch.float64)
 
     higher = bool(getattr(function, "higher_is_better", True))

@@ -66,11 +66,13 @@ def runner(runtime: str, target: str | Path | nn.Module, inputs: Sequence[Tensor
 
 
 def _session(path: Path, runtime: str, threads: int, batch: int) -> Any:
+    # Imported here: torch's runtime works without the package.
     import onnxruntime
 
     if not path.is_file():
         raise BadInput(f"There is no ONNX file at {path}. Export it first with 'compress export'.")
     options = onnxruntime.SessionOptions()
+    # one operator at a time: parallel branches would share the threads
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -115,13 +117,16 @@ def _torch(module: nn.Module, inputs: Sequence[Tensor], threads: int) -> Callabl
         if before != threads:
             torch.set_num_threads(threads)
         try:
+            # inference_mode, as a serving process would call it.
             with torch.inference_mode():
                 outputs = module(*placed)
+            # Kernels run asynchronously; without waiting only their launch would be timed.
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             elif device.type == "mps":
                 torch.mps.synchronize()
             return outputs
+        # Global in torch: other code of this process must not notice.
         finally:
             if before != threads:
                 torch.set_num_threads(before)

@@ -84,14 +84,18 @@ def export_all(
         try:
             made = write(name, result, path, recipe, data, metadata)
         except exporters.ExportError as error:
+            # The main format: without it there is nothing to ship, so the run ends.
             if name == "onnx":
                 raise
             failed.append(FailedExport(format=name, reason=str(error)))
+            # A file that is not the model breaks the contract; one that could not be written is only reported.
             if isinstance(error, exporters.ParityError):
                 broken.append(Broken(outcome=Outcome.EXPORT_NOT_EQUAL, export=name, reason=str(error)))
             continue
         seconds = time.perf_counter() - started
+        # The others are the model to 1e-4: their quality is that of the last stage.
         record = _record(made, measure(answers(name, path)) if name in exporters.LOSSY else None, seconds)
+        # Only where rounding alone loses too much: training costs more than an export.
         if name in QAT_FORMATS and recipe.qat and lost_too_much(recipe, dense, record.quality, name):
             record = after_qat(record, result, path, recipe, data, metadata, measure)
         records.append(record)
@@ -112,6 +116,7 @@ def write(
         "batch": recipe.batch,
     }
     samples = None if data is None else batches(data.test, PROOF_SAMPLES, recipe.seed)
+    # The ONNX path is used by every stage and known to end; other converters may crash or hang.
     exporting = exporters.export if name == "onnx" else isolated.export
     return exporting(name, of.module, of.inputs, path, metadata=metadata, samples=samples, **options)
 
@@ -132,6 +137,7 @@ def after_qat(
     started, name, before = time.perf_counter(), first.format, first.quality
     assert before is not None, "it has fewer bits than the model"
     seen = batches(data.train, min(recipe.calibration, CALIBRATION_SAMPLES), recipe.seed)
+    # Ranges of the float model: the rounding stands where the file will have it.
     ranges = qdq.ranges(values(of.module, seen), recipe.calibrator)
     rounding = partial(train_rounded, symmetric=name == "onnx-int8-symmetric", kept_float=first.kept_float)
 
@@ -139,6 +145,7 @@ def after_qat(
         seconds = round(time.perf_counter() - started, 3)
         return QatRecord(epochs=recipe.qat, before=before, seconds=seconds, **more)
 
+    # Beside the target, so that the file moves into place within one file system.
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         try:
             module, _ = rounding(of.module, ranges, data, recipe, find_device(recipe.device))
@@ -146,6 +153,7 @@ def after_qat(
         except (CompressError, exporters.ExportError) as error:
             return first.model_copy(update={"qat": told(reason=str(error))})
         after = measure(answers(name, made.path))
+        # Training that made it worse is not used.
         if drop(before, after) > 0:
             return first.model_copy(update={"qat": told(after=after)})
         made.path.replace(path)
@@ -156,7 +164,7 @@ def after_qat(
 def batches(split: Split, most: int, seed: int) -> list[tuple[Tensor, ...]]:
     """Inputs of up to `most` samples, fewer where they are large."""
     first = next(iter(split.batches(1, limit=1))).inputs
-    fitting = PROOF_BYTES // max(sum(x.nbytes for x in first), 1)
+    fitting = PROOF_BYTES // max(sum(x.nbytes for x in first), 1)  # several inputs count together
     return [batch.inputs for batch in split.batches(_BATCH, limit=max(min(most, fitting), 1), seed=seed)]
 
 
@@ -165,8 +173,10 @@ def answers(name: str, path: Path) -> Callable[..., Tensor]:
     loaded = runtimes.load(exporters.RUNTIME[name], path)
     fixed = loaded.shapes[0][0] if loaded.shapes else 0
 
+    # Contiguous, since numpy shares the memory with the tensor.
     def answer(*inputs: Tensor) -> Tensor:
         arrays = [x.detach().cpu().contiguous() for x in inputs]
+        # copy: a runtime may use its output buffer again for the next part.
         found = [torch.from_numpy(loaded.run([x.numpy() for x in part])[0].copy())[:real] for part, real in parts(arrays, fixed)]
         return torch.cat(found).to(inputs[0].device)
 
@@ -201,6 +211,7 @@ def _record(made: exporters.Exported, quality: Quality | None, seconds: float) -
 
 def lost_too_much(recipe: Recipe, dense: Quality | None, now: Quality | None, export: str | None = None) -> Broken | None:
     """The contract `--max-drop`, if the result, or an exported file, does not keep it."""
+    # What has no quality to compare cannot be judged, and keeps its contract.
     if recipe.max_drop is None or dense is None or now is None or (lost := drop(dense, now)) <= recipe.max_drop:
         return None
     outcome = Outcome.QUALITY_LOST if export is None else Outcome.EXPORT_LOST_QUALITY

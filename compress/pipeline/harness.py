@@ -51,6 +51,7 @@ class Harness:
     def inputs(self, batch: int) -> tuple[Tensor, ...]:
         """Real inputs, repeated where the data has fewer."""
         found = next(iter(self.data.test.batches(batch))).inputs
+        # Repeated and not cut off: the batch that is timed is the one that was asked for.
         return tuple(x[torch.arange(batch) % len(x)] for x in found)
 
     def samples(self) -> Iterable[tuple[Tensor, ...]]:
@@ -61,6 +62,7 @@ class Harness:
         """Measure a model; leaves `model.onnx` in `folder`. The first call is for the dense model."""
         path = folder / "model.onnx"
         metadata = {"compress.plan_sha256": artifact.plan.digest, "compress.stage": stage}
+        # Written for every stage to be timed; only the final export is compared with the model.
         written = exporters.export(
             "onnx", artifact.module, artifact.inputs, path, metadata=metadata, opset=self.recipe.opset, check_parity=False
         )
@@ -82,6 +84,7 @@ class Harness:
         None where the edits are of other kinds: linearized activations and moved padding change the model on purpose.
         """
         found = [self._apart(*pair) for pair in _pairs(before, edits)]
+        # The worst by its own tolerance: pairs may have outputs of different scale.
         return max(found, key=lambda e: e.worst_abs / e.tolerance, default=None)
 
     def _apart(self, changed: Module, reference: Module) -> Exactness:
@@ -94,10 +97,12 @@ class Harness:
                 worst = max(worst, float((one - other).abs().max()))
                 largest = max(largest, float(other.abs().max()))
                 samples += len(one)
+        # Relative to the largest output; 1e-3 keeps a model of zeros from a tolerance of 0.
         return Exactness(worst_abs=worst, tolerance=EXACT_RTOL * max(largest, 1e-3), samples=samples)
 
     def remember_dense(self, path: Path) -> None:
         """After a resume: the dense model's runner, from the file that the first run left."""
+        # Timed in this process again: latencies of another session would not be comparable.
         self._dense_run = self._run(self.dense, path)
 
     def _run(self, artifact: Artifact, path: Path) -> Callable[[], object]:
@@ -106,6 +111,7 @@ class Harness:
     def _latency(self, artifact: Artifact, stage: str, path: Path) -> Latency:
         run = self._run(artifact, path)
         self._dense_run = self._dense_run or run
+        # The dense model raced against itself would be a race of one: it has no ratio.
         runs = {"dense": self._dense_run} if run is self._dense_run else {"dense": self._dense_run, stage: run}
         timing = compare(runs, "dense", rounds=self.recipe.rounds, seed=self.recipe.seed)[stage if len(runs) > 1 else "dense"]
         threads = self.recipe.threads or usable_cores()
@@ -122,6 +128,7 @@ class Harness:
 
     def _quality(self, artifact: Artifact) -> QualityRecord:
         counted = self._counted(artifact)
+        # By identity: a stage that only looked hands the same module on.
         if artifact.module is self.dense.module:
             self._dense_counted = counted
         return self._finished(counted)
@@ -149,9 +156,11 @@ def _pairs(before: Artifact, edits: Sequence[Edit]) -> Iterator[tuple[Module, Mo
     every = list(runs(edits))
     for number, run in enumerate(every, 1):
         removed, merges = [edit for edit in run if isinstance(edit, Keep)], isinstance(run[0], Merge | Factor)
+        # Only removals are compared with masking; linearized activations change the model on purpose.
         if removed:
             channels = before.channels
             yield remove.keep(before.module, channels, removed), remove.mask(before.module, channels, removed)
+        # The next run of edits is compared with the model that this one leaves.
         after = apply(Plan(run), before) if merges or number < len(every) else before
         if merges:
             yield after.module, before.module

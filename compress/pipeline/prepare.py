@@ -28,6 +28,7 @@ def opened(recipe: Recipe) -> tuple[Artifact, Data | None]:
     """
     shapes = tuple(parse_shape(text) for text in recipe.input_shape)
     data = open_data(recipe.data, seed=recipe.seed, shape=shapes[0] if shapes else None) if recipe.data else None
+    # A stored model knows its own input shape; of a plain file only the data can tell it.
     of_data = data is not None and not shapes and not Path(recipe.model).is_dir()
     if data is not None and of_data:
         shapes = tuple(tuple(x.shape[1:]) for x in next(data.train.batches(1, limit=1)).inputs)
@@ -45,6 +46,7 @@ def opened(recipe: Recipe) -> tuple[Artifact, Data | None]:
 def prepare(recipe: Recipe, progress: Progress = silent) -> tuple[Context, quality.Metric]:
     """Open data and model, and check that they fit each other: the head of every command that looks at both."""
     device = find_device(recipe.device)
+    # For its refusal, before model and data are opened.
     choose(recipe.runtime)
     if unknown := [name for name in recipe.export if name not in exporters.EXPORTERS]:
         raise BadInput(f"--export is '{unknown[0]}'; known are {', '.join(exporters.EXPORTERS)}. See 'compress doctor'.")
@@ -66,6 +68,7 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> tuple[Context, quali
     metric, chosen = quality.choose(recipe.metric, data.spec.task, data.spec.labeled)
     odd = check_output(data, tuple(quality.first_output(answered(dense, first.inputs)).shape))
     dense = dense.noting(*data.notes, *odd, *([chosen] if chosen else []))
+    # Moved once, here: every stage finds the model where the run works.
     dense = replace(dense, module=dense.on(device))
     # Stages get a number; whether rounding pays is the pipeline's question, because it is measured.
     settled = recipe.model_copy(update={"align": recipe.align or 1})
@@ -81,6 +84,7 @@ def _initial(recipe: Recipe, dense: Artifact, device: torch.device) -> Artifact 
     if recipe.initial is None or recipe.initial == DRAWN:
         return None
     shapes = tuple("x".join(map(str, x.shape[1:])) for x in dense.inputs)
+    # Opened like the model, with the same class and shapes, but without data.
     found, _ = opened(recipe.model_copy(update={"model": recipe.initial, "data": "", "input_shape": shapes}))
     shaped, other = ({name: tuple(t.shape) for name, t in a.module.state_dict().items()} for a in (dense, found))
     if differ := [name for name in shaped if other.get(name) != shaped[name]] or [name for name in other if name not in shaped]:
@@ -124,7 +128,7 @@ def find_device(name: str) -> torch.device:
     except RuntimeError:
         raise BadInput(f"The device is '{name}'; needed is auto, cpu, cuda, cuda:N or mps.") from None
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(device.type, False):
+    if not there.get(device.type, False):  # unknown kinds of device are absent ones
         raise BadInput(
             f"The device {name} was asked for, but torch sees none here. Take --device cpu, or run where there is one."
         )

@@ -127,6 +127,7 @@ class _Run:
     def stage(self, stage: Stage) -> None:
         """One more stage: from disk where an earlier run finished it, else carried out, measured and written."""
         before, number = self.done[-1].artifact, len(self.done)
+        # Fine-tuning goes on from the last trained model.
         trained = [d.artifact for d in self.done if d.trained]
         known = replace(self.context, trained=trained[-1] if trained else None)
 
@@ -153,12 +154,13 @@ class _Run:
         facts, folder = self.workspace.facts(number, name), self.workspace.folder(number, name)
         if facts is None:
             return None
+        # No model, but the stage changed nothing: that of the stage before.
         if (folder / "model.compressed").exists():
             module = load(folder / "model.compressed")
         elif facts["same"]:
             module = self._before.module
         else:
-            return None
+            return None  # its model could not be stored, so the stage is repeated
         if number == 0:
             self.harness.remember_dense(folder / "model.onnx")
         exactness = Exactness(**facts["exactness"]) if facts["exactness"] else None
@@ -175,6 +177,7 @@ class _Run:
     def _carried_out(self, name: str, carry_out: Callable[[], Artifact]) -> _Done:
         start = time.perf_counter()
         artifact = carry_out()
+        # Only the stage itself is timed, not what is measured of it.
         seconds = round(time.perf_counter() - start, 3)
         self.context.progress(f"measure {name}", 0.0, "")
         edits = artifact.plan.edits[len(self._before.plan.edits) :]
@@ -188,6 +191,7 @@ class _Run:
             else:
                 record = self.harness.record(artifact, name, seconds, folder)
             kept = artifact if same else _saved(artifact, name, folder)
+            # A model that guesses is no model to compress; told once, at the first row.
             if not self.done and (odd := sentences.guessing(record.quality, self.context.data.spec.classes)) is not None:
                 warnings.warn(odd, CompressWarning, stacklevel=2)
                 kept = kept.warning(odd)
@@ -211,6 +215,7 @@ class _Run:
 
 def _saved(artifact: Artifact, stage: str, folder: Path) -> Artifact:
     """Write what `--resume` needs; the artifact says so where it cannot be written."""
+    # A missing class-free form costs the resume, not the run.
     try:
         save(artifact, folder / "model.compressed")
         return artifact
@@ -229,10 +234,12 @@ def _with_widths_that_pay(stage: Stage, before: Artifact, context: Context, alig
     if stage.traits.once:
         return carried_out(align or 1)
     plain = carried_out(1)
+    # Nothing removed, or no rounding wanted: nothing to compare.
     if align == 1 or not any(isinstance(edit, Keep) for edit in plain.plan.edits[len(before.plan.edits) :]):
         return plain
     try:
         rounded = carried_out(align or _BLOCK)
+    # A target that rounded counts cannot meet is no error unless rounding was asked for.
     except Infeasible:
         if align is not None:
             raise
@@ -240,6 +247,7 @@ def _with_widths_that_pay(stage: Stage, before: Artifact, context: Context, alig
     assert context.race is not None, "a run can time"
     timing = context.race(rounded, plain)
     said = f"{timing.ratio:.2f}x as fast as unrounded ones (95 % interval {timing.ci95[0]:.2f} to {timing.ci95[1]:.2f})"
+    # Asked for: kept unless measurably slower. Not asked for: only if measurably faster.
     if timing.faster or (align is not None and not timing.slower):
         return rounded.noting(f"Channel counts are rounded to multiples of {align or _BLOCK}: {said}.")
     return plain.noting(f"Channel counts are not rounded: in multiples of {align or _BLOCK} they are {said}.")
@@ -249,6 +257,7 @@ def _report(recipe: Recipe, done: Sequence[_Done], made: Exports) -> Report:
     first, last, result = done[0].record, done[-1].record, done[-1].artifact
     exactness = [d.exactness for d in done if d.exactness is not None]
     worst = max(exactness, key=lambda e: e.worst_abs / e.tolerance) if exactness else None
+    # In this order: an inexact model makes every number after it meaningless.
     broken = _inexact(worst) or lost_too_much(recipe, first.quality, last.quality) or made.broken
     return Report(
         method=recipe.method,
@@ -292,6 +301,7 @@ def _failures(stage: str, done: Sequence[str]) -> Generator[None]:
     """A crash inside a stage is told with what is kept; refusals pass as they are."""
     try:
         yield
+    # Refusals and full disks have a sentence of their own; only the unforeseen is wrapped.
     except (CompressError, exporters.ExportError, OSError):
         raise
     except Exception as error:

@@ -23,6 +23,7 @@ def made(step: Step | Named) -> Stage:
     """
     found: object = step
     if isinstance(step, Step):
+        # Imported when it is needed, so that listing methods loads no torch.
         found = getattr(import_module(f"compress.stages.{step.file}"), step.file.title().replace("_", ""))(**step.settings)
     if not isinstance(found, Stage):
         lacking = [name for name in ("name", "traits", "needed", "check", "__call__") if not hasattr(found, name)]
@@ -40,6 +41,7 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
         close = difflib.get_close_matches(recipe.method, METHODS, 1)
         meant = f" Did you mean {close[0]}?" if close else ""
         raise BadInput(f"The method is '{recipe.method}'; known are {', '.join(METHODS)}.{meant} See 'compress methods'.")
+    # Replay first, for every method: a plan that is given comes before what the method decides.
     every: tuple[Stage, ...] = (Replay(), *map(made, METHODS[recipe.method].steps))
     stages = [stage for stage in every if stage.needed(recipe)]
     if recipe.order != "width-depth":
@@ -65,6 +67,7 @@ def _exchanged(stages: list[Stage]) -> list[Stage]:
     """Depth before width: these two change places, the others stay where they are."""
     places = _ordered(stages)
     both = sorted((stages[i] for i in places), key=lambda stage: "width" in stage.traits.removes)
+    # One by one into the same places, so that stages in between stay where they are.
     return [both.pop(0) if i in places else stage for i, stage in enumerate(stages)]
 
 

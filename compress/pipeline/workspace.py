@@ -47,20 +47,24 @@ class Workspace:
 
     def finished(self) -> tuple[str, ...]:
         """Names of the stages on disk, in order."""
+        # Two digits in front, so that sorting by name is the order of the run.
         return tuple(path.name.partition("-")[2] for path in sorted((self.out / "stages").glob("[0-9]*")))
 
     def finish(self, number: int, stage: str, fill: Callable[[Path], dict[str, Any]]) -> None:
         """Write a stage's folder: `fill` puts the files in and gives the facts that become `stage.json`."""
         final = self.folder(number, stage)
         final.parent.mkdir(exist_ok=True)
+        # A name of its own for each process; the dot keeps it out of `finished`.
         staging = final.parent / f".{final.name}.{os.getpid()}"
         staging.mkdir()  # not by tempfile, whose folders nobody else may read
         try:
             facts = fill(staging)
             (staging / "stage.json").write_text(json.dumps(facts, indent=1))
+            # os.replace cannot replace a folder that is not empty.
             if final.exists():
                 shutil.rmtree(final)
             os.replace(staging, final)
+            # Only after the rename: until then the scratch is all that a killed run has.
             shutil.rmtree(self.scratch(number, stage), ignore_errors=True)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -71,6 +75,7 @@ class Workspace:
             return json.loads((self.folder(number, stage) / "stage.json").read_text())
         except FileNotFoundError:
             return None
+        # Half-written cannot be (see `finish`), so something else has damaged it.
         except (OSError, ValueError) as error:
             raise BadInput(f"{self.folder(number, stage)} cannot be read ({error}). Start again with --force.") from error
 

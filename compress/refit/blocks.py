@@ -53,9 +53,11 @@ def blocks(module: GraphModule, kept: Mapping[str, Kept]) -> list[Block]:
     for node, following in zip(nodes, [*nodes[1:], None], strict=True):
         span.append(node.name)
         inside += node.name in known
+        # Transparent nodes behind a cut belong to the block before them: nothing is fitted there.
         if node.name not in cuts or inside < _LAYERS_PER_BLOCK or (following is not None and transparent(module, following)):
             continue
         origin = _origin(module, node, known)
+        # Without a known layer the channels of the exit cannot be matched with the dense model's.
         if origin is None:
             continue
         positions = kept[origin.path].outputs
@@ -73,6 +75,7 @@ def _cuts(module: nn.Module) -> set[str]:
     alive: set[Node] = set()
     cuts: set[str] = set()
     for node in graph.nodes:
+        # Parameters in the graph are always there, and no value that flows.
         if node.op == "get_attr":
             continue
         alive.difference_update(live.consumed(node))
@@ -92,6 +95,7 @@ def _origin(module: GraphModule, node: Node, known: Mapping[str, Layer]) -> Laye
         )
         if not is_sum and not transparent(module, node):
             return None
+        # Of a sum either operand will do: both have the same channels.
         node = next((s for s in sources if s.name in known or transparent(module, s)), sources[0])
     return known[node.name]
 

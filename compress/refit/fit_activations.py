@@ -48,12 +48,14 @@ def linearized(artifact: Artifact, context: Context, wanted: Sequence[str], kind
         EmptyData: there are too few images for an affine function.
     """
     if not wanted:
+        # Nothing to do: the pass over the images would be for nothing.
         return artifact
     straight = apply(Plan(fitted(artifact, context, wanted, kind)), artifact)
     return refit.refitted(straight, context) if refits(context.recipe, kind) else straight
 
 
 def refits(recipe: Recipe, kind: str | None = None) -> bool:
+    # Gradual fine-tuning bends the activation step by step; with no epochs it is put in place at once.
     """Whether layers behind affine functions of some kind are refitted at once, instead of left for fine-tuning."""
     kind = kind or recipe.linearize
     return kind == "affine" or (kind == "gradual" and recipe.epochs == 0)
@@ -82,6 +84,7 @@ def fitted(artifact: Artifact, context: Context, wanted: Sequence[str], kind: st
 
 def edit(path: str, fit: Fit) -> Linearize:
     """The edit that puts a fit in place."""
+    # Rounded, so that a plan reads well and gives the same numbers back.
     slope, offset = (tuple(float(f"{x:.{_DIGITS}g}") for x in numbers.tolist()) for numbers in (fit.slope, fit.offset))
     return Linearize(path, len(slope), slope, offset)
 
@@ -95,6 +98,7 @@ def fits(artifact: Artifact, context: Context, wanted: Sequence[str]) -> dict[st
     """
     known = checked(artifact.module, wanted)
     sums = affine_sums(
+        # Streaming, as the values of all activations at once would not fit into memory.
         artifact.module,
         context.calibration.inputs(),
         tuple(known.values()),

@@ -44,6 +44,7 @@ def running(module: GraphModule, node: Node) -> Any:
     """The norm at a node, if it is called once and has running statistics."""
     if node.op != "call_module" or type(norm := cast(Any, module.get_submodule(str(node.target)))) not in BATCH_NORMS:
         return None
+    # Two calls would need two statistics.
     calls = sum(n.op == "call_module" and n.target == node.target for n in module.graph.nodes)
     return norm if calls == 1 and norm.running_mean is not None else None
 
@@ -51,6 +52,7 @@ def running(module: GraphModule, node: Node) -> Any:
 def recalibrate(norm: Any, values: Sequence[Tensor]) -> None:
     """Take a norm's running statistics from its inputs, one tensor (n, c, ...) per batch."""
     moments = torch.zeros(2, values[0].shape[1], dtype=torch.float64)
+    # Sums in float64: the variance is a difference of two large numbers.
     for x in values:
         rows = x.movedim(1, 0).flatten(1)
         moments += torch.stack([rows.sum(1), rows.square().sum(1)]).double().cpu()

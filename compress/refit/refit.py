@@ -47,6 +47,7 @@ def both(small: Artifact, context: Context) -> Both:
     batches, notes = images(context)
     before = context.before
     dense = fold(before.module).to(context.device).requires_grad_(False)
+    # The edits since then: what stood in the plan before has shaped `before` already.
     since = replace(small.plan, edits=small.plan.edits[len(before.plan.edits) :])
     return Both(dense, fold(small.module).to(context.device).requires_grad_(False), kept(before, since), batches, notes)
 
@@ -60,6 +61,7 @@ def statistics(artifact: Artifact, context: Context, groups: Sequence[Group], st
         EmptyData: there are no images.
     """
     recipe = context.recipe
+    # EASIER and EGP average over mini-batches, so their estimate follows the batch size.
     size = calibration.STATISTICS if recipe.entropy == "pooled" else recipe.batch_size
     return collect(
         artifact.module,
@@ -82,6 +84,7 @@ def images(context: Context) -> tuple[list[tuple[Tensor, ...]], tuple[str, ...]]
         EmptyData: there is none.
     """
     asked = context.recipe.calibration
+    # 2: both models hold their values at once.
     room = max(1, int(_MEMORY / (2 * max(alive_bytes(context.before.module), 1))))
     batches = list(context.calibration.inputs(min(calibration.ROWS, asked, room), most=room, device=context.device))
     if not batches:
@@ -96,6 +99,7 @@ def kept(dense: Artifact, plan: Plan) -> dict[str, Kept]:
     known = layers(dense.module)
     found: dict[str, list[Tensor]] = {path: [] for path in known}
     for dim in (0, 1):
+        # Weights are replaced by their own position on an axis; after the edits each entry tells where it came from.
         numbered = copy.deepcopy(dense.module)
         for path in found:
             weight = getattr(numbered.get_submodule(path), "weight").data  # noqa: B009 (a Module's attribute has no type)
@@ -105,6 +109,7 @@ def kept(dense: Artifact, plan: Plan) -> dict[str, Kept]:
         left = apply(plan, Artifact(numbered, dense.inputs)).module
         for path in found:
             weight = getattr(left.get_submodule(path), "weight").data  # noqa: B009
+            # amax: all entries but one are 0, and that one is the position.
             found[path].append(weight.movedim(dim, 0).reshape(weight.shape[dim], -1).amax(1).round().long())
     return {path: _kept(known[path], *sides) for path, sides in found.items()}
 
@@ -162,6 +167,7 @@ def output_moments(
     def watch(path: str):
         def hook(part: nn.Module, args: object, y: Tensor) -> None:
             dims = [d for d in range(y.ndim) if d != (y.ndim - 1 if isinstance(part, nn.Linear) else 1)]
+            # float64 on the CPU, since the variance below is a difference.
             new = [y.sum(dims).cpu().double(), y.square().sum(dims).cpu().double()]
             sums[path] = [a + b for a, b in zip(sums[path], new, strict=True)] if path in sums else new
             seen[path] = seen.get(path, 0) + y.numel() // len(new[0])

@@ -22,6 +22,7 @@ from compress.statistics.layers import LAYERS, columns
 
 _ADDS = frozenset({"add", "iadd", "add_"})
 # Stored values must survive the operations that read them.
+# Functions that work in place, and what they compute without.
 _PURE: dict[Any, Any] = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
 _PURE_METHODS = {"add_": "add", "sub_": "sub", "mul_": "mul", "div_": "div", "clamp_": "clamp", "masked_fill_": "masked_fill"}
 _TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -136,14 +137,17 @@ def order(module: GraphModule) -> list[str]:
     for first, *later in calls.values():
         inputs = {source for call in later for source in call.all_input_nodes}
         before[first.name] |= {source.name for source in inputs if not _reaches(first, source)}
+    # A layer in front of a sum waits for the other operand where that is lighter (module docstring).
     for node in module.graph.nodes:
         found = sum_behind(module, node) if _weight(module, node) else None
+        # Waiting for what itself waits for this layer would never end.
         if found is not None and _lighter(module, found[1], node) and not _reaches(node, found[1]):
             before[node.name].add(found[1].name)
     done: list[str] = []
     waiting = sorted(before, key=lambda name: position[name])
     ready: set[str] = set()
     while waiting:
+        # Nothing is ready only where calls of a shared layer wait for each other: then graph order.
         name = next((n for n in waiting if before[n] <= ready), waiting[0])
         waiting.remove(name)
         ready.add(name)
@@ -159,6 +163,7 @@ def _weight(module: GraphModule, node: Node) -> int:
 
 def _lighter(module: GraphModule, operand: Node, node: Node) -> bool:
     """Whether the last layer on the way to `operand` is lighter than that of `node`, or there is none."""
+    # Norms and activations weigh nothing; the layer in front of them counts.
     while operand.op == "call_module" and not _weight(module, operand) and operand.all_input_nodes:
         operand = operand.all_input_nodes[0]
     return _weight(module, operand) < _weight(module, node)
@@ -192,6 +197,7 @@ def alive_bytes(module: GraphModule) -> int:
 def _bytes(shape: Any) -> int:
     if isinstance(shape, tuple | list):
         if all(isinstance(n, int) for n in shape):
+            # 4 bytes of float32; the batch is left out.
             return 4 * math.prod(shape[1:])
         return sum(_bytes(s) for s in shape)
     return sum(_bytes(s) for s in shape.values()) if isinstance(shape, dict) else 0

@@ -32,6 +32,7 @@ from compress.refit import norms
 from compress.refit.tape import Tape, order, sum_behind
 from compress.statistics.layers import Layer, columns, from_matrix, layers
 
+# Bounds the time of wide layers; below it `_ROWS` decides.
 _WORK = 2e11  # multiply-adds that one layer's moments may take
 _ROWS = 64  # rows per input column at most
 
@@ -91,20 +92,24 @@ def refit(
     for turn, name in enumerate(names):
         one, node = known.get(name), walk.of_dense.nodes[name]
         reads = {source.name for source in node.all_input_nodes}
+        # The dense value is always needed: as a target, and as what later calls read.
         walk.of_dense.compute(name)
         if one is not None and one.path not in walk.met:
             walk.met.add(one.path)
             sources = {s.name for call in one.nodes for s in walk.of_dense.nodes[call].all_input_nodes}
+            # The same inputs and the same columns: the layer gives what it gave, and a refit could only blur it.
             if not sources & changed and _columns_of(dense, one) == _columns_of(small, one):
                 exact.append(one.path)
             elif (only is None or one.path in only) and (error := walk.fit(one)) is not None:
                 errors[one.path] = error
         fitted, less = one is not None and one.path in errors, norms.reads_less(dense, small, node)
+        # What reads something stale stays stale until a layer is refitted.
         if not fitted and (less or reads & stale):
             stale.add(name)
             if (norm := norms.running(small, node)) is not None:
                 norms.recalibrate(norm, walk.of_small.values[node.all_input_nodes[0].name])
                 recalibrated.append(str(node.target))
+        # After the fit, so that what follows sees the new weights.
         walk.of_small.compute(name)
         walk.of_dense.release(name)
         walk.of_small.release(name)
@@ -149,18 +154,21 @@ class _Walk:
         source = node.all_input_nodes[0].name
         behind = sum_behind(self.dense, node)
         other = behind[1].name if behind is not None else ""
+        # Whether the sum's other operand is known on both sides: then the block repairs the stream.
         stream = self.sequential and other in self.of_small.values and other in self.of_dense.values
         kept, own = self.kept[one.path], self.own[one.path]
         inputs = self.of_small.values[source] if self.sequential and source in self.of_small.values else None
         for i, found in enumerate(self.of_dense.ahead([call, source])):
             y = found[call]
             at = one.places(y, max(1, round(share * y.numel() / one.outputs)), self.generator)
+            # "original" takes the dense inputs; a later call through the layer itself has no small ones yet.
             seen = found[source] if inputs is None else inputs[i]
             there = one.counterpart(at, found[source], own, seen)
             if there is None:
                 return
             target = one.targets(y, at)
             if stream:
+                # Dense sum minus the smaller model's stream: what this layer must give (docstring).
                 target = target + one.targets(self.of_dense.values[other][i], at)
             target = target[:, kept.outputs]
             if stream:
@@ -182,6 +190,7 @@ def _share(one: Layer, kept: Kept, positions: int) -> float:
     """Share of all output positions that is looked at."""
     inputs = one.window.taps * len(kept.inputs)
     rows = min(_ROWS * inputs, _WORK / (inputs * (inputs + len(kept.outputs))))
+    # At least some rows per column for a usable Gram matrix, and 20,000 where there are as many.
     return min(1.0, max(rows, 4.0 * inputs, 20_000.0) / max(positions, 1))
 
 

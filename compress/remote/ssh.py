@@ -76,6 +76,7 @@ class Device:
         flags = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
         flags += ["-F", str(self.config)] if self.config else []
         flags += ["-l", self.user] if self.user else []
+        # `--` ends the options, whatever the host is called.
         return ["ssh", "-T", *flags, *(["-p", str(self.port)] if self.port else []), "--", self.host, remote]
 
 
@@ -187,6 +188,7 @@ def scripts(*modules: ModuleType) -> dict[str, Path]:
 def prepare(there: Device, python: str) -> dict[str, str]:
     """A fresh folder on the device, and what it has: free kilobytes, version of Python."""
     text = PREPARE.replace("PYTHON", shlex.join(shlex.split(python)))
+    # The login shell may be any; the script is for a POSIX one.
     done = call(there, "exec sh -s", given=text.encode(), limit=there.timeout)
     lines = [line[len(MARK) :] for line in done.stdout.splitlines() if line.startswith(MARK)]
     facts = dict(line.split("=", 1) for line in lines if "=" in line)
@@ -242,6 +244,7 @@ def call(there: Device, remote: str, *, given: bytes = b"", limit: float) -> Don
     except OSError as error:
         raise BadInput(f"ssh cannot be started ({error.strerror}). Install an OpenSSH client.") from error
     stderr = done.stderr.decode(errors="replace")
+    # ssh's own exit code; that of a command there is another.
     if done.returncode == 255:
         raise BadInput(refusal(there, stderr))
     return Done(done.returncode, done.stdout.decode(errors="replace"), stderr)

@@ -29,6 +29,7 @@ import torch
 DRAWN_SHARE, DRAWN_MOST = 0.25, 100
 _SIGMA, _DECAY = 0.5, 0.95
 _MEMORY = 100  # episodes
+# The actor takes a tenth of the critic's steps (docstring: one learning rate for both).
 _DELAY = 10
 
 
@@ -101,17 +102,19 @@ class Ddpg:
 
     def act(self, observation: np.ndarray, episode: int) -> float:
         if episode < self.drawn:
+            # Drawn from our own generator and not the environment's, so that a replay draws the same.
             return float(self.random.random())
         mean = float(self.model.predict(observation, deterministic=True)[0][0])
         return truncated_normal(mean, _SIGMA * _DECAY ** (episode - self.drawn), float(self.random.random()))
 
     def learn(self, steps: Sequence[Step], reward: float, episode: int) -> None:
         self.waiting.append((steps, reward))
+        # Learning starts when the scale of rewards is known.
         if episode + 1 < self.drawn:
             return
         if episode + 1 == self.drawn:
             rewards = [r for _, r in self.waiting]
-            self.scale = (float(np.mean(rewards)), float(np.std(rewards)) or 1.0)
+            self.scale = (float(np.mean(rewards)), float(np.std(rewards)) or 1.0)  # all drawn rewards may be equal
         for known, value in self.waiting:
             for step in known:
                 self._remember(step, (value - self.scale[0]) / self.scale[1])
@@ -134,6 +137,7 @@ def drawn(episodes: int) -> int:
 def truncated_normal(mean: float, sigma: float, uniform: float) -> float:
     """A draw from N(mean, sigma^2) cut off to [0, 1], by its inverse distribution function at `uniform` in [0, 1]."""
     low, high = (float(torch.special.ndtr(torch.tensor((x - mean) / sigma, dtype=torch.float64))) for x in (0.0, 1.0))
+    # The interval lies so far out that its mass is lost in rounding.
     if high - low < 1e-12:
         return min(max(mean, 0.0), 1.0)
     at = torch.special.ndtri(torch.tensor(low + uniform * (high - low), dtype=torch.float64))
@@ -145,6 +149,7 @@ def own_randomness() -> Iterator[None]:
     """Whatever is seeded and drawn inside, the caller's random numbers go on as if nothing had happened."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
+        # devices=[]: the agent runs on the CPU only.
         with torch.random.fork_rng(devices=[]):
             yield
     finally:

@@ -57,6 +57,7 @@ def search(
         scratch: folder in which each episode is written down, and from which a search goes on; None for neither.
         progress: told the number of episodes done and the last one.
     """
+    # A search of fewer episodes than were recorded replays only so many.
     done = recorded(scratch)[:episodes]
     for number in range(episodes):
         if number < len(done):
@@ -66,6 +67,7 @@ def search(
             if scratch is not None:
                 scratch.mkdir(parents=True, exist_ok=True)
                 lines = (json.dumps(dataclasses.asdict(one)) + "\n" for one in done)
+                # Whole and at once: a line that was cut off would be read as a damaged file.
                 atomic.write(scratch / _FILE, "".join(lines).encode())
         progress(number + 1, done[number])
     return done
@@ -73,7 +75,7 @@ def search(
 
 def best(episodes: list[Episode]) -> int:
     """Number of the first episode of the highest reward."""
-    return max(range(len(episodes)), key=lambda number: (episodes[number].reward, -number))
+    return max(range(len(episodes)), key=lambda number: (episodes[number].reward, -number))  # of equal ones the first
 
 
 def recorded(scratch: Path | None) -> list[Episode]:
@@ -107,6 +109,7 @@ def _replay(environment: Pruning, agent: Agent, number: int, known: Episode) -> 
     steps: list[Step] = []
     for share in known.shares:
         observation = widths.observe(decided)
+        # Its draw is needed, as it moves the agent's random numbers on.
         action = agent.act(observation, number)
         decided.append(widths.kept(decided, share))
         steps.append(Step(observation, action, widths.observe(decided)))

@@ -80,6 +80,7 @@ class Judge:
         signed = quality if self.metric.higher_is_better else -quality
         if self.definition is None:
             return Outcome(signed, quality)
+        # A constant map counts as the dense layer's entropy: no credit for dead channels.
         ratios = [run.layers[path].credited(dense) / dense for path, dense in self.layers.items()]
         varied = sum(int(one.varied) for one in run.layers.values()) / max(sum(one.maps for one in run.layers.values()), 1)
         entropy = sum(ratios) / len(ratios)
@@ -110,6 +111,7 @@ def judge(
     with torch.no_grad():
         for batch in batches:
             noted(*batch.inputs)
+    # Layers of entropy 0 have no ratio.
     layers = {path: one.value for path, one in run.layers.items() if one.value > 0}
     if wanted is not None and not layers:
         raise UnsupportedModel(
@@ -117,6 +119,7 @@ def judge(
             "Look for dead layers, or take --reward accuracy."
         )
     made = Judge(kind, batches, metric, device, wanted, layers, tuple(answers), 0.0)
+    # Through the same function as episodes are judged by, with the dense answers in the model's place.
     return Judge(kind, batches, metric, device, wanted, layers, tuple(answers), made._quality(_playback(iter(answers))))
 
 

@@ -104,11 +104,13 @@ class Shrinker:
     def _refit(self, small: GraphModule, consumer: Consumer, stays: Tensor) -> None:
         one = consumer.layer
         inputs, outputs = (self._left(one.path, dim, stays) for dim in (one.reads, 1 - one.reads))
+        # It lost no input: its weights still give what they gave.
         if len(inputs) * one.window.taps == one.inputs:
             return
         columns = (inputs[:, None] * one.window.taps + torch.arange(one.window.taps)).flatten()
         xy = consumer.xy[columns][:, outputs]
         weight = solve(with_ridge(consumer.xx[columns][:, columns], _RIDGE), xy).mT
+        # The docstring's intercept, with the mean of the columns that stay.
         write(small.get_submodule(one.path), weight.float(), (consumer.offset[outputs] - weight @ consumer.mean[columns]).float())
 
     def _left(self, path: str, dim: int, stays: Tensor) -> Tensor:
@@ -152,6 +154,7 @@ def _watch(module: GraphModule, images: tuple[Tensor, ...], call: Callable[[Laye
     """Run a model once; the output of every layer's call becomes what `call` makes of it."""
 
     def hook(one: Layer) -> Callable[..., Tensor]:
+        # What a hook returns takes the place of the output, so later layers see the levelled one.
         return lambda part, inputs, y: call(one, y)
 
     # A layer that is called several times has one bias for all of its calls; it is left as it is.
@@ -168,18 +171,21 @@ def _watch(module: GraphModule, images: tuple[Tensor, ...], call: Callable[[Laye
 def _spread(one: Layer, y: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each output channel."""
     rows = y.movedim(-1 if one.linear else 1, 0).flatten(1)
+    # correction=0: matched deviations need no unbiased estimate, and one row would divide by zero.
     return rows.mean(1), rows.std(1, correction=0)
 
 
 def _levelled(part: Any, one: Layer, y: Tensor, wanted: tuple[Tensor, Tensor], outputs: Tensor) -> Tensor:
     """The output with the wanted means and deviations, and the layer changed so that it gives it."""
     (mean, deviation), (to_mean, to_deviation) = _spread(one, y), (t[outputs.to(y.device)] for t in wanted)
+    # A channel without deviation cannot be stretched.
     scale = torch.where(deviation > _TINY, to_deviation / deviation.clamp_min(_TINY), 1.0)
     with torch.no_grad():
         part.weight.copy_(from_matrix(part, as_matrix(part) * scale[:, None]))
         bias = torch.zeros_like(mean) if part.bias is None else part.bias
         part.bias = nn.Parameter((bias - mean) * scale + to_mean, requires_grad=False)
     shape = [-1 if d == (y.ndim - 1 if one.linear else 1) else 1 for d in range(y.ndim)]
+    # The same as the layer gives from now on, without running it again.
     return (y - mean.view(shape)) * scale.view(shape) + to_mean.view(shape)
 
 

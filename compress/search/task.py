@@ -55,6 +55,7 @@ def task(artifact: Artifact, context: Context) -> Task:
     curves = selection.sweeps(losses, groups, lambda share: context.progress("loss curves", share, ""))
     metric, _ = quality.choose(recipe.metric, data.spec.task, data.spec.labeled)
     batches = tuple(data.held_out.batches(MAPS, limit=IMAGES, seed=recipe.seed, device=context.device))
+    # The first batches of those that are judged anyway: no further pass.
     few = tuple(torch.cat(parts) for parts in zip(*(batch.inputs for batch in batches[:_LEVELLED]), strict=True))
     small = shrinker(artifact, losses.statistics, curves, few, context.device)
     return Task(made, small, judge(small.module, recipe.reward, batches, metric, context.device, recipe.spatial), losses)

@@ -72,6 +72,7 @@ class Widths:
     def kept(self, decided: Sequence[int], share: float) -> int:
         """Channels that the next group keeps, between the walls."""
         wanted, most = share * self.groups[len(decided)].channels, self.most(decided)
+        # No count may lie between the walls: then the budget comes first.
         least = min(self.least(decided), most)  # the last group may find no count in between
         return min((n for n in self.allowed[len(decided)] if least <= n <= most), key=lambda n: abs(n - wanted))
 
@@ -88,6 +89,7 @@ class Widths:
         return next(spends, counts[-1])
 
     def observe(self, decided: Sequence[int]) -> np.ndarray:
+        # A terminal observation is needed too, for the agent's memory.
         """What an agent sees before it decides on the next group; after the last one: what is known of that."""
         place = min(len(decided), len(self.groups) - 1)
         now, least = (self.cost(self._with(decided, last)) for last in (True, False))
@@ -119,6 +121,7 @@ def widths(
     """
     unit, amount = parse_target(target)
     model = cost_model(artifact.module, artifact.inputs, channels, groups, unit)
+    # 1e-9: a share of a count is not exact in floating point.
     allowed = tuple(
         tuple(n for n in choices(g.channels, align) if n >= math.ceil(LEAST * g.channels - 1e-9)) or (g.channels,) for g in groups
     )
@@ -131,6 +134,7 @@ def widths(
             f"The target {target} is out of reach of this search, which leaves every group {LEAST:.0%} of its channels at least: "
             f"it goes down to {reachable}. Choose such a target, or --method entropic, which goes further."
         )
+    # For its refusal of a target at or above the dense model; the wall below was checked above.
     wanted = absolute(target, model, groups, align, whole)
     return Widths(tuple(groups), model, wanted, allowed, _facts(artifact, groups, model))
 
@@ -148,4 +152,5 @@ def _facts(artifact: Artifact, groups: Sequence[Group], model: CostModel) -> np.
         rows.append((place, len(group.producers), len(group.consumers), group.channels, pixels, weights, taps, saved[place]))
     table = np.array(rows, dtype=float)
     low, high = table.min(0), table.max(0)
+    # a fact that is the same for all groups tells nothing: 0
     return np.where(high > low, (table - low) / np.where(high > low, high - low, 1.0), 0.0)

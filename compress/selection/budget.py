@@ -40,14 +40,17 @@ def cost_model(
             "A target in activations cannot be met by removing channels. Take --method easier or nepenthe, or a target in "
             "params, macs or size."
         )
+    # Of the dense model: per entry of a weight, MACs do not depend on how many channels are left.
     counted = cost(module, inputs)
     scales = _scales(module, counted, channels, unit)
     rows = [_axes(tensor, name, groups) for name, (tensor, _) in scales.items()]
+    # Biases have one axis, convolutions more: missing ones are 1 and change no product.
     depth = max([2, *(len(base) for base, _ in rows)])
     base, per_channel = np.ones((len(rows), depth)), np.zeros((len(rows), depth, len(groups)))
     for i, (b, p) in enumerate(rows):
         base[i, : len(b)], per_channel[i, : len(b)] = b, p
     model = CostModel(0.0, np.array([scale for _, scale in scales.values()]), base, per_channel)
+    # What the tensors of the model do not explain is the cost that no choice changes.
     whole = of(counted, unit)
     full = np.array([g.channels for g in groups], dtype=float)
     return CostModel(float(whole) - model(full), model.scale, base, per_channel)
@@ -60,6 +63,7 @@ def _scales(module: GraphModule, counted: Cost, channels: Channels, unit: str) -
         return {name: (p, 1.0) for name, p in parameters.items()}
     if unit == "size":
         named: dict[str, Tensor] = {**parameters, **dict(module.named_buffers())}
+        # a tied tensor lies in the file once
         return {name: (t, float(t.element_size())) for name, t in named.items() if channels.tied.get(name, name) == name}
     found: dict[str, tuple[Tensor, float]] = {}
     for one in counted.layers:
@@ -77,6 +81,7 @@ def _axes(tensor: Tensor, name: str, groups: Sequence[Group]) -> tuple[list[floa
             if member.tensor == name:
                 touched = float((member.index >= 0).sum())
                 base[member.dim] -= touched
+                # Behind a flatten one channel is several columns.
                 per_channel[member.dim, g] += touched / group.channels
     return base, per_channel
 
@@ -98,6 +103,7 @@ def absolute(target: str, model: CostModel, groups: Sequence[Group], align: int,
     now, least = model(np.array([g.channels for g in groups], dtype=float)), model(lowest([g.channels for g in groups], align))
     whole = whole or now
     wanted = amount if unit == "size" else amount * whole
+    # A target at or above the present cost would remove nothing, and is refused rather than met by doing nothing.
     if least <= wanted < now:
         return wanted
     if unit == "size":

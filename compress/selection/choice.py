@@ -63,6 +63,7 @@ class Choice:
             UnsupportedModel: no group can lose channels.
         """
         groups = self._groups(artifact)
+        # Counts or a tolerance need no budget.
         if self.counts is None and context.recipe.tolerance is None:
             self._budget(artifact, context, groups)
         if context.recipe.tolerance is not None and self.selector not in MEASURED:
@@ -79,6 +80,7 @@ class Choice:
             Infeasible: the target is out of reach; raised before any data is looked at.
             UnsupportedModel: no group can lose channels.
         """
+        # Before the pass over the images: a target out of reach should not cost minutes.
         self.check(artifact, context)
         groups = self._groups(artifact)
         if self.selector in MEASURED:
@@ -90,6 +92,7 @@ class Choice:
             scores = SCORES[self.selector](artifact, context, groups)
             curves = {name: _what_goes(worth) for name, worth in scores.items()}
             choose, why = _best(scores), f"{self.selector} finds nothing to measure behind them"
+        # Groups without a curve cannot be judged and stay whole, which the report says.
         whole = [g.name for g in groups if g.name not in curves]
         groups = [g for g in groups if g.name in curves]
         if not groups:
@@ -142,6 +145,7 @@ class Choice:
         model, target = self._budget(artifact, context, groups)
         if not (self.selector not in MEASURED if self.share_alike is None else self.share_alike):
             split: Allocation = allocate.allocate([curves[g.name] for g in groups], model, target, recipe.align or 1)
+        # Numbers that do not compare across layers cannot split a budget: the same share for all.
         else:
             split = allocate.uniform([g.channels for g in groups], model, target, recipe.align or 1)
         if abs(split.cost / target - 1) > _CLOSE:
@@ -160,4 +164,5 @@ def _best(scores: Mapping[str, Tensor]) -> Choose:
 
 def _what_goes(worth: Tensor) -> Tensor:
     """What the channels that go are worth together, by how many stay, (channels + 1,)."""
+    # The channels that are worth least go first, so the sum runs over sorted worths.
     return torch.cat([worth.new_zeros(1), worth.clamp_min(0).sort().values.cumsum(0)]).flip(0)

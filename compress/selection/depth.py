@@ -56,6 +56,7 @@ def spared(artifact: Artifact, target: str | None) -> int:
             f"The target {target} cannot be reached by depth alone, which removes no channels; it allows {reachable}. "
             "Take such a target, none at all (--max-drop then says where to stop), or --method entropic."
         )
+    # 1e-9: a share such as 0.3 of 10 is not 3 in floating point.
     if (wanted := math.ceil(share * known - 1e-9)) < stay:
         raise Infeasible(
             f"The target {target} leaves {wanted} of {known} activations, but {stay} have to stay ('compress explain' tells "
@@ -84,6 +85,7 @@ def held_out(artifact: Artifact, context: Context, limit: int | None = None) -> 
     """Quality on the held-out part of the training data; the test data is never read."""
     spec = context.data.spec
     metric, _ = quality.choose(context.recipe.metric, spec.task, spec.labeled)
+    # Never the test data: who stops by it would have chosen by it.
     batches = context.data.held_out.batches(quality.BATCH, limit=limit, device=context.device)
     return quality.evaluate(artifact.module, batches, metric, context.device, context.dense.module)
 
@@ -91,6 +93,7 @@ def held_out(artifact: Artifact, context: Context, limit: int | None = None) -> 
 def lowest(found: Mapping[str, float], most: int, together: int = 1) -> list[str]:
     """The activations of the lowest entropy, `together` of them and with these all of entropy 0, at most `most`."""
     order = sorted(found, key=found.__getitem__)
+    # Those of entropy 0 are linear already, so they cost nothing and go at once.
     return [path for place, path in enumerate(order) if place < together or found[path] == 0][:most]
 
 
@@ -101,6 +104,7 @@ def behind(module: GraphModule, channels: Channels, states: Mapping[str, States]
     for node in module.graph.nodes:
         if node.op == "call_module" and str(node.target) in states:
             name = _source(node, producer)
+            # An activation behind a concatenation has the channels of several groups and speaks for none.
             if name is not None and len(states[str(node.target)].on) == channels.group(name).channels:
                 found[name] = (*found.get(name, ()), str(node.target))
     return found
@@ -110,6 +114,7 @@ def _source(node: Node, producer: dict[str, str]) -> str | None:
     """The group whose channels reach a node, looked for backwards through what is no producer."""
     waiting, seen = list(node.all_input_nodes), set[Node]()
     while waiting:
+        # Nearest first: the producer right in front of the activation.
         source = waiting.pop(0)
         if source in seen:
             continue

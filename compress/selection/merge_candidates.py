@@ -74,6 +74,7 @@ def candidates(
     exact = [s for s in segments(artifact.module, artifact.inputs) if s.exact and wanted(s)]
     if pointwise:
         exact += [s for s in narrower(artifact.module, artifact.inputs) if wanted(s)]
+    # Race only what has a chance: a race costs seconds.
     tried = [s for s in exact if s.macs_after <= HOPELESS * s.macs_before]
     place = {name: i for i, node in enumerate(artifact.module.graph.nodes) for name in (str(node.target), node.name)}
     found: list[Candidate] = []
@@ -81,6 +82,7 @@ def candidates(
         places = [place[name] for name in segment.layers]
         timing = None if race is None else raced(artifact, segment, race)
         gain = float(segment.macs_before - segment.macs_after) if timing is None else saved_ms(timing)
+        # A gain that could be noise is no gain.
         if gain > 0 and (timing is None or timing.faster):
             found.append(Candidate(segment, min(places), max(places) + 1, gain, timing))
         progress((number + 1) / len(tried))
@@ -120,7 +122,9 @@ def raced(artifact: Artifact, segment: Segment, race: Race) -> Timing:
 def merged(artifact: Artifact, chosen: Sequence[Segment]) -> Artifact:
     """The model with some segments merged and every activation in them taken away: right in its sizes, not in its values."""
     channels = depth.widths(artifact)
+    # Identities: in a race only sizes count, and they leave nothing behind that a runtime would compute.
     edits = [Linearize(activation, channels[activation]) for one in chosen for activation in one.activations]
     less = [Pointwise(layer) for one in chosen for layer in one.pointwise]
+    # Padding moves before the merge, or the border would not be exact and the merge refused.
     padded = [Relocate(layers) for one in chosen for layers in one.relocate]
     return apply(Plan((*edits, *less, *padded, *(Merge(one.layers) for one in chosen))), artifact)

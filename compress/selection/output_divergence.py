@@ -39,6 +39,7 @@ def moved(
     before, found = _outputs(artifact, batches, context), list[float]()
     for number, edits in enumerate(each):
         after = _outputs(apply(Plan(tuple(edits)), artifact), batches, context)
+        # Temperature 1: the divergence itself, as the docstring has it.
         found.append(float(distillation(after, before, context.data.spec.task, 1.0)))
         progress((number + 1) / len(each))
     return found

@@ -54,6 +54,7 @@ def state_entropy(artifact: Artifact, context: Context, groups: Sequence[Group])
     for group in groups:
         if here := [states[path] for path in behind.get(group.name, ())]:
             bits = torch.stack([one.entropy for one in here]).mean(0)
+            # Off in every one of them, or the channel still says something somewhere.
             off = torch.stack([one.on == 0 for one in here]).all(0)
             found[group.name] = torch.where(off, -1.0, bits)
     return found
@@ -91,13 +92,16 @@ def weight_products(
     for inputs, target in batches:
         output = module(*(x.to(device) for x in inputs))
         if output.ndim == 2 and (target is None or (target.ndim == 1 and not target.is_floating_point())):
+            # On the CPU, so that the same labels are drawn on every device.
             drawn = torch.multinomial(output.detach().softmax(1).cpu(), 1, generator=generator)[:, 0]
             loss = F.cross_entropy(output, (drawn if target is None else target).to(device))
         else:
             loss = (output * torch.randn(output.shape, generator=generator).to(device)).sum(1).mean()
+        # allow_unused: parameters that the output does not depend on have no gradient.
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         for (name, p), g in zip(parameters.items(), gradients, strict=True):
             if g is not None:
+                # |w g|, as the signed products of a filter's entries would cancel.
                 sums[name] += (p.detach() * g).abs()
         number += 1
     return {name: (total / max(number, 1)).cpu() for name, total in sums.items()}

@@ -66,6 +66,7 @@ def check(artifact: Artifact, context: Context) -> None:
             raise UnsupportedModel("The model has no group of channels that can be removed. 'compress explain' tells why.")
         assert recipe.target is not None, "a recipe without a target is given one"
         model = budget.cost_model(artifact.module, artifact.inputs, channels, groups, unit)
+        # Only for its refusal: what cannot be reached should be told before training.
         budget.absolute(recipe.target, model, groups, recipe.align or 1)
 
 
@@ -80,6 +81,7 @@ def narrower(untrained: Artifact, judged: GraphModule, worth: Worth, context: Co
         unit: "params" or "macs".
         share: that stays.
     """
+    # Of the judged net: its groups are those that `worth` is asked about.
     channels = solve(judged, untrained.inputs)
     groups = budget.removable(judged, channels)
     model = budget.cost_model(judged, untrained.inputs, channels, groups, unit)

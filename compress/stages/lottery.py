@@ -99,6 +99,7 @@ class Lottery:
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         found = list(self.levels(artifact, context))
+        # The first variant is the result; the others are there to be compared with it.
         result = [level for level in found if level.variant == context.recipe.variants[0]][-1]
         curve, said = _told(found, context.recipe)
         return result.artifact.noting(*said).showing(curve)
@@ -114,15 +115,18 @@ class Lottery:
         begun = beginning(artifact, context) if recipe.initial is not None else artifact
         masks = prunable(begun.module) if recipe.structure == "weights" else {}
         first, dense = _Ticket(begun, masks), artifact
+        # The dense net's first training also gives the weights to rewind to.
         if recipe.initial == DRAWN:
             dense, rewound = _trained(first, context, _FIRST, f"{shares[0]:.0%} left")
             first = replace(first, artifact=rewound)
         for variant in recipe.variants:
+            # Each variant begins with all weights, not where the last one ended.
             ticket, trained = first, dense
             yield Level(variant, 0, 1.0, dense, depth.held_out(dense, context))
             for number, share in enumerate(shares[1:], 1):
                 ticket = _thinner(ticket, trained, context, unit, share)
                 if variant == "random":
+                    # Drawn anew at every level, under the mask of the level before.
                     drawn, _ = reinitialized(ticket.artifact.module, recipe.seed + _REDRAWN * number)
                     ticket = replace(ticket, artifact=replace(ticket.artifact, module=cast(GraphModule, drawn)))
                 trained, _ = _trained(ticket, context, f"{variant}-{number}", f"{variant}, level {number} of {len(shares) - 1}")
@@ -172,6 +176,7 @@ def _trained(ticket: _Ticket, context: Context, name: str, detail: str) -> tuple
         observer=observer,
         progress=lambda what, share, text: context.progress("lottery", share, f"{detail}, {text}"),
     )
+    # `held` has served as the starting point and now takes the rewound weights.
     held.load_state_dict(observer.state)
     results = [replace(ticket.artifact, module=_bare(m, ticket.artifact.module)) for m in (done.module, held)]
     if place is not None:
@@ -184,6 +189,7 @@ def _bare(module: nn.Module, like: GraphModule) -> GraphModule:
 
 
 def _with(artifact: Artifact, state: dict[str, Tensor]) -> Artifact:
+    # A module of the same structure; its weights are replaced at once.
     module = cast(GraphModule, reinitialized(artifact.module, 0)[0])
     module.load_state_dict(state)
     return replace(artifact, module=module.eval())

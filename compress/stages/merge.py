@@ -32,6 +32,7 @@ class Merge:
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         found = candidates(artifact, context.race, ready, lambda share: context.progress("merge", share, ""))
         spans = [Span(one.start, one.stop, one.gain, 0.0) for one in found.candidates]
+        # No losses: a merge is exact, so any set of disjoint segments may be taken.
         chosen = [found.candidates[i] for i in choose(spans, 0.0)]
         if not chosen:
             if found.tried + found.hopeless == 0:
@@ -44,6 +45,7 @@ class Merge:
         said = f"{before} layers were merged into {len(chosen)}"
         if context.race is None:
             return shallower.noting(f"{said}; nothing was timed, the choice went by multiply-accumulates.")
+        # All of them together, since single gains need not add up.
         timing = context.race(shallower, artifact)
         how = f"{timing.ratio:.2f}x as fast (95 % interval {timing.ci95[0]:.2f} to {timing.ci95[1]:.2f})"
         if timing.slower:

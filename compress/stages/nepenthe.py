@@ -64,6 +64,7 @@ class Nepenthe:
         bits = _bits(best, context)
         for number in range(_ROUNDS):
             masks = _masks(best.module, bits)
+            # Enough layers have collapsed, or nothing is left to prune.
             if not masks or sum(h == 0 for h in bits.values()) >= most:
                 break
             pruned = 100 * (1 - 0.5 ** (number + 1))
@@ -76,6 +77,7 @@ class Nepenthe:
                 teacher=context.dense.module,
                 progress=lambda what, share, text, detail=detail: context.progress("nepenthe", share, f"{detail}, {text}"),
             )
+            # From the last good model: a round that breaks the limit is thrown away.
             sparser = replace(best, module=cast(GraphModule, unmasked(trained.module, best.module)))
             now = depth.held_out(sparser, context)
             curve.append(f"{pruned:.0f} %: {now.value:.4f}")
@@ -103,6 +105,7 @@ def _bits(artifact: Artifact, context: Context) -> dict[str, float]:
 def _masks(module: GraphModule, bits: Mapping[str, float]) -> dict[str, Tensor]:
     """What is left of each pruned layer's weights after this round."""
     behind = {path: layer for path in bits if (layer := _layer_before(module, path)) is not None}
+    # A layer in front of two activations has two entropies, and neither is its own.
     paths = [path for path in behind if list(behind.values()).count(behind[path]) == 1]
     weights = [cast(Tensor, module.get_submodule(behind[path]).weight).detach() for path in paths]
     counts = budgets([bits[path] for path in paths], weights, _SHARE)

@@ -43,11 +43,13 @@ class Order:
         found = [depth.held_out(one, context) for one in tried]
         apart = drop(found[0], found[1])  # points by which the second is worse
         said = f"{found[0].value:.4f} and {found[1].value:.4f} of held-out {found[0].metric} before fine-tuning"
+        # Within a standard error the difference may be noise, and speed decides.
         if abs(apart) > found[0].points * found[0].standard_error:
             better = int(apart < 0)
         elif context.race is None:
             better = 0
         else:
+            # Merged, since depth pays only where layers become one.
             timing = context.race(self.merge(tried[1], context), self.merge(tried[0], context))
             better = int(timing.faster)
             said += f", the second {timing.ratio:.2f}x as fast (95 % interval {timing.ci95[0]:.2f} to {timing.ci95[1]:.2f})"

@@ -33,6 +33,7 @@ class Relocate:
         found = candidates(
             artifact, context.race, lambda one: not one.activations, lambda share: context.progress("time segments", share, "")
         )
+        # Gains only: moving padding has no loss that could be told before training.
         chosen = [found.candidates[i] for i in choose([Span(c.start, c.stop, c.gain, 0.0) for c in found.candidates], 0.0)]
         edits = tuple(Edit(layers) for one in chosen for layers in one.segment.relocate)
         return apply(Plan(edits), artifact) if edits else artifact

@@ -54,6 +54,7 @@ class Search:
                 f"--method {context.recipe.method} needs {' and '.join(missing).replace('_', '-')}, which is not installed: "
                 f"{extra('rl')}."
             )
+        # Imported late: these packages are an extra and slow to load.
         from compress.search.task import choice
 
         choice(artifact, context)
@@ -75,6 +76,7 @@ class Search:
 
         self.check(artifact, context)
         recipe, made = context.recipe, task(artifact, context)
+        # What a run that was cut off has tried already.
         done = episodes.recorded(context.scratch)
         if len(done) < recipe.episodes:
             with agents.own_randomness():
@@ -82,6 +84,7 @@ class Search:
                 agent = agents.Ddpg(environment, len(made.widths.groups), recipe.episodes, recipe.seed)
                 done = episodes.search(environment, agent, recipe.episodes, context.scratch, _told(context))
         number = episodes.best(done)
+        # Taken through the wall again with counts that are multiples (module docstring).
         counts = choice(artifact, context, recipe.align or 1).replay(done[number].shares)
         edits, notes = Choice("entropic", counts=counts).decide(artifact, context, made.losses)
         drawn = agents.drawn(recipe.episodes)

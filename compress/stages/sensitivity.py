@@ -65,6 +65,7 @@ class Sensitivity:
             said = f"{uniform_width.share(untrained, context.dense, unit):.1%} of the {unit} are left in the untrained net."
         held = masked(untrained.module, masks)
         done = train(held, context.data, recipe, context.device, progress=tell("training"))
+        # Masked weights are held at zero by then, and the plain layers get them back.
         module = cast(GraphModule, unmasked(done.module, untrained.on("cpu")))
         return replace(untrained, module=module).noting(said, *done.notes)
 
@@ -79,4 +80,4 @@ def channels_worth(scores: Scores, module: GraphModule, group: Group) -> Tensor:
             here = member.index >= 0
             total.index_add_(0, member.index[here], rows[here].sum(1))
             count.index_add_(0, member.index[here], torch.full((int(here.sum()),), float(rows.shape[1]), dtype=torch.float64))
-    return total / count.clamp_min(1)
+    return total / count.clamp_min(1)  # no producer with scores

@@ -45,6 +45,7 @@ def watch(
     handles: list[RemovableHandle] = []
     for path, nodes in calls.items():
         part, axis = module.get_submodule(path), channel_axis(module, nodes[0])
+        # Different widths at the calls of one activation cannot be added channel by channel.
         if len({channels_at(node, axis) for node in nodes}) == 1:
             handles.append(part.register_forward_pre_hook(_counting(part, path, axis, states)))
             if estimator != "pooled":
@@ -78,6 +79,7 @@ def knees(part: nn.Module) -> tuple[float, float | None]:
     Hardswish is the identity.
     """
     if isinstance(part, nn.Hardtanh):  # ReLU6 is one
+        # min_val: below it a Hardtanh is constant, and there it is off.
         return float(part.min_val), float(part.max_val)
     return 0.0, 3.0 if isinstance(part, nn.Hardswish) else None
 
@@ -92,6 +94,7 @@ def data_free(module: GraphModule) -> dict[str, float]:
     for activation in activations(module):
         source = nodes[activation.node].args[0] if activation.node else None
         norm = module.get_submodule(str(source.target)) if isinstance(source, Node) and source.op == "call_module" else None
+        # InstanceNorm has no running statistics that beta and gamma would describe over the whole data.
         if type(norm) in operations.PER_CHANNEL_NORMS and isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.affine:
             found[activation.path] = float(from_norm(norm.weight, norm.bias).mean())
     return found

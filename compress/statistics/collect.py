@@ -109,8 +109,10 @@ def collect(
     sampling = sampling or Sampling()
     known = layers(module)
     found = Statistics()
+    # An empty part: states alone are asked for, which takes one pass as well.
     parts = _parts([known[p] for p in paths], sampling.memory) or [[]]
     for number, part in enumerate(parts):
+        # States are counted in the first pass only, or they would be counted several times.
         run = _Pass(module, part, found, sampling, images, device, classifier, estimator if states and number == 0 else None)
         with run.hooked():
             for turn, inputs in enumerate(batches()):
@@ -119,6 +121,7 @@ def collect(
         if not run.seen:
             raise EmptyData("The statistics need at least one image and there is none. Give training images with --data.")
         for one in part:
+            # Summed over images above; the mean is what the loss of one sample means.
             found.fisher[one.path] /= run.differentiated
         found.images = run.seen
     found.states = {path: counts.cpu() for path, counts in found.states.items()}
@@ -130,6 +133,7 @@ def _parts(wanted: Sequence[Layer], memory: float) -> list[list[Layer]]:
     parts: list[list[Layer]] = []
     room = 0.0
     for one in wanted:
+        # 8 bytes of float64 for each entry of the Gram matrix.
         need = 8.0 * one.groups * one.inputs**2
         if not parts or need > room:
             parts.append([])
@@ -186,6 +190,7 @@ class _Pass:
 
     def _consumer(self, one: Layer) -> Callable[..., Tensor | None]:
         def hook(part: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            # Without gradients: moments must not become a part of the graph.
             with torch.no_grad():
                 at = one.places(output, self._rows(one, output), self.generator)
                 self.found.moments[one.path].add(one.rows(args[0], at))
@@ -207,9 +212,11 @@ class _Pass:
     def _fisher(self, result: Tensor, samples: int) -> None:
         loss = drawn_loss(result, self.classifier, self.generator)
         reached = [(path, y) for path, y in self.outputs]
+        # allow_unused: a consumer may not reach the first output.
         gradients = torch.autograd.grad(loss, [y for _, y in reached], allow_unused=True)
         self.outputs = []
         for (path, y), g in zip(reached, gradients, strict=True):
+            # One lookup per output: a layer that is called twice adds up.
             one = next(w for w in self.wanted if w.path == path)
             outer = outer_products(torch.zeros_like(y) if g is None else g, -1 if one.linear else 1)
             self.found.fisher[path] = self.found.fisher[path] + outer if path in self.found.fisher else outer
@@ -220,6 +227,7 @@ def drawn_loss(result: Tensor, classifier: bool, generator: torch.Generator) -> 
     """A loss whose gradient's second moment is the Fisher matrix: labels drawn from the softmax, or a Gaussian direction."""
     if classifier and result.ndim == 2:
         labels = torch.multinomial(result.detach().softmax(1).cpu(), 1, generator=generator)[:, 0]
+        # Sum, so that each sample's gradient is its own, whatever the batch size.
         return F.cross_entropy(result, labels.to(result.device), reduction="sum")
     return (result * torch.randn(result.shape, generator=generator).to(result.device)).sum()
 

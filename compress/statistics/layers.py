@@ -47,6 +47,7 @@ class Layer:
 
     def images(self, x: Tensor) -> Tensor:
         """Inputs or outputs as (n, c, *space)."""
+        # Tokens are rows like any others: a linear layer does not know where they stand.
         return x.reshape(-1, x.shape[-1]) if self.linear else x
 
     def places(self, y: Tensor, rows: int, generator: torch.Generator) -> Positions:
@@ -78,6 +79,7 @@ class Layer:
         moved = [e // 2 + o[0] - p[0] + n for e, p, o, n in paddings]
         if not any(twice) and not any(moved):
             return at
+        # Odd differences cannot lie evenly on both sides, and a shift between two steps of the stride hits no position.
         uneven = any(e % 2 for e in twice) or any(m % s for m, s in zip(moved, self.window.stride, strict=True))
         if uneven or self.window.transposed:
             return None
@@ -103,6 +105,7 @@ def layers(module: GraphModule) -> dict[str, Layer]:
     found: dict[str, Layer] = {}
     for path, nodes in calls.items():
         m: Any = module.get_submodule(path)
+        # Exactly one holder for each parameter: refitting a shared weight would change another layer.
         if (window := _window(m)) is not None and all(len(holders[id(p)]) == 1 for p in m.parameters()):
             outputs = m.out_features if isinstance(m, nn.Linear) else m.out_channels
             groups = int(getattr(m, "groups", 1))
@@ -118,6 +121,7 @@ def _window(m: Any) -> Window | None:
     if type(m) in TRANSPOSED:
         padding, mode = tuple((int(p), int(p)) for p in m.padding), "constant"
     else:
+        # As torch stores it: last axis first, two numbers each; only this attribute knows padding="same".
         sides = [int(p) for p in m._reversed_padding_repeated_twice]
         padding = tuple(zip(sides[-2::-2], sides[::-2], strict=True))
         mode = "constant" if m.padding_mode == "zeros" else m.padding_mode

@@ -59,6 +59,7 @@ def maps(module: GraphModule) -> dict[str, str]:
     found: dict[str, str] = {}
     for node in module.graph.nodes:
         if node.op == "call_module" and type(module.get_submodule(str(node.target))) in _CONVOLUTIONS:
+            # without a noted shape the map is taken for large enough; run_node looks at the real one
             shape = node.meta.get("shape", (2, 2))
             if min(shape[-2:]) >= 2:
                 found[_last(module, node).name] = str(node.target)
@@ -77,6 +78,7 @@ def entropies(
 
 
 def _last(module: GraphModule, node: Node) -> Node:
+    # A second consumer would see the value before the norm or activation.
     while len(node.users) == 1:
         user = next(iter(node.users))
         if user.op != "call_module" or type(module.get_submodule(str(user.target))) not in _BEHIND:

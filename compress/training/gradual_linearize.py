@@ -32,6 +32,7 @@ class Blend(nn.Module):
     def __init__(self, act: nn.Module, affine: ChannelAffine):
         super().__init__()
         self.act, self.affine = act, affine
+        # A buffer and no number: it moves with the model and is averaged with it.
         self.register_buffer("t", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,7 +40,7 @@ class Blend(nn.Module):
 
     def advance(self, share: float) -> None:
         """Be as far as training is, `share` in [0, 1]."""
-        self.t.fill_(0.5 - 0.5 * math.cos(math.pi * min(share / _RAMP, 1.0)))
+        self.t.fill_(0.5 - 0.5 * math.cos(math.pi * min(share / _RAMP, 1.0)))  # the docstring's t
 
 
 def advance(module: nn.Module, share: float) -> None:
@@ -74,7 +75,7 @@ def settled(module: GraphModule) -> GraphModule:
 
 
 def _fits(act: nn.Module, affine: ChannelAffine) -> bool:
-    return all(p.numel() in (1, affine.channels) for p in act.parameters())
+    return all(p.numel() in (1, affine.channels) for p in act.parameters())  # one slope for all channels fits any number of them
 
 
 def _put(module: GraphModule, path: str, part: nn.Module) -> None:

@@ -63,6 +63,7 @@ def guidance(module: nn.Module, run: Callable[[], object]) -> Guidance | None:
         module: its layers are referred to, not copied.
         run: calls it once on one example.
     """
+    # A dict as an ordered set: a layer that is called twice counts once.
     linear: dict[nn.Module, None] = {}
     positions: dict[nn.Module, int] = {}
 
@@ -70,6 +71,7 @@ def guidance(module: nn.Module, run: Callable[[], object]) -> Guidance | None:
         if isinstance(layer, nn.Linear):
             linear[layer] = None
         else:
+            # A transposed convolution is the other one's transpose: its matrix has a diagonal entry per input position.
             where = args[0] if isinstance(layer, _TRANSPOSED) else output
             positions[layer] = positions.get(layer, 0) + where[0, 0].numel()
 
@@ -93,6 +95,7 @@ def log_volume(layer: nn.Module) -> float | None:
 
 
 def _nats(layer: nn.Module) -> Tensor:
+    # float32: singular values are not computed in half precision.
     weight = getattr(layer, "weight").float()  # noqa: B009 (a Module's attribute has no type)
     if isinstance(layer, nn.Linear):
         return singular_nats(weight)

@@ -119,12 +119,15 @@ def _run(loop: Loop, metric: quality.Metric) -> tuple[list[Epoch], int, dict[str
 
     def look() -> quality.Quality:
         batches = (laid(b, loop) for b in loop.data.held_out.batches(quality.BATCH, device=loop.device))
+        # What would be left if training ended here: the affine functions alone (see `gradual_linearize`).
         advance(measured, 1.0)
         return quality.evaluate(measured, batches, metric, loop.device, loop.teacher)
 
     first = look()
+    # Held-out samples that were cut from the training data share its tensors.
     untouched, seen = _snapshot(measured), any(x is y for x in loop.data.held_out.inputs for y in loop.data.train.inputs)
     history, best, state = [Epoch(0.0, math.nan, first.value, 0.0)], 0, untouched
+    # Seen in the dense model's training: the state before would win for the wrong reason (docstring).
     top, top_at, done = None if seen else first, 0, 0
     if loop.observer is not None:
         loop.observer.epoch(loop.student)
@@ -138,6 +141,7 @@ def _run(loop: Loop, metric: quality.Metric) -> tuple[list[Epoch], int, dict[str
         history.append(Epoch(done / loop.per_epoch, mean_loss, now.value, time.perf_counter() - start))
         if top is None or quality.better(now, top):
             top, top_at = now, len(history) - 1
+        # The last one within a standard error, not the first best (docstring).
         if _as_good(now, top):
             best, state = len(history) - 1, _snapshot(measured)
         if loop.recipe.patience and len(history) - 1 - top_at >= loop.recipe.patience:
@@ -155,6 +159,7 @@ def _as_good(now: quality.Quality, top: quality.Quality) -> bool:
 def _failed(first: quality.Quality, top: quality.Quality) -> bool:
     if first.higher_is_better:
         return top.value < FAILED * first.value
+    # An error: it has failed when it is five times as large.
     return first.value < (1 - FAILED) * top.value
 
 
@@ -184,6 +189,7 @@ def _epoch(loop: Loop, done: int, count: int) -> float:
         total += _step(loop, laid(batch, loop))
         taken += 1
         if loop.average is not None:
+            # Low at first, or the average would hold on to the weights before training.
             _blend(loop.average, loop.student, min(recipe.ema, (1 + step) / (10 + step)))
         if loop.device.type == "cpu" or taken % LOOK == 0 or taken == count:
             mean = float(total) / taken
@@ -204,12 +210,14 @@ def _step(loop: Loop, batch: Batch) -> Tensor:
             with torch.no_grad():
                 dense = quality.first_output(loop.teacher(*batch.inputs))
         output = loop.student(*batch.inputs)
+    # The loss in float32, outside of autocast.
     loss = loop.loss(output, batch.target, dense)
     if loop.guidance is not None:
         loss = loss - loop.recipe.entropy_guidance * loop.guidance.reward()
     loop.optimizer.zero_grad(set_to_none=True)
     loop.scaler.scale(loss).backward()
     if loop.recipe.clip or loop.observer is not None:
+        # Observers and the clip need the true gradients, not those of the scaled loss.
         loop.scaler.unscale_(loop.optimizer)
     if loop.observer is not None:
         loop.observer.step(loop.student)
@@ -229,8 +237,10 @@ def _rate(step: int, steps: int, warmup: int) -> float:
 @torch.no_grad()
 def _blend(average: nn.Module, student: nn.Module, decay: float) -> None:
     for mean, now in zip(average.state_dict().values(), student.state_dict().values(), strict=True):
+        # Counters of norms are whole numbers and have no average.
         mean.lerp_(now, 1 - decay) if mean.is_floating_point() else mean.copy_(now)
 
 
 def _snapshot(module: nn.Module) -> dict[str, Tensor]:
+    # clone: state_dict gives the weights that the next step changes.
     return {name: value.detach().clone() for name, value in module.state_dict().items()}

@@ -46,6 +46,7 @@ def objective(recipe: Recipe, task: str, labeled: bool, teacher: bool) -> tuple[
         if share < 1 and target is not None:
             total = (1 - share) * by_labels(output, target)
         if share > 0 and dense is not None:
+            # Only the first output is taught: what auxiliary heads of the dense model say is not used.
             output_loss = share * distillation(first_output(output).float(), dense.float(), task, recipe.temperature)
         if total is None or output_loss is None:
             found = total if total is not None else output_loss
@@ -70,6 +71,7 @@ def distillation(output: Tensor, dense: Tensor, task: str, temperature: float) -
     if task in CLASSES:
         axis = CLASSES[task]
         now, then = (functional.log_softmax(x / temperature, axis) for x in (output, dense))
+        # KL in logarithms throughout: no probability is rounded to 0.
         return functional.kl_div(now, then, reduction="none", log_target=True).sum(axis).mean() * temperature**2
     return functional.mse_loss(output, same_shape(output, dense))
 
@@ -93,6 +95,7 @@ def _by_labels(name: str, task: str) -> Callable[[Any, Tensor], Tensor]:
         first = first_output(output).float()
         if name == "cross_entropy":
             first = first.movedim(CLASSES[task], 1)
+            # Class 255 means "no class" in masks; anywhere else it is a class like any other, and -100 is torch's default.
             return functional.cross_entropy(first, target, ignore_index=IGNORE if task == "segmentation" else -100)
         target = same_shape(first, target)
         return functional.mse_loss(first, target) if name == "mse" else functional.l1_loss(first, target)

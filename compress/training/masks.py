@@ -52,6 +52,7 @@ def unmasked(module: nn.Module, like: nn.Module) -> nn.Module:
     for name in plain.state_dict():
         path, _, own = name.rpartition(".")
         # Not by remove_parametrizations: it takes the property from the class, which copies of a module share.
+        # The masked weight, computed; not the original that still holds values under the mask.
         state[name] = getattr(module.get_submodule(path), own)
     plain.load_state_dict(state)
     return plain.eval()

@@ -56,9 +56,10 @@ class Grid:
 
     def scale_zero(self, of: Range) -> tuple[float, int]:
         """S and z of a range, which is widened to hold 0."""
+        # 0 must be a level: padding and ReLU give exact zeros.
         low, high = min(of[0], 0.0), max(of[1], 0.0)
         if self.symmetric:
-            return max(-low, high) / 127 or 1.0, 0
+            return max(-low, high) / 127 or 1.0, 0  # a range of nothing has no scale
         scale = (high - low) / 255 or 1.0
         return scale, round(-low / scale)
 
@@ -76,6 +77,7 @@ class Rounded(nn.Module):
         (self.scale, self.zero), self.ends = grid.scale_zero(of), grid.ends
 
     def forward(self, x: Tensor) -> Tensor:
+        # Fake quantization works on float32 only, also under autocast.
         return torch.fake_quantize_per_tensor_affine(x.float(), self.scale, self.zero, *self.ends).to(x.dtype)
 
 
@@ -88,6 +90,7 @@ class RoundedWeight(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         others = [i for i in range(weight.ndim) if i != self.axis]
+        # from the present weights, without a gradient through the scale
         scale = weight.detach().abs().amax(others).clamp_min(1e-30) / 127
         return torch.fake_quantize_per_channel_affine(weight, scale, torch.zeros_like(scale).int(), self.axis, -127, 127)
 
@@ -118,7 +121,9 @@ def train_rounded(
     Returns:
         The model with the weights of the best epoch, batch norms folded into them, nothing rounded; and the training.
     """
+    # As in the file, where norms are folded before anything is rounded.
     plain = fold(module)
+    # Each of these would mix unrounded weights into the average, or steer towards something else.
     shorter = {"epochs": recipe.qat, "lr": LESS * recipe.lr, "ema": 0.0, "entropy_guidance": 0.0, "patience": 0}
     student = rounded(plain, ranges, Grid(symmetric), kept_float)
     found = train(student, data, recipe.model_copy(update=shorter), device, teacher=module, progress=progress)
@@ -149,6 +154,7 @@ def places(module: GraphModule, kept_float: Iterable[str] = ()) -> tuple[str, ..
     found: list[str] = []
     for node in module.graph.nodes:
         layer = isinstance(part(node), LAYERS)
+        # A ReLU right behind is computed with the layer in the file: only what leaves it is rounded.
         cut_later = bool(node.users) and all(isinstance(part(user), CUTS) for user in consumers(node))
         sums = (layer and str(node.target) not in kept) or joined(node)
         if (sums and not cut_later) or node.op == "placeholder" or isinstance(part(node), CUTS + MEANS):
@@ -203,6 +209,7 @@ def rounded(plain: GraphModule, ranges: Mapping[str, Range], grid: Grid, kept_fl
         with result.graph.inserting_after(node):
             new = result.graph.call_module(f"rounded_{name}", (node,))
         new.meta = dict(node.meta)
+        # The new node itself reads the old one.
         node.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)
     result.recompile()
     return cast(GraphModule, result)

@@ -19,15 +19,18 @@ def reinitialized(module: nn.Module, seed: int) -> tuple[nn.Module, str]:
     """
     new = copy.deepcopy(module)
     rest: list[str] = []
+    # The caller's random state stays as it was.
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for name, part in new.named_modules():
+            # nn.MultiheadAttention and transformers have the underscore
             reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
             if callable(reset):
                 reset()
                 continue
             for own, parameter in part.named_parameters(recurse=False):
                 rest.append(f"{name}.{own}".lstrip("."))
+                # Layer scales and the like have one axis: noise in their place would not train.
                 if sum(length > 1 for length in parameter.shape) > 1:
                     parameter.normal_(0, NORMAL_STD)
                 else:

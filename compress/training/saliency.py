@@ -43,11 +43,13 @@ class _Gates:
             weight = _weight(student, path)
             if weight.grad is not None:
                 product = weight.detach() * weight.grad
+                # Signed, as it is the mean that the equation takes; the absolute value comes last.
                 self.sums[path] = self.sums[path] + product if path in self.sums else product
         self.steps += 1
 
     def epoch(self, student: nn.Module) -> None:
         now = {path: _weight(student, path).detach().clone() for path in self.paths}
+        # There is no epoch before the first call, which only sets the start.
         if self.start:
             self.moved = {path: (now[path] - self.start[path]).abs().cpu() for path in self.paths}
             zero = {path: torch.zeros_like(value) for path, value in now.items()}

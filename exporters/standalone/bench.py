@@ -52,6 +52,7 @@ def lines(names: Sequence[str], models: Sequence[racing.Measured], batch: int) -
         if model.failed is not None:
             told.append(f"{name}: not timed, {model.failed}")
             continue
+        # Of all calls, while the median is over rounds: the tail shows in single calls only.
         calls = sorted(1e3 * second for one in model.rounds for second in one)
         own = [statistics.median(one) for one in model.rounds]
         line = f"{name}: p50 {1e3 * statistics.median(own):.3f} ms, p90 {calls[int(0.9 * len(calls))]:.3f} ms at batch {batch}"

@@ -44,6 +44,7 @@ class _Capped(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
+        # One byte more than allowed is read, to tell an end from a cut.
         found = self.stream.read(min(size, self.left + 1) if size >= 0 else self.left + 1)
         self.left -= len(found)
         if self.left < 0:
@@ -59,12 +60,14 @@ def unpack(archive: Path, folder: Path) -> None:
     """
     try:
         size = archive.stat().st_size
+        # By ratio and in all: neither a small bomb nor a huge archive fills the disk.
         most = min(MOST_BYTES, max(SPARE, MOST_INFLATION * size))
         with archive.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
+            packed = file.read(2) == b"\x1f\x8b"  # by its first bytes, since a name proves nothing
             file.seek(0)
             stream = gzip.GzipFile(fileobj=file) if packed else file
             capped, seen = _Capped(stream, most), set()  # type: ignore[arg-type,var-annotated]
+            # r|: as a stream, since a seek would go around the cap.
             with tarfile.open(fileobj=capped, mode="r|") as tar:  # type: ignore[call-overload]
                 for member in tar:
                     _write(tar, member, folder, seen)
@@ -80,6 +83,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, seen: set[str]) -> None:
     name = member.name
+    # Links and devices could lead out of the folder when written.
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
         raise Refused(f"The archive holds {name!r}, which is no plain file. Do not open it; ask for it again.")
     if not NAME.fullmatch(name):
@@ -91,6 +95,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, seen: se
     place.parent.mkdir(parents=True, exist_ok=True)
     source = tar.extractfile(member)
     assert source is not None, "a plain file has content"
+    # x: an existing file, or a link put there meanwhile, is never overwritten.
     with place.open("xb") as target:
         for chunk in iter(lambda: source.read(CHUNK), b""):
             target.write(chunk)
@@ -104,6 +109,7 @@ def listed(folder: Path) -> dict[str, Path]:
     for base, folders, files in os.walk(str(folder)):
         for name in sorted(folders) + files:
             path = Path(base) / name
+            # lstat: the link itself and not what it points at.
             mode = path.lstat().st_mode
             inside = path.relative_to(folder).as_posix()
             if not (stat.S_ISREG(mode) or (stat.S_ISDIR(mode) and name in folders)):
@@ -130,6 +136,7 @@ def problems(folder: Path) -> list[str]:
     expected, found = sums(folder), listed(folder)
     told: list[str] = []
     for name in sorted(set(expected) | set(found)):
+        # The list cannot hold its own hash, nor the signature of it.
         if name in (SUMS, SIGNATURE) and name not in expected:
             continue
         if name not in found:
@@ -167,6 +174,7 @@ def signature(folder: Path, signers: Path, identity: str | None) -> str:
         where = ["-f", str(signers), "-s", str(signed)]
         names = [identity] if identity else _keygen(["find-principals", *where], b"").decode(errors="replace").split()
         for name in names:
+            # -n: a signature for another purpose (git, mail) by the same key does not count.
             if _keygen(["verify", *where, "-n", NAMESPACE, "-I", name], (folder / SUMS).read_bytes()):
                 return name
     except OSError as error:

@@ -72,7 +72,7 @@ class Cuda:
             value = ctypes.c_int()
             self("cuDeviceGetAttribute", ctypes.byref(value), attribute, self.device)
             capability.append(value.value)
-        supported = f"{driver.value // 1000}.{driver.value % 1000 // 10}"
+        supported = f"{driver.value // 1000}.{driver.value % 1000 // 10}"  # 12040 is 12.4
         return {"gpu": name.value.decode(), "compute_capability": ".".join(map(str, capability)), "driver_cuda": supported}
 
     def allocate(self, size: int) -> int:
@@ -96,7 +96,7 @@ class Cuda:
     def stream(self) -> int:
         """A new stream."""
         made = ctypes.c_void_p()
-        self("cuStreamCreate", ctypes.byref(made), 1)
+        self("cuStreamCreate", ctypes.byref(made), 1)  # 1: it does not wait for the default stream
         return made.value or 0
 
     def wait(self, stream: int) -> None:
@@ -119,7 +119,7 @@ def build(trt: Any, options: argparse.Namespace) -> tuple[bytes, dict[str, Any]]
     for flag in flags(trt, options.precision, weak):
         config.set_flag(flag)
     if options.precision == "fp32" and hasattr(trt.BuilderFlag, "TF32"):
-        config.clear_flag(trt.BuilderFlag.TF32)
+        config.clear_flag(trt.BuilderFlag.TF32)  # on by default; it rounds inputs to 10 bits
     profile, shapes = builder.create_optimization_profile(), {}
     for i in range(network.num_inputs):
         one = network.get_input(i)
@@ -234,9 +234,9 @@ def load_npy(path: Path) -> tuple[tuple[int, ...], array.array[float]]:
     content = path.read_bytes()
     if content[:6] != b"\x93NUMPY":
         raise Refused(2, f"{path} is no .npy file; give arrays as numpy.save writes them.")
-    width = 2 if content[6] == 1 else 4
+    width = 2 if content[6] == 1 else 4  # of the header's length; later versions have 4 bytes
     start = 8 + width + int.from_bytes(content[8 : 8 + width], "little")
-    header = ast.literal_eval(content[8 + width : start].decode("latin1"))
+    header = ast.literal_eval(content[8 + width : start].decode("latin1"))  # a literal, never eval: the file may be anybody's
     if header["descr"] != "<f4" or header["fortran_order"]:
         raise Refused(2, f"{path} holds {header['descr']}; needed is fp32 in C order.")
     values = array.array("f")
@@ -294,7 +294,7 @@ def carry_out(options: argparse.Namespace) -> dict[str, Any]:
     if expected:
         error, allowed = relative_error(expected, session.answers([values for _, values in samples])), ALLOWED[options.precision]
         facts["verified"] = {"relative_error": error, "allowed": allowed, "batch": batch}
-        if not error <= allowed:
+        if not error <= allowed:  # NaN fails, too
             raise Refused(5, f"The engine is not the model and not kept: its relative error is {error:.3g}, allowed {allowed:g}.")
     facts["latency"] = {"batch": batch, "rounds": options.rounds, **session.timed(options.rounds)}
     write(options.engine, serialized)

@@ -107,6 +107,7 @@ def verify(
     with opened(package) as folder:
         problems = checksums.problems(folder)
         found = checksums.sha256(folder / checksums.SUMS)
+        # Case is free in hexadecimal.
         if digest is not None and digest.lower() != found:
             problems.append(f"the digest is {found}, not {digest}")
         signer = None
@@ -114,9 +115,11 @@ def verify(
             signer = checksums.signature(folder, allowed_signers, identity)
             if not signer:
                 problems.append(f"it is not signed by {identity or 'an allowed signer'}")
+        # A manifest whose hash does not match must not even be read.
         manifest = {} if problems else read_manifest(folder)
         models = tuple(checked(folder, manifest, model, run, rounds, threads) for model in manifest.get("models", ()))
     wrong = bool(problems) or any(model.status == "differs" for model in models)
+    # Nothing ran and nothing was wrong: that is no proof, and has an exit code of its own.
     idle = run and not problems and not any(model.status == "equal" for model in models)
     exit_code = 5 if wrong else 4 if idle else 0
     expected = manifest.get("latency")
@@ -162,6 +165,7 @@ def checked(folder: Path, manifest: dict[str, Any], model: dict[str, Any], run: 
     except Exception as error:  # a runtime's own kinds
         return Ran(*place, status="differs", detail=f"onnxruntime does not open it: {str(error).splitlines()[0]}")
     status, detail, worst, tolerance = compared(folder, model["samples"], call)
+    # A known weakness of processors, told so that nobody looks for a broken file.
     if status == "differs" and "int8" in model["format"] and saturates():
         detail += "; 8-bit products saturate on this processor (AVX2 without VNNI), so take a float model here"
     ran = Ran(*place, status=status, detail=detail, worst_abs=worst, tolerance=tolerance)
@@ -220,6 +224,7 @@ def compared(folder: Path, samples: list[dict[str, Any]], call: Any) -> tuple[st
             if not difference <= tolerance:  # NaN is not
                 told = f"sample {number} differs by {difference:.3g}, allowed is {tolerance:.3g}"
                 return "differs", told, difference if difference == difference else None, tolerance
+            # The worst by its own tolerance, compared without a division by 0.
             if allowed == 0.0 or difference * allowed > worst * tolerance:
                 worst, allowed = difference, tolerance
     return "equal", "", worst, allowed
@@ -258,6 +263,7 @@ def environment() -> dict[str, Any]:
     versions = {}
     for name in ("numpy", "onnxruntime"):
         try:
+            # A missing package is told as such; verifying hashes needs neither.
             versions[name] = getattr(__import__(name), "__version__", "unknown")
         except ImportError:
             versions[name] = None

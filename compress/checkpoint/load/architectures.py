@@ -32,8 +32,10 @@ def build(arch: str, arguments: Mapping[str, Any]) -> nn.Module:
         BadInput: no such name, or the factory fails or gives no module.
     """
     if clash := [name for name in _WEIGHTS if arguments.get(name)]:
+        # A download at load would be a surprise, and the file's weights would replace it anyway.
         raise BadInput(f"--arch-kwargs gives {clash[0]}, but the weights come from the model file. Leave {clash[0]} out.")
     folder = str(Path(arch.rpartition(":")[0]).resolve().parent)
+    # Fresh weights draw random numbers; the caller's run must not depend on that.
     with importable_from_here(folder), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = _call(factory(arch), arch, arguments)
@@ -63,6 +65,7 @@ def accepts(arch: str, argument: str) -> bool:
             parameters = inspect.signature(factory(arch)).parameters
         except (TypeError, ValueError):
             return False
+    # Factories of torchvision and timm take anything by **kwargs and check it themselves.
     return arch.startswith(("torchvision:", "timm:")) or argument in parameters
 
 
@@ -87,6 +90,7 @@ def _torchvision(name: str) -> Callable[..., Any]:
 
     def make(**arguments: Any) -> Any:
         parameters = inspect.signature(torchvision.models.get_model_builder(name)).parameters
+        # None for both: some builders load a backbone's weights even where the whole has none.
         no_download = {key: None for key in ("weights", "weights_backbone") if key in parameters}
         return torchvision.models.get_model(name, **(no_download | arguments))
 

@@ -54,6 +54,7 @@ def load_model(
     saved = _read_safetensors(path) if kind is Kind.SAFETENSORS else unpickle(path, kind, trust_pickle)
     found, notes = state_dict.find(saved, where)
     if isinstance(found, nn.Module):
+        # What was unpickled in restricted mode may still carry attributes of a stranger's choice.
         if not trust_pickle:
             look_over(found, where)
         module, more = _whole(found)
@@ -72,6 +73,7 @@ def _unused(arch: str | None) -> tuple[str, ...]:
 
 
 def _whole(module: nn.Module) -> tuple[nn.Module, list[str]]:
+    # Its replicas are of no use here, and names would begin with "module.".
     notes: list[str] = []
     if isinstance(module, nn.DataParallel):
         module = module.module
@@ -104,6 +106,7 @@ def load(path: str | Path) -> GraphModule:
 
 def _read_graph(path: Path) -> str:
     try:
+        # Before it is read: a stranger's file must not fill the memory.
         if path.stat().st_size > MAX_BYTES:
             raise BadInput(
                 f"{path} has {path.stat().st_size} bytes, at most {MAX_BYTES} are read; this program did not write it."
@@ -119,6 +122,7 @@ def _read_safetensors(path: Path, expected: Mapping[str, tuple[str, Shape]] | No
         with safe_open(path, framework="pt", device="cpu") as file:
             names = list(file.keys())
             if expected is not None:
+                # Shapes are read from the header, so a wrong file is refused before its data is.
                 shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
                 _compare(path, shapes, {name: shape for name, (_, shape) in expected.items()})
             return {name: file.get_tensor(name) for name in names}
@@ -196,6 +200,7 @@ def _known_shapes(module: nn.Module) -> tuple[Shape, ...]:
 
 def example_inputs(shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
     """One normally distributed input of batch 1 per shape; always the same ones."""
+    # A generator of its own: the caller's random state stays as it was.
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.randn(1, *shape, generator=generator) for shape in shapes)
 

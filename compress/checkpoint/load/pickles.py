@@ -56,14 +56,17 @@ def unpickle(path: Path, kind: Kind, trust: bool) -> Any:
     """
     if trust:
         return _trusting(path)
+    # Looked for beforehand, so that the refusal can name all of them and not just the first.
     foreign = _foreign(path, kind)
     if foreign:
         raise BadInput(_needs_code(path, foreign))
     try:
+        # The list is extended for this one call only.
         with torch.serialization.safe_globals(list(ALLOWED)), _quiet():
             return _legacy_tar(path) if kind is Kind.TAR else torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise BadInput(_refused_by_torch(path, kind, error)) from error
+    # Not the file's fault.
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes can break the readers of torch anywhere
@@ -72,8 +75,10 @@ def unpickle(path: Path, kind: Kind, trust: bool) -> Any:
 
 def _foreign(path: Path, kind: Kind) -> list[str]:
     allowed = {f"{found.__module__}.{found.__qualname__}" for found in ALLOWED}
+    # torch names some functions by where they are built in, not by where they are imported from.
     allowed |= {f"{found.__module__}.{found.__name__}" for found in _FUNCTIONS} | {"torch._C._nn.gelu"}
     allowed |= set(_weights_only_unpickler._get_allowed_globals())
+    # Files of Python 2 call it __builtin__.
     names = (name.replace("__builtin__.", "builtins.") for name in globals_in(path, kind))
     return [name for name in names if name not in allowed]
 
@@ -135,6 +140,7 @@ def look_over(module: nn.Module, where: str) -> None:
 def _oddity(layer: nn.Module) -> str | None:
     if hooks := [hook for hook in _HOOKS if getattr(layer, hook, None)]:
         return f"sets {hooks[0][1:]}"
+    # torch.nn's own attributes may be callable, such as an activation; only what hides a method changes behavior.
     own = {key for key, value in vars(layer).items() if callable(value) and value not in _FUNCTIONS}
     if shadows := [key for key in own if hasattr(type(layer), key)]:
         return f"replaces the method {shadows[0]}"
@@ -160,6 +166,7 @@ def _trusting(path: Path) -> Any:
 @contextmanager
 def importable_from_here(*folders: str) -> Iterator[None]:
     """Code in the current folder, and in these, can be imported, as `python file.py` would."""
+    # In front, as Python itself has the script's folder in front.
     before = list(sys.path)
     sys.path[:0] = [*folders, str(Path.cwd())]
     try:
@@ -170,6 +177,7 @@ def importable_from_here(*folders: str) -> Iterator[None]:
 
 def _legacy_tar(path: Path) -> Any:
     """The format before torch 0.2: `storages`, `tensors` over them, and a `pickle` that refers to the tensors by key."""
+    # extractfile and not extract: nothing is written to the disk.
     with tarfile.open(path) as archive:
         parts = {name: cast(IO[bytes], archive.extractfile(name)).read() for name in ("storages", "tensors", "pickle")}
     known: dict[Any, Any] = {}
@@ -189,6 +197,7 @@ def _legacy_tar(path: Path) -> Any:
         (offset,) = struct.unpack("<q", file.read(8))
         known[key] = known[storage].as_strided(size, stride, known[storage].storage_offset() + offset)
     reader = _weights_only_unpickler.Unpickler(BytesIO(parts["pickle"]), encoding="utf-8")
+    # Keys may be pickled as text or as numbers.
     vars(reader)["persistent_load"] = lambda key: known[key if key in known else int(key)]
     return reader.load()
 

@@ -130,7 +130,6 @@ def _groups(axes: _Axes, kinds: Labels) -> list[Group]:
         position[ordered] = np.arange(len(ordered))
         for n in {axes.which[i] for i in places}:
             at = position[axes.vectors[n]]
-            # Skipping np.where is most of the time saved: nearly every vector belongs to one group only.
             indices[n, kind] = torch.from_numpy(at if len(inside[n]) == 1 else np.where(kinds_of[n] == kind, at, -1))
         members = tuple(Member(*axes.keys[i], axes.roles[i], indices[axes.which[i], kind]) for i in places)
         name = _name(axes.keys[first][0], axes.roles[first], names)

@@ -51,6 +51,7 @@ class Form:
     @property
     def weights(self) -> int:
         """Entries of W: multiply-accumulates per position of the output."""
+        # Groups of 0 stand for any width; max spares a division by it.
         return self.outputs * (self.inputs // max(self.groups, 1)) * math.prod(self.size)
 
     @property
@@ -91,6 +92,7 @@ def dirac(dims: int) -> Kernel:
 def same_border(first: Form, second: Form) -> bool:
     """Whether `second` after `first` is one map on the border, too (module docstring)."""
     first, second = _level(first, second)
+    # The zeros that the second reads must be what the first gives beyond its border: no bias, windows wholly in the padding.
     zeros = not first.biased and all(p >= k - 1 for p, k in zip(first.padding, first.size, strict=True))
     return zeros or not second.padded
 
@@ -109,7 +111,7 @@ def after(first: Form, second: Form) -> Form:
     return Form(
         inputs=first.inputs,
         outputs=second.outputs,
-        groups=math.gcd(first.groups, second.groups),
+        groups=math.gcd(first.groups, second.groups),  # block diagonal times block diagonal: the finest partition that both keep
         size=tuple(k1 + s1 * (k2 - 1) for k1, s1, _, k2, _, _ in axes),
         stride=tuple(s1 * s2 for _, s1, _, _, s2, _ in axes),
         padding=tuple(p1 + s1 * p2 for _, s1, p1, _, _, p2 in axes),
@@ -134,6 +136,7 @@ def beside(one: Form, other: Form) -> Form:
     return replace(
         one,
         groups=math.gcd(one.groups, other.groups),
+        # The smaller window lies in the middle of the larger: `objection` has made sure that sizes agree.
         size=_largest(one.size, other.size),
         padding=_largest(one.padding, other.padding),
         biased=one.biased or other.biased,
@@ -148,13 +151,16 @@ def compose(first: Kernel, second: Kernel) -> Kernel:
     groups = max(form.groups, 1), max(first.form.groups, 1), max(second.form.groups, 1)
     bias = second.bias
     if first.bias is not None:
+        # The docstring's b: each output sums the taps of W2, as a constant looks the same at every position.
         taps = second.weight.flatten(2).sum(2) if second.form.size else second.weight
         constant = _mix(taps, groups[2], first.bias[:, None], groups[2])[:, 0]
         bias = constant if bias is None else bias + constant
+    # A 1x1 behind a window: one matrix product instead of a loop over taps.
     if math.prod(second.form.size) == 1:
         return Kernel(form, _mix(second.weight.flatten(1), groups[2], first.weight, groups[1]), bias)
     weight = first.weight.new_zeros(second.weight.shape[0], first.weight.shape[1] * groups[1] // groups[0], *form.size)
     for taps in itertools.product(*map(range, second.form.size)):
+        # s1 u + a of the docstring, for all a at once.
         there = [slice(s * u, s * u + k) for u, s, k in zip(taps, first.form.stride, first.form.size, strict=True)]
         weight[(..., *there)] += _mix(second.weight[(..., *taps)], groups[2], first.weight, groups[1])
     return Kernel(form, weight, bias)
@@ -179,6 +185,7 @@ def add(one: Kernel, other: Kernel) -> Kernel:
 def _mix(second: Tensor, groups2: int, first: Tensor, groups1: int) -> Tensor:
     """(o, c / groups2) times (c, i / groups1, ...), both block diagonal: (o, i / gcd, ...)."""
     groups = math.gcd(groups1, groups2)
+    # Neither divides the other: both are written with the common number of groups first.
     if groups not in (groups1, groups2):
         second, first, groups1, groups2 = _coarse(second, groups2, groups), _coarse(first, groups1, groups), groups, groups
     outputs, tail = second.shape[0], first.shape[1:]
