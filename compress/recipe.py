@@ -26,7 +26,7 @@ DRAWN = "drawn"
 RENAMED = {"turns": "iterations", "arms": "variants"}
 """Settings that were called otherwise: flags, TOML keys and keywords of the old name go on working."""
 RENAMED_VALUES = {"gentle": "gradual"}
-_RENAMED_UNITS = {"rectifiers": "activations"}
+RENAMED_UNITS = {"rectifiers": "activations"}
 
 
 class Recipe(BaseModel):
@@ -157,7 +157,7 @@ class Recipe(BaseModel):
         if value is None:
             return None
         unit, equals, asked = value.partition("=")
-        value = f"{_RENAMED_UNITS.get(unit, unit)}{equals}{asked}"
+        value = f"{RENAMED_UNITS.get(unit, unit)}{equals}{asked}"
         parse_target(value)
         return value
 

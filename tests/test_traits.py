@@ -148,6 +148,33 @@ def test_an_old_flag_goes_on_working_and_says_its_new_name(model: str, old: str,
     assert make(method="depth", target="rectifiers=0.5") == make(method="depth", target="activations=0.5")
 
 
+def test_old_values_and_units_say_their_new_name_on_the_command_line(model: str):
+    words = ["run", model, "--data", "digits", "--method", "depth", "--dry-run"]
+    result = CliRunner().invoke(cli, [*words, "--target", "rectifiers=0.5", "--linearize", "gentle"])
+    assert "Note: the target rectifiers is called activations now." in result.stderr
+    assert "Note: gentle is called gradual now." in result.stderr
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_depth_that_may_cost_nothing_is_refused_and_not_planned_as_nothing(model: str, dry: bool):
+    settings = {**QUICK, "method": "depth", "epochs": 0}
+    for more, said in (
+        ({}, "so nothing would be done. Give --depth POINTS"),
+        ({"target": "activations=0.5"}, "stops by --depth"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            compress.run(model, dry_run=True, **settings, **more) if dry else compress.plan(model, out=None, **settings, **more)
+
+
+def test_a_dry_run_from_a_plan_counts_groups_once_and_claims_no_refit(model: str):
+    compress.plan(model, out="first.json", method="half", **QUICK)
+    result = CliRunner().invoke(
+        cli, ["run", model, "--data", "digits", "--method", "half", "--plan", "first.json", "--dry-run", "--calibration", "60"]
+    )
+    assert "The plan: 2 groups of channels made smaller." in result.stdout
+    assert "edits of first.json (method half) come first." in result.stdout and "refitted" not in result.stdout
+
+
 def test_an_artifact_solves_its_channels_once_and_never_moves(monkeypatch: pytest.MonkeyPatch):
     calls: list[int] = []
     solve = artifacts.solve

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from compress.cli.guard import Command, Decorator
 from compress.errors import BadInput
-from compress.recipe import RENAMED, RENAMED_VALUES, Recipe
+from compress.recipe import RENAMED, RENAMED_UNITS, RENAMED_VALUES, Recipe
 
 LOADING = ("arch", "arch_kwargs", "trust_pickle", "input_shape")
 """What every command that opens a model file takes."""
@@ -52,7 +52,10 @@ class OneOf(click.Choice[str]):
     """A choice that knows what its values were called before."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return super().convert(RENAMED_VALUES.get(value, value), param, ctx)
+        now = RENAMED_VALUES.get(value, value)
+        if now != value:
+            click.echo(f"Note: {value} is called {now} now.", err=True)
+        return super().convert(now, param, ctx)
 
 
 def renamed(old: str, new: str) -> Decorator:
@@ -77,6 +80,9 @@ def without_none(annotation: Any) -> Any:
 def given(flags: dict[str, Any]) -> dict[str, Any]:
     """The settings that the user typed, in the types of `Recipe`."""
     typed = {name: value for name, value in flags.items() if value is not None and value != ()}
+    unit = str(typed.get("target", "")).partition("=")[0]
+    if unit in RENAMED_UNITS:
+        click.echo(f"Note: the target {unit} is called {RENAMED_UNITS[unit]} now.", err=True)
     if "arch_kwargs" in typed:
         typed["arch_kwargs"] = dict(key_value(pair) for pair in typed["arch_kwargs"])
     return typed

@@ -135,7 +135,8 @@ def counted(edits: Sequence[Any]) -> str:
         Pointwise: "convolutions made 1x1",
         Merge: "segments merged into one layer",
     }
-    numbers = {kind: sum(isinstance(edit, kind) for edit in edits) for kind in kinds}
+    # By layer: a plan that went on from another one narrows the same group twice.
+    numbers = {kind: len({edit.layer for edit in edits if isinstance(edit, kind)}) for kind in kinds}
     return ", ".join(f"{n} {kinds[kind]}" for kind, n in numbers.items() if n) or "nothing changes"
 
 

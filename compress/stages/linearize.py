@@ -44,14 +44,14 @@ class Linearize:
     traits: Traits = Traits(Decides.BEFORE_TRAINING, frozenset({"depth"}), repeats=True, races=True)
 
     def needed(self, recipe: Recipe) -> bool:
-        return allowed(recipe) > 0
+        return self.alone or allowed(recipe) > 0
 
     def check(self, artifact: Artifact, context: Context) -> None:
         """A model without activations, or without any that is worth an affine function, passes unchanged, unless this is all
         that is done.
 
         Raises:
-            BadInput: there is a target, which a choice by speed does not have.
+            BadInput: there is a target, which a choice by speed does not have, or no quality that it may cost.
             UnsupportedModel: no activation can be linearized.
         """
         if not self.alone:
@@ -61,6 +61,11 @@ class Linearize:
                 f"The target is {context.recipe.target}, but the method {context.recipe.method} stops by --depth, points that "
                 "linearizing may cost before fine-tuning. Give those, or take --method easier, with targets such as "
                 "activations=0.5."
+            )
+        if not allowed(context.recipe):
+            raise BadInput(
+                f"The method {context.recipe.method} may cost no quality here (--depth is 0, as it is by default without "
+                "fine-tuning), so nothing would be done. Give --depth POINTS, such as --depth 1, or --epochs above 0."
             )
         depth.free(artifact)
 

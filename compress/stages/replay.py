@@ -37,7 +37,7 @@ class Replay:
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         plan, merges = _begun(context)
         origin = f"{context.recipe.plan} (method {plan.method or 'unknown'})"
-        said = f"The run began with the {len(plan.edits)} edits of {origin}, refitted."
+        said = f"The {len(plan.edits)} edits of {origin} come first" + (", refitted." if context.fitting else ".")
         if merges:
             said += f" Its {merges} merges were left out; a method that merges finds them again."
         return refit.refitted(apply(plan, artifact), context).noting(said)
