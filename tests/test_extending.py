@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from compress.artifact import Artifact
 from compress.checkpoint.deserialize import stored_tensors
 from compress.checkpoint.serialize import from_json, to_json
-from compress.cli import main
 from compress.commands import bench_files
 from compress.graph import operations
 from compress.graph.surgery.remove import keep, mask
@@ -67,18 +66,18 @@ def test_every_file_that_exports_is_a_format():
     assert modules_with(ROOT / "exporters", "export", "request") - known == set(), "a line in exporters/formats.py is missing"
 
 
-def test_every_file_that_opens_is_a_runtime_that_all_who_choose_one_know():
-    known = {module.removeprefix("exporters.runtimes.") for module in runtimes.RUNTIMES.values()}
+def test_every_file_that_opens_is_a_runtime():
+    known = {runtime.module.removeprefix("exporters.runtimes.") for runtime in runtimes.RUNTIMES.values()}
     opening = modules_with(ROOT / "exporters/runtimes", "load", "path")
     assert opening == known, "a line in RUNTIMES of exporters/runtimes/__init__.py is missing"
-    for place, names in {
-        "OPENS of exporters/runtimes/__init__.py": set(runtimes.OPENS),
-        "INSTALL of exporters/runtimes/__init__.py": set(runtimes.INSTALL),
-        "RUNTIMES of compress/cli/main.py": set(main.RUNTIMES) - {"auto", "ort-cuda"},
-        "WRITES of compress/commands/bench_files.py": set(bench_files.WRITES),
-    }.items():
-        assert names == set(runtimes.RUNTIMES), f"a line in {place} is missing"
-    assert set(bench_files.WRITES.values()) <= set(FORMATS)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "format"),
+    [("ort", "onnx"), ("openvino", "onnx"), ("executorch", "executorch"), ("litert", "litert"), ("torch", "pt2")],
+)
+def test_a_runtime_gets_a_torch_model_in_full_precision(runtime: str, format: str):
+    assert bench_files.written_for(runtime) == format
 
 
 # A layer kind or an operation

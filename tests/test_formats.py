@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def test_every_format_has_an_ending_and_a_runtime_of_its_own():
     endings = [format.ending for format in FORMATS.values()]
     assert len(set(endings)) == len(endings)
     for format in FORMATS.values():
-        assert any(format.ending.endswith(ending) for ending in runtimes.OPENS[format.runtime])
+        assert any(format.ending.endswith(ending) for ending in runtimes.RUNTIMES[format.runtime].opens)
 
 
 def test_what_is_missing_is_named_with_the_line_that_installs_it(net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -95,11 +96,12 @@ def test_a_package_that_is_there_and_does_not_load_is_named_with_the_cause(
 ):
     (tmp_path / "broken_runtime.py").write_text(f"raise {failure}")
     monkeypatch.syspath_prepend(tmp_path)
-    for known, open_it in (
-        (exporters.EXPORTERS, lambda: exporters.export("openvino", net, (torch.zeros(1, 3, 8, 8),), tmp_path / "net.xml")),
-        (runtimes.RUNTIMES, lambda: runtimes.module("openvino")),
+    monkeypatch.setitem(exporters.EXPORTERS, "openvino", "broken_runtime")
+    monkeypatch.setitem(runtimes.RUNTIMES, "openvino", replace(runtimes.RUNTIMES["openvino"], module="broken_runtime"))
+    for open_it in (
+        lambda: exporters.export("openvino", net, (torch.zeros(1, 3, 8, 8),), tmp_path / "net.xml"),
+        lambda: runtimes.module("openvino"),
     ):
-        monkeypatch.setitem(known, "openvino", "broken_runtime")
         with pytest.raises(
             exporters.MissingBackend, match=r"'openvino'.*cannot be loaded.*(libtbb|dtype size).*afresh: pip install"
         ):
@@ -110,7 +112,7 @@ def test_a_package_that_is_there_and_does_not_load_is_named_with_the_cause(
 @pytest.mark.parametrize("runtime", sorted(runtimes.RUNTIMES))
 def test_a_file_that_is_no_model_is_not_opened(runtime: str, tmp_path: Path):
     pytest.importorskip({"ort": "onnxruntime", "litert": "ai_edge_litert"}.get(runtime, runtime))
-    path = tmp_path / f"page{runtimes.OPENS[runtime][0]}"
+    path = tmp_path / f"page{runtimes.RUNTIMES[runtime].opens[0]}"
     path.write_text("<html>")
     with pytest.raises(ExportError, match=r"does not open .*page"):
         runtimes.load(runtime, path)

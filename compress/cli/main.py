@@ -16,10 +16,11 @@ from compress.cli.guard import EXIT_CODES, Command, Commands, force_option, json
 from compress.cli.options import LOADING, given, settings
 from compress.cli.torchless import TARGET, quick
 from compress.recipe import Recipe
+from exporters.runtimes import RUNTIMES
 
 STATISTICS = ("calibration", "device", "seed")
 DECISION = ("method", "target", "tolerance", "inputs", "align", "depth", "linearize")
-RUNTIMES = ("auto", "ort", "openvino", "executorch", "litert", "torch", "ort-cuda")
+WHERE = ("auto", *RUNTIMES, "ort-cuda")
 TIMING = ("runtime", "batch", "threads", "rounds")
 
 
@@ -203,7 +204,10 @@ def export(model: str, format: str, out: Path | None, force: bool, as_json: bool
 
 @command(
     path_argument("models", required=False, nargs=-1),
-    click.option("--runtime", help=f"where: {', '.join(RUNTIMES)}; several with commas  [default: what each file was made for]"),
+    click.option(
+        "--runtime",
+        help=f"where: {', '.join(('auto', *RUNTIMES, 'ort-cuda'))}; several with commas  [default: what each file was made for]",
+    ),
     click.option("--batch", help="samples per call; several with commas  [default: 1]"),
     click.option("--threads", help="threads inside an operator, several with commas; 0: all cores  [default: 0]"),
     click.option("--cpu", help="cores to pin to, with commas"),

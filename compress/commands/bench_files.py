@@ -22,9 +22,7 @@ from compress.recipe import Recipe, make
 from exporters import isolated, runtimes
 from exporters.standalone import checksums
 
-WRITES = {"ort": "onnx", "openvino": "onnx", "executorch": "executorch", "litert": "litert", "torch": "pt2"}
-"""Runtime -> the format that a torch model is written in for it."""
-EXPORTED = tuple({ending for endings in runtimes.OPENS.values() for ending in endings})
+EXPORTED = tuple({ending for known in runtimes.RUNTIMES.values() for ending in known.opens})
 ENGINES = (".engine", ".plan")
 PACKAGES = (".tar.gz", ".tgz")
 
@@ -98,11 +96,11 @@ class Files:
         if path.suffix in EXPORTED:
             if path.suffix == ".onnx":
                 onnx_inputs(path, batch)  # says what is wrong with a file in words
-            if path.suffix not in runtimes.OPENS[where]:
-                endings = " or ".join(runtimes.OPENS[where])
+            if path.suffix not in runtimes.RUNTIMES[where].opens:
+                endings = " or ".join(runtimes.RUNTIMES[where].opens)
                 raise Unfit(f"{path} is no file that {where} runs: it opens {endings}. Give the torch model, which is exported.")
             return path
-        format = WRITES[where]
+        format = written_for(where)
         key = (model, format, str(batch) if format in exporters.FIXED else "")
         if key not in self.written:
             if self.progress:
@@ -122,7 +120,13 @@ class Files:
 
 def native(model: Path) -> str:
     """The runtime that a file was made for; ONNX Runtime for a torch model."""
-    return next((name for name, endings in runtimes.OPENS.items() if model.suffix in endings), "ort")
+    return next((name for name, known in runtimes.RUNTIMES.items() if model.suffix in known.opens), "ort")
+
+
+def written_for(runtime: str) -> str:
+    """The format that a torch model is written in for a runtime: the first one of full precision that it opens."""
+    opens = runtimes.RUNTIMES[runtime].opens
+    return next(name for name, format in exporters.FORMATS.items() if format.ending in opens and not format.lossy)
 
 
 def needs_shape(recipe: Recipe) -> bool:

@@ -11,42 +11,42 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from exporters.errors import ExportError
 from exporters.optional_imports import imported
 from exporters.standalone import machine
 
-Run = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
+if TYPE_CHECKING:
+    import numpy as np
+
+Run: TypeAlias = "Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]"
 """A loaded file as a function: inputs in the model's order to outputs in the model's order."""
 
-RUNTIMES: dict[str, str] = {
-    "ort": "exporters.runtimes.ort",
-    "openvino": "exporters.runtimes.openvino",
-    "executorch": "exporters.runtimes.executorch",
-    "litert": "exporters.runtimes.litert",
-    "torch": "exporters.runtimes.pytorch",
-}
-"""Runtime -> module, imported when it is asked for."""
 
-OPENS: dict[str, tuple[str, ...]] = {
-    "ort": (".onnx",),
-    "openvino": (".xml", ".onnx"),
-    "executorch": (".pte",),
-    "litert": (".tflite",),
-    "torch": (".pt2", ".torchscript"),
-}
-"""Runtime -> endings of the files that it opens."""
+@dataclass(frozen=True)
+class Runtime:
+    """One runtime.
 
-INSTALL: dict[str, str] = {
-    "ort": "pip install onnxruntime",
-    "openvino": "pip install openvino",
-    "executorch": "pip install executorch",
-    "litert": "pip install ai-edge-litert",
-    "torch": "pip install torch",
+    Attributes:
+        module: imported when it is asked for.
+        opens: endings of the files that it opens, the one it was made for first.
+        install: the line that installs it.
+    """
+
+    module: str
+    opens: tuple[str, ...]
+    install: str
+
+
+RUNTIMES: dict[str, Runtime] = {
+    "ort": Runtime("exporters.runtimes.ort", (".onnx",), "pip install onnxruntime"),
+    "openvino": Runtime("exporters.runtimes.openvino", (".xml", ".onnx"), "pip install openvino"),
+    "executorch": Runtime("exporters.runtimes.executorch", (".pte",), "pip install executorch"),
+    "litert": Runtime("exporters.runtimes.litert", (".tflite",), "pip install ai-edge-litert"),
+    "torch": Runtime("exporters.runtimes.pytorch", (".pt2", ".torchscript"), "pip install torch"),
 }
+"""Every runtime, a line each."""
 
 
 @dataclass(frozen=True)
@@ -92,4 +92,4 @@ def module(runtime: str) -> Any:
     """
     if runtime not in RUNTIMES:
         raise ExportError(f"There is no runtime '{runtime}'; known are {', '.join(RUNTIMES)}.")
-    return imported(RUNTIMES[runtime], runtime, INSTALL[runtime])
+    return imported(RUNTIMES[runtime].module, runtime, RUNTIMES[runtime].install)
