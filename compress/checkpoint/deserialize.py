@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import keyword
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
@@ -25,18 +24,14 @@ from torch.fx import Graph, GraphModule, Node
 from compress.checkpoint.allowlist import ATTRIBUTES, FUNCTIONS, LAYER_NAMES, METHODS, WRAPPED, build
 from compress.checkpoint.json_values import decode
 from compress.errors import BadInput
+from compress.graph.names import identifier, parts_of
 
 FORMAT = "compress.graph"
 SCHEMA = 1
 CONTAINER = "Module"
 MAX_BYTES = 64 * 2**20
 MAX_NODES = 200_000
-MAX_NAME = 512
 MAX_ELEMENTS = 2**34
-
-_PART = re.compile(r"(?!__)[\w+\-:@ ]+")  # no dot, quote, backslash or bracket: names end in generated code
-# A layer of such a name would replace what GraphModule itself needs.
-_RESERVED = frozenset(dir(GraphModule(nn.Module(), Graph())))
 
 
 def all_modules(module: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -131,31 +126,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def parts_of(name: object) -> list[str]:
-    """The parts of a dotted layer or tensor name, each harmless as an attribute and in generated code.
-
-    Raises:
-        ValueError: they are not.
-    """
-    parts = name.split(".") if isinstance(name, str) and len(name) <= MAX_NAME else [""]
-    # A first part such as forward or graph would hide the module's own.
-    if not all(_PART.fullmatch(part) for part in parts) or parts[0] in _RESERVED:
-        raise ValueError(f"{str(name)[:80]!r} is no name of a layer or tensor")
-    return parts
-
-
-def _identifier(name: object) -> str:
-    if (
-        not isinstance(name, str)
-        or len(name) > MAX_NAME
-        or not name.isidentifier()
-        or keyword.iskeyword(name)
-        or name.startswith("__")
-    ):
-        raise ValueError(f"{str(name)[:80]!r} is no name of a node or argument")
-    return name
-
-
 def _modules(layers: Mapping[str, Any]) -> nn.Module:
     """All layers under their names, on the meta device: nothing is allocated yet."""
     root = nn.Module()
@@ -169,7 +139,7 @@ def _modules(layers: Mapping[str, Any]) -> nn.Module:
                 raise ValueError(f"layer {name!r} stands for {entry['same_as']!r}, which is no layer of its own")
             layer = root.get_submodule(entry["same_as"])
         else:
-            arguments = {_identifier(key): decode(value, {}) for key, value in entry["args"].items()}
+            arguments = {identifier(key): decode(value, {}) for key, value in entry["args"].items()}
             layer = build(entry["class"], arguments)
         *parents, last = parts_of(name)
         _container(root, parents).add_module(last, layer)
@@ -214,7 +184,7 @@ def _place_tensors(root: nn.Module, entries: Mapping[str, Any], weights: Mapping
 
 def _tensor(name: str, entry: Mapping[str, Any], weights: Mapping[str, Tensor] | None) -> Tensor:
     # getattr of torch gives anything; the check below lets types only pass.
-    dtype: object = getattr(torch, _identifier(entry["dtype"]), None)
+    dtype: object = getattr(torch, identifier(entry["dtype"]), None)
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"tensor {name!r} is of unknown type {entry['dtype']!r}")
     shape = tuple(entry["shape"])
@@ -248,11 +218,11 @@ def _graph(entries: list[Any], root: nn.Module) -> Graph:
     nodes: dict[str, Node] = {}
     tensors = {name for name, _, _ in stored_tensors(root)}
     for entry in entries:
-        name, op = _identifier(entry["name"]), entry["op"]
+        name, op = identifier(entry["name"]), entry["op"]
         if name in nodes:
             raise ValueError(f"two nodes are called {name!r}")
         args = tuple(decode(value, nodes) for value in entry.get("args", ()))
-        kwargs = {_identifier(key): decode(value, nodes) for key, value in entry.get("kwargs", {}).items()}
+        kwargs = {identifier(key): decode(value, nodes) for key, value in entry.get("kwargs", {}).items()}
         if op not in _TARGETS:
             raise ValueError(f"node {name!r} is of unknown kind {op!r}")
         target = _TARGETS[op](entry["target"], root, tensors, args)
@@ -260,6 +230,9 @@ def _graph(entries: list[Any], root: nn.Module) -> Graph:
         # torch.fx renames what would clash in generated code; then other references would miss it.
         if node.name != name:
             raise ValueError(f"{name!r} cannot be the name of a node")
+        # Python would compute it while the model is traced, and 10**9 to the power of 10**9 takes for ever.
+        if op == "call_function" and not node.all_input_nodes:
+            raise ValueError(f"node {name!r} computes on nothing of the model")
         if entry["target"] in WRAPPED and op == "call_function":
             node.meta["is_wrapped"] = True
         if "shape" in entry:
@@ -273,7 +246,7 @@ def _graph(entries: list[Any], root: nn.Module) -> Graph:
 
 
 def _input_target(target: Any, root: nn.Module, tensors: set[str], args: tuple[Any, ...]) -> str:
-    return _identifier(target)
+    return identifier(target)
 
 
 def _output_target(target: Any, root: nn.Module, tensors: set[str], args: tuple[Any, ...]) -> str:

@@ -26,9 +26,10 @@ from torch.fx import GraphModule, Node
 from torch.fx.graph import CodeGen
 
 from compress.checkpoint.allowlist import ATTRIBUTES, FUNCTION_NAMES, LAYER_NAMES, LAYERS, METHODS, build, recover
-from compress.checkpoint.deserialize import CONTAINER, FORMAT, SCHEMA, all_modules, from_json, parts_of, stored_tensors
+from compress.checkpoint.deserialize import CONTAINER, FORMAT, SCHEMA, all_modules, from_json, stored_tensors
 from compress.checkpoint.json_values import InvalidValue, encode
 from compress.errors import UnsupportedModel
+from compress.graph.names import parts_of
 
 __all__ = ["from_json", "to_json"]
 

@@ -14,9 +14,10 @@ from torch.fx import GraphModule
 
 from compress.artifact import Artifact
 from compress.checkpoint.deserialize import MAX_BYTES, expected_tensors, from_json
-from compress.checkpoint.load import state_dict
+from compress.checkpoint.load import pickled_layers, state_dict
 from compress.checkpoint.load.input_errors import by, channels_wanted, misfit
-from compress.checkpoint.load.pickles import look_over, unpickle
+from compress.checkpoint.load.pickled_layers import Record
+from compress.checkpoint.load.pickles import unpickle
 from compress.checkpoint.load.sniff import GRAPH, WEIGHTS, Kind, identify
 from compress.errors import BadInput
 from compress.graph.trace.trace import trace
@@ -53,11 +54,8 @@ def load_model(
         return Loaded(module, (*_unused(arch), *state_dict.settle(module, where)))
     saved = _read_safetensors(path) if kind is Kind.SAFETENSORS else unpickle(path, kind, trust_pickle)
     found, notes = state_dict.find(saved, where)
-    if isinstance(found, nn.Module):
-        # What was unpickled in restricted mode may still carry attributes of a stranger's choice.
-        if not trust_pickle:
-            look_over(found, where)
-        module, more = _whole(found)
+    if isinstance(found, nn.Module | Record):
+        module, more = pickled_layers.module(found, where) if isinstance(found, Record) else _whole(found)
         notes += [*more, *_unused(arch)]
     elif arch is None:
         raise BadInput(_needs_arch(where, found))
@@ -73,6 +71,7 @@ def _unused(arch: str | None) -> tuple[str, ...]:
 
 
 def _whole(module: nn.Module) -> tuple[nn.Module, list[str]]:
+    """A module that was unpickled with its code."""
     # Its replicas are of no use here, and names would begin with "module.".
     notes: list[str] = []
     if isinstance(module, nn.DataParallel):

@@ -1,8 +1,9 @@
 """The only place that unpickles.
 
-torch's restricted unpickler imports nothing: it builds what stands on a list, here plain tensors and the layer classes of
-torch.nn by name. Any other global in the file is refused before and by it, so code in a stranger's file does not run unless
-`--trust-pickle` says so. What was built is looked at once more (`look_over`): no hooks, no methods of a layer's own.
+torch's restricted unpickler imports nothing: it builds what stands on a list, here plain tensors, and records in the place of
+the layers of torch.nn, from which `pickled_layers` makes layers. The opcodes are gone through before (`scan`), so that the
+refusal names all that the file would need, and nothing that computes is called. Code in a stranger's file runs only where
+`--trust-pickle` says so.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import struct
 import sys
 import tarfile
 import warnings
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -19,28 +21,21 @@ from pickle import UnpicklingError
 from typing import IO, Any, cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, _weights_only_unpickler, nn
+from torch import _weights_only_unpickler
 
-from compress.checkpoint.allowlist import LAYERS
-from compress.checkpoint.load.sniff import Kind, globals_in
+from compress.checkpoint.load.pickled_layers import STAND_INS
+from compress.checkpoint.load.scan import Scan, scan
+from compress.checkpoint.load.sniff import Kind, pickles
 from compress.errors import BadInput
 
-_CONTAINERS = """
-    Sequential ModuleList ModuleDict ParameterList ParameterDict DataParallel Transformer TransformerEncoder TransformerDecoder
-    TransformerEncoderLayer TransformerDecoderLayer EmbeddingBag FractionalMaxPool2d FractionalMaxPool3d PairwiseDistance
+_CALLED = """
+    collections.OrderedDict collections.Counter builtins.set builtins.complex _codecs.encode torch.Size torch.device
+    torch.serialization._get_layout torch.nn.parameter.Parameter torch._utils._rebuild_tensor torch._utils._rebuild_tensor_v2
+    torch._utils._rebuild_tensor_v3 torch._utils._rebuild_parameter torch._utils._rebuild_parameter_with_state
+    torch._utils._rebuild_qtensor torch._utils._rebuild_sparse_tensor
 """
-_CLASSES: tuple[type[nn.Module], ...] = (
-    *(kind for kind, _ in LAYERS.values() if kind.__module__.startswith("torch.nn.")),
-    *(getattr(nn, name) for name in _CONTAINERS.split()),
-    nn.modules.linear.NonDynamicallyQuantizableLinear,
-)
-_FUNCTIONS: tuple[Callable[..., Any], ...] = (F.relu, F.gelu)  # activations that transformer layers keep
-ALLOWED: tuple[Any, ...] = (*_CLASSES, *_FUNCTIONS)
-"""What a pickled module may be made of; a class of the user is not among them."""
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
-_HOOKS += ("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_state_dict_pre_hooks")
+CALLED = frozenset(_CALLED.split()) | {name for name, stand_in in STAND_INS.items() if isinstance(stand_in, type)}
+"""What a pickle may call; other names on torch's list are types of data, which are looked up only."""
 
 
 def unpickle(path: Path, kind: Kind, trust: bool) -> Any:
@@ -54,16 +49,17 @@ def unpickle(path: Path, kind: Kind, trust: bool) -> Any:
     Raises:
         BadInput: the file needs code (names it and the remedies), or it is truncated or damaged.
     """
+    if kind is Kind.ZIP:
+        _whole(path)
     if trust:
         return _trusting(path)
-    # Looked for beforehand, so that the refusal can name all of them and not just the first.
-    foreign = _foreign(path, kind)
-    if foreign:
-        raise BadInput(_needs_code(path, foreign))
+    _look_over(path, kind)
     try:
         # The list is extended for this one call only.
-        with torch.serialization.safe_globals(list(ALLOWED)), _quiet():
+        with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in STAND_INS.items()]), _quiet():
             return _legacy_tar(path) if kind is Kind.TAR else torch.load(path, map_location="cpu", weights_only=True)
+    except BadInput:
+        raise
     except UnpicklingError as error:
         raise BadInput(_refused_by_torch(path, kind, error)) from error
     # Not the file's fault.
@@ -73,14 +69,51 @@ def unpickle(path: Path, kind: Kind, trust: bool) -> Any:
         raise BadInput(_damaged(path, error)) from error
 
 
-def _foreign(path: Path, kind: Kind) -> list[str]:
-    allowed = {f"{found.__module__}.{found.__qualname__}" for found in ALLOWED}
-    # torch names some functions by where they are built in, not by where they are imported from.
-    allowed |= {f"{found.__module__}.{found.__name__}" for found in _FUNCTIONS} | {"torch._C._nn.gelu"}
-    allowed |= set(_weights_only_unpickler._get_allowed_globals())
-    # Files of Python 2 call it __builtin__.
-    names = (name.replace("__builtin__.", "builtins.") for name in globals_in(path, kind))
-    return [name for name in names if name not in allowed]
+def _whole(path: Path) -> None:
+    """Refuse an archive whose parts are not what was written; torch does not compare their checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+            # torch.save compresses nothing, so what is read can never be more than the file.
+            if compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+                raise BadInput(
+                    f"The model file {path} holds compressed parts, which torch.save never writes. Save it with torch.save."
+                )
+            wrong = archive.testzip()
+    except BadInput:
+        raise
+    # zipfile has no one class for what damaged bytes make of it.
+    except Exception as error:
+        raise BadInput(_damaged(path, error)) from error
+    if wrong is not None:
+        raise BadInput(
+            f"The model file {path} is damaged: {wrong} does not match its checksum. Copy or download it again; if it was saved "
+            "with torch.serialization.set_crc32_options(False), it has none: load it in torch and save it with them."
+        )
+
+
+def _look_over(path: Path, kind: Kind) -> None:
+    """Refuse what asks for code or for more than it is, before anything is unpickled."""
+    try:
+        scans = [scan(pickle) for pickle in pickles(path, kind)]
+    # Damaged bytes can break the readers of Python anywhere.
+    except Exception as error:
+        raise BadInput(_damaged(path, error)) from error
+    foreign = dict.fromkeys(name for found in scans for name in _foreign(found))
+    if foreign:
+        raise BadInput(_needs_code(path, list(foreign)))
+    if problem := next((found.problem for found in scans if found.problem), ""):
+        raise BadInput(f"The model file {path} is not read: {problem}. Save it again with torch.save(model.state_dict(), ...).")
+
+
+def _foreign(found: Scan) -> list[str]:
+    # torch names some functions by where they are built in, and files of Python 2 say __builtin__.
+    known = {*_weights_only_unpickler._get_allowed_globals(), *STAND_INS}
+    named = {name: name.replace("__builtin__.", "builtins.") for name in (*found.globals, *sorted(found.called))}
+    return [
+        name for name, plain in named.items() if name and (plain not in known or (name in found.called and plain not in CALLED))
+    ]
 
 
 def _needs_code(path: Path, foreign: list[str]) -> str:
@@ -98,11 +131,6 @@ def _refused_by_torch(path: Path, kind: Kind, error: UnpicklingError) -> str:
             f"The model file {path} holds a whole module in the format before torch 1.6, which needs its code. "
             "Save it again with a newer torch, save its state_dict, or, if you trust whoever made it, add --trust-pickle."
         )
-    if "Unsupported operand" in str(error):
-        return (
-            f"The model file {path} was pickled with an unusual protocol, or is damaged. Save it again with torch.save's "
-            "default protocol, or, if you trust whoever made it, add --trust-pickle."
-        )
     return _damaged(path, error)
 
 
@@ -116,36 +144,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def look_over(module: nn.Module, where: str) -> None:
-    """A file may set any attribute of a layer; what would change what the layer computes is refused.
-
-    Raises:
-        BadInput: names the layer.
-    """
-    rest = [("", module)]
-    seen: set[int] = set()
-    while rest:
-        name, layer = rest.pop()
-        if type(layer) not in _CLASSES:
-            raise BadInput(f"{where} holds a {torch.typename(layer)} at '{name}', which is no layer of torch.nn.")
-        if odd := _oddity(layer):
-            raise BadInput(f"{where} {odd} of the layer '{name}', unlike an ordinary module. Save its state_dict.")
-        seen.add(id(layer))
-        inside = [(f"{name}.{key}".lstrip("."), child) for key, child in layer._modules.items() if child is not None]
-        rest += [(key, child) for key, child in inside if id(child) not in seen]
-
-
-def _oddity(layer: nn.Module) -> str | None:
-    if hooks := [hook for hook in _HOOKS if getattr(layer, hook, None)]:
-        return f"sets {hooks[0][1:]}"
-    # torch.nn's own attributes may be callable, such as an activation; only what hides a method changes behavior.
-    own = {key for key, value in vars(layer).items() if callable(value) and value not in _FUNCTIONS}
-    if shadows := [key for key in own if hasattr(type(layer), key)]:
-        return f"replaces the method {shadows[0]}"
-    tensors = (*layer._parameters.values(), *layer._buffers.values())
-    return "has something else in the place of a tensor" if any(not isinstance(t, Tensor | None) for t in tensors) else None
 
 
 def _trusting(path: Path) -> Any:
@@ -178,8 +176,12 @@ def importable_from_here(*folders: str) -> Iterator[None]:
 def _legacy_tar(path: Path) -> Any:
     """The format before torch 0.2: `storages`, `tensors` over them, and a `pickle` that refers to the tensors by key."""
     # extractfile and not extract: nothing is written to the disk.
-    with tarfile.open(path) as archive:
-        parts = {name: cast(IO[bytes], archive.extractfile(name)).read() for name in ("storages", "tensors", "pickle")}
+    with tarfile.open(path, "r:") as archive:
+        members = {name: archive.getmember(name) for name in ("storages", "tensors", "pickle")}
+        # A sparse member may claim any size.
+        if any(m.issparse() or not m.isreg() for m in members.values()):
+            raise BadInput(f"The model file {path} holds parts that are no plain files. Save the model again with torch.save.")
+        parts = {name: cast(IO[bytes], archive.extractfile(member)).read() for name, member in members.items()}
     known: dict[Any, Any] = {}
     file = BytesIO(parts["storages"])
     for _ in range(_plain(file)):
@@ -203,4 +205,10 @@ def _legacy_tar(path: Path) -> Any:
 
 
 def _plain(file: IO[bytes]) -> Any:
+    start = file.tell()
+    if foreign := _foreign(found := scan(file)):
+        raise UnpicklingError(f"{foreign[0]} has no place here")
+    if found.problem:
+        raise UnpicklingError(found.problem)
+    file.seek(start)
     return _weights_only_unpickler.Unpickler(file, encoding="utf-8").load()

@@ -7,6 +7,7 @@ before 1.6, web pages, and pointers of git-lfs.
 from __future__ import annotations
 
 import pickletools
+import stat
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -41,6 +42,9 @@ def identify(path: Path) -> Kind:
     try:
         if path.is_dir():
             return _directory(path)
+        # A pipe or a device would be waited for, or has no end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BadInput(f"The model file {path} is a pipe, socket or device. {_NEEDED}")
         with path.open("rb") as file:
             head = file.read(512)
     except FileNotFoundError:
@@ -52,7 +56,7 @@ def identify(path: Path) -> Kind:
         return _zip(path)
     if head[:1] == b"\x80":
         return _pickle(path)
-    if tarfile.is_tarfile(path):
+    if _is_tar(path):
         return _tar(path)
     if _is_safetensors(path, head):
         return Kind.SAFETENSORS
@@ -114,9 +118,17 @@ def _pickle(path: Path) -> Kind:
     raise BadInput(f"The model file {path} is a plain Python pickle, which is not opened. Save the model with torch.save.")
 
 
+def _is_tar(path: Path) -> bool:
+    try:
+        with tarfile.open(path, "r:"):
+            return True
+    except tarfile.TarError:
+        return False
+
+
 def _tar(path: Path) -> Kind:
     try:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, "r:") as archive:  # uncompressed, as torch wrote them: what is read is never more than the file
             names = set(archive.getnames())
     except (tarfile.TarError, OSError, EOFError) as error:
         raise BadInput(f"The model file {path} is truncated or damaged ({error}). Copy or download it again.") from error
@@ -148,40 +160,19 @@ def _decodes(head: bytes) -> bool:
     return True
 
 
-def globals_in(path: Path, kind: Kind) -> tuple[str, ...]:
-    """Every `module.name` that the pickles of a file would import, in order; nothing is imported here."""
-    found: dict[str, None] = {}
-    try:
-        for pickle in _pickles(path, kind):
-            found |= dict.fromkeys(_globals(pickle))
-    except (ValueError, EOFError, OSError, UnicodeDecodeError, KeyError):
-        pass  # a damaged file: those that were found are reported, opening it says what is wrong
-    return tuple(found)
-
-
-def _pickles(path: Path, kind: Kind) -> Iterator[IO[bytes]]:
+def pickles(path: Path, kind: Kind) -> Iterator[IO[bytes]]:
+    """Every pickle of a file of torch.save, each to be read from where the file stands; nothing is unpickled here."""
     if kind is Kind.ZIP:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 if name.endswith("data.pkl"):
                     yield BytesIO(archive.read(name))
     elif kind is Kind.TAR:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, "r:") as archive:
             member = archive.extractfile("pickle")
             if member is not None:
                 yield member
     elif kind is Kind.LEGACY:
-        with path.open("rb") as file:  # magic number, version, system, then the object
+        with path.open("rb") as file:  # magic number, version, system, the object, keys of its tensors
             for _ in range(4):
                 yield file
-
-
-def _globals(pickle: IO[bytes]) -> Iterator[str]:
-    strings: list[str] = []  # the last two strings before STACK_GLOBAL are its module and name, memo reads aside
-    for opcode, argument, _ in pickletools.genops(pickle):
-        if opcode.name in ("GLOBAL", "INST"):
-            yield str(argument).replace(" ", ".", 1)
-        elif opcode.name == "STACK_GLOBAL" and len(strings) >= 2:
-            yield ".".join(strings[-2:])
-        elif isinstance(argument, str):
-            strings.append(argument)

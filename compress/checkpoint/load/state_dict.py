@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.checkpoint.load import architectures
+from compress.checkpoint.load.pickled_layers import Record, own
 from compress.errors import BadInput
 
 NESTS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights")
@@ -19,7 +20,7 @@ SHOWN = 5
 Weights = dict[str, Tensor]
 
 
-def find(saved: Any, where: str) -> tuple[nn.Module | Weights, list[str]]:
+def find(saved: Any, where: str) -> tuple[nn.Module | Record | Weights, list[str]]:
     """The module or the tensors in a saved object, however nested.
 
     Args:
@@ -32,12 +33,12 @@ def find(saved: Any, where: str) -> tuple[nn.Module | Weights, list[str]]:
     notes: list[str] = []
     tensors: Weights = {}
     for _ in range(4):
-        if isinstance(saved, nn.Module):
+        if isinstance(saved, nn.Module | Record):
             return saved, notes
         if not isinstance(saved, Mapping):
             raise BadInput(f"{where} holds a {torch.typename(saved)}; needed is a module or a state_dict (names and tensors).")
-        tensors = {str(key): value for key, value in saved.items() if isinstance(value, Tensor)}
-        nest = next((key for key in NESTS if isinstance(saved.get(key), Mapping | nn.Module)), None)
+        tensors = {str(key): own(value, str(key), where) for key, value in saved.items() if isinstance(value, Tensor)}
+        nest = next((key for key in NESTS if isinstance(saved.get(key), Mapping | nn.Module | Record)), None)
         if nest is None or len(tensors) > len(saved) / 2:
             break
         notes.append(f"The weights were read from the entry '{nest}' of the file.")

@@ -18,7 +18,10 @@ from torch import Tensor, nn
 from torch.fx import Graph, Interpreter, Node
 from torch.fx.node import map_arg
 
+from compress.errors import BadInput
 from compress.graph import operations
+
+MAX_VALUES = 2**31
 
 
 def note_shapes(root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> None:
@@ -30,10 +33,13 @@ def note_shapes(root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> No
         inputs: example inputs, batch first.
 
     Raises:
+        BadInput: a value is larger than anything that is worked with.
         Exception: whatever the model raises on these inputs.
     """
     try:
         _without_data(root, graph, inputs)
+    except BadInput:
+        raise
     # Cheap and usual first: without data a network takes a fraction of the time of one real run.
     except Exception:  # an operation that needs data, or does not run at all: the real run tells
         with torch.no_grad():
@@ -76,11 +82,31 @@ def _without_data(root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> 
                 if node.op == "call_module":
                     value = _layer(modules[target], args, kwargs)
                 elif node.op == "call_function":
+                    _refuse_endless(node, args)
                     value = _function(target, args, kwargs)
                 else:
                     value = args[0] if node.op == "output" else getattr(args[0], target)(*args[1:], **kwargs)
             values[node] = value
             node.meta["shape"] = shape_of(value)
+            _refuse_too_large(node, value)
+
+
+def _refuse_endless(node: Node, args: tuple[Any, ...]) -> None:
+    """Sizes are computed by Python, whose numbers and sequences have no end."""
+    sequence = node.target in (operator.mul, operator.imul) and any(isinstance(a, str | list | tuple) for a in args)
+    numbers = [a for a in args if isinstance(a, int)]
+    power = node.target in (operator.pow, operator.ipow) and len(numbers) == len(args) and any(abs(n) > 64 for n in numbers[1:])
+    if sequence or power or any(abs(n) >= 2**63 for n in numbers):
+        raise BadInput(f"The model computes '{node.name}' of numbers that are no sizes. Take the model from a source you trust.")
+
+
+def _refuse_too_large(node: Node, value: Any) -> None:
+    # Before anything is run on data: a file of a few kilobytes may ask for a picture of a million pixels a side.
+    if isinstance(value, Tensor) and value.numel() > MAX_VALUES:
+        raise BadInput(
+            f"The model makes {value.numel()} values at '{node.name}' for a single input; at most {MAX_VALUES} are worked "
+            "with. Give smaller inputs, or take the model from a source you trust."
+        )
 
 
 # these give the larger operand's shape, and float32 for float32

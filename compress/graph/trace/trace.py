@@ -10,9 +10,11 @@ All of this is settled on the graph before the GraphModule is made, since whoeve
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
 import inspect
+import io
 import operator
 import sys
 import traceback
@@ -27,6 +29,7 @@ from torchvision.ops import StochasticDepth
 
 from compress.errors import BadInput, UnsupportedModel
 from compress.graph.channel_affine import ChannelAffine
+from compress.graph.names import refuse_untraceable
 from compress.graph.trace.control_flow import Branches, Number
 from compress.graph.trace.functional import module_per_call, modules_for_functions
 from compress.graph.trace.shapes import note_shapes
@@ -51,6 +54,7 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
         UnsupportedModel: `forward` of the model itself depends on data; names the line.
     """
     model = sharing(model).eval()
+    refuse_untraceable(model)
     _plain_classes(model)  # before tracing: whether a module is a leaf depends on its class
     opaque: dict[str, str] = {}
     buffers = True
@@ -82,7 +86,10 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
     # After functions have become modules, as those are called once each and must not be counted twice.
     module_per_call(model, graph)
     try:
-        note_shapes(model, graph, inputs)
+        with _silent():
+            note_shapes(model, graph, inputs)
+    except BadInput:
+        raise
     except Exception:
         run_once(model, inputs)
         raise
@@ -120,7 +127,7 @@ def run_once(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         BadInput: it does not run; names the shapes and the model's own message.
     """
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _silent():
             return model(*inputs)
     except Exception as error:
         shapes = ", ".join("x".join(map(str, t.shape[1:])) for t in inputs)
@@ -130,6 +137,11 @@ def run_once(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         raise BadInput(
             f"The model does not run on {len(inputs)} input(s) of shape {shapes} ({_first_line(error)}). {remedy}"
         ) from error
+
+
+def _silent() -> contextlib.redirect_stderr[io.StringIO]:
+    # A GraphModule that raises prints its generated code first; the sentence says what matters of it.
+    return contextlib.redirect_stderr(io.StringIO())
 
 
 class _ModelTracer(Tracer):

@@ -1,0 +1,92 @@
+"""Names of layers, tensors, nodes and arguments, which torch.fx writes into the code that it generates.
+
+Every name that a stranger chose in a file passes `part`, `parts_of` or `identifier` before anything is done with it: what is left
+cannot end a string, a line or an attribute, cannot hide a method of the model, and means the same to Python as to a dictionary.
+Names in a user's own code may be odder (`a/b`); `refuse_untraceable` turns away those that generated code cannot hold.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+import unicodedata
+
+from torch import nn
+from torch.fx import Graph, GraphModule
+
+from compress.errors import UnsupportedModel
+
+MAX_NAME = 512
+
+_PART = re.compile(r"(?!__)[\w+\-:@ ]+")  # no dot, quote, backslash or bracket
+# A layer of such a name would replace what GraphModule itself needs.
+_RESERVED = frozenset(dir(GraphModule(nn.Module(), Graph())))
+
+
+def part(name: object) -> str:
+    """One part of the name of a layer or tensor, harmless as an attribute and in generated code.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if (
+        not isinstance(name, str)
+        or len(name) > MAX_NAME
+        or not _PART.fullmatch(name)
+        or keyword.iskeyword(name)
+        or not _same_to_python(name)
+    ):
+        raise ValueError(f"{str(name)[:80]!r} is no name of a layer or tensor")
+    return name
+
+
+def parts_of(name: object) -> list[str]:
+    """The parts of a dotted name, from the root of a model.
+
+    Raises:
+        ValueError: one of them is not harmless.
+    """
+    # A first part such as forward or graph would hide the module's own.
+    if not isinstance(name, str) or len(name) > MAX_NAME or name.partition(".")[0] in _RESERVED:
+        raise ValueError(f"{str(name)[:80]!r} is no name of a layer or tensor")
+    return [part(each) for each in name.split(".")]
+
+
+def refuse_untraceable(model: nn.Module) -> None:
+    """Turn away a model with a name that the generated code would read as something else.
+
+    Raises:
+        UnsupportedModel: names the layer.
+    """
+    for path, owner in model.named_modules():
+        for key in (*owner._modules, *owner._parameters, *owner._buffers):
+            taken = not path and key in _RESERVED
+            if taken or keyword.iskeyword(key) or not key.isprintable() or set(key) & set('"\\') or not _same_to_python(key):
+                why = "which is a word of Python" if keyword.iskeyword(key) else "which torch.fx cannot use"
+                where = f" in '{path}'" if path else ""
+                raise UnsupportedModel(
+                    f"The model has a layer or tensor named {key[:80]!r}{where}, {why}. Rename it in the model's code."
+                )
+
+
+def _same_to_python(name: str) -> bool:
+    # Python reads an identifier in its compatibility form: a ligature would name another layer in the generated code.
+    return unicodedata.normalize("NFKC", name) == name
+
+
+def identifier(name: object) -> str:
+    """The name of a node or of a keyword argument.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if (
+        not isinstance(name, str)
+        or len(name) > MAX_NAME
+        or not name.isidentifier()
+        or keyword.iskeyword(name)
+        or name.startswith("__")
+        or not _same_to_python(name)
+    ):
+        raise ValueError(f"{str(name)[:80]!r} is no name of a node or argument")
+    return name
