@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from compress.data.stores import IGNORE, Store, Stored
+from compress.data.stores import IGNORE, WHOLE, Store, Stored
+from compress.data.targets import label_names
 from compress.errors import BadInput, EmptyData
 
 
@@ -39,6 +40,17 @@ class Source:
     preset: str | None = None
     ready: bool = False
     notes: tuple[str, ...] = field(default=())
+
+
+def named(
+    targets: Sequence[Tensor], task: str, names: Sequence[str] | None, where: str
+) -> tuple[tuple[str, ...] | None, list[str]]:
+    """Names of classes or labels, and notes; the training part comes first. Where there is nothing to name, what was given."""
+    if targets and task in WHOLE:
+        return number_classes(targets, task, names, where), []
+    if targets and task == "multilabel":
+        return label_names(targets, names, where)
+    return None if names is None else tuple(names), []
 
 
 def number_classes(targets: Sequence[Tensor], task: str, names: Sequence[str] | None, where: str) -> tuple[str, ...]:

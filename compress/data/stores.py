@@ -22,6 +22,8 @@ from compress.errors import BadInput
 
 CHUNK = 256  # files per task of the decoding pool: far above the cost of a task, small enough to balance
 IGNORE = 255  # class number of mask pixels that count for nothing
+WHOLE = ("classification", "segmentation", "text")
+"""Tasks whose targets are numbers of classes."""
 
 
 class Store(Protocol):
