@@ -71,6 +71,45 @@ def test_a_folder_with_train_and_test_keeps_its_parts_and_sorts_its_classes(tmp_
     assert torch.allclose(first.inputs[0][0], (expected - mean) / std, atol=1e-6)  # float32 rounding of values up to 2
 
 
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("content", [None, "notes.txt", "picture.heic", ".hidden.png"])
+def test_a_class_folder_without_images_is_refused_since_later_classes_would_move_down(tmp_path, part, content):
+    folder(tmp_path, classes=("ant", "cat"))
+    (tmp_path / part / "bee").mkdir()
+    if content is not None:
+        (tmp_path / part / "bee" / content).write_bytes(b"x")
+    with pytest.raises(BadInput, match="without an image to train on: bee"):
+        open_data(tmp_path)
+
+
+def test_classes_that_are_listed_keep_their_numbers_without_images(tmp_path):
+    folder(tmp_path, classes=("ant", "cat"))
+    (tmp_path / "train" / "bee").mkdir()
+    image(tmp_path / "test" / "bee" / "1.png")
+    for broken in (tmp_path / "train" / "ant").iterdir():
+        broken.write_bytes(b"no image")
+    listed = package.Settings(classes=("ant", "bee", "cat", "dog"), max_unreadable=0.9)
+    data = open_data(tmp_path, settings=listed)
+    target = next(data.train.batches(30)).target
+    assert target is not None and set(target.tolist()) == {2}
+    assert says(data, "train part", "no image of 2 classes", "bee; dog")
+
+
+def test_a_test_part_without_images_of_a_class_says_so_and_keeps_the_numbers(tmp_path):
+    folder(tmp_path, classes=("ant", "bee", "cat"))
+    for path in (tmp_path / "test" / "bee").iterdir():
+        path.unlink()
+    data = open_data(tmp_path)
+    target = next(data.test.batches(30)).target
+    assert target is not None and set(target.tolist()) == {0, 2} and says(data, "test part", "no image of 1 classes", "bee")
+
+
+def test_a_test_class_that_is_not_in_train_is_refused(tmp_path):
+    image(folder(tmp_path) / "test" / "eel" / "1.png")
+    with pytest.raises(BadInput, match="not in train/: eel"):
+        open_data(tmp_path)
+
+
 def test_a_validation_part_beside_a_test_part_is_what_is_held_out(tmp_path):
     data = open_data(folder(tmp_path, ("train", "val", "test")))
     assert (len(data.train), len(data.held_out), len(data.test)) == (20, 20, 20)

@@ -35,6 +35,7 @@ class Listing:
     labels: tuple[str, ...] = ()
     masks: tuple[Path, ...] = ()
     others: int = 0  # files that are no images
+    empty: tuple[str, ...] = ()  # class folders without an image
 
 
 def open_folder(root: Path, settings: Settings, shape: tuple[int, ...] | None, draws: torch.Generator) -> Source:
@@ -53,7 +54,8 @@ def open_folder(root: Path, settings: Settings, shape: tuple[int, ...] | None, d
     task = settings.task or ("segmentation" if listings["train"].masks else "classification")
     if task not in ("classification", "segmentation"):
         raise BadInput(f"{root} is an image folder, which has no targets for the task '{task}'. Give an .npz or module:factory.")
-    classes = settings.classes or tuple(sorted(set(listings["train"].labels))) or None
+    classes, said = _class_names(listings, settings, root)
+    notes += said
     total = sum(len(x.paths) for x in listings.values())
     fits = total * size[0] * size[1] * (channels + bool(listings["train"].masks)) <= settings.memory_gb * 1e9
     notes.append(
@@ -104,13 +106,14 @@ def _list(root: Path) -> Listing:
     if not labeled:
         kinds = ", ".join(sorted(SUFFIXES))
         raise EmptyData(f"{root} has no images. Needed are files ({kinds}) in class folders, or without labels in one folder.")
-    if len(labeled) == 1:
+    empty = tuple(name for name in found if name not in labeled)
+    if len(labeled) == 1 and not empty:
         raise BadInput(
             f"{root} has one class folder only ({next(iter(labeled))}); needed are at least two. For images without labels give "
             f"that folder itself."
         )
     paths = [(path, name) for name, files in labeled.items() for path in files]
-    return Listing(tuple(path for path, _ in paths), tuple(name for _, name in paths), others=others)
+    return Listing(tuple(path for path, _ in paths), tuple(name for _, name in paths), others=others, empty=empty)
 
 
 def _images(root: Path, deep: bool) -> tuple[list[Path], int]:
@@ -143,10 +146,34 @@ def _agreeing(listings: dict[str, Listing], root: Path) -> tuple[dict[str, Listi
             kept[name] = listing
         else:
             notes.append(f"{root}/{name} has {'no ' if not listing.labels else ''}labels, unlike train/, and was left out.")
-    extra = sorted({label for listing in kept.values() for label in listing.labels} - set(train.labels))
-    if extra:
-        raise BadInput(f"{root} has test classes that are not in train/: {', '.join(extra[:5])}. Needed are the same folders.")
     return kept, notes
+
+
+def _class_names(listings: dict[str, Listing], settings: Settings, root: Path) -> tuple[tuple[str, ...] | None, list[str]]:
+    """Names of the classes in the order of their numbers, and notes on those that a part has no image of.
+
+    Raises:
+        BadInput: a class folder that there is nothing to learn from. Without it all later classes would move down by one.
+    """
+    train, remedy = set(listings["train"].labels), "list all classes in a data.toml, in the order of the model's outputs"
+    if settings.classes is None and train:
+        empty = sorted({name for listing in listings.values() for name in listing.empty} - train)
+        if empty:
+            kinds = ", ".join(sorted(SUFFIXES))
+            raise BadInput(
+                f"{root} has class folders without an image to train on: {', '.join(empty[:5])}. Put images there ({kinds}), take "
+                f"the folders away if the model has no such class, or {remedy}."
+            )
+        extra = sorted({label for listing in listings.values() for label in listing.labels} - train)
+        if extra:
+            raise BadInput(f"{root} has test classes that are not in train/: {', '.join(extra[:5])}. Add them, or {remedy}.")
+    names = settings.classes or tuple(sorted(train)) or None
+    lacking = {part: [name for name in names or () if name not in listing.labels] for part, listing in listings.items()}
+    return names, [
+        f"The {part} part of {root} has no image of {len(some)} classes, whose numbers stay: {name_some(some)}."
+        for part, some in lacking.items()
+        if some and train
+    ]
 
 
 def _geometry(
