@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -423,6 +424,8 @@ def test_data_that_cannot_be_used_is_refused_with_one_sentence(tmp_path, make, e
         ({"y_train": np.zeros(40, int)}, "all of one class"),
         ({"y_train": np.arange(40) - 1}, "go down to -1"),
         ({"y_train": np.arange(39)}, "40 images but 39 labels"),
+        ({"y_train": np.arange(40) * 10**9}, "reach 39000000000, which is no number of a class"),
+        ({"y_train": np.full((40, 8, 8), 2**31) * (np.arange(40) % 2)[:, None, None]}, "reach 2147483648"),
         ({"x_train": np.full((40, 8, 8), np.nan)}, "NaN"),
         ({"x_train": np.zeros((0, 8, 8))}, "length 0"),
         ({"x_train": np.zeros((40, 2, 2, 2, 2))}, "5 axes"),
@@ -433,6 +436,29 @@ def test_data_that_cannot_be_used_is_refused_with_one_sentence(tmp_path, make, e
 def test_arrays_that_cannot_be_used_are_refused(change_, words):
     with pytest.raises(BadInput, match=words):
         from_arrays(arrays() | change_)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_damaged_file_of_arrays_is_refused_wherever_the_damage_is(tmp_path, save):
+    save(tmp_path / "whole.npz", **arrays())
+    whole = (tmp_path / "whole.npz").read_bytes()
+    path, seen = tmp_path / "damaged.npz", set[str]()
+    for place in range(30, len(whole), 41):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        try:
+            open_data(path)
+        except BadInput as error:
+            assert "\n" not in str(error)
+            seen.add(str(error))
+    assert any("Bad CRC-32" in text for text in seen)
+    assert save is np.savez or any("decompressing" in text or "invalid" in text for text in seen)
+
+
+def test_what_is_no_regular_file_is_refused_instead_of_waited_for(tmp_path):
+    for name in ("pipe.npz", "pipe.toml", "pipe"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(BadInput, match="is no regular file"):
+            open_data(tmp_path / name)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 16, 16)])

@@ -5,7 +5,6 @@ x_train, y_train, x_test, y_test   (also x_val, y_val); or x, y, split by seed; 
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from compress.data.npz import read_arrays
 from compress.data.settings import Settings
 from compress.data.sources import Part, Source, named
 from compress.data.stores import WHOLE, Stored, channels_first
@@ -28,15 +28,12 @@ def open_npz(path: Path, settings: Settings, shape: tuple[int, ...] | None) -> S
     """An .npz file as a source.
 
     Raises:
-        BadInput: no .npz, arrays that need pickle, or none of the names that are known.
+        BadInput: no .npz, a damaged one, arrays that need pickle, or none of the names that are known.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, KeyError) as error:
-        raise BadInput(
-            f"{path} cannot be read as .npz ({error}). Needed are plain arrays x_train, y_train, x_test, y_test."
-        ) from error
+    needed = "Needed are plain arrays x_train, y_train, x_test, y_test."
+    arrays = read_arrays(path, "", needed)
+    if isinstance(arrays, np.ndarray):
+        raise BadInput(f"{path} is one array without a name. {needed}")
     return open_arrays(arrays, settings, shape, str(path))
 
 

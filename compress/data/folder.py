@@ -161,8 +161,8 @@ def _class_names(listings: dict[str, Listing], settings: Settings, root: Path) -
         if empty:
             kinds = ", ".join(sorted(SUFFIXES))
             raise BadInput(
-                f"{root} has class folders without an image to train on: {', '.join(empty[:5])}. Put images there ({kinds}), take "
-                f"the folders away if the model has no such class, or {remedy}."
+                f"{root} has class folders without an image to train on: {', '.join(empty[:5])}. Put images there ({kinds}), "
+                f"take the folders away if the model has no such class, or {remedy}."
             )
         extra = sorted({label for listing in listings.values() for label in listing.labels} - train)
         if extra:

@@ -13,6 +13,9 @@ from compress.data.stores import IGNORE, WHOLE, Store, Stored
 from compress.data.targets import label_names
 from compress.errors import BadInput, EmptyData
 
+MOST_CLASSES = 1_000_000
+"""More than any vocabulary has. Beyond it a label is an identifier or a time, and names of all smaller numbers fill memory."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -67,6 +70,11 @@ def number_classes(targets: Sequence[Tensor], task: str, names: Sequence[str] | 
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0:
         raise BadInput(f"The labels of {where} go down to {lowest}; needed are class numbers from 0 upwards.")
+    if names is None and highest >= MOST_CLASSES:
+        raise BadInput(
+            f"The labels of {where} reach {highest}, which is no number of a class; needed are numbers from 0 upwards without "
+            f"large gaps. Number the classes anew, or say in a data.toml which task it is."
+        )
     if len(labels) < 2:
         raise BadInput(f"The labels of {where} are all of one class ({lowest}); needed are at least two. Give the full data.")
     if names is None:
@@ -109,4 +117,7 @@ def find(path: str) -> Path:
             f"There is no data at '{path}'. Give an image folder, an .npz file, torchvision:NAME@DIR, digits, module:factory "
             f"or a data.toml."
         )
+    # A pipe would be waited for without end.
+    if not found.is_file() and not found.is_dir():
+        raise BadInput(f"The data '{path}' is no regular file. Give a folder or a file on disk.")
     return found
