@@ -220,7 +220,7 @@ def test_torchvision_data_opens_from_disk_only(tmp_path, monkeypatch):
 
         def __init__(self, root, train=True):
             count = 20 if train else 6
-            self.data = np.zeros((count, 8, 8, 3), np.uint8)
+            self.data = np.arange(count * 192, dtype=np.uint8).reshape(count, 8, 8, 3)
             self.targets = [i % 2 for i in range(count)]
 
     monkeypatch.setattr(datasets, "Tiny", Tiny, raising=False)

@@ -61,6 +61,7 @@ class Settings(BaseModel):
     size: tuple[int, int] | None = None
     channels: Literal[1, 3] | None = None
     resize: Literal["crop", "stretch"] = "crop"
+    upright: bool = Field(False, description="turn images as their EXIF orientation says; without it pixels are used as stored")
     layout: Literal["nhwc", "nchw"] | None = Field(None, description="axes of arrays of images")
     normalize: Literal["none", "imagenet", "cifar10", "cifar100", "mnist", "fashionmnist"] | None = None
     mean: tuple[float, ...] | None = None

@@ -33,6 +33,7 @@ class Source:
         parts: "train" and, where the source has them, "val" and "test".
         shape: of one input, (channels, height, width).
         preset: name of the normalization that belongs to this data, where it is known.
+        example: name of a training file, where the samples are files.
         ready: inputs are normalized already and are used as they come.
     """
 
@@ -43,6 +44,7 @@ class Source:
     preset: str | None = None
     ready: bool = False
     notes: tuple[str, ...] = field(default=())
+    example: str = ""
 
 
 def named(
