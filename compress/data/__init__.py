@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from compress.data.checks import check_input, check_output
 from compress.data.open_data import from_arrays, open_data
+from compress.data.preparation import Preparation
 from compress.data.settings import PRESETS, Settings
 from compress.data.splits import Augment, Batch, Data, DataSpec, Split
 
@@ -21,6 +22,7 @@ __all__ = [
     "Batch",
     "Data",
     "DataSpec",
+    "Preparation",
     "Settings",
     "Split",
     "check_input",

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compress.data.npz import read_arrays
+from compress.data.preparation import Preparation
 from compress.data.settings import Settings
 from compress.data.sources import Part, Source, named
 from compress.data.stores import WHOLE, Stored, channels_first
@@ -85,7 +86,9 @@ def open_arrays(arrays: Mapping[str, Any], settings: Settings, shape: tuple[int,
     every = [targets["train"], *(y for name, y in targets.items() if name != "train")] if targets else []
     classes, told = named(every, task, names, where)
     parts = {name: Part((Stored(x),), Stored(targets[name]) if targets else None) for name, x in inputs.items()}
-    return Source(parts, found, task, classes, notes=(*notes, *told))
+    gray = len(found) == 3 and found[0] == 1
+    made = Preparation("arrays", "gray" if gray else None, "stretch" if settings.size and len(found) == 3 else None)
+    return Source(parts, found, task, classes, notes=(*notes, *told), preparation=made)
 
 
 def _tensor(value: Any, name: str, where: str) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from compress import user_code
 from compress.data.arrays import open_arrays
+from compress.data.preparation import Preparation
 from compress.data.settings import PRESETS, Settings
 from compress.data.sources import Part, Source, find, named, unreadable_out
 from compress.data.splits import Data
@@ -58,7 +60,10 @@ def open_torchvision(text: str, settings: Settings, shape: tuple[int, ...] | Non
     source = open_arrays(arrays, settings, shape, f"torchvision:{name}")
     names = settings.classes or tuple(getattr(found["train"], "classes", ())) or source.classes
     preset = name.lower() if name.lower() in PRESETS else None
-    return Source(source.parts, source.shape, source.task, names, preset, notes=source.notes)
+    made = source.preparation
+    if made is not None and source.shape[0] == 3:
+        made = replace(made, color="RGB")  # as every data set of torchvision keeps its pictures
+    return replace(source, classes=names, preset=preset, preparation=made)
 
 
 def open_factory(name: str, settings: Settings, shape: tuple[int, ...] | None) -> Source | Data:
@@ -137,7 +142,16 @@ def _from_datasets(
         classes, told = named(_targets(parts), task, classes, where)
         notes += told
     ready = sample.dtype != torch.uint8
-    return Source(parts, tuple(sample.shape), task, classes, preset if preset in PRESETS else None, ready, tuple(notes))
+    return Source(
+        parts,
+        tuple(sample.shape),
+        task,
+        classes,
+        preset if preset in PRESETS else None,
+        ready,
+        tuple(notes),
+        preparation=Preparation("items"),
+    )
 
 
 def _inputs(dataset: Any, pair: bool, several: int) -> tuple[Store, ...]:

@@ -17,6 +17,7 @@ import torch
 
 from compress.data.images import SUFFIXES, Header, header
 from compress.data.listing import image_files
+from compress.data.preparation import Preparation
 from compress.data.settings import Settings
 from compress.data.sources import Part, Source, number_classes, unreadable_out
 from compress.data.splits import too_many
@@ -78,7 +79,10 @@ def open_folder(root: Path, settings: Settings, shape: tuple[int, ...] | None, d
     if broken:
         notes.append(f"{len(broken)} of {total} images cannot be read and were left out: {name_some(broken)}.")
     classes = _checked_classes(parts, task, classes, root)
-    return Source(parts, (channels, *size), task, classes, notes=tuple(notes), example=str(listings["train"].paths[0]))
+    made = Preparation("files", "gray" if channels == 1 else "RGB", settings.resize if resize else None, settings.upright)
+    return Source(
+        parts, (channels, *size), task, classes, notes=tuple(notes), preparation=made, example=str(listings["train"].paths[0])
+    )
 
 
 def _parts(root: Path) -> dict[str, Path]:

@@ -99,7 +99,15 @@ def _divided(source: Source, settings: Settings, seed: int, name: str) -> Data:
     _refuse_constant(source, rest, seed, name)
     mean, std = _normalization(source, settings, rest, seed, notes)
     spec = DataSpec(
-        source.shape, mean, std, source.classes, _augment(source, settings, notes), source.task, train.targets is not None, name
+        source.shape,
+        mean,
+        std,
+        source.classes,
+        _augment(source, settings, notes),
+        source.task,
+        train.targets is not None,
+        name,
+        source.preparation,
     )
     if not spec.labeled:
         notes.append("The images have no labels: quality is agreement with the dense model, fine-tuning is distillation.")

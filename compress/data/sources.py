@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from compress.data.preparation import Preparation
 from compress.data.stores import IGNORE, WHOLE, Store, Stored
 from compress.data.targets import label_names
 from compress.errors import BadInput, EmptyData
@@ -33,6 +34,7 @@ class Source:
         parts: "train" and, where the source has them, "val" and "test".
         shape: of one input, (channels, height, width).
         preset: name of the normalization that belongs to this data, where it is known.
+        preparation: how a picture became an input.
         example: name of a training file, where the samples are files.
         ready: inputs are normalized already and are used as they come.
     """
@@ -45,6 +47,7 @@ class Source:
     ready: bool = False
     notes: tuple[str, ...] = field(default=())
     example: str = ""
+    preparation: Preparation | None = None
 
 
 def named(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from compress.data.preparation import Preparation
 from compress.data.stores import IGNORE, WHOLE, Store, Stored, channels_first, name_some
 from compress.data.targets import zeros_and_ones
 from compress.errors import BadInput, EmptyData
@@ -56,6 +57,7 @@ class DataSpec:
         classes: names in the order of the class numbers, or of the labels; None where there are none.
         task: "classification", "multilabel" (any number of labels at once), "segmentation", "regression", "image" (image to
             image) or "text" (a token for each token).
+        preparation: how a picture became an input; None where a user's own code made the data.
     """
 
     shape: tuple[int, ...]
@@ -66,6 +68,7 @@ class DataSpec:
     task: str = "classification"
     labeled: bool = True
     source: str = ""
+    preparation: Preparation | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from compress.data import Preparation
 from compress.data.npz import read_arrays
 from compress.errors import BadInput
 
@@ -28,7 +29,8 @@ class Samples:
         inputs: per sample, an array (1, ...) per model input.
         mean, std: that the images were normalized with; None where nobody knows.
         classes: names in the order of the outputs; None where there are none.
-        task: classification, segmentation, regression, image or text; empty where nobody knows.
+        preparation: how a picture became an input; None where nobody knows.
+        task: classification, multilabel, segmentation, regression, image or text; empty where nobody knows.
     """
 
     inputs: tuple[tuple[np.ndarray, ...], ...]
@@ -36,6 +38,7 @@ class Samples:
     std: tuple[float, ...] | None = None
     classes: tuple[str, ...] | None = None
     task: str = ""
+    preparation: Preparation | None = None
 
 
 def from_file(path: Path, count: int = COUNT) -> Samples:
