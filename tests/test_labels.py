@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -93,6 +94,13 @@ def test_what_may_be_several_things_is_taken_as_a_settings_file_says(tmp_path):
     np.savez(tmp_path / "b.npz", x=X, y=LABELS)
     (tmp_path / "data.toml").write_text('source = "b.npz"\ntask = "multilabel"\nclasses = ["red", "round", "new"]\n')
     assert open_data(tmp_path / "data.toml").spec.classes == ("red", "round", "new")
+
+
+def test_images_without_labels_take_the_task_of_the_outputs_from_a_settings_file(tmp_path):
+    for i in range(20):
+        Image.fromarray(X[i]).save(tmp_path / f"{i}.png")
+    assert says(open_data(tmp_path), "no labels", 'task = "multilabel"')
+    assert open_data(tmp_path, settings=settings(task="multilabel")).spec.task == "multilabel"
 
 
 def test_a_label_that_never_changes_is_named():
@@ -209,6 +217,10 @@ def test_one_logit_is_learned_by_binary_cross_entropy_and_distilled_by_its_sigmo
     assert torch.allclose(loss_of("segmentation")(logits, masks, None), pixel)
 
 
+def test_the_loss_is_said_by_name():
+    assert "bce" in objective(make(), "multilabel", labeled=True, teacher=True)[1]
+
+
 @pytest.mark.parametrize(("task", "loss"), [("multilabel", "mse"), ("multilabel", "cross_entropy"), ("regression", "bce")])
 def test_a_loss_of_another_task_is_refused(task, loss):
     with pytest.raises(BadInput, match="does not suit"):
@@ -269,7 +281,9 @@ QUICK = {"target": "macs=0.5", "method": "magnitude", "depth": 0, "align": 1, "r
 @pytest.mark.filterwarnings("ignore::compress.errors.CompressWarning")  # of an untrained model
 def test_a_run_takes_labels_through_every_stage(tmp_path, y, outputs, metric):
     np.savez(tmp_path / "data.npz", x=X, y=y)
-    report = run(net(tmp_path, outputs), data=str(tmp_path / "data.npz"), out=tmp_path / "out", **QUICK)
+    export = ("onnx", "onnx-fp16")
+    report = run(net(tmp_path, outputs), data=str(tmp_path / "data.npz"), out=tmp_path / "out", export=export, **QUICK)
+    assert [e.closeness is None or e.closeness.agreement for e in report.exports][1] is None  # no largest output decides
     assert report.result.quality is not None and report.result.quality.metric == metric
     assert report.result.quality.higher_is_better and report.result.quality.points == 100
 

@@ -119,6 +119,14 @@ def test_the_script_in_the_package_decides_as_the_model_does(package):
     assert [one["decided"] for one in found] == [[("cat", "dog", "2")[i]] for i in outputs.argmax(1).tolist()]
 
 
+def test_samples_of_a_file_travel_with_what_the_runs_data_says(package):
+    np.savez(package / "s.npz", input_0=RANDOM.random((3, 1, 8, 8)).astype(np.float32))
+    made = compress.package(package, out=package / "other.tar.gz", samples=package / "s.npz")
+    checksums.unpack(made.path, package / "other")
+    (taken,) = json.loads((package / "other" / "manifest.json").read_text())["inputs"]
+    assert taken["preparation"]["resize"] == "stretch" and taken["normalization"]["mean"] == [0.5]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

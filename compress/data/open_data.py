@@ -110,7 +110,10 @@ def _divided(source: Source, settings: Settings, seed: int, name: str) -> Data:
         source.preparation,
     )
     if not spec.labeled:
-        notes.append("The images have no labels: quality is agreement with the dense model, fine-tuning is distillation.")
+        labels = "" if settings.task else '; write task = "multilabel" into a data.toml if several labels may hold at once'
+        notes.append(
+            f"The images have no labels: quality is agreement with the dense model, fine-tuning is distillation{labels}."
+        )
 
     def split(part: Part, index: Tensor) -> Split:
         return Split(part.inputs, part.targets, index, spec, settings.max_unreadable)

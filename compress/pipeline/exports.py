@@ -91,6 +91,8 @@ def export_all(
         seconds = time.perf_counter() - started
         # The others are the model to 1e-4: their quality is that of the last stage.
         record = _record(made, measure(answers(name, path)) if name in exporters.LOSSY else None, seconds)
+        if data.spec.task == "multilabel":  # the largest output says nothing of labels that may hold at once
+            record = record.model_copy(update={"closeness": _without_classes(record.closeness)})
         # Only where rounding alone loses too much: training costs more than an export.
         if name in QAT_FORMATS and recipe.qat and lost_too_much(recipe, dense, record.quality, name):
             record = after_qat(record, result, path, recipe, data, metadata, measure)
@@ -206,6 +208,10 @@ def parts(inputs: Sequence[Tensor], size: int) -> Iterator[tuple[list[Tensor], i
         part = [x[start : start + size] if size else x for x in inputs]
         real = len(part[0])
         yield [torch.cat([x, x[-1:].expand(size - real, *x.shape[1:])]) if size > real else x for x in part], real
+
+
+def _without_classes(found: Closeness | None) -> Closeness | None:
+    return found and found.model_copy(update={"agreement": None})
 
 
 def _record(made: exporters.Exported, quality: Quality | None, seconds: float) -> ExportRecord:

@@ -43,7 +43,8 @@ def objective(recipe: Recipe, task: str, labeled: bool, teacher: bool) -> tuple[
     """
     if not labeled and not teacher:
         raise BadInput("There are neither labels nor a dense model to learn from. Give labeled data.")
-    by_labels = _by_labels(recipe.loss, task)
+    kind = _default(task) if recipe.loss == "auto" else recipe.loss
+    by_labels = _by_labels(kind, task)
     share = taught(recipe, labeled, teacher)
 
     def loss(output: Any, target: Tensor | None, dense: Tensor | None) -> Tensor:
@@ -59,7 +60,7 @@ def objective(recipe: Recipe, task: str, labeled: bool, teacher: bool) -> tuple[
             return found
         return total + output_loss
 
-    name = "its default for the task" if recipe.loss == "auto" else recipe.loss
+    name = f"{kind}, the default for the task" if recipe.loss == "auto" else kind
     parts = [f"{1 - share:.0%} labels ({name})"] * (share < 1) + [f"{share:.0%} the dense model's outputs"] * (share > 0)
     return loss, f"The training loss is {' and '.join(parts)}."
 
@@ -88,11 +89,13 @@ def taught(recipe: Recipe, labeled: bool, teacher: bool) -> float:
     return 0.0 if not teacher else 1.0 if not labeled else recipe.distill
 
 
+def _default(task: str) -> str:
+    return "cross_entropy" if task in CLASSES else "bce" if task == "multilabel" else "mse"
+
+
 def _by_labels(name: str, task: str) -> Callable[[Any, Tensor], Tensor]:
     if ":" in name:
         return user_code.function(name, "--loss")
-    if name == "auto":
-        name = "cross_entropy" if task in CLASSES else "bce" if task == "multilabel" else "mse"
     if name not in KINDS:
         raise BadInput(f"The loss is '{name}'; known are auto, {', '.join(KINDS)} and module:function.")
     if (name == "cross_entropy") != (task in CLASSES) or (name == "bce") != (task == "multilabel"):
