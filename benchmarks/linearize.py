@@ -98,7 +98,7 @@ def ratio(bench: Bench, rounds: int) -> dict[str, Any]:
                 bench.dense.module(*inputs)
 
     def counted() -> Statistics:
-        return collect(bench.dense.module, lambda: batches, [], images=500, device=torch.device("cpu"), classifier=True)
+        return collect(bench.dense.module, lambda: batches, [], images=500, device=torch.device("cpu"), task="classification")
 
     seconds: dict[str, list[float]] = {"forward": [], "pass": []}
     for turn in range(rounds + 1):

@@ -49,7 +49,7 @@ def one_pass(bench: Bench, artifact: Artifact, sampling: Sampling) -> Statistics
         channels.consumers(artifact.module, groups),
         images=IMAGES,
         device=torch.device("cpu"),
-        classifier=True,
+        task="classification",
         sampling=sampling,
     )
 

@@ -43,9 +43,10 @@ class Recipe(BaseModel):
     # data
     data: str = Field("", description="folder, .npz, torchvision:NAME@DIR, digits, module:factory or data.toml")
     metric: str = Field(
-        "auto", description="quality: auto, top1, top5, mae, psnr, miou, perplexity, agreement or module:function"
+        "auto",
+        description="quality: auto, top1, top5, f1, label_accuracy, mae, psnr, miou, perplexity, agreement or module:function",
     )
-    loss: str = Field("auto", description="fine-tuning loss: auto, cross_entropy, mse, l1 or module:function")
+    loss: str = Field("auto", description="fine-tuning loss: auto, cross_entropy, bce, mse, l1 or module:function")
     # what to do
     method: str = Field("entropic", description="a name that 'compress methods' lists")
     target: str | None = Field(

@@ -372,7 +372,7 @@ def test_images_of_another_size_name_the_layer_that_does_not_fit():
 def test_a_stored_model_and_data_of_another_shape():
     Path("plan.json").write_text('{"schema": 1, "edits": []}')
     compress.apply("plan.json", "model.pt", input_shape=(1, 8, 8))
-    np.savez("color.npz", x=np.zeros((80, 8, 8, 3), dtype=np.uint8), y=np.arange(80) % 10)
+    np.savez("color.npz", x=np.arange(80 * 192, dtype=np.uint8).reshape(80, 8, 8, 3), y=np.arange(80) % 10)
     assert "takes 1 channel" in refused(run("model.compressed", "--data", "color.npz", *QUICK))
 
 

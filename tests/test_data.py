@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,45 @@ def test_a_folder_with_train_and_test_keeps_its_parts_and_sorts_its_classes(tmp_
     expected = torch.from_numpy(np.array(Image.open(tmp_path / "test" / "ant" / "000.png"))).permute(2, 0, 1).float() / 255
     mean, std = (torch.tensor(v)[:, None, None] for v in (data.spec.mean, data.spec.std))
     assert torch.allclose(first.inputs[0][0], (expected - mean) / std, atol=1e-6)  # float32 rounding of values up to 2
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("content", [None, "notes.txt", "picture.heic", ".hidden.png"])
+def test_a_class_folder_without_images_is_refused_since_later_classes_would_move_down(tmp_path, part, content):
+    folder(tmp_path, classes=("ant", "cat"))
+    (tmp_path / part / "bee").mkdir()
+    if content is not None:
+        (tmp_path / part / "bee" / content).write_bytes(b"x")
+    with pytest.raises(BadInput, match="without an image to train on: bee"):
+        open_data(tmp_path)
+
+
+def test_classes_that_are_listed_keep_their_numbers_without_images(tmp_path):
+    folder(tmp_path, classes=("ant", "cat"))
+    (tmp_path / "train" / "bee").mkdir()
+    image(tmp_path / "test" / "bee" / "1.png")
+    for broken in (tmp_path / "train" / "ant").iterdir():
+        broken.write_bytes(b"no image")
+    listed = package.Settings(classes=("ant", "bee", "cat", "dog"), max_unreadable=0.9)
+    data = open_data(tmp_path, settings=listed)
+    target = next(data.train.batches(30)).target
+    assert target is not None and set(target.tolist()) == {2}
+    assert says(data, "train part", "no image of 2 classes", "bee; dog")
+
+
+def test_a_test_part_without_images_of_a_class_says_so_and_keeps_the_numbers(tmp_path):
+    folder(tmp_path, classes=("ant", "bee", "cat"))
+    for path in (tmp_path / "test" / "bee").iterdir():
+        path.unlink()
+    data = open_data(tmp_path)
+    target = next(data.test.batches(30)).target
+    assert target is not None and set(target.tolist()) == {0, 2} and says(data, "test part", "no image of 1 classes", "bee")
+
+
+def test_a_test_class_that_is_not_in_train_is_refused(tmp_path):
+    image(folder(tmp_path) / "test" / "eel" / "1.png")
+    with pytest.raises(BadInput, match="not in train/: eel"):
+        open_data(tmp_path)
 
 
 def test_a_validation_part_beside_a_test_part_is_what_is_held_out(tmp_path):
@@ -180,7 +220,7 @@ def test_torchvision_data_opens_from_disk_only(tmp_path, monkeypatch):
 
         def __init__(self, root, train=True):
             count = 20 if train else 6
-            self.data = np.zeros((count, 8, 8, 3), np.uint8)
+            self.data = np.arange(count * 192, dtype=np.uint8).reshape(count, 8, 8, 3)
             self.targets = [i % 2 for i in range(count)]
 
     monkeypatch.setattr(datasets, "Tiny", Tiny, raising=False)
@@ -384,6 +424,8 @@ def test_data_that_cannot_be_used_is_refused_with_one_sentence(tmp_path, make, e
         ({"y_train": np.zeros(40, int)}, "all of one class"),
         ({"y_train": np.arange(40) - 1}, "go down to -1"),
         ({"y_train": np.arange(39)}, "40 images but 39 labels"),
+        ({"y_train": np.arange(40) * 10**9}, "reach 39000000000, which is no number of a class"),
+        ({"y_train": np.full((40, 8, 8), 2**31) * (np.arange(40) % 2)[:, None, None]}, "reach 2147483648"),
         ({"x_train": np.full((40, 8, 8), np.nan)}, "NaN"),
         ({"x_train": np.zeros((0, 8, 8))}, "length 0"),
         ({"x_train": np.zeros((40, 2, 2, 2, 2))}, "5 axes"),
@@ -394,6 +436,29 @@ def test_data_that_cannot_be_used_is_refused_with_one_sentence(tmp_path, make, e
 def test_arrays_that_cannot_be_used_are_refused(change_, words):
     with pytest.raises(BadInput, match=words):
         from_arrays(arrays() | change_)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_damaged_file_of_arrays_is_refused_wherever_the_damage_is(tmp_path, save):
+    save(tmp_path / "whole.npz", **arrays())
+    whole = (tmp_path / "whole.npz").read_bytes()
+    path, seen = tmp_path / "damaged.npz", set[str]()
+    for place in range(30, len(whole), 41):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        try:
+            open_data(path)
+        except BadInput as error:
+            assert "\n" not in str(error)
+            seen.add(str(error))
+    assert any("Bad CRC-32" in text for text in seen)
+    assert save is np.savez or any("decompressing" in text or "invalid" in text for text in seen)
+
+
+def test_what_is_no_regular_file_is_refused_instead_of_waited_for(tmp_path):
+    for name in ("pipe.npz", "pipe.toml", "pipe"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(BadInput, match="is no regular file"):
+            open_data(tmp_path / name)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 16, 16)])

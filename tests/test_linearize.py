@@ -83,7 +83,7 @@ def counted(c, size=40, estimator="pooled", order=None):
         [],
         images=len(x),
         device=torch.device("cpu"),
-        classifier=True,
+        task="classification",
         estimator=estimator,
     )
 
@@ -138,7 +138,7 @@ def test_regimes_are_those_of_the_activation(part, expected):
     model = nn.Sequential(part, nn.Linear(4, 2))
     inputs = (torch.zeros(1, 4),)
     found = collect(
-        trace(model.eval(), inputs), lambda: [(z,)], [], images=50, device=torch.device("cpu"), classifier=True
+        trace(model.eval(), inputs), lambda: [(z,)], [], images=50, device=torch.device("cpu"), task="classification"
     ).states["0"]
     assert torch.equal(found.on, (z > low).sum(0))
     assert (found.upper is None) == (high is None) and (high is None or torch.equal(found.upper, (z > high).sum(0)))
@@ -151,7 +151,7 @@ def test_calls_that_share_their_slopes_are_counted_together():
     wide = nn.Sequential(conv(3, 8), shared, conv(8, 12), shared, head(12))
     inputs = (torch.randn(4, *SHAPE),)
     found = [
-        collect(trace(m.eval(), inputs), lambda: [inputs], [], images=4, device=torch.device("cpu"), classifier=True)
+        collect(trace(m.eval(), inputs), lambda: [inputs], [], images=4, device=torch.device("cpu"), task="classification")
         for m in (narrow, wide)
     ]
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from torch import nn
 import exporters
 from compress.artifact import Artifact, apply
 from compress.checkpoint.load import load
+from compress.data import open_data
 from compress.edits import Keep, Plan, from_json
 from compress.errors import BadInput, GateFailed, Infeasible, StageFailed
 from compress.graph.channels.solve import solve
@@ -29,6 +31,7 @@ from compress.pipeline.workspace import open_workspace
 from compress.recipe import Recipe, from_toml, make
 from compress.report.records import Quality, Report, json_schema
 from compress.stage import Context, Decides, Traits
+from compress.training import train
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,47 @@ def test_a_drop_beyond_the_contract_ends_with_the_gates_exit_code(recipe: Recipe
         run(recipe.model_copy(update={"max_drop": -90.0}), tmp_path / "out")
     assert caught.value.exit_code == 5
     assert "--max-drop" in json.loads((tmp_path / "out/report.json").read_text())["verdict"]
+
+
+@dataclass(frozen=True)
+class Spoil:
+    """A training that leaves every output the same."""
+
+    name: str = "finetune"
+    traits: Traits = Traits(trains=True)
+
+    def needed(self, recipe: Recipe) -> bool:
+        return True
+
+    def check(self, artifact: Artifact, context: object) -> None: ...
+
+    def __call__(self, artifact: Artifact, context: object) -> Artifact:
+        module = copy.deepcopy(artifact.module)
+        for parameter in module.parameters():
+            parameter.data.zero_()
+        return replace(artifact, module=module)
+
+
+@pytest.mark.parametrize(("limit", "named"), [(5.0, True), (-90.0, False)])
+def test_a_stage_that_breaks_the_contract_is_named_beside_the_last_one_that_kept_it(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float, named: bool
+):
+    monkeypatch.setitem(METHODS, "halve", Method((Halve(), Spoil())))
+    data = open_data("digits")
+    trained = train(
+        torch.load(recipe.model, weights_only=False), data, make(epochs=4, lr=1e-2, batch_size=64, distill=0.0)
+    ).module
+    with torch.no_grad():  # what halving takes away says nothing, so that it costs nothing
+        trained[3].weight[:, 4:], trained[3].weight[4:], trained[3].bias[4:] = 0, 0, 0
+    torch.save(trained, tmp_path / "trained.pt")
+    with pytest.raises(GateFailed) as caught:
+        run(recipe.model_copy(update={"max_drop": limit, "model": str(tmp_path / "trained.pt")}), tmp_path / "out")
+    notes = json.loads((tmp_path / "out/report.json").read_text())["notes"]
+    said = "After stage 'halve' the model still kept the allowed drop"
+    assert (said in str(caught.value)) is named and any(said in note for note in notes) is named
+    assert ("stage 'finetune' broke it. Its model is" in str(caught.value)) is named
+    if named:
+        assert load(tmp_path / "out/stages/01-halve/model.compressed")
 
 
 def test_removal_that_is_not_exact_fails_the_run(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

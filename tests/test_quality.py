@@ -176,7 +176,7 @@ def test_outputs_that_are_nan_are_refused_instead_of_counted_as_class_0():
     [
         ("top1", torch.rand(4, 3), None, "needs labels"),
         ("agreement", torch.rand(4, 3), None, "none was given"),
-        ("top1", torch.rand(4), torch.zeros(4).long(), "have no classes"),
+        ("top1", torch.rand(4, 3), torch.zeros(4, 2).long(), "have no classes"),
         ("mae", torch.rand(4, 3), torch.rand(4, 2), "needed is the same"),
         ("miou", torch.rand(4, 2, 3, 3), torch.full((4, 3, 3), 7), "reach class 7"),
         ("miou", torch.rand(4, 2, 3, 3), torch.zeros(4, 2, 2).long(), "do not fit"),
@@ -193,7 +193,7 @@ def test_no_batch_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("f1", "known are auto, top1"), ("top1", "needs labels"), ("math:nothing", "no function")]
+    ("name", "words"), [("f2", "known are auto, top1"), ("top1", "needs labels"), ("math:nothing", "no function")]
 )
 def test_a_metric_that_cannot_be_is_refused(name, words):
     with pytest.raises(BadInput, match=words):

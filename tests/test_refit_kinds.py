@@ -167,7 +167,7 @@ def test_the_loss_says_that_redundant_channels_are_free(name: str):
     group = next(g for g in solve(found.dense.module, found.dense.inputs).removable if "stem" in g.producers)
     paths = [path for path in layers(found.dense.module) if path in group.consumers]
     assert paths
-    seen = collect(found.dense.module, lambda: [(found.images,)], paths, images=len(found.images), device=CPU, classifier=False)
+    seen = collect(found.dense.module, lambda: [(found.images,)], paths, images=len(found.images), device=CPU, task="regression")
     losses = eliminate(Losses(found.dense.module, seen).of(group)).losses
     assert losses[LEFT] < 0.02 * losses[0] and losses[LEFT - 1] > 1.5 * losses[LEFT]
 

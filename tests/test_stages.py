@@ -280,7 +280,7 @@ def test_the_pass_gives_the_same_moments_in_parts_and_whole():
             [p for p in layers(c.dense.module) if p != "3"],
             images=144,
             device=torch.device("cpu"),
-            classifier=True,
+            task="classification",
             sampling=Sampling(share=1e9, ceiling=1e9, memory=memory),
         )
 
@@ -302,7 +302,7 @@ def test_the_fisher_matrix_is_that_of_the_models_own_labels():
         ["3"],
         images=4000,
         device=torch.device("cpu"),
-        classifier=True,
+        task="classification",
         sampling=Sampling(fisher_every=1),
     )
     p = net(x).softmax(1).detach().double()
@@ -325,7 +325,7 @@ def test_the_fisher_matrix_is_a_mean_over_images_even_where_they_share_an_input(
 
     def fisher(shift):
         batches = [(x[:12], shift[:12]), (x[12:], shift[12:] if len(shift) > 1 else shift)]
-        told = {"images": 20, "device": torch.device("cpu"), "classifier": True, "sampling": Sampling(fisher_every=1)}
+        told = {"images": 20, "device": torch.device("cpu"), "task": "classification", "sampling": Sampling(fisher_every=1)}
         return collect(net, lambda: batches, ["last"], **told).fisher["last"]
 
     torch.testing.assert_close(fisher(shift), fisher(shift.expand(20, 5)))  # the same labels are drawn

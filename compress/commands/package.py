@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -90,14 +90,17 @@ def package(
     if not models:
         raise BadInput(f"The run {folder} has no exported model. Run again with --export onnx.")
     content = {f"models/{path}": data for export in report.exports for path, data in _exported(folder, export).items()}
-    chosen = _from_data(folder) if samples is None else from_file(Path(samples))
+    chosen = _from_data(folder) if samples is None else _with_known(from_file(Path(samples)), folder)
     expected = {path: _expected(folder, path, export, chosen) for path, export in models.items() if path.endswith(".onnx")}
     relative = {path: RELATIVE.get(models[path].format, OTHER) for path in expected}
     arrays, entries = files(chosen, expected, relative)
     content |= {**arrays, "report.json": place.read_bytes(), "plan.json": _read(folder / "plan.json"), **_scripts()}
-    content["README.txt"] = manifest.README.encode()
+    outputs = next(iter(expected.values()))[0][0].shape if expected else ()
+    content["README.txt"] = manifest.readme(chosen, outputs)
     content["sbom.cdx.json"] = manifest.text(sbom.sbom(name, license, content, list(models), report.environment))
-    content[checksums.MANIFEST] = manifest.text(manifest.manifest(name, license, report, models, chosen, entries, content))
+    content[checksums.MANIFEST] = manifest.text(
+        manifest.manifest(name, license, report, models, chosen, outputs, entries, content)
+    )
     content[checksums.SUMS] = manifest.sums(content)
     if sign is not None:
         content[checksums.SIGNATURE] = _signature(Path(sign), content[checksums.SUMS])
@@ -136,7 +139,16 @@ def _from_data(folder: Path) -> Samples:
         raise BadInput(f"The run's own data gives no samples: {error} Or give --samples FILE.npz.") from error
     batches = data.test.batches(1, limit=COUNT, seed=recipe.seed)
     inputs = tuple(tuple(x.numpy() for x in batch.inputs) for batch in batches)
-    return Samples(inputs, data.spec.mean, data.spec.std, data.spec.classes, data.spec.task)
+    return Samples(inputs, data.spec.mean, data.spec.std, data.spec.classes, data.spec.task, data.spec.preparation)
+
+
+def _with_known(samples: Samples, folder: Path) -> Samples:
+    """Samples of a file, with what the run's own data says of them, where it is still there."""
+    try:
+        known = _from_data(folder)
+    except BadInput:
+        return samples
+    return replace(known, inputs=samples.inputs)
 
 
 def _shape(texts: tuple[str, ...]) -> tuple[int, ...] | None:

@@ -10,9 +10,11 @@ Whatever was inferred (size, normalization, split, augmentation, task) stands in
 
 from __future__ import annotations
 
+from compress.data.checks import check_input, check_output
 from compress.data.open_data import from_arrays, open_data
+from compress.data.preparation import Preparation
 from compress.data.settings import PRESETS, Settings
-from compress.data.splits import Augment, Batch, Data, DataSpec, Split, check_input, check_output
+from compress.data.splits import Augment, Batch, Data, DataSpec, Split
 
 __all__ = [
     "PRESETS",
@@ -20,6 +22,7 @@ __all__ = [
     "Batch",
     "Data",
     "DataSpec",
+    "Preparation",
     "Settings",
     "Split",
     "check_input",

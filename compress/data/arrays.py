@@ -5,7 +5,6 @@ x_train, y_train, x_test, y_test   (also x_val, y_val); or x, y, split by seed; 
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from compress.data.npz import read_arrays
+from compress.data.preparation import Preparation
 from compress.data.settings import Settings
-from compress.data.sources import Part, Source, number_classes
-from compress.data.stores import Stored, channels_first
+from compress.data.sources import Part, Source, named
+from compress.data.stores import WHOLE, Stored, channels_first
+from compress.data.targets import meaning, zeros_and_ones
 from compress.errors import BadInput, EmptyData, extra
 
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -27,15 +29,12 @@ def open_npz(path: Path, settings: Settings, shape: tuple[int, ...] | None) -> S
     """An .npz file as a source.
 
     Raises:
-        BadInput: no .npz, arrays that need pickle, or none of the names that are known.
+        BadInput: no .npz, a damaged one, arrays that need pickle, or none of the names that are known.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, KeyError) as error:
-        raise BadInput(
-            f"{path} cannot be read as .npz ({error}). Needed are plain arrays x_train, y_train, x_test, y_test."
-        ) from error
+    needed = "Needed are plain arrays x_train, y_train, x_test, y_test."
+    arrays = read_arrays(path, "", needed)
+    if isinstance(arrays, np.ndarray):
+        raise BadInput(f"{path} is one array without a name. {needed}")
     return open_arrays(arrays, settings, shape, str(path))
 
 
@@ -80,13 +79,16 @@ def open_arrays(arrays: Mapping[str, Any], settings: Settings, shape: tuple[int,
     if targets and not inputs.keys() <= targets.keys():
         lacking = inputs.keys() - targets.keys()
         raise BadInput(f"{where} has labels for some parts only; missing for: {', '.join(sorted(lacking))}. Give all or none.")
-    task, targets = _task(inputs["train"], targets, settings, notes)
+    task, targets = _task(inputs["train"], targets, settings, where, notes)
     if task == "text":
         inputs = {name: x.float() for name, x in inputs.items()}  # numbers of tokens, not brightness
     names = settings.classes or (tuple(map(str, np.asarray(arrays["classes"]).tolist())) if "classes" in arrays else None)
-    classes = number_classes(list(targets.values()), task, names, where) if targets and task[0] in "cst" else names
+    every = [targets["train"], *(y for name, y in targets.items() if name != "train")] if targets else []
+    classes, told = named(every, task, names, where)
     parts = {name: Part((Stored(x),), Stored(targets[name]) if targets else None) for name, x in inputs.items()}
-    return Source(parts, found, task, classes, notes=tuple(notes))
+    gray = len(found) == 3 and found[0] == 1
+    made = Preparation("arrays", "gray" if gray else None, "stretch" if settings.size and len(found) == 3 else None)
+    return Source(parts, found, task, classes, notes=(*notes, *told), preparation=made)
 
 
 def _tensor(value: Any, name: str, where: str) -> Tensor:
@@ -163,40 +165,62 @@ def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.cat([x.round().to(images.dtype) if images.dtype == torch.uint8 else x for x in chunks])
 
 
-def _task(inputs: Tensor, targets: dict[str, Tensor], settings: Settings, notes: list[str]) -> tuple[str, dict[str, Tensor]]:
-    """The task and the targets in its form: class numbers, masks, values, images or numbers of tokens."""
+def _task(
+    inputs: Tensor, targets: dict[str, Tensor], settings: Settings, where: str, notes: list[str]
+) -> tuple[str, dict[str, Tensor]]:
+    """The task and the targets in its form: class numbers, masks, labels, values, images or numbers of tokens."""
     if not targets:
         return settings.task or "classification", targets
     first = targets["train"]
-    one_hot = first.ndim == 2 and first.shape[1] > 1 and bool(((first == 0) | (first == 1)).all() and (first.sum(1) == 1).all())
-    if one_hot and settings.task in (None, "classification"):
-        notes.append("The labels are one-hot and were turned into class numbers.")
-        targets = {name: y.argmax(1) for name, y in targets.items()}
-    elif first.ndim == 2 and first.shape[1] == 1 and not first.is_floating_point() and settings.task in (None, "classification"):
+    # A text may have two tokens only.
+    tokens = inputs.ndim == 2 and inputs.shape == first.shape and not inputs.is_floating_point() and not first.is_floating_point()
+    asked, said = settings.task or ("text" if tokens else None), None
+    if asked in (None, "classification", "segmentation"):
+        said = meaning(list(targets.values()), where)
+    if said is not None and asked in (None, said.task):
+        notes.append(said.note)
+        return said.task, {name: said.convert(y) for name, y in targets.items()}
+    if first.ndim == 2 and first.shape[1] == 1 and not first.is_floating_point() and asked in (None, "classification"):
         targets = {name: y[:, 0] for name, y in targets.items()}
-    elif first.ndim == 4 and first.shape[-1] == 1 and settings.task == "segmentation":
+    elif first.ndim == 4 and first.shape[-1] == 1 and asked == "segmentation":
         targets = {name: y[..., 0] for name, y in targets.items()}
+    elif first.ndim == 1 and asked == "multilabel":
+        targets = {name: y[:, None] for name, y in targets.items()}
     first = targets["train"]
     whole = not first.is_floating_point()
     guess = {1: "classification" if whole else "regression", 2: "regression", 3: "segmentation" if whole else "image", 4: "image"}
-    tokens = inputs.ndim == 2 and inputs.shape == first.shape and whole and not inputs.is_floating_point()
-    task = settings.task or ("text" if tokens else guess.get(first.ndim, "regression"))
+    task = asked or guess.get(first.ndim, "regression")
     if settings.task is None:
         notes.append(
             f"The task is taken as {task}, from targets of {'whole numbers' if whole else 'reals'} with {first.ndim} axes."
         )
-    axes = {"classification": (1,), "segmentation": (3,), "image": (3, 4), "text": (2,)}.get(task, (1, 2, 3, 4))
-    if first.ndim not in axes or (task[0] in "cst" and not bool((first == first.long()).all())):
+    return task, _in_form(task, targets)
+
+
+def _in_form(task: str, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Targets as their task has them.
+
+    Raises:
+        BadInput: they are of another kind.
+    """
+    first = targets["train"]
+    axes = {"classification": (1,), "segmentation": (3,), "image": (3, 4), "text": (2,), "multilabel": (2,)}.get(
+        task, (1, 2, 3, 4)
+    )
+    fits = all(zeros_and_ones(y) for y in targets.values()) if task == "multilabel" else True
+    if first.ndim not in axes or not fits or (task in WHOLE and not bool((first == first.long()).all())):
         kinds = {"classification": "n class numbers", "segmentation": "n,h,w class numbers", "image": "n images"}
-        kinds["text"] = "n,t numbers of tokens"
+        kinds |= {"text": "n,t numbers of tokens", "multilabel": "n,k zeros and ones"}
         raise BadInput(f"The targets of shape {tuple(first.shape)} do not suit the task {task}: needed are {kinds[task]}.")
     if task == "image":
         targets = {name: y[:, None] if y.ndim == 3 else _as_channels_first(y) for name, y in targets.items()}
     elif task == "regression":
         targets = {name: y.float()[:, None] if y.ndim == 1 else y.float() for name, y in targets.items()}
+    elif task == "multilabel":
+        targets = {name: y.to(torch.uint8) for name, y in targets.items()}
     else:
         targets = {name: y.long() if task in ("classification", "text") else y for name, y in targets.items()}
-    return task, targets
+    return targets
 
 
 def _as_channels_first(images: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from torch import Tensor
 
 from compress import user_code
 from compress.data.arrays import open_arrays
+from compress.data.preparation import Preparation
 from compress.data.settings import PRESETS, Settings
-from compress.data.sources import Part, Source, find, number_classes, unreadable_out
+from compress.data.sources import Part, Source, find, named, unreadable_out
 from compress.data.splits import Data
 from compress.data.stores import Items, Store, Stored, to_tensor
+from compress.data.targets import Converted, meaning
 from compress.errors import BadInput, EmptyData
 
 
@@ -57,7 +60,10 @@ def open_torchvision(text: str, settings: Settings, shape: tuple[int, ...] | Non
     source = open_arrays(arrays, settings, shape, f"torchvision:{name}")
     names = settings.classes or tuple(getattr(found["train"], "classes", ())) or source.classes
     preset = name.lower() if name.lower() in PRESETS else None
-    return Source(source.parts, source.shape, source.task, names, preset, notes=source.notes)
+    made = source.preparation
+    if made is not None and source.shape[0] == 3:
+        made = replace(made, color="RGB")  # as every data set of torchvision keeps its pictures
+    return replace(source, classes=names, preset=preset, preparation=made)
 
 
 def open_factory(name: str, settings: Settings, shape: tuple[int, ...] | None) -> Source | Data:
@@ -130,13 +136,22 @@ def _from_datasets(
         # A data set with random transforms would be frozen in its first draw: augmentation belongs to [augment].
         parts = {name: unreadable_out(part, where)[0] for name, part in parts.items()}
         notes.append("They were read once and kept: random transforms of the data set act only once.")
-    task = settings.task or (_task_of(to_tensor(item[1])) if pair else "classification")
+    task, parts = _task(parts, to_tensor(item[1]), settings, where, notes) if pair else (settings.task or "classification", parts)
     classes = settings.classes or tuple(map(str, getattr(found["train"], "classes", ()))) or None
-    if pair and task in ("classification", "segmentation"):
-        targets = [_some(part.targets) for part in parts.values() if part.targets is not None]
-        classes = number_classes(targets, task, classes, where)
+    if task != "text":
+        classes, told = named(_targets(parts), task, classes, where)
+        notes += told
     ready = sample.dtype != torch.uint8
-    return Source(parts, tuple(sample.shape), task, classes, preset if preset in PRESETS else None, ready, tuple(notes))
+    return Source(
+        parts,
+        tuple(sample.shape),
+        task,
+        classes,
+        preset if preset in PRESETS else None,
+        ready,
+        tuple(notes),
+        preparation=Preparation("items"),
+    )
 
 
 def _inputs(dataset: Any, pair: bool, several: int) -> tuple[Store, ...]:
@@ -150,6 +165,31 @@ def _inputs(dataset: Any, pair: bool, several: int) -> tuple[Store, ...]:
 
 def _some(store: Store) -> Tensor:
     return store.read(torch.arange(len(store))[: None if isinstance(store, Stored) else 256])
+
+
+def _task(
+    parts: dict[str, Part], sample: Tensor, settings: Settings, where: str, notes: list[str]
+) -> tuple[str, dict[str, Part]]:
+    """The task, and the parts with targets in its form."""
+    said = meaning(_targets(parts), where) if settings.task in (None, "classification") else None
+    if said is None or settings.task not in (None, said.task):
+        return settings.task or _task_of(sample), parts
+    notes.append(said.note)
+    # Not read again where it is in memory.
+    return said.task, {
+        name: Part(part.inputs, None if part.targets is None else _converted(part.targets, said.convert))
+        for name, part in parts.items()
+    }
+
+
+def _converted(store: Store, convert: Callable[[Tensor], Tensor]) -> Store:
+    return Stored(convert(store.values)) if isinstance(store, Stored) else Converted(store, convert)
+
+
+def _targets(parts: dict[str, Part]) -> list[Tensor]:
+    """Those of the training part first."""
+    order = sorted(parts, key=lambda name: name != "train")
+    return [_some(targets) for name in order if (targets := parts[name].targets) is not None]
 
 
 def _task_of(target: Tensor) -> str:

@@ -8,7 +8,6 @@ root/images/*.jpg  root/masks/*.png           segmentation: a mask of class numb
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,13 +15,15 @@ from pathlib import Path
 
 import torch
 
+from compress.data.images import SUFFIXES, Header, header
+from compress.data.listing import image_files
+from compress.data.preparation import Preparation
 from compress.data.settings import Settings
 from compress.data.sources import Part, Source, number_classes, unreadable_out
 from compress.data.splits import too_many
-from compress.data.stores import Files, Stored, header, name_some
+from compress.data.stores import Files, Stored, name_some
 from compress.errors import BadInput, EmptyData
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 PROBES = 256  # image headers looked at for the size and the number of channels
 
@@ -35,6 +36,8 @@ class Listing:
     labels: tuple[str, ...] = ()
     masks: tuple[Path, ...] = ()
     others: int = 0  # files that are no images
+    empty: tuple[str, ...] = ()  # class folders without an image
+    odd: tuple[str, ...] = ()  # no regular files, and links that lead back
 
 
 def open_folder(root: Path, settings: Settings, shape: tuple[int, ...] | None, draws: torch.Generator) -> Source:
@@ -47,13 +50,17 @@ def open_folder(root: Path, settings: Settings, shape: tuple[int, ...] | None, d
     listings = {name: _list(path) for name, path in _parts(root).items()}
     notes = [f"{sum(x.others for x in listings.values())} files of {root} are no images and were left out."]
     notes = [] if notes[0].startswith("0 ") else notes
+    if odd := [text for listing in listings.values() for text in listing.odd]:
+        notes.append(f"{len(odd)} entries of {root} were left out: {name_some(odd)}.")
     listings, said = _agreeing(listings, root)
     channels, size, resize, told = _geometry(listings, settings, shape, root, draws)
     notes += said + told
     task = settings.task or ("segmentation" if listings["train"].masks else "classification")
-    if task not in ("classification", "segmentation"):
+    # Without labels the task says what the outputs mean.
+    if task not in ("classification", "segmentation") and (listings["train"].labels or listings["train"].masks):
         raise BadInput(f"{root} is an image folder, which has no targets for the task '{task}'. Give an .npz or module:factory.")
-    classes = settings.classes or tuple(sorted(set(listings["train"].labels))) or None
+    classes, said = _class_names(listings, settings, root)
+    notes += said
     total = sum(len(x.paths) for x in listings.values())
     fits = total * size[0] * size[1] * (channels + bool(listings["train"].masks)) <= settings.memory_gb * 1e9
     notes.append(
@@ -62,7 +69,7 @@ def open_folder(root: Path, settings: Settings, shape: tuple[int, ...] | None, d
     )
     parts, broken = {}, []
     for name, listing in listings.items():
-        part = _part(listing, size, channels, resize, classes, root)
+        part = _part(listing, size, channels, resize, classes, settings, root)
         if fits:
             part, bad = unreadable_out(part, str(root))
             broken += bad
@@ -72,7 +79,10 @@ def open_folder(root: Path, settings: Settings, shape: tuple[int, ...] | None, d
     if broken:
         notes.append(f"{len(broken)} of {total} images cannot be read and were left out: {name_some(broken)}.")
     classes = _checked_classes(parts, task, classes, root)
-    return Source(parts, (channels, *size), task, classes, notes=tuple(notes))
+    made = Preparation("files", "gray" if channels == 1 else "RGB", settings.resize if resize else None, settings.upright)
+    return Source(
+        parts, (channels, *size), task, classes, notes=tuple(notes), preparation=made, example=str(listings["train"].paths[0])
+    )
 
 
 def _parts(root: Path) -> dict[str, Path]:
@@ -90,49 +100,39 @@ def _list(root: Path) -> Listing:
     names = {path.name: path for path in folders}
     if {"images", "masks"} <= names.keys():
         return _with_masks(names["images"], names["masks"])
-    direct, others = _images(root, deep=False)
-    found = {path.name: _images(path, deep=True) for path in folders}
-    labeled = {name: paths for name, (paths, _) in found.items() if paths}
-    others += sum(count for _, count in found.values())
+    own, found = image_files(root, deep=False), {path.name: image_files(path, deep=True) for path in folders}
+    direct, labeled = own.images, {name: below.images for name, below in found.items() if below.images}
+    others = own.others + sum(below.others for below in found.values())
+    odd = (*own.odd, *(text for below in found.values() for text in below.odd))
     if direct and labeled:
         raise BadInput(
             f"{root} has {len(direct)} images of its own beside folders with images ({', '.join(list(labeled)[:5])}). "
             f"Needed are either class folders or images without labels: move one of the two away."
         )
     if direct:
-        return Listing(tuple(direct), others=others)
+        return Listing(direct, others=others, odd=odd)
     if not labeled:
         kinds = ", ".join(sorted(SUFFIXES))
         raise EmptyData(f"{root} has no images. Needed are files ({kinds}) in class folders, or without labels in one folder.")
-    if len(labeled) == 1:
+    empty = tuple(name for name in found if name not in labeled)
+    if len(labeled) == 1 and not empty:
         raise BadInput(
             f"{root} has one class folder only ({next(iter(labeled))}); needed are at least two. For images without labels give "
             f"that folder itself."
         )
     paths = [(path, name) for name, files in labeled.items() for path in files]
-    return Listing(tuple(path for path, _ in paths), tuple(name for _, name in paths), others=others)
-
-
-def _images(root: Path, deep: bool) -> tuple[list[Path], int]:
-    paths, others = [], 0
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(f for f in folders if not f.startswith(".")) if deep else []
-        for name in files:
-            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
-                paths.append(Path(folder, name))
-            else:
-                others += 1
-    return sorted(paths), others
+    return Listing(tuple(path for path, _ in paths), tuple(name for _, name in paths), others=others, empty=empty, odd=odd)
 
 
 def _with_masks(images: Path, masks: Path) -> Listing:
-    (paths, others), by_stem = _images(images, deep=False), {path.stem: path for path in _images(masks, deep=False)[0]}
+    found, drawn = image_files(images, deep=False), image_files(masks, deep=False)
+    paths, by_stem = found.images, {path.stem: path for path in drawn.images}
     lonely = [str(path) for path in paths if path.stem not in by_stem]
     if not paths:
         raise EmptyData(f"{images} has no images. Put images there, and a mask of the same name into {masks}.")
     if lonely:
         raise BadInput(f"{len(lonely)} images have no mask of the same name in {masks}: {name_some(lonely)}.")
-    return Listing(tuple(paths), (), tuple(by_stem[path.stem] for path in paths), others)
+    return Listing(paths, (), tuple(by_stem[path.stem] for path in paths), found.others, odd=(*found.odd, *drawn.odd))
 
 
 def _agreeing(listings: dict[str, Listing], root: Path) -> tuple[dict[str, Listing], list[str]]:
@@ -143,10 +143,34 @@ def _agreeing(listings: dict[str, Listing], root: Path) -> tuple[dict[str, Listi
             kept[name] = listing
         else:
             notes.append(f"{root}/{name} has {'no ' if not listing.labels else ''}labels, unlike train/, and was left out.")
-    extra = sorted({label for listing in kept.values() for label in listing.labels} - set(train.labels))
-    if extra:
-        raise BadInput(f"{root} has test classes that are not in train/: {', '.join(extra[:5])}. Needed are the same folders.")
     return kept, notes
+
+
+def _class_names(listings: dict[str, Listing], settings: Settings, root: Path) -> tuple[tuple[str, ...] | None, list[str]]:
+    """Names of the classes in the order of their numbers, and notes on those that a part has no image of.
+
+    Raises:
+        BadInput: a class folder that there is nothing to learn from. Without it all later classes would move down by one.
+    """
+    train, remedy = set(listings["train"].labels), "list all classes in a data.toml, in the order of the model's outputs"
+    if settings.classes is None and train:
+        empty = sorted({name for listing in listings.values() for name in listing.empty} - train)
+        if empty:
+            kinds = ", ".join(sorted(SUFFIXES))
+            raise BadInput(
+                f"{root} has class folders without an image to train on: {', '.join(empty[:5])}. Put images there ({kinds}), "
+                f"take the folders away if the model has no such class, or {remedy}."
+            )
+        extra = sorted({label for listing in listings.values() for label in listing.labels} - train)
+        if extra:
+            raise BadInput(f"{root} has test classes that are not in train/: {', '.join(extra[:5])}. Add them, or {remedy}.")
+    names = settings.classes or tuple(sorted(train)) or None
+    lacking = {part: [name for name in names or () if name not in listing.labels] for part, listing in listings.items()}
+    return names, [
+        f"The {part} part of {root} has no image of {len(some)} classes, whose numbers stay: {name_some(some)}."
+        for part, some in lacking.items()
+        if some and train
+    ]
 
 
 def _geometry(
@@ -159,9 +183,9 @@ def _geometry(
         headers = [found for found in pool.map(header, (everything[i] for i in some)) if found is not None]
     if not headers:
         raise EmptyData(f"None of {len(some)} images looked at in {root} can be read, such as {everything[some[0]]}.")
-    sizes = sorted({size for _, size in headers})
-    gray = all(mode in ("1", "L", "LA") or mode.startswith("I") for mode, _ in headers)
-    notes = []
+    sizes = sorted({one.upright if settings.upright else one.size for one in headers})
+    gray = all(one.mode in ("1", "L", "LA", "F") or one.mode.startswith("I") for one in headers)
+    notes = _said_of(headers, settings)
     channels = settings.channels or (1 if gray else 3)
     if settings.channels is None:
         notes.append(f"The images are {'gray: 1 channel' if gray else 'colored: 3 channels'}.")
@@ -189,12 +213,30 @@ def _geometry(
     return channels, sizes[0], None, notes
 
 
+def _said_of(headers: Sequence[Header], settings: Settings) -> list[str]:
+    """What some of the images are, and what is done with it."""
+    turned, how = sum(one.turned for one in headers), "turned upright" if settings.upright else "used as stored"
+    otherwise = "" if settings.upright else "; upright = true in a data.toml turns them"
+    kinds = {
+        f"have an EXIF orientation and are {how}{otherwise}": turned,
+        "have 16 bits, of which the upper eight are used": sum(one.mode.startswith("I") for one in headers),
+        "have transparency, which is left out": sum("A" in one.mode and one.mode != "LAB" for one in headers),
+    }
+    return [f"{count} of {len(headers)} images looked at {what}." for what, count in kinds.items() if count]
+
+
 def _part(
-    listing: Listing, size: tuple[int, int], channels: int, resize: str | None, classes: Sequence[str] | None, root: Path
+    listing: Listing,
+    size: tuple[int, int],
+    channels: int,
+    resize: str | None,
+    classes: Sequence[str] | None,
+    settings: Settings,
+    root: Path,
 ) -> Part:
-    images = Files(listing.paths, size, channels, resize)
+    images = Files(listing.paths, size, channels, resize, settings.upright)
     if listing.masks:
-        return Part((images,), Files(listing.masks, size, 0, resize))
+        return Part((images,), Files(listing.masks, size, 0, resize, settings.upright))
     if not listing.labels:
         return Part((images,))
     number = {name: i for i, name in enumerate(classes or ())}

@@ -15,10 +15,11 @@ from compress.data.folder import open_folder
 from compress.data.settings import PRESETS, Settings, from_toml, make
 from compress.data.sources import Part, Source, find
 from compress.data.splits import Augment, Data, DataSpec, Split, scaled
-from compress.data.stores import Stored
+from compress.data.stores import Files, Store, Stored
 from compress.errors import BadInput, EmptyData
 
 SAMPLE = 10_000  # images for mean and std: their standard error is then below 0.3 % of the std even for flat images
+FEW = 256  # images that show whether there is anything to see, and files that are read for mean and std
 
 
 def open_data(spec: str | Path, *, seed: int = 0, shape: tuple[int, ...] | None = None, settings: Settings | None = None) -> Data:
@@ -95,12 +96,24 @@ def _divided(source: Source, settings: Settings, seed: int, name: str) -> Data:
         notes.append(f"{len(held_index)} training images are held out, by seed {seed}, for choices such as the best epoch.")
     if not len(test_index) or not len(held_index):
         raise EmptyData(f"{name} has an empty test or validation part. Fill it, or delete it to have one split off.")
+    _refuse_constant(source, rest, seed, name)
     mean, std = _normalization(source, settings, rest, seed, notes)
     spec = DataSpec(
-        source.shape, mean, std, source.classes, _augment(source, settings, notes), source.task, train.targets is not None, name
+        source.shape,
+        mean,
+        std,
+        source.classes,
+        _augment(source, settings, notes),
+        source.task,
+        train.targets is not None,
+        name,
+        source.preparation,
     )
     if not spec.labeled:
-        notes.append("The images have no labels: quality is agreement with the dense model, fine-tuning is distillation.")
+        labels = "" if settings.task else '; write task = "multilabel" into a data.toml if several labels may hold at once'
+        notes.append(
+            f"The images have no labels: quality is agreement with the dense model, fine-tuning is distillation{labels}."
+        )
 
     def split(part: Part, index: Tensor) -> Split:
         return Split(part.inputs, part.targets, index, spec, settings.max_unreadable)
@@ -147,11 +160,36 @@ def _normalization(
     return (mean * channels, std * channels) if len(mean) == 1 else (mean, std)
 
 
+def _refuse_constant(source: Source, index: Tensor, seed: int, name: str) -> None:
+    """Refuse images in which nothing can be seen, as a decoder makes of a file that it does not understand.
+
+    Raises:
+        BadInput: every channel has one value only; names a file.
+    """
+    store = source.parts["train"].inputs[0]
+    # Items of a user's own may be costly, and may be drawn anew each time.
+    if not isinstance(store, Stored | Files):
+        return
+    numbers = _some(store, index, seed)[:FEW]
+    some = store.read(numbers)[[number not in store.broken for number in numbers.tolist()]]
+    if len(some) > 1 and bool((some.transpose(0, 1).flatten(1).diff(dim=1) == 0).all()):
+        such = f" (such as {source.example})" if source.example else ""
+        raise BadInput(
+            f"The {len(some)} images of {name} that were looked at{such} have no variation: every channel has one value only. "
+            f"Needed are images in which something can be seen; convert them to 8 bits, gray or RGB."
+        )
+
+
+def _some(store: Store, index: Tensor, seed: int) -> Tensor:
+    """Numbers of the samples that the normalization is inferred from."""
+    wanted = SAMPLE if isinstance(store, Stored) else FEW
+    return index[torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))[:wanted]]
+
+
 def _measured(source: Source, index: Tensor, seed: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel over a seeded sample."""
     store = source.parts["train"].inputs[0]
-    wanted = SAMPLE if isinstance(store, Stored) else 256
-    some = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))[:wanted]]
+    some = _some(store, index, seed)
     total = square = torch.zeros(source.shape[0], dtype=torch.float64)
     count = 0
     for chunk in some.split(500):

@@ -1,7 +1,7 @@
 """What a `data.toml` may say. Everything else about the data is inferred and told.
 
 source = "photos/"            # anything --data takes; a path counts from the folder of this file
-task = "classification"       # or segmentation, regression, image, text
+task = "classification"       # or multilabel, segmentation, regression, image, text
 size = [224, 224]             # height, width; images are resized to it
 channels = 3
 mean = [0.485, 0.456, 0.406]  # or: normalize = "imagenet"
@@ -57,10 +57,11 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     source: str = ""
-    task: Literal["classification", "segmentation", "regression", "image", "text"] | None = None
+    task: Literal["classification", "multilabel", "segmentation", "regression", "image", "text"] | None = None
     size: tuple[int, int] | None = None
     channels: Literal[1, 3] | None = None
     resize: Literal["crop", "stretch"] = "crop"
+    upright: bool = Field(False, description="turn images as their EXIF orientation says; without it pixels are used as stored")
     layout: Literal["nhwc", "nchw"] | None = Field(None, description="axes of arrays of images")
     normalize: Literal["none", "imagenet", "cifar10", "cifar100", "mnist", "fashionmnist"] | None = None
     mean: tuple[float, ...] | None = None

@@ -9,8 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from compress.data.stores import IGNORE, Store, Stored
+from compress.data.preparation import Preparation
+from compress.data.stores import IGNORE, WHOLE, Store, Stored
+from compress.data.targets import label_names
 from compress.errors import BadInput, EmptyData
+
+MOST_CLASSES = 1_000_000
+"""More than any vocabulary has. Beyond it a label is an identifier or a time, and names of all smaller numbers fill memory."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,8 @@ class Source:
         parts: "train" and, where the source has them, "val" and "test".
         shape: of one input, (channels, height, width).
         preset: name of the normalization that belongs to this data, where it is known.
+        preparation: how a picture became an input.
+        example: name of a training file, where the samples are files.
         ready: inputs are normalized already and are used as they come.
     """
 
@@ -39,6 +46,19 @@ class Source:
     preset: str | None = None
     ready: bool = False
     notes: tuple[str, ...] = field(default=())
+    example: str = ""
+    preparation: Preparation | None = None
+
+
+def named(
+    targets: Sequence[Tensor], task: str, names: Sequence[str] | None, where: str
+) -> tuple[tuple[str, ...] | None, list[str]]:
+    """Names of classes or labels, and notes; the training part comes first. Where there is nothing to name, what was given."""
+    if targets and task in WHOLE:
+        return number_classes(targets, task, names, where), []
+    if targets and task == "multilabel":
+        return label_names(targets, names, where)
+    return None if names is None else tuple(names), []
 
 
 def number_classes(targets: Sequence[Tensor], task: str, names: Sequence[str] | None, where: str) -> tuple[str, ...]:
@@ -55,6 +75,11 @@ def number_classes(targets: Sequence[Tensor], task: str, names: Sequence[str] | 
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0:
         raise BadInput(f"The labels of {where} go down to {lowest}; needed are class numbers from 0 upwards.")
+    if names is None and highest >= MOST_CLASSES:
+        raise BadInput(
+            f"The labels of {where} reach {highest}, which is no number of a class; needed are numbers from 0 upwards without "
+            f"large gaps. Number the classes anew, or say in a data.toml which task it is."
+        )
     if len(labels) < 2:
         raise BadInput(f"The labels of {where} are all of one class ({lowest}); needed are at least two. Give the full data.")
     if names is None:
@@ -97,4 +122,7 @@ def find(path: str) -> Path:
             f"There is no data at '{path}'. Give an image folder, an .npz file, torchvision:NAME@DIR, digits, module:factory "
             f"or a data.toml."
         )
+    # A pipe would be waited for without end.
+    if not found.is_file() and not found.is_dir():
+        raise BadInput(f"The data '{path}' is no regular file. Give a folder or a file on disk.")
     return found

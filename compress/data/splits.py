@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from compress.data.stores import IGNORE, Store, Stored, channels_first, name_some
+from compress.data.preparation import Preparation
+from compress.data.stores import IGNORE, WHOLE, Store, Stored, channels_first, name_some
+from compress.data.targets import zeros_and_ones
 from compress.errors import BadInput, EmptyData
 
 
@@ -23,7 +25,8 @@ from compress.errors import BadInput, EmptyData
 class Batch:
     """Model inputs (n, c, h, w), normalized float32, and the target, or None where there are no labels.
 
-    Targets: class numbers (n,), class numbers per pixel (n, h, w) or per token (n, t), values (n, k) or images (n, c, h, w).
+    Targets: class numbers (n,), class numbers per pixel (n, h, w) or per token (n, t), labels of zeros and ones (n, k), values
+    (n, k) or images (n, c, h, w).
     Tokens (n, t) are float32 as well, their numbers as they are.
     """
 
@@ -51,8 +54,10 @@ class DataSpec:
     Attributes:
         shape: of one input, (channels, height, width).
         mean, std: per channel, on the scale 0-1 for 8-bit images, on the data's own scale otherwise.
-        classes: names in the order of the class numbers; None where there are none.
-        task: "classification", "segmentation", "regression", "image" (image to image) or "text" (a token for each token).
+        classes: names in the order of the class numbers, or of the labels; None where there are none.
+        task: "classification", "multilabel" (any number of labels at once), "segmentation", "regression", "image" (image to
+            image) or "text" (a token for each token).
+        preparation: how a picture became an input; None where a user's own code made the data.
     """
 
     shape: tuple[int, ...]
@@ -63,6 +68,7 @@ class DataSpec:
     task: str = "classification"
     labeled: bool = True
     source: str = ""
+    preparation: Preparation | None = None
 
 
 @dataclass(frozen=True)
@@ -170,8 +176,7 @@ class Split:
         mean, std = (torch.tensor(v, device=device).view(-1, *[1] * (first.ndim - 2)) for v in (self.spec.mean, self.spec.std))
         first = (scaled(first) - mean) / std
         if target is not None:
-            whole_numbers = self.spec.task in ("classification", "segmentation", "text")
-            target = target.long() if whole_numbers else scaled(target)
+            target = _as_numbers(target, self.spec)
         return Batch((first, *(scaled(x.to(device)) for x in rest)), target)
 
 
@@ -193,6 +198,18 @@ class Data:
 def scaled(values: Tensor) -> Tensor:
     """Float32; 8-bit images on the scale 0-1."""
     return values.float() / 255 if values.dtype == torch.uint8 else values.float()
+
+
+def _as_numbers(target: Tensor, spec: DataSpec) -> Tensor:
+    """Class numbers as whole numbers, labels and values as float32."""
+    if spec.task in WHOLE:
+        return target.long()
+    if spec.task != "multilabel":
+        return scaled(target)
+    # Data that is read while running was looked at in part only.
+    if not zeros_and_ones(target):
+        raise BadInput(f"The labels of {spec.source} hold other numbers than 0 and 1. Correct them, or set task in a data.toml.")
+    return target.float()
 
 
 def change(images: Tensor, target: Tensor | None, how: Augment, draws: torch.Generator) -> tuple[Tensor, Tensor | None]:
@@ -229,49 +246,6 @@ def _moved(images: Tensor, rows: Tensor, columns: Tensor, border: int, fill: int
     return channels_first(padded.permute(0, 2, 3, 1)[n, rows[:, :, None], columns[:, None, :]])
 
 
-def check_input(data: Data, shape: Sequence[int]) -> None:
-    """Refuse data whose inputs have another shape (channels, height, width) than the model's.
-
-    Raises:
-        BadInput: with both shapes.
-    """
-    if tuple(shape) != data.spec.shape:
-        raise BadInput(
-            f"The model takes inputs of {_by(shape)}, the data has {_by(data.spec.shape)}. "
-            f"Give the right data, or spell channels and size in a data.toml."
-        )
-
-
-def check_output(data: Data, shape: Sequence[int]) -> tuple[str, ...]:
-    """Refuse labels that the model's output, of `shape` (n, ...), cannot express; notes about what looks odd but can be right.
-
-    Raises:
-        BadInput: more classes than outputs, or targets of another shape.
-    """
-    if not data.spec.labeled:
-        return ()
-    task, classes = data.spec.task, len(data.spec.classes or ())
-    if task in ("classification", "segmentation", "text"):
-        outputs = 1 if len(shape) < 2 else shape[-1 if task == "text" else 1]
-        if classes > outputs:
-            raise BadInput(
-                f"The labels of {data.spec.source} reach class {classes - 1}, the model has {outputs} "
-                f"outputs. Give the data the model was trained on, or list its classes in a data.toml."
-            )
-        return () if classes == outputs else (_fewer_classes(classes, outputs),)
-    target = next(data.train.batches(1)).target
-    if target is not None and target[0].numel() != torch.Size(shape[1:]).numel():
-        raise BadInput(f"The targets have the shape {tuple(target.shape[1:])}, the model's outputs {tuple(shape[1:])}.")
-    return ()
-
-
-def _fewer_classes(classes: int, outputs: int) -> str:
-    return (
-        f"The data has {classes} classes, the model {outputs} outputs: labels are taken as outputs 0 to {classes - 1}; "
-        "list all classes in a data.toml if that is wrong."
-    )
-
-
 def too_many(broken: Sequence[str], total: int, share: float) -> str:
     """The refusal of a source with too many unreadable samples."""
     return (
@@ -283,7 +257,3 @@ def too_many(broken: Sequence[str], total: int, share: float) -> str:
 def _mix(seed: int, epoch: int, purpose: int) -> int:
     # Distinct streams for order, sample and changes; a large odd factor keeps neighboring seeds apart.
     return (seed * 1_000_003 + epoch * 8 + purpose) % (1 << 62)
-
-
-def _by(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))

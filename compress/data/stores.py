@@ -6,7 +6,6 @@ A store has a length and `read(index)`; everything above it (splits, batches, au
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,10 +17,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from compress.data.images import pixels, with_channels
 from compress.errors import BadInput
 
 CHUNK = 256  # files per task of the decoding pool: far above the cost of a task, small enough to balance
 IGNORE = 255  # class number of mask pixels that count for nothing
+WHOLE = ("classification", "segmentation", "text")
+"""Tasks whose targets are numbers of classes."""
 
 
 class Store(Protocol):
@@ -59,12 +61,14 @@ class Files:
         size: (height, width) that every sample gets.
         channels: 1 or 3; 0 for a mask of class numbers, read as it is, (height, width).
         resize: None (another size is an error), "crop" (cover, then cut the center) or "stretch".
+        upright: turned as EXIF says.
     """
 
     paths: tuple[Path, ...]
     size: tuple[int, int]
     channels: int
     resize: str | None = None
+    upright: bool = False
     broken: dict[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -78,8 +82,8 @@ class Files:
         def decode(start: int) -> None:
             for row in range(start, min(start + step, len(numbers))):
                 try:
-                    out[row] = pixels(self.paths[numbers[row]], self.size, self.channels, self.resize)
-                except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                    out[row] = pixels(self.paths[numbers[row]], self.size, self.channels, self.resize, self.upright)
+                except Exception as error:  # Pillow raises a dozen kinds over damaged bytes
                     self.broken[numbers[row]] = f"{self.paths[numbers[row]]} ({type(error).__name__}: {error})"
 
         workers = min(8, os.cpu_count() or 1)
@@ -110,61 +114,10 @@ class Items:
             ) from error
 
 
-def pixels(path: Path, size: tuple[int, int], channels: int, resize: str | None) -> np.ndarray:
-    """One image file as uint8, (height, width, channels), or (height, width) for a mask.
-
-    Raises:
-        OSError, SyntaxError, ValueError: the file is no readable image, or its size is another and `resize` is None.
-    """
-    with Image.open(path) as image:
-        image.load()
-        if channels == 0:
-            if image.mode not in ("1", "L", "P"):
-                raise ValueError(f"a mask needs one channel of class numbers, this is {image.mode}")
-            image = image if image.mode != "1" else Image.fromarray(np.asarray(image).astype(np.uint8))
-        else:
-            image = _with_channels(image, channels)
-        if image.size != size[::-1]:
-            if resize is None:
-                raise ValueError(f"its size is {image.height}x{image.width}, needed is {size[0]}x{size[1]}")
-            image = _resized(image, size, resize, Image.Resampling.NEAREST if channels == 0 else Image.Resampling.BILINEAR)
-        array = np.asarray(image)
-    return array if channels != 1 else array[..., None]
-
-
-def _with_channels(image: Image.Image, channels: int) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits and more: keep the upper eight, where a plain conversion would clip
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode == "P":
-        image = image.convert("RGBA")  # a palette with transparency has no direct way to RGB
-    wanted = "L" if channels == 1 else "RGB"
-    return image if image.mode == wanted else image.convert(wanted)
-
-
-def _resized(image: Image.Image, size: tuple[int, int], how: str, resample: Image.Resampling) -> Image.Image:
-    height, width = size
-    if how == "stretch":
-        return image.resize((width, height), resample)
-    scale = max(height / image.height, width / image.width)
-    across, down = max(width, round(image.width * scale)), max(height, round(image.height * scale))
-    left, top = (across - width) // 2, (down - height) // 2
-    return image.resize((across, down), resample).crop((left, top, left + width, top + height))
-
-
 def channels_first(images: Tensor) -> Tensor:
     """(n, h, w, c) as (n, c, h, w)."""
     # A plain .contiguous() would keep odd strides where there is one channel, and models that call .view fail on those.
     return images.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
-
-
-def header(path: Path) -> tuple[str, tuple[int, int]] | None:
-    """(mode, (height, width)) without decoding, or None where the file is no image."""
-    try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("ignore")
-            return image.mode, (image.height, image.width)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
 
 
 def to_tensor(value: Any) -> Tensor:
@@ -172,7 +125,10 @@ def to_tensor(value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if isinstance(value, Image.Image):
-        image = value if value.mode in ("L", "RGB") else value.convert("RGB")
+        try:
+            image = value if value.mode in ("L", "RGB") else with_channels(value, 3)
+        except ValueError as error:
+            raise BadInput(f"The data set gives an image that cannot be used: {error}.") from error
         array = np.array(image)
         return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
     return torch.as_tensor(np.asarray(value))

@@ -5,10 +5,12 @@
     miou         mean over classes of  intersection / union  of predicted and true pixels
     mae          mean |output - target|
     perplexity   exp of the mean cross entropy of tokens
+    f1, label_accuracy   of labels that may hold at once (see `labels`)
     psnr         mean over images of  10 log10(1 / mean squared error), images on the scale 0-1, at most 100 dB
 
 A metric adds up a few numbers per batch (`sums`) and turns their total into the value (`finish`), so memory does not grow
-with the data. Without labels the dense model's outputs take the place of the target.
+with the data. One logit for two classes counts as their two scores (see `labels`). Without labels the dense model's outputs
+take the place of the target.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from torch.nn import functional
 
 from compress import user_code
 from compress.errors import BadInput, EmptyData
+from compress.measure import labels
 from compress.measure.device import placed
 
 BATCH = 256
@@ -33,6 +36,7 @@ IGNORE = 255  # class number of mask pixels that count for nothing
 NO_LABELS = "The metric {} needs labels, the data has none. Take --metric agreement, or give labeled data."
 SUITABLE = {
     "classification": ("top1", "top5", "agreement"),
+    "multilabel": ("f1", "label_accuracy"),
     "segmentation": ("miou", "top1", "top5", "agreement"),
     "regression": ("mae",),
     "image": ("psnr", "mae"),
@@ -151,7 +155,7 @@ def count(
             output = first_output(answer(*inputs)).float()
             if bool(output.isnan().any()):  # the largest of NaN is class 0: a wrong number without any sign of it
                 raise BadInput(f"The model's output is NaN on some data, so {metric.name} means nothing. Look for NaN weights.")
-            output = output.movedim(metric.classes, 1) if metric.labels and output.ndim > 1 else output
+            output = _with_classes_first(metric, output) if metric.labels else output
             target = _target(metric, batch.target, inputs, reference).to(output.device)
             found.append(_sliced(metric, output, target, slices if metric.sliceable else 1))
             samples += len(output)
@@ -179,9 +183,7 @@ def choose(name: str, task: str, labeled: bool) -> tuple[Metric, str]:
     if ":" in name:
         return _custom(name), f"Quality is {name}, averaged over samples."
     if name == "auto":
-        chosen = {"classification": "top1", "segmentation": "miou", "regression": "mae", "image": "psnr", "text": "perplexity"}[
-            task
-        ]
+        chosen = SUITABLE[task][0]
         chosen = chosen if labeled else "agreement" if task in CLASSES else chosen
         against = "" if labeled else " with the dense model, for lack of labels"
         return _suited(
@@ -190,7 +192,8 @@ def choose(name: str, task: str, labeled: bool) -> tuple[Metric, str]:
     if name not in METRICS:
         raise BadInput(f"The metric is '{name}'; known are auto, {', '.join(METRICS)} and module:function.")
     metric = METRICS[name]
-    if labeled and name not in SUITABLE[task]:
+    # Without labels anything can be compared with the dense model, but no largest output says which labels hold.
+    if (labeled or task == "multilabel") and name not in SUITABLE[task]:
         raise BadInput(
             f"The metric {name} does not suit the task {task}; needed is {' or '.join(SUITABLE[task])}, or module:function. "
             "If the task is another, set task in a data.toml."
@@ -231,7 +234,12 @@ def _target(metric: Metric, target: Tensor | None, inputs: tuple[Tensor, ...], t
     if teacher is None:
         raise BadInput(f"The metric {metric.name} compares with the dense model here, and none was given.")
     output = first_output(teacher(*inputs)).float()
-    return output.argmax(metric.classes) if metric.labels else output
+    return _with_classes_first(metric, output).argmax(1) if metric.labels else output
+
+
+def _with_classes_first(metric: Metric, output: Tensor) -> Tensor:
+    """Scores (n, classes, ...), two for one logit."""
+    return labels.scores(output.movedim(metric.classes, 1) if output.ndim > 1 else output)
 
 
 @contextmanager
@@ -329,6 +337,8 @@ def _custom(name: str) -> Metric:
 METRICS: dict[str, Metric] = {
     "top1": Metric("top1", _largest(1), _ratio),
     "top5": Metric("top5", _largest(5), _ratio),
+    "f1": Metric("f1", labels.found_labels, labels.mean_f1, labels=False),
+    "label_accuracy": Metric("label_accuracy", labels.right_labels, _ratio, labels=False),
     "mae": Metric("mae", _absolute, _ratio, higher_is_better=False, points=1.0, labels=False),
     "psnr": Metric("psnr", _decibels, _ratio, points=1.0, labels=False),
     "miou": Metric("miou", _confusion, _mean_iou),

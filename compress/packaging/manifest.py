@@ -12,7 +12,13 @@ from compress.packaging.sbom import SCRIPT_LICENSE
 from compress.report.records import ExportRecord, Report
 
 SCHEMA = 1
-FORMULA = "(x - mean) / std, where x is pixel / 255 for 8-bit images"
+FORMULA = "(x - mean) / std, x = pixel / 255 for 8-bit images"
+DECISIONS = {
+    "largest": "The class is the number of the largest output, from 0.",
+    "one above 0": "The output is a logit of two classes: above 0 it is class 1, else class 0.",
+    "all above 0": "Every label whose output, a logit, is above 0 holds; any number of them may.",
+}
+"""What outputs mean, by the name that a program reads."""
 
 README = """\
 A model that was made smaller, and what is needed to check it where it will run.
@@ -34,6 +40,7 @@ def manifest(
     report: Report,
     models: Mapping[str, ExportRecord],
     samples: Samples,
+    outputs: Sequence[int],
     entries: Mapping[str, list[dict[str, Any]]],
     files: Mapping[str, bytes],
 ) -> dict[str, Any]:
@@ -45,6 +52,7 @@ def manifest(
         report: of the run.
         models: path in the package -> what was exported there.
         samples: the inputs that travel along.
+        outputs: shape of the first output for one sample.
         entries: path of a model -> its samples, outputs and tolerances; a model that no script here runs has none.
         files: everything else in the package.
     """
@@ -59,6 +67,7 @@ def manifest(
         "inputs": [_input(k, array.shape, str(array.dtype), samples) for k, array in enumerate(samples.inputs[0])],
         "task": samples.task or None,
         "classes": None if samples.classes is None else list(samples.classes),
+        "decision": _decision(samples, outputs),
         "quality": None if quality is None else quality.model_dump(mode="json"),
         "latency": _latency(report),
         "environment": report.environment.model_dump(mode="json"),
@@ -91,11 +100,55 @@ def _input(number: int, shape: Sequence[int], dtype: str, samples: Samples) -> d
         "normalization": None
         if samples.mean is None
         else {
-            "formula": "(x - mean) / std, x = pixel / 255 for 8-bit images",
+            "formula": FORMULA,
             "mean": list(samples.mean),
             "std": list(samples.std or ()),
         },
+        "preparation": _preparation(samples) if number == 0 else None,
     }
+
+
+def _preparation(samples: Samples) -> dict[str, Any] | None:
+    """How a picture becomes the first input."""
+    made, shape = samples.preparation, samples.inputs[0][0].shape
+    if made is None or samples.mean is None:
+        return None
+    return {
+        "origin": made.origin,
+        "size": list(shape[2:]) or None,
+        "resize": made.resize,
+        "filter": made.filter,
+        "color": made.color,
+        "upright": made.upright,
+        "steps": list(made.steps(shape[1:], samples.mean, samples.std or ())),
+    }
+
+
+def _decision(samples: Samples, outputs: Sequence[int]) -> dict[str, str] | None:
+    """How the outputs are read."""
+    if samples.task == "multilabel":
+        rule = "all above 0"
+    elif samples.task == "classification" and outputs:
+        rule = "one above 0" if len(outputs) == 1 or outputs[1] == 1 else "largest"
+    else:
+        return None
+    return {"rule": rule, "meaning": DECISIONS[rule]}
+
+
+def readme(samples: Samples, outputs: Sequence[int]) -> bytes:
+    """README.txt: how to check the package, and how a picture becomes an input."""
+    made, said = _preparation(samples), _decision(samples, outputs)
+    parts = [README]
+    if made is not None:
+        told = "".join(f"    {number}. {step}\n" for number, step in enumerate(made["steps"], 1))
+        parts.append(f"How a picture becomes the input with which the quality in manifest.json was measured:\n\n{told}")
+        if made["origin"] == "files":
+            parts.append(
+                "    python picture.py photo.jpg     does so, and says what the model decides (numpy, Pillow, onnxruntime)\n"
+            )
+    if said is not None:
+        parts.append(f"{said['meaning']}\n")
+    return "\n".join(parts).encode()
 
 
 def _latency(report: Report) -> dict[str, Any] | None:

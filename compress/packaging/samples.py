@@ -7,7 +7,6 @@ name), samples along the first axis, ready for the model.
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from compress.data import Preparation
+from compress.data.npz import read_arrays
 from compress.errors import BadInput
 
 COUNT = 3
@@ -28,7 +29,8 @@ class Samples:
         inputs: per sample, an array (1, ...) per model input.
         mean, std: that the images were normalized with; None where nobody knows.
         classes: names in the order of the outputs; None where there are none.
-        task: classification, segmentation, regression, image or text; empty where nobody knows.
+        preparation: how a picture became an input; None where nobody knows.
+        task: classification, multilabel, segmentation, regression, image or text; empty where nobody knows.
     """
 
     inputs: tuple[tuple[np.ndarray, ...], ...]
@@ -36,6 +38,7 @@ class Samples:
     std: tuple[float, ...] | None = None
     classes: tuple[str, ...] | None = None
     task: str = ""
+    preparation: Preparation | None = None
 
 
 def from_file(path: Path, count: int = COUNT) -> Samples:
@@ -44,11 +47,8 @@ def from_file(path: Path, count: int = COUNT) -> Samples:
     Raises:
         BadInput: it cannot be read, holds objects or numbers that are none, or inputs of different length.
     """
-    try:
-        loaded: Any = np.load(path, allow_pickle=False)
-        named = {"input_0": loaded} if isinstance(loaded, np.ndarray) else {k: np.asarray(loaded[k]) for k in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(f"The samples {path} cannot be read ({error}). Give a .npz with input_0, input_1, ...") from error
+    loaded = read_arrays(path, "The samples ", "Give a .npz with input_0, input_1, ...")
+    named = {"input_0": loaded} if isinstance(loaded, np.ndarray) else loaded
     names = sorted(k for k in named if k.startswith("input_")) or (list(named) if len(named) == 1 else [])
     arrays = [named[k] for k in names]
     if not arrays or min((len(a) if a.ndim else 0) for a in arrays) < 1 or len({len(a) for a in arrays}) > 1:

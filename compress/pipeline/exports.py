@@ -22,7 +22,7 @@ from torch import Tensor
 
 import exporters
 from compress.artifact import Artifact
-from compress.data import Data, Split
+from compress.data import Data, DataSpec, Split
 from compress.errors import CompressError
 from compress.measure.points import drop
 from compress.pipeline.prepare import find_device
@@ -70,11 +70,7 @@ def export_all(
     Raises:
         ExportError: the main format, onnx, cannot be written or is not the model. Any other is a `FailedExport` instead.
     """
-    metadata = {
-        "compress.plan_sha256": result.plan.digest,
-        "compress.mean": ",".join(map(str, data.spec.mean)),
-        "compress.std": ",".join(map(str, data.spec.std)),
-    }
+    metadata = {"compress.plan_sha256": result.plan.digest, **_taken(data.spec)}
     records: list[ExportRecord] = []
     failed: list[FailedExport] = []
     broken: list[Broken] = []
@@ -95,6 +91,8 @@ def export_all(
         seconds = time.perf_counter() - started
         # The others are the model to 1e-4: their quality is that of the last stage.
         record = _record(made, measure(answers(name, path)) if name in exporters.LOSSY else None, seconds)
+        if data.spec.task == "multilabel":  # the largest output says nothing of labels that may hold at once
+            record = record.model_copy(update={"closeness": _without_classes(record.closeness)})
         # Only where rounding alone loses too much: training costs more than an export.
         if name in QAT_FORMATS and recipe.qat and lost_too_much(recipe, dense, record.quality, name):
             record = after_qat(record, result, path, recipe, data, metadata, measure)
@@ -102,6 +100,24 @@ def export_all(
         if (contract := lost_too_much(recipe, dense, record.quality, name)) is not None:
             broken.append(contract)
     return Exports(tuple(records), tuple(failed), broken[0] if broken else None)
+
+
+def _taken(spec: DataSpec) -> dict[str, str]:
+    """What the input is, for whom the file is all there is."""
+    said = {"compress.mean": ",".join(map(str, spec.mean)), "compress.std": ",".join(map(str, spec.std))}
+    made = spec.preparation
+    if made is None:
+        return said
+    said["compress.preparation"] = " ".join(made.steps(spec.shape, spec.mean, spec.std))
+    if made.origin == "items" or len(spec.shape) != 3:
+        return said
+    return said | {
+        "compress.size": f"{spec.shape[1]},{spec.shape[2]}",
+        "compress.color": made.color or "as in the arrays",
+        "compress.resize": made.resize or "none",
+        "compress.filter": made.filter or "none",
+        "compress.orientation": "exif" if made.upright else "as stored",
+    }
 
 
 def write(
@@ -192,6 +208,10 @@ def parts(inputs: Sequence[Tensor], size: int) -> Iterator[tuple[list[Tensor], i
         part = [x[start : start + size] if size else x for x in inputs]
         real = len(part[0])
         yield [torch.cat([x, x[-1:].expand(size - real, *x.shape[1:])]) if size > real else x for x in part], real
+
+
+def _without_classes(found: Closeness | None) -> Closeness | None:
+    return found and found.model_copy(update={"agreement": None})
 
 
 def _record(made: exporters.Exported, quality: Quality | None, seconds: float) -> ExportRecord:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
 
 import exporters
 from compress.artifact import Artifact
@@ -66,13 +67,53 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> tuple[Context, quali
             "Needed are data with as many: a factory (--data module:factory) can give them."
         )
     metric, chosen = quality.choose(recipe.metric, data.spec.task, data.spec.labeled)
-    odd = check_output(data, tuple(quality.first_output(answered(dense, first.inputs)).shape))
+    own = own_meaning(recipe)
+    shape = tuple(quality.first_output(answered(dense, first.inputs)).shape)
+    odd = check_output(data, shape, own)
+    if not own:
+        _refuse_sigmoid(dense, data, shape)
     dense = dense.noting(*data.notes, *odd, *([chosen] if chosen else []))
     # Moved once, here: every stage finds the model where the run works.
     dense = replace(dense, module=dense.on(device))
     # Stages get a number; whether rounding pays is the pipeline's question, because it is measured.
     settled = recipe.model_copy(update={"align": recipe.align or 1})
     return Context(dense, data, settled, device, progress, initial=_initial(recipe, dense, device)), metric
+
+
+def own_meaning(recipe: Recipe) -> bool:
+    """What the outputs mean is said by functions of the user's own: there is nothing left to check labels against."""
+    return ":" in recipe.metric and (":" in recipe.loss or recipe.epochs == 0)
+
+
+def _refuse_sigmoid(dense: Artifact, data: Data, shape: tuple[int, ...]) -> None:
+    """Refuse chances where logits are needed: all of them are above 0, so that every label would hold.
+
+    Raises:
+        BadInput: outputs that decide one by one come from a sigmoid.
+    """
+    lone = data.spec.task in ("classification", "segmentation") and shape[1:2] in ((1,), ())
+    if (lone or data.spec.task == "multilabel") and _ends_in_sigmoid(dense.module):
+        raise BadInput(
+            "The model ends in a sigmoid; needed are logits, of which 0 is the threshold. Leave it out, or give --metric "
+            "and --loss of your own."
+        )
+
+
+def _ends_in_sigmoid(module: GraphModule) -> bool:
+    """The first output comes from a sigmoid, as tracing writes all of them; changes of shape behind it change no value."""
+    node: Any = next(iter(module.graph.find_nodes(op="output")))
+    while not isinstance(node, Node) or node.op == "output" or _only_shapes(node):
+        inside = tuple(node.values()) if isinstance(node, dict) else node.args if isinstance(node, Node) else node
+        if not isinstance(inside, tuple | list) or not inside:
+            return False
+        node = inside[0]
+    return node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), nn.Sigmoid)
+
+
+def _only_shapes(node: Node) -> bool:
+    names = ("squeeze", "view", "reshape", "flatten", "float", "contiguous", "getitem")
+    layer = node.graph.owning_module and node.op == "call_module" and node.graph.owning_module.get_submodule(str(node.target))
+    return isinstance(layer, nn.Flatten | nn.Identity | nn.Dropout) or getattr(node.target, "__name__", node.target) in names
 
 
 def _initial(recipe: Recipe, dense: Artifact, device: torch.device) -> Artifact | None:

@@ -104,10 +104,10 @@ def run(recipe: Recipe, out: Path | str, *, resume: bool = False, force: bool = 
             context.progress("export", 0.0, ", ".join(recipe.export))
             dense = running.done[0].record.quality
             made = export_all(recipe, workspace.out, result, context.data, harness.quality_of, dense)
-            report = _report(recipe, running.done, made)
+            report, remedy = running.with_last_kept(_report(recipe, running.done, made))
             _write(workspace, result, report)
     if report.outcome is not Outcome.KEPT:
-        raise GateFailed(f"{report.verdict} {workspace.out} {_KEPT_ALL_THE_SAME[report.outcome]}")
+        raise GateFailed(f"{report.verdict} {workspace.out} {remedy}")
     return report
 
 
@@ -144,6 +144,20 @@ class _Run:
     def names(self) -> list[str]:
         """Finished stages."""
         return [d.record.stage for d in self.done]
+
+    def with_last_kept(self, report: Report) -> tuple[Report, str]:
+        """The report, and what a broken contract leaves: where a later stage broke it, with the model that still kept it."""
+        remedy = _KEPT_ALL_THE_SAME.get(report.outcome, "")
+        records = [d.record for d in self.done]
+        edited = [number for number, d in enumerate(self.done[:-1]) if d.artifact.plan.edits]
+        keeping = [n for n in edited if lost_too_much(self.harness.recipe, records[0].quality, records[n].quality) is None]
+        if report.outcome is not Outcome.QUALITY_LOST or not keeping:
+            return report, remedy
+        last = keeping[-1]
+        said = sentences.kept_before(records, last)
+        place = self.workspace.folder(last, records[last].stage) / "model.compressed"
+        report = report.model_copy(update={"notes": (*report.notes, said)})
+        return report, f"{remedy} {said}" + (f" Its model is {place}." if place.exists() else "")
 
     def _step(self, name: str, carry_out: Callable[[], Artifact]) -> None:
         with _disk_errors(self.workspace, self.names):

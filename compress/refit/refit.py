@@ -69,7 +69,7 @@ def statistics(artifact: Artifact, context: Context, groups: Sequence[Group], st
         consumers(artifact.module, groups),
         images=context.calibration.images,
         device=context.device,
-        classifier=context.data.spec.task == "classification",
+        task=context.data.spec.task,
         sampling=Sampling(seed=recipe.seed),
         states=states,
         estimator=recipe.entropy,

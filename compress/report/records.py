@@ -55,7 +55,9 @@ class Quality(Record):
     """One metric on the test data."""
 
     metric: str
-    value: float = Field(description="share in [0, 1] for top1, top5, miou and agreement; dB for psnr; units for mae")
+    value: float = Field(
+        description="share in [0, 1] for top1, top5, f1, label_accuracy, miou and agreement; dB for psnr; units for mae"
+    )
     samples: int = Field(ge=1)
     higher_is_better: bool = True
     points: float = Field(default=100.0, gt=0, description="points per unit of value: 100 for shares, 1 for native units")

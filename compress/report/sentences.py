@@ -124,6 +124,16 @@ def reached(first: StageRecord, last: StageRecord) -> str:
     )
 
 
+def kept_before(stages: Sequence[StageRecord], last: int) -> str:
+    """Which stage was the last to keep the allowed drop that the result does not keep."""
+    dense, kept, broke = stages[0], stages[last], stages[last + 1]
+    assert dense.quality is not None and kept.quality is not None
+    return (
+        f"After stage '{kept.stage}' the model still kept the allowed drop: {kept.quality.metric} {quality(kept.quality)} "
+        f"({change(dense.quality, kept.quality)}), {kept.macs / dense.macs:.0%} of the MACs; stage '{broke.stage}' broke it."
+    )
+
+
 def guessing(dense: Quality | None, classes: Sequence[str] | None) -> str | None:
     """What to say where the dense model is no better than guessing: its k best of c classes hold the right one with k / c.
 

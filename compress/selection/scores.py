@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compress.artifact import Artifact
 from compress.graph.channels.solve import Group
+from compress.measure.labels import drawn, scores, surprise
 from compress.refit import refit
 from compress.selection import depth
 from compress.stage import Context
@@ -38,7 +38,7 @@ def _magnitude(artifact: Artifact, context: Context, groups: Sequence[Group]) ->
 
 def _taylor(artifact: Artifact, context: Context, groups: Sequence[Group]) -> Scores:
     batches = ((b.inputs, b.target) for b in context.calibration.batches())
-    products = weight_products(artifact.on(context.device), batches, context.device, context.recipe.seed)
+    products = weight_products(artifact.on(context.device), batches, context.device, context.recipe.seed, context.data.spec.task)
     return {g.name: taylor(artifact.module, g, products) for g in groups}
 
 
@@ -79,7 +79,11 @@ def taylor(module: GraphModule, group: Group, products: dict[str, Tensor]) -> Te
 
 
 def weight_products(
-    module: GraphModule, batches: Iterable[tuple[tuple[Tensor, ...], Tensor | None]], device: torch.device, seed: int
+    module: GraphModule,
+    batches: Iterable[tuple[tuple[Tensor, ...], Tensor | None]],
+    device: torch.device,
+    seed: int,
+    task: str = "classification",
 ) -> dict[str, Tensor]:
     """Mean over batches of |w * gradient|, by parameter name. Labels from the data where there are any, else from the model.
 
@@ -91,10 +95,11 @@ def weight_products(
     number = 0
     for inputs, target in batches:
         output = module(*(x.to(device) for x in inputs))
-        if output.ndim == 2 and (target is None or (target.ndim == 1 and not target.is_floating_point())):
-            # On the CPU, so that the same labels are drawn on every device.
-            drawn = torch.multinomial(output.detach().softmax(1).cpu(), 1, generator=generator)[:, 0]
-            loss = F.cross_entropy(output, (drawn if target is None else target).to(device))
+        # Labels that the outputs cannot express are for a metric and a loss of the user's own.
+        beyond = target is not None and task == "classification" and int(target.max()) >= scores(output).shape[1]
+        labels = drawn(output, task, generator) if target is None or beyond else target.to(device)
+        if labels is not None and task in ("classification", "multilabel") and output.ndim <= 2:
+            loss = surprise(output, labels, task)
         else:
             loss = (output * torch.randn(output.shape, generator=generator).to(device)).sum(1).mean()
         # allow_unused: parameters that the output does not depend on have no gradient.

@@ -212,7 +212,6 @@ def _fisher(
 ) -> dict[str, Tensor]:
     """G at some nodes of the dense model: sum over positions, mean over images, float64 on the CPU."""
     generator = torch.Generator().manual_seed(context.recipe.seed)
-    classifier = context.data.spec.task == "classification"
     names = [b.exit for b in found_blocks]
     dims = {b.exit: b.channel_dim for b in found_blocks}
     found: dict[str, Tensor] = {}
@@ -222,7 +221,7 @@ def _fisher(
             break
         watch = _Watch(module, names)
         output = watch.run(*inputs)
-        loss = drawn_loss(first_output(output), classifier, generator)
+        loss = drawn_loss(first_output(output), context.data.spec.task, generator)
         gradients = torch.autograd.grad(loss, [watch.kept[name] for name in names], allow_unused=True)
         for name, g in zip(names, gradients, strict=True):
             outer = outer_products(torch.zeros_like(watch.kept[name]) if g is None else g, dims[name])

@@ -3,8 +3,8 @@
     forward      every batch;  input rows at sampled positions -> moments;  signs at activations -> states
     backward     one batch in `fisher_every`;  g = d loss / d (layer output), G = mean over images of sum over positions of g g^T
 
-The labels of the loss are drawn from the model's own softmax, so that G is the Fisher matrix and needs no data labels; models
-that do not classify take a unit Gaussian direction in output space instead (G = J^T J). A consumer's targets are linear in
+The labels of the loss are drawn from the model's own probabilities, so that G is the Fisher matrix and needs no data labels;
+models that do not classify take a unit Gaussian direction in output space instead (G = J^T J). A consumer's targets are linear in
 its inputs, so no second sum is needed for them. Memory: the Gram matrices of as many consumers as fit `memory`, at least one;
 more passes otherwise.
 """
@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
@@ -25,6 +24,7 @@ from compress.entropy.estimators import BatchMean
 from compress.entropy.moments import Moments
 from compress.entropy.state import States
 from compress.errors import EmptyData
+from compress.measure.labels import drawn, surprise
 from compress.measure.quality import first_output
 from compress.statistics.activation_states import observed, watch
 from compress.statistics.layers import Layer, layers
@@ -83,7 +83,7 @@ def collect(
     *,
     images: int,
     device: torch.device,
-    classifier: bool,
+    task: str,
     sampling: Sampling | None = None,
     states: bool = True,
     estimator: str = "pooled",
@@ -97,7 +97,7 @@ def collect(
         paths: consumers whose moments and Fisher matrices are wanted.
         images: number of images that a pass will bring.
         device: where it runs.
-        classifier: whether the output is class scores (n, classes).
+        task: of the data; "classification" and "multilabel" say what the output (n, k) decides.
         sampling: by default that of `Sampling`.
         states: whether to count activation states.
         estimator: of the state entropy, "pooled", "easier" or "egp"; the last two depend on the size of the batches.
@@ -113,7 +113,7 @@ def collect(
     parts = _parts([known[p] for p in paths], sampling.memory) or [[]]
     for number, part in enumerate(parts):
         # States are counted in the first pass only, or they would be counted several times.
-        run = _Pass(module, part, found, sampling, images, device, classifier, estimator if states and number == 0 else None)
+        run = _Pass(module, part, found, sampling, images, device, task, estimator if states and number == 0 else None)
         with run.hooked():
             for turn, inputs in enumerate(batches()):
                 run.batch(inputs, differentiate=bool(part) and turn % sampling.fisher_every == 0)
@@ -154,12 +154,12 @@ class _Pass:
         sampling: Sampling,
         images: int,
         device: torch.device,
-        classifier: bool,
+        task: str,
         estimator: str | None,
     ):
         self.module = observed(module, device)
         self.wanted, self.found, self.sampling, self.images = wanted, found, sampling, images
-        self.device, self.classifier, self.estimator = device, classifier, estimator
+        self.device, self.task, self.estimator = device, task, estimator
         self.generator = torch.Generator().manual_seed(sampling.seed)
         self.seen = self.differentiated = 0
         self.outputs: list[tuple[str, Tensor]] = []
@@ -210,7 +210,7 @@ class _Pass:
         return max(1, round(min(max(cheap, least), most)))
 
     def _fisher(self, result: Tensor, samples: int) -> None:
-        loss = drawn_loss(result, self.classifier, self.generator)
+        loss = drawn_loss(result, self.task, self.generator)
         reached = [(path, y) for path, y in self.outputs]
         # allow_unused: a consumer may not reach the first output.
         gradients = torch.autograd.grad(loss, [y for _, y in reached], allow_unused=True)
@@ -223,12 +223,12 @@ class _Pass:
         self.differentiated += samples
 
 
-def drawn_loss(result: Tensor, classifier: bool, generator: torch.Generator) -> Tensor:
-    """A loss whose gradient's second moment is the Fisher matrix: labels drawn from the softmax, or a Gaussian direction."""
-    if classifier and result.ndim == 2:
-        labels = torch.multinomial(result.detach().softmax(1).cpu(), 1, generator=generator)[:, 0]
+def drawn_loss(result: Tensor, task: str, generator: torch.Generator) -> Tensor:
+    """A loss whose gradient's second moment is the Fisher matrix: labels drawn from the model, or a Gaussian direction."""
+    labels = drawn(result, task, generator)
+    if labels is not None:
         # Sum, so that each sample's gradient is its own, whatever the batch size.
-        return F.cross_entropy(result, labels.to(result.device), reduction="sum")
+        return surprise(result, labels, task, "sum")
     return (result * torch.randn(result.shape, generator=generator).to(result.device)).sum()
 
 

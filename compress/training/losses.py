@@ -2,8 +2,12 @@
 
     loss = (1 - d) * task(output, target) + d * distillation(output, dense output)
 
-    task           cross entropy for classes (pixels of class 255 count for nothing) and tokens, mean squared error otherwise
-    distillation   T^2 * KL(softmax(dense / T) || softmax(output / T)) for classes, mean squared error otherwise
+    task           cross entropy for classes (pixels of class 255 count for nothing) and tokens, binary cross entropy for labels
+                   that may hold at once, mean squared error otherwise
+    distillation   T^2 * KL(softmax(dense / T) || softmax(output / T)) for classes, the same by sigmoids for labels, mean squared
+                   error otherwise
+
+One logit for two classes counts as their two scores: their cross entropy is the binary one (see `measure.labels`).
 
 d is 1 where there are no labels and 0 where there is no dense model. T^2 keeps the gradient's scale independent of T
 (Hinton, Vinyals, Dean, 2015, arXiv:1503.02531, section 2).
@@ -19,13 +23,14 @@ from torch.nn import functional
 
 from compress import user_code
 from compress.errors import BadInput
+from compress.measure.labels import binary_divergence, scores, surprise
 from compress.measure.quality import CLASSES, IGNORE, first_output, same_shape
 from compress.recipe import Recipe
 
 Objective = Callable[[Any, Tensor | None, Tensor | None], Tensor]
 """(model output, target, dense model's output) -> loss, a scalar."""
 
-KINDS = ("cross_entropy", "mse", "l1")
+KINDS = ("cross_entropy", "bce", "mse", "l1")
 
 
 def objective(recipe: Recipe, task: str, labeled: bool, teacher: bool) -> tuple[Objective, str]:
@@ -38,7 +43,8 @@ def objective(recipe: Recipe, task: str, labeled: bool, teacher: bool) -> tuple[
     """
     if not labeled and not teacher:
         raise BadInput("There are neither labels nor a dense model to learn from. Give labeled data.")
-    by_labels = _by_labels(recipe.loss, task)
+    kind = _default(task) if recipe.loss == "auto" else recipe.loss
+    by_labels = _by_labels(kind, task)
     share = taught(recipe, labeled, teacher)
 
     def loss(output: Any, target: Tensor | None, dense: Tensor | None) -> Tensor:
@@ -54,7 +60,7 @@ def objective(recipe: Recipe, task: str, labeled: bool, teacher: bool) -> tuple[
             return found
         return total + output_loss
 
-    name = "its default for the task" if recipe.loss == "auto" else recipe.loss
+    name = f"{kind}, the default for the task" if recipe.loss == "auto" else kind
     parts = [f"{1 - share:.0%} labels ({name})"] * (share < 1) + [f"{share:.0%} the dense model's outputs"] * (share > 0)
     return loss, f"The training loss is {' and '.join(parts)}."
 
@@ -70,9 +76,11 @@ def distillation(output: Tensor, dense: Tensor, task: str, temperature: float) -
     """
     if task in CLASSES:
         axis = CLASSES[task]
-        now, then = (functional.log_softmax(x / temperature, axis) for x in (output, dense))
+        now, then = (functional.log_softmax(scores(x, axis) / temperature, axis) for x in (output, dense))
         # KL in logarithms throughout: no probability is rounded to 0.
         return functional.kl_div(now, then, reduction="none", log_target=True).sum(axis).mean() * temperature**2
+    if task == "multilabel":
+        return binary_divergence(output, same_shape(output, dense), temperature)
     return functional.mse_loss(output, same_shape(output, dense))
 
 
@@ -81,23 +89,27 @@ def taught(recipe: Recipe, labeled: bool, teacher: bool) -> float:
     return 0.0 if not teacher else 1.0 if not labeled else recipe.distill
 
 
+def _default(task: str) -> str:
+    return "cross_entropy" if task in CLASSES else "bce" if task == "multilabel" else "mse"
+
+
 def _by_labels(name: str, task: str) -> Callable[[Any, Tensor], Tensor]:
     if ":" in name:
         return user_code.function(name, "--loss")
-    if name == "auto":
-        name = "cross_entropy" if task in CLASSES else "mse"
     if name not in KINDS:
         raise BadInput(f"The loss is '{name}'; known are auto, {', '.join(KINDS)} and module:function.")
-    if (name == "cross_entropy") != (task in CLASSES):
+    if (name == "cross_entropy") != (task in CLASSES) or (name == "bce") != (task == "multilabel"):
         raise BadInput(f"The loss {name} does not suit the task {task}. Take --loss auto, or a function of your own.")
 
     def loss(output: Any, target: Tensor) -> Tensor:
         first = first_output(output).float()
         if name == "cross_entropy":
-            first = first.movedim(CLASSES[task], 1)
+            first = scores(first.movedim(CLASSES[task], 1) if first.ndim > 1 else first)
             # Class 255 means "no class" in masks; anywhere else it is a class like any other, and -100 is torch's default.
             return functional.cross_entropy(first, target, ignore_index=IGNORE if task == "segmentation" else -100)
         target = same_shape(first, target)
+        if name == "bce":
+            return surprise(first, target, task)
         return functional.mse_loss(first, target) if name == "mse" else functional.l1_loss(first, target)
 
     return loss

@@ -85,7 +85,7 @@ def prepared(
         )
     master = None if teacher is None else copy.deepcopy(teacher).to(device).eval()
     example = next(data.held_out.batches(2, device=device))
-    check_output(data, _tried(student, example.inputs).shape)
+    check_output(data, _tried(student, example.inputs).shape, ":" in recipe.metric and ":" in recipe.loss)
     layout = _layout([student] if master is None else [student, master], example)
     per_epoch = max(1, len(data.train) // recipe.batch_size)
     steps = max(1, round(recipe.epochs * per_epoch))
