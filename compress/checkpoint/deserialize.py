@@ -107,7 +107,8 @@ def _parse(text: str) -> dict[str, Any]:
         raise _refused(f'needed is "format": "{FORMAT}"')
     if document.get("schema") != SCHEMA:
         raise BadInput(
-            f"The stored graph is of schema {document.get('schema')!r}, known is {SCHEMA}. It may be of a newer version: upgrade."
+            f"The stored graph is of schema {str(document.get('schema'))[:20]}, known is {SCHEMA}. It may be of a newer version: "
+            "upgrade."
         )
     kinds = {"layers": dict, "tensors": dict, "nodes": list}
     for part, kind in kinds.items():

@@ -18,10 +18,13 @@ from typing import Any, NoReturn
 
 import click
 
+from compress.cli.terminal import printable, say
 from compress.errors import BadInput, CompressError, GateFailed, Interrupted, Terminated, UnsupportedModel
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
+MOST = 2000
+"""Characters of a message: a file may hold a name without an end."""
 EXIT_CODES = (
     "Exit codes: 0 ok, 1 internal, 2 bad input, 3 infeasible, 4 unsupported model, 5 gate failed, "
     "130 interrupted, 143 terminated."
@@ -113,8 +116,8 @@ def interruption(error: KeyboardInterrupt, resume: bool | None) -> tuple[str, in
 
 def refuse(message: str, exit_code: int, kind: str, as_json: bool) -> NoReturn:
     """One sentence on standard error, with `--json` a document on standard output too, and the end."""
-    message = " ".join(message.split())
-    click.echo(f"Error: {message}", err=True)
+    message = printable(" ".join(message.split()))[:MOST]
+    say(f"Error: {message}", err=True)
     if as_json:
         print_error(message, exit_code, kind)
     raise click.exceptions.Exit(exit_code)

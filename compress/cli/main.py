@@ -14,6 +14,7 @@ import click
 from compress import __version__
 from compress.cli.guard import EXIT_CODES, Command, Commands, force_option, json_option, out_option, path_argument, registered
 from compress.cli.options import LOADING, given, settings
+from compress.cli.terminal import say
 from compress.cli.torchless import TARGET, quick
 from compress.recipe import Recipe
 from exporters.runtimes import RUNTIMES
@@ -148,7 +149,7 @@ def apply(plan: str, model: str, out: Path, force: bool, **flags: Any) -> None:
     from compress.cli.output import counted
 
     done = compress.apply(plan, model, out=out, force=force, **given(flags))
-    click.echo(f"{out}: {counted(done.plan.edits)}")
+    say(f"{out}: {counted(done.plan.edits)}")
 
 
 @command(
@@ -172,7 +173,7 @@ def explain(model: str, layer: str | None, depth: bool, as_json: bool, **flags: 
     found = compress.explain(model, layer, depth=depth, **given(flags))
     print_json(found) if as_json else print_records(found)
     if depth and found and not as_json:
-        click.echo(
+        say(
             "entropy in bits, where a batch norm tells it without data; merges: layers that would become one; pointwise: those "
             "that would be reduced to 1x1 for it;\nmacs of the one layer, as a share of those that the segment has now"
         )
@@ -199,7 +200,7 @@ def export(model: str, format: str, out: Path | None, force: bool, as_json: bool
     if as_json:
         print_json(written)
     else:
-        click.echo(f"{written.path}: {written.format}, {compared(written)}")
+        say(f"{written.path}: {written.format}, {compared(written)}")
 
 
 @command(
@@ -262,8 +263,8 @@ def package(run: str, as_json: bool, **settings: Any) -> None:
         print_json(made)
     else:
         signed = ", signed" if made.signed else ""
-        click.echo(f"{made.path}: {len(made.models)} models, {made.files} files, {made.bytes:,} bytes{signed}")
-        click.echo(f"digest: {made.digest}")
+        say(f"{made.path}: {len(made.models)} models, {made.files} files, {made.bytes:,} bytes{signed}")
+        say(f"digest: {made.digest}")
 
 
 @command(json_option, example="compress doctor")
@@ -294,9 +295,7 @@ def demo(out: Path, force: bool, as_json: bool, **flags: Any) -> None:
         print_json(report)
         return
     print_report(report, out / "run")
-    click.echo(
-        f"The dense model is {out / 'model.pt'}: other commands open it with --arch compress.demo:digits_net --data digits."
-    )
+    say(f"The dense model is {out / 'model.pt'}: other commands open it with --arch compress.demo:digits_net --data digits.")
 
 
 def main() -> None:

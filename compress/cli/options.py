@@ -12,6 +12,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from compress.cli.guard import Command, Decorator
+from compress.cli.terminal import say
 from compress.errors import BadInput
 from compress.recipe import RENAMED, RENAMED_UNITS, RENAMED_VALUES, Recipe
 
@@ -54,7 +55,7 @@ class OneOf(click.Choice[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         now = RENAMED_VALUES.get(value, value)
         if now != value:
-            click.echo(f"Note: {value} is called {now} now.", err=True)
+            say(f"Note: {value} is called {now} now.", err=True)
         return super().convert(now, param, ctx)
 
 
@@ -63,7 +64,7 @@ def renamed(old: str, new: str) -> Decorator:
 
     def note(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
         if value not in (None, ()):
-            click.echo(f"Note: --{old} is called --{new} now.", err=True)
+            say(f"Note: --{old} is called --{new} now.", err=True)
         return value
 
     several = typing.get_origin(without_none(Recipe.model_fields[new].annotation)) is tuple
@@ -82,7 +83,7 @@ def given(flags: dict[str, Any]) -> dict[str, Any]:
     typed = {name: value for name, value in flags.items() if value is not None and value != ()}
     unit = str(typed.get("target", "")).partition("=")[0]
     if unit in RENAMED_UNITS:
-        click.echo(f"Note: the target {unit} is called {RENAMED_UNITS[unit]} now.", err=True)
+        say(f"Note: the target {unit} is called {RENAMED_UNITS[unit]} now.", err=True)
     if "arch_kwargs" in typed:
         typed["arch_kwargs"] = dict(key_value(pair) for pair in typed["arch_kwargs"])
     return typed

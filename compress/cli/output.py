@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from compress.cli.terminal import printable, say
 from compress.errors import CompressWarning
 
 
@@ -26,7 +27,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
     for name, right in zip(columns, numeric, strict=True):
         table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
     for row in cells:
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(printable(cell)) for cell in row))
     console(wide=True).print(table)
 
 
@@ -39,7 +40,7 @@ def console(wide: bool = False) -> Console:
 def print_records(records: Sequence[Any], title: str | None = None) -> None:
     """Data classes of one kind as a table, a column for each field that any of them fills."""
     if not records:
-        click.echo("nothing to show")
+        say("nothing to show")
         return
     names = [f.name for f in dataclasses.fields(records[0]) if any(getattr(r, f.name) not in (None, "", ()) for r in records)]
     print_table([name.replace("_", " ") for name in names], ([getattr(r, name) for name in names] for r in records), title)
@@ -51,9 +52,9 @@ def print_comparison(found: Any, out: object | None) -> None:
 
     print_table(COLUMNS, cells(found))
     for warning in found.warnings:
-        click.echo(f"Note: {warning}")
+        say(f"Note: {warning}")
     if out:
-        click.echo(f"The comparison is in {out}: compare.md, compare.json and, with matplotlib, compare.svg.")
+        say(f"The comparison is in {out}: compare.md, compare.json and, with matplotlib, compare.svg.")
 
 
 def print_methods(methods: Sequence[Any]) -> None:
@@ -62,13 +63,13 @@ def print_methods(methods: Sequence[Any]) -> None:
         click.secho(one.method, bold=True)
         facts = {"stages": ", ".join(one.stages), "source": one.source, "needs": one.needs, "costs": one.costs}
         for line in (one.what, *(f"{name}: {fact}" for name, fact in facts.items() if fact not in ("", "-"))):
-            click.echo(click.wrap_text(line, width=110, initial_indent="  ", subsequent_indent="    "))
+            say(click.wrap_text(line, width=110, initial_indent="  ", subsequent_indent="    "))
 
 
 def print_probing(found: Any) -> None:
     """What is lost at each place, and what that means."""
     print_records(found.rows)
-    click.echo(found.verdict)
+    say(found.verdict)
 
 
 def print_report(report: Any, out: object) -> None:
@@ -77,11 +78,11 @@ def print_report(report: Any, out: object) -> None:
     from compress.report.table import table
 
     console(wide=True).print(table(report))
-    click.echo()
+    say()
     warned = (f"Warning: {warning}" for warning in report.warnings)
     for sentence in (*warned, *sentences.sentences(report), *(f"Note: {note}" for note in report.notes)):
-        click.echo(sentence)
-    click.echo(f"{report.verdict}\nEverything is in {out}: report.md first, model.compressed to go on in torch.")
+        say(sentence)
+    say(f"{report.verdict}\nEverything is in {out}: report.md first, model.compressed to go on in torch.")
 
 
 def compared(export: Any) -> str:
@@ -98,13 +99,13 @@ def compared(export: Any) -> str:
 def print_decision(decision: Any, out: object | None) -> None:
     """What a plan does to each layer, and the model's cost before and after."""
     print_table(("edit", "layer", "to"), (described(edit) for edit in decision.plan.edits))
-    click.echo()
+    say()
     sizes = [(name, dataclasses.asdict(size)) for name, size in (("dense", decision.dense), ("planned", decision.planned))]
     print_table(["", *(key.replace("_", " ") for key in sizes[0][1])], ([name, *size.values()] for name, size in sizes))
     for note in decision.notes:
-        click.echo(f"Note: {note}")
+        say(f"Note: {note}")
     done = f"{out} is written: carry it out with 'compress apply {out} MODEL'." if out else "Nothing was written."
-    click.echo(f"The plan: {counted(decision.plan.edits)}. {done}")
+    say(f"The plan: {counted(decision.plan.edits)}. {done}")
 
 
 def described(edit: Any) -> tuple[str, str, str]:
@@ -162,19 +163,15 @@ def print_timings(timings: Mapping[str, Any]) -> None:
     print_table([heading[i] for i in filled], ([row[i] for i in filled] for row in rows))
     for name, t in timings.items():
         if t.reason is not None:
-            click.echo(f"Not timed: {name} in {t.runtime}, batch {t.batch}: {t.reason}")
+            say(f"Not timed: {name} in {t.runtime}, batch {t.batch}: {t.reason}")
         elif t.noisy:
-            click.echo(
-                f"Too noisy for any claim: the rounds of {name}. Let the machine rest, pin with --cpu, or take more --rounds."
-            )
+            say(f"Too noisy for any claim: the rounds of {name}. Let the machine rest, pin with --cpu, or take more --rounds.")
     held = min((t.held for t in ran.values() if t.held is not None), default=1.0)
     if held < 0.9:
-        click.echo(
-            f"Other processes took the cores: one that was timed had one for {held:.0%} of its time. Nothing may be claimed."
-        )
+        say(f"Other processes took the cores: one that was timed had one for {held:.0%} of its time. Nothing may be claimed.")
     clocks = next((t.mhz for t in ran.values() if t.mhz and all(t.mhz)), None)
     if clocks:
-        click.echo(f"Clock of the cores before and after: {clocks[0]:.0f} and {clocks[1]:.0f} MHz.")
+        say(f"Clock of the cores before and after: {clocks[0]:.0f} and {clocks[1]:.0f} MHz.")
 
 
 def _timing(t: Any) -> tuple[str, ...]:
@@ -242,7 +239,7 @@ def progress_bar() -> Iterator[Callable[[str, float, str], None]]:
     """A callback (what, share done, detail) that draws a bar with an ETA; without a terminal, one line per new task."""
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
-        with told_at_once(lambda line: click.echo(line, err=True)):
+        with told_at_once(lambda line: say(line, err=True)):
             yield line_per_task()
         return
     columns = (
@@ -287,6 +284,6 @@ def line_per_task() -> Callable[[str, float, str], None]:
     def update(what: str, share: float, detail: str = "") -> None:
         if what not in seen:
             seen.add(what)
-            click.echo(f"{what} ...", err=True)
+            say(f"{what} ...", err=True)
 
     return update

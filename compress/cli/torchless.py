@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from compress.cli.guard import EXIT_CODES, Command, Commands, force_option, json_option, path_argument, registered
+from compress.cli.terminal import say
 
 LIMITS: tuple[tuple[str, type, str], ...] = (
     ("--max-drop", float, "points of quality that may be lost beside the dense model"),
@@ -84,11 +85,11 @@ def gate(report: str, as_json: bool, **rules: Any) -> None:
         from compress.report.rulings import lines, sentence
 
         for line in lines(found.rules):
-            click.echo(line)
+            say(line)
         if found.rules:
-            click.echo(sentence(found.rules, found.passed))
+            say(sentence(found.rules, found.passed))
         if found.updated:
-            click.echo(f"{found.updated} is written.")
+            say(f"{found.updated} is written.")
     if not found.passed:
         raise click.exceptions.Exit(5)
 
@@ -121,7 +122,7 @@ def verify(package: str, as_json: bool, **settings: Any) -> None:
         print_json(found)
     else:
         for line in lines(found):
-            click.echo(line)
+            say(line)
     if not found.passed:
         raise click.exceptions.Exit(found.exit_code)
 
@@ -160,7 +161,7 @@ def diff(old: str, new: str, as_json: bool) -> None:
     elif found:
         print_records(found)
     else:
-        click.echo("Nothing changed.")
+        say("Nothing changed.")
 
 
 @command(json_option, example="compress methods --json")

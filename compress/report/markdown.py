@@ -18,16 +18,16 @@ PARITY = (
 def markdown(report: Report) -> str:
     """The text of `report.md`."""
     parts = [
-        f"# Compression report: {_text(report.method)}",
-        f"**{_text(report.verdict)}**",
-        *([bullets(f"**Warning:** {_text(warning)}" for warning in report.warnings)] if report.warnings else []),
+        f"# Compression report: {text(report.method)}",
+        f"**{text(report.verdict)}**",
+        *([bullets(f"**Warning:** {warning}" for warning in report.warnings)] if report.warnings else []),
         bullets(sentences.sentences(report)),
         "## Stages",
         grid(columns(report), rows(report)),
         _reading(report),
         *_exports(report),
         *_pictures(report),
-        *(["## Notes", bullets(map(_text, report.notes))] if report.notes else []),
+        *(["## Notes", bullets(report.notes)] if report.notes else []),
         "## How it was made",
         grid(("what", "value"), _settings(report)),
     ]
@@ -88,7 +88,7 @@ def _exports(report: Report) -> list[str]:
 
 def _pictures(report: Report) -> list[str]:
     drawn = [c for c in report.curves if file_name(c) in report.pictures]
-    return [f"## {_text(c.title)}\n\n![{_text(c.title)}](pictures/{file_name(c)})\n\n{_text(c.note)}".strip() for c in drawn]
+    return [f"## {text(c.title)}\n\n![{text(c.title)}](pictures/{file_name(c)})\n\n{text(c.note)}".strip() for c in drawn]
 
 
 def _closeness(found: Closeness | None) -> tuple[str, str, str]:
@@ -131,14 +131,15 @@ def _settings(report: Report) -> list[tuple[str, str]]:
 def grid(heading: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """A table."""
     lines = [heading, ["---"] + ["---:" if len(heading) > 2 else "---"] * (len(heading) - 1), *body]
-    return "\n".join("| " + " | ".join(map(_text, line)) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(text, line)) + " |" for line in lines)
 
 
 def bullets(lines: Iterable[str]) -> str:
     """A list."""
-    return "\n".join(f"- {line}" for line in lines)
+    return "\n".join(f"- {text(line)}" for line in lines)
 
 
-def _text(text: str) -> str:
-    """One line, with the bars that would open a cell escaped."""
-    return " ".join(str(text).split()).replace("|", "\\|")
+def text(given: str) -> str:
+    """One line in which a name out of a stranger's file opens no cell, no tag and no link, and moves no cursor."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(str(given).split()))
+    return line.replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")

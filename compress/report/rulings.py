@@ -54,8 +54,8 @@ def markdown(rulings: Sequence[Ruling], passed: bool) -> str:
     """For a job's summary."""
     rows = [("rule", "found", "allowed", "verdict"), ("---", "---:", "---:", "---")]
     rows += [(r.rule, r.found, r.limit, f"**{r.verdict}**" if r.verdict != "pass" else "pass") for r in rulings]
-    table = "\n".join("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in row) + " |" for row in rows)
-    because = "".join(f"\n- {r.rule}: {r.reason}." for r in rulings if r.reason)
+    table = "\n".join("| " + " | ".join(map(text, row)) + " |" for row in rows)
+    because = "".join(f"\n- {text(f'{r.rule}: {r.reason}.')}" for r in rulings if r.reason)
     return f"### Compression gate: {'passed' if passed else 'failed'}\n\n{sentence(rulings, passed)}\n\n{table}\n{because}\n"
 
 

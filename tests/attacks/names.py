@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +105,20 @@ def weight_named(path: Path, text: str) -> None:
 
 def graph_with(path: Path, change: Any) -> None:
     """A model.compressed folder whose graph.json was changed."""
-    save(trace(small(), (torch.zeros(1, 3, 8, 8),)), path)
-    document = json.loads((path / "graph.json").read_text())
+    graph, weights = honest()
+    document = json.loads(graph)
     change(document)
+    path.mkdir()
     (path / "graph.json").write_text(json.dumps(document))
-    (path / "SHA256SUMS").unlink(missing_ok=True)  # the attacker's sums would be right
+    (path / "weights.safetensors").write_bytes(weights)
+
+
+@functools.cache
+def honest() -> tuple[str, bytes]:
+    """The graph and the weights of `small`."""
+    with tempfile.TemporaryDirectory() as folder:
+        stored = save(trace(small(), (torch.zeros(1, 3, 8, 8),)), Path(folder) / "model")
+        return (stored / "graph.json").read_text(), (stored / "weights.safetensors").read_bytes()
 
 
 def layer_in_graph(path: Path, text: str) -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from compress.graph.trace.trace import silent
+
 
 def misfit(module: nn.Module, inputs: Sequence[Tensor]) -> str | None:
     """What the layer that fails expects, such as "the model's first layer (conv1) takes 1 channel"; None where none says.
@@ -24,7 +26,7 @@ def misfit(module: nn.Module, inputs: Sequence[Tensor]) -> str | None:
 
     hooks = [m.register_forward_pre_hook(note(n)) for n, m in module.named_modules() if isinstance(m, _ConvNd | nn.Linear)]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), silent():
             module(*inputs)
     except Exception:  # whatever it is, the last layer that was called says enough or nothing
         return _expected(*called[-1], first=len(called) == 1) if called else None

@@ -24,6 +24,7 @@ from compress.errors import BadInput
 from compress.graph.names import MAX_NAME, part
 
 MAX_DEPTH = 64
+MAX_LAYERS = 200_000
 
 _COMPOSED: dict[type[nn.Module], str] = {
     # torch's own layers made of layers -> attributes that they keep besides those
@@ -104,6 +105,7 @@ class _Builder:
     def __init__(self, where: str) -> None:
         self.where = where
         self.made: dict[int, nn.Module] = {}
+        self.walked: dict[int, int] = {}  # layers below each, counted as often as a walk comes by
         self.inside: set[int] = set()
         self.left_out: list[str] = []
 
@@ -146,6 +148,10 @@ class _Builder:
             raise BadInput(f"{self.where} holds a {record.kind.__name__} at '{path}', where none belongs. Save its state_dict.")
         self.inside.remove(id(record))
         self.made[id(record)] = made
+        self.walked[id(made)] = 1 + sum(self.walked.get(id(child), 1) for child in made._modules.values())
+        # torch walks through a layer as often as it stands somewhere, and two in each of forty take for ever.
+        if self.walked[id(made)] > MAX_LAYERS:
+            raise BadInput(f"{self.where} holds more than {MAX_LAYERS} layers at '{path}'. Save its state_dict.")
         return made
 
     def check(self, record: Record, path: str) -> None:

@@ -86,7 +86,7 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
     # After functions have become modules, as those are called once each and must not be counted twice.
     module_per_call(model, graph)
     try:
-        with _silent():
+        with silent():
             note_shapes(model, graph, inputs)
     except BadInput:
         raise
@@ -127,7 +127,7 @@ def run_once(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         BadInput: it does not run; names the shapes and the model's own message.
     """
     try:
-        with torch.no_grad(), _silent():
+        with torch.no_grad(), silent():
             return model(*inputs)
     except Exception as error:
         shapes = ", ".join("x".join(map(str, t.shape[1:])) for t in inputs)
@@ -139,8 +139,8 @@ def run_once(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         ) from error
 
 
-def _silent() -> contextlib.redirect_stderr[io.StringIO]:
-    # A GraphModule that raises prints its generated code first; the sentence says what matters of it.
+def silent() -> contextlib.redirect_stderr[io.StringIO]:
+    """A GraphModule that raises prints a traceback of its generated code first; not in here."""
     return contextlib.redirect_stderr(io.StringIO())
 
 
