@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import operator
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,18 +27,13 @@ from compress.artifact import Artifact
 from compress.graph.channel_affine import ChannelAffine
 from compress.measure.latency import Timing, compare
 from compress.measure.runtime import choose, runner, usable_cores
+from compress.pipeline.cache_folder import cache_folder
 from compress.recipe import Recipe
 from compress.report.environment import environment
 from exporters import atomic, onnx_for_timing
 
-CACHE = "COMPRESS_CACHE"
 _FILE = "latency.json"
 _KEPT = 5000  # outcomes; older ones are dropped
-
-
-def cache_folder() -> Path:
-    """Where outcomes are kept."""
-    return Path(os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "compress"))
 
 
 _PLAIN = (

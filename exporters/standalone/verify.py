@@ -31,6 +31,8 @@ if __package__:
 else:
     import checksums  # type: ignore[no-redef,import-not-found]
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is loaded, here and in processes started from here
+
 SCHEMA = 1
 BUDGET_S, SAMPLE_S, LEAST_ROUNDS = 10.0, 0.005, 10
 """A model is timed for at most that long; a round repeats its call until it lasts some milliseconds."""
