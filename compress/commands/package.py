@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -30,7 +29,7 @@ from compress.recipe import from_toml
 from compress.report import records
 from compress.report.records import ExportRecord
 from exporters.errors import ExportError
-from exporters.standalone import checksums, verify
+from exporters.standalone import checksums, leftovers, verify
 
 RELATIVE = {"onnx": 1e-4, "onnx-fp16": 1e-2, "onnx-int8": 1e-2, "onnx-int8-symmetric": 1e-2}
 """Format -> allowed difference as a share of the largest output. Other processors sum floats in another order (the parity of
@@ -193,8 +192,8 @@ def _signature(key: Path, content: bytes) -> bytes:
 
 def _prove(packed: bytes) -> None:
     """Unpack and verify what would be shipped, as a device does."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "package.tar.gz"
+    with leftovers.folder() as folder:
+        path = folder / "package.tar.gz"
         path.write_bytes(packed)
         found = verify.verify(path, rounds=0, threads=1)
     wrong = [*found.problems, *(f"{m.path}: {m.detail}" for m in found.models if m.status == "differs")]

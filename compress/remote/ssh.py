@@ -14,18 +14,18 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from compress.errors import BadInput
-from exporters.standalone import checksums
 from exporters.standalone import verify as script
+from exporters.standalone.tied import tied
 from exporters.standalone.verify import Ran, Verified
 
 Kind = TypeVar("Kind")
@@ -176,13 +176,13 @@ def on_device(
     if not package.is_file():
         raise BadInput(f"{package} is no file; needed is a package.tar.gz, which can be copied to {there.name}.")
     with workshop(there, python, limit=limit) as shop:
-        shop.bring({"package.tar.gz": package, **scripts(script, checksums)})
+        shop.bring({"package.tar.gz": package, **scripts()})
         return verified(there, package, shop.run("verify.py", "package.tar.gz", "--json", *options))
 
 
-def scripts(*modules: ModuleType) -> dict[str, Path]:
-    """Files of this installation, by name."""
-    return {Path(str(module.__file__)).name: Path(str(module.__file__)) for module in modules}
+def scripts() -> dict[str, Path]:
+    """The scripts of this installation that run on devices, by name."""
+    return {path.name: path for path in sorted(Path(str(script.__file__)).parent.glob("[!_]*.py"))}
 
 
 def prepare(there: Device, python: str) -> dict[str, str]:
@@ -235,14 +235,16 @@ class Done:
 
 def call(there: Device, remote: str, *, given: bytes = b"", limit: float) -> Done:
     """Run a command on the device; where ssh itself fails, say why and what to do."""
+    if shutil.which("ssh") is None:
+        raise BadInput("There is no ssh here. Install an OpenSSH client.")
     try:
-        done = subprocess.run(there.command(remote), input=given, capture_output=True, timeout=limit + there.timeout, check=False)
+        done = subprocess.run(
+            tied(there.command(remote)), input=given, capture_output=True, timeout=limit + there.timeout, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise BadInput(
             f"{there.name} did not answer within {limit + there.timeout:.0f} s. Look after it, then repeat."
         ) from error
-    except OSError as error:
-        raise BadInput(f"ssh cannot be started ({error.strerror}). Install an OpenSSH client.") from error
     stderr = done.stderr.decode(errors="replace")
     # ssh's own exit code; that of a command there is another.
     if done.returncode == 255:

@@ -20,16 +20,16 @@ import dataclasses
 import json
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 if __package__:
-    from exporters.standalone import checksums
+    from exporters.standalone import checksums, leftovers
 else:
     import checksums  # type: ignore[no-redef,import-not-found]
+    import leftovers  # type: ignore[no-redef,import-not-found]
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is loaded, here and in processes started from here
 
@@ -136,9 +136,9 @@ def opened(package: Path) -> Iterator[Path]:
         return
     if not package.is_file():
         raise checksums.Refused(f"There is no package {package}. Give a package.tar.gz, or the folder that it was unpacked into.")
-    with tempfile.TemporaryDirectory(prefix="package-") as folder:
-        checksums.unpack(package, Path(folder))
-        yield Path(folder)
+    with leftovers.folder() as folder:
+        checksums.unpack(package, folder)
+        yield folder
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
