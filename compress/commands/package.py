@@ -195,7 +195,10 @@ def _prove(packed: bytes) -> None:
     with leftovers.folder() as folder:
         path = folder / "package.tar.gz"
         path.write_bytes(packed)
-        found = verify.verify(path, rounds=0, threads=1)
+        try:
+            found = verify.verify(path, rounds=0, threads=1)
+        except checksums.Refused as error:
+            raise BadInput(f"This run makes no package that a device opens: {error}") from error
     wrong = [*found.problems, *(f"{m.path}: {m.detail}" for m in found.models if m.status == "differs")]
     if wrong:
         raise GateFailed(f"The package does not verify here ({wrong[0]}), so it is not written. Run again.")
