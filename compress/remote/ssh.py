@@ -133,7 +133,9 @@ class Workshop:
         """Run a script there; what it prints as JSON comes behind a mark."""
         stop = f"$(command -v timeout > /dev/null && echo timeout {self.limit:.0f})"  # a script that hangs does not stay behind
         script = shlex.join([*shlex.split(self.python), *words])
-        run = f"cd {self.folder} && export TMPDIR={self.folder} && echo {MARK}answer && exec {stop} {script}"
+        # Its number stands in a file while it runs, for the guard.
+        waiting = "echo $! > pid; wait $!; code=$?; rm -f pid; exit $code"
+        run = f"cd {self.folder} && export TMPDIR={self.folder} && echo {MARK}answer && {{ {stop} {script} & {waiting}; }}"
         return call(self.there, f"exec sh -c {shlex.quote(run)}", limit=self.limit)
 
 
@@ -150,12 +152,31 @@ def workshop(there: Device, python: str = "python3", *, limit: float = 600.0) ->
         BadInput: the device cannot be reached, its host key is unknown or another, or it has no room or no Python of today.
     """
     facts = prepare(there, python)
-    try:
+    with guard(there, facts["folder"]):
         young_enough(there, facts.get("python", ""))
         free = facts.get("free", "")
         yield Workshop(there, facts["folder"], python, int(free) if free.isdigit() else None, limit)
-    finally:
-        remove(there, facts["folder"])
+
+
+@contextmanager
+def guard(there: Device, folder: str) -> Iterator[None]:
+    """Leave the device as it was, also where this process is killed: a connection that is open as long as we are, and at whose
+    end the device stops what runs there and removes the folder. That it went away meanwhile is no reason to lose the answer.
+    """
+    assert FOLDER.fullmatch(folder), "only what mktemp made is ever removed"
+    end = f"cat > /dev/null; test -f {folder}/pid && kill $(cat {folder}/pid); rm -rf {folder}"
+    command = tied(there.command(f"exec sh -c {shlex.quote(end)}"))
+    silent = subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=silent, stderr=silent) as connection:
+        try:
+            yield
+        finally:
+            assert connection.stdin is not None
+            connection.stdin.close()
+            try:
+                connection.wait(there.timeout)
+            except subprocess.TimeoutExpired:
+                connection.kill()
 
 
 def on_device(
@@ -213,15 +234,6 @@ def copy(there: Device, source: Path, place: str, limit: float) -> None:
     if done.returncode:
         told = last_line(done.stderr) or f"exit code {done.returncode}"
         raise BadInput(f"{source.name} cannot be copied to {there.name} ({told}). Make room there, or set TMPDIR there.")
-
-
-def remove(there: Device, folder: str) -> None:
-    """Leave the device as it was; that it went away meanwhile is no reason to lose the answer."""
-    assert FOLDER.fullmatch(folder), "only what mktemp made is ever removed"
-    try:
-        call(there, f"rm -rf {folder}", limit=there.timeout)
-    except BadInput:
-        return
 
 
 @dataclass(frozen=True)
