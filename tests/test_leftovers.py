@@ -203,7 +203,7 @@ def test_a_killed_run_leaves_no_process_and_the_next_one_takes_its_traces_away(p
 # ---- two runs in one folder -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("more", [(), ("--force",), ("--resume",)])
+@pytest.mark.parametrize("more", [(), ("--force",), ("--resume",), ("--methods", "entropic,magnitude", "--force")])
 def test_a_folder_in_use_is_refused_and_left_alone(place: Path, more: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
     holding = (
         "import pathlib, sys, time; from compress.pipeline.lock import locked\n"
