@@ -28,7 +28,20 @@ from compress.commands.demo import ARCH, make_demo
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMATS = ["onnx", "onnx-int8", *(["openvino"] if importlib.util.find_spec("openvino") else [])]
-SETTINGS = ("--target", "params=0.4", "--align", "1", "--epochs", "0.5", "--rounds", "5", "--calibration", "100", "--threads", "1")
+SETTINGS = (
+    "--target",
+    "params=0.4",
+    "--align",
+    "1",
+    "--epochs",
+    "0.5",
+    "--rounds",
+    "5",
+    "--calibration",
+    "100",
+    "--threads",
+    "1",
+)
 CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
 EARLIEST_S = 1.0
 SETTLED_S = 5.0
