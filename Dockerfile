@@ -23,7 +23,8 @@ RUN python3 -m venv --system-site-packages /opt/compress \
     && (id 1000 >/dev/null 2>&1 || useradd --create-home --uid 1000 compress) \
     && mkdir -p /work && chown 1000 /work
 ENV PATH=/opt/compress/bin:${PATH} \
-    COMPRESS_CACHE=/tmp/compress-cache
+    COMPRESS_CACHE=/tmp/compress-cache \
+    ORT_DISABLE_TELEMETRY=1
 USER 1000
 WORKDIR /work
 HEALTHCHECK --interval=5m --timeout=60s CMD ["compress", "doctor"]
@@ -40,7 +41,8 @@ RUN python3 -m venv /opt/compress \
     && useradd --create-home --uid 1000 compress \
     && mkdir -p /work && chown 1000 /work
 ENV PATH=/opt/compress/bin:${PATH} \
-    COMPRESS_CACHE=/tmp/compress-cache
+    COMPRESS_CACHE=/tmp/compress-cache \
+    ORT_DISABLE_TELEMETRY=1
 USER 1000
 WORKDIR /work
 HEALTHCHECK --interval=5m --timeout=60s CMD ["compress", "doctor"]

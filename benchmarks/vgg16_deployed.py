@@ -13,13 +13,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import torch
 from results_io import write
 
 import compress
 from compress.data import open_data
 from compress.measure import quality
+from exporters.standalone import verify
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def p50(row: dict[str, Any]) -> float:
 
 def top1(path: Path, source: str) -> float:
     """Accuracy of the file itself, in ONNX Runtime, on all test images."""
-    session = onnxruntime.InferenceSession(str(path))
+    session = verify.session(path, 0)
     name, data = session.get_inputs()[0].name, open_data(source)
     metric, _ = quality.choose("top1", "classification", True)
     run = lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])  # noqa: E731

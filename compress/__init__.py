@@ -14,6 +14,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from exporters.no_telemetry import switch_off
+
 if TYPE_CHECKING:
     from compress.api import (
         analyze,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
         verify,
     )
     from compress.commands.compare import compare
+
+switch_off()  # also for an onnxruntime that is imported between this and the first call
 
 __version__ = "0.1.0"
 __all__ = [

@@ -11,6 +11,9 @@ import sys
 def main() -> None:
     """The command line; which half of it is needed, its first word says."""
     from compress.cli.torchless import quick
+    from compress.pipeline.cache_folder import gather
+
+    gather()
 
     if sys.argv[1:2] and sys.argv[1] in quick.commands:
         quick(prog_name="compress")

@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 from exporters.errors import ExportError, MissingBackend, ParityError
 from exporters.exported import Availability, Closeness, Exported, Parity
 from exporters.formats import FORMATS
+from exporters.no_telemetry import switch_off
 from exporters.optional_imports import imported
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+switch_off()  # before any runtime is imported: they are, only where they are asked for
 
 EXPORTERS: dict[str, str] = {name: format.module for name, format in FORMATS.items()}
 """Format -> module, imported when it is asked for."""

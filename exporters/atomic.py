@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from exporters.errors import ExportError
+from exporters.standalone import leftovers
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def staged(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # In the same folder: os.replace works within one file system only.
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        folder = Path(tempfile.mkdtemp(prefix=leftovers.hidden(path.name), dir=path.parent))
     except OSError as error:
         raise ExportError(f"{path} cannot be written ({error.strerror or error}). Give a path in a folder that can.") from error
     try:
@@ -45,7 +46,7 @@ def write(path: Path, content: bytes) -> None:
     Raises:
         OSError: as the system says it; nothing is left behind.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{leftovers.hidden(path.name)}part")
     try:
         with part.open("wb") as file:
             file.write(content)
@@ -53,7 +54,7 @@ def write(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    # Only the system's own errors; the part of a killed process has its number in the name.
+    # Only the system's own errors; the part of a killed process says in its name whose it was.
     except OSError:
         part.unlink(missing_ok=True)
         raise

@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,8 @@ import exporters
 from exporters import capture
 from exporters.errors import ExportError, MissingBackend, ParityError, first_line
 from exporters.exported import Closeness, Exported, Parity
+from exporters.standalone import leftovers
+from exporters.standalone.tied import tied
 
 SECONDS = 1200.0
 MEMORY_SHARE = 0.8
@@ -62,8 +63,7 @@ def export(
     Raises:
         ExportError: as there; also: the child crashed, took too long or too much memory, or cannot be given the model.
     """
-    with tempfile.TemporaryDirectory(prefix="export-") as name:
-        folder = Path(name)
+    with leftovers.folder() as folder:
         request = {
             "format": format,
             "model": _plain(capture.frozen(model)),
@@ -76,6 +76,11 @@ def export(
         try:
             torch.save(request, folder / "request.pt")
         except Exception as error:
+            # torch tells a full disk in an error of its own.
+            if isinstance(error, OSError) or "PytorchStreamWriter" in str(error):
+                raise ExportError(
+                    f"The model cannot be written to {folder} ({first_line(error)}). Make room there, or set TMPDIR."
+                ) from error
             raise ExportError(
                 f"The model cannot be handed to the process that writes {format} ({first_line(error)}). "
                 "Put its classes into a module that can be imported."
@@ -94,10 +99,11 @@ def _plain(model: nn.Module) -> nn.Module:
 
 def _run(folder: Path, seconds: float, memory: int) -> str:
     """Start the child and wait; how it ended, in words, empty where it came to its end by itself."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    # What the child keeps for a while goes with this folder, however the child ends.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "TMPDIR": str(folder)}
     with (folder / "log").open("wb") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "exporters.isolated_child", str(folder)],
+            tied([sys.executable, "-m", "exporters.isolated_child", str(folder)]),
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
         )  # fmt: skip
         deadline = time.monotonic() + seconds
@@ -125,8 +131,7 @@ def _answer(folder: Path, format: str, path: Path, ended: str) -> Exported:
     """What the child wrote, as a record or as the error that it met."""
     answer = folder / "answer.json"
     if ended or not answer.exists():
-        for left in path.parent.glob(f".{path.name}.*"):
-            _remove(left)
+        leftovers.sweep(path.parent, lambda name: name.startswith(f".{path.name}."))
         said = (folder / "log").read_text(errors="replace").strip().splitlines()
         last = f" The last that it said: {said[-1][:300]}" if said else ""
         raise ExportError(f"The export to {format} {ended or 'left no answer'}; nothing of it is kept.{last}")
@@ -139,14 +144,6 @@ def _answer(folder: Path, format: str, path: Path, ended: str) -> Exported:
         parity=parity and Parity(**(parity | {"batch_sizes": tuple(parity["batch_sizes"])})),
         closeness=closeness and Closeness(**closeness),
     )
-
-
-def _remove(staging: Path) -> None:
-    """The folder that a child was writing into when it was ended."""
-    for file in staging.iterdir() if staging.is_dir() else ():
-        file.unlink()
-    if staging.is_dir():
-        staging.rmdir()
 
 
 def _error(format: str, told: dict[str, Any]) -> ExportError:

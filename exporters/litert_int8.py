@@ -6,7 +6,6 @@ the first one would be cut off.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from exporters.checked_write import proven
 from exporters.exported import Exported
 from exporters.request import Request
 from exporters.runtimes import litert as runtime
+from exporters.standalone import leftovers
 
 
 def export(request: Request) -> Exported:
@@ -35,9 +35,9 @@ def export(request: Request) -> Exported:
         ParityError: its relative error on `samples` is above twice `request.int8_error`.
     """
     ranges = request.ranges
-    with tempfile.TemporaryDirectory() as folder:
+    with leftovers.folder() as folder:
         # The quantizer works on a float file, which only it needs.
-        plain = Path(folder, "float.tflite")
+        plain = folder / "float.tflite"
         litert.converted(request).export(str(plain))
         made = quantized(plain, of_size(ranges, request.batch))
     return proven(request, lambda to: made.export_model(str(to)), allowed=request.allowed)

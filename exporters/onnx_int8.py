@@ -6,13 +6,11 @@ held to a bound (exporters/parity.py), and the share of samples on which both ch
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 from exporters import onnx, qdq
 from exporters.checked_write import proven
 from exporters.exported import Exported
 from exporters.request import Request
+from exporters.standalone import leftovers
 
 
 def export(request: Request, *, symmetric: bool = False) -> Exported:
@@ -24,8 +22,8 @@ def export(request: Request, *, symmetric: bool = False) -> Exported:
     """
     arrays = [tuple(x.detach().cpu().contiguous().numpy() for x in batch) for batch in request.ranges]
     proto = onnx.converted(request)
-    with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder, "float.onnx")
+    with leftovers.folder() as folder:
+        plain = folder / "float.onnx"
         onnx.write(proto, plain, request.path)
         # It may be gigabytes, which are not needed any longer.
         del proto

@@ -15,7 +15,6 @@ those that move the outputs most stay in float, as few as the bound allows, foun
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from exporters.capture import quiet
 from exporters.errors import ExportError, first_line
 from exporters.runtimes import ort
+from exporters.standalone import leftovers
 
 CALIBRATORS = {
     "minmax": CalibrationMethod.MinMax,
@@ -154,8 +154,8 @@ class _Search:
 def _ranges(path: Path, samples: Sequence[Arrays], method: CalibrationMethod) -> TensorsData:
     """Range of every tensor; batch by batch, because what is collected at once is held in memory."""
     inputs = [i.name for i in onnx.load(path, load_external_data=False).graph.input]
-    with tempfile.TemporaryDirectory() as folder, _silent():
-        calibrator = create_calibrator(path, None, f"{folder}/augmented.onnx", calibrate_method=method)
+    with leftovers.folder() as folder, _silent():
+        calibrator = create_calibrator(path, None, str(folder / "augmented.onnx"), calibrate_method=method)
         for batch in samples:
             calibrator.collect_data(_Reader(dict(zip(inputs, batch, strict=True))))
         return calibrator.compute_data()

@@ -9,6 +9,9 @@ import os
 
 from hypothesis import settings
 
+from exporters.no_telemetry import switch_off
+
+switch_off()  # tests import onnxruntime themselves
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, and for the processes that tests start
 
 settings.register_profile("steady", deadline=None, derandomize=True)

@@ -303,13 +303,15 @@ def test_a_device_that_is_not_there_is_refused(name: str):
 
 def test_a_run_that_finished_no_stage_is_not_in_the_way_of_the_next(tmp_path: Path):
     out, recipe = tmp_path / "o", make(model="model.pt", seed=1)
-    open_workspace(out, recipe, resume=False, force=False)
+    with open_workspace(out, recipe, resume=False, force=False):
+        pass
     (out / "stages").mkdir()  # an error before the first stage leaves no more than this
-    open_workspace(out, make(model="model.pt", seed=2), resume=False, force=False)
+    with open_workspace(out, make(model="model.pt", seed=2), resume=False, force=False):
+        pass
     assert from_toml(out / "recipe.toml").seed == 2
     (out / "stages/00-dense").mkdir(parents=True)
     with pytest.raises(BadInput, match="holds another run"):
-        open_workspace(out, recipe, resume=False, force=False)
+        open_workspace(out, recipe, resume=False, force=False).__enter__()
 
 
 def test_a_cuda_device_beyond_the_last_one_is_refused(monkeypatch: pytest.MonkeyPatch):

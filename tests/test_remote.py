@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from runs import made_run
+from test_leftovers import processes, until
 
 import compress
 from compress.cli.main import cli
@@ -264,6 +266,59 @@ def test_a_package_that_was_changed_is_not_timed(packed: Path, tmp_path: Path):
         compress.bench(tmp_path / "none.tar.gz")
 
 
+FAKE_SSH = """#!{python}
+# A connection without a network: the last word runs in a process of its own, and sees our end as a closed pipe, as from sshd.
+import subprocess, sys, threading
+there = subprocess.Popen(["sh", "-c", sys.argv[-1]], stdin=subprocess.PIPE, start_new_session=True)
+def carry():
+    while chunk := sys.stdin.buffer.read1(65536):
+        there.stdin.write(chunk)
+        there.stdin.flush()
+    there.stdin.close()
+threading.Thread(target=carry, daemon=True).start()
+sys.exit(there.wait())
+"""
+
+
+@pytest.fixture
+def device_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The temporary folder of a device that a stand-in for ssh reaches: this machine."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "bin" / "ssh").write_text(FAKE_SSH.replace("{python}", sys.executable))
+    (tmp_path / "bin" / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    return tmp_path / "tmp"
+
+
+def test_a_device_is_left_as_it_was(device_tmp: Path, packed: Path):
+    found = compress.verify(packed, rounds=5, threads=1, target="ssh://device", python=sys.executable)
+    assert found.passed and list(device_tmp.glob("compress-????????")) == []
+    (figures,) = compress.bench(packed, rounds=5, threads=1, target="ssh://device", python=sys.executable).values()
+    assert figures.p50_ms is not None and list(device_tmp.glob("compress-????????")) == []
+
+
+def test_a_device_is_left_as_it_was_by_a_command_that_is_killed(device_tmp: Path, packed: Path):
+    sleeping = device_tmp.parent / "python"
+    sleeping.write_text('#!/bin/sh\nif [ "$1" = -c ]; then echo 3.9; else exec sleep 61.25; fi\n')
+    sleeping.chmod(0o755)
+    words = ["verify", str(packed), "--target", "ssh://device", "--python", str(sleeping)]
+    running = subprocess.Popen([sys.executable, "-m", "compress", *words], stderr=subprocess.DEVNULL)
+    until(lambda: [file for file in device_tmp.glob("compress-????????/pid") if file.read_text()])
+    assert processes("61.25")
+    running.kill()
+    running.wait()
+    until(lambda: not list(device_tmp.glob("compress-????????")) and not processes("61.25"), 10)
+    assert not processes(str(device_tmp.parent / "bin" / "ssh"))
+
+
+@pytest.fixture
+def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a device that is made up."""
+    monkeypatch.setattr(ssh, "guard", lambda *_: contextlib.nullcontext())
+
+
 def answering(stdout: str) -> Callable[..., ssh.Done]:
     def call(there: ssh.Device, command: str, *, given: bytes = b"", limit: float) -> ssh.Done:
         if command == "exec sh -s":
@@ -278,6 +333,7 @@ def answering(stdout: str) -> Callable[..., ssh.Done]:
     "told",
     ["", "rubbish", "[]", "{}", '{"models": 1, "problems": []}', '{"error": 1}', '{"models": [{"path": "x"}], "problems": []}'],
 )
+@pytest.mark.usefixtures("unguarded")
 def test_a_device_that_answers_nonsense_is_told(packed: Path, told: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ssh, "call", answering(f"login message\n{ssh.MARK}answer\n{told}"))
     with pytest.raises(BadInput, match="no answer that can be read"):
@@ -311,6 +367,7 @@ def seconds(**changed: object) -> str:
         seconds().replace('"mhz": null', '"mhz": "x"'),
     ],
 )
+@pytest.mark.usefixtures("unguarded")
 def test_seconds_that_are_none_are_told(packed: Path, told: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ssh, "call", answering(f"login message\n{ssh.MARK}answer\n{told}"))
     with pytest.raises(BadInput, match=r"no answer that can be read .*bench\.py there"):

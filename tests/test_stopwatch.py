@@ -11,7 +11,7 @@ from torch import nn
 from compress.artifact import Artifact
 from compress.graph.trace.trace import trace
 from compress.measure.latency import Timing
-from compress.pipeline import latency_cache
+from compress.pipeline import cache_folder, latency_cache
 from compress.pipeline.latency_cache import LatencyCache
 from compress.recipe import make
 
@@ -28,7 +28,7 @@ def watch(**settings: object) -> LatencyCache:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(latency_cache.CACHE, str(tmp_path))
+    monkeypatch.setenv(cache_folder.CACHE, str(tmp_path))
     return tmp_path / "latency.json"
 
 
@@ -82,7 +82,7 @@ def test_a_damaged_cache_is_done_without(cache: Path, text: str):
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "file"
     file.write_text("")
-    monkeypatch.setenv(latency_cache.CACHE, str(file))
+    monkeypatch.setenv(cache_folder.CACHE, str(file))
     assert watch().race(net(4), net(16)).samples == 5
 
 

@@ -20,6 +20,7 @@ from compress.artifact import Artifact
 from compress.checkpoint.deserialize import from_json, stored_tensors
 from compress.checkpoint.serialize import to_json
 from compress.errors import BadInput
+from exporters.standalone import leftovers
 
 GRAPH, WEIGHTS = "graph.json", "weights.safetensors"
 
@@ -42,7 +43,7 @@ def save(model: GraphModule | Artifact, path: str | Path) -> Path:
     try:
         _refuse_foreign(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        part = Path(tempfile.mkdtemp(prefix=leftovers.hidden(path.name), dir=path.parent))
         try:
             _write(part, text, tensors)
             _replace(path, part)
@@ -88,7 +89,7 @@ def _write(folder: Path, text: str, tensors: dict[str, Tensor]) -> None:
 def _replace(path: Path, part: Path) -> None:
     """Put the finished folder in its place; the old one is away for the time of one rename only."""
     # In the same parent, so that it is a rename and not a copy.
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent)) / path.name
+    old = Path(tempfile.mkdtemp(prefix=leftovers.hidden(f"{path.name}.old"), dir=path.parent)) / path.name
     try:
         if path.exists():
             path.rename(old)

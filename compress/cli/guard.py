@@ -18,8 +18,9 @@ from typing import Any, NoReturn
 
 import click
 
-from compress.cli.terminal import printable, say
+from compress.cli.terminal import say
 from compress.errors import BadInput, CompressError, GateFailed, Interrupted, Terminated, UnsupportedModel
+from compress.report.escape import printable
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
@@ -165,7 +166,8 @@ def sentence(error: Exception) -> tuple[str, int]:
     if isinstance(error, MissingBackend):
         return str(error), UnsupportedModel.exit_code
     if isinstance(error, ExportError):
-        return str(error), UnsupportedModel.exit_code
+        # The system's refusal, not the model.
+        return str(error), BadInput.exit_code if isinstance(error.__cause__, OSError) else UnsupportedModel.exit_code
     if isinstance(error, OSError):
         return f"The system refuses: {error}. Make room or choose another place, then repeat.", BadInput.exit_code
     return (

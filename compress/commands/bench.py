@@ -8,7 +8,6 @@ process of its own (`measure.turns`), and are compared with the first. torch's e
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -30,7 +29,7 @@ from compress.recipe import Recipe
 from compress.remote.race import race as race_there
 from compress.remote.ssh import device, workshop
 from exporters import runtimes
-from exporters.standalone import machine
+from exporters.standalone import leftovers, machine
 
 IN_PROCESS = ("torch", "ort-cuda")
 Race = Callable[..., list[Figures]]
@@ -73,7 +72,7 @@ def bench(
     sizes, counts = numbers("batch", batch, 1), numbers("threads", threads, 0)
     cores = numbers("cpu", cpu, 0) if cpu else []
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = stack.enter_context(leftovers.folder())
         settings["runtime"] = wanted[0] if wanted[0] in IN_PROCESS else "ort"
         recipes = resolved(dict(unpacked([*map(str, models)], folder)), settings, sizes[0], counts[0])
         if wanted[0] in IN_PROCESS:
@@ -184,13 +183,13 @@ def steady(rows: Iterable[Figures]) -> None:
 def in_process(recipes: dict[str, Recipe], where: str, progress: Progress | None) -> dict[str, Figures]:
     """Torch's eager mode and CUDA, timed in turns in this process."""
     names = list(recipes)
-    with tempfile.TemporaryDirectory() as folder:
+    with leftovers.folder() as folder:
         calls: dict[str, Callable[[], object]] = {}
         found: dict[str, dict[str, Any]] = {}
         for number, name in enumerate(names):
             if progress:
                 progress("opening", number / len(names), name)
-            calls[name], taken = gpu.opened(partial(timed_call, recipes[name], where, Path(folder) / f"{number}.onnx"))
+            calls[name], taken = gpu.opened(partial(timed_call, recipes[name], where, folder / f"{number}.onnx"))
             found[name] = {"gpu_bytes": taken.driver, "gpu_allocated_bytes": taken.allocated}
         if progress:
             progress("opening", 1.0, "")

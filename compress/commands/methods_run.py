@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from compress.commands.compare import write
 from compress.errors import BadInput, CompressError, GateFailed
 from compress.method_table import METHODS
 from compress.pipeline import run
+from compress.pipeline.lock import locked
 from compress.pipeline.sequence import stages_of
 from compress.progress import Progress, silent
 from compress.recipe import Recipe, merged
@@ -43,6 +45,28 @@ def run_methods(
         raise BadInput(f"--methods names {len(chosen)}; needed are two or more to compare. For one, take --method.")
     if (out / "compare.json").exists() and not (force or resume):
         raise BadInput(f"{out} holds another comparison. Give another --out, --force to replace it, or --resume to go on.")
+    with in_use(out):
+        return _all(recipe, chosen, out, resume, force, progress)
+
+
+@contextmanager
+def in_use(out: Path) -> Generator[None]:
+    """Nobody else runs methods in this folder meanwhile; every run in it has a lock of its own folder, too."""
+    with ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(out))
+        except OSError as error:
+            raise BadInput(f"{out} cannot be written ({error.strerror}). Choose a folder that can with --out.") from error
+        try:
+            yield
+        finally:
+            stack.close()
+            with suppress(OSError):  # it is not empty, as a rule
+                out.rmdir()
+
+
+def _all(recipe: Recipe, chosen: Sequence[str], out: Path, resume: bool, force: bool, progress: Progress) -> Comparison:
     reports, failed = dict[str, records.Report](), dict[str, CompressError | ExportError]()
     for number, name in enumerate(chosen):
         try:

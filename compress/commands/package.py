@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-import tempfile
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -30,7 +29,7 @@ from compress.recipe import from_toml
 from compress.report import records
 from compress.report.records import ExportRecord
 from exporters.errors import ExportError
-from exporters.standalone import checksums, verify
+from exporters.standalone import checksums, leftovers, verify
 
 RELATIVE = {"onnx": 1e-4, "onnx-fp16": 1e-2, "onnx-int8": 1e-2, "onnx-int8-symmetric": 1e-2}
 """Format -> allowed difference as a share of the largest output. Other processors sum floats in another order (the parity of
@@ -205,10 +204,13 @@ def _signature(key: Path, content: bytes) -> bytes:
 
 def _prove(packed: bytes) -> None:
     """Unpack and verify what would be shipped, as a device does."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "package.tar.gz"
+    with leftovers.folder() as folder:
+        path = folder / "package.tar.gz"
         path.write_bytes(packed)
-        found = verify.verify(path, rounds=0, threads=1)
+        try:
+            found = verify.verify(path, rounds=0, threads=1)
+        except checksums.Refused as error:
+            raise BadInput(f"This run makes no package that a device opens: {error}") from error
     wrong = [*found.problems, *(f"{m.path}: {m.detail}" for m in found.models if m.status == "differs")]
     if wrong:
         raise GateFailed(f"The package does not verify here ({wrong[0]}), so it is not written. Run again.")

@@ -10,8 +10,8 @@ from typing import Any
 from compress.packaging.samples import Samples
 from compress.packaging.sbom import SCRIPT_LICENSE
 from compress.report.records import ExportRecord, Report
+from exporters.standalone.contents import SCHEMA
 
-SCHEMA = 1
 FORMULA = "(x - mean) / std, x = pixel / 255 for 8-bit images"
 DECISIONS = {
     "largest": "The class is the number of the largest output, from 0.",

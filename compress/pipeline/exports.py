@@ -30,6 +30,7 @@ from compress.recipe import Recipe
 from compress.report.records import Broken, Closeness, ExportRecord, FailedExport, Outcome, Parity, QatRecord, Quality
 from compress.training.qat import train_rounded, values
 from exporters import isolated, qdq, runtimes
+from exporters.standalone import leftovers
 
 PROOF_SAMPLES, PROOF_BYTES = 1000, 256_000_000
 """Real inputs that a file is compared on: a share of 99.9 % can be told, while large images stay affordable."""
@@ -162,7 +163,7 @@ def after_qat(
         return QatRecord(epochs=recipe.qat, before=before, seconds=seconds, **more)
 
     # Beside the target, so that the file moves into place within one file system.
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=leftovers.hidden(path.name), dir=path.parent) as folder:
         try:
             module, _ = rounding(of.module, ranges, data, recipe, find_device(recipe.device))
             made = write(name, replace(of, module=module), Path(folder, path.name), recipe, data, metadata)

@@ -12,8 +12,6 @@ import dataclasses
 import hashlib
 import json
 import operator
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,18 +26,14 @@ from compress.artifact import Artifact
 from compress.graph.channel_affine import ChannelAffine
 from compress.measure.latency import Timing, compare
 from compress.measure.runtime import choose, runner, usable_cores
+from compress.pipeline.cache_folder import cache_folder
 from compress.recipe import Recipe
 from compress.report.environment import environment
 from exporters import atomic, onnx_for_timing
+from exporters.standalone import leftovers
 
-CACHE = "COMPRESS_CACHE"
 _FILE = "latency.json"
 _KEPT = 5000  # outcomes; older ones are dropped
-
-
-def cache_folder() -> Path:
-    """Where outcomes are kept."""
-    return Path(os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "compress"))
 
 
 _PLAIN = (
@@ -92,10 +86,10 @@ class LatencyCache:
         return runner(self.runtime, target, inputs, self.recipe.threads)
 
     def _measure(self, one: Artifact, other: Artifact) -> Timing:
-        with tempfile.TemporaryDirectory() as folder:
+        with leftovers.folder() as folder:
             runs = {}
             for name, artifact in (("one", one), ("other", other)):
-                path = Path(folder, f"{name}.onnx")
+                path = folder / f"{name}.onnx"
                 if self.runtime != "torch":
                     self._write(artifact, path)
                 runs[name] = self.runner(artifact, path, self._batch(artifact))
@@ -161,7 +155,8 @@ def _read() -> dict[str, Any]:
 
 
 def _write(known: dict[str, Any]) -> None:
-    newest = dict(list(known.items())[-_KEPT:])
+    # What another process measured meanwhile stays.
+    newest = dict(list((_read() | known).items())[-_KEPT:])
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
         atomic.write(cache_folder() / _FILE, json.dumps(newest).encode())

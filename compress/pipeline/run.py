@@ -48,13 +48,6 @@ from compress.report.pictures import draw
 from compress.report.records import Broken, Exactness, Outcome, Report, StageRecord
 from compress.stage import Context, Stage
 
-_KEPT_ALL_THE_SAME = {
-    Outcome.NOT_EXACT: "holds the report; please report this model's structure.",
-    Outcome.QUALITY_LOST: "holds the model and the report; allow more, or train longer (--epochs).",
-    Outcome.EXPORT_LOST_QUALITY: "holds everything else, and the report.",
-    Outcome.EXPORT_NOT_EQUAL: "holds everything else, and the report.",
-}
-"""What a broken contract leaves, behind the name of the folder."""
 _BLOCK = 8  # channels; the least block of the kernels in ONNX Runtime and oneDNN
 
 
@@ -90,25 +83,32 @@ def run(recipe: Recipe, out: Path | str, *, resume: bool = False, force: bool = 
     context, metric = prepare(recipe, progress)
     for stage in stages:
         stage.check(context.dense, context)  # before anything slow, and before out/ is touched
-    workspace = open_workspace(Path(out), recipe, resume=resume, force=force)
-    races = LatencyCache(recipe, context.device)
-    harness = Harness(recipe, context.data, context.dense, context.device, metric, races)
-    context = replace(context, race=races.race)
-    running = _Run(workspace, harness, context)
-    with _interruptions(workspace):
+    with open_workspace(Path(out), recipe, resume=resume, force=force) as workspace, _interruptions(workspace):
+        races = LatencyCache(recipe, context.device)
+        harness = Harness(recipe, context.data, context.dense, context.device, metric, races)
+        running = _Run(workspace, harness, replace(context, race=races.race))
         running.dense()
         for stage in stages:
             running.stage(stage)
-        result = running.done[-1].artifact
-        with _disk_errors(workspace, running.names):
-            context.progress("export", 0.0, ", ".join(recipe.export))
-            dense = running.done[0].record.quality
-            made = export_all(recipe, workspace.out, result, context.data, harness.quality_of, dense)
-            report, remedy = running.with_last_kept(_report(recipe, running.done, made))
-            _write(workspace, result, report)
+        report, remedy = _finished(running)
     if report.outcome is not Outcome.KEPT:
         raise GateFailed(f"{report.verdict} {workspace.out} {remedy}")
     return report
+
+
+def _finished(running: _Run) -> tuple[Report, str]:
+    """Exports and the report, and what a broken contract leaves."""
+    recipe, workspace, result = running.harness.recipe, running.workspace, running.done[-1].artifact
+    with _disk_errors(workspace, running.names):
+        running.context.progress("export", 0.0, ", ".join(recipe.export))
+        dense = running.done[0].record.quality
+        workspace.check()
+        made = export_all(recipe, workspace.out, result, running.context.data, running.harness.quality_of, dense)
+        workspace.check()  # exporters make the folder of a file where it is missing
+        report, remedy = running.with_last_kept(_report(recipe, running.done, made))
+        _write(workspace, result, report)
+        workspace.check()
+    return report, remedy
 
 
 @dataclass
@@ -147,7 +147,7 @@ class _Run:
 
     def with_last_kept(self, report: Report) -> tuple[Report, str]:
         """The report, and what a broken contract leaves: where a later stage broke it, with the model that still kept it."""
-        remedy = _KEPT_ALL_THE_SAME.get(report.outcome, "")
+        remedy = sentences.KEPT_ALL_THE_SAME.get(report.outcome, "")
         records = [d.record for d in self.done]
         edited = [number for number, d in enumerate(self.done[:-1]) if d.artifact.plan.edits]
         keeping = [n for n in edited if lost_too_much(self.harness.recipe, records[0].quality, records[n].quality) is None]
@@ -336,8 +336,12 @@ def _interruptions(workspace: Workspace) -> Generator[None]:
 def _disk_errors(workspace: Workspace, done: Sequence[str]) -> Generator[None]:
     try:
         yield
-    except OSError as error:
+    except (OSError, exporters.ExportError) as error:
+        found = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(found, OSError):
+            raise
+        workspace.check()  # a folder that is gone is another thing than a full disk
         raise BadInput(
-            f"{workspace.out} cannot be written ({error.strerror or error}). Make room there; "
+            f"{workspace.out} cannot be written ({found.strerror or found}). Make room there; "
             f"finished stages are kept ({', '.join(done) or 'none'}): add --resume to go on."
         ) from error

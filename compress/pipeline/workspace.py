@@ -4,7 +4,8 @@
           pictures/*.svg
           stages/00-dense/  stages/01-remove/ ...      one folder per finished stage, for --resume
 
-A stage folder is written beside its place and renamed when it is complete: it is there whole or not at all.
+A stage folder is written beside its place and renamed when it is complete: it is there whole or not at all. One run at a time
+has the folder (`lock`); what was killed while it wrote is known by the mark in its name, and goes when the next run begins.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import exporters
 from compress.errors import BadInput
+from compress.pipeline.lock import NAME as LOCK
+from compress.pipeline.lock import Lock, locked
 from compress.recipe import Recipe, from_toml
 from exporters import atomic
+from exporters.standalone import leftovers
 
 _FILES = tuple(f"model{ending}" for ending in exporters.ENDING.values())
 _WEIGHTS = ("model.bin", "model.int8.bin", "model.onnx.data")
@@ -32,9 +37,23 @@ class Workspace:
     """An open `out/` folder."""
 
     out: Path
+    lock: Lock
+
+    def check(self) -> None:
+        """Refuse to go on in a folder that is not the one that the run began in.
+
+        Raises:
+            BadInput: it was deleted, or another one is in its place.
+        """
+        if not self.lock.holds:
+            raise BadInput(
+                f"{self.out} was deleted or replaced while the run was going on; needed is the folder that it began in. "
+                "What is there now is no result: repeat the command with --force, and leave the folder alone until it ends."
+            )
 
     def write(self, name: str, text: str) -> None:
         """A text file of the result, replaced as a whole."""
+        self.check()
         atomic.write(self.out / name, text.encode())
 
     def folder(self, number: int, stage: str) -> Path:
@@ -52,10 +71,11 @@ class Workspace:
 
     def finish(self, number: int, stage: str, fill: Callable[[Path], dict[str, Any]]) -> None:
         """Write a stage's folder: `fill` puts the files in and gives the facts that become `stage.json`."""
+        self.check()
         final = self.folder(number, stage)
         final.parent.mkdir(exist_ok=True)
         # A name of its own for each process; the dot keeps it out of `finished`.
-        staging = final.parent / f".{final.name}.{os.getpid()}"
+        staging = final.parent / f"{leftovers.hidden(final.name)}stage"
         staging.mkdir()  # not by tempfile, whose folders nobody else may read
         try:
             facts = fill(staging)
@@ -80,38 +100,47 @@ class Workspace:
             raise BadInput(f"{self.folder(number, stage)} cannot be read ({error}). Start again with --force.") from error
 
 
-def open_workspace(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> Workspace:
-    """Take a folder for a run and write its recipe into it.
+@contextmanager
+def open_workspace(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> Generator[Workspace]:
+    """Take a folder for a run and write its recipe into it; nobody else runs in it while the block lasts.
 
     Raises:
-        BadInput: it is a file, cannot be written, holds another run without --resume or --force, or one of other settings.
+        BadInput: it is a file, cannot be written, is in use, holds another run without --resume or --force, or one of other
+            settings.
     """
     if out.exists() and not out.is_dir():
         raise BadInput(f"{out} is a file; needed is a folder for the results. Choose another name with --out.")
-    try:
-        found = [p.name for p in out.iterdir() if p.name in _OURS] if out.exists() else []
-        strangers = out.exists() and not found and any(out.iterdir())
-        if not _worth_keeping(out, found):
-            force = force or bool(found)  # a run that stopped before its first stage was finished
-        if strangers and not force:
-            raise BadInput(f"{out} holds files that are not of a run; needed is an empty folder. Choose another, or add --force.")
-        if found and resume:
-            _same_settings(out, recipe)
-        elif found and not force:
-            raise BadInput(
-                f"{out} holds another run. Add --resume to go on with it, --force to replace it, or choose another --out."
-            )
-        elif found:
-            for name in found:
-                shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
-        out.mkdir(parents=True, exist_ok=True)
-        workspace = Workspace(out)
-        workspace.write("recipe.toml", recipe.to_toml())
-    except OSError as error:
-        raise BadInput(f"{out} cannot be written ({error.strerror}). Choose a folder that can with --out.") from error
-    for left in (out / "stages").glob(".*"):  # of a killed run
-        shutil.rmtree(left, ignore_errors=True)
-    return workspace
+    with ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            # Before anything is looked at: another run could be writing it.
+            workspace = Workspace(out, stack.enter_context(locked(out)))
+            _cleared(out, recipe, resume, force)
+            workspace.write("recipe.toml", recipe.to_toml())
+        except OSError as error:
+            raise BadInput(f"{out} cannot be written ({error.strerror}). Choose a folder that can with --out.") from error
+        yield workspace
+
+
+def _cleared(out: Path, recipe: Recipe, resume: bool, force: bool) -> None:
+    """Remove what killed runs left, and with `force` another run's results, or refuse."""
+    leftovers.sweep(out, lambda name: name.startswith(tuple(f".{ours}." for ours in _OURS)))
+    for left in (out / "stages").glob(".*"):
+        if leftovers.dead(left.name) is not False:
+            shutil.rmtree(left, ignore_errors=True)
+    there = {path.name for path in out.iterdir()} - {LOCK}
+    found = sorted(there & set(_OURS))
+    if not _worth_keeping(out, found):
+        force = force or bool(found)  # a run that stopped before its first stage was finished
+    if there and not found and not force:
+        raise BadInput(f"{out} holds files that are not of a run; needed is an empty folder. Choose another, or add --force.")
+    if found and resume:
+        _same_settings(out, recipe)
+    elif found and not force:
+        raise BadInput(f"{out} holds another run. Add --resume to go on with it, --force to replace it, or choose another --out.")
+    elif found:
+        for name in found:
+            shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
 
 
 def _worth_keeping(out: Path, found: list[str]) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from compress.measure.interleaved import Candidate, Figures, judged
 from compress.remote.ssh import Workshop, readable, record, scripts, spoken
-from exporters.standalone import bench, checksums, machine, racing, verify
 from exporters.standalone.machine import State
 from exporters.standalone.racing import Measured
 
@@ -20,7 +19,7 @@ def race(
     Raises:
         BadInput: no room for the files, or an answer that cannot be read.
     """
-    shop.bring(scripts(bench, racing, machine, verify, checksums))
+    shop.bring(scripts())
     paths = dict.fromkeys(candidate.path for candidate in candidates)
     for number, path in enumerate(paths, len(shop.brought)):
         beside = path.with_name(f"{path.name}.data")  # weights that one file does not hold

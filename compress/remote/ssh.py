@@ -14,18 +14,18 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from compress.errors import BadInput
-from exporters.standalone import checksums
 from exporters.standalone import verify as script
+from exporters.standalone.tied import tied
 from exporters.standalone.verify import Ran, Verified
 
 Kind = TypeVar("Kind")
@@ -133,7 +133,9 @@ class Workshop:
         """Run a script there; what it prints as JSON comes behind a mark."""
         stop = f"$(command -v timeout > /dev/null && echo timeout {self.limit:.0f})"  # a script that hangs does not stay behind
         script = shlex.join([*shlex.split(self.python), *words])
-        run = f"cd {self.folder} && export TMPDIR={self.folder} && echo {MARK}answer && exec {stop} {script}"
+        # Its number stands in a file while it runs, for the guard.
+        waiting = "echo $! > pid; wait $!; code=$?; rm -f pid; exit $code"
+        run = f"cd {self.folder} && export TMPDIR={self.folder} && echo {MARK}answer && {{ {stop} {script} & {waiting}; }}"
         return call(self.there, f"exec sh -c {shlex.quote(run)}", limit=self.limit)
 
 
@@ -150,12 +152,31 @@ def workshop(there: Device, python: str = "python3", *, limit: float = 600.0) ->
         BadInput: the device cannot be reached, its host key is unknown or another, or it has no room or no Python of today.
     """
     facts = prepare(there, python)
-    try:
+    with guard(there, facts["folder"]):
         young_enough(there, facts.get("python", ""))
         free = facts.get("free", "")
         yield Workshop(there, facts["folder"], python, int(free) if free.isdigit() else None, limit)
-    finally:
-        remove(there, facts["folder"])
+
+
+@contextmanager
+def guard(there: Device, folder: str) -> Iterator[None]:
+    """Leave the device as it was, also where this process is killed: a connection that is open as long as we are, and at whose
+    end the device stops what runs there and removes the folder. That it went away meanwhile is no reason to lose the answer.
+    """
+    assert FOLDER.fullmatch(folder), "only what mktemp made is ever removed"
+    end = f"cat > /dev/null; test -f {folder}/pid && kill $(cat {folder}/pid); rm -rf {folder}"
+    command = tied(there.command(f"exec sh -c {shlex.quote(end)}"))
+    silent = subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=silent, stderr=silent) as connection:
+        try:
+            yield
+        finally:
+            assert connection.stdin is not None
+            connection.stdin.close()
+            try:
+                connection.wait(there.timeout)
+            except subprocess.TimeoutExpired:
+                connection.kill()
 
 
 def on_device(
@@ -176,13 +197,13 @@ def on_device(
     if not package.is_file():
         raise BadInput(f"{package} is no file; needed is a package.tar.gz, which can be copied to {there.name}.")
     with workshop(there, python, limit=limit) as shop:
-        shop.bring({"package.tar.gz": package, **scripts(script, checksums)})
+        shop.bring({"package.tar.gz": package, **scripts()})
         return verified(there, package, shop.run("verify.py", "package.tar.gz", "--json", *options))
 
 
-def scripts(*modules: ModuleType) -> dict[str, Path]:
-    """Files of this installation, by name."""
-    return {Path(str(module.__file__)).name: Path(str(module.__file__)) for module in modules}
+def scripts() -> dict[str, Path]:
+    """The scripts of this installation that run on devices, by name."""
+    return {path.name: path for path in sorted(Path(str(script.__file__)).parent.glob("[!_]*.py"))}
 
 
 def prepare(there: Device, python: str) -> dict[str, str]:
@@ -215,15 +236,6 @@ def copy(there: Device, source: Path, place: str, limit: float) -> None:
         raise BadInput(f"{source.name} cannot be copied to {there.name} ({told}). Make room there, or set TMPDIR there.")
 
 
-def remove(there: Device, folder: str) -> None:
-    """Leave the device as it was; that it went away meanwhile is no reason to lose the answer."""
-    assert FOLDER.fullmatch(folder), "only what mktemp made is ever removed"
-    try:
-        call(there, f"rm -rf {folder}", limit=there.timeout)
-    except BadInput:
-        return
-
-
 @dataclass(frozen=True)
 class Done:
     """What a call left."""
@@ -235,14 +247,16 @@ class Done:
 
 def call(there: Device, remote: str, *, given: bytes = b"", limit: float) -> Done:
     """Run a command on the device; where ssh itself fails, say why and what to do."""
+    if shutil.which("ssh") is None:
+        raise BadInput("There is no ssh here. Install an OpenSSH client.")
     try:
-        done = subprocess.run(there.command(remote), input=given, capture_output=True, timeout=limit + there.timeout, check=False)
+        done = subprocess.run(
+            tied(there.command(remote)), input=given, capture_output=True, timeout=limit + there.timeout, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise BadInput(
             f"{there.name} did not answer within {limit + there.timeout:.0f} s. Look after it, then repeat."
         ) from error
-    except OSError as error:
-        raise BadInput(f"ssh cannot be started ({error.strerror}). Install an OpenSSH client.") from error
     stderr = done.stderr.decode(errors="replace")
     # ssh's own exit code; that of a command there is another.
     if done.returncode == 255:

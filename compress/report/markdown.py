@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from compress.report import sentences
+from compress.report.escape import markdown as text
 from compress.report.pictures import file_name
 from compress.report.records import Closeness, Report
 from compress.report.table import columns, rows
@@ -137,9 +138,3 @@ def grid(heading: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 def bullets(lines: Iterable[str]) -> str:
     """A list."""
     return "\n".join(f"- {text(line)}" for line in lines)
-
-
-def text(given: str) -> str:
-    """One line in which a name out of a stranger's file opens no cell, no tag and no link, and moves no cursor."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(str(given).split()))
-    return line.replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")

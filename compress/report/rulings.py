@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
+from compress.report.escape import markdown as text
 from compress.report.rules import Ruling
 
 

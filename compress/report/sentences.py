@@ -15,6 +15,15 @@ UNITS = {"psnr": " dB"}
 """Metric -> unit, where it has one; a metric with 100 points per unit is a share, written in percent."""
 
 
+KEPT_ALL_THE_SAME = {
+    Outcome.NOT_EXACT: "holds the report; please report this model's structure.",
+    Outcome.QUALITY_LOST: "holds the model and the report; allow more, or train longer (--epochs).",
+    Outcome.EXPORT_LOST_QUALITY: "holds everything else, and the report.",
+    Outcome.EXPORT_NOT_EQUAL: "holds everything else, and the report.",
+}
+"""What a broken contract leaves, behind the name of the folder."""
+
+
 def count(n: float) -> str:
     """11689512 -> 11.69 M."""
     for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):

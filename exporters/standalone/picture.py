@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 if __package__:
-    from exporters.standalone import checksums, verify
+    from exporters.standalone import checksums, contents, verify
 else:
     import checksums  # type: ignore[no-redef,import-not-found]
+    import contents  # type: ignore[no-redef,import-not-found]
     import verify  # type: ignore[no-redef,import-not-found]
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
@@ -106,7 +107,7 @@ def decided(output: Any, manifest: dict[str, Any]) -> list[str]:
 
 def answers(package: Path, pictures: list[Path], model: str | None) -> Iterator[dict[str, Any]]:
     """What the model makes of each picture, one after the other."""
-    manifest = verify.read_manifest(package)
+    manifest = contents.read(package)
     paths = [entry["path"] for entry in manifest["models"] if entry["runtime"] == "onnxruntime"]
     if not paths or model not in (None, *paths):
         raise checksums.Refused(f"There is no model {model or 'for onnxruntime'} in this package; it has {paths or 'none'}.")

@@ -32,9 +32,10 @@ from pathlib import Path
 from typing import Any
 
 if __package__:
-    from exporters.standalone import machine
+    from exporters.standalone import machine, tied
 else:
     import machine  # type: ignore[no-redef,import-not-found]
+    import tied  # type: ignore[no-redef,import-not-found]
 
 SECONDS_TO_LOAD = 300.0
 ROUND_MS = 20.0
@@ -145,7 +146,7 @@ def race(
         for _ in orders:
             complaints = stack.enter_context(tempfile.TemporaryFile())
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": complaints}
-            process = subprocess.Popen(list(command), env=environment, **pipes)  # type: ignore[call-overload]
+            process = subprocess.Popen(tied.tied(command), env=environment, **pipes)  # type: ignore[call-overload]
             timed.append(Timed(process, complaints))
             stack.callback(timed[-1].stop)
         for one, order in zip(timed, orders):

@@ -20,20 +20,23 @@ import dataclasses
 import json
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 if __package__:
-    from exporters.standalone import checksums
+    from exporters.standalone import checksums, contents, leftovers
 else:
     import checksums  # type: ignore[no-redef,import-not-found]
+    import contents  # type: ignore[no-redef,import-not-found]
+    import leftovers  # type: ignore[no-redef,import-not-found]
 
-SCHEMA = 1
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is loaded, here and in processes started from here
+
 BUDGET_S, SAMPLE_S, LEAST_ROUNDS = 10.0, 0.005, 10
 """A model is timed for at most that long; a round repeats its call until it lasts some milliseconds."""
+MOST_INPUT = 1 << 30  # bytes of a batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +119,7 @@ def verify(
             if not signer:
                 problems.append(f"it is not signed by {identity or 'an allowed signer'}")
         # A manifest whose hash does not match must not even be read.
-        manifest = {} if problems else read_manifest(folder)
+        manifest = {} if problems else contents.read(folder)
         models = tuple(checked(folder, manifest, model, run, rounds, threads) for model in manifest.get("models", ()))
     wrong = bool(problems) or any(model.status == "differs" for model in models)
     # Nothing ran and nothing was wrong: that is no proof, and has an exit code of its own.
@@ -134,21 +137,9 @@ def opened(package: Path) -> Iterator[Path]:
         return
     if not package.is_file():
         raise checksums.Refused(f"There is no package {package}. Give a package.tar.gz, or the folder that it was unpacked into.")
-    with tempfile.TemporaryDirectory(prefix="package-") as folder:
-        checksums.unpack(package, Path(folder))
-        yield Path(folder)
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, which the hashes have vouched for."""
-    try:
-        manifest = json.loads((folder / checksums.MANIFEST).read_text(encoding="utf-8"))
-        schema = manifest["schema"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise checksums.Refused(f"{checksums.MANIFEST} cannot be read ({error}). Make the package again.") from error
-    if schema != SCHEMA:
-        raise checksums.Refused(f"The package has schema {schema!r}, this script reads {SCHEMA}. Use the verify.py inside it.")
-    return manifest
+    with leftovers.folder() as folder:
+        checksums.unpack(package, folder)
+        yield folder
 
 
 def checked(folder: Path, manifest: dict[str, Any], model: dict[str, Any], run: bool, rounds: int, threads: int) -> Ran:
@@ -164,14 +155,23 @@ def checked(folder: Path, manifest: dict[str, Any], model: dict[str, Any], run: 
         return Ran(*place, status="cannot run", detail=f"{error}: pip install onnxruntime numpy")
     except Exception as error:  # a runtime's own kinds
         return Ran(*place, status="differs", detail=f"onnxruntime does not open it: {str(error).splitlines()[0]}")
-    status, detail, worst, tolerance = compared(folder, model["samples"], call)
+    try:
+        status, detail, worst, tolerance = compared(folder, model["samples"], call)
+    except checksums.Refused:
+        raise
+    except Exception as error:  # a runtime's own kinds
+        return Ran(*place, status="differs", detail=f"onnxruntime cannot run it on the samples: {str(error).splitlines()[0]}")
     # A known weakness of processors, told so that nobody looks for a broken file.
     if status == "differs" and "int8" in model["format"] and saturates():
         detail += "; 8-bit products saturate on this processor (AVX2 without VNNI), so take a float model here"
     ran = Ran(*place, status=status, detail=detail, worst_abs=worst, tolerance=tolerance)
     if status != "equal" or not rounds:
         return ran
-    batch = (manifest.get("latency") or {}).get("batch") or 1
+    batch = manifest["latency"]["batch"] if manifest["latency"] else 1
+    size = sum(load(folder, name).nbytes for name in model["samples"][0]["inputs"])
+    if batch * size > MOST_INPUT:
+        told = f"not timed: a batch of {batch} takes {batch * size / 1e9:.1f} GB"
+        return dataclasses.replace(ran, detail=told)
     times = timed(folder, model["samples"], call, batch, rounds)
     percentiles = [1e3 * times[min(len(times) - 1, int(share * len(times)))] for share in (0.5, 0.9)]
     return dataclasses.replace(ran, batch=batch, rounds=len(times), p50_ms=percentiles[0], p90_ms=percentiles[1])
@@ -234,7 +234,14 @@ def load(folder: Path, name: str) -> Any:
     """An array of the package; never a pickle."""
     import numpy
 
-    return numpy.load(str(folder / name), allow_pickle=False)
+    try:
+        # Mapped: a header that promises more than the file holds is refused before memory is taken for it.
+        array = numpy.array(numpy.load(str(folder / name), mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError, EOFError, MemoryError, OverflowError) as error:
+        raise checksums.Refused(f"{name} cannot be read ({error}). Make the package again.") from error
+    if array.dtype.kind not in "fiub":
+        raise checksums.Refused(f"{name} holds {array.dtype}, needed are numbers. Make the package again.")
+    return array
 
 
 def timed(folder: Path, samples: list[dict[str, Any]], call: Any, batch: int, rounds: int) -> list[float]:
