@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from compress.errors import BadInput
+from compress.user import files
 
 SCHEMA = 1
 
@@ -180,7 +181,7 @@ def read(path: Path) -> Plan:
         BadInput: it cannot be read.
     """
     try:
-        return from_json(path.read_text())
+        return from_json(files.text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"The plan {path} cannot be read ({error}). Give the plan.json of 'compress plan' or of a run.") from error
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from compress.errors import BadInput
 from compress.measure.units import BYTES, amount
 from compress.method_table import CHANNELS_TARGET, METHODS, WEIGHTS_TARGET
+from compress.user import files
 
 UNITS = ("params", "macs", "size", "activations", "weights")
 _TARGETS = "params=FRACTION, macs=FRACTION, size=6.5MB, activations=FRACTION or weights=FRACTION"
@@ -38,7 +39,8 @@ class Recipe(BaseModel):
     model: str = Field("", description="model file: pickled module, state_dict, .safetensors or model.compressed/")
     arch: str | None = Field(None, description="torchvision:NAME, timm:NAME, package.module:factory or file.py:factory")
     arch_kwargs: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the factory")
-    trust_pickle: bool = Field(False, description="run the code inside the pickle")
+    trust_pickle: bool = Field(False, description="run the code inside the pickle; counts only where it is typed")
+    trust_recipe: bool = Field(False, description="run the code that a recipe or data.toml names; counts only where it is typed")
     input_shape: tuple[str, ...] = Field((), description="CxHxW, once per model input; inferred where it can be")
     # data
     data: str = Field("", description="folder, .npz, torchvision:NAME@DIR, digits, module:factory or data.toml")
@@ -253,12 +255,58 @@ def _unknown(name: str) -> str:
 
 
 def from_toml(path: Path, **overrides: Any) -> Recipe:
-    """A recipe from a file; `overrides` win."""
-    try:
-        settings = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadInput(f"The recipe {path} cannot be read ({error}). Give a TOML file such as out/recipe.toml.") from error
+    """A recipe from a file; `overrides` win.
+
+    Somebody else may have written the file. It may name torchvision, timm and data; what would run code counts only with
+    `trust_recipe` among the overrides, and trust itself is nothing that a file can give.
+
+    Raises:
+        BadInput: it cannot be read, a setting is wrong, or it names code.
+    """
+    settings = {name: value for name, value in settings_in(path).items() if name not in TRUST}
+    used = {name: value for name, value in settings.items() if overrides.get(name) is None}
+    if not overrides.get("trust_recipe") and (named := code_in(used)):
+        raise BadInput(
+            f"The recipe {path} names code ({named}), and using it would run that code. Give that setting yourself, or, if you "
+            "trust whoever wrote the recipe, add --trust-recipe."
+        )
     return merged(settings, overrides)
+
+
+def settings_in(path: Path) -> dict[str, Any]:
+    """What a recipe file says, as it stands there.
+
+    Raises:
+        BadInput: it cannot be read.
+    """
+    try:
+        return tomllib.loads(files.text(path))
+    # Nesting by the thousand ends the reader of TOML itself.
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BadInput(f"The recipe {path} cannot be read ({error}). Give a TOML file such as out/recipe.toml.") from error
+
+
+TRUST = ("trust_pickle", "trust_recipe")
+_OWN_CODE = ("compress.demo:digits_net",)
+"""Of this package."""
+
+
+def code_in(settings: Mapping[str, Any]) -> str:
+    """The first setting that names code which would be imported and called, as `arch = os:system`; empty where there is none."""
+    for name in ("arch", "data", "metric", "loss"):
+        value = str(settings.get(name) or "")
+        if name == "arch":
+            known = value.startswith(("torchvision:", "timm:"))
+        else:
+            known = is_data(value) if name == "data" else ":" not in value
+        if value and value not in _OWN_CODE and not known:
+            return f"{name} = {value}"
+    return ""
+
+
+def is_data(text: str) -> bool:
+    """Whether a source of data is read, and not imported and called."""
+    return text.startswith("torchvision:") or ":" not in text or Path(text).exists()
 
 
 def merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> Recipe:

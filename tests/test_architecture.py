@@ -21,7 +21,8 @@ MODULES_IN_THE_ROOT = 12
 
 TIERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "curves", "progress"}),
-    frozenset({"edits", "user_code", "method_table"}),
+    frozenset({"user"}),
+    frozenset({"edits", "method_table"}),
     frozenset({"graph", "entropy", "measure"}),
     frozenset({"recipe"}),
     frozenset({"graph.trace"}),

@@ -13,6 +13,7 @@ from compress.commands.outputs import write_text
 from compress.errors import BadInput
 from compress.report import pictures, records
 from compress.report.comparison import Comparison, compared, markdown
+from compress.user import files
 
 _FREE = ("method", "target", "tolerance", "export")
 """Settings in which runs may differ and still be compared: what is asked for is in the table."""
@@ -61,7 +62,7 @@ def write(found: Comparison, out: Path, force: bool) -> None:
 
 def _settings(path: Path) -> dict[str, Any]:
     try:
-        return {k: v for k, v in tomllib.loads(path.read_text()).items() if k not in _FREE}
+        return {k: v for k, v in tomllib.loads(files.text(path)).items() if k not in _FREE}
     except (OSError, ValueError):
         return {}
 

@@ -25,9 +25,10 @@ from compress.errors import BadInput, GateFailed
 from compress.measure.quality import first_output
 from compress.packaging import archive, manifest, sbom
 from compress.packaging.samples import COUNT, Samples, files, from_file
-from compress.recipe import from_toml
+from compress.recipe import code_in, make, settings_in
 from compress.report import records
 from compress.report.records import ExportRecord
+from compress.user import files as files_of
 from exporters.errors import ExportError
 from exporters.standalone import checksums, leftovers, verify
 
@@ -93,7 +94,7 @@ def package(
     expected = {path: _expected(folder, path, export, chosen) for path, export in models.items() if path.endswith(".onnx")}
     relative = {path: RELATIVE.get(models[path].format, OTHER) for path in expected}
     arrays, entries = files(chosen, expected, relative)
-    content |= {**arrays, "report.json": place.read_bytes(), "plan.json": _read(folder / "plan.json"), **_scripts()}
+    content |= {**arrays, "report.json": _read(place), "plan.json": _read(folder / "plan.json"), **_scripts()}
     outputs = next(iter(expected.values()))[0][0].shape if expected else ()
     content["README.txt"] = manifest.readme(chosen, outputs)
     content["sbom.cdx.json"] = manifest.text(sbom.sbom(name, license, content, list(models), report.environment))
@@ -124,7 +125,7 @@ def _exported(folder: Path, export: ExportRecord) -> dict[str, bytes]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return files_of.content(path, most=checksums.MOST_BYTES)
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror}). Give the folder of a finished run.") from error
 
@@ -132,7 +133,9 @@ def _read(path: Path) -> bytes:
 def _from_data(folder: Path) -> Samples:
     """The first samples of the run's test data, and what is known about them."""
     try:
-        recipe = from_toml(folder / "recipe.toml")
+        recipe = make(**settings_in(folder / "recipe.toml"))
+        if named := code_in({"data": recipe.data}):
+            raise BadInput(f"It is code ({named}), which a run's folder does not run.")
         data = open_data(recipe.data, seed=recipe.seed, shape=_shape(recipe.input_shape))
     except BadInput as error:
         raise BadInput(f"The run's own data gives no samples: {error} Or give --samples FILE.npz.") from error

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress import user_code
 from compress.data.arrays import open_arrays
 from compress.data.preparation import Preparation
 from compress.data.settings import PRESETS, Settings
@@ -21,6 +20,7 @@ from compress.data.splits import Data
 from compress.data.stores import Items, Store, Stored, to_tensor
 from compress.data.targets import Converted, meaning
 from compress.errors import BadInput, EmptyData
+from compress.user import code
 
 
 def open_torchvision(text: str, settings: Settings, shape: tuple[int, ...] | None) -> Source:
@@ -72,7 +72,7 @@ def open_factory(name: str, settings: Settings, shape: tuple[int, ...] | None) -
     Raises:
         BadInput: the factory fails, or gives something else.
     """
-    factory = user_code.function(name, "--data")
+    factory = code.function(name, "--data")
     try:
         made = factory()
     except Exception as error:  # user code may raise anything

@@ -17,12 +17,20 @@ from compress.data.sources import Part, Source, find
 from compress.data.splits import Augment, Data, DataSpec, Split, scaled
 from compress.data.stores import Files, Store, Stored
 from compress.errors import BadInput, EmptyData
+from compress.recipe import is_data
 
 SAMPLE = 10_000  # images for mean and std: their standard error is then below 0.3 % of the std even for flat images
 FEW = 256  # images that show whether there is anything to see, and files that are read for mean and std
 
 
-def open_data(spec: str | Path, *, seed: int = 0, shape: tuple[int, ...] | None = None, settings: Settings | None = None) -> Data:
+def open_data(
+    spec: str | Path,
+    *,
+    seed: int = 0,
+    shape: tuple[int, ...] | None = None,
+    settings: Settings | None = None,
+    trust: bool = False,
+) -> Data:
     """Open a user's data.
 
     Args:
@@ -30,6 +38,7 @@ def open_data(spec: str | Path, *, seed: int = 0, shape: tuple[int, ...] | None 
         seed: of the splits and of the sample behind mean and std.
         shape: (channels, height, width) that the model takes, where it is known.
         settings: what a data.toml would say.
+        trust: run the code that a data.toml names.
 
     Raises:
         BadInput: unknown source, wrong channels or size, one class, too many unreadable images.
@@ -37,8 +46,14 @@ def open_data(spec: str | Path, *, seed: int = 0, shape: tuple[int, ...] | None 
     """
     text = str(spec)
     if text.endswith(".toml"):
-        settings = from_toml(find(text))
+        place = text
+        settings = from_toml(find(place))
         text = settings.source
+        if not trust and not is_data(text):
+            raise BadInput(
+                f"{place} names code (source = {text}), and using it would run that code. Give --data {text} yourself, or, if "
+                "you trust whoever wrote the file, add --trust-recipe."
+            )
     settings = settings or make()
     if not text:
         raise EmptyData(
@@ -50,7 +65,7 @@ def open_data(spec: str | Path, *, seed: int = 0, shape: tuple[int, ...] | None 
         source = open_digits(settings, shape)
     elif text.startswith("torchvision:"):
         source = open_torchvision(text.removeprefix("torchvision:"), settings, shape)
-    elif ":" in text and not Path(text).exists():
+    elif not is_data(text):
         source = open_factory(text, settings, shape)
     else:
         path = find(text)

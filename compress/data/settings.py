@@ -25,6 +25,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from compress.errors import BadInput
+from compress.user import files
 
 PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "none": ((0.0,), (1.0,)),
@@ -117,7 +118,7 @@ def _unknown(place: list[str]) -> str:
 def from_toml(path: Path) -> Settings:
     """Read a data.toml; a source that is a path counts from the file's folder."""
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(files.text(path))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadInput(
             f"The data settings {path} cannot be read ({error}). Give a TOML file with at least source = ..."

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compress import user_code
 from compress.errors import BadInput, EmptyData
 from compress.measure import labels
 from compress.measure.device import placed
+from compress.user import code
 
 BATCH = 256
 """Samples that are measured at once."""
@@ -323,7 +323,7 @@ def _decibels(output: Tensor, target: Tensor) -> Tensor:
 
 
 def _custom(name: str) -> Metric:
-    function = user_code.function(name, "--metric")
+    function = code.function(name, "--metric")
 
     def sums(output: Tensor, target: Tensor) -> Tensor:
         value = float(function(output, target))

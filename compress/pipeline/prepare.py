@@ -28,7 +28,8 @@ def opened(recipe: Recipe) -> tuple[Artifact, Data | None]:
     Input shapes are those that the recipe says, else the checkpoint's own, else the data's.
     """
     shapes = tuple(parse_shape(text) for text in recipe.input_shape)
-    data = open_data(recipe.data, seed=recipe.seed, shape=shapes[0] if shapes else None) if recipe.data else None
+    shape = shapes[0] if shapes else None
+    data = open_data(recipe.data, seed=recipe.seed, shape=shape, trust=recipe.trust_recipe) if recipe.data else None
     # A stored model knows its own input shape; of a plain file only the data can tell it.
     of_data = data is not None and not shapes and not Path(recipe.model).is_dir()
     if data is not None and of_data:

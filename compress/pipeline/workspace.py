@@ -23,7 +23,7 @@ import exporters
 from compress.errors import BadInput
 from compress.pipeline.lock import NAME as LOCK
 from compress.pipeline.lock import Lock, locked
-from compress.recipe import Recipe, from_toml
+from compress.recipe import TRUST, Recipe, make, settings_in
 from exporters import atomic
 from exporters.standalone import leftovers
 
@@ -152,8 +152,8 @@ def _same_settings(out: Path, recipe: Recipe) -> None:
     path = out / "recipe.toml"
     if not path.exists():
         raise BadInput(f"{out} has no recipe.toml to go on from. Start again with --force.")
-    before, now = from_toml(path).model_dump(), recipe.model_dump()
-    differ = [key for key in now if before[key] != now[key]]
+    before, now = make(**settings_in(path)).model_dump(), recipe.model_dump()
+    differ = [key for key in now if before[key] != now[key] and key not in TRUST]
     if differ:
         key = differ[0]
         raise BadInput(

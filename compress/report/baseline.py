@@ -15,6 +15,7 @@ from compress.errors import BadInput
 from compress.report import records
 from compress.report.changes import Side, side
 from compress.report.records import Environment, StageRecord
+from compress.user import files
 
 SCHEMA = 1
 MEASURED = {"latency": "latency", "quality": "quality"}
@@ -59,7 +60,7 @@ def read(path: Path) -> Baseline:
         BadInput: there is none, or it cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.text(path)
     except FileNotFoundError as error:
         raise BadInput(
             f"There is no baseline {path}. Write it from a good run: 'compress gate ... --update-baseline'."

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from compress.curves import Curve
 from compress.errors import BadInput
+from compress.user import files
 
 SCHEMA = 2
 """1: `verdict` alone said whether a contract was broken, and the first stage was called \"analyse\". It is still read."""
@@ -269,7 +270,7 @@ def read(place: str | Path) -> tuple[Report, Path]:
     path = Path(place)
     path = path / "report.json" if path.is_dir() else path
     try:
-        return from_json(path.read_text(encoding="utf-8")), path
+        return from_json(files.text(path)), path
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror or error if isinstance(error, OSError) else "it is no text"
         raise BadInput(f"{path} cannot be read ({reason}). Give the folder of a run, or its report.json.") from error

@@ -21,11 +21,11 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from compress import user_code
 from compress.errors import BadInput
 from compress.measure.labels import binary_divergence, scores, surprise
 from compress.measure.quality import CLASSES, IGNORE, first_output, same_shape
 from compress.recipe import Recipe
+from compress.user import code
 
 Objective = Callable[[Any, Tensor | None, Tensor | None], Tensor]
 """(model output, target, dense model's output) -> loss, a scalar."""
@@ -95,7 +95,7 @@ def _default(task: str) -> str:
 
 def _by_labels(name: str, task: str) -> Callable[[Any, Tensor], Tensor]:
     if ":" in name:
-        return user_code.function(name, "--loss")
+        return code.function(name, "--loss")
     if name not in KINDS:
         raise BadInput(f"The loss is '{name}'; known are auto, {', '.join(KINDS)} and module:function.")
     if (name == "cross_entropy") != (task in CLASSES) or (name == "bce") != (task == "multilabel"):

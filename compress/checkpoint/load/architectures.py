@@ -14,9 +14,9 @@ import torch
 import torchvision
 from torch import nn
 
-from compress import user_code
 from compress.checkpoint.load.pickles import importable_from_here
 from compress.errors import BadInput, extra
+from compress.user import code
 
 _WEIGHTS = ("weights", "pretrained", "checkpoint_path")
 
@@ -55,7 +55,7 @@ def factory(arch: str) -> Callable[..., Any]:
         return _torchvision(name)
     if source == "timm":
         return _timm(name)
-    return user_code.function(arch, "--arch")
+    return code.function(arch, "--arch")
 
 
 def accepts(arch: str, argument: str) -> bool:

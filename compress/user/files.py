@@ -1,0 +1,34 @@
+"""Text files that somebody gives: of a bounded size, and files."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+MOST = 64 * 2**20
+"""Bytes; a plan of a network with 10,000 layers has a tenth of it."""
+
+
+def text(path: Path) -> str:
+    """What stands in a file.
+
+    Raises:
+        OSError: it cannot be read, is no file (a pipe would be waited for, a device has no end), or is too large.
+        UnicodeDecodeError: it is no text.
+    """
+    return content(path).decode("utf-8")
+
+
+def content(path: Path, most: int = MOST) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        OSError: as for `text`.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        what = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, socket or device"
+        raise OSError(0, f"it is {what}", str(path))
+    if found.st_size > most:
+        raise OSError(0, f"it has {found.st_size} bytes, at most {most} are read", str(path))
+    return path.read_bytes()
