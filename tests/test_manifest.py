@@ -22,7 +22,7 @@ from exporters.standalone import checksums, contents
 from exporters.standalone import verify as script
 
 LATENCY = {"batch": 1, "p50_ms": 1.0, "runtime": "ort", "device": "a processor"}
-DELETED = object()
+DELETED = "nothing in its place"
 MALFORMED: list[tuple[tuple[Any, ...], Any, str]] = [
     (("models",), DELETED, "the manifest has no 'models'"),
     (("latency",), DELETED, "the manifest has no 'latency'"),

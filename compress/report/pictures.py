@@ -8,6 +8,7 @@ from typing import Any
 
 from compress.curves import Curve
 from compress.errors import extra
+from compress.report.escape import printable
 from compress.report.records import Report
 
 MISSING = f"The curves of this run are in report.json, not drawn: that needs matplotlib, {extra('pictures')}."
@@ -37,18 +38,23 @@ def picture(curve: Curve, path: Path) -> bool:
         return False
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
     for series in curve.series:
-        axes.plot(series.x, series.y, marker="o", markersize=3, label=series.name)
+        axes.plot(series.x, series.y, marker="o", markersize=3, label=_label(series.name))
     for number, (name, y) in enumerate(curve.levels.items()):
-        axes.axhline(y, color="gray", linestyle=_STYLES[number % len(_STYLES)], label=name)
+        axes.axhline(y, color="gray", linestyle=_STYLES[number % len(_STYLES)], label=_label(name))
     for number, (name, x) in enumerate(curve.marks.items()):
-        axes.axvline(x, color="black", linestyle=_STYLES[number % len(_STYLES)], linewidth=0.8, label=name)
+        axes.axvline(x, color="black", linestyle=_STYLES[number % len(_STYLES)], linewidth=0.8, label=_label(name))
     if curve.log_x:
         axes.set_xscale("log")
-    axes.set(title=curve.title, xlabel=curve.x, ylabel=curve.y)
+    axes.set(title=_label(curve.title), xlabel=_label(curve.x), ylabel=_label(curve.y))
     axes.legend()
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
     pyplot.close(figure)
     return True
+
+
+def _label(text: str) -> str:
+    # Between two dollars matplotlib reads mathematics, and a leading underscore hides a label from the legend.
+    return printable(text).replace("$", r"\$").removeprefix("_")
 
 
 _STYLES = (":", "--", "-.")

@@ -52,6 +52,10 @@ class Latency(Record):
         return "faster" if self.ci95[0] > 1 else "slower" if self.ci95[1] < 1 else "cannot tell"
 
 
+SHARES = frozenset({"top1", "top5", "f1", "label_accuracy", "miou", "agreement"})
+"""Metrics that count a part of a whole."""
+
+
 class Quality(Record):
     """One metric on the test data."""
 
@@ -65,6 +69,12 @@ class Quality(Record):
     drop_ci95: tuple[float, float] | None = Field(
         default=None, description="95 % confidence interval of the points lost beside the dense model, on the same samples"
     )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Quality:
+        if self.metric in SHARES and not 0 <= self.value <= 1:
+            raise ValueError(f"{self.metric} of {self.value:g} cannot be")
+        return self
 
 
 class StageRecord(Record):
