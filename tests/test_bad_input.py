@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -409,3 +410,40 @@ def test_data_of_torchvision_is_named_exactly(data: str, part: str):
 def test_a_misspelled_data_setting_is_answered_with_the_right_one(line: str, part: str):
     Path("data.toml").write_text(f'source = "digits"\n{line}\n')
     assert part in refused(run("model.pt", "--data", "data.toml", *QUICK))
+
+
+@pytest.mark.parametrize(
+    ("flags", "needle"),
+    [
+        (("--metric", "own.py:fails"), r"--metric own\.py:fails fails \(RuntimeError: boom\)"),
+        (("--metric", "own.py:nothing"), "gives nan; needed is a number"),
+        (("--metric", "own.py:words"), "gives many; needed is a number"),
+        (("--loss", "own.py:fails", "--epochs", "1"), r"--loss own\.py:fails fails \(RuntimeError: boom\)"),
+        (("--input-shape", "9" * 5000 + "x8x8"), "needed is CxHxW"),
+        (("--input-shape", "\u00b2x8x8"), "needed is CxHxW"),
+        (("--input-shape", "1x9999999x9999999"), "needed is CxHxW"),
+    ],
+)
+def test_functions_of_the_user_that_fail_and_shapes_that_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], needle: str
+):
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(
+        "def fails(*_): raise RuntimeError('boom')\ndef nothing(*_): return float('nan')\ndef words(*_): return 'many'\n"
+    )
+    torch.save(small_net(), "model.pt")
+    result = run("model.pt", "--data", "digits", *QUICK, *flags)
+    assert result.exit_code == 2 and re.search(needle, result.stderr), result.output
+
+
+@pytest.mark.parametrize(("change", "needle"), [("weight", "weights up to 1e"), ("variance", "negative variances in 1")])
+def test_values_that_compute_infinities_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, needle: str):
+    monkeypatch.chdir(tmp_path)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)).eval()
+    with torch.no_grad():
+        if change == "weight":
+            net[0].weight.fill_(1e30)  # type: ignore[union-attr,operator]
+        else:
+            net[1].running_var.fill_(-1)  # type: ignore[union-attr,operator]
+    torch.save(net, "model.pt")
+    assert re.search(needle, refused(run("model.pt", "--data", "digits", *QUICK)))

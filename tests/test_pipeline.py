@@ -345,7 +345,8 @@ def test_a_format_with_fewer_bits_is_measured_itself_and_one_that_fails_leaves_t
 def test_a_file_that_loses_more_than_it_may_ends_with_the_gates_exit_code(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    nothing_right = Quality(metric="top1", value=-1.0, samples=10)  # so that the model itself, trained on nothing, is far above
+    # Less than nothing, so that the model itself, trained on nothing, is far above.
+    nothing_right = Quality(metric="rightness", value=-1.0, samples=10)
     monkeypatch.setattr(harness.Harness, "quality_of", lambda self, answer: nothing_right)
     with pytest.raises(GateFailed, match=r"The export onnx-fp16 loses .* more than --max-drop") as caught:
         run(recipe.model_copy(update={"export": ("onnx", "onnx-fp16"), "max_drop": 60.0}), tmp_path / "out")

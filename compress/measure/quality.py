@@ -323,10 +323,10 @@ def _decibels(output: Tensor, target: Tensor) -> Tensor:
 
 
 def _custom(name: str) -> Metric:
-    function = code.function(name, "--metric")
+    function = code.guarded(name, "--metric")
 
     def sums(output: Tensor, target: Tensor) -> Tensor:
-        value = float(function(output, target))
+        value = code.number(function(output, target), "--metric", name)
         # Times its samples: batches of different sizes then weigh by what they hold.
         return torch.tensor([value * len(output), float(len(output))], dtype=torch.float64)
 

@@ -95,7 +95,7 @@ def _default(task: str) -> str:
 
 def _by_labels(name: str, task: str) -> Callable[[Any, Tensor], Tensor]:
     if ":" in name:
-        return code.function(name, "--loss")
+        return code.guarded(name, "--loss")
     if name not in KINDS:
         raise BadInput(f"The loss is '{name}'; known are auto, {', '.join(KINDS)} and module:function.")
     if (name == "cross_entropy") != (task in CLASSES) or (name == "bce") != (task == "multilabel"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +40,42 @@ def function(name: str, what: str) -> Callable[..., Any]:
     if not callable(found):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise BadInput(f"{what} is '{name}', but {place} has no function {attribute}; it has: {', '.join(public[:8]) or 'none'}.")
+    return found
+
+
+def guarded(name: str, what: str) -> Callable[..., Any]:
+    """The callable behind a name; what goes wrong in it is told as its own failure.
+
+    Raises:
+        BadInput: as for `function`; or, when it is called, that it raised.
+    """
+    own = function(name, what)
+
+    @functools.wraps(own)
+    def call(*arguments: Any, **settings: Any) -> Any:
+        try:
+            return own(*arguments, **settings)
+        except BadInput:
+            raise
+        except Exception as error:  # user code may raise anything
+            told = (str(error).strip() or "no message").splitlines()[0]
+            raise BadInput(f"{what} {name} fails ({type(error).__name__}: {told}). Correct it, or leave {what} out.") from error
+
+    return call
+
+
+def number(value: Any, what: str, name: str) -> float:
+    """What the callable behind a name gave, as a number.
+
+    Raises:
+        BadInput: it is none, or not finite.
+    """
+    try:
+        found = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise BadInput(f"{what} {name} gives {str(value)[:60]}; needed is a number for each batch.")
     return found
 
 

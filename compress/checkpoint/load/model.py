@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from compress.checkpoint.load.pickled_layers import Record
 from compress.checkpoint.load.pickles import unpickle
 from compress.checkpoint.load.sniff import GRAPH, WEIGHTS, Kind, identify
 from compress.errors import BadInput
+from compress.graph.trace.shapes import MAX_VALUES
 from compress.graph.trace.trace import trace
 
 Shape = tuple[int, ...]
@@ -211,6 +214,8 @@ def parse_shape(text: str) -> Shape:
         BadInput: not numbers above 0 with an x between them.
     """
     parts = text.lower().replace(",", "x").split("x")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise BadInput(f"--input-shape is '{text}'; needed is CxHxW, such as 3x224x224, once per model input.")
+    # Eight digits: more are no size, and thousands of them no number for Python.
+    sized = all(re.fullmatch(r"\s*0*[1-9][0-9]{0,7}\s*", part, re.ASCII) for part in parts)
+    if not sized or math.prod(int(part) for part in parts) > MAX_VALUES:
+        raise BadInput(f"--input-shape is '{text[:40]}'; needed is CxHxW, such as 3x224x224, once per model input.")
     return tuple(int(part) for part in parts)

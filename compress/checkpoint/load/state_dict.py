@@ -16,6 +16,7 @@ NESTS = ("state_dict", "model_state_dict", "model", "module", "net", "network", 
 _WRAPPERS = ("module.", "_orig_mod.")
 _COUNTERS = ("total_ops", "total_params")  # buffers that a popular FLOP counter leaves behind
 SHOWN = 5
+LARGEST = 1e15  # squares of activations are summed in float32, which ends at 3e38
 
 Weights = dict[str, Tensor]
 
@@ -150,7 +151,9 @@ def settle(module: nn.Module, where: str) -> list[str]:
     if quantized:
         raise BadInput(f"{where} is quantized ('{quantized[0]}'). Compress the model before it is quantized.")
     _refuse_odd(tensors, where)
-    _refuse_no_numbers(dict(module.named_parameters()), dict(module.named_buffers()), where)
+    parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
+    _refuse_no_numbers(parameters, buffers, where)
+    _refuse_impossible(parameters, buffers, where)
     notes = other_types(tensor for _, tensor in tensors)
     module.float().eval()
     return notes
@@ -172,6 +175,20 @@ def _refuse_odd(tensors: Iterable[tuple[str, Tensor]], where: str) -> None:
         }
         if what := next((word for word, is_so in odd.items() if is_so), None):
             raise BadInput(f"{where} has weights that are {what} ({name}); needed are plain real tensors. Convert them first.")
+
+
+def _refuse_impossible(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], where: str) -> None:
+    """Values with which a float32 network computes infinities: squares of them, or roots of negative numbers."""
+    for name, tensor in parameters.items():
+        largest = tensor.detach().abs().max().item() if tensor.is_floating_point() and tensor.numel() else 0.0
+        if largest > LARGEST:
+            raise BadInput(
+                f"{where} has weights up to {largest:.1g} in {name}: its training diverged, or the file is "
+                "damaged. Give an earlier checkpoint."
+            )
+    for name, tensor in buffers.items():
+        if name.endswith("running_var") and tensor.numel() and (tensor < 0).any():
+            raise BadInput(f"{where} has negative variances in {name}: the file is damaged. Give another copy of it.")
 
 
 def _refuse_no_numbers(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], where: str) -> None:
