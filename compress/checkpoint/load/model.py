@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 from compress.artifact import Artifact
 from compress.checkpoint.deserialize import MAX_BYTES, expected_tensors, from_json
 from compress.checkpoint.load import pickled_layers, state_dict
+from compress.checkpoint.load.behavior import refuse_unsteady
 from compress.checkpoint.load.input_errors import by, channels_wanted, misfit
 from compress.checkpoint.load.pickled_layers import Record
 from compress.checkpoint.load.pickles import unpickle
@@ -162,13 +163,14 @@ def open_artifact(
 
     Raises:
         BadInput: the file cannot be used, or the model does not run on inputs of these shapes.
-        UnsupportedModel: the model cannot be traced.
+        UnsupportedModel: the model cannot be traced, its output is random, or depends on the rest of the batch.
     """
     loaded = load_model(path, arch=arch, arch_kwargs=arch_kwargs, trust_pickle=trust_pickle)
     shapes = tuple(input_shapes) or _known_shapes(loaded.module)
     if not shapes:
         raise BadInput(f"The input size of {path} is not known. Give it with --input-shape CxHxW, once per model input.")
     inputs = example_inputs(shapes)
+    refuse_unsteady(loaded.module, inputs)
     try:
         return Artifact(trace(loaded.module, inputs), inputs, notes=loaded.notes)
     except BadInput as error:
