@@ -40,6 +40,7 @@ def opened(recipe: Recipe) -> tuple[Artifact, Data | None]:
         arch=recipe.arch,
         arch_kwargs=recipe.arch_kwargs,
         trust_pickle=recipe.trust_pickle,
+        weights_entry=recipe.weights_entry,
         input_shapes=shapes,
         of_data=of_data,
     )
@@ -139,7 +140,9 @@ def _initial(recipe: Recipe, dense: Artifact, device: torch.device) -> Artifact 
         return None
     shapes = tuple("x".join(map(str, x.shape[1:])) for x in dense.inputs)
     # Opened like the model, with the same class and shapes, but without data.
-    found, _ = opened(recipe.model_copy(update={"model": recipe.initial, "data": "", "input_shape": shapes}))
+    found, _ = opened(
+        recipe.model_copy(update={"model": recipe.initial, "data": "", "input_shape": shapes, "weights_entry": None})
+    )
     shaped, other = ({name: tuple(t.shape) for name, t in a.module.state_dict().items()} for a in (dense, found))
     if differ := [name for name in shaped if other.get(name) != shaped[name]] or [name for name in other if name not in shaped]:
         there, here = (where.get(differ[0], "absent") for where in (other, shaped))
