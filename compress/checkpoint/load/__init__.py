@@ -6,6 +6,7 @@ architectures  `--arch` by name
 input_errors   why a model does not take some inputs
 entries        which weights of a checkpoint
 state_dict     a state_dict matched and checked
+plain_weights  lazy layers get sizes, computed weights become plain
 behavior       random and batch-dependent models are refused
 model          all of it together: load_model, load, open_artifact
 """

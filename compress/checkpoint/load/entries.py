@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from compress.checkpoint.load.pickled_layers import Record, own
 from compress.errors import BadInput
@@ -141,7 +142,8 @@ def inner(weights: Weights, wanted: Mapping[str, Any], entry: str | None, where:
     parts = [name.removesuffix(first) for name in weights if name.endswith(f".{first}")]
     parts = [part for part in parts if all(f"{part}{name}" in weights for name in needed)]
     # Of two that have the names, those of the right sizes are meant; with no such one the number of classes may differ.
-    fitting = [part for part in parts if all(weights[f"{part}{name}"].shape == wanted[name].shape for name in needed)]
+    sized = [name for name in needed if not is_lazy(wanted[name])]
+    fitting = [part for part in parts if all(weights[f"{part}{name}"].shape == wanted[name].shape for name in sized)]
     parts = [part for part in fitting or parts if entry is None or part.startswith(f"{entry}.")]
     if entry is not None and not parts:
         raise BadInput(

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from compress.checkpoint.load import architectures
+from compress.checkpoint.load import architectures, plain_weights
 from compress.checkpoint.load.entries import SHOWN, Weights, inner
 from compress.errors import BadInput
 
@@ -25,11 +25,13 @@ def fill(
     """
     module = architectures.build(arch, arguments)
     weights, notes = _matched(weights, module, entry, where)
+    plain_weights.materialize(module, weights)
     differences = _differences(weights, module)
     classes = _classes(weights, module) if "num_classes" not in arguments else None
     if differences and classes is not None and architectures.accepts(arch, "num_classes"):
         count, layer = classes
         other = architectures.build(arch, {**arguments, "num_classes": count})
+        plain_weights.materialize(other, weights)
         if not _differences(weights, other):
             module, differences = other, []
             notes.append(f"num_classes={count} was read from the shape of {layer}.")
@@ -107,10 +109,12 @@ def settle(module: nn.Module, where: str) -> list[str]:
     quantized = [name for name, part in module.named_modules() if ".quantized" in type(part).__module__]
     if quantized:
         raise BadInput(f"{where} is quantized ('{quantized[0]}'). Compress the model before it is quantized.")
+    plain_weights.refuse_lazy(module, where)
     _refuse_odd(tensors, where)
     _refuse_no_numbers(dict(module.named_parameters()), dict(module.named_buffers()), where)
-    notes = other_types(tensor for _, tensor in tensors)
-    module.float().eval()
+    # In eval mode: the vectors of a spectral norm move in training.
+    notes = [*plain_weights.make_plain(module.eval()), *other_types(tensor for _, tensor in tensors)]
+    module.float()
     return notes
 
 
