@@ -41,6 +41,9 @@ class Recipe(BaseModel):
     arch_kwargs: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the factory")
     trust_pickle: bool = Field(False, description="run the code inside the pickle; counts only where it is typed")
     trust_recipe: bool = Field(False, description="run the code that a recipe or data.toml names; counts only where it is typed")
+    weights_entry: str | None = Field(
+        None, description="entry of a checkpoint, or first part of its names, with the weights; averaged ones by default"
+    )
     input_shape: tuple[str, ...] = Field((), description="CxHxW, once per model input; inferred where it can be")
     # data
     data: str = Field("", description="folder, .npz, torchvision:NAME@DIR, digits, module:factory or data.toml")

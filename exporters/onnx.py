@@ -15,6 +15,7 @@ from pathlib import Path
 
 import onnx
 import onnx.checker
+import onnx.defs
 import onnx.helper
 import onnxruntime  # noqa: F401  # pyright: ignore[reportUnusedImport]  the comparison needs it
 import onnxscript  # noqa: F401  # pyright: ignore[reportUnusedImport]  torch needs it later: a missing one should show now
@@ -26,7 +27,7 @@ from exporters.capture import Subject
 from exporters.checked_write import proven
 from exporters.errors import ExportError
 from exporters.exported import Exported
-from exporters.opset17 import lowered
+from exporters.opset17 import NeedsNewer, lowered
 from exporters.request import Request
 
 OPSETS = range(17, 26)
@@ -56,9 +57,29 @@ def converted(request: Request) -> onnx.ModelProto:
         raise ExportError(f"The opset is {request.opset}; needed is one from {OPSETS[0]} to {OPSETS[-1]}.")
     # The converter knows no opset below 18: 17 is made of that afterwards.
     proto = _convert(request.subject, max(request.opset, OPSETS[1]))
+    _refuse_newer(proto, request.opset)
     proto = lowered(proto) if request.opset < OPSETS[1] else proto
     clean(proto, request.metadata)
     return proto
+
+
+def _refuse_newer(proto: onnx.ModelProto, opset: int) -> None:
+    """The converter writes some operators whether the opset has them or not; the checker would only say that one is unknown.
+
+    Raises:
+        NeedsNewer: names the lowest opset that has all operators.
+    """
+    first: dict[str, int] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if schema.domain == "":
+            first[schema.name] = min(schema.since_version, first.get(schema.name, schema.since_version))
+    nodes = (node for part in (proto.graph, *proto.functions) for node in part.node if node.domain == "")
+    newer = {node.op_type: first[node.op_type] for node in nodes if first.get(node.op_type, 0) > opset}
+    if newer:
+        raise NeedsNewer(
+            f"Opset {opset} does not have {' and '.join(sorted(newer))}, which the model needs. The lowest that has is "
+            f"{max(newer.values())}: give --opset {max(newer.values())}."
+        )
 
 
 def _convert(subject: Subject, opset: int) -> onnx.ModelProto:

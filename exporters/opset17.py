@@ -29,7 +29,7 @@ DEFAULTS: dict[str, dict[str, int | bytes | None]] = {
 
 
 class NeedsNewer(ExportError):
-    """A graph that opset 17 cannot hold."""
+    """A graph that the opset asked for cannot hold."""
 
 
 def lowered(proto: ModelProto) -> ModelProto:

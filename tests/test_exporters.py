@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx import symbolic_trace
+from torchvision.ops import DeformConv2d
 
 import exporters
 from exporters import ExportError, MissingBackend, ParityError, parity
@@ -321,3 +322,21 @@ def test_classes_of_a_text_lie_on_its_last_axis():
     other[0, 1, 3], other[0, 1, 2] = 0, 1  # another token at one place of eight
     assert _agreeing(one, other) == (7, 8) and _agreeing(one, one) == (8, 8)
     assert _agreeing(one[:, :, 0], other[:, :, 0]) == (2, 2) and _agreeing(one[:, 0, :1], one[:, 0, :1]) == (0, 0)
+
+
+class Deformed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.offsets = nn.Conv2d(3, 18, 1)
+        self.conv = DeformConv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x, self.offsets(x))
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+def test_the_lowest_opset_that_has_an_operator_is_named_and_works(tmp_path: Path, opset: int):
+    inputs = (seeded(1, 3, 8, 8),)
+    with pytest.raises(ExportError, match=f"Opset {opset} does not have DeformConv, .*: give --opset 19"):
+        exporters.export("onnx", Deformed(), inputs, tmp_path / "model.onnx", opset=opset)
+    assert exporters.export("onnx", Deformed(), inputs, tmp_path / "model.onnx", opset=19).parity is not None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.models as zoo
 from torch import Tensor, nn
 from torch.fx import GraphModule, symbolic_trace
+from torchvision.ops import DeformConv2d
 
+from compress.graph.trace.trace import trace
 from compress.measure.cost import Cost, cost
 
 
@@ -206,3 +210,87 @@ def test_counting_leaves_the_model_as_it_was():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
     assert torch.backends.mha.get_fastpath_enabled() == fast
     assert type(module.get_parameter("0.weight")) is nn.Parameter
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.Module], **settings: Any):
+        super().__init__()
+        self.layer = kind(6, 5, batch_first=True, **settings)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0]
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_layers": 2, "bidirectional": True}, {"num_layers": 2, "proj_size": 3}])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_count_each_weight_once_for_every_step(kind: type[nn.Module], settings: dict[str, Any]):
+    if "proj_size" in settings and kind is not nn.LSTM:
+        return  # only an LSTM has it
+    model = Recurrent(kind, **settings)
+    weights = sum(p.numel() for name, p in model.named_parameters() if "weight" in name)
+    assert counted(model, 7, 6).macs == 7 * weights
+
+
+class Pairs(nn.Module):
+    def __init__(self, functional: bool):
+        super().__init__()
+        self.bilinear = nn.Bilinear(3, 4, 5)
+        self.functional = functional
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = x[..., :3], x[..., 3:]
+        return F.bilinear(one, other, self.bilinear.weight) if self.functional else self.bilinear(one, other)
+
+
+@pytest.mark.parametrize("functional", [True, False])
+def test_a_bilinear_layer_counts_its_weight_once_for_every_row(functional: bool):
+    assert counted(Pairs(functional), 2, 7).macs == 2 * 3 * 4 * 5
+
+
+class Deformed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.offsets = nn.Conv2d(4, 18, 1)
+        self.conv = DeformConv2d(4, 6, 3, stride=2, padding=1, groups=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x, self.offsets(x)[..., ::2, ::2])
+
+
+def test_deformable_convolution_counts_as_a_convolution_of_its_size():
+    x = torch.zeros(1, 4, 8, 8)
+    assert cost(trace(Deformed(), (x,)), (x,)).macs == 64 * 4 * 18 + 16 * 2 * 9 * 6
+
+
+class OfVectors(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+
+def test_a_matrix_by_a_vector_is_counted():
+    assert counted(OfVectors(), 3, 5).macs == 15
+
+
+class Own(nn.Module):
+    """A product that no counter sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:  # a leaf
+            x = x + 1
+        return (x[:, None] * self.weight).sum(2)
+
+
+def test_layers_whose_products_cannot_be_counted_are_named_and_those_without_any_are_not():
+    x = torch.zeros(1, 4)
+    kinds = nn.Sequential(Own(), nn.Linear(4, 4), nn.LayerNorm(4), nn.PReLU(4))
+    assert cost(trace(kinds, (x,)), (x,)).uncounted == ("0 (Own)",)
+    norms = nn.Sequential(nn.LayerNorm((2, 3, 4)), nn.BatchNorm2d(2))
+    assert counted(norms, 2, 3, 4).uncounted == ()

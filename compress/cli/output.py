@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -83,7 +84,10 @@ def print_report(report: Any, out: object) -> None:
     warned = (f"Warning: {warning}" for warning in report.warnings)
     for sentence in (*warned, *sentences.sentences(report), *(f"Note: {note}" for note in report.notes)):
         say(sentence)
-    say(f"{report.verdict}\nEverything is in {out}: report.md first, model.compressed to go on in torch.")
+    # A model without a class-free form has none; the notes say why.
+    there = Path(str(out), "model.compressed").exists()
+    on = "model.compressed to go on in torch." if there else f"there is no model.compressed. {sentences.WITHOUT_CHECKPOINT}"
+    say(f"{report.verdict}\nEverything is in {out}: report.md first, {on}")
 
 
 def compared(export: Any) -> str:

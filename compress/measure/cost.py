@@ -2,8 +2,9 @@
 
 Everything follows from one pass over the graph with fake tensors: shapes move, no number is computed, no memory is taken.
 
-MACs: half of what `torch.utils.flop_counter` counts: convolution (grouped and transposed ones included), linear layers and
-the matrix products of attention. Norms, activations and pooling count 0, as in the tables that people compare with.
+MACs: half of what `torch.utils.flop_counter` counts (convolution, grouped and transposed ones included, linear layers and the
+matrix products of attention), with what it passes over (counting.py). Norms, activations and pooling count 0, as in the tables
+that people compare with. A layer with a matrix of weights for which nothing was counted is named in `Cost.uncounted`.
 
 Activation bytes: liveness over the graph. The result of a node lives from that node to its last consumer; the peak is
 
@@ -17,8 +18,7 @@ figure for comparing models, not for sizing a device to the byte.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Interpreter, Node
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+
+from compress.measure.counting import counter, passed_over, plain_kernels
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Cost:
         weight_bytes: bytes of parameters and buffers, shared ones once.
         peak_activation_bytes: activations alive at once, batch of 1 (module docstring).
         layers: in the order of execution.
+        uncounted: layers, with their kind, that hold a matrix of weights and for which no multiply-accumulate was counted.
     """
 
     params: int
@@ -67,6 +69,7 @@ class Cost:
     weight_bytes: int
     peak_activation_bytes: int
     layers: tuple[LayerCost, ...]
+    uncounted: tuple[str, ...] = ()
 
     def peak_memory_bytes(self, batch: int = 1) -> int:
         """Weights + the activations of a batch alive at once: what inference needs at least, without the runtime's own."""
@@ -85,11 +88,11 @@ def cost(module: GraphModule, inputs: tuple[Tensor, ...]) -> Cost:
     try:
         # allow_non_fake_inputs: the model's parameters stay real and are not copied.
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            steps = _Steps(module, FlopCounterMode(display=False), mode)
+            steps = _Steps(module, counter(), mode)
             fake = tuple(torch.empty(x.shape, dtype=x.dtype, device=_device(module, x)) for x in example)
             steps.count(fake)
     except Exception:  # a leaf that looks at values (nonzero, item) has no shapes without them: run it for real, once
-        steps = _Steps(module, FlopCounterMode(display=False), None)
+        steps = _Steps(module, counter(), None)
         steps.count(tuple(x.to(_device(module, x)) for x in example))
     tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}  # by identity: a shared tensor is stored once
     return Cost(
@@ -98,7 +101,14 @@ def cost(module: GraphModule, inputs: tuple[Tensor, ...]) -> Cost:
         weight_bytes=sum(t.numel() * t.element_size() for t in tensors.values()),
         peak_activation_bytes=_peak(module, steps.buffers),
         layers=tuple(layer for layer in steps.layers.values() if layer.params or layer.macs),
+        uncounted=_uncounted(module, steps.layers.values()),
     )
+
+
+def _uncounted(module: GraphModule, layers: Iterable[LayerCost]) -> tuple[str, ...]:
+    parts = dict(module.named_modules())
+    free = [layer for layer in layers if not layer.macs and layer.name in parts]
+    return tuple(f"{layer.name} ({layer.kind})" for layer in free if passed_over(parts[layer.name]))
 
 
 _Buffer = tuple[int, int]  # (storage, version): a view shares both with its source, an in-place result only the first
@@ -117,7 +127,7 @@ class _Steps(Interpreter):
         self.storages: list[Any] = []  # kept alive: the address of a freed one would name two buffers
 
     def count(self, inputs: tuple[Tensor, ...]) -> None:
-        with torch.no_grad(), _plain_attention(), self.counter:
+        with torch.no_grad(), plain_kernels(), self.counter:
             self.run(*inputs)
 
     def run_node(self, n: Node) -> Any:
@@ -196,16 +206,3 @@ def _peak(module: GraphModule, made: dict[Node, dict[_Buffer, int]]) -> int:
 
 def _device(module: GraphModule, example: Tensor) -> torch.device:
     return next((p.device for p in module.parameters()), example.device)
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Attention as matrix products: its fused kernels are opaque to the counter."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    # The fast path of nn.MultiheadAttention runs past every counted operation.
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import exporters
 from compress.artifact import Artifact
 from compress.checkpoint.load import open_artifact, parse_shape, refusal
 from compress.data import Data, check_output, open_data
-from compress.errors import BadInput
+from compress.errors import BadInput, CompressWarning
 from compress.measure import quality
+from compress.measure.cost import cost
 from compress.measure.runtime import choose
 from compress.progress import Progress, silent
 from compress.recipe import DRAWN, Recipe
@@ -39,6 +41,7 @@ def opened(recipe: Recipe) -> tuple[Artifact, Data | None]:
         arch=recipe.arch,
         arch_kwargs=recipe.arch_kwargs,
         trust_pickle=recipe.trust_pickle,
+        weights_entry=recipe.weights_entry,
         input_shapes=shapes,
         of_data=of_data,
     )
@@ -74,11 +77,22 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> tuple[Context, quali
     if not own:
         _refuse_sigmoid(dense, data, shape)
     dense = dense.noting(*data.notes, *odd, *([chosen] if chosen else []))
+    dense = doubted(dense)
     # Moved once, here: every stage finds the model where the run works.
     dense = replace(dense, module=dense.on(device))
     # Stages get a number; whether rounding pays is the pipeline's question, because it is measured.
     settled = recipe.model_copy(update={"align": recipe.align or 1})
     return Context(dense, data, settled, device, progress, initial=_initial(recipe, dense, device)), metric
+
+
+def doubted(dense: Artifact) -> Artifact:
+    """With a warning of layers that multiply and were not counted: shares, targets and gates in MACs leave them out."""
+    if not (passed := cost(dense.module, dense.inputs).uncounted):
+        return dense
+    more = f" and {len(passed) - 3} more" if len(passed) > 3 else ""
+    odd = f"The MACs of {', '.join(passed[:3])}{more} could not be counted: every figure in MACs leaves them out."
+    warnings.warn(odd, CompressWarning, stacklevel=2)
+    return dense.warning(odd)
 
 
 def own_meaning(recipe: Recipe) -> bool:
@@ -127,7 +141,9 @@ def _initial(recipe: Recipe, dense: Artifact, device: torch.device) -> Artifact 
         return None
     shapes = tuple("x".join(map(str, x.shape[1:])) for x in dense.inputs)
     # Opened like the model, with the same class and shapes, but without data.
-    found, _ = opened(recipe.model_copy(update={"model": recipe.initial, "data": "", "input_shape": shapes}))
+    found, _ = opened(
+        recipe.model_copy(update={"model": recipe.initial, "data": "", "input_shape": shapes, "weights_entry": None})
+    )
     shaped, other = ({name: tuple(t.shape) for name, t in a.module.state_dict().items()} for a in (dense, found))
     if differ := [name for name in shaped if other.get(name) != shaped[name]] or [name for name in other if name not in shaped]:
         there, here = (where.get(differ[0], "absent") for where in (other, shaped))

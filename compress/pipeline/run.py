@@ -106,7 +106,7 @@ def _finished(running: _Run) -> tuple[Report, str]:
         made = export_all(recipe, workspace.out, result, running.context.data, running.harness.quality_of, dense)
         workspace.check()  # exporters make the folder of a file where it is missing
         report, remedy = running.with_last_kept(_report(recipe, running.done, made))
-        _write(workspace, result, report)
+        report = _write(workspace, result, report)
         workspace.check()
     return report, remedy
 
@@ -299,15 +299,18 @@ def _inexact(worst: Exactness | None) -> Broken | None:
     return Broken(outcome=Outcome.NOT_EXACT, lost=worst.worst_abs, allowed=worst.tolerance)
 
 
-def _write(workspace: Workspace, result: Artifact, report: Report) -> None:
+def _write(workspace: Workspace, result: Artifact, report: Report) -> Report:
+    """The model, the plan and the report, with what could not be written."""
     try:
         save(result, workspace.out / "model.compressed")
     except UnsupportedModel as error:
-        report = report.model_copy(update={"notes": (*report.notes, f"No model.compressed was written: {error}")})
+        said = f"No model.compressed was written: {error} {sentences.WITHOUT_CHECKPOINT}"
+        report = report.model_copy(update={"notes": (*report.notes, said)})
     workspace.write("plan.json", replace(result.plan, method=report.method).to_json())
     report = draw(report, workspace.out / "pictures")
     workspace.write("report.json", report.to_json())
     workspace.write("report.md", markdown(report))
+    return report
 
 
 @contextmanager

@@ -23,6 +23,10 @@ KEPT_ALL_THE_SAME = {
 }
 """What a broken contract leaves, behind the name of the folder."""
 
+WITHOUT_CHECKPOINT = (
+    "The exported files and plan.json hold the result; to go on in torch, change that part of the model and run again."
+)
+
 
 def count(n: float) -> str:
     """11689512 -> 11.69 M."""

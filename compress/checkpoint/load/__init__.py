@@ -4,7 +4,10 @@ sniff          what a file is, before anything is opened
 pickles        the only place that unpickles
 architectures  `--arch` by name
 input_errors   why a model does not take some inputs
-state_dict     a state_dict found, matched and checked
+entries        which weights of a checkpoint
+state_dict     a state_dict matched and checked
+plain_weights  lazy layers get sizes, computed weights become plain
+behavior       random and batch-dependent models are refused
 model          all of it together: load_model, load, open_artifact
 """
 

@@ -13,10 +13,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.optim.swa_utils import AveragedModel
 
 from compress.artifact import Artifact
 from compress.checkpoint.deserialize import MAX_BYTES, expected_tensors, from_json
-from compress.checkpoint.load import pickled_layers, state_dict
+from compress.checkpoint.load import entries, pickled_layers, state_dict
+from compress.checkpoint.load.behavior import refuse_unsteady
 from compress.checkpoint.load.input_errors import by, channels_wanted, misfit
 from compress.checkpoint.load.pickled_layers import Record
 from compress.checkpoint.load.pickles import unpickle
@@ -37,7 +39,12 @@ class Loaded:
 
 
 def load_model(
-    path: str | Path, *, arch: str | None = None, arch_kwargs: Mapping[str, Any] | None = None, trust_pickle: bool = False
+    path: str | Path,
+    *,
+    arch: str | None = None,
+    arch_kwargs: Mapping[str, Any] | None = None,
+    trust_pickle: bool = False,
+    weights_entry: str | None = None,
 ) -> Loaded:
     """Open a model file of any kind that can be opened.
 
@@ -46,6 +53,7 @@ def load_model(
         arch: for a state_dict: torchvision:NAME, timm:NAME, package.module:factory or path/to/file.py:factory.
         arch_kwargs: keyword arguments of the factory.
         trust_pickle: run the code inside the file, where it needs any.
+        weights_entry: entry of a checkpoint, or first part of the names in it, that the weights are read from.
 
     Raises:
         BadInput: the file cannot be used; says what was found, what is needed, what to do.
@@ -56,14 +64,16 @@ def load_model(
         module = load(path)
         return Loaded(module, (*_unused(arch), *state_dict.settle(module, where)))
     saved = _read_safetensors(path) if kind is Kind.SAFETENSORS else unpickle(path, kind, trust_pickle)
-    found, notes = state_dict.find(saved, where)
+    found, notes, entry = entries.find(saved, where, weights_entry)
     if isinstance(found, nn.Module | Record):
+        if entry is not None:
+            raise BadInput(f"{where} has no entry '{entry}' with weights. Leave --weights-entry out, or give one that it has.")
         module, more = pickled_layers.module(found, where) if isinstance(found, Record) else _whole(found)
         notes += [*more, *_unused(arch)]
     elif arch is None:
         raise BadInput(_needs_arch(where, found))
     else:
-        module, more = state_dict.fill(found, arch, arch_kwargs or {}, where)
+        module, more = state_dict.fill(found, arch, arch_kwargs or {}, where, entry)
         notes += more
     notes += state_dict.settle(module, where)
     return Loaded(module, tuple(notes))
@@ -77,9 +87,9 @@ def _whole(module: nn.Module) -> tuple[nn.Module, list[str]]:
     """A module that was unpickled with its code."""
     # Its replicas are of no use here, and names would begin with "module.".
     notes: list[str] = []
-    if isinstance(module, nn.DataParallel):
+    if isinstance(module, nn.DataParallel | AveragedModel):
+        notes.append(f"The module was taken out of its {type(module).__name__} wrapper.")
         module = module.module
-        notes.append("The module was taken out of its DataParallel wrapper.")
     if module.training:
         notes.append("The module was saved in training mode; it is used in eval mode.")
     return module, notes
@@ -150,6 +160,7 @@ def open_artifact(
     arch: str | None = None,
     arch_kwargs: Mapping[str, Any] | None = None,
     trust_pickle: bool = False,
+    weights_entry: str | None = None,
     input_shapes: Sequence[Shape] = (),
     of_data: bool = False,
 ) -> Artifact:
@@ -160,18 +171,20 @@ def open_artifact(
         arch: as for load_model.
         arch_kwargs: as for load_model.
         trust_pickle: as for load_model.
+        weights_entry: as for load_model.
         input_shapes: one shape per model input, without the batch, such as (3, 32, 32); a model.compressed folder knows its own.
         of_data: the shapes are those of the user's data, and the refusal of a model that does not fit says so.
 
     Raises:
         BadInput: the file cannot be used, or the model does not run on inputs of these shapes.
-        UnsupportedModel: the model cannot be traced.
+        UnsupportedModel: the model cannot be traced, its output is random, or depends on the rest of the batch.
     """
-    loaded = load_model(path, arch=arch, arch_kwargs=arch_kwargs, trust_pickle=trust_pickle)
+    loaded = load_model(path, arch=arch, arch_kwargs=arch_kwargs, trust_pickle=trust_pickle, weights_entry=weights_entry)
     shapes = tuple(input_shapes) or _known_shapes(loaded.module)
     if not shapes:
         raise BadInput(f"The input size of {path} is not known. Give it with --input-shape CxHxW, once per model input.")
     inputs = example_inputs(shapes)
+    refuse_unsteady(loaded.module, inputs)
     try:
         return Artifact(trace(loaded.module, inputs), inputs, notes=loaded.notes)
     except BadInput as error:

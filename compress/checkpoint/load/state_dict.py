@@ -1,4 +1,4 @@
-"""A state_dict out of whatever was saved, and into the module it belongs to. What was inferred on the way comes back as notes."""
+"""A state_dict into the module it belongs to. What was inferred on the way comes back as notes."""
 
 from __future__ import annotations
 
@@ -8,73 +8,31 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from compress.checkpoint.load import architectures
-from compress.checkpoint.load.pickled_layers import Record, own
+from compress.checkpoint.load import architectures, plain_weights
+from compress.checkpoint.load.entries import SHOWN, Weights, inner
 from compress.errors import BadInput
 
-NESTS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights")
-_WRAPPERS = ("module.", "_orig_mod.")
 _COUNTERS = ("total_ops", "total_params")  # buffers that a popular FLOP counter leaves behind
-SHOWN = 5
 LARGEST = 1e15  # squares of activations are summed in float32, which ends at 3e38
 
-Weights = dict[str, Tensor]
 
-
-def find(saved: Any, where: str) -> tuple[nn.Module | Record | Weights, list[str]]:
-    """The module or the tensors in a saved object, however nested.
-
-    Args:
-        saved: what the file holds.
-        where: how messages call the file.
-
-    Raises:
-        BadInput: neither is in it.
-    """
-    notes: list[str] = []
-    tensors: Weights = {}
-    for _ in range(4):
-        if isinstance(saved, nn.Module | Record):
-            return saved, notes
-        if not isinstance(saved, Mapping):
-            raise BadInput(f"{where} holds a {torch.typename(saved)}; needed is a module or a state_dict (names and tensors).")
-        tensors = {str(key): own(value, str(key), where) for key, value in saved.items() if isinstance(value, Tensor)}
-        nest = next((key for key in NESTS if isinstance(saved.get(key), Mapping | nn.Module | Record)), None)
-        if nest is None or len(tensors) > len(saved) / 2:
-            break
-        notes.append(f"The weights were read from the entry '{nest}' of the file.")
-        saved = saved[nest]
-    if not tensors:
-        keys = ", ".join(repr(key) for key in list(saved)[:SHOWN]) or "nothing"
-        raise BadInput(f"{where} holds no weights (its entries: {keys}); needed is a state_dict, alone or under 'state_dict'.")
-    return _unwrapped(tensors, notes), notes
-
-
-def _unwrapped(tensors: Weights, notes: list[str]) -> Weights:
-    """Names without what DataParallel and torch.compile put before them."""
-    for prefix in _WRAPPERS * 2:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-            notes.append(f"The prefix '{prefix}' was taken off the names of the weights.")
-    if any("_orig_mod." in name for name in tensors):
-        tensors = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
-        notes.append("'_orig_mod.' (torch.compile) was taken out of the names of the weights.")
-    return tensors
-
-
-def fill(weights: Weights, arch: str, arguments: Mapping[str, Any], where: str) -> tuple[nn.Module, list[str]]:
-    """The architecture with these weights in it.
+def fill(
+    weights: Weights, arch: str, arguments: Mapping[str, Any], where: str, entry: str | None = None
+) -> tuple[nn.Module, list[str]]:
+    """The architecture with these weights in it; `entry`: only those whose names begin so.
 
     Raises:
         BadInput: they do not belong together; names at most five of the differences.
     """
     module = architectures.build(arch, arguments)
-    weights, notes = _matched(weights, module)
+    weights, notes = _matched(weights, module, entry, where)
+    plain_weights.materialize(module, weights)
     differences = _differences(weights, module)
     classes = _classes(weights, module) if "num_classes" not in arguments else None
     if differences and classes is not None and architectures.accepts(arch, "num_classes"):
         count, layer = classes
         other = architectures.build(arch, {**arguments, "num_classes": count})
+        plain_weights.materialize(other, weights)
         if not _differences(weights, other):
             module, differences = other, []
             notes.append(f"num_classes={count} was read from the shape of {layer}.")
@@ -92,20 +50,22 @@ def fill(weights: Weights, arch: str, arguments: Mapping[str, Any], where: str) 
     return module, notes + other_types(weights.values())
 
 
-def _matched(weights: Weights, module: nn.Module) -> tuple[Weights, list[str]]:
+def _matched(weights: Weights, module: nn.Module, entry: str | None, where: str) -> tuple[Weights, list[str]]:
     """Without counters of other tools, and without a first name part that the architecture does not have."""
     notes: list[str] = []
-    wanted = module.state_dict().keys()
+    wanted = module.state_dict()
     counters = [name for name in weights if name not in wanted and name.rpartition(".")[2] in _COUNTERS]
     if counters:
         weights = {name: tensor for name, tensor in weights.items() if name not in counters}
         notes.append(f"{len(counters)} entries that are no weights ({counters[0]}, ...) were left out.")
+    weights, said = inner(weights, wanted, entry, where)
+    notes += said
     outer = {name.partition(".")[0] for name in weights}
     if len(outer) == 1 and not any(name in wanted for name in weights):
         prefix = f"{outer.pop()}."
-        inner = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
-        if any(name in wanted for name in inner):
-            return inner, [*notes, f"The prefix '{prefix}' was taken off the names of the weights."]
+        bare = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+        if any(name in wanted for name in bare):
+            return bare, [*notes, f"The prefix '{prefix}' was taken off the names of the weights."]
     return weights, notes
 
 
@@ -150,12 +110,14 @@ def settle(module: nn.Module, where: str) -> list[str]:
     quantized = [name for name, part in module.named_modules() if ".quantized" in type(part).__module__]
     if quantized:
         raise BadInput(f"{where} is quantized ('{quantized[0]}'). Compress the model before it is quantized.")
+    plain_weights.refuse_lazy(module, where)
     _refuse_odd(tensors, where)
     parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
     _refuse_no_numbers(parameters, buffers, where)
     _refuse_impossible(parameters, buffers, where)
-    notes = other_types(tensor for _, tensor in tensors)
-    module.float().eval()
+    # In eval mode: the vectors of a spectral norm move in training.
+    notes = [*plain_weights.make_plain(module.eval()), *other_types(tensor for _, tensor in tensors)]
+    module.float()
     return notes
 
 

@@ -222,14 +222,14 @@ def _user_line() -> str:
         # Reached where forward has no file of its own, as in a GraphModule that is traced again.
         if frame.f_code is trace.__code__:
             break  # what called us is not the model
-        if name := _their_file(frame.f_code.co_filename):
+        if name := their_file(frame.f_code.co_filename):
             return f"{name}:{frame.f_lineno}"
         frame = frame.f_back
     return ""
 
 
 @functools.cache
-def _their_file(path: str) -> str:
+def their_file(path: str) -> str:
     """The name of a file of the user's; empty for torch's and our own."""
     # Names in angle brackets are generated code, such as torch.fx's.
     return "" if path.startswith((*_NOT_THEIRS, "<")) else Path(path).name
