@@ -220,7 +220,8 @@ def make(**settings: Any) -> Recipe:
         if old in settings:
             settings[new] = settings.pop(old)
     if settings.get("target") is None and settings.get("tolerance") is None:
-        method = METHODS.get(settings.get("method") or "entropic")  # one that is unknown is refused with its stages
+        named = settings.get("method") or "entropic"
+        method = METHODS.get(named) if isinstance(named, str) else None  # one that is unknown is refused with its stages
         structure = settings.get("structure") or "weights"
         settings["target"] = CHANNELS_TARGET if method is None else method.default_target(structure)
     try:
@@ -256,7 +257,8 @@ def from_toml(path: Path, **overrides: Any) -> Recipe:
     """A recipe from a file; `overrides` win."""
     try:
         settings = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    # ValueError: no text, no TOML, or a number of thousands of digits.
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"The recipe {path} cannot be read ({error}). Give a TOML file such as out/recipe.toml.") from error
     return merged(settings, overrides)
 

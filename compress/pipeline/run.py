@@ -7,9 +7,10 @@ This is the one place that times, measures, saves, resumes and turns a stage's c
 
 from __future__ import annotations
 
+import hashlib
 import time
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -88,6 +89,7 @@ def run(
     """
     stages = stages_of(recipe)
     context, metric = prepare(recipe, progress)
+    given = {"recipe_sha256": recipe_sha256, "data_sha256": _sha256(recipe.data) if recipe.data.endswith(".toml") else None}
     for stage in stages:
         stage.check(context.dense, context)  # before anything slow, and before out/ is touched
     with open_workspace(Path(out), recipe, resume=resume, force=force) as workspace, _interruptions(workspace):
@@ -97,13 +99,13 @@ def run(
         running.dense()
         for stage in stages:
             running.stage(stage)
-        report, remedy = _finished(running, recipe_sha256)
+        report, remedy = _finished(running, given)
     if report.outcome is not Outcome.KEPT:
         raise GateFailed(f"{report.verdict} {workspace.out} {remedy}")
     return report
 
 
-def _finished(running: _Run, recipe_sha256: str | None) -> tuple[Report, str]:
+def _finished(running: _Run, given: Mapping[str, str | None]) -> tuple[Report, str]:
     """Exports and the report, and what a broken contract leaves."""
     recipe, workspace, result = running.harness.recipe, running.workspace, running.done[-1].artifact
     with _disk_errors(workspace, running.names):
@@ -112,7 +114,7 @@ def _finished(running: _Run, recipe_sha256: str | None) -> tuple[Report, str]:
         workspace.check()
         made = export_all(recipe, workspace.out, result, running.context.data, running.harness.quality_of, dense)
         workspace.check()  # exporters make the folder of a file where it is missing
-        report, remedy = running.with_last_kept(_report(recipe, running.done, made, recipe_sha256))
+        report, remedy = running.with_last_kept(_report(recipe, running.done, made).model_copy(update=given))
         _write(workspace, result, report)
         workspace.check()
     return report, remedy
@@ -244,7 +246,7 @@ def _saved(artifact: Artifact, stage: str, folder: Path) -> Artifact:
         return artifact.noting(f"Stage '{stage}' left a model without a class-free form; a cut-off run repeats it: {error}")
 
 
-def _report(recipe: Recipe, done: Sequence[_Done], made: Exports, recipe_sha256: str | None) -> Report:
+def _report(recipe: Recipe, done: Sequence[_Done], made: Exports) -> Report:
     first, last, result = done[0].record, done[-1].record, done[-1].artifact
     exactness = [d.exactness for d in done if d.exactness is not None]
     worst = max(exactness, key=lambda e: e.worst_abs / e.tolerance) if exactness else None
@@ -264,11 +266,14 @@ def _report(recipe: Recipe, done: Sequence[_Done], made: Exports, recipe_sha256:
         target=recipe.target,
         max_drop=recipe.max_drop,
         plan_sha256=result.plan.digest,
-        recipe_sha256=recipe_sha256,
         warnings=tuple(dict.fromkeys(result.warnings)),
         notes=tuple(dict.fromkeys(result.notes)),
         curves=result.curves,
     )
+
+
+def _sha256(path: str) -> str:
+    return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
 
 
 def _inexact(worst: Exactness | None) -> Broken | None:

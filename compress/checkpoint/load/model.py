@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,6 +222,7 @@ def parse_shape(text: str) -> Shape:
         BadInput: not numbers above 0 with an x between them.
     """
     parts = text.lower().replace(",", "x").split("x")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    # As many digits as any size has: Python refuses thousands of them, and isdigit() takes the two of 10².
+    if not all(re.fullmatch(r"\s*0*[1-9][0-9]{0,8}\s*", part) for part in parts):
         raise BadInput(f"--input-shape is '{text}'; needed is CxHxW, such as 3x224x224, once per model input.")
     return tuple(int(part) for part in parts)
