@@ -6,6 +6,7 @@ than a few lines has a file of its own name.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -102,7 +103,8 @@ def run(
         return run_methods(resolved, names, Path(out), resume=resume, force=force, progress=progress)
     if dry_run:
         return decide(resolved, progress)
-    return pipeline.run(resolved, Path(out), resume=resume, force=force, progress=progress)
+    digest = hashlib.sha256(Path(recipe).read_bytes()).hexdigest() if isinstance(recipe, str | Path) else None
+    return pipeline.run(resolved, Path(out), resume=resume, force=force, progress=progress, recipe_sha256=digest)
 
 
 def resolved_recipe(model: Place | None, recipe: Recipe | Place | None, settings: dict[str, Any]) -> Recipe:

@@ -169,7 +169,8 @@ def from_json(text: str) -> Plan:
             raise BadInput(f"The plan is not of schema {SCHEMA}. Make it again with 'compress plan'.")
         known = cast("dict[str, Any]", data)
         return Plan(tuple(_edit(e) for e in known["edits"]), str(known.get("method", "")), int(known.get("align", 1)))
-    except (ValueError, KeyError, TypeError) as error:
+    # Infinity is no whole number, and lists in lists end in the recursion limit.
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         said = f"{type(error).__name__}: {error}"
         raise BadInput(f"The plan cannot be read ({said}). Make it again with 'compress plan'.") from error
 

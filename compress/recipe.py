@@ -225,7 +225,8 @@ def make(**settings: Any) -> Recipe:
         if old in settings:
             settings[new] = settings.pop(old)
     if settings.get("target") is None and settings.get("tolerance") is None:
-        method = METHODS.get(settings.get("method") or "entropic")  # one that is unknown is refused with its stages
+        named = settings.get("method") or "entropic"
+        method = METHODS.get(named) if isinstance(named, str) else None  # one that is unknown is refused with its stages
         structure = settings.get("structure") or "weights"
         settings["target"] = CHANNELS_TARGET if method is None else method.default_target(structure)
     try:
@@ -284,8 +285,8 @@ def settings_in(path: Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(files.text(path))
-    # Nesting by the thousand ends the reader of TOML itself.
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    # ValueError: no text, no TOML, or a number of thousands of digits; nesting by the thousand ends the reader itself.
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"The recipe {path} cannot be read ({error}). Give a TOML file such as out/recipe.toml.") from error
 
 

@@ -404,6 +404,14 @@ def test_truncated_safetensors_are_refused(here):
             load_model("model.safetensors", arch="small_net.py:net")
 
 
+def test_formats_without_checksums_are_named(here):
+    save_file(net().state_dict(), "model.safetensors")
+    torch.save(net().state_dict(), "old.pt", _use_new_zipfile_serialization=False)
+    for name, kind in (("model.safetensors", "a .safetensors file"), ("old.pt", "a file of torch.save before torch 1.6")):
+        notes = load_model(name, arch="small_net.py:net").notes
+        assert sum(f"{name} is {kind}, a format without checksums" in note for note in notes) == 1
+
+
 def test_missing_file_and_folder_are_refused(here):
     with pytest.raises(BadInput, match=r"no model file missing.pt"):
         load_model("missing.pt")

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import jsonschema
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+import compress
 import exporters
 from compress.artifact import Artifact, apply
 from compress.checkpoint.load import load
@@ -26,6 +28,7 @@ from compress.method_table import METHODS, Method
 from compress.pipeline import exports, harness, prepare
 from compress.pipeline import run as pipeline
 from compress.pipeline.prepare import find_device
+from compress.pipeline.rounding import with_widths_that_pay
 from compress.pipeline.run import run
 from compress.pipeline.workspace import open_workspace
 from compress.recipe import Recipe, from_toml, make
@@ -272,7 +275,7 @@ class KeepFive(Halve):
 def test_rounded_widths_stay_only_where_they_pay(recipe: Recipe, align: int | None, interval: tuple[float, float], widths: int):
     context, _ = prepare.prepare(recipe)
     context = replace(context, race=lambda one, other: Timing(1.0, sum(interval) / 2, interval, 5))
-    result = pipeline._with_widths_that_pay(KeepFive(), context.dense, context, align)
+    result = with_widths_that_pay(KeepFive(), context.dense, context, align)
     assert result.module.get_submodule("0").out_channels == widths
     assert align == 1 or any("rounded" in note and "95 %" in note for note in result.notes)
 
@@ -360,3 +363,14 @@ def test_a_missing_package_is_told_before_anything_slow(recipe: Recipe, tmp_path
     with pytest.raises(exporters.MissingBackend, match=r"no_such_package.*pip install"):
         run(recipe.model_copy(update={"export": ("onnx-int8",)}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_report_names_the_recipe_file_that_was_given(
+    finished: tuple[Recipe, Path, Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    recipe, _, report = finished
+    assert report.recipe_sha256 is None
+    monkeypatch.setitem(METHODS, "halve", Method((Halve(),)))
+    (tmp_path / "my.toml").write_text(recipe.to_toml())
+    found = compress.run(recipe=tmp_path / "my.toml", out=tmp_path / "out")
+    assert isinstance(found, Report) and found.recipe_sha256 == sha256((tmp_path / "my.toml").read_bytes()).hexdigest()

@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+from hashlib import sha256
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 from compress.artifact import Artifact
 from compress.checkpoint.load import load, load_model, open_artifact
 from compress.checkpoint.save import save
+from compress.checkpoint.sums import FILES, SUMS
 from compress.errors import BadInput, UnsupportedModel
 from compress.graph.trace.trace import trace
 
@@ -50,7 +52,8 @@ def test_saved_model_comes_back_bit_equal(tmp_path, module):
     again = load(tmp_path / "out" / "model.compressed")
     assert torch.equal(again(X), module(X)) and not again.training
     assert list(again.state_dict()) == list(module.state_dict())
-    assert sorted(p.name for p in (tmp_path / "out").rglob("*")) == ["graph.json", "model.compressed", "weights.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "out" / "model.compressed").iterdir()) == sorted(FILES)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["model.compressed"]
 
 
 def test_saved_model_opens_where_its_class_is_unknown(tmp_path, module):
@@ -180,9 +183,52 @@ def test_checkpoint_without_one_of_its_files_is_refused(tmp_path, module, name):
         load(tmp_path / "m")
 
 
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.99])
+def test_a_flipped_bit_anywhere_in_a_checkpoint_is_refused(tmp_path, module, name, place):
+    save(module, tmp_path / "m")
+    file = tmp_path / "m" / name
+    data = bytearray(file.read_bytes())
+    data[int(place * len(data))] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(BadInput, match=r"does not match its checksum in SHA256SUMS\. Copy it again, or save the model again"):
+        load(tmp_path / "m")
+
+
+def test_checksums_are_those_that_sha256sum_reads(tmp_path, module):
+    save(module, tmp_path / "m")
+    lines = [line.split("  ") for line in (tmp_path / "m" / SUMS).read_text().splitlines()]
+    expected = [[sha256((tmp_path / "m" / name).read_bytes()).hexdigest(), name] for name in FILES[:2]]
+    assert lines == expected and load_model(tmp_path / "m").notes == ()
+
+
+@pytest.mark.parametrize("target", ["nowhere", "/dev/zero", "."])
+def test_checksums_that_are_no_file_are_refused(tmp_path, module, target):
+    save(module, tmp_path / "m")
+    (tmp_path / "m" / SUMS).unlink()
+    (tmp_path / "m" / SUMS).symlink_to(target)
+    with pytest.raises(BadInput, match="SHA256SUMS is no plain file"):
+        load(tmp_path / "m")
+
+
+def test_a_checkpoint_of_an_older_version_opens_with_a_note(tmp_path, module):
+    old_version(module, tmp_path / "m")
+    found = load_model(tmp_path / "m")
+    assert torch.equal(found.module(X), module(X))
+    assert len(found.notes) == 1 and "has no SHA256SUMS" in found.notes[0]
+    save(module, tmp_path / "m")
+    assert load_model(tmp_path / "m").notes == ()
+
+
+def old_version(module, path):
+    """A folder as it was written before there were checksums: what is in it is believed as far as it can be."""
+    save(module, path)
+    (path / SUMS).unlink()
+
+
 @pytest.mark.parametrize("name", ["graph.json", "weights.safetensors"])
 def test_truncated_checkpoint_is_refused(tmp_path, module, name):
-    save(module, tmp_path / "m")
+    old_version(module, tmp_path / "m")
     file = tmp_path / "m" / name
     whole = file.read_bytes()
     for size in (0, 5, len(whole) // 2, len(whole) - 3):
@@ -195,12 +241,15 @@ def test_weights_of_another_model_are_refused(tmp_path, module):
     save(module, tmp_path / "m")
     save(trace(Net(8), (X,)), tmp_path / "other")
     (tmp_path / "other" / "weights.safetensors").rename(tmp_path / "m" / "weights.safetensors")
+    with pytest.raises(BadInput, match=r"weights\.safetensors does not match its checksum"):
+        load(tmp_path / "m")
+    (tmp_path / "m" / SUMS).unlink()
     with pytest.raises(BadInput, match=r"does not belong to the graph.json .*: conv.bias is \(8,\), the graph needs \(4,\)"):
         load(tmp_path / "m")
 
 
 def test_graph_that_asks_for_huge_layers_is_refused_before_they_are_made(tmp_path, module):
-    save(module, tmp_path / "m")
+    old_version(module, tmp_path / "m")
     file = tmp_path / "m" / "graph.json"
     data = json.loads(file.read_text())
     data["layers"]["head"]["args"] = {"in_features": 2**20, "out_features": 2**20}

@@ -1,4 +1,4 @@
-"""The class-free checkpoint on disk: `model.compressed/graph.json` and `model.compressed/weights.safetensors`.
+"""The class-free checkpoint on disk: `graph.json`, `weights.safetensors` and their `SHA256SUMS` in a folder `model.compressed`.
 
 The folder is written beside its place under another name, flushed to the disk, read back as a model, and only then renamed.
 An old checkpoint of the same name stays until the new one is complete; a failure leaves nothing behind.
@@ -19,10 +19,9 @@ from torch.fx import GraphModule
 from compress.artifact import Artifact
 from compress.checkpoint.deserialize import from_json, stored_tensors
 from compress.checkpoint.serialize import to_json
+from compress.checkpoint.sums import FILES, GRAPH, SUMS, WEIGHTS, listed
 from compress.errors import BadInput
 from exporters.standalone import leftovers
-
-GRAPH, WEIGHTS = "graph.json", "weights.safetensors"
 
 
 def save(model: GraphModule | Artifact, path: str | Path) -> Path:
@@ -58,8 +57,8 @@ def save(model: GraphModule | Artifact, path: str | Path) -> Path:
 
 
 def _refuse_foreign(path: Path) -> None:
-    # An older checkpoint holds these two files and no others; anything else is not ours to delete.
-    ours = path.is_dir() and {p.name for p in path.iterdir()} <= {GRAPH, WEIGHTS}
+    # An older checkpoint holds these files and no others; anything else is not ours to delete.
+    ours = path.is_dir() and {p.name for p in path.iterdir()} <= set(FILES)
     if path.exists() and not ours:
         what = "a folder with other files" if path.is_dir() else "a file"
         raise BadInput(f"The place for the model, {path}, is {what}; needed is a new name, or an older checkpoint.")
@@ -79,10 +78,11 @@ def _write(folder: Path, text: str, tensors: dict[str, Tensor]) -> None:
     # One entry: safetensors writes several in an order that changes from process to process, and equal models give equal bytes.
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / GRAPH).write_text(text, encoding="utf-8")
+    (folder / SUMS).write_text(listed(folder), encoding="ascii")
     # mkdtemp lets nobody else read; a checkpoint has the rights of any other new file.
     folder.chmod(0o777 & ~_umask())
     (folder / WEIGHTS).chmod(0o666 & ~_umask())
-    for name in (WEIGHTS, GRAPH, "."):
+    for name in (*FILES, "."):
         _flush(folder / name)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from compress.checkpoint.load import load
+from compress.checkpoint.load.model import parse_shape
 from compress.commands.outputs import free, write_bytes
 from compress.data import open_data
 from compress.errors import BadInput, GateFailed
@@ -154,7 +155,7 @@ def _with_known(samples: Samples, folder: Path) -> Samples:
 
 
 def _shape(texts: tuple[str, ...]) -> tuple[int, ...] | None:
-    return tuple(int(size) for size in texts[0].split("x")) if texts else None
+    return parse_shape(texts[0]) if texts else None
 
 
 def _expected(folder: Path, path: str, export: ExportRecord, samples: Samples) -> list[list[np.ndarray]]:

@@ -119,7 +119,8 @@ def from_toml(path: Path) -> Settings:
     """Read a data.toml; a source that is a path counts from the file's folder."""
     try:
         values = tomllib.loads(files.text(path))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    # ValueError: no text, no TOML, or a number of thousands of digits.
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(
             f"The data settings {path} cannot be read ({error}). Give a TOML file with at least source = ..."
         ) from error

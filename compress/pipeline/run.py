@@ -7,9 +7,10 @@ This is the one place that times, measures, saves, resumes and turns a stage's c
 
 from __future__ import annotations
 
+import hashlib
 import time
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,13 +22,12 @@ from compress.artifact import Artifact
 from compress.checkpoint.load import load
 from compress.checkpoint.save import save
 from compress.curves import CURVES
-from compress.edits import Keep, from_json
+from compress.edits import from_json
 from compress.errors import (
     BadInput,
     CompressError,
     CompressWarning,
     GateFailed,
-    Infeasible,
     Interrupted,
     StageFailed,
     Terminated,
@@ -37,6 +37,7 @@ from compress.pipeline.exports import Exports, export_all, lost_too_much
 from compress.pipeline.harness import Harness
 from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.prepare import prepare
+from compress.pipeline.rounding import with_widths_that_pay
 from compress.pipeline.sequence import stages_of
 from compress.pipeline.workspace import Workspace, open_workspace
 from compress.progress import Progress, silent
@@ -47,8 +48,6 @@ from compress.report.markdown import markdown
 from compress.report.pictures import draw
 from compress.report.records import Broken, Exactness, Outcome, Report, StageRecord
 from compress.stage import Context, Stage
-
-_BLOCK = 8  # channels; the least block of the kernels in ONNX Runtime and oneDNN
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,15 @@ class _Done:
     trained: bool = False
 
 
-def run(recipe: Recipe, out: Path | str, *, resume: bool = False, force: bool = False, progress: Progress = silent) -> Report:
+def run(
+    recipe: Recipe,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress = silent,
+    recipe_sha256: str | None = None,
+) -> Report:
     """Carry out a recipe and write `out/`.
 
     Args:
@@ -70,6 +77,7 @@ def run(recipe: Recipe, out: Path | str, *, resume: bool = False, force: bool = 
         resume: go on with a run of the same recipe that was cut off.
         force: replace another run's results.
         progress: told what is being done.
+        recipe_sha256: of the file that the recipe came from.
 
     Raises:
         BadInput: a setting, file or folder that cannot be used.
@@ -81,6 +89,7 @@ def run(recipe: Recipe, out: Path | str, *, resume: bool = False, force: bool = 
     """
     stages = stages_of(recipe)
     context, metric = prepare(recipe, progress)
+    given = {"recipe_sha256": recipe_sha256, "data_sha256": _sha256(recipe.data) if recipe.data.endswith(".toml") else None}
     for stage in stages:
         stage.check(context.dense, context)  # before anything slow, and before out/ is touched
     with open_workspace(Path(out), recipe, resume=resume, force=force) as workspace, _interruptions(workspace):
@@ -90,13 +99,13 @@ def run(recipe: Recipe, out: Path | str, *, resume: bool = False, force: bool = 
         running.dense()
         for stage in stages:
             running.stage(stage)
-        report, remedy = _finished(running)
+        report, remedy = _finished(running, given)
     if report.outcome is not Outcome.KEPT:
         raise GateFailed(f"{report.verdict} {workspace.out} {remedy}")
     return report
 
 
-def _finished(running: _Run) -> tuple[Report, str]:
+def _finished(running: _Run, given: Mapping[str, str | None]) -> tuple[Report, str]:
     """Exports and the report, and what a broken contract leaves."""
     recipe, workspace, result = running.harness.recipe, running.workspace, running.done[-1].artifact
     with _disk_errors(workspace, running.names):
@@ -105,7 +114,7 @@ def _finished(running: _Run) -> tuple[Report, str]:
         workspace.check()
         made = export_all(recipe, workspace.out, result, running.context.data, running.harness.quality_of, dense)
         workspace.check()  # exporters make the folder of a file where it is missing
-        report, remedy = running.with_last_kept(_report(recipe, running.done, made))
+        report, remedy = running.with_last_kept(_report(recipe, running.done, made).model_copy(update=given))
         report = _write(workspace, result, report)
         workspace.check()
     return report, remedy
@@ -134,7 +143,7 @@ class _Run:
         def carry_out() -> Artifact:
             context = replace(known, scratch=self.workspace.scratch(number, stage.name))
             torch.manual_seed(self.context.recipe.seed * 1000 + number)  # a resumed stage draws what it would have drawn
-            return _with_widths_that_pay(stage, before, context, self.harness.recipe.align)
+            return with_widths_that_pay(stage, before, context, self.harness.recipe.align)
 
         with _failures(stage.name, self.names):
             self._step(stage.name, carry_out)
@@ -237,36 +246,6 @@ def _saved(artifact: Artifact, stage: str, folder: Path) -> Artifact:
         return artifact.noting(f"Stage '{stage}' left a model without a class-free form; a cut-off run repeats it: {error}")
 
 
-def _with_widths_that_pay(stage: Stage, before: Artifact, context: Context, align: int | None) -> Artifact:
-    """The stage's result with channel counts as they come, or rounded: what was asked for unless it is measurably slower, or,
-    where nothing was asked for, rounded to 8 if that is measurably faster. Runtimes' kernels work on blocks of channels.
-    """
-
-    def carried_out(multiple: int) -> Artifact:
-        return stage(before, replace(context, recipe=context.recipe.model_copy(update={"align": multiple})))
-
-    if stage.traits.once:
-        return carried_out(align or 1)
-    plain = carried_out(1)
-    # Nothing removed, or no rounding wanted: nothing to compare.
-    if align == 1 or not any(isinstance(edit, Keep) for edit in plain.plan.edits[len(before.plan.edits) :]):
-        return plain
-    try:
-        rounded = carried_out(align or _BLOCK)
-    # A target that rounded counts cannot meet is no error unless rounding was asked for.
-    except Infeasible:
-        if align is not None:
-            raise
-        return plain
-    assert context.race is not None, "a run can time"
-    timing = context.race(rounded, plain)
-    said = f"{timing.ratio:.2f}x as fast as unrounded ones (95 % interval {timing.ci95[0]:.2f} to {timing.ci95[1]:.2f})"
-    # Asked for: kept unless measurably slower. Not asked for: only if measurably faster.
-    if timing.faster or (align is not None and not timing.slower):
-        return rounded.noting(f"Channel counts are rounded to multiples of {align or _BLOCK}: {said}.")
-    return plain.noting(f"Channel counts are not rounded: in multiples of {align or _BLOCK} they are {said}.")
-
-
 def _report(recipe: Recipe, done: Sequence[_Done], made: Exports) -> Report:
     first, last, result = done[0].record, done[-1].record, done[-1].artifact
     exactness = [d.exactness for d in done if d.exactness is not None]
@@ -291,6 +270,10 @@ def _report(recipe: Recipe, done: Sequence[_Done], made: Exports) -> Report:
         notes=tuple(dict.fromkeys(result.notes)),
         curves=result.curves,
     )
+
+
+def _sha256(path: str) -> str:
+    return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
 
 
 def _inexact(worst: Exactness | None) -> Broken | None:

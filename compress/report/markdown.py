@@ -117,6 +117,8 @@ def _settings(report: Report) -> list[tuple[str, str]]:
         ("allowed drop", None if report.max_drop is None else f"{report.max_drop:g} points"),
         ("seed", str(report.seed)),
         ("plan sha256", report.plan_sha256),
+        ("data.toml sha256", report.data_sha256),
+        ("recipe sha256", report.recipe_sha256),
         ("CPU", f"{env.cpu}, {env.cores} cores"),
         ("GPU", env.gpu or "none"),
         ("OS", env.os),

@@ -207,6 +207,8 @@ class Report(Record):
     target: str | None = None
     max_drop: float | None = None
     plan_sha256: Sha256 | None = None
+    data_sha256: Sha256 | None = Field(default=None, description="of the data.toml, where the data is described by one")
+    recipe_sha256: Sha256 | None = Field(default=None, description="of the file given as --recipe; recipe.toml is what was read")
     warnings: tuple[str, ...] = Field(default=(), description="what makes the figures doubtful; to be read before them")
     notes: tuple[str, ...] = ()
     curves: tuple[Curve, ...] = Field(default=(), description="findings that stages left to be drawn")

@@ -22,7 +22,8 @@ from compress.checkpoint.load.behavior import refuse_unsteady
 from compress.checkpoint.load.input_errors import by, channels_wanted, misfit
 from compress.checkpoint.load.pickled_layers import Record
 from compress.checkpoint.load.pickles import unpickle
-from compress.checkpoint.load.sniff import GRAPH, WEIGHTS, Kind, identify
+from compress.checkpoint.load.sniff import Kind, identify
+from compress.checkpoint.sums import GRAPH, NO_SUMS, WEIGHTS, compare
 from compress.errors import BadInput
 from compress.graph.trace.shapes import MAX_VALUES
 from compress.graph.trace.trace import trace
@@ -61,8 +62,8 @@ def load_model(
     path = Path(path)
     kind, where = identify(path), f"The model file {path}"
     if kind is Kind.COMPRESSED:
-        module = load(path)
-        return Loaded(module, (*_unused(arch), *state_dict.settle(module, where)))
+        module, whole = _load(path)
+        return Loaded(module, (*whole, *_unused(arch), *state_dict.settle(module, where)))
     saved = _read_safetensors(path) if kind is Kind.SAFETENSORS else unpickle(path, kind, trust_pickle)
     found, notes, entry = entries.find(saved, where, weights_entry)
     if isinstance(found, nn.Module | Record):
@@ -76,6 +77,8 @@ def load_model(
         module, more = state_dict.fill(found, arch, arch_kwargs or {}, where, entry)
         notes += more
     notes += state_dict.settle(module, where)
+    if kind is not Kind.ZIP:
+        notes.append(f"{where} is {kind.value}, a format without checksums: damage to its numbers could not be looked for.")
     return Loaded(module, tuple(notes))
 
 
@@ -106,23 +109,30 @@ def load(path: str | Path) -> GraphModule:
     """Open a model.compressed folder: the model in eval mode, trainable, without the class that it came from.
 
     Raises:
-        BadInput: no such folder, a graph that oversteps, or weights that do not fit it.
+        BadInput: no such folder, files that do not match their checksums, a graph that oversteps, or weights that do not fit it.
     """
     path = Path(path)
     kind = identify(path)
     if kind is not Kind.COMPRESSED:
         raise BadInput(f"{path} is {kind.value}; needed is a model.compressed folder, which 'compress run' and save() write.")
+    return _load(path)[0]
+
+
+def _load(path: Path) -> tuple[GraphModule, tuple[str, ...]]:
+    """The model, and a note where nothing vouches for its bytes."""
+    _refuse_large(path / GRAPH)  # before it is read: a stranger's file must not fill the memory
+    whole = compare(path)  # before anything is parsed
     text = _read_graph(path / GRAPH)
-    return from_json(text, _read_safetensors(path / WEIGHTS, expected_tensors(text)))
+    return from_json(text, _read_safetensors(path / WEIGHTS, expected_tensors(text))), () if whole else (NO_SUMS,)
+
+
+def _refuse_large(path: Path) -> None:
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise BadInput(f"{path} has {size} bytes, at most {MAX_BYTES} are read; this program did not write it.")
 
 
 def _read_graph(path: Path) -> str:
     try:
-        # Before it is read: a stranger's file must not fill the memory.
-        if path.stat().st_size > MAX_BYTES:
-            raise BadInput(
-                f"{path} has {path.stat().st_size} bytes, at most {MAX_BYTES} are read; this program did not write it."
-            )
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} cannot be read ({error}). Save the model again.") from error

@@ -16,9 +16,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO
 
+from compress.checkpoint.sums import GRAPH, WEIGHTS
 from compress.errors import BadInput
 
-GRAPH, WEIGHTS = "graph.json", "weights.safetensors"
 _NEEDED = "Needed is a file that torch.save wrote (a module or a state_dict), a .safetensors file, or a model.compressed folder."
 _MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of torch.save before 1.6
 
