@@ -163,3 +163,15 @@ def test_images_whose_activations_do_not_fit_are_left_out_and_that_is_said(monke
     batches, notes = refit.images(told)
     assert sum(len(batch[0]) for batch in batches) == 10
     assert notes == ("Weights were refitted on 10 of 40 calibration images, as many as fit into memory.",)
+
+
+def test_frozen_weights_are_scored_like_others_and_stay_frozen():
+    inputs = (torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+    free = weight_products(trace(model, inputs), [(inputs, None)], torch.device("cpu"), 0)
+    model[0].requires_grad_(False)
+    frozen = trace(model, inputs)
+    found = weight_products(frozen, [(inputs, None)], torch.device("cpu"), 0)
+    assert found.keys() == free.keys() and all(torch.equal(found[name], free[name]) for name in free)
+    assert not frozen.get_parameter("0.weight").requires_grad

@@ -17,6 +17,7 @@ from compress.commands.demo import make_demo
 from compress.data import Data, Split, from_arrays, open_data
 from compress.data.stores import Stored
 from compress.errors import BadInput
+from compress.graph.trace.trace import trace
 from compress.measure.quality import METRICS, Quality, evaluate
 from compress.progress import duration
 from compress.recipe import make
@@ -259,6 +260,26 @@ def test_fixed_parameters_stay_fixed_unless_all_are(digits):
     found = train(model, digits, recipe(epochs=1))
     assert not found.module[0].weight.equal(model[0].weight) and not found.module[0].weight.requires_grad
     assert any("all are trained" in note for note in found.notes)
+
+
+def test_norms_whose_parameters_are_fixed_keep_their_running_statistics(digits):
+    bare = nn.BatchNorm2d(4, affine=False)
+    model = nn.Sequential(
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), bare), nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()
+    )
+    model.append(nn.LazyLinear(10))
+    example = next(digits.train.batches(2)).inputs
+    model(*example)
+    model[0].requires_grad_(False)
+    traced = trace(model, example)
+    assert [p.requires_grad for p in traced.parameters()] == [p.requires_grad for p in model.parameters()]
+    found = train(traced, digits, recipe(epochs=1))
+    before, after = traced.state_dict(), found.module.state_dict()
+    same_ones = [name for name in before if torch.equal(before[name], after[name])]
+    assert same_ones == [name for name in before if name.startswith("0.")]
+    assert any("4 fixed parameters" in note and "running statistics of 2 norms" in note for note in found.notes)
+    again, _ = reinitialized(traced, 0)
+    assert all(p.requires_grad for p in again.parameters())
 
 
 def test_a_model_that_calls_view_trains_in_the_layout_it_needs(digits):

@@ -10,6 +10,7 @@ How many channels of each group stay is another matter: these numbers do not com
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
@@ -90,6 +91,10 @@ def weight_products(
     Source: Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019, per weight instead of per gate.
     """
     generator = torch.Generator().manual_seed(seed)
+    # A copy: frozen layers lose channels like others, and stay frozen.
+    module = copy.deepcopy(module)
+    for p in module.parameters():
+        p.requires_grad_(p.is_floating_point())
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
     number = 0

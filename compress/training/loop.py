@@ -31,7 +31,7 @@ from compress.measure import quality
 from compress.progress import Progress
 from compress.recipe import Recipe
 from compress.training.gradual_linearize import advance
-from compress.training.setup import Loop, Observer, laid, prepared, seeded, trainable
+from compress.training.setup import Loop, Observer, frozen_norms, laid, prepared, seeded, trainable
 
 LOOK = 20  # steps between two looks at the loss on an accelerator, where each look waits for it
 FAILED = 0.8  # training has failed if less than that share of the quality is left (or an error has become 1 / 0.2 times as large)
@@ -78,7 +78,8 @@ def train(
     """Train a copy of a model; the model itself, the teacher and the random state of the caller stay as they are.
 
     Args:
-        module: any module, a traced one included; parameters with `requires_grad=False` stay fixed unless all are.
+        module: any module, a traced one included; parameters with `requires_grad=False` stay fixed unless all are, and so do
+            the running statistics of norms in which all are fixed.
         data: batches come from `data.train`, choices from `data.held_out`.
         recipe: epochs (fractions count in steps), optimizer, lr, weight_decay, batch_size, warmup, loss, distill, temperature,
             entropy_guidance, precision, clip, ema, patience, metric, seed.
@@ -167,6 +168,8 @@ def _epoch(loop: Loop, done: int, count: int) -> float:
     """`count` steps, the first of which is number `done`: the mean loss."""
     recipe, total = loop.recipe, torch.zeros((), device=loop.device)
     loop.student.train()
+    for norm in frozen_norms(loop.student):
+        norm.eval()
     batches = loop.data.train.batches(
         recipe.batch_size,
         shuffle=True,

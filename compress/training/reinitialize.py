@@ -17,7 +17,10 @@ def reinitialized(module: nn.Module, seed: int) -> tuple[nn.Module, str]:
     std 0.02 where they have more than one axis longer than 1, and set to their mean otherwise, so that no trained value is left
     but its scale. Running statistics start anew; other buffers are constants of the architecture and stay.
     """
+    # What was frozen was trained before; drawn weights are not.
     new = copy.deepcopy(module)
+    for parameter in new.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
     rest: list[str] = []
     # The caller's random state stays as it was.
     with torch.random.fork_rng(devices=[]), torch.no_grad():

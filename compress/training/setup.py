@@ -6,12 +6,13 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.data import Batch, Data, check_output
 from compress.measure import quality
@@ -81,7 +82,8 @@ def prepared(
         student.requires_grad_(True)
     elif len(trainable(student)) < len(list(student.parameters())):
         notes.append(
-            f"{sum(not p.requires_grad for p in student.parameters())} fixed parameters (requires_grad=False) stay fixed."
+            f"{sum(not p.requires_grad for p in student.parameters())} fixed parameters (requires_grad=False) stay fixed"
+            + (f", and the running statistics of {held} norms." if (held := len(frozen_norms(student))) else ".")
         )
     master = None if teacher is None else copy.deepcopy(teacher).to(device).eval()
     example = next(data.held_out.batches(2, device=device))
@@ -154,6 +156,21 @@ def laid(batch: Batch, loop: Loop) -> Batch:
 
 def _laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
     return x.contiguous(memory_format=layout) if x.ndim == 4 else x
+
+
+def frozen_norms(module: nn.Module) -> list[nn.Module]:
+    """Batch norms whose parameters are fixed, or that have none and stand in a block whose parameters are."""
+    modules = dict(module.named_modules())
+    return [part for name, part in modules.items() if isinstance(part, _BatchNorm) and _frozen(name, modules)]
+
+
+def _frozen(name: str, modules: Mapping[str, nn.Module]) -> bool:
+    while True:
+        if parameters := list(modules[name].parameters()):
+            return not any(p.requires_grad for p in parameters)
+        if not name:
+            return False
+        name = name.rpartition(".")[0]
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:

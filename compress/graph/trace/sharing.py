@@ -30,7 +30,7 @@ def without_in_place(module: nn.Module) -> None:
 
 
 def sharing(model: nn.Module) -> nn.Module:
-    """The copy: fp32, every parameter trainable. Tensors that are fp32 already share their memory with the model's."""
+    """The copy: fp32, parameters that are frozen stay so. Tensors that are fp32 already share their memory with the model's."""
     # deepcopy looks into memo first, so whatever is entered here is not copied: weights are shared, simple modules prefilled.
     memo: dict[int, Any] = {}
     every = list(model.modules())
@@ -64,12 +64,12 @@ def sharing(model: nn.Module) -> nn.Module:
 
 
 def _shared(t: Any) -> Tensor:
-    # detach shares memory; requires_grad is then set anew, so a frozen model comes back trainable.
+    # detach shares memory; whether it is frozen is then set anew.
     own = t.detach()
     # Whole numbers (BatchNorm's num_batches_tracked) keep their type.
     real = own.is_floating_point()
     own = own.float() if real and own.dtype is not torch.float32 else own
-    return nn.Parameter(own, real) if type(t) is nn.Parameter else own
+    return nn.Parameter(own, real and t.requires_grad) if type(t) is nn.Parameter else own
 
 
 def _copied_by_entries(kind: Any) -> bool:

@@ -41,7 +41,7 @@ _NOT_THEIRS = (_TORCH, __file__)  # frames in here are not the user's code
 
 
 def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
-    """Trace a copy of a model: eval mode, fp32, every parameter trainable. The model itself is not touched.
+    """Trace a copy of a model: eval mode, fp32; what is frozen stays so. The model itself is not touched.
 
     The copy shares parameters and buffers with the model, as far as these are fp32: to change one of the two in place, copy it.
 
