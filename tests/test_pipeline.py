@@ -365,12 +365,14 @@ def test_a_missing_package_is_told_before_anything_slow(recipe: Recipe, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_the_report_names_the_recipe_file_that_was_given(
+def test_the_report_names_the_files_of_settings_that_were_given(
     finished: tuple[Recipe, Path, Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     recipe, _, report = finished
-    assert report.recipe_sha256 is None
+    assert report.recipe_sha256 is None and report.data_sha256 is None
     monkeypatch.setitem(METHODS, "halve", Method((Halve(),)))
-    (tmp_path / "my.toml").write_text(recipe.to_toml())
+    (tmp_path / "data.toml").write_text('source = "digits"\n')
+    (tmp_path / "my.toml").write_text(recipe.model_copy(update={"data": str(tmp_path / "data.toml")}).to_toml())
     found = compress.run(recipe=tmp_path / "my.toml", out=tmp_path / "out")
-    assert isinstance(found, Report) and found.recipe_sha256 == sha256((tmp_path / "my.toml").read_bytes()).hexdigest()
+    expected = [sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("my.toml", "data.toml")]
+    assert isinstance(found, Report) and [found.recipe_sha256, found.data_sha256] == expected
