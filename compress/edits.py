@@ -184,7 +184,9 @@ def read(path: Path) -> Plan:
     try:
         return from_json(files.text(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"The plan {path} cannot be read ({error}). Give the plan.json of 'compress plan' or of a run.") from error
+        raise BadInput(
+            f"The plan {path} cannot be read ({files.told(error)}). Give the plan.json of 'compress plan' or of a run."
+        ) from error
 
 
 def _edit(data: Mapping[str, Any]) -> Edit:

@@ -287,7 +287,9 @@ def settings_in(path: Path) -> dict[str, Any]:
         return tomllib.loads(files.text(path))
     # ValueError: no text, no TOML, or a number of thousands of digits; nesting by the thousand ends the reader itself.
     except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"The recipe {path} cannot be read ({error}). Give a TOML file such as out/recipe.toml.") from error
+        raise BadInput(
+            f"The recipe {path} cannot be read ({files.told(error)}). Give a TOML file such as out/recipe.toml."
+        ) from error
 
 
 TRUST = ("trust_pickle", "trust_recipe")

@@ -358,3 +358,22 @@ def test_stages_that_came_or_went_are_told_and_the_results_compared(here: Path):
     found = {(r.where, r.what): r for r in compress.diff("report.json", "new.json")}
     assert found["finetune", "stage"].new is None and found["merge", "stage"].old is None
     assert found["result", "params"].worse == pytest.approx(-60)
+
+
+@pytest.mark.parametrize(
+    "limit", ["--max-latency=nan", "--max-drop=nan", "--max-latency=inf", "--min-speedup=nan", "--max-macs=nan"]
+)
+def test_a_limit_that_no_figure_could_break_is_refused(here: Path, limit: str):
+    result = invoke("gate", "report.json", f"--{limit}", "--on-noise", "pass")
+    assert result.exit_code == 2 and "Traceback" not in result.output, result.output
+
+
+def test_a_result_that_is_not_exact_passes_no_gate(here: Path):
+    Path("report.json").write_text(report(outcome="not exact").to_json())
+    assert invoke("gate", "report.json", "--max-drop", "50").exit_code == 5
+
+
+def test_a_report_without_a_result_is_refused(here: Path):
+    Path("report.json").write_text(report().model_copy(update={"stages": (DENSE,)}).to_json())
+    result = invoke("gate", "report.json", "--max-drop", "1")
+    assert result.exit_code == 2 and "no result" in result.stderr

@@ -16,6 +16,7 @@ from compress.errors import BadInput
 from compress.report import baseline as baselines
 from compress.report import records, rules, rulings
 from compress.report.changes import exported, side
+from compress.report.records import Outcome
 from compress.report.rules import Ruling
 
 Noise = Literal["pass", "fail"]
@@ -87,8 +88,13 @@ def gate(
     if not any(limit is not None for limit in limits.values()) and not place:
         raise BadInput("There is no rule. Give at least one, such as --max-drop 0.5 or --min-speedup 1.5.")
     read, path = records.read(report)
+    if len(read.stages) < 2:
+        raise BadInput(f"{path} has the dense model and no result. Give the report of a run that finished.")
     at = side(read) if export is None else exported(read, export)
     found = list(_judge(limits, at))
+    if read.outcome in (Outcome.NOT_EXACT, Outcome.EXPORT_NOT_EQUAL):
+        # No limit makes up for a result that computes something else than it should.
+        found.append(Ruling("exact", "fail", read.outcome.value, "equal"))
     if place and not update_baseline:
         earlier = baselines.read(place)
         found += [rules.tolerance(at, earlier, text) for text in tolerances]

@@ -122,7 +122,7 @@ def from_toml(path: Path) -> Settings:
     # ValueError: no text, no TOML, or a number of thousands of digits.
     except (OSError, ValueError, RecursionError) as error:
         raise BadInput(
-            f"The data settings {path} cannot be read ({error}). Give a TOML file with at least source = ..."
+            f"The data settings {path} cannot be read ({files.told(error)}). Give a TOML file with at least source = ..."
         ) from error
     source = values.get("source", "")
     if not isinstance(source, str) or not source:

@@ -9,6 +9,7 @@ What was counted (sizes, parameters, multiply-accumulates) has an interval of no
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -51,6 +52,7 @@ class Ruling:
 
 def judged(rule: str, found: Interval, limit: float, unit: str, *, least: bool = False, digits: int = 2) -> Ruling:
     """The verdict on a figure that must not exceed its limit, or with `least` must reach it."""
+    _refuse_endless(rule, limit)
     ends = (found.high, found.low) if not least else (-found.low, -found.high)  # the worse end, the better end
     bound = -limit if least else limit
     verdict: Verdict = "pass" if ends[0] <= bound else "fail" if ends[1] > bound else "cannot tell"
@@ -60,6 +62,12 @@ def judged(rule: str, found: Interval, limit: float, unit: str, *, least: bool =
     allowed = f"at {'least' if least else 'most'} {limit:.{digits}f}{unit}"
     reason = "the limit lies inside the interval" if verdict == "cannot tell" else ""
     return Ruling(rule, verdict, text, allowed, found.value, found.low, found.high, reason)
+
+
+def _refuse_endless(rule: str, limit: float) -> None:
+    # A variable of a CI server that became "nan" would switch the rule off.
+    if not math.isfinite(limit):
+        raise BadInput(f"The limit of {rule} is {limit:g}, which no figure could break. Give a number.")
 
 
 def unknown(rule: str, found: str, limit: str, reason: str) -> Ruling:
@@ -139,6 +147,7 @@ def _share_or_count(rule: str, found: int, dense: int, limit: str | float) -> Ru
 
 
 def _counted(rule: str, found: int, allowed: float, unit: str) -> Ruling:
+    _refuse_endless(rule, allowed)
     verdict: Verdict = "pass" if found <= allowed else "fail"
     text, limit = (sentences.count(n) + unit if n >= 1e3 or not unit else f"{n:.0f} {unit}" for n in (found, allowed))
     return Ruling(rule, verdict, text, f"at most {limit}", found, found, found)
