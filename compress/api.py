@@ -6,7 +6,6 @@ than a few lines has a file of its own name.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +45,7 @@ from compress.progress import Progress, silent
 from compress.recipe import Recipe, from_toml, make, merged, model_path
 from compress.report.comparison import Comparison
 from compress.report.records import Report
+from exporters.atomic import sha256
 
 __all__ = [
     "analyze",
@@ -103,7 +103,7 @@ def run(
         return run_methods(resolved, names, Path(out), resume=resume, force=force, progress=progress)
     if dry_run:
         return decide(resolved, progress)
-    digest = hashlib.sha256(Path(recipe).read_bytes()).hexdigest() if isinstance(recipe, str | Path) else None
+    digest = sha256(Path(recipe)) if isinstance(recipe, str | Path) else None
     return pipeline.run(resolved, Path(out), resume=resume, force=force, progress=progress, recipe_sha256=digest)
 
 

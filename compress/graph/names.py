@@ -10,6 +10,7 @@ from __future__ import annotations
 import keyword
 import re
 import unicodedata
+from typing import TypeGuard
 
 from torch import nn
 from torch.fx import Graph, GraphModule
@@ -29,13 +30,7 @@ def part(name: object) -> str:
     Raises:
         ValueError: it is not.
     """
-    if (
-        not isinstance(name, str)
-        or len(name) > MAX_NAME
-        or not _PART.fullmatch(name)
-        or keyword.iskeyword(name)
-        or not _same_to_python(name)
-    ):
+    if not _plain(name) or not _PART.fullmatch(name):
         raise ValueError(f"{str(name)[:80]!r} is no name of a layer or tensor")
     return name
 
@@ -69,6 +64,11 @@ def refuse_untraceable(model: nn.Module) -> None:
                 )
 
 
+def _plain(name: object) -> TypeGuard[str]:
+    """A text of bounded length that is no word of Python, and the same to Python as to a dictionary."""
+    return isinstance(name, str) and len(name) <= MAX_NAME and not keyword.iskeyword(name) and _same_to_python(name)
+
+
 def _same_to_python(name: str) -> bool:
     # Python reads an identifier in its compatibility form: a ligature would name another layer in the generated code.
     return unicodedata.normalize("NFKC", name) == name
@@ -80,13 +80,6 @@ def identifier(name: object) -> str:
     Raises:
         ValueError: it is none.
     """
-    if (
-        not isinstance(name, str)
-        or len(name) > MAX_NAME
-        or not name.isidentifier()
-        or keyword.iskeyword(name)
-        or name.startswith("__")
-        or not _same_to_python(name)
-    ):
+    if not _plain(name) or not name.isidentifier() or name.startswith("__"):
         raise ValueError(f"{str(name)[:80]!r} is no name of a node or argument")
     return name

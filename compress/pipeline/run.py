@@ -7,7 +7,6 @@ This is the one place that times, measures, saves, resumes and turns a stage's c
 
 from __future__ import annotations
 
-import hashlib
 import time
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -48,6 +47,7 @@ from compress.report.markdown import markdown
 from compress.report.pictures import draw
 from compress.report.records import Broken, Exactness, Outcome, Report, StageRecord
 from compress.stage import Context, Stage
+from exporters.atomic import sha256
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,10 @@ def run(
     """
     stages = stages_of(recipe)
     context, metric = prepare(recipe, progress)
-    given = {"recipe_sha256": recipe_sha256, "data_sha256": _sha256(recipe.data) if recipe.data.endswith(".toml") else None}
+    given = {
+        "recipe_sha256": recipe_sha256,
+        "data_sha256": sha256(Path(recipe.data).expanduser()) if recipe.data.endswith(".toml") else None,
+    }
     for stage in stages:
         stage.check(context.dense, context)  # before anything slow, and before out/ is touched
     with open_workspace(Path(out), recipe, resume=resume, force=force) as workspace, _interruptions(workspace):
@@ -270,10 +273,6 @@ def _report(recipe: Recipe, done: Sequence[_Done], made: Exports) -> Report:
         notes=tuple(dict.fromkeys(result.notes)),
         curves=result.curves,
     )
-
-
-def _sha256(path: str) -> str:
-    return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
 
 
 def _inexact(worst: Exactness | None) -> Broken | None:
