@@ -37,7 +37,7 @@ class Recipe(BaseModel):
 
     # model
     model: str = Field("", description="model file: pickled module, state_dict, .safetensors or model.compressed/")
-    arch: str | None = Field(None, description="torchvision:NAME, timm:NAME, package.module:factory or file.py:factory")
+    arch: str | None = Field(None, description="torchvision:NAME, timm:NAME, hf:FOLDER, package.module:factory, file.py:factory")
     arch_kwargs: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the factory")
     trust_pickle: bool = Field(False, description="run the code inside the pickle; counts only where it is typed")
     trust_recipe: bool = Field(False, description="run the code that a recipe or data.toml names; counts only where it is typed")
@@ -302,7 +302,7 @@ def code_in(settings: Mapping[str, Any]) -> str:
     for name in ("arch", "data", "metric", "loss"):
         value = str(settings.get(name) or "")
         if name == "arch":
-            known = value.startswith(("torchvision:", "timm:"))
+            known = value.startswith(("torchvision:", "timm:", "hf:"))
         else:
             known = is_data(value) if name == "data" else ":" not in value
         if value and value not in _OWN_CODE and not known:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from compress.checkpoint.load import load_model, open_artifact
-from compress.checkpoint.load.plain_weights import make_plain
 from compress.errors import BadInput
+from compress.graph.trace.plain_weights import make_plain
 
 NETS = """
 import torch.nn.utils as u

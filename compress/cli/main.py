@@ -156,22 +156,30 @@ def apply(plan: str, model: str, out: Path, force: bool, **flags: Any) -> None:
     path_argument("model"),
     click.argument("layer", required=False),
     click.option("--depth", is_flag=True, help="activations, and what could merge across them, instead of channels"),
+    click.option("--reach", is_flag=True, help="share of the model that removing channels can reach, and what stands in the way"),
     settings(*LOADING, "data"),
     json_option,
     example="compress explain model.pt layer1.0.conv1 --input-shape 3x224x224",
 )
-def explain(model: str, layer: str | None, depth: bool, as_json: bool, **flags: Any) -> None:
+def explain(model: str, layer: str | None, depth: bool, reach: bool, as_json: bool, **flags: Any) -> None:
     """Which channels of MODEL are coupled, which are frozen, and why.
 
     With LAYER: every tensor that is coupled to the channels of that layer. With --depth: every activation, the segment of layers
-    that could become one if it were linearized, or why there is none. MODEL needs --input-shape or --data, unless it is a folder
-    model.compressed.
+    that could become one if it were linearized, or why there is none. With --reach: how much of the model can go, and which
+    groups stay, in the order of what they cost. MODEL needs --input-shape or --data, unless it is a folder model.compressed.
     """
     import compress
     from compress.cli.output import print_json, print_records
 
-    found = compress.explain(model, layer, depth=depth, **given(flags))
+    found = compress.explain(model, layer, depth=depth, reach=reach, **given(flags))
     print_json(found) if as_json else print_records(found)
+    if not (layer or depth or as_json):
+        rows: Any = found if reach else compress.explain(model, reach=True, **given(flags))
+        more = "" if reach else " --reach says what stands in the way."
+        say(
+            f"Within reach: {rows[0].macs:.1%} of the MACs and {rows[0].params:.1%} of the parameters, in {rows[0].channels} groups "
+            f"that can lose channels and be refitted.{more}"
+        )
     if depth and found and not as_json:
         say(
             "entropy in bits, where a batch norm tells it without data; merges: layers that would become one; pointwise: those "

@@ -15,6 +15,7 @@ from compress.graph.merge.segments import blocked
 from compress.pipeline.prepare import opened
 from compress.recipe import make, model_path
 from compress.selection.merge_candidates import shortest
+from compress.selection.reach import reach as within_reach
 from compress.statistics.activation_states import data_free
 
 
@@ -67,19 +68,45 @@ class DepthRow:
     stays: str | None = None
 
 
+@dataclass(frozen=True)
+class ReachRow:
+    """What removing channels can reach in a model, or a group of channels that stays.
+
+    Attributes:
+        group: WITHIN_REACH in the first row; in every other one a group that stays, the dearest first.
+        channels: how many; in the first row, how many groups.
+        macs: share of the model's multiply-accumulates that goes, or that stays with this group, 0 to 1.
+        params: the same of its parameters.
+        stays: why.
+    """
+
+    group: str
+    channels: int
+    macs: float
+    params: float
+    stays: str | None = None
+
+
+WITHIN_REACH = "within reach"
+
+
 def explain(
-    model: str | Path, layer: str | None = None, *, depth: bool = False, **settings: Any
-) -> list[GroupRow] | list[MemberRow] | list[DepthRow]:
+    model: str | Path, layer: str | None = None, *, depth: bool = False, reach: bool = False, **settings: Any
+) -> list[GroupRow] | list[MemberRow] | list[DepthRow] | list[ReachRow]:
     """Groups of channels of a model; with `layer`, the tensors coupled to the channels of that layer; with `depth`, activations.
+
+    With `reach`: the share of the model that removing channels can reach, and what stands in the way.
 
     Raises:
         BadInput: the model cannot be opened, has no such layer, or both `layer` and `depth` are given.
     """
-    if depth and layer is not None:
+    if (depth or reach) and layer is not None:
         raise BadInput(f"Both a layer ({layer}) and --depth are given; --depth speaks of the whole model. Give one of them.")
     artifact, _ = opened(make(model=model_path(model), **settings))
     if depth:
         return depth_rows(artifact)
+    if reach:
+        return reach_rows(artifact)
     channels = artifact.channels
     if layer is None:
         return [GroupRow(g.name, g.channels, g.producers, g.consumers, g.frozen) for g in channels.groups]
@@ -88,6 +115,13 @@ def explain(
         for g in groups_of(layer, channels, artifact)
         for m in g.members
     ]
+
+
+def reach_rows(artifact: Artifact) -> list[ReachRow]:
+    """The whole in one row, then a row for each group that stays, in the order of what it costs."""
+    found = within_reach(artifact)
+    rows = [ReachRow(WITHIN_REACH, found.groups, round(found.macs, 4), round(found.params, 4))]
+    return rows + [ReachRow(o.group, o.channels, round(o.macs, 4), round(o.params, 4), o.why) for o in found.obstacles]
 
 
 def depth_rows(artifact: Artifact) -> list[DepthRow]:

@@ -145,6 +145,11 @@ def _cut(index: Tensor, share: float, seed: int, name: str) -> tuple[Tensor, Ten
     return mixed[count:].sort().values, mixed[:count].sort().values
 
 
+def _whole_numbers(source: Source, index: Tensor) -> bool:
+    """Rows of integers, as tokens are; pictures of integers have more axes."""
+    return len(source.shape) == 1 and source.parts["train"].inputs[0].read(index[:1]).dtype in (torch.int32, torch.int64)
+
+
 def _normalization(
     source: Source, settings: Settings, index: Tensor, seed: int, notes: list[str]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -160,6 +165,11 @@ def _normalization(
         mean, std = PRESETS["none"]
         why = {"image": ", usual for image to image; 8-bit values become 0-1", "text": ", inputs are numbers of tokens"}
         notes.append(f"Normalization: none{'' if source.ready else why[source.task]}.")
+    elif _whole_numbers(source, index):
+        mean, std = PRESETS["none"]
+        notes.append(
+            "Normalization: none, the inputs are whole numbers. If the model was trained with others, write mean and std."
+        )
     else:
         mean, std = _measured(source, index, seed)
         if source.parts["train"].inputs[0].read(index[:1]).dtype != torch.uint8 and _standard(mean, std):

@@ -108,7 +108,8 @@ OPERATIONS: tuple[Operations, ...] = (
     Operations("functional norm", functional="batch_norm layer_norm"),
     Operations("functional prelu", torch="prelu", functional="prelu", methods="prelu"),
     Operations(  # no rule: they freeze the channels that they touch
-        torch="acos addmm all any argmax argmin asin atan atan2 baddbmm bernoulli bitwise_and bitwise_not bitwise_or "
+        torch="arange zeros ones full linspace eye acos addmm all any argmax argmin asin atan atan2 baddbmm bernoulli "
+        "bitwise_and bitwise_not bitwise_or "
         "broadcast_tensors bucketize cdist conv_transpose1d conv_transpose2d conv_transpose3d count_nonzero cross cummax "
         "diag_embed diagonal diff dot einsum fliplr flipud floor_divide fmod frac full_like gather hstack hypot index_select "
         "isfinite isinf isnan kthvalue layer_norm log10 log2 logaddexp logical_xor logsumexp masked_fill max median meshgrid "

@@ -14,10 +14,13 @@ import torch
 import torchvision
 from torch import nn
 
+from compress.checkpoint.load import hugging_face
 from compress.checkpoint.load.pickles import importable_from_here
 from compress.errors import BadInput, extra
 from compress.user import code
 
+NAMED = ("torchvision:", "timm:", "hf:")
+"""What names an architecture of a library, and runs no code of the user's."""
 _WEIGHTS = ("weights", "pretrained", "checkpoint_path")
 
 
@@ -25,7 +28,7 @@ def build(arch: str, arguments: Mapping[str, Any]) -> nn.Module:
     """A module with fresh weights; nothing is downloaded, and the random state of the caller stays as it was.
 
     Args:
-        arch: torchvision:NAME, timm:NAME, package.module:factory or path/to/file.py:factory.
+        arch: torchvision:NAME, timm:NAME, hf:FOLDER, package.module:factory or path/to/file.py:factory.
         arguments: keyword arguments of the factory.
 
     Raises:
@@ -55,6 +58,8 @@ def factory(arch: str) -> Callable[..., Any]:
         return _torchvision(name)
     if source == "timm":
         return _timm(name)
+    if source == "hf":
+        return hugging_face.factory(name)
     return code.function(arch, "--arch")
 
 
@@ -66,7 +71,7 @@ def accepts(arch: str, argument: str) -> bool:
         except (TypeError, ValueError):
             return False
     # Factories of torchvision and timm take anything by **kwargs and check it themselves.
-    return arch.startswith(("torchvision:", "timm:")) or argument in parameters
+    return arch.startswith(NAMED) or argument in parameters
 
 
 def _call(make: Callable[..., Any], arch: str, arguments: Mapping[str, Any]) -> Any:

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from compress.errors import UnsupportedModel
-from compress.graph.trace.trace import silent, their_file
+from compress.graph.trace.lines import silent, their_file
 
 _RUNS = 8  # of a model that draws: whether its output depends on that shows in one of them, or hardly ever
 _APART = 1e-3  # of the largest output: rounding differs between batch sizes by far less, normalizing by the batch by far more
@@ -51,14 +51,18 @@ def refuse_unsteady(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
                 f"The output of the model is random: {drawn.where} draws anew for every call, also in eval mode. Needed is one "
                 "answer to one input: let it draw in training only (training=self.training), or leave it out."
             )
-        # Unlike the example: a norm over the batch then moves a lot.
-        pair = tuple(torch.cat([x, 3 * torch.randn_like(x) + 1]) for x in inputs)
+        pair = tuple(torch.cat([x, _another(x)]) for x in inputs)
         try:
             both = _first(module(*pair))
         except Exception:  # a model of fixed batch size says so elsewhere
             return
         if both is not None and both.shape == (2 * len(alone), *alone.shape[1:]) and _apart(both[: len(alone)], alone) > _APART:
             raise _mixes(f"{_mixer(module, inputs, pair)} lets the samples of a batch change each other's results")
+
+
+def _another(x: Tensor) -> Tensor:
+    """A sample unlike the example, so that a norm over the batch moves a lot; whole numbers stay those of the example."""
+    return 3 * torch.randn_like(x) + 1 if (x != x.round()).any() else x.roll(1, -1)
 
 
 def _mixes(what: str) -> UnsupportedModel:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from compress.graph.trace.trace import silent
+from compress.graph.trace.lines import silent
 
 
 def misfit(module: nn.Module, inputs: Sequence[Tensor]) -> str | None:

@@ -23,6 +23,7 @@ from compress.checkpoint.load.input_errors import by, channels_wanted, misfit
 from compress.checkpoint.load.pickled_layers import Record
 from compress.checkpoint.load.pickles import unpickle
 from compress.checkpoint.load.sniff import Kind, identify
+from compress.checkpoint.load.whole_numbers import as_integers, begin_with_integers, whole_inputs
 from compress.checkpoint.sums import GRAPH, NO_SUMS, WEIGHTS, compare
 from compress.errors import BadInput
 from compress.graph.trace.shapes import MAX_VALUES
@@ -51,7 +52,7 @@ def load_model(
 
     Args:
         path: a file of torch.save (module or state_dict), a .safetensors file, or a model.compressed folder.
-        arch: for a state_dict: torchvision:NAME, timm:NAME, package.module:factory or path/to/file.py:factory.
+        arch: for a state_dict: torchvision:NAME, timm:NAME, hf:FOLDER, package.module:factory or path/to/file.py:factory.
         arch_kwargs: keyword arguments of the factory.
         trust_pickle: run the code inside the file, where it needs any.
         weights_entry: entry of a checkpoint, or first part of the names in it, that the weights are read from.
@@ -101,7 +102,7 @@ def _whole(module: nn.Module) -> tuple[nn.Module, list[str]]:
 def _needs_arch(where: str, found: Mapping[str, Tensor]) -> str:
     return (
         f"{where} holds weights only ({len(found)} tensors, the first is {next(iter(found))}); needed is the architecture too. "
-        "Add --arch torchvision:NAME, timm:NAME, package.module:factory or path/to/file.py:factory."
+        "Add --arch torchvision:NAME, timm:NAME, hf:FOLDER, package.module:factory or path/to/file.py:factory."
     )
 
 
@@ -193,14 +194,26 @@ def open_artifact(
     shapes = tuple(input_shapes) or _known_shapes(loaded.module)
     if not shapes:
         raise BadInput(f"The input size of {path} is not known. Give it with --input-shape CxHxW, once per model input.")
-    inputs = example_inputs(shapes)
-    refuse_unsteady(loaded.module, inputs)
+    inputs, integers = example_inputs(shapes), (False,) * len(shapes)
+    if (found := whole_inputs(loaded.module, inputs)) is not None:
+        inputs, integers = found
+    given = as_integers(inputs, integers)
+    refuse_unsteady(loaded.module, given)
     try:
-        return Artifact(trace(loaded.module, inputs), inputs, notes=loaded.notes)
+        module = begin_with_integers(trace(loaded.module, given), integers)
+        return Artifact(module, inputs, notes=(*loaded.notes, *_made_plain(module)))
     except BadInput as error:
         if (told := refusal(loaded.module, inputs, of_data)) is not None:
             raise told from error
         raise
+
+
+def _made_plain(module: GraphModule) -> list[str]:
+    """A note on the layers whose weights the forward computes."""
+    paths = list(cast(Mapping[str, str], module.meta["plain"]))
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    computed = "Weights that are computed in forward became plain ones of the same values"
+    return [f"{computed}: {', '.join(paths[:3])}{more}."] if paths else []
 
 
 def refusal(module: nn.Module, inputs: Sequence[Tensor], of_data: bool) -> BadInput | None:
@@ -231,14 +244,16 @@ def example_inputs(shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
 
 
 def parse_shape(text: str) -> Shape:
-    """`3x32x32` -> (3, 32, 32).
+    """`3x32x32` -> (3, 32, 32); `scalar` -> (), one number per sample.
 
     Raises:
         BadInput: not numbers above 0 with an x between them.
     """
+    if text.strip().lower() == "scalar":
+        return ()
     parts = text.lower().replace(",", "x").split("x")
     # Eight digits: more are no size, and thousands of them no number for Python.
     sized = all(re.fullmatch(r"\s*0*[1-9][0-9]{0,7}\s*", part, re.ASCII) for part in parts)
     if not sized or math.prod(int(part) for part in parts) > MAX_VALUES:
-        raise BadInput(f"--input-shape is '{text[:40]}'; needed is CxHxW, such as 3x224x224, once per model input.")
+        raise BadInput(f"--input-shape is '{text[:40]}'; needed is CxHxW, such as 3x224x224, or scalar, once per input.")
     return tuple(int(part) for part in parts)

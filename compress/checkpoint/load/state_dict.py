@@ -8,9 +8,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from compress.checkpoint.load import architectures, plain_weights
+from compress.checkpoint.load import architectures, lazy_layers
 from compress.checkpoint.load.entries import SHOWN, Weights, inner
 from compress.errors import BadInput
+from compress.graph.trace.plain_weights import make_plain
 
 _COUNTERS = ("total_ops", "total_params")  # buffers that a popular FLOP counter leaves behind
 LARGEST = 1e15  # squares of activations are summed in float32, which ends at 3e38
@@ -26,13 +27,13 @@ def fill(
     """
     module = architectures.build(arch, arguments)
     weights, notes = _matched(weights, module, entry, where)
-    plain_weights.materialize(module, weights)
+    lazy_layers.materialize(module, weights)
     differences = _differences(weights, module)
     classes = _classes(weights, module) if "num_classes" not in arguments else None
     if differences and classes is not None and architectures.accepts(arch, "num_classes"):
         count, layer = classes
         other = architectures.build(arch, {**arguments, "num_classes": count})
-        plain_weights.materialize(other, weights)
+        lazy_layers.materialize(other, weights)
         if not _differences(weights, other):
             module, differences = other, []
             notes.append(f"num_classes={count} was read from the shape of {layer}.")
@@ -110,13 +111,13 @@ def settle(module: nn.Module, where: str) -> list[str]:
     quantized = [name for name, part in module.named_modules() if ".quantized" in type(part).__module__]
     if quantized:
         raise BadInput(f"{where} is quantized ('{quantized[0]}'). Compress the model before it is quantized.")
-    plain_weights.refuse_lazy(module, where)
+    lazy_layers.refuse_lazy(module, where)
     _refuse_odd(tensors, where)
     parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
     _refuse_no_numbers(parameters, buffers, where)
     _refuse_impossible(parameters, buffers, where)
     # In eval mode: the vectors of a spectral norm move in training.
-    notes = [*plain_weights.make_plain(module.eval()), *other_types(tensor for _, tensor in tensors)]
+    notes = [*make_plain(module.eval()), *other_types(tensor for _, tensor in tensors)]
     module.float()
     return notes
 

@@ -29,6 +29,17 @@ class Branches:
 
     def number(self, node: Node) -> bool | int | float | None:
         """The value of a condition or a number; None where it depends on data or on the batch."""
+        one, other = self.values(node)
+        return one if isinstance(one, bool | int | float) and one == other else None
+
+    def length(self, node: Node) -> int | None:
+        """How many parts a shape, a list or a tensor has; None where that depends on data or on the batch."""
+        one, other = self.values(node)
+        parts = [len(v) for v in (one, other) if isinstance(v, tuple | list) or (isinstance(v, Tensor) and v.ndim)]
+        return parts[0] if len(parts) == 2 and parts[0] == parts[1] else None
+
+    def values(self, node: Node) -> tuple[Any, Any]:
+        """What a node gives for two batch sizes, tensors without entries; (None, None) where that depends on data."""
         nodes = _leading_to(node)
         self.busy = True
         try:
@@ -36,15 +47,16 @@ class Branches:
                 # Made of parameters alone: their values are fixed at load, so the real ones may decide.
                 if not any(n.op == "placeholder" for n in nodes):
                     value = _run(nodes, {}, self.root, self.inputs, None)
-                    return value.item() if isinstance(value, Tensor) else value
+                    value = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+                    return value, value
                 with torch.device("meta"):
                     # Two batch sizes: an answer that differs between them would bake the example's batch into the graph.
                     one, other = [_run(nodes, known, self.root, self.inputs, more) for more, known in enumerate(self._known)]
+                    return one, other
         except Exception:  # an operation that needs data, or does not run without any
-            return None
+            return None, None
         finally:
             self.busy = False
-        return one if isinstance(one, bool | int | float) and one == other else None
 
 
 class Number(Proxy):
@@ -59,6 +71,12 @@ class Number(Proxy):
 
     def __float__(self) -> float:
         return float(self._number())
+
+    def __len__(self) -> int:
+        found: int | None = cast(Any, self.tracer).branches.length(self.node)
+        if found is None:
+            raise TraceError("a length that depends on data or on the batch is asked for while tracing")
+        return found
 
     def _number(self) -> float:
         found: float | None = cast(Any, self.tracer).branches.number(self.node)
@@ -87,7 +105,7 @@ def _run(nodes: Iterable[Node], known: dict[Node, Any], root: nn.Module, inputs:
     for node in nodes:
         if node.op == "placeholder":
             example = next(given)
-            known.setdefault(node, torch.empty(len(example) + (more or 0), *example.shape[1:]))
+            known.setdefault(node, torch.empty(len(example) + (more or 0), *example.shape[1:], dtype=example.dtype))
         elif node not in known:
             known[node] = _step(node, known, root, more is not None)
         value = known[node]

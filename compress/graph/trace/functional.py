@@ -65,13 +65,13 @@ _DROPOUTS: dict[Any, type[nn.Module]] = {
 
 def modules_for_functions(root: nn.Module, graph: Graph) -> None:
     """Turn functional activations and eval-mode dropouts into module nodes; new names never meet old ones."""
-    # Names of attributes count as well (see _free): add_module refuses a name that the module already has.
+    # Names of attributes count as well (see free_name): add_module refuses a name that the module already has.
     taken = {name for name, _ in root.named_modules()}
     for node in list(graph.nodes):  # a copy, since nodes are erased on the way
         made = _module_for(node)
         if made is None:
             continue
-        name = _free(node.name, root, taken)
+        name = free_name(node.name, root, taken)
         root.add_module(name, made)
         with graph.inserting_before(node):
             new = graph.call_module(name, (node.args[0] if node.args else node.kwargs["input"],))
@@ -96,13 +96,13 @@ def module_per_call(root: nn.Module, graph: Graph) -> None:
             continue
         # PReLU stays one module: a copy would turn one learned slope into two.
         if path in called and not list(part.parameters()):
-            node.target = _free(path, root, taken)
+            node.target = free_name(path, root, taken)
             owner, _, name = str(node.target).rpartition(".")
             root.get_submodule(owner).add_module(name, copy.deepcopy(part))
         called.add(path)
 
 
-def _free(name: str, root: nn.Module, taken: set[str]) -> str:
+def free_name(name: str, root: nn.Module, taken: set[str]) -> str:
     """A name like this one that no submodule and no attribute has; it is taken from now on."""
     owner = root.get_submodule(name.rpartition(".")[0])
     names = (name, *(f"{name}_{i}" for i in range(1, len(taken) + 2)))

@@ -27,6 +27,8 @@ MAX_VALUES = 2**31
 def note_shapes(root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> None:
     """Write the output shape of every node to `meta["shape"]` (nested for tuples, None for what is no tensor).
 
+    `meta["boolean"]` is whether it is a tensor of truth values.
+
     Args:
         root: holds the modules and tensors that the graph names.
         graph: what is looked at.
@@ -57,10 +59,14 @@ def shape_of(value: Any) -> Any:
     return None
 
 
+def _boolean(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype is torch.bool
+
+
 class _ShapeNotes(Interpreter):
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
-        n.meta["shape"] = shape_of(value)
+        n.meta["shape"], n.meta["boolean"] = shape_of(value), _boolean(value)
         return value
 
 
@@ -87,7 +93,7 @@ def _without_data(root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> 
                 else:
                     value = args[0] if node.op == "output" else getattr(args[0], target)(*args[1:], **kwargs)
             values[node] = value
-            node.meta["shape"] = shape_of(value)
+            node.meta["shape"], node.meta["boolean"] = shape_of(value), _boolean(value)
             _refuse_too_large(node, value)
 
 

@@ -39,6 +39,10 @@ def sharing(model: nn.Module) -> nn.Module:
             # Exact types: a subclass of Tensor may have a way of its own to be copied.
             if type(t) in (nn.Parameter, Tensor):
                 memo.setdefault(id(t), _shared(t))  # a tensor of several names stays one
+        for t in vars(m).values():
+            # A weight that a hook computes is an attribute with a history, which deepcopy refuses.
+            if isinstance(t, Tensor) and t.grad_fn is not None:
+                memo.setdefault(id(t), t.detach())
     simple = [m for m in every if _copied_by_entries(type(m))]
     for m in simple:
         # All shells before any is filled, because modules may refer to each other in any order.

@@ -1,0 +1,71 @@
+"""`--arch hf:FOLDER_OR_CONFIG`: an architecture of the transformers library, as a local config.json describes it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from compress.errors import BadInput, extra
+
+_CONFIG = "config.json"
+_LEFT_OUT = frozenset({"model_type", "architectures", "torch_dtype", "dtype", "transformers_version", "attn_implementation"})
+_LEFT_OUT |= {"quantization_config", "use_cache"}
+
+
+def factory(where: str) -> Callable[..., nn.Module]:
+    """What builds the model of a config: the class that it names, with fresh weights; nothing is downloaded or imported by name.
+
+    Args:
+        where: a folder with a config.json, or such a file.
+
+    Raises:
+        BadInput: transformers is not installed, no config is there, or it needs code that is not part of transformers.
+    """
+    if find_spec("transformers") is None:
+        raise BadInput(f"--arch hf:{where} needs transformers, which is not installed: {extra('hf')}.")
+    found = _read(Path(where))
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before the import, which reads it
+    transformers: Any = importlib.import_module("transformers")
+    kind, names = found.get("model_type"), found.get("architectures")
+    if found.get("auto_map"):
+        raise BadInput(
+            f"--arch hf:{where} needs code of its own (auto_map in the config, for trust_remote_code), which is not run. Write a "
+            "function that makes the model, and give it with --arch file.py:function."
+        )
+    if kind not in transformers.CONFIG_MAPPING:
+        known = f"transformers {transformers.__version__}"
+        raise BadInput(f"{known} has no model type '{kind}', which {where} names. Install a version that has it.")
+    made = getattr(transformers, str(names[0]), None) if isinstance(names, list) and names else None
+    if not isinstance(made, type) or not issubclass(made, transformers.PreTrainedModel):
+        raise BadInput(
+            f"--arch hf:{where} names no class of transformers under 'architectures' ({names}); needed is one such as "
+            "ViTForImageClassification. Save the model with save_pretrained, which writes it."
+        )
+    # What begins with an underscore, and how attention is computed, may name code to be fetched.
+    own = {k: v for k, v in found.items() if k not in _LEFT_OUT and not k.startswith("_")}
+
+    def make(**arguments: Any) -> nn.Module:
+        # A cache of keys and values is no output that anybody measures.
+        return cast(Any, made)(transformers.AutoConfig.for_model(kind, **({"use_cache": False} | own | arguments)))
+
+    return make
+
+
+def _read(path: Path) -> dict[str, Any]:
+    path = path / _CONFIG if path.is_dir() else path
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"There is no {path}; --arch hf: needs a local folder with a {_CONFIG}, or such a file.") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} is no config of transformers ({error}). Save it again with save_pretrained.") from error
+    if not isinstance(found, dict):
+        raise BadInput(f"{path} is no config of transformers: it holds no table. Save it again with save_pretrained.")
+    return found

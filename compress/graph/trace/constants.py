@@ -1,0 +1,171 @@
+"""What a forward makes of sizes and numbers alone becomes a constant: no graph needs to make it anew, and every file can hold it.
+
+`torch.arange(n, device=x.device)`, `torch.zeros(x.shape[1:])` and what is computed from these are buffers of the traced model,
+named constant, constant_1, ... Numbers that parameters tell by their shape (`weight.shape[-1]`) become plain numbers. What
+depends on the batch stays as it is, and so does what draws random numbers.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, Node
+from torch.fx.node import map_arg
+
+from compress.graph.trace.control_flow import Branches
+from compress.graph.trace.recorder import tensors_in
+
+MAX_VALUES = 2**26
+"""Of one constant; a larger one is not made for a stranger's file."""
+
+_MADE = "arange zeros ones full linspace logspace eye empty tensor tril_indices triu_indices range"
+MAKERS: frozenset[Callable[..., Any]] = frozenset(getattr(torch, name) for name in _MADE.split())
+_RANDOM = ("rand", "bernoulli", "normal", "multinomial", "dropout", "poisson")
+
+
+class Unknown(Exception):
+    """The value depends on more than sizes."""
+
+
+class Constants:
+    """Values of nodes that depend on no input's entries, found when they are asked for."""
+
+    def __init__(self, root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]):
+        self.root, self.graph, self.branches = root, graph, Branches(root, inputs)
+        self._values: dict[Node, Any] = {}
+        self._unknown: set[Node] = set()
+        self.of_parameters: set[Node] = set()
+        """Nodes whose entries depend on a parameter or a buffer."""
+
+    def value(self, node: Node) -> Any:
+        """The value of a node.
+
+        Raises:
+            Unknown: it depends on entries of an input, on the batch, or on chance.
+        """
+        if node in self._unknown:
+            raise Unknown
+        if node not in self._values:
+            try:
+                self._values[node] = self._found(node)
+            except Exception as error:  # whatever the operation raises: then it is no constant
+                self._unknown.add(node)
+                raise Unknown from error
+        return self._values[node]
+
+    def is_known(self, node: Node) -> bool:
+        """Whether `value` has an answer."""
+        try:
+            self.value(node)
+        except Unknown:
+            return False
+        return True
+
+    def _found(self, node: Node) -> Any:
+        target: Any = node.target
+        name = target if isinstance(target, str) else getattr(target, "__name__", "")
+        if node.op == "get_attr":
+            self.of_parameters.add(node)
+            owner, _, last = target.rpartition(".")
+            return getattr(self.root.get_submodule(owner), last)
+        if node.op not in ("call_function", "call_method") or target is operator.setitem or any(r in name for r in _RANDOM):
+            raise Unknown
+        if name.endswith("_") and not name.endswith("__"):
+            raise Unknown  # it changes what others look at
+        if target is getattr and node.args[1] == "device":
+            return torch.device("cpu")
+        if any(not self.is_known(source) for source in node.all_input_nodes):
+            return self._of_sizes(node)
+        args, kwargs = map_arg(node.args, self.value), map_arg(node.kwargs, self.value)
+        if target in MAKERS:
+            self._refuse_large(node, args, kwargs)
+        with torch.no_grad():
+            value = target(*args, **kwargs) if callable(target) else getattr(args[0], target)(*args[1:], **kwargs)
+        shape_only = not tensors_in(value)
+        if not shape_only and any(source in self.of_parameters for source in node.all_input_nodes):
+            self.of_parameters.add(node)
+        return value
+
+    def _of_sizes(self, node: Node) -> Any:
+        """A number, or numbers, that do not change with the batch."""
+        one, other = self.branches.values(node)
+        if isinstance(one, torch.Size | tuple) and isinstance(other, tuple) and one == other and not tensors_in(one):
+            return cast(Any, one)
+        if isinstance(one, bool | int | float | torch.dtype) and one == other:
+            return one
+        raise Unknown
+
+    def _refuse_large(self, node: Node, args: Any, kwargs: Any) -> None:
+        target: Any = node.target
+        if target(*args, **{**kwargs, "device": "meta"}).numel() > MAX_VALUES:
+            raise Unknown
+
+
+def fold(root: nn.Module, graph: Graph, constants: Constants) -> None:
+    """Put constants into a graph: makers of tensors and what follows from them alone, and numbers told by shapes of parameters.
+
+    Args:
+        root: gets the buffers.
+        graph: is changed.
+        constants: of this graph.
+    """
+    numbers = {n: constants.value(n) for n in graph.nodes if _tells_number(n) and _of_no_input(n) and constants.is_known(n)}
+    numbers = {n: v for n, v in numbers.items() if isinstance(v, bool | int | float | torch.Size | tuple)}
+    for node in graph.nodes:
+        if any(source in numbers for source in node.all_input_nodes) and node not in numbers:
+            replace = _replaced(numbers)
+            node.args, node.kwargs = map_arg(node.args, replace), map_arg(node.kwargs, replace)
+    made: set[Node] = set()
+    for node in list(graph.nodes):
+        begins = node.op == "call_function" and node.target in MAKERS
+        follows = bool(node.all_input_nodes) and any(source in made for source in node.all_input_nodes)
+        if (begins or follows) and constants.is_known(node) and node not in constants.of_parameters:
+            made.add(node)
+    for node in made:
+        value = constants.value(node)
+        if isinstance(value, Tensor) and any(user not in made for user in node.users):
+            _hold(root, graph, node, value)
+    for node in reversed(list(graph.nodes)):
+        if not node.users and (node in made or node in numbers):
+            graph.erase_node(node)
+
+
+def _replaced(numbers: dict[Node, Any]) -> Callable[[Node], Any]:
+    return lambda n: (tuple(numbers[n]) if isinstance(numbers[n], tuple) else numbers[n]) if n in numbers else n
+
+
+def _tells_number(node: Node) -> bool:
+    if node.op == "call_method":
+        return node.target in ("size", "dim", "numel", "item", "__len__")
+    shape = node.target is getattr and node.args[1] in ("shape", "ndim")
+    return shape or node.target in _ARITHMETIC
+
+
+_ARITHMETIC = frozenset({operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv})
+_ARITHMETIC |= {operator.mod, operator.neg}
+
+
+def _of_no_input(node: Node) -> bool:
+    seen: set[Node] = set()
+    waiting = [node]
+    while waiting:
+        found = waiting.pop()
+        if found.op in ("placeholder", "call_module"):
+            return False
+        if found not in seen:
+            seen.add(found)
+            waiting.extend(found.all_input_nodes)
+    return True
+
+
+def _hold(root: nn.Module, graph: Graph, node: Node, value: Tensor) -> None:
+    name = next(n for n in (f"constant_{i}" if i else "constant" for i in range(10**6)) if not hasattr(root, n))
+    root.register_buffer(name, value.detach().clone(), persistent=False)
+    with graph.inserting_before(node):
+        held = graph.create_node("get_attr", name)
+    held.meta = dict(node.meta)
+    node.replace_all_uses_with(held)

@@ -1,0 +1,327 @@
+"""A layer that is written as a function of parameters becomes that layer: `F.conv2d(x, self.weight, ...)` is an nn.Conv2d.
+
+A weight that is computed from parameters alone (standardized, joined, masked) becomes a plain one of the values it has: exact in
+eval mode, and `module.meta["plain"]` names the layers. A layer stands where its weight stood, so that names of the state_dict
+stay where the parameters are called weight and bias; elsewhere it is named after the parameter.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx import Graph, Node
+
+from compress.graph.trace.constants import Constants
+from compress.graph.trace.functional import free_name
+
+_CONV = "input weight bias=None stride=1 padding=0 dilation=1 groups=1"
+_UP = "input weight bias=None stride=1 padding=0 output_padding=0 groups=1 dilation=1"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A function: its arguments, the parameters among them, and how the layer is made of the rest."""
+
+    arguments: str
+    make: Callable[[dict[str, Any], dict[str, Tensor], Node], nn.Module]
+    tensors: tuple[str, ...] = ("weight", "bias")
+    buffers: tuple[str, ...] = ()
+    transposed: bool = False
+    """Whether the weight is (inputs, outputs), the other way round."""
+
+
+def _convolution(kind: type[Any]) -> Callable[[dict[str, Any], dict[str, Tensor], Node], nn.Module]:
+    def make(given: dict[str, Any], tensors: dict[str, Tensor], _: Node) -> nn.Module:
+        weight, options = tensors["weight"], {k: v for k, v in given.items() if v is not None}
+        groups = given.get("groups", 1)
+        sides = (weight.shape[1] * groups, weight.shape[0])
+        if "output_padding" in given:  # transposed: (in, out / groups)
+            sides = (weight.shape[0], weight.shape[1] * groups)
+        return kind(*sides, tuple(weight.shape[2:]), bias="bias" in tensors, **options, device="meta")
+
+    return make
+
+
+def _linear(given: dict[str, Any], tensors: dict[str, Tensor], _: Node) -> nn.Module:
+    out, into = tensors["weight"].shape
+    return nn.Linear(into, out, bias="bias" in tensors, device="meta")
+
+
+def _norm(given: dict[str, Any], tensors: dict[str, Tensor], _: Node) -> nn.Module:
+    return nn.LayerNorm(list(given["normalized_shape"]), given["eps"], "weight" in tensors, "bias" in tensors, device="meta")
+
+
+def _rms(given: dict[str, Any], tensors: dict[str, Tensor], _: Node) -> nn.Module:
+    return nn.RMSNorm(list(given["normalized_shape"]), given["eps"], "weight" in tensors, device="meta")
+
+
+def _group(given: dict[str, Any], tensors: dict[str, Tensor], node: Node) -> nn.Module:
+    return nn.GroupNorm(given["num_groups"], _channels(tensors, node), given["eps"], "weight" in tensors, device="meta")
+
+
+_BATCH: dict[int, type[nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+
+
+def _batch(given: dict[str, Any], tensors: dict[str, Tensor], node: Node) -> nn.Module:
+    if given["training"] or "running_mean" not in tensors or "running_var" not in tensors:
+        raise ValueError("it normalizes by the batch")
+    made: Any = _BATCH[len(node.args[0].meta["shape"])]  # pyright: ignore
+    return made(_channels(tensors, node), given["eps"], given["momentum"], "weight" in tensors, device="meta")
+
+
+def _channels(tensors: dict[str, Tensor], node: Node) -> int:
+    return len(next(iter(tensors.values()))) if tensors else node.meta["shape"][1]
+
+
+def _prelu(_: dict[str, Any], tensors: dict[str, Tensor], __: Node) -> nn.Module:
+    return nn.PReLU(tensors["weight"].numel(), device="meta")
+
+
+_BATCH_ARGUMENTS = "input running_mean running_var weight=None bias=None training=False momentum=0.1 eps=1e-5"
+_STATISTICS = ("running_mean", "running_var")
+KINDS: dict[Any, Kind] = {
+    F.conv1d: Kind(_CONV, _convolution(nn.Conv1d)),
+    F.conv2d: Kind(_CONV, _convolution(nn.Conv2d)),
+    F.conv3d: Kind(_CONV, _convolution(nn.Conv3d)),
+    F.conv_transpose1d: Kind(_UP, _convolution(nn.ConvTranspose1d)),
+    F.conv_transpose2d: Kind(_UP, _convolution(nn.ConvTranspose2d)),
+    F.conv_transpose3d: Kind(_UP, _convolution(nn.ConvTranspose3d)),
+    F.linear: Kind("input weight bias=None", _linear),
+    F.layer_norm: Kind("input normalized_shape weight=None bias=None eps=1e-5", _norm),
+    torch.layer_norm: Kind("input normalized_shape weight=None bias=None eps=1e-5 cudnn_enable=True", _norm),
+    F.rms_norm: Kind("input normalized_shape weight=None eps=None", _rms, ("weight",)),
+    F.group_norm: Kind("input num_groups weight=None bias=None eps=1e-5", _group),
+    F.batch_norm: Kind(_BATCH_ARGUMENTS, _batch, ("weight", "bias", *_STATISTICS), _STATISTICS),
+    F.prelu: Kind("input weight", _prelu, ("weight",)),
+    torch.addmm: Kind("bias input weight", _linear, transposed=True),
+}
+_PRODUCT = Kind("input weight", _linear, ("weight",), transposed=True)
+KINDS |= dict.fromkeys((torch.matmul, torch.mm, operator.matmul, "matmul", "mm"), _PRODUCT)
+
+
+def needs_shapes(graph: Graph) -> bool:
+    """Whether a layer's class depends on the axes of its input."""
+    return any(n.op == "call_function" and n.target in (F.batch_norm, F.group_norm) for n in graph.nodes)
+
+
+def layers_for_functions(root: nn.Module, graph: Graph, constants: Constants) -> dict[str, str]:
+    """Replace every function of parameters by a layer.
+
+    Args:
+        root: holds the parameters; gets the layers.
+        graph: is changed.
+        constants: of this graph.
+
+    Returns:
+        Path of each layer whose weight was computed -> `file.py:line` of the call.
+    """
+    taken = {name for name, _ in root.named_modules()}
+    plain: dict[str, str] = {}
+    groups: dict[Any, list[_Call]] = {}
+    for node in graph.nodes:
+        if (call := _Call.of(node, constants)) is not None:
+            groups.setdefault(call.key, []).append(call)
+    # A parameter that is used by another layer, or by an operation of its own, would be two where there is one.
+    users: dict[Node, set[Any]] = {}
+    for key, calls in groups.items():
+        for call in calls:
+            for source in call.sources.values():
+                users.setdefault(source, set()).add(key)
+    for key, calls in groups.items():
+        replaced = {call.node for call in calls}
+        direct = {s for call in calls for s in call.sources.values() if s.op == "get_attr"}
+        if all(users[s] == {key} and set(s.users) <= replaced for s in direct):
+            name, computed = _replace(root, calls, taken)
+            if computed:
+                plain[name] = calls[0].node.meta.get("source", "")
+    for node in reversed(list(graph.nodes)):
+        if not node.users and node.op != "output" and node.op != "placeholder" and constants.is_known(node):
+            graph.erase_node(node)
+    return plain
+
+
+def rows_for_lookups(root: nn.Module, graph: Graph, constants: Constants) -> None:
+    """A table that is looked up at places known beforehand, as for positions, becomes the rows found there: `PATH.rows`.
+
+    Args:
+        root: holds the tables; gets the rows.
+        graph: is changed.
+        constants: of this graph.
+    """
+    calls: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        if node.op == "call_module" and type(root.get_submodule(str(node.target))) is nn.Embedding:
+            calls.setdefault(str(node.target), []).append(node)
+    for path, (node, *more) in calls.items():
+        places, m = node.args[0] if node.args else node.kwargs.get("input"), cast(nn.Embedding, root.get_submodule(path))
+        if more or m.max_norm is not None or m._forward_hooks or not isinstance(places, Node) or not constants.is_known(places):
+            continue
+        rows = m.weight.detach()[constants.value(places)]
+        m.register_parameter("rows", nn.Parameter(rows, m.weight.requires_grad))
+        with graph.inserting_before(node):
+            held = graph.create_node("get_attr", f"{path}.rows")
+        held.meta = dict(node.meta)
+        node.replace_all_uses_with(held)
+        graph.erase_node(node)
+
+
+@dataclass
+class _Call:
+    """One call of a function: settings, and where its parameters come from."""
+
+    node: Node
+    kind: Kind
+    given: dict[str, Any]
+    sources: dict[str, Node]
+    tensors: dict[str, Tensor]
+
+    @property
+    def input(self) -> Any:
+        """What the layer is called on, as long as the call is there."""
+        place = self.kind.arguments.split().index("input")
+        return self.node.args[place] if len(self.node.args) > place else self.node.kwargs["input"]
+
+    @property
+    def key(self) -> Any:
+        return (self.node.target, repr(sorted(self.given.items())), tuple((k, v.name) for k, v in self.sources.items()))
+
+    @staticmethod
+    def of(node: Node, constants: Constants) -> _Call | None:
+        kind = KINDS.get(node.target) if node.op in ("call_function", "call_method") else None
+        if kind is None:
+            return None
+        words = [w.split("=") for w in kind.arguments.split()]
+        names = [w[0] for w in words]
+        if len(node.args) > len(names) or not node.kwargs.keys() <= set(names):
+            return None
+        values = {w[0]: ast.literal_eval(w[1]) for w in words if len(w) == 2}
+        values |= dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+        sources = {k: values.pop(k) for k in kind.tensors if k in values}
+        sources = {k: v for k, v in sources.items() if v is not None}
+        x = values.pop("input", None)
+        if any(not isinstance(v, Node) or not constants.is_known(v) for v in sources.values()) or not isinstance(x, Node):
+            return None
+        if constants.is_known(x) or any(isinstance(v, Node) for v in _flat(values)):
+            return None
+        tensors = {k: constants.value(v) for k, v in sources.items()}
+        if not all(isinstance(t, Tensor) for t in tensors.values()) or not _learned(sources, tensors, kind):
+            return None
+        if kind.transposed:
+            if any(t.ndim != n for t, n in zip(tensors.values(), (2, 1), strict=False)):
+                return None
+            tensors["weight"] = tensors["weight"].detach().t().contiguous()
+        values.pop("cudnn_enable", None)
+        return _Call(node, kind, values, sources, tensors)
+
+
+def _learned(sources: dict[str, Node], tensors: dict[str, Tensor], kind: Kind) -> bool:
+    """Whether the weight is a parameter, or computed from one; a fixed kernel is no layer's weight."""
+    weight = sources.get("weight")
+    if weight is None:
+        return "bias" not in sources
+    return weight.op != "get_attr" or isinstance(tensors["weight"], nn.Parameter)
+
+
+def _flat(values: dict[str, Any]) -> list[Any]:
+    return [v for value in values.values() for v in (value if isinstance(value, tuple | list) else (value,))]
+
+
+def _replace(root: nn.Module, calls: list[_Call], taken: set[str]) -> tuple[str, bool]:
+    """Put one layer in the place of calls; its path, and whether a parameter was computed."""
+    first = calls[0]
+    try:
+        layer: Any = first.kind.make(first.given, first.tensors, first.node)
+    except Exception:  # what no layer can be made of stays a function
+        return "", False
+    computed = False
+    for key, tensor in first.tensors.items():
+        buffer = key in first.kind.buffers
+        computed = computed or not (buffer or isinstance(tensor, nn.Parameter))
+        if buffer:
+            layer._buffers[key] = tensor.detach() if not isinstance(tensor, nn.Parameter) else tensor.data
+        else:
+            layer._parameters[key] = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor.detach().clone())
+    if "num_batches_tracked" in layer._buffers:
+        layer._buffers["num_batches_tracked"] = torch.zeros((), dtype=torch.long)
+    name = _place(root, calls, layer.eval(), taken)
+    for call in calls:
+        with call.node.graph.inserting_before(call.node):
+            made = call.node.graph.call_module(name, (call.input,))
+        made.meta = dict(call.node.meta)
+        call.node.replace_all_uses_with(made)
+        call.node.graph.erase_node(call.node)
+    return name, computed
+
+
+def _place(root: nn.Module, calls: list[_Call], layer: nn.Module, taken: set[str]) -> str:
+    """Where the weight's owner was, if the owner is nothing else; otherwise beside it, named after the parameter."""
+    call = calls[0]
+    target = _parameter(call)
+    owner, _, attribute = target.rpartition(".")
+    if owner and attribute == "weight" and _gives_way(root, calls, owner):
+        above, _, last = owner.rpartition(".")
+        for name, child in root.get_submodule(owner).named_modules():
+            if name:
+                _move(root, call.node.graph, f"{owner}.{name}", child, taken)
+        root.get_submodule(above)._modules[last] = layer
+        return owner
+    word = attribute.removesuffix("weight").rstrip("_.") or getattr(call.node.target, "__name__", "layer")
+    name = free_name(f"{owner}.{word}" if owner else word, root, taken)
+    root.get_submodule(owner).add_module(name.rpartition(".")[2], layer)
+    return name
+
+
+def _parameter(call: _Call) -> str:
+    """The first parameter behind the weight; the node's own name where there is none."""
+    waiting = [call.sources["weight"]] if "weight" in call.sources else []
+    while waiting:
+        node = waiting.pop(0)
+        if node.op == "get_attr":
+            return str(node.target)
+        waiting.extend(node.all_input_nodes)
+    return call.node.name
+
+
+def _gives_way(root: nn.Module, calls: list[_Call], owner: str) -> bool:
+    """Whether a module is no more than the parameters of these calls, and layers without weights that can go elsewhere."""
+    behind = _behind([source for call in calls for source in call.sources.values()])
+    replaced = {call.node for call in calls}
+    for node in calls[0].node.graph.nodes:
+        path = str(node.target)
+        if node.op == "call_module" and f"{path}.".startswith(f"{owner}."):
+            if path == owner or root.get_submodule(path).state_dict():
+                return False
+        elif node.op == "get_attr" and path.startswith(f"{owner}."):
+            mine = _behind([node], forward=True)
+            if node not in behind or not all(user in behind or user in replaced for each in mine & behind for user in each.users):
+                return False
+    return True
+
+
+def _behind(nodes: list[Node], forward: bool = False) -> set[Node]:
+    """All nodes that these depend on, or that depend on them; themselves included."""
+    found: set[Node] = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting.extend(node.users if forward else node.all_input_nodes)
+    return found
+
+
+def _move(root: nn.Module, graph: Graph, path: str, child: nn.Module, taken: set[str]) -> None:
+    """Give a layer without weights a name beside the one that is replaced."""
+    nodes = [n for n in graph.nodes if n.op == "call_module" and n.target == path]
+    if nodes:
+        name = free_name(path.replace(".", "_"), root, taken)
+        root.add_module(name, child)
+        for node in nodes:
+            node.target = name

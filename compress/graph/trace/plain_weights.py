@@ -1,0 +1,70 @@
+"""Weights that are computed in every call become plain ones of the same values: the same function in eval mode.
+
+Parametrizations, weight_norm and spectral_norm, masks of pruning.
+"""
+
+# pyright: reportPrivateUsage=false
+# Hooks are only in a module's own dictionaries.
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import nn
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+_SHOWN = 3
+
+
+def make_plain(module: nn.Module) -> list[str]:
+    """Put what is computed from other tensors in the place of a weight, and say of which layers; changes the module.
+
+    Args:
+        module: in eval mode, where all of these compute the same in every call.
+    """
+    made: dict[str, list[str]] = {}
+    for path, m in list(module.named_modules()):
+        frozen = not any(p.requires_grad for p in m.parameters())
+        kinds = [*_parametrized(m), *_hooked(m)]
+        if kinds and frozen:
+            m.requires_grad_(False)
+        for kind in kinds:
+            made.setdefault(kind, []).append(path)
+    notes: list[str] = []
+    for kind, paths in made.items():
+        paths = list(dict.fromkeys(paths))
+        more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+        masked = " Fine-tuning does not keep the zeros of the masks." if kind == _MASKS else ""
+        notes.append(f"{kind} of {', '.join(paths[:_SHOWN])}{more} became plain weights of the same values.{masked}")
+    return notes
+
+
+_MASKS = "The pruning masks"
+
+
+def _parametrized(m: nn.Module) -> list[str]:
+    if not parametrize.is_parametrized(m):
+        return []
+    kinds: list[str] = []
+    for name, parts in list(cast(nn.ModuleDict, m.parametrizations).items()):
+        kinds += [type(part).__name__.lstrip("_") for part in cast(nn.ModuleList, parts)]
+        parametrize.remove_parametrizations(m, name, leave_parametrized=True)
+    return kinds
+
+
+def _hooked(m: nn.Module) -> list[str]:
+    """The older kind: a hook that runs before forward and sets the weight."""
+    kinds: list[str] = []
+    for hook in list(m._forward_pre_hooks.values()):
+        if isinstance(hook, prune.BasePruningMethod):
+            prune.remove(m, cast(Any, hook)._tensor_name)
+            kinds.append(_MASKS)
+        elif isinstance(hook, WeightNorm):
+            remove_weight_norm(m, hook.name)
+            kinds.append("WeightNorm")
+        elif isinstance(hook, SpectralNorm):
+            remove_spectral_norm(m, hook.name)
+            kinds.append("SpectralNorm")
+    return kinds

@@ -1,0 +1,144 @@
+"""The first way to a graph: torch.fx calls the forward with symbols in the place of tensors.
+
+What sizes decide is settled on the way (`control_flow`), and sizes stay symbols: the graph holds for inputs of other sizes, too.
+"""
+
+from __future__ import annotations
+
+import dis
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.fx import Graph, Node, Proxy, Tracer
+from torchvision.ops import StochasticDepth
+
+from compress.graph.channel_affine import ChannelAffine
+from compress.graph.trace.control_flow import Branches, Number
+from compress.graph.trace.lines import of_torch, user_line
+
+_WRITTEN_OUT = (
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoderLayer,
+    nn.TransformerEncoder,
+    nn.TransformerDecoder,
+    nn.Transformer,
+)
+"""Layers of torch's that are nets of layers: what they hold is looked at."""
+
+
+def is_leaf(m: nn.Module) -> bool:
+    """Whether a module is called as it is, a node of the graph; any other is gone through."""
+    if isinstance(m, StochasticDepth | ChannelAffine):
+        # StochasticDepth reads self.training: as a leaf it still tells train() from eval() after tracing.
+        return True
+    # The sizes inside an Unflatten are arguments that follow the channels, like those of the function.
+    if isinstance(m, (nn.Unflatten, nn.Sequential, *_WRITTEN_OUT)):
+        return False
+    return type(m).__module__.startswith(("torch.nn.", "torch.ao.nn."))
+
+
+def without_defaults(m: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of a call that differ from what the layer takes by itself."""
+    if not kwargs:
+        return kwargs
+    known = inspect.signature(m.forward).parameters
+    plain = (type(None), bool, int, float, str)
+    return {k: v for k, v in kwargs.items() if not (isinstance(v, plain) and k in known and known[k].default is v)}
+
+
+def input_names(model: nn.Module, count: int) -> list[str]:
+    """Names of the first so many arguments of forward, as they are in the function behind decorators."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    own = [p.name for p in inspect.signature(model.forward).parameters.values() if p.kind in kinds]
+    return [own[i] if i < len(own) else f"input_{i}" for i in range(count)]
+
+
+def is_assertion(frame: Any) -> bool:
+    """Whether a truth value is asked for by an `assert` of the frame's code."""
+    # The instruction after the call that asked: an assertion jumps over a raise of AssertionError.
+    steps = [i for i in dis.get_instructions(frame.f_code) if i.offset >= frame.f_lasti and i.opname != "TO_BOOL"][:2]
+    # Python versions load AssertionError by an instruction of its own or as a common constant.
+    return len(steps) == 2 and (
+        "IF_TRUE" in steps[0].opname and (steps[1].opname == "LOAD_ASSERTION_ERROR" or steps[1].argval is AssertionError)
+    )
+
+
+class SymbolicTracer(Tracer):
+    """torch.fx's tracer, with a memory of the innermost submodule in which tracing broke."""
+
+    def __init__(self, root: nn.Module, inputs: tuple[Tensor, ...], opaque: dict[str, str], buffers: bool):
+        super().__init__()
+        # What is computed from parameters stays in the graph, and what is computed from buffers.
+        self.names: dict[int, str] = {}
+        for path, part in root.named_modules():
+            # setdefault: a tied tensor goes by its first name, as in the state_dict.
+            for name, tensor in (*part._parameters.items(), *(part._buffers.items() if buffers else ())):
+                self.names.setdefault(id(tensor), f"{path}.{name}" if path else name)
+        self.record_stack_traces = False  # `source` below is all that is needed, at a tenth of the time
+        self.opaque, self.branches, self.inputs = opaque, Branches(root, inputs), inputs
+        self.failed_in = ""
+
+    def traced(self, model: nn.Module) -> Graph:
+        """The graph of a model's forward."""
+        return self.trace(model)
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        """One symbol for each input, and nothing for the rest: defaults are used, *args and **kwargs are empty."""
+        names = input_names(self.root, len(self.inputs))
+        return root_fn, [self.root, *(self.create_proxy("placeholder", name, (), {}) for name in names)]
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name in self.opaque or is_leaf(m)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """As torch.fx does it, without the record of all modules around a node, which nobody reads here."""
+        if self.branches.busy:  # called by control_flow, which wants values and not nodes
+            return forward(*args, **kwargs)
+        path = self.path_of_module(m)
+        try:
+            if not self.is_leaf_module(m, path):
+                return forward(*args, **kwargs)
+            # A short cut past create_proxy's walk through nested arguments, for nearly all calls of layers have plain tensors.
+            if not kwargs and all(type(a) is Number for a in args):
+                return self.proxy(self.create_node("call_module", path, tuple(a.node for a in args), {}))
+            return self.create_proxy("call_module", path, args, without_defaults(m, kwargs))
+        except Exception:
+            # The innermost: the exception passes every enclosing module on its way out.
+            self.failed_in = self.failed_in or path
+            raise
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """As torch.fx does it, which looks through all parameters each time."""
+        name = None if self.branches.busy or not isinstance(attr_val, Tensor) else self.names.get(id(attr_val))
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
+
+    def to_bool(self, obj: Any) -> bool:
+        """An assertion in the model is taken to hold: it has held on the example inputs. Sizes decide other branches."""
+        # torch's own frames lie between the model's `if` and us.
+        frame = sys._getframe(1)
+        while of_torch(frame.f_code.co_filename) and frame.f_back is not None:
+            frame = frame.f_back
+        if is_assertion(frame):
+            return True
+        answer = self.branches.number(obj.node)
+        return super().to_bool(obj) if answer is None else bool(answer)
+
+    def iter(self, obj: Any) -> Any:
+        """The parts of what has a length that sizes tell: a shape, the result of a chunk."""
+        length = self.branches.length(obj.node)
+        return super().iter(obj) if length is None else iter([obj[i] for i in range(length)])
+
+    def proxy(self, node: Node) -> Proxy:
+        return Number(node, self)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> Node:
+        node = self.graph.create_node(*args, **kwargs)
+        node.meta["source"] = user_line(SymbolicTracer.traced.__code__)
+        return node
