@@ -832,16 +832,115 @@ def unflattened_by_what_is_left():
     return Net(call, first=nn.Linear(8, 24), head=head(6))
 
 
+# ---- entries chosen, and numbers for many entries --------------------------------------------------------------------------
+
+
+@case((3, 10), removable="a b")
+def largest_over_points():
+    return Net(
+        lambda s, x: s.head(torch.max(s.b(F.relu(s.a(x))), 2)[0]),
+        a=nn.Conv1d(3, 8, 1),
+        b=nn.Conv1d(8, 6, 1),
+        head=nn.Linear(6, 4),
+    )
+
+
+@case((3, 10), removable="a.0 b.0 c.0 d.0")
+def chosen_over_points():
+    """Values by name, by number and unpacked; the axis is any but that of the channels."""
+
+    def call(s, x):
+        x = s.b(s.a(x).sort(dim=-1).values)
+        values, places = x.topk(4, dim=2)
+        x = s.c(torch.cummax(values, 2).values + torch.cummin(places * 0.1, dim=-1)[0])
+        low, high = torch.aminmax(x, dim=2)
+        x = s.d((torch.kthvalue(x, 2, keepdim=True)[0] + x.median(-1, keepdim=True)[0] + torch.max(x, x * 0.5)).argsort(2) * 0.3)
+        return s.head(torch.cat([low, high, x.mode().values, x.argmax(2), x.max(dim=2).values - x.min(2)[0]], 1))
+
+    layers = {n: nn.Sequential(nn.Conv1d(i, o, 1), nn.ReLU()) for n, i, o in (("a", 3, 8), ("b", 8, 7), ("c", 7, 6), ("d", 6, 5))}
+    return Net(call, **layers, head=nn.Linear(27, 4))
+
+
+@case((3, 10), removable="a.0", frozen={"b": "argmax (models.py:", "c": "compares channels", "d": "max (models.py:"})
+def chosen_among_channels():
+    def call(s, x):
+        x = s.a(x)
+        return torch.cat(
+            [s.b(x).argmax(1) * 0.1, s.c(x).sort(1)[0].mean(1), s.d(x).mean(2).max()[None, None].expand(x.shape[0], 1)], 1
+        )
+
+    return Net(
+        call, a=nn.Sequential(nn.Conv1d(3, 8, 1), nn.ReLU()), b=nn.Conv1d(8, 4, 1), c=nn.Conv1d(8, 4, 1), d=nn.Conv1d(8, 4, 1)
+    )
+
+
+@case(removable="a.0 b.0 c.0 d.0")
+def norms_and_spreads_over_space():
+    def call(s, x):
+        x = s.a(x)
+        x = s.b(x * x.norm(p=2, dim=(2, 3), keepdim=True) + torch.norm(x, dim=2, keepdim=True))
+        spread, mean = torch.std_mean(x, (2, 3), keepdim=True)
+        x = s.c(F.normalize((x - mean) / (spread + 1), dim=2) + torch.linalg.vector_norm(x, 3, dim=(2, 3), keepdim=True))
+        x = s.d(torch.logsumexp(x, (2, 3), keepdim=True) + x * 0.1 + torch.prod(x + 0.5, 2, keepdim=True).tanh())
+        return s.head(torch.var_mean(x, dim=(2, 3))[1] + x.flatten(2).quantile(0.3, -1) + torch.linalg.norm(x, dim=(2, 3)))
+
+    return Net(call, a=block(3, 8), b=block(8, 7), c=block(7, 6), d=block(6, 5), head=nn.Linear(5, 4))
+
+
+@case(removable="stem.0", frozen={"wide": "mean (models.py:"})
+def responses_by_their_mean_over_channels():
+    """Global response normalization: the norm is that of each channel, its mean is that of all of them."""
+
+    def call(s, x):
+        y = F.relu(s.wide(s.stem(x)))
+        n = y.norm(p=2, dim=(2, 3), keepdim=True)
+        return s.head(s.narrow(y + y * (n / (n.mean(dim=1, keepdim=True) + 1e-6)) * s.gamma))
+
+    return Net(
+        call, stem=block(3, 8), wide=conv(8, 12, 1), narrow=conv(12, 6, 1), gamma=nn.Parameter(torch.rand(12, 1, 1)), head=head(6)
+    )
+
+
+@case((3, 10), removable="a.0 b.0 c.0")
+def looked_up_along_points():
+    """Places that a channel has found for itself, and places that are the same for all channels."""
+
+    def call(s, x):
+        x = s.a(x)
+        x = s.b(torch.gather(x, 2, x.topk(5, 2).indices) + x.take_along_dim(x.argsort(2), 2)[..., :5])
+        x = s.c(x[:, :, s.order] + x[..., s.order] + torch.index_select(x, 2, s.order))
+        return s.head(x.amax(2))
+
+    net = Net(call, **{n: nn.Sequential(nn.Conv1d(i, o, 1), nn.ReLU()) for n, i, o in (("a", 3, 8), ("b", 8, 7), ("c", 7, 6))})
+    net.head = nn.Linear(6, 4)
+    net.register_buffer("order", torch.tensor([3, 1, 1, 4, 0, 2]))
+    return net
+
+
+@case(TOKENS, removable="fc1 qkv")
+def attention_with_a_table_of_relative_positions():
+    def attend(s, x):
+        B, N, _ = x.shape
+        q, k, v = s.qkv(x).reshape(B, N, 3, 4, 2).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = s.table[s.places.view(-1)].view(6, 6, -1).permute(2, 0, 1).contiguous()
+        weights = (q @ k.transpose(-2, -1) + bias.unsqueeze(0)).softmax(-1)
+        return (weights @ v).transpose(1, 2).reshape(B, N, -1)
+
+    net = transformer(attend, qkv=nn.Linear(8, 24), table=nn.Parameter(torch.randn(11, 4)))
+    net.register_buffer("places", torch.arange(6)[:, None] - torch.arange(6)[None] + 5)
+    return net
+
+
 # ---- what must stay --------------------------------------------------------------------------------------------------------
 
 
-@case(removable="1.0", frozen={"0.0": "cummax"})
+@case(removable="1.0", frozen={"0.0": "triu"})
 def unknown_operation():
-    class Running(nn.Module):
+    class Upper(nn.Module):
         def forward(self, x):
-            return torch.cummax(x, 1).values
+            return torch.triu(x)
 
-    return nn.Sequential(nn.Sequential(*block(3, 8), Running()), block(8, 6), head(6))
+    return nn.Sequential(nn.Sequential(*block(3, 8), Upper()), block(8, 6), head(6))
 
 
 @case(removable="tail.0", frozen={"stem.0": "fft"})

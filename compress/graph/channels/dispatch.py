@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 
 from compress.graph import operations
 from compress.graph.channel_affine import ChannelAffine
-from compress.graph.channels import layer_rules, op_rules
+from compress.graph.channels import layer_rules, op_rules, reductions
 from compress.graph.channels.atom_state import Sized, State, positions_only, tensors_in, unknown
 
 Args = tuple[Any, ...]
@@ -165,7 +165,11 @@ def _method(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     if name in operations.ELEMENTWISE_METHODS:
         return op_rules.elementwise(s, node, tensors_in((args, kwargs)))
     if name in operations.REDUCTION_METHODS:
-        return op_rules.reduced(s, node, x, _dims(x, args, kwargs))
+        return reductions.reduction(s, node, name, args, kwargs)
+    if name in operations.SELECTION_METHODS:
+        return reductions.selection(s, node, name, args, kwargs)
+    if name in operations.GATHER_METHODS:
+        return reductions.gathered(s, node, name, args, kwargs)
     if name in operations.ALONG:
         return _along(s, node, name, args, kwargs)
     if name in operations.PRODUCT_METHODS:
@@ -182,6 +186,8 @@ def _function(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     x: Any = args[0] if args else kwargs.get("input")
     if f is getattr and args[1] in operations.ATTRIBUTES:
         return getattr(x, args[1])
+    if f is getattr and args[1] in operations.RESULTS and isinstance(x, tuple):
+        return x[operations.RESULTS[args[1]]]
     if f is operator.getitem:
         return x[args[1]] if not isinstance(x, Tensor) else op_rules.picked(s, node, x, args[1])
     if f in operations.SIZED:
@@ -196,7 +202,11 @@ def _function(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
         dim = _argument(args, kwargs, 1, "dim", kwargs.get("axis", 0))
         return op_rules.joined(s, node, args[0] if args else kwargs["tensors"], dim, f is torch.stack)
     if f in operations.REDUCTIONS:
-        return op_rules.reduced(s, node, x, _dims(x, args, kwargs))
+        return reductions.reduction(s, node, f.__name__.removeprefix("linalg_"), args, kwargs)
+    if f in operations.SELECTIONS:
+        return reductions.selection(s, node, f.__name__, args, kwargs)
+    if f in operations.GATHERED:
+        return reductions.gathered(s, node, f.__name__, args, kwargs)
     if f in operations.ALONG_FUNCTIONS:
         return _along(s, node, f.__name__, args, kwargs)
     if f in operations.PRODUCTS:
@@ -210,15 +220,6 @@ def _function(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
 
 def _argument(args: Args, kwargs: Kwargs, position: int, name: str, default: Any = None) -> Any:
     return args[position] if len(args) > position else kwargs.get(name, default)
-
-
-def _dims(x: Tensor, args: Args, kwargs: Kwargs) -> list[int]:
-    dims = _argument(args, kwargs, 1, "dim", kwargs.get("axis"))
-    # torch.std(x, True) is the flag of Bessel's correction, and bool is an int in Python.
-    if isinstance(dims, bool):
-        raise TypeError("a flag in place of the axes")
-    dims = range(x.ndim) if dims is None else [dims] if isinstance(dims, int) else dims
-    return [d % x.ndim for d in dims]
 
 
 def _along(s: State, node: Node, name: str, args: Args, kwargs: Kwargs) -> Any:
@@ -304,6 +305,8 @@ _ENTRIES = frozenset(
     | operations.POOLING
     | operations.JOINS
     | operations.REDUCTIONS
+    | operations.SELECTIONS
+    | operations.GATHERED
     | operations.ALONG_FUNCTIONS
     | operations.PRODUCTS
     | operations.PIXELS
