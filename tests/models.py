@@ -832,6 +832,56 @@ def unflattened_by_what_is_left():
     return Net(call, first=nn.Linear(8, 24), head=head(6))
 
 
+# ---- sizes -----------------------------------------------------------------------------------------------------------------
+
+
+@case(removable="stem tail")
+def divides_by_the_channel_count():
+    return Net(
+        lambda s, x: (lambda y: s.head(F.relu(s.tail(y / y.shape[1]))))(F.relu(s.stem(x))),
+        stem=conv(3, 8),
+        tail=conv(8, 6),
+        head=head(6),
+    )
+
+
+class OwnPadding(nn.Conv2d):
+    """Pads by its own kernel size, which is no count of channels."""
+
+    def forward(self, x):
+        h, w = self.weight.shape[-2:]
+        k = self.weight.size(2) - 1 + h - w
+        return F.conv2d(F.pad(x, (k // 2, k - k // 2, k // 2, k - k // 2)), self.weight, self.bias, self.stride)
+
+
+@case(removable="0 2 4")
+def reads_its_kernel_size():
+    layers = (OwnPadding(3, 8, 3), nn.ReLU(), OwnPadding(8, 12, 3, stride=2), nn.ReLU(), OwnPadding(12, 6, 2), nn.ReLU())
+    return nn.Sequential(*layers, head(6))
+
+
+@case(removable="a b c")
+def arithmetic_on_parts_of_shapes():
+    def call(s, x):
+        x = s.b(F.relu(s.a(x)))
+        rest = x.shape[1:][1:]
+        x = x * (rest[0] / rest[1]) + x.shape[1] / 8 + x.dim() * s.a.weight.shape[0] ** -0.5
+        y = s.c(x.reshape(x.shape[0], x.size(1), -1).reshape(x.shape))
+        return s.head(y.view(y.shape[0], s.c.weight.shape[0], -1).mean(2).view(-1, s.c.bias.shape[0]))
+
+    return Net(call, a=conv(3, 8), b=conv(8, 7), c=conv(7, 6), head=nn.Linear(6, 4))
+
+
+@case(removable="tail", frozen={"stem": "computes with the number of channels"})
+def as_many_positions_as_channels():
+    return Net(
+        lambda s, x: (lambda y: s.head(F.relu(s.tail(F.adaptive_avg_pool2d(y, y.shape[1] // 2)))))(F.relu(s.stem(x))),
+        stem=conv(3, 8),
+        tail=conv(8, 6),
+        head=head(6),
+    )
+
+
 # ---- entries chosen, and numbers for many entries --------------------------------------------------------------------------
 
 
@@ -996,16 +1046,6 @@ def opaque_part():
 @case(removable="1", frozen={"input of 1": "0 has hooks"})
 def hooked_layer():
     return nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(3, 8, 3)), conv(8, 6), nn.ReLU(), head(6))
-
-
-@case(removable="tail", frozen={"stem": "computes with the number of channels"})
-def divides_by_the_channel_count():
-    return Net(
-        lambda s, x: (lambda y: s.head(F.relu(s.tail(y / y.shape[1]))))(F.relu(s.stem(x))),
-        stem=conv(3, 8),
-        tail=conv(8, 6),
-        head=head(6),
-    )
 
 
 @case(TOKENS, removable="hidden", frozen={"first": "takes single entries"})

@@ -6,10 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
 from compress.graph.channels.atoms import Atoms, varies
+
+Count = tuple[Tensor | str, int]
+"""What a size counts: atoms, or a parameter by name, and one of its axes."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,10 @@ class State:
         axes: (state_dict name, dim) -> role and atoms; "out" makes channels, "in" consumes them, "through" passes them on.
         sized: node name -> arguments that count channels.
         rectangles: tensors that are reshaped, so they must stay rectangular.
-        single: (atoms, axis, reason): frozen should the classes differ along that axis.
+        single: (atoms or a parameter's name, axis, reason): frozen should the classes differ along that axis.
         pieces: parts of a cut tensor; none of them may become empty.
-        counts: plain numbers that were computed from sizes -> the tensors and axes whose sizes those are.
+        counts: plain numbers that were computed from sizes -> the tensors (parameters by name) and axes whose sizes those are.
+        shapes: nodes that give several sizes -> the same for each of them.
         grouped: weight of a layer that loses whole groups -> atoms of its outputs.
         thinned: weights of grouped layers that lose the same positions of every group instead.
         parameters: parameters and buffers that stand in the graph themselves, by first name.
@@ -52,9 +57,10 @@ class State:
         self.axes: dict[tuple[str, int], tuple[str, Tensor]] = {}
         self.sized: dict[str, Sized] = {}
         self.rectangles: list[Tensor] = []
-        self.single: list[tuple[Tensor, int, str]] = []
+        self.single: list[tuple[Tensor | str, int, str]] = []
         self.pieces: list[Tensor] = []
-        self.counts: dict[Node, list[tuple[Tensor, int]]] = {}
+        self.counts: dict[Node, list[Count]] = {}
+        self.shapes: dict[Node, list[list[Count]]] = {}
         self.grouped: dict[str, Tensor] = {}
         self.parameters: dict[str, Tensor] = {}
         self.taken: dict[str, str] = {}
@@ -71,6 +77,13 @@ class State:
         self.atoms.unite(known, atoms)
         if role == "in" != before:  # a tied tensor that one layer makes channels with and another reads them by
             self.axes[key] = (role, known)
+
+    def counted(self, of: Tensor | str, dim: int) -> tuple[Tensor, int]:
+        """The atoms that a size counts, and their axis; those of a parameter are known when the walk is over."""
+        if isinstance(of, Tensor):
+            return of, dim
+        _, atoms = self.axes.get((of, dim), ("", torch.zeros(1, dtype=torch.long)))
+        return atoms, 0
 
 
 def where(node: Node) -> str:

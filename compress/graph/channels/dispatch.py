@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch.fx import GraphModule, Node
 from compress.graph import operations
 from compress.graph.channel_affine import ChannelAffine
 from compress.graph.channels import layer_rules, op_rules, reductions
-from compress.graph.channels.atom_state import Sized, State, positions_only, tensors_in, unknown
+from compress.graph.channels.atom_state import Count, Sized, State, positions_only, tensors_in, unknown
 
 Args = tuple[Any, ...]
 Kwargs = Mapping[str, Any]
@@ -29,11 +29,13 @@ def propagate(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwa
         return _plain(s, node, args, kwargs)
     if _reads_sizes(node):
         return _sizes(s, node, args, kwargs)
-    # Sizes that surgery cannot rewrite must not change, and so the channels that they count stay.
-    if not follows_sizes(node):
-        for source in node.all_input_nodes:
-            for t, dim in s.counts.get(source, ()):
-                s.single.append((t, dim, f"{op_rules.where(node)} computes with the number of channels"))
+    counts = [c for source in node.all_input_nodes for c in s.counts.get(source, ())]
+    if counts and _elementwise(node):
+        # A number for every entry keeps its value where channels go, as it does where they are masked.
+        s.sized[node.name] = Sized(found[0], found[0], args, kwargs)
+    elif counts and not follows_sizes(node):
+        # Sizes that surgery cannot rewrite must not change, and so the channels that they count stay.
+        s.single += [(t, dim, f"{op_rules.where(node)} computes with the number of channels") for t, dim in counts]
     if node.op == "call_method":
         return _method(s, node, args, kwargs)
     return _function(s, node, args, kwargs)
@@ -41,6 +43,8 @@ def propagate(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwa
 
 def reads_entries(node: Node) -> bool:
     """Whether the single entries of a parameter matter to this user of it; layers and unknown operations take it whole."""
+    if _reads_sizes(node):
+        return False
     return node.op in ("call_method", "call_module", "output") or node.target in _ENTRIES
 
 
@@ -52,16 +56,25 @@ def follows_sizes(node: Node) -> bool:
     return node.target in operations.SIZED or node.target is operator.getitem
 
 
+def _elementwise(node: Node) -> bool:
+    return node.target in (operations.ELEMENTWISE_METHODS if node.op == "call_method" else operations.ELEMENTWISE)
+
+
 # ---- plain numbers ---------------------------------------------------------------------------------------------------------
 
 
 def _plain(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     """Arithmetic on sizes: really done. A tensor made from nothing is not known."""
     counts = [c for source in node.all_input_nodes for c in s.counts.get(source, ())]
-    # Of x.shape[i] only that axis matters; without this, x.shape[0] would freeze the channels.
-    if node.target is operator.getitem and isinstance(args[0], torch.Size) and isinstance(args[1], int | slice):
-        taken = list(range(len(args[0])))[args[1]]
-        counts = [(t, d) for t, d in counts if d in (taken if isinstance(taken, list) else [taken])]
+    shape = s.shapes.get(node.all_input_nodes[0]) if node.all_input_nodes else None
+    if node.target is operator.getitem and shape is not None and isinstance(args[1], int | slice):
+        # Of x.shape[i] only that axis matters; without this, x.shape[0] would freeze the channels.
+        taken = shape[args[1]]
+        if isinstance(args[1], slice):
+            s.shapes[node] = cast(list[list[Count]], taken)
+        counts = [c for axis in s.shapes[node] for c in axis] if isinstance(args[1], slice) else cast(list[Count], taken)
+    elif node.target is len:
+        counts = []
     if callable(node.target):
         value = node.target(*args, **kwargs)
     else:
@@ -88,10 +101,15 @@ def _sizes(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
         return torch.float32 if name == "dtype" else x.device
     value = getattr(x, name)(*args[1:], **kwargs) if node.op == "call_method" else getattr(x, name)
     one = args[1] if len(args) > 1 else kwargs.get("dim")
-    if name == "size" and isinstance(one, int):
-        s.counts[node] = [(x, one % x.ndim)]
-    elif name in ("shape", "size", "numel", "__len__"):
-        s.counts[node] = [(x, d) for d in range(x.ndim)]
+    source = node.all_input_nodes[0]
+    # A parameter that nobody looks into has one atom for all: its axes are those that the layers record.
+    name_of = s.names.get(str(source.target), str(source.target)) if source.op == "get_attr" else ""
+    counted: Tensor | str = name_of if name_of and name_of not in s.parameters else x
+    if name == "__len__" or (name == "size" and isinstance(one, int)):
+        s.counts[node] = [(counted, one % x.ndim if isinstance(one, int) else 0)]
+    elif name in ("shape", "size", "numel"):
+        s.shapes[node] = [[(counted, d)] for d in range(x.ndim)]
+        s.counts[node] = [c for axis in s.shapes[node] for c in axis]
     return value
 
 

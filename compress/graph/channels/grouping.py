@@ -53,7 +53,8 @@ def read(s: State, classes: Tensor) -> Channels:
     tensors = [torch.from_numpy(v) for v in axes.vectors]
     labels = {k: (r, tensors[n]) for k, r, n in zip(axes.keys, axes.roles, axes.which, strict=True)}
     sized = {name: replace(e, into=_labels(e.into, classes), out=_labels(e.out, classes)) for name, e in s.sized.items()}
-    counted = frozenset(n.name for n, sizes in s.counts.items() if any(differs(classes[slim(t)], d) for t, d in sizes))
+    sizes = {n.name: [s.counted(of, d) for of, d in counts] for n, counts in s.counts.items()}
+    counted = frozenset(name for name, counts in sizes.items() if any(differs(classes[slim(t)], d) for t, d in counts))
     return Channels(explained, labels, sized, s.names, s.thinned, counted, len(classes))
 
 

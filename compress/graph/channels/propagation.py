@@ -119,7 +119,8 @@ def close(s: State) -> Tensor:
         for d in range(t.ndim):
             if (name, d) not in s.axes and differs(labels, d):
                 s.axis(name, d, "through", along(t, d))
-    for t, dim, reason in s.single:
+    for of, at, reason in s.single:
+        t, dim = s.counted(of, at)
         # After all uniting: a single entry along channels of one class cannot lose its place.
         if differs(classes[slim(t)], dim):
             s.atoms.freeze(t, reason)

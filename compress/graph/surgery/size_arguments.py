@@ -1,7 +1,8 @@
 """Constant arguments that count channels follow the channels that stay.
 
 `x.view(b, 8, 32, h, w)`, `x.chunk(2, 1)`, `x[:, :64]`, the groups of a functional convolution, the numbers inside a GroupNorm.
-An argument that the graph computes stays computed, unless it was computed from a count of channels.
+An argument that the graph computes stays computed, unless it was computed from a count of channels. A number that is computed
+from such a count and meets every entry (`x / x.shape[1]`) keeps the value that it had.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from compress.graph.channels.atom_state import Sized
 from compress.graph.channels.atoms import along
 from compress.graph.channels.propagation import differs
-from compress.graph.operations import FUNCTIONAL_CONVOLUTIONS
+from compress.graph.operations import ELEMENTWISE, ELEMENTWISE_METHODS, FUNCTIONAL_CONVOLUTIONS
 
 
 def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counted: frozenset[str]) -> None:
@@ -50,6 +51,8 @@ def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counte
             node.args = (node.args[0], plain)
     elif name == "unflatten":
         _rewrite_unflatten(node, sized, stays)
+    elif node.target in (ELEMENTWISE_METHODS if node.op == "call_method" else ELEMENTWISE):
+        _keep_numbers(node, sized, counted)
     elif name != "batch_norm":  # its arguments are tensors, cut elsewhere
         _rewrite_sizes(node, sized, stays, counted, expands=name == "expand")
 
@@ -129,6 +132,11 @@ def _depends(value: Any, counted: frozenset[str]) -> bool:
     """Whether an argument holds a number that was computed from a count of channels."""
     parts = (value.start, value.stop) if isinstance(value, slice) else (value,)
     return any(isinstance(part, Node) and part.name in counted for part in parts)
+
+
+def _keep_numbers(node: Node, sized: Sized, counted: frozenset[str]) -> None:
+    node.args = tuple(old if _depends(now, counted) else now for now, old in zip(node.args, sized.args, strict=True))
+    node.kwargs = {key: sized.kwargs[key] if _depends(now, counted) else now for key, now in node.kwargs.items()}
 
 
 def _rewrite_unflatten(node: Node, sized: Sized, stays: Tensor) -> None:
