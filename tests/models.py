@@ -584,7 +584,7 @@ def tied_layers():
     return net
 
 
-@case(VECTOR, removable="middle", frozen={"encode": "", "middle2": "computed"})
+@case(VECTOR, removable="encode middle")
 def tied_autoencoder():
     def call(s, x):
         x = F.relu(s.middle2(F.relu(s.middle(F.relu(s.encode(x))))))
@@ -715,9 +715,110 @@ def subclassed_layers():
     return nn.Sequential(OwnConv(3, 8, 3), nn.ReLU(), PaddedConv(8, 6, 2), nn.ReLU(), PaddedConv(6, 5, 2), nn.ReLU(), head(5))
 
 
-@case(removable="1.0", frozen={"input of 1.0": "weights that are computed"})
+@case(removable="0 1.0")
 def computed_weights():
     return nn.Sequential(StandardisedConv(3, 8, 3), block(8, 6), head(6))
+
+
+@case(removable="1 2.0", frozen={"0.0": "mean (models.py:"})
+def standardised_over_its_inputs():
+    """Each filter loses its mean: an input that goes changes the mean, an output that goes takes its filter along."""
+    return nn.Sequential(block(3, 8), StandardisedConv(8, 7, 3), block(7, 6), head(6))
+
+
+class FromParts(nn.Module):
+    """A layer of parameters that are moved, joined and scaled on their way to it."""
+
+    def __init__(self, call, **shapes):
+        super().__init__()
+        self.call = call
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.randn(shape) * 0.5))
+
+    def forward(self, x):
+        return self.call(self, x)
+
+
+@case(TOKENS, removable="fc1 qkv")
+def attention_with_a_bias_of_parts():
+    def attend(s, x):
+        B, N, C = x.shape
+        bias = torch.cat((s.q_bias, torch.zeros_like(s.v_bias), s.v_bias))
+        q, k, v = F.linear(x, s.qkv.weight, bias).reshape(B, N, 3, 4, 2).permute(2, 0, 3, 1, 4).unbind(0)
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, C)
+
+    biases = dict(q_bias=nn.Parameter(torch.randn(8)), v_bias=nn.Parameter(torch.randn(8)))
+    return transformer(attend, qkv=nn.Linear(8, 24, bias=False), **biases)
+
+
+@case(TOKENS, removable="fc1 q")
+def attention_with_weights_of_parts():
+    def attend(s, x):
+        B, N, C = x.shape
+        weight = torch.cat([s.q.weight, s.k.weight, s.v.weight])
+        bias = torch.stack([s.q.bias, s.k.bias, s.v.bias]).view(-1)
+        q, k, v = F.linear(x, weight, bias).reshape(B, N, 3, 4, 2).permute(2, 0, 3, 1, 4).unbind(0)
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, C)
+
+    return transformer(attend, q=nn.Linear(8, 8), k=nn.Linear(8, 8), v=nn.Linear(8, 8))
+
+
+@case(TOKENS, removable="0 2 4 6 8")
+def weights_and_biases_of_parts():
+    """Stacked, transposed, cut, scaled along both axes; biases that are permuted, expanded, indexed."""
+    parts = (
+        FromParts(
+            lambda s, x: F.linear(x, torch.stack([s.a, s.b], 1).view(12, -1), s.c.t().reshape(-1)), a=(6, 8), b=(6, 8), c=(2, 6)
+        ),
+        FromParts(
+            lambda s, x: F.linear(x, s.a * s.up * s.down, s.c.expand(2, -1).permute(1, 0)[:, 1]),
+            a=(9, 12),
+            up=(9, 1),
+            down=(1, 12),
+            c=(9,),
+        ),
+        FromParts(
+            lambda s, x: F.linear(x, torch.chunk(s.a, 2)[0] / 3, s.c[2:9]) + F.linear(x, s.b.t(), -s.d[:7]),
+            a=(14, 9),
+            b=(9, 7),
+            c=(9,),
+            d=(8,),
+        ),
+    )
+    layers = [m for part in parts for m in (part, nn.GELU())]
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), *layers, nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 4))
+
+
+@case(removable="stem.0 joined last.0")
+def convolutions_of_parts():
+    def call(s, x):
+        x = s.joined(s.stem(x))
+        return s.head(s.last(F.prelu(s.depth(x), s.slope * 0.5)))
+
+    joined = FromParts(
+        lambda s, x: F.conv2d(x, torch.cat([s.a, s.b.view(4, 8, 3, 3)]) * s.gain, s.c.flatten(), padding=1),
+        a=(6, 8, 3, 3),
+        b=(4, 8, 3, 3),
+        gain=(10, 1, 1, 1),
+        c=(2, 5),
+    )
+    depth = FromParts(lambda s, x: F.conv2d(x, s.a.permute(1, 0, 2, 3), None, 1, 1, 1, 10), a=(1, 10, 3, 3))
+    return Net(
+        call, stem=block(3, 8), joined=joined, depth=depth, slope=nn.Parameter(torch.rand(10)), last=block(10, 6), head=head(6)
+    )
+
+
+@case(removable="stem.0 a b")
+def norms_of_computed_parameters():
+    def call(s, x):
+        x = F.batch_norm(s.a(s.stem(x)), s.mean, s.var.exp(), 1 + s.gamma, s.beta[0])
+        return s.head(s.b(x).transpose(1, 3))
+
+    net = Net(call, stem=block(3, 8), a=conv(8, 7), b=conv(7, 6), head=nn.Sequential(nn.Linear(6, 4)))
+    net.gamma, net.beta = nn.Parameter(torch.rand(7)), nn.Parameter(torch.rand(1, 7))
+    net.register_buffer("mean", torch.rand(7))
+    net.register_buffer("var", torch.rand(7))
+    return net
 
 
 class Branching(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +25,31 @@ class Sized:
         out: of its output; the input where it gives several.
         args: what the node was called with; its input stands first, the sizes are plain numbers.
         kwargs: likewise by name.
+        also: the same for further axes, of a weight that is computed.
+        batch: whether its first axis is that of samples, so that its size is not a number of the model.
     """
 
     into: Tensor
     out: Tensor
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    also: tuple[Sized, ...] = ()
+    batch: bool = True
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What lies between parameters and a weight.
+
+    Attributes:
+        nodes: in graph order, parameters included.
+        leaves: the parameters, with their names.
+        zeros: whether a column of zeros of the parameters is one of the weight.
+    """
+
+    nodes: tuple[Node, ...]
+    leaves: Mapping[Node, str]
+    zeros: bool
 
 
 class State:
@@ -49,6 +68,9 @@ class State:
         parameters: parameters and buffers that stand in the graph themselves, by first name.
         taken: of those, first names of the ones that an unknown operation takes, with the reason.
         modules: every module by every name.
+        computed: functional layers -> what their weight is computed from.
+        facets: atoms along one axis of a parameter that a weight is computed from.
+        step: the value of a node, given those of its arguments.
     """
 
     def __init__(self, thinned: frozenset[str], names: Mapping[str, str]):
@@ -65,6 +87,9 @@ class State:
         self.parameters: dict[str, Tensor] = {}
         self.taken: dict[str, str] = {}
         self.modules: dict[str, nn.Module] = {}
+        self.computed: Mapping[Node, Computed] = {}
+        self.facets: dict[tuple[str, int], Tensor] = {}
+        self.step: Callable[[Node, tuple[Any, ...], Mapping[str, Any]], Any]
 
     def axis(self, tensor: str, dim: int, role: str, atoms: Tensor) -> None:
         """Record which atom each index of a parameter's axis belongs to; a layer called twice ties both."""
@@ -133,6 +158,11 @@ def _filled(atom: Tensor, shape: Any) -> Any:
     if all(isinstance(n, int) for n in shape):
         return atom.view(()).expand(shape)
     return tuple(_filled(atom, part) for part in shape)
+
+
+def argument(args: Sequence[Any], kwargs: Mapping[str, Any], position: int, name: str, default: Any = None) -> Any:
+    """An argument of a call, by place or by name."""
+    return args[position] if len(args) > position else kwargs.get(name, default)
 
 
 def positions_only(s: State, node: Node, x: Tensor, dims: Sequence[int], why: str) -> Any:

@@ -13,8 +13,8 @@ from torch.fx import GraphModule, Node
 
 from compress.graph import operations
 from compress.graph.channel_affine import ChannelAffine
-from compress.graph.channels import layer_rules, op_rules, reductions
-from compress.graph.channels.atom_state import Count, Sized, State, positions_only, tensors_in, unknown
+from compress.graph.channels import functional_layers, layer_rules, op_rules, reductions
+from compress.graph.channels.atom_state import Count, Sized, State, argument, positions_only, tensors_in, unknown
 
 Args = tuple[Any, ...]
 Kwargs = Mapping[str, Any]
@@ -195,7 +195,7 @@ def _method(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     if name in ("reshape_as", "view_as"):
         return op_rules.shaped_as(s, x, args[1])
     if name == "unbind":
-        return op_rules.unbound(s, node, x, _argument(args, kwargs, 1, "dim", 0))
+        return op_rules.unbound(s, node, x, argument(args, kwargs, 1, "dim", 0))
     return unknown(s, node, tensors_in((args, kwargs)))
 
 
@@ -217,7 +217,7 @@ def _function(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     if f in operations.POOLING:
         return op_rules.spatial(s, node, x)
     if f in operations.JOINS:
-        dim = _argument(args, kwargs, 1, "dim", kwargs.get("axis", 0))
+        dim = argument(args, kwargs, 1, "dim", kwargs.get("axis", 0))
         return op_rules.joined(s, node, args[0] if args else kwargs["tensors"], dim, f is torch.stack)
     if f in operations.REDUCTIONS:
         return reductions.reduction(s, node, f.__name__.removeprefix("linalg_"), args, kwargs)
@@ -236,83 +236,38 @@ def _function(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     return special(s, node, args, kwargs) if special else unknown(s, node, tensors_in((args, kwargs)))
 
 
-def _argument(args: Args, kwargs: Kwargs, position: int, name: str, default: Any = None) -> Any:
-    return args[position] if len(args) > position else kwargs.get(name, default)
-
-
 def _along(s: State, node: Node, name: str, args: Args, kwargs: Kwargs) -> Any:
     """Softmax, normalization, roll, running sums: one axis is mixed."""
     # The axis is the second argument of softmax and cumsum, the third of normalize (behind p) and roll (behind shifts).
     x, position = args[0], 2 if name in ("normalize", "roll") else 1
-    dims = _argument(args, kwargs, position, "dim", kwargs.get("dims", 1 if name == "normalize" else None))
+    dims = argument(args, kwargs, position, "dim", kwargs.get("dims", 1 if name == "normalize" else None))
     # roll without dims flattens first; a tensor among the arguments may be anything.
     if dims is None or len(tensors_in((args, kwargs))) > 1:
         return unknown(s, node, tensors_in((args, kwargs)))
     return positions_only(s, node, x, [dims] if isinstance(dims, int) else dims, "mixes channels")
 
 
-# ---- layers as functions ---------------------------------------------------------------------------------------------------
-
-
-def _tensor_name(node: Node, position: int, name: str) -> str | None:
-    """The state_dict name of a parameter that is an argument of a functional layer; '' where it is computed."""
-    argument = _argument(node.args, node.kwargs, position, name)
-    if argument is None:
-        return None
-    # '' and None differ: a missing bias is fine, a computed one is not
-    return str(argument.target) if isinstance(argument, Node) and argument.op == "get_attr" else ""
-
-
-def _functional_layer(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
-    weight, bias = _tensor_name(node, 1, "weight"), _tensor_name(node, 2, "bias")
-    if not weight or bias == "":
-        return unknown(s, node, tensors_in((args, kwargs)), "has weights that are computed")
-    x, w = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
-    if node.target is F.linear:
-        return layer_rules.linear(s, node, x, weight, bias, w.shape[0])
-    groups = _argument(args, kwargs, 6, "groups", 1)
-    out = layer_rules.convolution(s, node, x, weight, bias, (w.shape[0], groups, w.ndim), False)
-    # The number of groups is an argument here; a module's is counted again in surgery.remove.
-    s.sized[node.name] = Sized(x, out, args, kwargs)
-    return out
-
-
-def _functional_norm(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
-    last = node.target is F.layer_norm
-    names = {"weight": 2, "bias": 3} if last else {"running_mean": 1, "running_var": 2, "weight": 3, "bias": 4}
-    tensors = [t for t in (_tensor_name(node, i, n) for n, i in names.items()) if t is not None]
-    if "" in tensors:
-        return unknown(s, node, tensors_in((args, kwargs)), "has weights that are computed")
-    if last:
-        return layer_rules.layer_norm(s, node, args[0], tensors, len(_argument(args, kwargs, 1, "normalized_shape")))
-    return layer_rules.per_channel_norm(s, node, args[0], tensors, 0)
-
-
-def _functional_prelu(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
-    weight = _tensor_name(node, 1, "weight")
-    if not weight:
-        return unknown(s, node, tensors_in((args, kwargs)), "has weights that are computed")
-    return layer_rules.prelu(s, node, args[0], weight, _argument(args, kwargs, 1, "weight").numel())
+# ---- what is looked up by function ------------------------------------------------------------------------------------------
 
 
 def _attention(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
-    q, k, v = (_argument(args, kwargs, i, n) for i, n in enumerate(("query", "key", "value")))
-    return op_rules.attention(s, node, q, k, v, _argument(args, kwargs, 3, "attn_mask"))
+    q, k, v = (argument(args, kwargs, i, n) for i, n in enumerate(("query", "key", "value")))
+    return op_rules.attention(s, node, q, k, v, argument(args, kwargs, 3, "attn_mask"))
 
 
 _SPECIAL: dict[Any, Callable[[State, Node, Args, Kwargs], Any]] = {
-    F.linear: _functional_layer,
-    **dict.fromkeys(operations.FUNCTIONAL_CONVOLUTIONS, _functional_layer),
-    F.layer_norm: _functional_norm,
-    F.batch_norm: _functional_norm,
-    F.prelu: _functional_prelu,
+    F.linear: functional_layers.layer,
+    **dict.fromkeys(operations.FUNCTIONAL_CONVOLUTIONS, functional_layers.layer),
+    F.layer_norm: functional_layers.norm,
+    F.batch_norm: functional_layers.norm,
+    F.prelu: functional_layers.prelu,
     F.scaled_dot_product_attention: _attention,
     F.pad: lambda s, node, args, kwargs: op_rules.padded(
-        s, node, args[0], _argument(args, kwargs, 1, "pad"), _argument(args, kwargs, 2, "mode", "constant")
+        s, node, args[0], argument(args, kwargs, 1, "pad"), argument(args, kwargs, 2, "mode", "constant")
     ),
-    F.glu: lambda s, node, args, kwargs: op_rules.gated(s, args[0], _argument(args, kwargs, 1, "dim", -1)),
-    torch.channel_shuffle: lambda s, node, args, kwargs: op_rules.shuffled(s, args[0], _argument(args, kwargs, 1, "groups")),
-    torch.unbind: lambda s, node, args, kwargs: op_rules.unbound(s, node, args[0], _argument(args, kwargs, 1, "dim", 0)),
+    F.glu: lambda s, node, args, kwargs: op_rules.gated(s, args[0], argument(args, kwargs, 1, "dim", -1)),
+    torch.channel_shuffle: lambda s, node, args, kwargs: op_rules.shuffled(s, args[0], argument(args, kwargs, 1, "groups")),
+    torch.unbind: lambda s, node, args, kwargs: op_rules.unbound(s, node, args[0], argument(args, kwargs, 1, "dim", 0)),
 }
 _LAYERS = operations.FUNCTIONAL_LAYERS
 _ENTRIES = frozenset(

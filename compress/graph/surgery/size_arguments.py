@@ -21,7 +21,7 @@ from compress.graph.channels.propagation import differs
 from compress.graph.operations import ELEMENTWISE, ELEMENTWISE_METHODS, FUNCTIONAL_CONVOLUTIONS
 
 
-def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counted: frozenset[str]) -> None:
+def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counted: frozenset[str], also: bool = False) -> None:
     """Rewrite one node, or the numbers of the layer that it calls.
 
     Args:
@@ -30,10 +30,13 @@ def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counte
         sized: its arguments before, and the classes of its input and output.
         stays: whether each class stays.
         counted: nodes that compute a number from a count of channels.
+        also: whether it has been rewritten for another axis already.
     """
     touched = not bool(stays[sized.into].all() and stays[sized.out].all())
     # A number computed from a count changes by itself, and could be wrong where the channels did not change.
     if not touched and not any(source.name in counted for source in node.all_input_nodes):
+        return
+    if also and not set(_counts(sized.out, stays)) | set(_counts(sized.into, stays)):
         return
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if node.op == "call_module":
@@ -41,7 +44,7 @@ def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counte
     elif node.target in FUNCTIONAL_CONVOLUTIONS:
         _count_groups(node, sized, stays)
     elif name in ("chunk", "split"):
-        _rewrite_split(node, sized, stays, name)
+        _rewrite_split(node, sized, stays, name, also)
     elif node.target is operator.getitem:
         _rewrite_slices(node, sized, stays, counted)
     elif name == "squeeze":
@@ -92,9 +95,11 @@ def _count_groups(node: Node, sized: Sized, stays: Tensor) -> None:
         node.args = node.args[:6]
 
 
-def _rewrite_split(node: Node, sized: Sized, stays: Tensor, name: str) -> None:
+def _rewrite_split(node: Node, sized: Sized, stays: Tensor, name: str, also: bool) -> None:
     spec = _argument(sized, 1, "chunks", "split_size", "split_size_or_sections")
     dim = (_argument(sized, 2, "dim") or 0) % sized.into.ndim
+    if also and not differs(sized.into, dim):
+        return  # the sizes are those of another axis
     kept = _kept(sized.into, stays, dim)
     # The real chunk and split say which positions fall into which piece.
     pieces = kept.chunk(spec) if name == "chunk" else kept.split(spec if isinstance(spec, int) else list(spec))
@@ -167,6 +172,6 @@ def _rewrite_sizes(node: Node, sized: Sized, stays: Tensor, counted: frozenset[s
         else:
             new.append(counts.get(d, size if _depends(now, counted) else now))
     # view allows one -1 only: the batch takes it, and what was -1 becomes a number.
-    if 0 in counts and not expands:
+    if 0 in counts and sized.batch and not expands:
         new = [-1, *(sized.out.shape[d] if size == -1 else size for d, size in enumerate(new) if d)]
     node.args, node.kwargs = (node.args[0], *new) if node.op == "call_method" else (node.args[0], tuple(new)), {}
