@@ -584,7 +584,7 @@ def tied_layers():
     return net
 
 
-@case(VECTOR, removable="middle", frozen={"encode": "", "middle2": "computed"})
+@case(VECTOR, removable="encode middle")
 def tied_autoencoder():
     def call(s, x):
         x = F.relu(s.middle2(F.relu(s.middle(F.relu(s.encode(x))))))
@@ -715,9 +715,110 @@ def subclassed_layers():
     return nn.Sequential(OwnConv(3, 8, 3), nn.ReLU(), PaddedConv(8, 6, 2), nn.ReLU(), PaddedConv(6, 5, 2), nn.ReLU(), head(5))
 
 
-@case(removable="1.0", frozen={"input of 1.0": "weights that are computed"})
+@case(removable="0 1.0")
 def computed_weights():
     return nn.Sequential(StandardisedConv(3, 8, 3), block(8, 6), head(6))
+
+
+@case(removable="1 2.0", frozen={"0.0": "mean (models.py:"})
+def standardised_over_its_inputs():
+    """Each filter loses its mean: an input that goes changes the mean, an output that goes takes its filter along."""
+    return nn.Sequential(block(3, 8), StandardisedConv(8, 7, 3), block(7, 6), head(6))
+
+
+class FromParts(nn.Module):
+    """A layer of parameters that are moved, joined and scaled on their way to it."""
+
+    def __init__(self, call, **shapes):
+        super().__init__()
+        self.call = call
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.randn(shape) * 0.5))
+
+    def forward(self, x):
+        return self.call(self, x)
+
+
+@case(TOKENS, removable="fc1 qkv")
+def attention_with_a_bias_of_parts():
+    def attend(s, x):
+        B, N, C = x.shape
+        bias = torch.cat((s.q_bias, torch.zeros_like(s.v_bias), s.v_bias))
+        q, k, v = F.linear(x, s.qkv.weight, bias).reshape(B, N, 3, 4, 2).permute(2, 0, 3, 1, 4).unbind(0)
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, C)
+
+    biases = dict(q_bias=nn.Parameter(torch.randn(8)), v_bias=nn.Parameter(torch.randn(8)))
+    return transformer(attend, qkv=nn.Linear(8, 24, bias=False), **biases)
+
+
+@case(TOKENS, removable="fc1 q")
+def attention_with_weights_of_parts():
+    def attend(s, x):
+        B, N, C = x.shape
+        weight = torch.cat([s.q.weight, s.k.weight, s.v.weight])
+        bias = torch.stack([s.q.bias, s.k.bias, s.v.bias]).view(-1)
+        q, k, v = F.linear(x, weight, bias).reshape(B, N, 3, 4, 2).permute(2, 0, 3, 1, 4).unbind(0)
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, C)
+
+    return transformer(attend, q=nn.Linear(8, 8), k=nn.Linear(8, 8), v=nn.Linear(8, 8))
+
+
+@case(TOKENS, removable="0 2 4 6 8")
+def weights_and_biases_of_parts():
+    """Stacked, transposed, cut, scaled along both axes; biases that are permuted, expanded, indexed."""
+    parts = (
+        FromParts(
+            lambda s, x: F.linear(x, torch.stack([s.a, s.b], 1).view(12, -1), s.c.t().reshape(-1)), a=(6, 8), b=(6, 8), c=(2, 6)
+        ),
+        FromParts(
+            lambda s, x: F.linear(x, s.a * s.up * s.down, s.c.expand(2, -1).permute(1, 0)[:, 1]),
+            a=(9, 12),
+            up=(9, 1),
+            down=(1, 12),
+            c=(9,),
+        ),
+        FromParts(
+            lambda s, x: F.linear(x, torch.chunk(s.a, 2)[0] / 3, s.c[2:9]) + F.linear(x, s.b.t(), -s.d[:7]),
+            a=(14, 9),
+            b=(9, 7),
+            c=(9,),
+            d=(8,),
+        ),
+    )
+    layers = [m for part in parts for m in (part, nn.GELU())]
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), *layers, nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 4))
+
+
+@case(removable="stem.0 joined last.0")
+def convolutions_of_parts():
+    def call(s, x):
+        x = s.joined(s.stem(x))
+        return s.head(s.last(F.prelu(s.depth(x), s.slope * 0.5)))
+
+    joined = FromParts(
+        lambda s, x: F.conv2d(x, torch.cat([s.a, s.b.view(4, 8, 3, 3)]) * s.gain, s.c.flatten(), padding=1),
+        a=(6, 8, 3, 3),
+        b=(4, 8, 3, 3),
+        gain=(10, 1, 1, 1),
+        c=(2, 5),
+    )
+    depth = FromParts(lambda s, x: F.conv2d(x, s.a.permute(1, 0, 2, 3), None, 1, 1, 1, 10), a=(1, 10, 3, 3))
+    return Net(
+        call, stem=block(3, 8), joined=joined, depth=depth, slope=nn.Parameter(torch.rand(10)), last=block(10, 6), head=head(6)
+    )
+
+
+@case(removable="stem.0 a b")
+def norms_of_computed_parameters():
+    def call(s, x):
+        x = F.batch_norm(s.a(s.stem(x)), s.mean, s.var.exp(), 1 + s.gamma, s.beta[0])
+        return s.head(s.b(x).transpose(1, 3))
+
+    net = Net(call, stem=block(3, 8), a=conv(8, 7), b=conv(7, 6), head=nn.Sequential(nn.Linear(6, 4)))
+    net.gamma, net.beta = nn.Parameter(torch.rand(7)), nn.Parameter(torch.rand(1, 7))
+    net.register_buffer("mean", torch.rand(7))
+    net.register_buffer("var", torch.rand(7))
+    return net
 
 
 class Branching(nn.Module):
@@ -832,16 +933,165 @@ def unflattened_by_what_is_left():
     return Net(call, first=nn.Linear(8, 24), head=head(6))
 
 
+# ---- sizes -----------------------------------------------------------------------------------------------------------------
+
+
+@case(removable="stem tail")
+def divides_by_the_channel_count():
+    return Net(
+        lambda s, x: (lambda y: s.head(F.relu(s.tail(y / y.shape[1]))))(F.relu(s.stem(x))),
+        stem=conv(3, 8),
+        tail=conv(8, 6),
+        head=head(6),
+    )
+
+
+class OwnPadding(nn.Conv2d):
+    """Pads by its own kernel size, which is no count of channels."""
+
+    def forward(self, x):
+        h, w = self.weight.shape[-2:]
+        k = self.weight.size(2) - 1 + h - w
+        return F.conv2d(F.pad(x, (k // 2, k - k // 2, k // 2, k - k // 2)), self.weight, self.bias, self.stride)
+
+
+@case(removable="0 2 4")
+def reads_its_kernel_size():
+    layers = (OwnPadding(3, 8, 3), nn.ReLU(), OwnPadding(8, 12, 3, stride=2), nn.ReLU(), OwnPadding(12, 6, 2), nn.ReLU())
+    return nn.Sequential(*layers, head(6))
+
+
+@case(removable="a b c")
+def arithmetic_on_parts_of_shapes():
+    def call(s, x):
+        x = s.b(F.relu(s.a(x)))
+        rest = x.shape[1:][1:]
+        x = x * (rest[0] / rest[1]) + x.shape[1] / 8 + x.dim() * s.a.weight.shape[0] ** -0.5
+        y = s.c(x.reshape(x.shape[0], x.size(1), -1).reshape(x.shape))
+        return s.head(y.view(y.shape[0], s.c.weight.shape[0], -1).mean(2).view(-1, s.c.bias.shape[0]))
+
+    return Net(call, a=conv(3, 8), b=conv(8, 7), c=conv(7, 6), head=nn.Linear(6, 4))
+
+
+@case(removable="tail", frozen={"stem": "computes with the number of channels"})
+def as_many_positions_as_channels():
+    return Net(
+        lambda s, x: (lambda y: s.head(F.relu(s.tail(F.adaptive_avg_pool2d(y, y.shape[1] // 2)))))(F.relu(s.stem(x))),
+        stem=conv(3, 8),
+        tail=conv(8, 6),
+        head=head(6),
+    )
+
+
+# ---- entries chosen, and numbers for many entries --------------------------------------------------------------------------
+
+
+@case((3, 10), removable="a b")
+def largest_over_points():
+    return Net(
+        lambda s, x: s.head(torch.max(s.b(F.relu(s.a(x))), 2)[0]),
+        a=nn.Conv1d(3, 8, 1),
+        b=nn.Conv1d(8, 6, 1),
+        head=nn.Linear(6, 4),
+    )
+
+
+@case((3, 10), removable="a.0 b.0 c.0 d.0")
+def chosen_over_points():
+    """Values by name, by number and unpacked; the axis is any but that of the channels."""
+
+    def call(s, x):
+        x = s.b(s.a(x).sort(dim=-1).values)
+        values, places = x.topk(4, dim=2)
+        x = s.c(torch.cummax(values, 2).values + torch.cummin(places * 0.1, dim=-1)[0])
+        low, high = torch.aminmax(x, dim=2)
+        x = s.d((torch.kthvalue(x, 2, keepdim=True)[0] + x.median(-1, keepdim=True)[0] + torch.max(x, x * 0.5)).argsort(2) * 0.3)
+        return s.head(torch.cat([low, high, x.mode().values, x.argmax(2), x.max(dim=2).values - x.min(2)[0]], 1))
+
+    layers = {n: nn.Sequential(nn.Conv1d(i, o, 1), nn.ReLU()) for n, i, o in (("a", 3, 8), ("b", 8, 7), ("c", 7, 6), ("d", 6, 5))}
+    return Net(call, **layers, head=nn.Linear(27, 4))
+
+
+@case((3, 10), removable="a.0", frozen={"b": "argmax (models.py:", "c": "compares channels", "d": "max (models.py:"})
+def chosen_among_channels():
+    def call(s, x):
+        x = s.a(x)
+        return torch.cat(
+            [s.b(x).argmax(1) * 0.1, s.c(x).sort(1)[0].mean(1), s.d(x).mean(2).max()[None, None].expand(x.shape[0], 1)], 1
+        )
+
+    return Net(
+        call, a=nn.Sequential(nn.Conv1d(3, 8, 1), nn.ReLU()), b=nn.Conv1d(8, 4, 1), c=nn.Conv1d(8, 4, 1), d=nn.Conv1d(8, 4, 1)
+    )
+
+
+@case(removable="a.0 b.0 c.0 d.0")
+def norms_and_spreads_over_space():
+    def call(s, x):
+        x = s.a(x)
+        x = s.b(x * x.norm(p=2, dim=(2, 3), keepdim=True) + torch.norm(x, dim=2, keepdim=True))
+        spread, mean = torch.std_mean(x, (2, 3), keepdim=True)
+        x = s.c(F.normalize((x - mean) / (spread + 1), dim=2) + torch.linalg.vector_norm(x, 3, dim=(2, 3), keepdim=True))
+        x = s.d(torch.logsumexp(x, (2, 3), keepdim=True) + x * 0.1 + torch.prod(x + 0.5, 2, keepdim=True).tanh())
+        return s.head(torch.var_mean(x, dim=(2, 3))[1] + x.flatten(2).quantile(0.3, -1) + torch.linalg.norm(x, dim=(2, 3)))
+
+    return Net(call, a=block(3, 8), b=block(8, 7), c=block(7, 6), d=block(6, 5), head=nn.Linear(5, 4))
+
+
+@case(removable="stem.0", frozen={"wide": "mean (models.py:"})
+def responses_by_their_mean_over_channels():
+    """Global response normalization: the norm is that of each channel, its mean is that of all of them."""
+
+    def call(s, x):
+        y = F.relu(s.wide(s.stem(x)))
+        n = y.norm(p=2, dim=(2, 3), keepdim=True)
+        return s.head(s.narrow(y + y * (n / (n.mean(dim=1, keepdim=True) + 1e-6)) * s.gamma))
+
+    return Net(
+        call, stem=block(3, 8), wide=conv(8, 12, 1), narrow=conv(12, 6, 1), gamma=nn.Parameter(torch.rand(12, 1, 1)), head=head(6)
+    )
+
+
+@case((3, 10), removable="a.0 b.0 c.0")
+def looked_up_along_points():
+    """Places that a channel has found for itself, and places that are the same for all channels."""
+
+    def call(s, x):
+        x = s.a(x)
+        x = s.b(torch.gather(x, 2, x.topk(5, 2).indices) + x.take_along_dim(x.argsort(2), 2)[..., :5])
+        x = s.c(x[:, :, s.order] + x[..., s.order] + torch.index_select(x, 2, s.order))
+        return s.head(x.amax(2))
+
+    net = Net(call, **{n: nn.Sequential(nn.Conv1d(i, o, 1), nn.ReLU()) for n, i, o in (("a", 3, 8), ("b", 8, 7), ("c", 7, 6))})
+    net.head = nn.Linear(6, 4)
+    net.register_buffer("order", torch.tensor([3, 1, 1, 4, 0, 2]))
+    return net
+
+
+@case(TOKENS, removable="fc1 qkv")
+def attention_with_a_table_of_relative_positions():
+    def attend(s, x):
+        B, N, _ = x.shape
+        q, k, v = s.qkv(x).reshape(B, N, 3, 4, 2).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = s.table[s.places.view(-1)].view(6, 6, -1).permute(2, 0, 1).contiguous()
+        weights = (q @ k.transpose(-2, -1) + bias.unsqueeze(0)).softmax(-1)
+        return (weights @ v).transpose(1, 2).reshape(B, N, -1)
+
+    net = transformer(attend, qkv=nn.Linear(8, 24), table=nn.Parameter(torch.randn(11, 4)))
+    net.register_buffer("places", torch.arange(6)[:, None] - torch.arange(6)[None] + 5)
+    return net
+
+
 # ---- what must stay --------------------------------------------------------------------------------------------------------
 
 
-@case(removable="1.0", frozen={"0.0": "cummax"})
+@case(removable="1.0", frozen={"0.0": "triu"})
 def unknown_operation():
-    class Running(nn.Module):
+    class Upper(nn.Module):
         def forward(self, x):
-            return torch.cummax(x, 1).values
+            return torch.triu(x)
 
-    return nn.Sequential(nn.Sequential(*block(3, 8), Running()), block(8, 6), head(6))
+    return nn.Sequential(nn.Sequential(*block(3, 8), Upper()), block(8, 6), head(6))
 
 
 @case(removable="tail.0", frozen={"stem.0": "fft"})
@@ -897,16 +1147,6 @@ def opaque_part():
 @case(removable="1", frozen={"input of 1": "0 has hooks"})
 def hooked_layer():
     return nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(3, 8, 3)), conv(8, 6), nn.ReLU(), head(6))
-
-
-@case(removable="tail", frozen={"stem": "computes with the number of channels"})
-def divides_by_the_channel_count():
-    return Net(
-        lambda s, x: (lambda y: s.head(F.relu(s.tail(y / y.shape[1]))))(F.relu(s.stem(x))),
-        stem=conv(3, 8),
-        tail=conv(8, 6),
-        head=head(6),
-    )
 
 
 @case(TOKENS, removable="hidden", frozen={"first": "takes single entries"})

@@ -173,7 +173,15 @@ WAYS: dict[str, tuple[Calls, ...]] = {
     ),
     "cast": (lambda f, x: f(x), lambda f, x: f(torch.float32), lambda f, x: f(x, torch.float32), lambda f, x: f(x, x)),
     "spatial": (lambda f, x: f(x, 2), lambda f, x: f(x, 2, 2), lambda f, x: f(x, scale_factor=2)),
-    "reduction": (lambda f, x: f(x, (2, 3)), lambda f, x: f(x, dim=(2, 3))),
+    "reduction": (
+        *(lambda f, x: f(x, (2, 3)), lambda f, x: f(x, dim=(2, 3)), lambda f, x: f(x, -1), lambda f, x: f(x, 0.5, -1)),
+        lambda f, x: f(x, (2, 3))[1],
+    ),
+    "selection": (*(lambda f, x: f(x, 2), lambda f, x: f(x, 2)[0], lambda f, x: f(x, dim=2)[1], lambda f, x: f(x, 2, dim=2)[0]),),
+    "gathered": (
+        *(lambda f, x: f(x, 2, (x * 3).long()), lambda f, x: f(x, (x * 3).long(), 2)),
+        lambda f, x: f(x, 2, torch.tensor([1, 0, 1])),
+    ),
     "along": (lambda f, x: f(x, dim=-1), lambda f, x: f(x, 1, -1)),
 }
 """By rule, what an operation of it may be called with; the first that works is taken. Those that only move data are called as

@@ -73,7 +73,7 @@ def test_a_function_with_a_rule_has_one_in_the_solver(row: operations.Operations
     assert operations.functions(row.rule) <= followed
 
 
-@pytest.mark.parametrize("column", ["torch", "functional", "operator", "methods"])
+@pytest.mark.parametrize("column", ["torch", "functional", "operator", "methods", "linalg"])
 def test_no_name_stands_in_two_rows(column: str):
     names = [name for row in operations.OPERATIONS for name in getattr(row, column).split()]
     assert sorted(names) == sorted(set(names))

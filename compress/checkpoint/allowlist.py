@@ -32,8 +32,10 @@ _WRAPPED = {
 }
 _NAMED_OUTPUTS = {"torchvision.models.googlenet": "GoogLeNetOutputs", "torchvision.models.inception": "InceptionOutputs"}
 
-ATTRIBUTES = frozenset({"shape", "dtype", "device", "ndim", "T", "mT", "H", "mH", "is_cuda", "requires_grad", "real", "imag"})
-"""What `getattr` may read from a tensor."""
+ATTRIBUTES = frozenset(
+    {"shape", "dtype", "device", "ndim", "T", "mT", "H", "mH", "is_cuda", "requires_grad", "real", "imag", *operations.RESULTS}
+)
+"""What `getattr` may read from a tensor, or from the values and places that an operation gives."""
 
 METHODS = frozenset(name for row in OPERATIONS for name in row.methods.split() if hasattr(torch.Tensor, name))
 """Tensor methods; all of them compute, none reads or writes files, registers hooks or runs a callback."""
@@ -61,6 +63,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     **_from("torch", torch, _words("torch")),
     **_from("F", F, _words("functional")),
     **_from("operator", operator, _words("operator")),
+    **_from("linalg", torch.linalg, _words("linalg")),
     **_from("math", math, _MATH.split()),
     **_from_modules(_WRAPPED),
     **_from_modules(_NAMED_OUTPUTS),

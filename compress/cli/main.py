@@ -177,8 +177,8 @@ def explain(model: str, layer: str | None, depth: bool, reach: bool, as_json: bo
         rows: Any = found if reach else compress.explain(model, reach=True, **given(flags))
         more = "" if reach else " --reach says what stands in the way."
         say(
-            f"Within reach: {rows[0].macs:.1%} of the MACs and {rows[0].params:.1%} of the parameters, in {rows[0].channels} groups "
-            f"that can lose channels and be refitted.{more}"
+            f"Within reach: {rows[0].macs:.1%} of the MACs and {rows[0].params:.1%} of the parameters, in "
+            f"{rows[0].channels} groups that can lose channels and be refitted.{more}"
         )
     if depth and found and not as_json:
         say(

@@ -101,7 +101,8 @@ def explain(
         BadInput: the model cannot be opened, has no such layer, or both `layer` and `depth` are given.
     """
     if (depth or reach) and layer is not None:
-        raise BadInput(f"Both a layer ({layer}) and --depth are given; --depth speaks of the whole model. Give one of them.")
+        flag = "--depth" if depth else "--reach"
+        raise BadInput(f"Both a layer ({layer}) and {flag} are given; {flag} speaks of the whole model. Give one of them.")
     artifact, _ = opened(make(model=model_path(model), **settings))
     if depth:
         return depth_rows(artifact)

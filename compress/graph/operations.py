@@ -37,6 +37,7 @@ class Operations:
     functional: str = ""
     operator: str = ""
     methods: str = ""
+    linalg: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,32 +57,39 @@ class Layers:
 
 
 _ELEMENTWISE = (
-    "abs add addcdiv addcmul ceil clamp clamp_max clamp_min clip cos div divide eq erf exp expm1 floor ge gt le lerp log log1p "
-    "logical_and logical_not logical_or lt maximum minimum mul multiply ne neg pow reciprocal relu round rsqrt sigmoid sign sin "
-    "sqrt square sub subtract tanh true_divide where"
+    "abs add addcdiv addcmul atan atan2 ceil clamp clamp_max clamp_min clip cos div divide eq erf exp expm1 floor floor_divide "
+    "fmod frac ge gt hypot isfinite isinf isnan le lerp log log10 log1p log2 logaddexp logical_and logical_not logical_or "
+    "logical_xor lt masked_fill maximum minimum mul multiply ne neg pow reciprocal relu remainder round rsqrt sigmoid sign sin "
+    "sqrt square sub subtract tan tanh true_divide trunc where"
 )
-_REDUCTIONS = "amax amin mean std sum var"
+_REDUCTIONS = "all amax amin any count_nonzero logsumexp mean nanmean nanquantile nansum norm prod quantile std sum var"
+_SELECTIONS = "argmax argmin argsort aminmax cummax cummin kthvalue max median min mode nanmedian sort topk"
 _MOVEMENT = "flatten flip moveaxis movedim permute swapaxes swapdims t tile transpose unsqueeze"
 _SIZED = "chunk reshape split squeeze unflatten"
 
 OPERATIONS: tuple[Operations, ...] = (
     Operations(
         "elementwise",  # each entry for itself
-        torch=_ELEMENTWISE,
+        torch=_ELEMENTWISE + " ones_like zeros_like",
         functional="celu dropout elu gelu hardsigmoid hardswish hardtanh leaky_relu mish relu relu6 selu silu softplus",
-        operator="add and_ eq ge gt iadd imul invert isub itruediv le lt mul ne neg or_ pow sub truediv",
-        methods=_ELEMENTWISE
-        + " add_ sub_ mul_ div_ neg_ clamp_ clamp_min_ clamp_max_ sigmoid_ tanh_ exp_ pow_ relu_ masked_fill "
+        operator="abs add and_ eq floordiv ge gt iadd iand imul invert ior isub itruediv le lt mod mul ne neg or_ pos pow sub "
+        "truediv xor",
+        methods=_ELEMENTWISE + " add_ sub_ mul_ div_ neg_ clamp_ clamp_min_ clamp_max_ sigmoid_ tanh_ exp_ pow_ relu_ "
         "masked_fill_ __add__ __mul__",
     ),
-    Operations("cast", methods="bool clone contiguous detach double float half to type type_as"),  # the same entries
+    Operations(
+        "cast", methods="bfloat16 bool clone contiguous detach double float half int long to type type_as"
+    ),  # the same entries
     Operations(
         "spatial",  # each channel (axis 1) for itself
         torch="avg_pool1d max_pool1d max_pool2d max_pool3d adaptive_max_pool1d",
         functional="adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d "
         "avg_pool1d avg_pool2d avg_pool3d interpolate lp_pool1d lp_pool2d max_pool1d max_pool2d max_pool3d",
     ),
-    Operations("reduction", torch=_REDUCTIONS, methods=_REDUCTIONS),
+    Operations("reduction", torch=_REDUCTIONS + " std_mean var_mean", methods=_REDUCTIONS, linalg="matrix_norm norm vector_norm"),
+    # entries along one axis are compared, and some of them (or their places) are given; max and min also take two tensors
+    Operations("selection", torch=_SELECTIONS, methods=_SELECTIONS),
+    Operations("gathered", torch="gather index_select take_along_dim", methods="gather index_select take_along_dim"),
     Operations(
         "along",  # the entries along one axis mix; the channels of every other axis pass, as long as the shape stays
         torch="cumprod cumsum log_softmax roll softmax",
@@ -108,25 +116,19 @@ OPERATIONS: tuple[Operations, ...] = (
     Operations("functional norm", functional="batch_norm layer_norm"),
     Operations("functional prelu", torch="prelu", functional="prelu", methods="prelu"),
     Operations(  # no rule: they freeze the channels that they touch
-        torch="arange zeros ones full linspace eye acos addmm all any argmax argmin asin atan atan2 baddbmm bernoulli "
-        "bitwise_and bitwise_not bitwise_or "
-        "broadcast_tensors bucketize cdist conv_transpose1d conv_transpose2d conv_transpose3d count_nonzero cross cummax "
-        "diag_embed diagonal diff dot einsum fliplr flipud floor_divide fmod frac full_like gather hstack hypot index_select "
-        "isfinite isinf isnan kthvalue layer_norm log10 log2 logaddexp logical_xor logsumexp masked_fill max median meshgrid "
-        "min mm narrow norm ones_like outer polar prod rand_like randn_like real remainder repeat_interleave rot90 rsub scatter "
-        "scatter_add select sort split_with_sizes std_mean take_along_dim tan tensor_split tensordot topk tril triu trunc "
-        "var_mean vstack zeros_like _assert",
+        torch="acos addmm arange asin baddbmm bernoulli bitwise_and bitwise_not bitwise_or broadcast_tensors bucketize cdist "
+        "conv_transpose1d conv_transpose2d conv_transpose3d cross diag_embed diagonal diff dot einsum eye fliplr flipud full full_like "
+        "hstack layer_norm linspace meshgrid mm narrow ones outer polar rand_like randn_like real repeat_interleave rot90 rsub scatter "
+        "scatter_add select split_with_sizes tensor_split tensordot tril triu vstack zeros _assert",
         functional="adaptive_max_pool3d affine_grid alpha_dropout bilinear conv_transpose1d conv_transpose2d conv_transpose3d "
         "cosine_similarity dropout1d dropout2d dropout3d embedding feature_alpha_dropout fold grid_sample group_norm "
         "gumbel_softmax hardshrink instance_norm local_response_norm logsigmoid lp_pool3d max_unpool1d max_unpool2d max_unpool3d "
         "multi_head_attention_forward one_hot rms_norm rrelu sigmoid softmin softshrink softsign tanh tanhshrink threshold "
         "unfold upsample upsample_bilinear upsample_nearest",
-        operator="abs floordiv iand ifloordiv ior ipow mod not_ pos xor",
-        methods="abs_ all any argmax argmin argsort baddbmm bfloat16 broadcast_to diagonal dot fill_ floor_divide fmod gather "
-        "get_device index_add index_fill index_select int isfinite isinf isnan kthvalue log2 logsumexp long masked_select max "
-        "median min mm narrow new_empty new_full new_ones new_zeros nonzero norm outer prod remainder repeat_interleave rot90 "
-        "scatter scatter_ scatter_add scatter_add_ select sort split_with_sizes squeeze_ stride tan tensor_split topk transpose_ "
-        "tril triu trunc unfold unsqueeze_ zero_",
+        operator="ifloordiv ipow not_",
+        methods="abs_ baddbmm broadcast_to diagonal dot fill_ get_device index_add index_fill masked_select mm narrow new_empty "
+        "new_full new_ones new_zeros nonzero outer repeat_interleave rot90 scatter scatter_ scatter_add scatter_add_ select "
+        "split_with_sizes squeeze_ stride tensor_split transpose_ tril triu unfold unsqueeze_ zero_",
     ),
 )
 
@@ -235,7 +237,7 @@ def classes(row: Layers) -> dict[str, type[nn.Module]]:
 
 
 def _named(row: Operations) -> tuple[tuple[Any, str], ...]:
-    return (torch, row.torch), (F, row.functional), (operator, row.operator)
+    return (torch, row.torch), (F, row.functional), (operator, row.operator), (torch.linalg, row.linalg)
 
 
 # By exact class, never isinstance: a subclass may compute something else.
@@ -251,6 +253,8 @@ ELEMENTWISE, ELEMENTWISE_METHODS = functions("elementwise"), methods("elementwis
 CASTS = methods("cast")
 POOLING = functions("spatial")
 REDUCTIONS, REDUCTION_METHODS = functions("reduction"), methods("reduction")
+SELECTIONS, SELECTION_METHODS = functions("selection"), methods("selection")
+GATHERED, GATHER_METHODS = functions("gathered"), methods("gathered")
 ALONG, ALONG_FUNCTIONS = methods("along"), functions("along")
 MOVEMENT, MOVEMENT_METHODS = functions("movement"), methods("movement")
 SIZED, SIZED_METHODS = functions("sized"), methods("sized")
@@ -259,5 +263,7 @@ PRODUCTS, PRODUCT_METHODS = functions("product"), methods("product")
 SIZE_METHODS = methods("size")
 ATTRIBUTES = frozenset({"shape", "ndim", "T", "mT"})
 """What a graph may read of a tensor without freezing it."""
+RESULTS = {"values": 0, "indices": 1, "min": 0, "max": 1}
+"""Names of what a selection gives, and their places."""
 FUNCTIONAL_CONVOLUTIONS = functions("convolution")
 FUNCTIONAL_LAYERS = functions("convolution", "linear", "functional norm", "functional prelu")

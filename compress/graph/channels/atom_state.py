@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
 from compress.graph.channels.atoms import Atoms, varies
+
+Count = tuple[Tensor | str, int]
+"""What a size counts: atoms, or a parameter by name, and one of its axes."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +25,31 @@ class Sized:
         out: of its output; the input where it gives several.
         args: what the node was called with; its input stands first, the sizes are plain numbers.
         kwargs: likewise by name.
+        also: the same for further axes, of a weight that is computed.
+        batch: whether its first axis is that of samples, so that its size is not a number of the model.
     """
 
     into: Tensor
     out: Tensor
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    also: tuple[Sized, ...] = ()
+    batch: bool = True
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What lies between parameters and a weight.
+
+    Attributes:
+        nodes: in graph order, parameters included.
+        leaves: the parameters, with their names.
+        zeros: whether a column of zeros of the parameters is one of the weight.
+    """
+
+    nodes: tuple[Node, ...]
+    leaves: Mapping[Node, str]
+    zeros: bool
 
 
 class State:
@@ -36,14 +59,18 @@ class State:
         axes: (state_dict name, dim) -> role and atoms; "out" makes channels, "in" consumes them, "through" passes them on.
         sized: node name -> arguments that count channels.
         rectangles: tensors that are reshaped, so they must stay rectangular.
-        single: (atoms, axis, reason): frozen should the classes differ along that axis.
+        single: (atoms or a parameter's name, axis, reason): frozen should the classes differ along that axis.
         pieces: parts of a cut tensor; none of them may become empty.
-        counts: plain numbers that were computed from sizes -> the tensors and axes whose sizes those are.
+        counts: plain numbers that were computed from sizes -> the tensors (parameters by name) and axes whose sizes those are.
+        shapes: nodes that give several sizes -> the same for each of them.
         grouped: weight of a layer that loses whole groups -> atoms of its outputs.
         thinned: weights of grouped layers that lose the same positions of every group instead.
         parameters: parameters and buffers that stand in the graph themselves, by first name.
         taken: of those, first names of the ones that an unknown operation takes, with the reason.
         modules: every module by every name.
+        computed: functional layers -> what their weight is computed from.
+        facets: atoms along one axis of a parameter that a weight is computed from.
+        step: the value of a node, given those of its arguments.
     """
 
     def __init__(self, thinned: frozenset[str], names: Mapping[str, str]):
@@ -52,13 +79,17 @@ class State:
         self.axes: dict[tuple[str, int], tuple[str, Tensor]] = {}
         self.sized: dict[str, Sized] = {}
         self.rectangles: list[Tensor] = []
-        self.single: list[tuple[Tensor, int, str]] = []
+        self.single: list[tuple[Tensor | str, int, str]] = []
         self.pieces: list[Tensor] = []
-        self.counts: dict[Node, list[tuple[Tensor, int]]] = {}
+        self.counts: dict[Node, list[Count]] = {}
+        self.shapes: dict[Node, list[list[Count]]] = {}
         self.grouped: dict[str, Tensor] = {}
         self.parameters: dict[str, Tensor] = {}
         self.taken: dict[str, str] = {}
         self.modules: dict[str, nn.Module] = {}
+        self.computed: Mapping[Node, Computed] = {}
+        self.facets: dict[tuple[str, int], Tensor] = {}
+        self.step: Callable[[Node, tuple[Any, ...], Mapping[str, Any]], Any]
 
     def axis(self, tensor: str, dim: int, role: str, atoms: Tensor) -> None:
         """Record which atom each index of a parameter's axis belongs to; a layer called twice ties both."""
@@ -71,6 +102,13 @@ class State:
         self.atoms.unite(known, atoms)
         if role == "in" != before:  # a tied tensor that one layer makes channels with and another reads them by
             self.axes[key] = (role, known)
+
+    def counted(self, of: Tensor | str, dim: int) -> tuple[Tensor, int]:
+        """The atoms that a size counts, and their axis; those of a parameter are known when the walk is over."""
+        if isinstance(of, Tensor):
+            return of, dim
+        _, atoms = self.axes.get((of, dim), ("", torch.zeros(1, dtype=torch.long)))
+        return atoms, 0
 
 
 def where(node: Node) -> str:
@@ -120,6 +158,11 @@ def _filled(atom: Tensor, shape: Any) -> Any:
     if all(isinstance(n, int) for n in shape):
         return atom.view(()).expand(shape)
     return tuple(_filled(atom, part) for part in shape)
+
+
+def argument(args: Sequence[Any], kwargs: Mapping[str, Any], position: int, name: str, default: Any = None) -> Any:
+    """An argument of a call, by place or by name."""
+    return args[position] if len(args) > position else kwargs.get(name, default)
 
 
 def positions_only(s: State, node: Node, x: Tensor, dims: Sequence[int], why: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,8 @@ from torch.fx import GraphModule, Node
 
 from compress.graph import operations
 from compress.graph.channel_affine import ChannelAffine
-from compress.graph.channels import layer_rules, op_rules
-from compress.graph.channels.atom_state import Sized, State, positions_only, tensors_in, unknown
+from compress.graph.channels import functional_layers, layer_rules, op_rules, reductions
+from compress.graph.channels.atom_state import Count, Sized, State, argument, positions_only, tensors_in, unknown
 
 Args = tuple[Any, ...]
 Kwargs = Mapping[str, Any]
@@ -29,11 +29,13 @@ def propagate(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwa
         return _plain(s, node, args, kwargs)
     if _reads_sizes(node):
         return _sizes(s, node, args, kwargs)
-    # Sizes that surgery cannot rewrite must not change, and so the channels that they count stay.
-    if not follows_sizes(node):
-        for source in node.all_input_nodes:
-            for t, dim in s.counts.get(source, ()):
-                s.single.append((t, dim, f"{op_rules.where(node)} computes with the number of channels"))
+    counts = [c for source in node.all_input_nodes for c in s.counts.get(source, ())]
+    if counts and _elementwise(node):
+        # A number for every entry keeps its value where channels go, as it does where they are masked.
+        s.sized[node.name] = Sized(found[0], found[0], args, kwargs)
+    elif counts and not follows_sizes(node):
+        # Sizes that surgery cannot rewrite must not change, and so the channels that they count stay.
+        s.single += [(t, dim, f"{op_rules.where(node)} computes with the number of channels") for t, dim in counts]
     if node.op == "call_method":
         return _method(s, node, args, kwargs)
     return _function(s, node, args, kwargs)
@@ -41,6 +43,8 @@ def propagate(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwa
 
 def reads_entries(node: Node) -> bool:
     """Whether the single entries of a parameter matter to this user of it; layers and unknown operations take it whole."""
+    if _reads_sizes(node):
+        return False
     return node.op in ("call_method", "call_module", "output") or node.target in _ENTRIES
 
 
@@ -52,16 +56,25 @@ def follows_sizes(node: Node) -> bool:
     return node.target in operations.SIZED or node.target is operator.getitem
 
 
+def _elementwise(node: Node) -> bool:
+    return node.target in (operations.ELEMENTWISE_METHODS if node.op == "call_method" else operations.ELEMENTWISE)
+
+
 # ---- plain numbers ---------------------------------------------------------------------------------------------------------
 
 
 def _plain(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     """Arithmetic on sizes: really done. A tensor made from nothing is not known."""
     counts = [c for source in node.all_input_nodes for c in s.counts.get(source, ())]
-    # Of x.shape[i] only that axis matters; without this, x.shape[0] would freeze the channels.
-    if node.target is operator.getitem and isinstance(args[0], torch.Size) and isinstance(args[1], int | slice):
-        taken = list(range(len(args[0])))[args[1]]
-        counts = [(t, d) for t, d in counts if d in (taken if isinstance(taken, list) else [taken])]
+    shape = s.shapes.get(node.all_input_nodes[0]) if node.all_input_nodes else None
+    if node.target is operator.getitem and shape is not None and isinstance(args[1], int | slice):
+        # Of x.shape[i] only that axis matters; without this, x.shape[0] would freeze the channels.
+        taken = shape[args[1]]
+        if isinstance(args[1], slice):
+            s.shapes[node] = cast(list[list[Count]], taken)
+        counts = [c for axis in s.shapes[node] for c in axis] if isinstance(args[1], slice) else cast(list[Count], taken)
+    elif node.target is len:
+        counts = []
     if callable(node.target):
         value = node.target(*args, **kwargs)
     else:
@@ -88,10 +101,15 @@ def _sizes(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
         return torch.float32 if name == "dtype" else x.device
     value = getattr(x, name)(*args[1:], **kwargs) if node.op == "call_method" else getattr(x, name)
     one = args[1] if len(args) > 1 else kwargs.get("dim")
-    if name == "size" and isinstance(one, int):
-        s.counts[node] = [(x, one % x.ndim)]
-    elif name in ("shape", "size", "numel", "__len__"):
-        s.counts[node] = [(x, d) for d in range(x.ndim)]
+    source = node.all_input_nodes[0]
+    # A parameter that nobody looks into has one atom for all: its axes are those that the layers record.
+    name_of = s.names.get(str(source.target), str(source.target)) if source.op == "get_attr" else ""
+    counted: Tensor | str = name_of if name_of and name_of not in s.parameters else x
+    if name == "__len__" or (name == "size" and isinstance(one, int)):
+        s.counts[node] = [(counted, one % x.ndim if isinstance(one, int) else 0)]
+    elif name in ("shape", "size", "numel"):
+        s.shapes[node] = [[(counted, d)] for d in range(x.ndim)]
+        s.counts[node] = [c for axis in s.shapes[node] for c in axis]
     return value
 
 
@@ -165,7 +183,11 @@ def _method(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     if name in operations.ELEMENTWISE_METHODS:
         return op_rules.elementwise(s, node, tensors_in((args, kwargs)))
     if name in operations.REDUCTION_METHODS:
-        return op_rules.reduced(s, node, x, _dims(x, args, kwargs))
+        return reductions.reduction(s, node, name, args, kwargs)
+    if name in operations.SELECTION_METHODS:
+        return reductions.selection(s, node, name, args, kwargs)
+    if name in operations.GATHER_METHODS:
+        return reductions.gathered(s, node, name, args, kwargs)
     if name in operations.ALONG:
         return _along(s, node, name, args, kwargs)
     if name in operations.PRODUCT_METHODS:
@@ -173,7 +195,7 @@ def _method(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     if name in ("reshape_as", "view_as"):
         return op_rules.shaped_as(s, x, args[1])
     if name == "unbind":
-        return op_rules.unbound(s, node, x, _argument(args, kwargs, 1, "dim", 0))
+        return op_rules.unbound(s, node, x, argument(args, kwargs, 1, "dim", 0))
     return unknown(s, node, tensors_in((args, kwargs)))
 
 
@@ -182,6 +204,8 @@ def _function(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     x: Any = args[0] if args else kwargs.get("input")
     if f is getattr and args[1] in operations.ATTRIBUTES:
         return getattr(x, args[1])
+    if f is getattr and args[1] in operations.RESULTS and isinstance(x, tuple):
+        return x[operations.RESULTS[args[1]]]
     if f is operator.getitem:
         return x[args[1]] if not isinstance(x, Tensor) else op_rules.picked(s, node, x, args[1])
     if f in operations.SIZED:
@@ -193,10 +217,14 @@ def _function(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     if f in operations.POOLING:
         return op_rules.spatial(s, node, x)
     if f in operations.JOINS:
-        dim = _argument(args, kwargs, 1, "dim", kwargs.get("axis", 0))
+        dim = argument(args, kwargs, 1, "dim", kwargs.get("axis", 0))
         return op_rules.joined(s, node, args[0] if args else kwargs["tensors"], dim, f is torch.stack)
     if f in operations.REDUCTIONS:
-        return op_rules.reduced(s, node, x, _dims(x, args, kwargs))
+        return reductions.reduction(s, node, f.__name__.removeprefix("linalg_"), args, kwargs)
+    if f in operations.SELECTIONS:
+        return reductions.selection(s, node, f.__name__, args, kwargs)
+    if f in operations.GATHERED:
+        return reductions.gathered(s, node, f.__name__, args, kwargs)
     if f in operations.ALONG_FUNCTIONS:
         return _along(s, node, f.__name__, args, kwargs)
     if f in operations.PRODUCTS:
@@ -208,92 +236,38 @@ def _function(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     return special(s, node, args, kwargs) if special else unknown(s, node, tensors_in((args, kwargs)))
 
 
-def _argument(args: Args, kwargs: Kwargs, position: int, name: str, default: Any = None) -> Any:
-    return args[position] if len(args) > position else kwargs.get(name, default)
-
-
-def _dims(x: Tensor, args: Args, kwargs: Kwargs) -> list[int]:
-    dims = _argument(args, kwargs, 1, "dim", kwargs.get("axis"))
-    # torch.std(x, True) is the flag of Bessel's correction, and bool is an int in Python.
-    if isinstance(dims, bool):
-        raise TypeError("a flag in place of the axes")
-    dims = range(x.ndim) if dims is None else [dims] if isinstance(dims, int) else dims
-    return [d % x.ndim for d in dims]
-
-
 def _along(s: State, node: Node, name: str, args: Args, kwargs: Kwargs) -> Any:
     """Softmax, normalization, roll, running sums: one axis is mixed."""
     # The axis is the second argument of softmax and cumsum, the third of normalize (behind p) and roll (behind shifts).
     x, position = args[0], 2 if name in ("normalize", "roll") else 1
-    dims = _argument(args, kwargs, position, "dim", kwargs.get("dims", 1 if name == "normalize" else None))
+    dims = argument(args, kwargs, position, "dim", kwargs.get("dims", 1 if name == "normalize" else None))
     # roll without dims flattens first; a tensor among the arguments may be anything.
     if dims is None or len(tensors_in((args, kwargs))) > 1:
         return unknown(s, node, tensors_in((args, kwargs)))
     return positions_only(s, node, x, [dims] if isinstance(dims, int) else dims, "mixes channels")
 
 
-# ---- layers as functions ---------------------------------------------------------------------------------------------------
-
-
-def _tensor_name(node: Node, position: int, name: str) -> str | None:
-    """The state_dict name of a parameter that is an argument of a functional layer; '' where it is computed."""
-    argument = _argument(node.args, node.kwargs, position, name)
-    if argument is None:
-        return None
-    # '' and None differ: a missing bias is fine, a computed one is not
-    return str(argument.target) if isinstance(argument, Node) and argument.op == "get_attr" else ""
-
-
-def _functional_layer(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
-    weight, bias = _tensor_name(node, 1, "weight"), _tensor_name(node, 2, "bias")
-    if not weight or bias == "":
-        return unknown(s, node, tensors_in((args, kwargs)), "has weights that are computed")
-    x, w = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
-    if node.target is F.linear:
-        return layer_rules.linear(s, node, x, weight, bias, w.shape[0])
-    groups = _argument(args, kwargs, 6, "groups", 1)
-    out = layer_rules.convolution(s, node, x, weight, bias, (w.shape[0], groups, w.ndim), False)
-    # The number of groups is an argument here; a module's is counted again in surgery.remove.
-    s.sized[node.name] = Sized(x, out, args, kwargs)
-    return out
-
-
-def _functional_norm(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
-    last = node.target is F.layer_norm
-    names = {"weight": 2, "bias": 3} if last else {"running_mean": 1, "running_var": 2, "weight": 3, "bias": 4}
-    tensors = [t for t in (_tensor_name(node, i, n) for n, i in names.items()) if t is not None]
-    if "" in tensors:
-        return unknown(s, node, tensors_in((args, kwargs)), "has weights that are computed")
-    if last:
-        return layer_rules.layer_norm(s, node, args[0], tensors, len(_argument(args, kwargs, 1, "normalized_shape")))
-    return layer_rules.per_channel_norm(s, node, args[0], tensors, 0)
-
-
-def _functional_prelu(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
-    weight = _tensor_name(node, 1, "weight")
-    if not weight:
-        return unknown(s, node, tensors_in((args, kwargs)), "has weights that are computed")
-    return layer_rules.prelu(s, node, args[0], weight, _argument(args, kwargs, 1, "weight").numel())
+# ---- what is looked up by function ------------------------------------------------------------------------------------------
 
 
 def _attention(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
-    q, k, v = (_argument(args, kwargs, i, n) for i, n in enumerate(("query", "key", "value")))
-    return op_rules.attention(s, node, q, k, v, _argument(args, kwargs, 3, "attn_mask"))
+    q, k, v = (argument(args, kwargs, i, n) for i, n in enumerate(("query", "key", "value")))
+    return op_rules.attention(s, node, q, k, v, argument(args, kwargs, 3, "attn_mask"))
 
 
 _SPECIAL: dict[Any, Callable[[State, Node, Args, Kwargs], Any]] = {
-    F.linear: _functional_layer,
-    **dict.fromkeys(operations.FUNCTIONAL_CONVOLUTIONS, _functional_layer),
-    F.layer_norm: _functional_norm,
-    F.batch_norm: _functional_norm,
-    F.prelu: _functional_prelu,
+    F.linear: functional_layers.layer,
+    **dict.fromkeys(operations.FUNCTIONAL_CONVOLUTIONS, functional_layers.layer),
+    F.layer_norm: functional_layers.norm,
+    F.batch_norm: functional_layers.norm,
+    F.prelu: functional_layers.prelu,
     F.scaled_dot_product_attention: _attention,
     F.pad: lambda s, node, args, kwargs: op_rules.padded(
-        s, node, args[0], _argument(args, kwargs, 1, "pad"), _argument(args, kwargs, 2, "mode", "constant")
+        s, node, args[0], argument(args, kwargs, 1, "pad"), argument(args, kwargs, 2, "mode", "constant")
     ),
-    F.glu: lambda s, node, args, kwargs: op_rules.gated(s, args[0], _argument(args, kwargs, 1, "dim", -1)),
-    torch.channel_shuffle: lambda s, node, args, kwargs: op_rules.shuffled(s, args[0], _argument(args, kwargs, 1, "groups")),
-    torch.unbind: lambda s, node, args, kwargs: op_rules.unbound(s, node, args[0], _argument(args, kwargs, 1, "dim", 0)),
+    F.glu: lambda s, node, args, kwargs: op_rules.gated(s, args[0], argument(args, kwargs, 1, "dim", -1)),
+    torch.channel_shuffle: lambda s, node, args, kwargs: op_rules.shuffled(s, args[0], argument(args, kwargs, 1, "groups")),
+    torch.unbind: lambda s, node, args, kwargs: op_rules.unbound(s, node, args[0], argument(args, kwargs, 1, "dim", 0)),
 }
 _LAYERS = operations.FUNCTIONAL_LAYERS
 _ENTRIES = frozenset(
@@ -304,6 +278,8 @@ _ENTRIES = frozenset(
     | operations.POOLING
     | operations.JOINS
     | operations.REDUCTIONS
+    | operations.SELECTIONS
+    | operations.GATHERED
     | operations.ALONG_FUNCTIONS
     | operations.PRODUCTS
     | operations.PIXELS

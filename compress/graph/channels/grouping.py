@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from compress.graph.channels.atom_state import State
+from compress.graph.channels.atom_state import Sized, State
 from compress.graph.channels.atoms import along, slim
 from compress.graph.channels.groups import Channels, Group, Member
 from compress.graph.channels.propagation import differs
@@ -52,14 +52,20 @@ def read(s: State, classes: Tensor) -> Channels:
     explained = tuple(_explained(g, int(why[g.labels[0]]), reasons) for g in groups)
     tensors = [torch.from_numpy(v) for v in axes.vectors]
     labels = {k: (r, tensors[n]) for k, r, n in zip(axes.keys, axes.roles, axes.which, strict=True)}
-    sized = {name: replace(e, into=_labels(e.into, classes), out=_labels(e.out, classes)) for name, e in s.sized.items()}
-    counted = frozenset(n.name for n, sizes in s.counts.items() if any(differs(classes[slim(t)], d) for t, d in sizes))
+    sized = {name: _labeled(entry, classes) for name, entry in s.sized.items()}
+    sizes = {n.name: [s.counted(of, d) for of, d in counts] for n, counts in s.counts.items()}
+    counted = frozenset(name for name, counts in sizes.items() if any(differs(classes[slim(t)], d) for t, d in counts))
     return Channels(explained, labels, sized, s.names, s.thinned, counted, len(classes))
 
 
 # Over slim and expanded again, so that a large activation costs one element per channel.
 def _labels(t: Tensor, classes: Tensor) -> Tensor:
     return classes[slim(t)].expand(t.shape)
+
+
+def _labeled(entry: Sized, classes: Tensor) -> Sized:
+    also = tuple(_labeled(one, classes) for one in entry.also)
+    return replace(entry, into=_labels(entry.into, classes), out=_labels(entry.out, classes), also=also)
 
 
 def _first(item: tuple[int, Labels]) -> int:

@@ -46,17 +46,22 @@ def elementwise(s: State, node: Node, operands: Sequence[Tensor]) -> Any:
     return main
 
 
-def reduced(s: State, node: Node, x: Tensor, dims: Sequence[int]) -> Any:
+def reduced(s: State, node: Node, x: Tensor, dims: Sequence[int], why: str = "reduces over channels") -> Any:
     """A mean, sum, maximum or pooling over `dims`; the other axes keep their atoms."""
     if any(varies(x, d) for d in dims):
-        return unknown(s, node, [x], "reduces over channels")
+        return unknown(s, node, [x], why)
     # A view of one entry per reduced axis; which one is chosen does not matter, as they are equal.
     slim = x
     for d in dims:
         slim = slim.narrow(d, 0, 1)
-    shape = node.meta["shape"]
+    return _in_shape(slim, node.meta["shape"])
+
+
+def _in_shape(slim: Tensor, shape: Any) -> Any:
+    if shape and not all(isinstance(n, int) for n in shape):  # values and their places
+        return tuple(_in_shape(slim, part) for part in shape)
     # keepdim, or pooling to several positions.
-    if len(shape) == x.ndim:
+    if len(shape) == slim.ndim:
         return slim.expand(tuple(shape))
     return slim.reshape(shape)
 
@@ -154,6 +159,9 @@ def picked(s: State, node: Node, x: Tensor, index: Any) -> Any:
     """x[...]: whole axes and plain slices follow their channels; a single entry or a stride must not lose its place."""
     entries: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
     found = tensors_in(entries)
+    if len(found) == 1 and all(isinstance(i, Tensor) or i in (slice(None), Ellipsis) for i in entries):
+        before = next(n for n, i in enumerate(entries) if isinstance(i, Tensor))
+        return looked_up(s, node, x, found[0], before if Ellipsis not in entries[:before] else x.ndim - len(entries) + before)
     if found or not all(isinstance(i, int | slice) or i is None or i is Ellipsis for i in entries):
         return unknown(s, node, [x, *found], "is indexed by a tensor")
     dim = 0
@@ -170,6 +178,22 @@ def picked(s: State, node: Node, x: Tensor, index: Any) -> Any:
     s.sized[node.name] = Sized(x, out, (x, index), {})
     s.pieces.append(out)
     return out
+
+
+def looked_up(s: State, node: Node, x: Tensor, index: Tensor, dim: int) -> Any:
+    """Whole slices of an axis, chosen by places that are the same for all channels.
+
+    A table of parameters is read by rows: these are positions, and its columns may be channels.
+    """
+    table = node.all_input_nodes[0].op == "get_attr"
+    if varies(x, dim) and not table:
+        return unknown(s, node, [x, index], "is indexed by a tensor")
+    s.atoms.freeze(index, f"{where(node)} looks up entries by it")
+    rows = (s.atoms.unite_along(x, [dim]) if table else x).narrow(dim, 0, 1)
+    # an index of several axes stands in the place of the one that it looks up
+    for _ in range(index.ndim - 1):
+        rows = rows.unsqueeze(dim)
+    return rows.expand(tuple(node.meta["shape"]))
 
 
 def joined(s: State, node: Node, parts: Sequence[Tensor], dim: int, new_axis: bool) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
+from compress.graph.channels import computed_weights
 from compress.graph.channels.atom_state import State, tensors_in, unknown, where
 from compress.graph.channels.atoms import along, slim
 from compress.graph.channels.dispatch import propagate, reads_entries
@@ -37,7 +38,10 @@ def walk(s: State, module: GraphModule) -> None:
     """Push atoms through every node; values are let go after their last use."""
     values: dict[Node, Any] = {}
     live = Liveness(module.graph)
+    # An operation between parameters and a weight looks into them, but not entry by entry.
+    s.computed = computed_weights.find(module.graph, s.names, lambda user: not reads_entries(user))
     read = _read_parameters(s, module)
+    s.step = functools.partial(propagate, s, module)
     s.modules = dict(module.named_modules(remove_duplicate=False))
     look_up: Callable[[Node], Any] = values.__getitem__
     for node in module.graph.nodes:
@@ -75,10 +79,11 @@ def _followed(s: State, module: GraphModule, node: Node, args: tuple[Any, ...], 
 def _read_parameters(s: State, module: GraphModule) -> dict[str, list[Node]]:
     """Parameters and buffers in the graph, by first name -> the operations that look at their single entries."""
     read: dict[str, list[Node]] = {}
+    followed = {name for one in s.computed.values() for name in one.leaves.values()}
     for node in module.graph.nodes:
         if node.op == "get_attr":
             name = s.names.get(str(node.target), str(node.target))  # tied parameters are read wherever any of their names is
-            read.setdefault(name, []).extend(user for user in node.users if reads_entries(user))
+            read.setdefault(name, []).extend(user for user in node.users if reads_entries(user) and name not in followed)
     return read
 
 
@@ -119,7 +124,8 @@ def close(s: State) -> Tensor:
         for d in range(t.ndim):
             if (name, d) not in s.axes and differs(labels, d):
                 s.axis(name, d, "through", along(t, d))
-    for t, dim, reason in s.single:
+    for of, at, reason in s.single:
+        t, dim = s.counted(of, at)
         # After all uniting: a single entry along channels of one class cannot lose its place.
         if differs(classes[slim(t)], dim):
             s.atoms.freeze(t, reason)

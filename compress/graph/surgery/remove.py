@@ -53,7 +53,10 @@ def keep(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> Grap
         _count_again(module.get_submodule(path), keeps_groups=weight in channels.thinned)
     for node in module.graph.nodes:
         if node.name in channels.sized:
-            rewrite(module, node, channels.sized[node.name], stays, channels.counted)
+            entry = channels.sized[node.name]
+            rewrite(module, node, entry, stays, channels.counted)
+            for other in entry.also:
+                rewrite(module, node, other, stays, channels.counted, also=True)
         # Noted shapes are those of the larger model.
         node.meta.pop("shape", None)
     module.recompile()

@@ -1,7 +1,8 @@
 """Constant arguments that count channels follow the channels that stay.
 
 `x.view(b, 8, 32, h, w)`, `x.chunk(2, 1)`, `x[:, :64]`, the groups of a functional convolution, the numbers inside a GroupNorm.
-An argument that the graph computes stays computed, unless it was computed from a count of channels.
+An argument that the graph computes stays computed, unless it was computed from a count of channels. A number that is computed
+from such a count and meets every entry (`x / x.shape[1]`) keeps the value that it had.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from compress.graph.channels.atom_state import Sized
 from compress.graph.channels.atoms import along
 from compress.graph.channels.propagation import differs
-from compress.graph.operations import FUNCTIONAL_CONVOLUTIONS
+from compress.graph.operations import ELEMENTWISE, ELEMENTWISE_METHODS, FUNCTIONAL_CONVOLUTIONS
 
 
-def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counted: frozenset[str]) -> None:
+def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counted: frozenset[str], also: bool = False) -> None:
     """Rewrite one node, or the numbers of the layer that it calls.
 
     Args:
@@ -29,10 +30,13 @@ def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counte
         sized: its arguments before, and the classes of its input and output.
         stays: whether each class stays.
         counted: nodes that compute a number from a count of channels.
+        also: whether it has been rewritten for another axis already.
     """
     touched = not bool(stays[sized.into].all() and stays[sized.out].all())
     # A number computed from a count changes by itself, and could be wrong where the channels did not change.
     if not touched and not any(source.name in counted for source in node.all_input_nodes):
+        return
+    if also and not set(_counts(sized.out, stays)) | set(_counts(sized.into, stays)):
         return
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if node.op == "call_module":
@@ -40,7 +44,7 @@ def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counte
     elif node.target in FUNCTIONAL_CONVOLUTIONS:
         _count_groups(node, sized, stays)
     elif name in ("chunk", "split"):
-        _rewrite_split(node, sized, stays, name)
+        _rewrite_split(node, sized, stays, name, also)
     elif node.target is operator.getitem:
         _rewrite_slices(node, sized, stays, counted)
     elif name == "squeeze":
@@ -50,6 +54,8 @@ def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counte
             node.args = (node.args[0], plain)
     elif name == "unflatten":
         _rewrite_unflatten(node, sized, stays)
+    elif node.target in (ELEMENTWISE_METHODS if node.op == "call_method" else ELEMENTWISE):
+        _keep_numbers(node, sized, counted)
     elif name != "batch_norm":  # its arguments are tensors, cut elsewhere
         _rewrite_sizes(node, sized, stays, counted, expands=name == "expand")
 
@@ -89,9 +95,11 @@ def _count_groups(node: Node, sized: Sized, stays: Tensor) -> None:
         node.args = node.args[:6]
 
 
-def _rewrite_split(node: Node, sized: Sized, stays: Tensor, name: str) -> None:
+def _rewrite_split(node: Node, sized: Sized, stays: Tensor, name: str, also: bool) -> None:
     spec = _argument(sized, 1, "chunks", "split_size", "split_size_or_sections")
     dim = (_argument(sized, 2, "dim") or 0) % sized.into.ndim
+    if also and not differs(sized.into, dim):
+        return  # the sizes are those of another axis
     kept = _kept(sized.into, stays, dim)
     # The real chunk and split say which positions fall into which piece.
     pieces = kept.chunk(spec) if name == "chunk" else kept.split(spec if isinstance(spec, int) else list(spec))
@@ -131,6 +139,11 @@ def _depends(value: Any, counted: frozenset[str]) -> bool:
     return any(isinstance(part, Node) and part.name in counted for part in parts)
 
 
+def _keep_numbers(node: Node, sized: Sized, counted: frozenset[str]) -> None:
+    node.args = tuple(old if _depends(now, counted) else now for now, old in zip(node.args, sized.args, strict=True))
+    node.kwargs = {key: sized.kwargs[key] if _depends(now, counted) else now for key, now in node.kwargs.items()}
+
+
 def _rewrite_unflatten(node: Node, sized: Sized, stays: Tensor) -> None:
     dim, old = _argument(sized, 1, "dim") % sized.into.ndim, _argument(sized, 2, "sizes", "unflattened_size")
     counts = _counts(sized.out, stays)
@@ -159,6 +172,6 @@ def _rewrite_sizes(node: Node, sized: Sized, stays: Tensor, counted: frozenset[s
         else:
             new.append(counts.get(d, size if _depends(now, counted) else now))
     # view allows one -1 only: the batch takes it, and what was -1 becomes a number.
-    if 0 in counts and not expands:
+    if 0 in counts and sized.batch and not expands:
         new = [-1, *(sized.out.shape[d] if size == -1 else size for d, size in enumerate(new) if d)]
     node.args, node.kwargs = (node.args[0], *new) if node.op == "call_method" else (node.args[0], tuple(new)), {}

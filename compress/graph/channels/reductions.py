@@ -1,0 +1,66 @@
+"""Rules for operations that reduce, compare or look up entries along axes: channels on all other axes pass.
+
+What they give may be several tensors (values and their places), each of a shape of its own; the noted shapes say which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.fx import Node
+
+from compress.graph.channels import op_rules
+from compress.graph.channels.atom_state import State, tensors_in, unknown
+from compress.graph.channels.atoms import varies
+
+_BEHIND_ANOTHER = frozenset({"norm", "vector_norm", "matrix_norm", "topk", "kthvalue", "quantile", "nanquantile"})
+"""Their axes are the third argument: an order, a number or a fraction stands before them."""
+_LAST_BY_DEFAULT = frozenset({"topk", "kthvalue", "sort", "argsort", "mode"})
+
+
+def axes(x: Tensor, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[int]:
+    """The axes that a reduction or a selection of this name runs over; all of them where none is named."""
+    position = 2 if name in _BEHIND_ANOTHER else 1
+    dims = args[position] if len(args) > position else kwargs.get("dim", kwargs.get("axis"))
+    # torch.std(x, True) is the flag of Bessel's correction, and bool is an int in Python.
+    if isinstance(dims, bool):
+        raise TypeError("a flag in place of the axes")
+    if dims is None:
+        dims = (-2, -1) if name == "matrix_norm" else -1 if name in _LAST_BY_DEFAULT else range(x.ndim)
+    return [d % x.ndim for d in ([dims] if isinstance(dims, int) else dims)]
+
+
+def reduction(s: State, node: Node, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """A sum, a mean, a norm, a variance: one number, or two, for all entries along the axes."""
+    found = tensors_in((args, kwargs))
+    if len(found) > 1:  # quantiles at places that are computed
+        return unknown(s, node, found)
+    return op_rules.reduced(s, node, found[0], axes(found[0], name, args, kwargs))
+
+
+def selection(s: State, node: Node, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Some entries along an axis, or their places, by their order: each channel orders its own."""
+    found = tensors_in((args, kwargs))
+    if len(found) == 2 and name in ("max", "min"):
+        return op_rules.elementwise(s, node, found)
+    (x,) = found
+    return op_rules.reduced(s, node, x, axes(x, name, args, kwargs), "compares channels with each other")
+
+
+def gathered(s: State, node: Node, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Entries along an axis by places that are computed: gather(x, dim, index), take_along_dim(x, index, dim)."""
+    found = tensors_in((args, kwargs))
+    x, index = found
+    numbers = [a for a in args[1:] if isinstance(a, int)] or [kwargs["dim"]]
+    dim = numbers[0] % x.ndim
+    if name == "index_select":
+        return op_rules.looked_up(s, node, x, index, dim)
+    # Other axes must be of the same sizes: gather takes a part of an axis that is longer in x.
+    fits = index.ndim == x.ndim and all(index.shape[d] == x.shape[d] for d in range(x.ndim) if d != dim)
+    if not fits or varies(x, dim) or varies(index, dim):
+        return unknown(s, node, found, "looks up entries of channels")
+    one = x.narrow(dim, 0, 1)
+    s.atoms.unite(one, index.narrow(dim, 0, 1))
+    return one.expand(index.shape)
