@@ -117,9 +117,9 @@ OPERATIONS: tuple[Operations, ...] = (
     Operations("functional prelu", torch="prelu", functional="prelu", methods="prelu"),
     Operations(  # no rule: they freeze the channels that they touch
         torch="acos addmm arange asin baddbmm bernoulli bitwise_and bitwise_not bitwise_or broadcast_tensors bucketize cdist "
-        "conv_transpose1d conv_transpose2d conv_transpose3d cross diag_embed diagonal diff dot einsum eye fliplr flipud full full_like "
-        "hstack layer_norm linspace meshgrid mm narrow ones outer polar rand_like randn_like real repeat_interleave rot90 rsub scatter "
-        "scatter_add select split_with_sizes tensor_split tensordot tril triu vstack zeros _assert",
+        "conv_transpose1d conv_transpose2d conv_transpose3d cross diag_embed diagonal diff dot einsum eye fliplr flipud full "
+        "full_like hstack layer_norm linspace meshgrid mm narrow ones outer polar rand_like randn_like real repeat_interleave "
+        "rot90 rsub scatter scatter_add select split_with_sizes tensor_split tensordot tril triu vstack zeros _assert",
         functional="adaptive_max_pool3d affine_grid alpha_dropout bilinear conv_transpose1d conv_transpose2d conv_transpose3d "
         "cosine_similarity dropout1d dropout2d dropout3d embedding feature_alpha_dropout fold grid_sample group_norm "
         "gumbel_softmax hardshrink instance_norm local_response_norm logsigmoid lp_pool3d max_unpool1d max_unpool2d max_unpool3d "

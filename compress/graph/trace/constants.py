@@ -24,6 +24,9 @@ MAX_VALUES = 2**26
 
 _MADE = "arange zeros ones full linspace logspace eye empty tensor tril_indices triu_indices range"
 MAKERS: frozenset[Callable[..., Any]] = frozenset(getattr(torch, name) for name in _MADE.split())
+_FILLED: dict[Any, int | None] = {"new_zeros": 0, "new_ones": 1, "new_full": None, torch.zeros_like: 0, torch.ones_like: 1}
+"""None: the second argument says it."""
+BEGINNINGS: frozenset[Any] = MAKERS | _FILLED.keys()
 _RANDOM = ("rand", "bernoulli", "normal", "multinomial", "dropout", "poisson")
 
 
@@ -78,6 +81,8 @@ class Constants:
             raise Unknown  # it changes what others look at
         if target is getattr and node.args[1] == "device":
             return torch.device("cpu")
+        if node.target in _FILLED:
+            return self._filled(node)
         if any(not self.is_known(source) for source in node.all_input_nodes):
             return self._of_sizes(node)
         args, kwargs = map_arg(node.args, self.value), map_arg(node.kwargs, self.value)
@@ -98,6 +103,23 @@ class Constants:
         if isinstance(one, bool | int | float | torch.dtype) and one == other:
             return one
         raise Unknown
+
+    def _filled(self, node: Node) -> Tensor:
+        """`x.new_full(...)`, `torch.zeros_like(x)`: one value in every entry, whatever those of x are."""
+        one, other = self.branches.values(cast(Node, node.args[0]))
+        if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+            raise Unknown
+        value, rest = _FILLED[node.target], cast(tuple[Any, ...], map_arg(node.args[1:], self.value))
+        if value is None:
+            value = node.kwargs.get("fill_value", rest[-1])
+            value = float(self.value(value) if isinstance(value, Node) else value)
+        if node.op == "call_function":  # of the shape of x itself
+            sizes, then = one.shape, other.shape
+        else:
+            sizes = then = torch.Size(rest[0] if isinstance(rest[0], tuple | list) else rest)
+        if sizes != then or sizes.numel() > MAX_VALUES:
+            raise Unknown
+        return torch.full(sizes, value, dtype=one.dtype)
 
     def _refuse_large(self, node: Node, args: Any, kwargs: Any) -> None:
         target: Any = node.target
@@ -121,7 +143,7 @@ def fold(root: nn.Module, graph: Graph, constants: Constants) -> None:
             node.args, node.kwargs = map_arg(node.args, replace), map_arg(node.kwargs, replace)
     made: set[Node] = set()
     for node in list(graph.nodes):
-        begins = node.op == "call_function" and node.target in MAKERS
+        begins = node.op in ("call_function", "call_method") and node.target in BEGINNINGS
         follows = bool(node.all_input_nodes) and any(source in made for source in node.all_input_nodes)
         if (begins or follows) and constants.is_known(node) and node not in constants.of_parameters:
             made.add(node)

@@ -16,6 +16,18 @@ _TORCH = f"{Path(torch.__file__).parent}/"
 _NOT_THEIRS = (_TORCH, f"{Path(__file__).parent}/")  # frames in here are not the user's code
 
 
+class Untraced(Exception):
+    """A forward that one way to a graph cannot follow.
+
+    Attributes:
+        path: the innermost submodule in which it broke; empty for the model's own forward.
+    """
+
+    def __init__(self, error: BaseException, path: str):
+        super().__init__(f"{where(error)}: {first_line(error)}")
+        self.path = path
+
+
 def silent() -> contextlib.redirect_stderr[io.StringIO]:
     """A GraphModule that raises prints a traceback of its generated code first; not in here."""
     return contextlib.redirect_stderr(io.StringIO())

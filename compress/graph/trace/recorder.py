@@ -43,6 +43,8 @@ _REVERSED = {"__radd__": operator.add, "__rsub__": operator.sub, "__rmul__": ope
 _REVERSED |= {"__rdiv__": operator.truediv, "__rpow__": operator.pow, "__rmatmul__": operator.matmul}
 _READS_VALUES = frozenset({"item", "tolist", "numpy", "equal", "allclose", "is_nonzero", "nonzero", "unique", "masked_select"})
 _READS_VALUES |= {"__bool__", "__int__", "__float__", "__index__", "__complex__", "__array__", "__contains__", "data_ptr"}
+_OF_SIZES = frozenset({"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_tensor"})
+"""Functions of a tensor that look at its sizes only."""
 IN_PLACE = frozenset({operator.setitem, operator.iadd, operator.isub, operator.imul, operator.itruediv})
 _SAME_ANYWAY = frozenset(["to", "contiguous", "cpu", "cuda", "float", "double", "half", "type", "type_as", "expand_as"])
 """Methods that give their tensor itself where there is nothing to do."""
@@ -131,6 +133,8 @@ class Recorder(TorchFunctionMode):
         if not seen:
             return func(*args, **kwargs)
         name = getattr(func, "__name__", str(func))
+        if name in _OF_SIZES:  # a constant: whether it follows the batch shows in a second run
+            return func(*args, **kwargs)
         if name in _READS_VALUES and any(id(t) in self.run.from_input for t in seen):
             return self._value_of(name, func, args, kwargs)
         if name == "__iter__":

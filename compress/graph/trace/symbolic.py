@@ -17,7 +17,7 @@ from torchvision.ops import StochasticDepth
 
 from compress.graph.channel_affine import ChannelAffine
 from compress.graph.trace.control_flow import Branches, Number
-from compress.graph.trace.lines import of_torch, user_line
+from compress.graph.trace.lines import Untraced, of_torch, user_line
 
 _WRITTEN_OUT = (
     nn.TransformerEncoderLayer,
@@ -81,9 +81,22 @@ class SymbolicTracer(Tracer):
         self.opaque, self.branches, self.inputs = opaque, Branches(root, inputs), inputs
         self.failed_in = ""
 
-    def traced(self, model: nn.Module) -> Graph:
-        """The graph of a model's forward."""
-        return self.trace(model)
+    @staticmethod
+    def of(model: nn.Module, inputs: tuple[Tensor, ...], opaque: dict[str, str]) -> tuple[nn.Module, Graph]:
+        """The model and the graph of its forward.
+
+        Raises:
+            Untraced: symbols do not go through it.
+        """
+        # A buffer that steers the forward is a constant of the model, and not in its graph.
+        for buffers in (True, False):
+            tracer = SymbolicTracer(model, inputs, opaque, buffers)
+            try:
+                return model, tracer.trace(model)
+            except Exception as error:  # whatever a user's forward can raise on symbolic values
+                if tracer.failed_in or not buffers:
+                    raise Untraced(error, tracer.failed_in) from error
+        raise AssertionError("the second round returns or raises")
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """One symbol for each input, and nothing for the rest: defaults are used, *args and **kwargs are empty."""
@@ -140,5 +153,5 @@ class SymbolicTracer(Tracer):
 
     def create_node(self, *args: Any, **kwargs: Any) -> Node:
         node = self.graph.create_node(*args, **kwargs)
-        node.meta["source"] = user_line(SymbolicTracer.traced.__code__)
+        node.meta["source"] = user_line(SymbolicTracer.of.__code__)
         return node

@@ -11,6 +11,7 @@ All of this is settled on the graph before the GraphModule is made, since whoeve
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from compress.graph.names import refuse_untraceable
 from compress.graph.trace import attention, constants
 from compress.graph.trace.functional import module_per_call, modules_for_functions
 from compress.graph.trace.layers import layers_for_functions, needs_shapes, rows_for_lookups
-from compress.graph.trace.lines import first_line, silent, where
+from compress.graph.trace.lines import Untraced, first_line, silent
 from compress.graph.trace.plain_weights import make_plain
 from compress.graph.trace.recorded import record
 from compress.graph.trace.shapes import note_shapes
@@ -46,11 +47,8 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
         BadInput: the model does not run on inputs of these shapes.
         UnsupportedModel: `forward` of the model itself depends on data; names the line.
     """
-    model = sharing(model).eval()
     refuse_untraceable(model)
-    make_plain(model)
-    _plain_classes(model)  # before tracing: whether a module is a leaf depends on its class
-    graph, opaque = _graph(model, inputs)
+    model, graph, opaque = _graph(model, inputs)
     _drop_checks(graph)
     plain = _written_out(model, graph, inputs, opaque)
     modules_for_functions(model, graph)
@@ -73,7 +71,7 @@ def _written_out(model: nn.Module, graph: Graph, inputs: tuple[Tensor, ...], opa
     if attention.present(model, graph) or needs_shapes(graph):
         _shapes(model, graph, inputs)
     attention.write_out(model, graph, opaque)
-    if not any(n.op == "get_attr" or n.target in constants.MAKERS or n.target is F.layer_norm for n in graph.nodes):
+    if not any(n.op == "get_attr" or n.target in constants.BEGINNINGS or n.target is F.layer_norm for n in graph.nodes):
         return {}
     constants.fold(model, graph, constants.Constants(model, graph, inputs))
     rows_for_lookups(model, graph, known := constants.Constants(model, graph, inputs))
@@ -91,54 +89,50 @@ def _shapes(model: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> None:
         raise
 
 
-def _graph(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Graph, dict[str, str]]:
-    """The graph of a model by the way that leaves fewer submodules whole, and these with the reason; by symbols if equal."""
-    graph, opaque, why = _by_symbols(model, inputs)
-    if graph is None or opaque:
-        run_once(model, inputs)  # the shapes may be to blame
-        recorded, whole, unrecorded = _by_running(model, inputs)
-        if recorded is not None and (graph is None or len(whole) < len(opaque)):
-            return recorded, whole
-        why = unrecorded or why
-    if graph is None:
+def _fresh(model: nn.Module) -> nn.Module:
+    """A copy to trace: a forward may keep what it has seen, and the next way to a graph must not find it."""
+    made = sharing(model).eval()
+    make_plain(made)
+    _plain_classes(made)  # before tracing: whether a module is a leaf depends on its class
+    return made
+
+
+def _graph(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, Graph, dict[str, str]]:
+    """The graph of a model by the way that leaves fewer submodules whole, by symbols if equal; what it is of, and the reasons."""
+    by_symbols, why = _tried(lambda opaque: SymbolicTracer.of(_fresh(model), inputs, opaque), 1)
+    if by_symbols is not None:
+        return by_symbols
+    run_once(_fresh(model), inputs)  # the shapes may be to blame
+    by_running, unrecorded = _tried(lambda opaque: record(lambda: _fresh(model), inputs, opaque), _RETRIES)
+    if by_running is None or by_running[2]:
+        by_symbols, why = _tried(lambda opaque: SymbolicTracer.of(_fresh(model), inputs, opaque), _RETRIES)
+    found = [way for way in (by_symbols, by_running) if way is not None]
+    if not found:
         raise UnsupportedModel(
-            f"The model's own forward cannot be traced ({why}). Needed is a forward whose steps do not depend on the values of "
-            "its input; move that part into a submodule, which then stays whole."
+            f"The model's own forward cannot be traced ({unrecorded or why}). Needed is a forward whose steps do not depend on "
+            "the values of its input; move that part into a submodule, which then stays whole."
         )
-    return graph, opaque
+    return min(found, key=lambda way: len(way[2]))
 
 
-def _by_symbols(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Graph | None, dict[str, str], str]:
-    opaque: dict[str, str] = {}
-    buffers, why = True, ""
-    # Each round makes one more submodule opaque, or gives up buffers in the graph, until the trace goes through.
-    for _ in range(_RETRIES):
-        tracer = SymbolicTracer(model, inputs, opaque, buffers)
-        try:
-            return tracer.traced(model), opaque, ""
-        except Exception as error:  # whatever a user's forward can raise on symbolic values
-            why = f"{where(error)}: {first_line(error)}"
-            if tracer.failed_in:
-                # The innermost one only (see call_module): what is around it keeps its channels free.
-                opaque[tracer.failed_in] = f"cannot be traced ({why})"
-            elif buffers:
-                buffers = False  # a buffer that steers the forward is a constant of the model
-            else:
-                break
-    return None, opaque, why
+Way = tuple[nn.Module, Graph, dict[str, str]]
+"""What was traced, its graph, and why submodules stay whole."""
 
 
-def _by_running(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Graph | None, dict[str, str], str]:
+def _tried(attempt: Callable[[dict[str, str]], tuple[nn.Module, Graph]], times: int) -> tuple[Way | None, str]:
+    """One way to a graph: each time that it breaks in a submodule, that one stays whole. None, and why, where that is no help."""
     opaque: dict[str, str] = {}
     why = ""
-    for _ in range(_RETRIES):
-        graph, failed_in, why = record(model, inputs, opaque)
-        if graph is not None:
-            return graph, opaque, ""
-        if not failed_in or failed_in in opaque:
-            break
-        opaque[failed_in] = f"cannot be traced ({why})"
-    return None, opaque, why
+    for _ in range(times):
+        try:
+            return (*attempt(opaque), opaque), ""
+        except Untraced as error:
+            why = str(error)
+            if not error.path or error.path in opaque:
+                break
+            # The innermost one only: what is around it keeps its channels free.
+            opaque[error.path] = f"cannot be traced ({why})"
+    return None, why
 
 
 _HARMLESS = frozenset({"__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__firstlineno__", "extra_repr"})
