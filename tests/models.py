@@ -983,6 +983,76 @@ def as_many_positions_as_channels():
     )
 
 
+# ---- recurrent layers ------------------------------------------------------------------------------------------------------
+
+
+@case(TOKENS, removable="before tall deep.0 last")
+def recurrent_layers():
+    """Several layers, both directions, the batch first or second, the last step, all steps, the state at the end."""
+
+    def call(s, x):
+        x, (h, c) = s.tall(F.relu(s.before(x)))
+        y, last = s.deep[0](s.between(x[:, 1:]).transpose(0, 1))
+        z = s.last(torch.relu(y))[0][-1]
+        return s.head(torch.cat([z, last[-1], h[1] * c[0]], 1))
+
+    return Net(
+        call,
+        before=nn.Linear(8, 12),
+        tall=nn.LSTM(12, 6, num_layers=2, batch_first=True),
+        between=nn.Linear(6, 7),
+        deep=nn.Sequential(nn.GRU(7, 5, num_layers=2, bidirectional=True)),
+        last=nn.RNN(10, 8, nonlinearity="relu", bias=False),
+        head=nn.Linear(19, 4),
+    )
+
+
+@case(removable="0.0 2")
+def columns_of_an_image_in_order():
+    """A recurrent layer reads the columns of what convolutions give: channels and rows are one axis of it."""
+    columns = Net(lambda s, x: x.permute(0, 3, 1, 2).flatten(2))
+    return nn.Sequential(
+        block(3, 6),
+        columns,
+        nn.LSTM(48, 4, batch_first=True, bidirectional=True),
+        Net(lambda s, x: x[0]),
+        nn.Linear(8, 4),
+    )
+
+
+@case(TOKENS, removable="before long short plain")
+def recurrent_cells():
+    def call(s, x):
+        x = F.relu(s.before(x))
+        h, c = s.long(x[:, 0])
+        y = s.short(h * c)
+        for step in range(1, 3):
+            h, c = s.long(x[:, step], (h, c))
+            y = s.short(h, y)
+        return s.head(s.plain(y))
+
+    return Net(
+        call,
+        before=nn.Linear(8, 7),
+        long=nn.LSTMCell(7, 6),
+        short=nn.GRUCell(6, 5, bias=False),
+        plain=nn.RNNCell(5, 6),
+        head=nn.Linear(6, 4),
+    )
+
+
+@case(TOKENS, VECTOR, removable="start last")
+def recurrent_state_from_a_vector():
+    """The first state is computed, from channels that go with the units."""
+
+    def call(s, x, y):
+        h = s.start(y).unsqueeze(0)
+        x, h = s.units(x.transpose(0, 1), h)
+        return s.head(F.relu(s.last(h[0] + x[-1])))
+
+    return Two(call, start=nn.Linear(8, 6), units=nn.GRU(8, 6), last=nn.Linear(6, 5), head=nn.Linear(5, 4))
+
+
 # ---- entries chosen, and numbers for many entries --------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from models import random_model
 from torch import Tensor, nn
 
 from compress.artifact import Artifact, apply
@@ -193,6 +194,28 @@ def test_the_budget_counts_what_the_meter_counts(unit: str):
     measured = cost(small.module, INPUT)
     expected = {"params": measured.params, "macs": measured.macs, "size": measured.weight_bytes}[unit]
     assert model(np.array(counts, dtype=float)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "recurrent_layers",
+        "recurrent_cells",
+        "columns_of_an_image_in_order",
+        "weights_and_biases_of_parts",
+        "convolutions_of_parts",
+    ],
+)
+def test_the_budget_knows_weights_that_are_not_those_of_a_plain_layer(name: str):
+    model, inputs = random_model(name)
+    dense = Artifact(trace(model, inputs), inputs)
+    groups = budget.removable(dense.module, dense.channels)
+    edits = tuple(Keep(g.name, g.channels, tuple(range(max(1, g.channels // 2)))) for g in groups)
+    small = cost(apply(Plan(edits), dense).module, inputs)
+    counts = np.array([len(edit.keep) for edit in edits], dtype=float)
+    for unit in ("params", "macs", "size"):
+        expected = budget.of(small, unit)
+        assert budget.cost_model(dense.module, inputs, dense.channels, groups, unit)(counts) == pytest.approx(expected)
 
 
 def test_targets_out_of_reach_are_refused_with_the_range():

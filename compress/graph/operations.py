@@ -179,6 +179,12 @@ LAYERS: tuple[Layers, ...] = (
     Layers("RMSNorm", "normalized_shape eps elementwise_affine", "last axes norm"),
     # not stored under this name today, but files of earlier versions are
     Layers("Line", "channels axis", "channel affine", owner=SimpleNamespace(Line=ChannelAffine)),  # as files have called it
+    # units that the layer itself reads in the next step
+    Layers("RNN", "nonlinearity " + _RECURRENT, "recurrent"),
+    Layers("LSTM", _RECURRENT + " proj_size", "recurrent"),
+    Layers("GRU", _RECURRENT, "recurrent"),
+    Layers("RNNCell", "input_size hidden_size bias nonlinearity", "recurrent"),
+    Layers("LSTMCell GRUCell", "input_size hidden_size bias", "recurrent"),
     # entries that move or mix along one axis
     Layers("Flatten", "start_dim end_dim", "flatten"),
     Layers("PixelShuffle", "upscale_factor", "pixels"),
@@ -203,9 +209,6 @@ LAYERS: tuple[Layers, ...] = (
         "MultiheadAttention",
         "embed_dim num_heads dropout bias?in_proj_bias add_bias_kv?bias_k add_zero_attn kdim vdim batch_first",
     ),
-    Layers("RNN", "nonlinearity " + _RECURRENT),
-    Layers("LSTM", _RECURRENT + " proj_size"),
-    Layers("GRU", _RECURRENT),
     Layers("DropBlock2d DropBlock3d", "p block_size eps inplace", owner=torchvision.ops),
     Layers("FrozenBatchNorm2d", "num_features<weight eps", owner=torchvision.ops),
 )
@@ -248,6 +251,7 @@ AFFINE_MAPS = frozenset(kind for row in LAYERS if row.merges for kind in classes
 """Layers that can be merged with a neighbor."""
 CONVOLUTIONS, TRANSPOSED = layers("convolution"), layers("transposed")
 PER_CHANNEL_NORMS, LAST_AXES_NORMS = layers("channel norm"), layers("last axes norm")
+RECURRENT = layers("recurrent")
 SOFTMAXES, PIXEL_SHUFFLES = layers("softmax"), layers("pixels")
 ELEMENTWISE, ELEMENTWISE_METHODS = functions("elementwise"), methods("elementwise")
 CASTS = methods("cast")

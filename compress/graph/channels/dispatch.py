@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 
 from compress.graph import operations
 from compress.graph.channel_affine import ChannelAffine
-from compress.graph.channels import functional_layers, layer_rules, op_rules, reductions
+from compress.graph.channels import functional_layers, layer_rules, op_rules, recurrent, reductions
 from compress.graph.channels.atom_state import Count, Sized, State, argument, positions_only, tensors_in, unknown
 
 Args = tuple[Any, ...]
@@ -125,7 +125,7 @@ def _module(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwarg
         return unknown(s, node, found, opaque[path])
     if m._forward_pre_hooks or m._forward_hooks:
         return unknown(s, node, found, "has hooks, which may change what it computes")
-    # Every layer with a rule has one input; any other ends in unknown with all of them.
+    # Every layer with a rule has one input, but for the state of a recurrent one; any other ends in unknown with all of them.
     x = found[0]
     if kind in operations.SAME:
         return x
@@ -144,6 +144,8 @@ def _module(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwarg
         return layer_rules.per_channel_norm(s, node, x, own, m.num_groups if kind is nn.GroupNorm else 0)
     if kind in operations.LAST_AXES_NORMS:
         return layer_rules.layer_norm(s, node, x, own, len(m.normalized_shape))
+    if kind in operations.RECURRENT:
+        return recurrent.recurrent(s, node, m, path, found)
     if kind is nn.PReLU:
         return layer_rules.prelu(s, node, x, weight, m.num_parameters)
     if kind is ChannelAffine:
