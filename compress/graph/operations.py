@@ -102,7 +102,8 @@ OPERATIONS: tuple[Operations, ...] = (
     Operations("shaped as", methods="reshape_as view_as"),
     Operations("pixels", functional="pixel_shuffle pixel_unshuffle", torch="pixel_shuffle pixel_unshuffle"),
     Operations("join", torch="cat concat stack"),
-    Operations("product", torch="bmm matmul", operator="matmul", methods="bmm matmul"),
+    Operations("product", torch="bmm matmul mm", operator="matmul", methods="bmm matmul mm"),
+    Operations("einsum", torch="einsum"),
     Operations("size", methods="size dim numel ndimension __len__"),  # plain numbers
     Operations("picked", operator="getitem"),
     Operations("unbound", torch="unbind", methods="unbind"),
@@ -117,8 +118,8 @@ OPERATIONS: tuple[Operations, ...] = (
     Operations("functional prelu", torch="prelu", functional="prelu", methods="prelu"),
     Operations(  # no rule: they freeze the channels that they touch
         torch="acos addmm asin baddbmm bernoulli bitwise_and bitwise_not bitwise_or broadcast_tensors bucketize cdist "
-        "conv_transpose1d conv_transpose2d conv_transpose3d cross diag_embed diagonal diff dot einsum fliplr flipud full_like "
-        "hstack layer_norm meshgrid mm narrow outer polar rand_like randn_like real repeat_interleave rot90 rsub scatter "
+        "conv_transpose1d conv_transpose2d conv_transpose3d cross diag_embed diagonal diff dot fliplr flipud full_like "
+        "hstack layer_norm meshgrid narrow outer polar rand_like randn_like real repeat_interleave rot90 rsub scatter "
         "scatter_add select split_with_sizes tensor_split tensordot tril triu vstack _assert",
         functional="adaptive_max_pool3d affine_grid alpha_dropout bilinear conv_transpose1d conv_transpose2d conv_transpose3d "
         "cosine_similarity dropout1d dropout2d dropout3d embedding feature_alpha_dropout fold grid_sample group_norm "
@@ -126,7 +127,7 @@ OPERATIONS: tuple[Operations, ...] = (
         "multi_head_attention_forward one_hot rms_norm rrelu sigmoid softmin softshrink softsign tanh tanhshrink threshold "
         "unfold upsample upsample_bilinear upsample_nearest",
         operator="ifloordiv ipow not_",
-        methods="abs_ baddbmm broadcast_to diagonal dot fill_ get_device index_add index_fill masked_select mm narrow new_empty "
+        methods="abs_ baddbmm broadcast_to diagonal dot fill_ get_device index_add index_fill masked_select narrow new_empty "
         "new_full new_ones new_zeros nonzero outer repeat_interleave rot90 scatter scatter_ scatter_add scatter_add_ select "
         "split_with_sizes squeeze_ stride tensor_split transpose_ tril triu unfold unsqueeze_ zero_",
     ),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from compress.graph.channels.atoms import Atoms, varies
+from compress.graph.channels.atoms import Atoms, varies, varying
 
 Count = tuple[Tensor | str, int]
 """What a size counts: atoms, or a parameter by name, and one of its axes."""
@@ -166,5 +166,11 @@ def argument(args: Sequence[Any], kwargs: Mapping[str, Any], position: int, name
 
 
 def positions_only(s: State, node: Node, x: Tensor, dims: Sequence[int], why: str) -> Any:
-    """An operation that mixes entries along `dims`: channels elsewhere pass, channels there freeze."""
-    return unknown(s, node, [x], why) if any(varies(x, d) for d in dims) else x
+    """An operation that mixes entries along `dims`: channels elsewhere pass, channels there freeze.
+
+    Where channels lie along one of those and along another axis (weights of branches), what is mixed goes together.
+    """
+    mixed = [d % x.ndim for d in dims if varies(x, d)]
+    if mixed and set(varying(x)) <= set(mixed):
+        return unknown(s, node, [x], why)
+    return s.atoms.unite_along(x, mixed) if mixed else x

@@ -15,6 +15,7 @@ from compress.graph import operations
 from compress.graph.channel_affine import ChannelAffine
 from compress.graph.channels import functional_layers, layer_rules, op_rules, recurrent, reductions
 from compress.graph.channels.atom_state import Count, Sized, State, argument, positions_only, tensors_in, unknown
+from compress.graph.channels.einsum import einsum
 
 Args = tuple[Any, ...]
 Kwargs = Mapping[str, Any]
@@ -267,6 +268,7 @@ _SPECIAL: dict[Any, Callable[[State, Node, Args, Kwargs], Any]] = {
     F.pad: lambda s, node, args, kwargs: op_rules.padded(
         s, node, args[0], argument(args, kwargs, 1, "pad"), argument(args, kwargs, 2, "mode", "constant")
     ),
+    torch.einsum: lambda s, node, args, kwargs: einsum(s, node, args[0], tensors_in(args[1:])),
     F.glu: lambda s, node, args, kwargs: op_rules.gated(s, args[0], argument(args, kwargs, 1, "dim", -1)),
     torch.channel_shuffle: lambda s, node, args, kwargs: op_rules.shuffled(s, args[0], argument(args, kwargs, 1, "groups")),
     torch.unbind: lambda s, node, args, kwargs: op_rules.unbound(s, node, args[0], argument(args, kwargs, 1, "dim", 0)),
