@@ -122,6 +122,26 @@ def grouped():
     return nn.Sequential(block(3, 8), conv(8, 12, groups=4), nn.BatchNorm2d(12), nn.ReLU(), head(12))
 
 
+@case(removable="stem.0 odd.0 last.0")
+def few_wide_groups():
+    """Two groups of many channels lose the same positions, through a residual sum and from one such layer to the next."""
+
+    def call(s, x):
+        x = s.stem(x)
+        x = x + s.two(x)
+        return s.head(s.last(s.odd(x) * s.odd(x).mean((2, 3), keepdim=True)))
+
+    last = nn.Sequential(conv(24, 10, groups=2), nn.ReLU())
+    return Net(call, stem=block(3, 12), two=block(12, 12, groups=2), odd=block(12, 24, groups=2), last=last, head=head(10))
+
+
+@case(removable="0.0 1.0")
+def few_wide_groups_that_a_norm_ties():
+    """The groups of the norm are those of the layer: positions are tied, and whole groups go."""
+    layers = (conv(12, 24, groups=3), nn.GroupNorm(3, 24), nn.ReLU())
+    return nn.Sequential(block(3, 8), block(8, 12), *layers, nn.Conv2d(24, 6, 1), nn.ReLU(), head(6))
+
+
 @case(removable="a.0 b.0")
 def grouped_with_shuffle():
     def shuffle(x, groups):

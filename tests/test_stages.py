@@ -81,7 +81,17 @@ def plain() -> nn.Module:
     )
 
 
-NETS: dict[str, Any] = {"residual": Residual, "plain": plain}
+class WideGroups(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1, groups=2)
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.relu(self.body(torch.relu(self.stem(x)))).mean((2, 3)))
+
+
+NETS: dict[str, Any] = {"residual": Residual, "plain": plain, "wide groups": WideGroups}
 
 
 def context(net: str, **settings: Any) -> Context:
@@ -181,6 +191,21 @@ def test_swaps_better_what_elimination_chooses_and_the_entropic_choice_is_the_be
 
     entropic, swapped, eliminated = map(estimated, ("entropic", "obs-swaps", "obs"))
     assert entropic <= swapped < eliminated
+
+
+def test_channels_that_only_wide_groups_read_are_chosen_by_loss_and_refitted():
+    c = context("wide groups", target="macs=0.5")
+    front, back = (g for g in budget.removable(c.dense.module, c.dense.channels))
+    assert (front.consumers, front.channels, back.channels) == (("body",), 8, 8)
+    losses = Losses(c.dense.module, refit.statistics(c.dense, c, [front, back], states=False))
+    halves = losses.of(front)
+    assert len(halves) == 2  # one regression for each group of the layer
+    whole = quadratic.loss(halves, range(8))
+    assert whole == pytest.approx(0, abs=0.01 * quadratic.loss(halves, [0]))  # ridge
+    small = Remove("entropic")(c.dense, c)
+    assert not any("stay whole" in note for note in small.notes)
+    stem, body = small.module.get_submodule("stem"), small.module.get_submodule("body")
+    assert stem.out_channels < 16 and body.weight.shape[1] * 2 == stem.out_channels and body.groups == 2
 
 
 @pytest.mark.parametrize("unit", ["params", "macs", "size"])
