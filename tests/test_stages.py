@@ -28,6 +28,7 @@ from compress.refit.tape import order
 from compress.selection import budget
 from compress.selection.channels import Losses
 from compress.selection.choice import Choice
+from compress.selection.scores import magnitude
 from compress.stage import Context
 from compress.stages.reconstruct import Reconstruct
 from compress.stages.remove import Remove
@@ -91,14 +92,24 @@ class WideGroups(nn.Module):
         return self.fc(torch.relu(self.body(torch.relu(self.stem(x)))).mean((2, 3)))
 
 
+class ColumnByColumn(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.units, self.fc = nn.Conv2d(3, 16, 3, padding=1), nn.LSTM(128, 12, bidirectional=True), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.units(torch.relu(self.stem(x)).permute(3, 0, 1, 2).flatten(2))[0][-1])
+
+
 NETS: dict[str, Any] = {"residual": Residual, "plain": plain, "wide groups": WideGroups}
+RECURRENT = {"column by column": ColumnByColumn}
 
 
 def context(net: str, **settings: Any) -> Context:
     """A net with fresh weights and settled norms, and images that have structure."""
     torch.manual_seed(0)
     images = torch.nn.functional.interpolate(torch.randn(160, 3, 4, 4), size=8, mode="bilinear")
-    model = NETS[net]().train()
+    model = (NETS | RECURRENT)[net]().train()
     with torch.no_grad():
         for _ in range(20):
             model(images)
@@ -191,6 +202,25 @@ def test_swaps_better_what_elimination_chooses_and_the_entropic_choice_is_the_be
 
     entropic, swapped, eliminated = map(estimated, ("entropic", "obs-swaps", "obs"))
     assert entropic <= swapped < eliminated
+
+
+@pytest.mark.parametrize("selector", ["entropic", "magnitude", "taylor", "random"])
+def test_a_recurrent_layer_loses_units_by_every_criterion(selector: Any):
+    c = context("column by column", target="macs=0.7")
+    small = Remove(selector)(c.dense, c)
+    units = small.module.get_submodule("units")
+    assert units.hidden_size < 12 and units.input_size == 8 * small.module.get_submodule("stem").out_channels
+    # What only a recurrent layer reads has no loss that is measured here, and the report says so.
+    assert (units.input_size == 128) == any("stay whole" in note and "stem" in note for note in small.notes)
+
+
+def test_magnitude_looks_at_all_filters_of_a_recurrent_unit():
+    net = ColumnByColumn()
+    with torch.no_grad():
+        for name, p in net.units.named_parameters():
+            p.view(4, 12, -1)[:, 3 if "weight" in name else 5] *= 1e-3
+    dense = Artifact(trace(net, INPUT), INPUT)
+    assert int(magnitude(dense.module, dense.channels.group("units")).argmin()) == 3
 
 
 def test_channels_that_only_wide_groups_read_are_chosen_by_loss_and_refitted():
