@@ -1086,6 +1086,17 @@ def branches_stacked_and_added():
     return Net(call, stem=block(3, 8), a=block(8, 6), b=block(8, 6, 1), c=block(8, 6), last=block(6, 5), head=head(5))
 
 
+@case(TOKENS, removable="q p r")
+def reduced_over_heads():
+    """The axis that is reduced has more channels than the one that stays: the latter is the one to choose from."""
+
+    def call(s, x):
+        mean, most, one = (part(x).unflatten(-1, (4, 3)) for part in (s.q, s.p, s.r))
+        return s.head(torch.cat([mean.mean(2), most.max(2)[0], one.softmax(2)[:, :, 0]], -1))
+
+    return Net(call, q=nn.Linear(8, 12), p=nn.Linear(8, 12), r=nn.Linear(8, 12), head=nn.Linear(9, 4))
+
+
 @case(removable="stem.0 a.0 squeeze.0 last.0")
 def selective_kernels():
     """Branches are weighed by a softmax over them, channel by channel."""
