@@ -122,6 +122,26 @@ def grouped():
     return nn.Sequential(block(3, 8), conv(8, 12, groups=4), nn.BatchNorm2d(12), nn.ReLU(), head(12))
 
 
+@case(removable="stem.0 odd.0 last.0")
+def few_wide_groups():
+    """Two groups of many channels lose the same positions, through a residual sum and from one such layer to the next."""
+
+    def call(s, x):
+        x = s.stem(x)
+        x = x + s.two(x)
+        return s.head(s.last(s.odd(x) * s.odd(x).mean((2, 3), keepdim=True)))
+
+    last = nn.Sequential(conv(24, 10, groups=2), nn.ReLU())
+    return Net(call, stem=block(3, 12), two=block(12, 12, groups=2), odd=block(12, 24, groups=2), last=last, head=head(10))
+
+
+@case(removable="0.0 1.0")
+def few_wide_groups_that_a_norm_ties():
+    """The groups of the norm are those of the layer: positions are tied, and whole groups go."""
+    layers = (conv(12, 24, groups=3), nn.GroupNorm(3, 24), nn.ReLU())
+    return nn.Sequential(block(3, 8), block(8, 12), *layers, nn.Conv2d(24, 6, 1), nn.ReLU(), head(6))
+
+
 @case(removable="a.0 b.0")
 def grouped_with_shuffle():
     def shuffle(x, groups):
@@ -544,7 +564,7 @@ def token_mixer():
     )
 
 
-@case(removable="fc1", frozen={"patch": "not known to the solver"})
+@case(removable="patch fc1")
 def einsum():
     def call(s, x):
         x = s.patch(x).flatten(2)
@@ -981,6 +1001,193 @@ def as_many_positions_as_channels():
         tail=conv(8, 6),
         head=head(6),
     )
+
+
+# ---- recurrent layers ------------------------------------------------------------------------------------------------------
+
+
+@case(TOKENS, removable="before tall deep.0 last")
+def recurrent_layers():
+    """Several layers, both directions, the batch first or second, the last step, all steps, the state at the end."""
+
+    def call(s, x):
+        x, (h, c) = s.tall(F.relu(s.before(x)))
+        y, last = s.deep[0](s.between(x[:, 1:]).transpose(0, 1))
+        z = s.last(torch.relu(y))[0][-1]
+        return s.head(torch.cat([z, last[-1], h[1] * c[0]], 1))
+
+    return Net(
+        call,
+        before=nn.Linear(8, 12),
+        tall=nn.LSTM(12, 6, num_layers=2, batch_first=True),
+        between=nn.Linear(6, 7),
+        deep=nn.Sequential(nn.GRU(7, 5, num_layers=2, bidirectional=True)),
+        last=nn.RNN(10, 8, nonlinearity="relu", bias=False),
+        head=nn.Linear(19, 4),
+    )
+
+
+@case(removable="0.0 2")
+def columns_of_an_image_in_order():
+    """A recurrent layer reads the columns of what convolutions give: channels and rows are one axis of it."""
+    columns = Net(lambda s, x: x.permute(0, 3, 1, 2).flatten(2))
+    return nn.Sequential(
+        block(3, 6),
+        columns,
+        nn.LSTM(48, 4, batch_first=True, bidirectional=True),
+        Net(lambda s, x: x[0]),
+        nn.Linear(8, 4),
+    )
+
+
+@case(TOKENS, removable="before long short plain")
+def recurrent_cells():
+    def call(s, x):
+        x = F.relu(s.before(x))
+        h, c = s.long(x[:, 0])
+        y = s.short(h * c)
+        for step in range(1, 3):
+            h, c = s.long(x[:, step], (h, c))
+            y = s.short(h, y)
+        return s.head(s.plain(y))
+
+    return Net(
+        call,
+        before=nn.Linear(8, 7),
+        long=nn.LSTMCell(7, 6),
+        short=nn.GRUCell(6, 5, bias=False),
+        plain=nn.RNNCell(5, 6),
+        head=nn.Linear(6, 4),
+    )
+
+
+@case(TOKENS, VECTOR, removable="start last")
+def recurrent_state_from_a_vector():
+    """The first state is computed, from channels that go with the units."""
+
+    def call(s, x, y):
+        h = s.start(y).unsqueeze(0)
+        x, h = s.units(x.transpose(0, 1), h)
+        return s.head(F.relu(s.last(h[0] + x[-1])))
+
+    return Two(call, start=nn.Linear(8, 6), units=nn.GRU(8, 6), last=nn.Linear(6, 5), head=nn.Linear(5, 4))
+
+
+# ---- branches --------------------------------------------------------------------------------------------------------------
+
+
+@case(removable="stem.0 a.0 last.0")
+def branches_stacked_and_added():
+    def call(s, x):
+        x = s.stem(x)
+        y = torch.stack([s.a(x), s.b(x), s.c(x)], dim=1)
+        return s.head(s.last(y.sum(1) + y.amax(dim=1) * torch.stack([s.b(x), s.c(x)], -1).mean(-1)))
+
+    return Net(call, stem=block(3, 8), a=block(8, 6), b=block(8, 6, 1), c=block(8, 6), last=block(6, 5), head=head(5))
+
+
+@case(TOKENS, removable="q p r")
+def reduced_over_heads():
+    """The axis that is reduced has more channels than the one that stays: the latter is the one to choose from."""
+
+    def call(s, x):
+        mean, most, one = (part(x).unflatten(-1, (4, 3)) for part in (s.q, s.p, s.r))
+        return s.head(torch.cat([mean.mean(2), most.max(2)[0], one.softmax(2)[:, :, 0]], -1))
+
+    return Net(call, q=nn.Linear(8, 12), p=nn.Linear(8, 12), r=nn.Linear(8, 12), head=nn.Linear(9, 4))
+
+
+@case(removable="stem.0 a.0 squeeze.0 last.0")
+def selective_kernels():
+    """Branches are weighed by a softmax over them, channel by channel."""
+
+    def call(s, x):
+        x = s.stem(x)
+        y = torch.stack([s.a(x), s.b(x)], dim=1)
+        z = s.squeeze(y.sum(dim=1).mean((2, 3)))
+        weights = torch.stack([s.left(z), s.right(z)], dim=1).softmax(dim=1)
+        return s.head(s.last((y * weights[..., None, None]).sum(dim=1)))
+
+    squeeze = nn.Sequential(nn.Linear(6, 4), nn.ReLU())
+    parts = dict(squeeze=squeeze, left=nn.Linear(4, 6), right=nn.Linear(4, 6))
+    return Net(call, stem=block(3, 8), a=block(8, 6), b=block(8, 6, 5), **parts, last=block(6, 5), head=head(5))
+
+
+@case(removable="stem.0 wide.0 squeeze.0 last.0")
+def selective_kernels_of_one_layer():
+    """Branches are cut out of one layer by a view, and so are their weights."""
+
+    def call(s, x):
+        x = s.stem(x)
+        y = s.wide(x)
+        b, c, h, w = y.shape
+        y = y.view(b, 2, c // 2, h, w)
+        z = s.squeeze(y.sum(1).mean((2, 3), keepdim=True))
+        weights = s.expand(z).view(b, 2, c // 2, 1, 1).softmax(1)
+        return s.head(s.last((y * weights).sum(1)))
+
+    parts = dict(squeeze=block(6, 4, 1), expand=conv(4, 12, 1))
+    return Net(call, stem=block(3, 8), wide=block(8, 12), **parts, last=block(6, 5), head=head(5))
+
+
+@case(removable="stem.0 last.0")
+def split_attention():
+    """Groups of radix 2 in 4 cardinal groups, weighed by a softmax over the radix."""
+
+    def call(s, x):
+        y = s.wide(s.stem(x))
+        a, b = torch.split(y, 8, dim=1)
+        z = s.squeeze((a + b).mean((2, 3), keepdim=True))
+        weights = s.expand(z).view(x.shape[0], 4, 2, -1).transpose(1, 2).softmax(dim=1).reshape(x.shape[0], -1, 1, 1)
+        first, second = torch.split(weights, 8, dim=1)
+        return s.head(s.last(first * a + second * b))
+
+    wide = nn.Sequential(conv(16, 16, groups=8, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+    parts = dict(squeeze=nn.Sequential(conv(8, 4, 1, groups=4), nn.ReLU()), expand=conv(4, 16, 1, groups=4))
+    return Net(call, stem=block(3, 16), wide=wide, **parts, last=block(8, 5), head=head(5))
+
+
+@case(TOKENS, removable="first q fc1")
+def einsum_with_channels_that_pass():
+    def call(s, x):
+        x = torch.einsum("bnc,c,nm->bmc", F.relu(s.first(x)), s.gamma, s.mix) + torch.einsum(
+            "...nc,nc->...nc", s.first(x), s.position
+        )
+        q, k, v = (layer(x).unflatten(-1, (4, 2)) for layer in (s.q, s.k, s.v))
+        weights = torch.einsum("bihd,bjhd->bhij", q, k).softmax(-1)
+        x = torch.einsum("b h i j, b j h d -> b i h d", weights, v).flatten(2)
+        return s.head(torch.einsum("bnc,bnd->bcd", F.gelu(s.fc1(x)), s.fc2(x)[..., :1]).squeeze(-1))
+
+    tables = dict(
+        gamma=nn.Parameter(torch.rand(10)), mix=nn.Parameter(torch.randn(6, 6)), position=nn.Parameter(torch.randn(6, 10))
+    )
+    qkv = {name: nn.Linear(10, 8) for name in "qkv"}
+    return Net(call, first=nn.Linear(8, 10), **tables, **qkv, fc1=nn.Linear(8, 9), fc2=nn.Linear(8, 2), head=nn.Linear(9, 4))
+
+
+@case(TOKENS, removable="fc1", frozen={"a": "sums over channels", "b": "channels by channels", "c": "channels by channels"})
+def einsum_over_channels():
+    def call(s, x):
+        scores = (lambda y: torch.einsum("bnc,bmc->bnm", y, y))(s.a(x))
+        outer = torch.einsum("bnc,bnd->bcd", s.b(x), s.c(x)).flatten(1)
+        return s.head(F.relu(s.fc1(torch.cat([scores.flatten(1), outer], 1))))
+
+    return Net(call, a=nn.Linear(8, 4), b=nn.Linear(8, 3), c=nn.Linear(8, 2), fc1=nn.Linear(42, 6), head=nn.Linear(6, 4))
+
+
+@case(TOKENS, removable="embed up")
+def tokens_times_tables():
+    """Positions, a class token by expand and cat, a scale per channel, a scale per token."""
+
+    def call(s, x):
+        x = s.embed(x)
+        x = torch.cat((s.token.expand(x.shape[0], -1, -1), x), dim=1) * s.per_token + s.position
+        x = x + s.gamma * s.down(F.gelu(s.up(x)))
+        return s.head(torch.cat([x[:, 0], x[:, 1:].mean(1)], -1))
+
+    tables = dict(token=(1, 1, 10), position=(1, 7, 10), gamma=(10,), per_token=(7, 1))
+    parameters = {name: nn.Parameter(torch.randn(shape)) for name, shape in tables.items()}
+    return Net(call, embed=nn.Linear(8, 10), up=nn.Linear(10, 12), down=nn.Linear(12, 10), head=nn.Linear(20, 4), **parameters)
 
 
 # ---- entries chosen, and numbers for many entries --------------------------------------------------------------------------

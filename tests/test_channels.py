@@ -83,6 +83,13 @@ def test_a_shuffle_is_followed_to_the_channel():
     assert reader.index.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
+def test_few_wide_groups_lose_positions_and_many_narrow_ones_go_whole():
+    assert [g.channels for g in solved("few_wide_groups").removable] == [6, 12, 5]
+    assert solved("few_wide_groups_that_a_norm_ties").group("1.0").channels == 3
+    assert solved("grouped").group("0.0").channels == 4
+    assert [g.channels for g in solved("grouped_with_shuffle").removable] == [6, 2, 4]
+
+
 def test_a_flattened_channel_is_read_at_all_of_its_positions():
     (reader,) = [m for m in solved("flatten_into_linear").group("0.0").members if m.tensor == "2.weight"]
     assert reader.index.tolist() == [c for c in range(4) for _ in range(64)]

@@ -122,7 +122,7 @@ FROZEN = {"", "last axes norm"}
 """Rules of layers that keep the channels whole, which they mix."""
 ARGUMENTS: dict[str, Any] = {
     **dict.fromkeys(("in_channels", "out_channels", "in_features", "out_features"), CHANNELS),
-    **dict.fromkeys(("num_features", "num_channels", "channels"), CHANNELS),
+    **dict.fromkeys(("num_features", "num_channels", "channels", "input_size", "hidden_size"), CHANNELS),
     **dict.fromkeys(("kernel_size", "output_size", "norm_type", "upscale_factor", "downscale_factor", "groups"), 2),
     **{"num_groups": 4, "padding": 1, "threshold": 0.5, "value": 0.2, "p": 0.5, "mode": "batch", "axis": 1},
 }
@@ -130,6 +130,9 @@ ARGUMENTS: dict[str, Any] = {
 BY_CLASS: dict[str, dict[str, Any]] = {
     **{name: {"scale_factor": 2} for name in ("Upsample", "UpsamplingNearest2d", "UpsamplingBilinear2d")},
     **{name: {"dim": -1} for name in ("Softmax", "LogSoftmax", "Softmin")},
+    **{
+        name: {"input_size": CHANNELS, "hidden_size": CHANNELS} for name in ("RNN", "GRU", "LSTM")
+    },  # their arguments have no names
     "GLU": {"dim": 1},
     "PReLU": {"num_parameters": CHANNELS},
 }
@@ -155,13 +158,24 @@ def test_a_layer_names_every_argument_that_a_checkpoint_needs(name: str):
 @pytest.mark.parametrize("name", sorted(name for name, (row, _) in KINDS.items() if row.rule not in FROZEN))
 @pytest.mark.filterwarnings("ignore")  # torch warns of what it will change
 def test_a_layer_with_a_rule_loses_channels_and_is_saved(name: str):
-    _, kind = KINDS[name]
+    row, kind = KINDS[name]
     wanted = [key for key, one in arguments_of(kind).items() if one.default is one.empty]
     missing = [key for key in wanted if key not in ARGUMENTS]
     assert missing == [], f"a value in ARGUMENTS of {Path(__file__).name}"
     layer = kind(**{key: ARGUMENTS[key] for key in wanted} | BY_CLASS.get(name, {}))
-    axes = int(digit[0]) if (digit := re.findall(r"(\d)d$", name)) else 0 if name == "Linear" else 2
-    holds(Between(layer, axes))
+    axes = int(digit[0]) if (digit := re.findall(r"(\d)d$", name)) else 0 if name == "Linear" or row.rule == "recurrent" else 2
+    holds(Between(First(layer) if name in ("RNN", "GRU", "LSTM", "LSTMCell") else layer, axes))
+
+
+class First(nn.Module):
+    """The first of what a layer gives."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0]
 
 
 Calls = Callable[[Callable[..., Any], Tensor], Any]

@@ -191,7 +191,7 @@ def test_the_rows_times_the_weights_are_what_the_layer_computes(name: str):
 
 
 GROUPED = [
-    nn.Conv1d(WIDTH, 8, 3, groups=2),
+    nn.Conv1d(WIDTH, 8, 3, groups=4),
     nn.ConvTranspose1d(WIDTH, 4, 4, 2, groups=2),
     nn.ConvTranspose1d(WIDTH, 8, 2, groups=WIDTH),
 ]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from models import random_model
 from torch import Tensor, nn
 
 from compress.artifact import Artifact, apply
@@ -27,6 +28,7 @@ from compress.refit.tape import order
 from compress.selection import budget
 from compress.selection.channels import Losses
 from compress.selection.choice import Choice
+from compress.selection.scores import magnitude
 from compress.stage import Context
 from compress.stages.reconstruct import Reconstruct
 from compress.stages.remove import Remove
@@ -80,14 +82,34 @@ def plain() -> nn.Module:
     )
 
 
-NETS: dict[str, Any] = {"residual": Residual, "plain": plain}
+class WideGroups(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1, groups=2)
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.relu(self.body(torch.relu(self.stem(x)))).mean((2, 3)))
+
+
+class ColumnByColumn(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.units, self.fc = nn.Conv2d(3, 16, 3, padding=1), nn.LSTM(128, 12, bidirectional=True), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.units(torch.relu(self.stem(x)).permute(3, 0, 1, 2).flatten(2))[0][-1])
+
+
+NETS: dict[str, Any] = {"residual": Residual, "plain": plain, "wide groups": WideGroups}
+RECURRENT = {"column by column": ColumnByColumn}
 
 
 def context(net: str, **settings: Any) -> Context:
     """A net with fresh weights and settled norms, and images that have structure."""
     torch.manual_seed(0)
     images = torch.nn.functional.interpolate(torch.randn(160, 3, 4, 4), size=8, mode="bilinear")
-    model = NETS[net]().train()
+    model = (NETS | RECURRENT)[net]().train()
     with torch.no_grad():
         for _ in range(20):
             model(images)
@@ -182,6 +204,40 @@ def test_swaps_better_what_elimination_chooses_and_the_entropic_choice_is_the_be
     assert entropic <= swapped < eliminated
 
 
+@pytest.mark.parametrize("selector", ["entropic", "magnitude", "taylor", "random"])
+def test_a_recurrent_layer_loses_units_by_every_criterion(selector: Any):
+    c = context("column by column", target="macs=0.7")
+    small = Remove(selector)(c.dense, c)
+    units = small.module.get_submodule("units")
+    assert units.hidden_size < 12 and units.input_size == 8 * small.module.get_submodule("stem").out_channels
+    # What only a recurrent layer reads has no loss that is measured here, and the report says so.
+    assert (units.input_size == 128) == any("stay whole" in note and "stem" in note for note in small.notes)
+
+
+def test_magnitude_looks_at_all_filters_of_a_recurrent_unit():
+    net = ColumnByColumn()
+    with torch.no_grad():
+        for name, p in net.units.named_parameters():
+            p.view(4, 12, -1)[:, 3 if "weight" in name else 5] *= 1e-3
+    dense = Artifact(trace(net, INPUT), INPUT)
+    assert int(magnitude(dense.module, dense.channels.group("units")).argmin()) == 3
+
+
+def test_channels_that_only_wide_groups_read_are_chosen_by_loss_and_refitted():
+    c = context("wide groups", target="macs=0.5")
+    front, back = (g for g in budget.removable(c.dense.module, c.dense.channels))
+    assert (front.consumers, front.channels, back.channels) == (("body",), 8, 8)
+    losses = Losses(c.dense.module, refit.statistics(c.dense, c, [front, back], states=False))
+    halves = losses.of(front)
+    assert len(halves) == 2  # one regression for each group of the layer
+    whole = quadratic.loss(halves, range(8))
+    assert whole == pytest.approx(0, abs=0.01 * quadratic.loss(halves, [0]))  # ridge
+    small = Remove("entropic")(c.dense, c)
+    assert not any("stay whole" in note for note in small.notes)
+    stem, body = small.module.get_submodule("stem"), small.module.get_submodule("body")
+    assert stem.out_channels < 16 and body.weight.shape[1] * 2 == stem.out_channels and body.groups == 2
+
+
 @pytest.mark.parametrize("unit", ["params", "macs", "size"])
 def test_the_budget_counts_what_the_meter_counts(unit: str):
     c = context("plain")
@@ -193,6 +249,28 @@ def test_the_budget_counts_what_the_meter_counts(unit: str):
     measured = cost(small.module, INPUT)
     expected = {"params": measured.params, "macs": measured.macs, "size": measured.weight_bytes}[unit]
     assert model(np.array(counts, dtype=float)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "recurrent_layers",
+        "recurrent_cells",
+        "columns_of_an_image_in_order",
+        "weights_and_biases_of_parts",
+        "convolutions_of_parts",
+    ],
+)
+def test_the_budget_knows_weights_that_are_not_those_of_a_plain_layer(name: str):
+    model, inputs = random_model(name)
+    dense = Artifact(trace(model, inputs), inputs)
+    groups = budget.removable(dense.module, dense.channels)
+    edits = tuple(Keep(g.name, g.channels, tuple(range(max(1, g.channels // 2)))) for g in groups)
+    small = cost(apply(Plan(edits), dense).module, inputs)
+    counts = np.array([len(edit.keep) for edit in edits], dtype=float)
+    for unit in ("params", "macs", "size"):
+        expected = budget.of(small, unit)
+        assert budget.cost_model(dense.module, inputs, dense.channels, groups, unit)(counts) == pytest.approx(expected)
 
 
 def test_targets_out_of_reach_are_refused_with_the_range():

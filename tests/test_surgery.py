@@ -108,6 +108,40 @@ def test_heads_are_removed_whole():
     assert torch.equal(small.get_submodule("qkv").weight, module.get_submodule("qkv").weight[rows])
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")  # torch has no fast kernel for them
+def test_projections_of_units_can_go_and_the_units_stay():
+    class Tagger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.units, self.head = nn.LSTM(8, 9, 2, proj_size=6, batch_first=True, bidirectional=True), nn.Linear(12, 4)
+
+        def forward(self, x):
+            return self.head(self.units(x)[0])
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 8)
+    module = trace(Tagger(), (x,))
+    channels = solve(module, (x,))
+    (group,) = channels.removable
+    assert group.channels == 6 and "projects its units" in channels.group("units").frozen
+    edits = random_edits([group], 0)
+    small = keep(module, channels, edits)
+    assert small.get_submodule("units").proj_size == 4
+    assert distance(outputs(small, [x]), outputs(mask(module, channels, edits), [x])) < EXACT
+
+
+def test_a_recurrent_layer_has_the_numbers_of_its_weights():
+    module, _, channels = solved("recurrent_layers")
+    edits = [Keep("before", 12, tuple(range(5))), Keep("tall", 6, (1, 4)), Keep("deep.0", 5, (0, 2, 3))]
+    small = keep(module, channels, edits)
+    tall, deep, last = (small.get_submodule(n) for n in ("tall", "deep.0", "last"))
+    assert (tall.input_size, tall.hidden_size, deep.input_size, deep.hidden_size) == (5, 2, 7, 3)
+    assert (last.input_size, last.hidden_size) == (6, 8)
+    assert torch.equal(
+        tall.weight_ih_l1, module.get_submodule("tall").weight_ih_l1[[r + 6 * g for g in range(4) for r in (1, 4)]][:, [1, 4]]
+    )
+
+
 def test_tied_weights_stay_tied():
     module, _, channels = solved("tied_layers")
     small = keep(module, channels, random_edits(channels.removable, 0))

@@ -71,6 +71,10 @@ class Centered(NamedTuple):
     xy: Tensor
     yy: Tensor
 
+    def parts(self) -> list[Centered]:
+        """Each regression by itself, g = 1."""
+        return [Centered(*(t[g : g + 1] for t in self)) for g in range(len(self.mean_x))]
+
 
 def sample(sizes: Sequence[int], rows: int, generator: torch.Generator) -> Positions:
     """`rows` different output positions of a batch, each equally likely; all of them where there are no more.

@@ -102,7 +102,8 @@ OPERATIONS: tuple[Operations, ...] = (
     Operations("shaped as", methods="reshape_as view_as"),
     Operations("pixels", functional="pixel_shuffle pixel_unshuffle", torch="pixel_shuffle pixel_unshuffle"),
     Operations("join", torch="cat concat stack"),
-    Operations("product", torch="bmm matmul", operator="matmul", methods="bmm matmul"),
+    Operations("product", torch="bmm matmul mm", operator="matmul", methods="bmm matmul mm"),
+    Operations("einsum", torch="einsum"),
     Operations("size", methods="size dim numel ndimension __len__"),  # plain numbers
     Operations("picked", operator="getitem"),
     Operations("unbound", torch="unbind", methods="unbind"),
@@ -117,8 +118,8 @@ OPERATIONS: tuple[Operations, ...] = (
     Operations("functional prelu", torch="prelu", functional="prelu", methods="prelu"),
     Operations(  # no rule: they freeze the channels that they touch
         torch="acos addmm arange asin baddbmm bernoulli bitwise_and bitwise_not bitwise_or broadcast_tensors bucketize cdist "
-        "conv_transpose1d conv_transpose2d conv_transpose3d cross diag_embed diagonal diff dot einsum eye fliplr flipud full "
-        "full_like hstack layer_norm linspace meshgrid mm narrow ones outer polar rand_like randn_like real repeat_interleave "
+        "conv_transpose1d conv_transpose2d conv_transpose3d cross diag_embed diagonal diff dot eye fliplr flipud full "
+        "full_like hstack layer_norm linspace meshgrid narrow ones outer polar rand_like randn_like real repeat_interleave "
         "rot90 rsub scatter scatter_add select split_with_sizes tensor_split tensordot tril triu vstack zeros _assert",
         functional="adaptive_max_pool3d affine_grid alpha_dropout bilinear conv_transpose1d conv_transpose2d conv_transpose3d "
         "cosine_similarity dropout1d dropout2d dropout3d embedding feature_alpha_dropout fold grid_sample group_norm "
@@ -126,7 +127,7 @@ OPERATIONS: tuple[Operations, ...] = (
         "multi_head_attention_forward one_hot rms_norm rrelu sigmoid softmin softshrink softsign tanh tanhshrink threshold "
         "unfold upsample upsample_bilinear upsample_nearest",
         operator="ifloordiv ipow not_",
-        methods="abs_ baddbmm broadcast_to diagonal dot fill_ get_device index_add index_fill masked_select mm narrow new_empty "
+        methods="abs_ baddbmm broadcast_to diagonal dot fill_ get_device index_add index_fill masked_select narrow new_empty "
         "new_full new_ones new_zeros nonzero outer repeat_interleave rot90 scatter scatter_ scatter_add scatter_add_ select "
         "split_with_sizes squeeze_ stride tensor_split transpose_ tril triu unfold unsqueeze_ zero_",
     ),
@@ -179,6 +180,12 @@ LAYERS: tuple[Layers, ...] = (
     Layers("RMSNorm", "normalized_shape eps elementwise_affine", "last axes norm"),
     # not stored under this name today, but files of earlier versions are
     Layers("Line", "channels axis", "channel affine", owner=SimpleNamespace(Line=ChannelAffine)),  # as files have called it
+    # units that the layer itself reads in the next step
+    Layers("RNN", "nonlinearity " + _RECURRENT, "recurrent"),
+    Layers("LSTM", _RECURRENT + " proj_size", "recurrent"),
+    Layers("GRU", _RECURRENT, "recurrent"),
+    Layers("RNNCell", "input_size hidden_size bias nonlinearity", "recurrent"),
+    Layers("LSTMCell GRUCell", "input_size hidden_size bias", "recurrent"),
     # entries that move or mix along one axis
     Layers("Flatten", "start_dim end_dim", "flatten"),
     Layers("PixelShuffle", "upscale_factor", "pixels"),
@@ -203,9 +210,6 @@ LAYERS: tuple[Layers, ...] = (
         "MultiheadAttention",
         "embed_dim num_heads dropout bias?in_proj_bias add_bias_kv?bias_k add_zero_attn kdim vdim batch_first",
     ),
-    Layers("RNN", "nonlinearity " + _RECURRENT),
-    Layers("LSTM", _RECURRENT + " proj_size"),
-    Layers("GRU", _RECURRENT),
     Layers("DropBlock2d DropBlock3d", "p block_size eps inplace", owner=torchvision.ops),
     Layers("FrozenBatchNorm2d", "num_features<weight eps", owner=torchvision.ops),
 )
@@ -248,6 +252,7 @@ AFFINE_MAPS = frozenset(kind for row in LAYERS if row.merges for kind in classes
 """Layers that can be merged with a neighbor."""
 CONVOLUTIONS, TRANSPOSED = layers("convolution"), layers("transposed")
 PER_CHANNEL_NORMS, LAST_AXES_NORMS = layers("channel norm"), layers("last axes norm")
+RECURRENT = layers("recurrent")
 SOFTMAXES, PIXEL_SHUFFLES = layers("softmax"), layers("pixels")
 ELEMENTWISE, ELEMENTWISE_METHODS = functions("elementwise"), methods("elementwise")
 CASTS = methods("cast")

@@ -139,7 +139,9 @@ def shrinker(
         device: where the smaller models are to be.
     """
     module = fold(artifact.module).to(device).requires_grad_(False)
-    consumers = tuple(_consumer(module, one, found) for path, one in layers(module).items() if path in found.moments)
+    consumers = tuple(
+        _consumer(module, one, found) for path, one in layers(module).items() if path in found.moments and one.groups == 1
+    )
     spread: dict[str, tuple[Tensor, Tensor]] = {}
 
     def note(one: Layer, y: Tensor) -> Tensor:

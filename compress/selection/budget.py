@@ -1,7 +1,8 @@
 """What channels cost: parameters, multiply-accumulates and bytes as functions of the channel counts of all groups.
 
 Every tensor's size is a product of axes, and an axis that groups touch is as long as their channels make it. A layer's MACs are
-proportional to the number of its weights, at a rate that the dense model tells.
+proportional to the number of its weights, at a rate that the dense model tells; those of a functional layer are the parameters
+that its weight is made of.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from compress.artifact import Artifact
 from compress.entropy.allocate import CostModel, lowest
 from compress.errors import BadInput, Infeasible
+from compress.graph import operations
 from compress.graph.channels.solve import Channels, Group
 from compress.measure.cost import Cost, cost
 from compress.recipe import parse_target
 
+_FUNCTIONAL = operations.functions("convolution", "linear")
 _UNITS = {"params": "parameters", "macs": "MACs", "size": "bytes"}
 
 
@@ -66,10 +69,28 @@ def _scales(module: GraphModule, counted: Cost, channels: Channels, unit: str) -
         # a tied tensor lies in the file once
         return {name: (t, float(t.element_size())) for name, t in named.items() if channels.tied.get(name, name) == name}
     found: dict[str, tuple[Tensor, float]] = {}
+    nodes = {node.name: node for node in module.graph.nodes if node.target in _FUNCTIONAL}
     for one in counted.layers:
-        weight = parameters.get(f"{one.name}.weight")
-        if weight is not None and one.macs:
-            found[f"{one.name}.weight"] = (weight, one.macs / weight.numel())
+        inside = _behind(nodes[one.name]) if one.name in nodes else {n for n in parameters if n.rpartition(".")[0] == one.name}
+        weights = {name: parameters[name] for name in inside if sum(n > 1 for n in parameters[name].shape) > 1}
+        # every entry of a recurrent layer's matrices meets every step once, so that all have one rate
+        entries = sum(p.numel() for p in weights.values())
+        if one.macs:
+            found |= {name: (p, one.macs / entries) for name, p in weights.items()}
+    return found
+
+
+def _behind(node: Node) -> set[str]:
+    """The parameters that the weight of a functional layer is made of."""
+    found: set[str] = set()
+    seen: set[Node] = set()
+    waiting = list(node.all_input_nodes[1:2])
+    while waiting:
+        source = waiting.pop()
+        if source.op == "get_attr":
+            found.add(str(source.target))
+        waiting += [n for n in source.all_input_nodes if n not in seen]
+        seen |= set(source.all_input_nodes)
     return found
 
 

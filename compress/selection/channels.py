@@ -28,17 +28,22 @@ class Losses:
     statistics: Statistics
 
     def of(self, group: Group) -> list[Quadratic]:
-        """One quadratic per consumer that regression understands; none where there is no such consumer."""
+        """A quadratic for each regression of the consumers that are understood; none where there is no such consumer."""
         known = layers(self.module)
-        return [self._one(group, member, known[member.module]) for member in measured(group, known)]
+        return [form for member in measured(group, known) for form in self._each(group, member, known[member.module])]
 
-    def _one(self, group: Group, member: Member, one: Layer) -> Quadratic:
+    def _each(self, group: Group, member: Member, one: Layer) -> list[Quadratic]:
+        """One per group of the layer."""
         weight = as_matrix(self.module.get_submodule(one.path))
         moments = self.statistics.moments[one.path].centered_linear(weight)
         owner = member.index.repeat_interleave(one.window.taps)
         fisher = self.statistics.fisher[one.path]
         floor = _FLOOR * float(fisher.diagonal().mean()) * torch.eye(len(fisher), dtype=fisher.dtype)
-        return quadratic.quadratic(moments, fisher + floor, owner, group.channels)
+        weighting, size = fisher + floor, len(fisher) // one.groups
+        return [
+            quadratic.quadratic(part, weighting[g * size :, g * size :][:size, :size], owner, group.channels)
+            for g, part in enumerate(moments.parts())
+        ]
 
 
 def sweeps(losses: Losses, groups: Sequence[Group], progress: Callable[[float], None]) -> dict[str, Sweep]:

@@ -119,11 +119,12 @@ def weight_products(
 
 def _per_channel(group: Group, values: dict[str, Tensor]) -> Tensor:
     total = torch.zeros(group.channels, dtype=torch.float64)
-    made = [m for m in group.members if m.role == "out" and m.tensor.endswith(".weight")] or [
-        m for m in group.members if m.tensor in values
-    ]
+    known = [m for m in group.members if m.tensor in values]
+    # Filters by whatever name: a recurrent layer has several, and a weight may be made of parameters.
+    made = [m for m in known if m.role == "out" and values[m.tensor].ndim > 1] or known
     for member in made:
-        rows = values[member.tensor].abs().double().cpu().movedim(member.dim, 0).flatten(1).sum(1)
+        entries = values[member.tensor].abs().double().cpu().movedim(member.dim, 0)
+        rows = entries.reshape(len(entries), -1).sum(1)
         here = member.index >= 0
         total.index_add_(0, member.index[here], rows[here])
     return total

@@ -13,8 +13,8 @@ from compress.statistics.layers import Layer, layers
 def measured(group: Group, known: dict[str, Layer]) -> list[Member]:
     """Weights that consume the group and that regression understands."""
     weights = [m for m in group.members if m.role == "in" and m.module in known and m.tensor.endswith(".weight")]
-    # Grouped layers have several regressions, and no single input axis that channels could be chosen on.
-    return [m for m in weights if m.dim == known[m.module].reads and known[m.module].groups == 1]
+    # Where the same positions of every group go, the layer's input axis serves all of its regressions.
+    return [m for m in weights if m.dim == known[m.module].reads and (known[m.module].groups == 1 or m.dim == 1)]
 
 
 def consumers(module: GraphModule, groups: Sequence[Group]) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from compress.graph.channels.atoms import Atoms, varies
+from compress.graph.channels.atoms import Atoms, varies, varying
 
 Count = tuple[Tensor | str, int]
 """What a size counts: atoms, or a parameter by name, and one of its axes."""
@@ -64,7 +64,10 @@ class State:
         counts: plain numbers that were computed from sizes -> the tensors (parameters by name) and axes whose sizes those are.
         shapes: nodes that give several sizes -> the same for each of them.
         grouped: weight of a layer that loses whole groups -> atoms of its outputs.
-        thinned: weights of grouped layers that lose the same positions of every group instead.
+        thinned: weights of grouped layers that have to lose the same positions of every group instead.
+        whole: weights of grouped layers that have to lose whole groups.
+        thin: weight of a layer that loses the same positions of every group -> atoms of its outputs.
+        groups: how many groups such a layer has.
         parameters: parameters and buffers that stand in the graph themselves, by first name.
         taken: of those, first names of the ones that an unknown operation takes, with the reason.
         modules: every module by every name.
@@ -73,9 +76,9 @@ class State:
         step: the value of a node, given those of its arguments.
     """
 
-    def __init__(self, thinned: frozenset[str], names: Mapping[str, str]):
+    def __init__(self, thinned: frozenset[str], whole: frozenset[str], names: Mapping[str, str]):
         self.atoms = Atoms()
-        self.thinned, self.names = thinned, names
+        self.thinned, self.whole, self.names = thinned, whole, names
         self.axes: dict[tuple[str, int], tuple[str, Tensor]] = {}
         self.sized: dict[str, Sized] = {}
         self.rectangles: list[Tensor] = []
@@ -84,6 +87,8 @@ class State:
         self.counts: dict[Node, list[Count]] = {}
         self.shapes: dict[Node, list[list[Count]]] = {}
         self.grouped: dict[str, Tensor] = {}
+        self.thin: dict[str, Tensor] = {}
+        self.groups: dict[str, int] = {}
         self.parameters: dict[str, Tensor] = {}
         self.taken: dict[str, str] = {}
         self.modules: dict[str, nn.Module] = {}
@@ -166,5 +171,11 @@ def argument(args: Sequence[Any], kwargs: Mapping[str, Any], position: int, name
 
 
 def positions_only(s: State, node: Node, x: Tensor, dims: Sequence[int], why: str) -> Any:
-    """An operation that mixes entries along `dims`: channels elsewhere pass, channels there freeze."""
-    return unknown(s, node, [x], why) if any(varies(x, d) for d in dims) else x
+    """An operation that mixes entries along `dims`: channels elsewhere pass, channels there freeze.
+
+    Where channels lie along one of those and along another axis (weights of branches), what is mixed goes together.
+    """
+    mixed = [d % x.ndim for d in dims if varies(x, d)]
+    if mixed and set(varying(x)) <= set(mixed):
+        return unknown(s, node, [x], why)
+    return s.atoms.unite_along(x, mixed) if mixed else x

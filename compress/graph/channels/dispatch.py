@@ -13,8 +13,9 @@ from torch.fx import GraphModule, Node
 
 from compress.graph import operations
 from compress.graph.channel_affine import ChannelAffine
-from compress.graph.channels import functional_layers, layer_rules, op_rules, reductions
+from compress.graph.channels import functional_layers, layer_rules, op_rules, recurrent, reductions
 from compress.graph.channels.atom_state import Count, Sized, State, argument, positions_only, tensors_in, unknown
+from compress.graph.channels.einsum import einsum
 
 Args = tuple[Any, ...]
 Kwargs = Mapping[str, Any]
@@ -125,7 +126,7 @@ def _module(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwarg
         return unknown(s, node, found, opaque[path])
     if m._forward_pre_hooks or m._forward_hooks:
         return unknown(s, node, found, "has hooks, which may change what it computes")
-    # Every layer with a rule has one input; any other ends in unknown with all of them.
+    # Every layer with a rule has one input, but for the state of a recurrent one; any other ends in unknown with all of them.
     x = found[0]
     if kind in operations.SAME:
         return x
@@ -144,6 +145,8 @@ def _module(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwarg
         return layer_rules.per_channel_norm(s, node, x, own, m.num_groups if kind is nn.GroupNorm else 0)
     if kind in operations.LAST_AXES_NORMS:
         return layer_rules.layer_norm(s, node, x, own, len(m.normalized_shape))
+    if kind in operations.RECURRENT:
+        return recurrent.recurrent(s, node, m, path, found)
     if kind is nn.PReLU:
         return layer_rules.prelu(s, node, x, weight, m.num_parameters)
     if kind is ChannelAffine:
@@ -265,6 +268,7 @@ _SPECIAL: dict[Any, Callable[[State, Node, Args, Kwargs], Any]] = {
     F.pad: lambda s, node, args, kwargs: op_rules.padded(
         s, node, args[0], argument(args, kwargs, 1, "pad"), argument(args, kwargs, 2, "mode", "constant")
     ),
+    torch.einsum: lambda s, node, args, kwargs: einsum(s, node, args[0], tensors_in(args[1:])),
     F.glu: lambda s, node, args, kwargs: op_rules.gated(s, args[0], argument(args, kwargs, 1, "dim", -1)),
     torch.channel_shuffle: lambda s, node, args, kwargs: op_rules.shuffled(s, args[0], argument(args, kwargs, 1, "groups")),
     torch.unbind: lambda s, node, args, kwargs: op_rules.unbound(s, node, args[0], argument(args, kwargs, 1, "dim", 0)),

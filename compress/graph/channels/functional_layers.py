@@ -34,7 +34,7 @@ def layer(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     else:
         groups = argument(args, kwargs, 6, "groups", 1)
         out = layer_rules.convolution(s, node, x, name, bias or None, (w.shape[0], groups, w.ndim), False)
-        if name not in s.thinned:
+        if name not in s.thin:
             # The number of groups is an argument here; a module's is counted again in surgery.remove.
             s.sized[node.name] = Sized(x, out, args, kwargs)
     if computed is not None:

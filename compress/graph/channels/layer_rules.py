@@ -26,7 +26,8 @@ def convolution(s: State, node: Node, x: Tensor, weight: str, bias: str | None, 
     if groups == 1:
         s.axis(weight, 0 if transposed else 1, "in", into)
         s.axis(weight, 1 if transposed else 0, "out", made)
-    elif weight in s.thinned:
+    elif weight in s.thinned or (weight not in s.whole and not transposed and _finer_inside(out, len(into), groups)):
+        s.thin[weight], s.groups[weight] = made, groups
         # The same positions of every group go: groups stay, each gets thinner.
         per_in, per_out = into.view(groups, -1), made.view(groups, -1)
         s.atoms.unite(per_in, per_in[:1].clone())
@@ -47,6 +48,14 @@ def convolution(s: State, node: Node, x: Tensor, weight: str, bias: str | None, 
     if bias is not None:
         s.axis(bias, 0, role, made)
     return shaped(made, node.meta["shape"], 1)
+
+
+_FEW = 8
+
+
+def _finer_inside(out: int, into: int, groups: int) -> bool:
+    """Whether few wide groups give more choices by their positions than by their number."""
+    return groups <= _FEW and min(out, into) // groups > groups
 
 
 def linear(s: State, node: Node, x: Tensor, weight: str, bias: str | None, out: int) -> Tensor:

@@ -47,9 +47,15 @@ def elementwise(s: State, node: Node, operands: Sequence[Tensor]) -> Any:
 
 
 def reduced(s: State, node: Node, x: Tensor, dims: Sequence[int], why: str = "reduces over channels") -> Any:
-    """A mean, sum, maximum or pooling over `dims`; the other axes keep their atoms."""
-    if any(varies(x, d) for d in dims):
-        return unknown(s, node, [x], why)
+    """A mean, sum, maximum or pooling over `dims`; the other axes keep their atoms.
+
+    Where channels lie along one of those and along another axis (branches that are stacked and added up), what is added up goes
+    together.
+    """
+    if mixed := [d for d in dims if varies(x, d)]:
+        if all(d in dims for d in varying(x)):
+            return unknown(s, node, [x], why)
+        x = s.atoms.unite_along(x, mixed)
     # A view of one entry per reduced axis; which one is chosen does not matter, as they are equal.
     slim = x
     for d in dims:

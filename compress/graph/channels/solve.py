@@ -23,20 +23,33 @@ __all__ = ["Channels", "Group", "Member", "solve"]
 def solve(module: GraphModule, inputs: tuple[Tensor, ...]) -> Channels:
     """Solve a traced model. Data never matters, only the shapes of `inputs`.
 
-    A grouped convolution loses whole groups; where that would tie all of its channels together (a channel shuffle behind it), it
-    loses the same positions of every group instead.
+    A grouped convolution loses whole groups, or the same positions of every group. Few wide groups are tried by their positions,
+    all others by their number, and a layer that is left with nothing to choose the other way; where that leaves less to choose
+    from than whole groups everywhere, it is whole groups.
     """
     if any("shape" not in node.meta for node in module.graph.nodes):
         note_shapes(module, module.graph, inputs)
-    thinned: frozenset[str] = frozenset()
     names = tied_names(module)
-    # Ends: `thinned` grows each round by weights that the round before could not remove groups of.
+    by_position, chosen = _settled(module, names, frozenset())
+    if not chosen:
+        return by_position
+    by_number, _ = _settled(module, names, chosen)
+    return max(by_position, by_number, key=lambda solved: sum(group.channels for group in solved.removable))
+
+
+def _settled(module: GraphModule, names: dict[str, str], whole: frozenset[str]) -> tuple[Channels, frozenset[str]]:
+    """The solved model, and the weights that lose positions of every group without having to."""
+    thinned: frozenset[str] = frozenset()
+    # Ends: both grow each round, by weights that the round before has tried the other way.
     while True:
-        state = State(thinned, names)
+        state = State(thinned, whole, names)
         walk(state, module)
         classes = close(state)  # united once more by `close` than the walk alone would
+        choices = {w: len(torch.unique(classes[atoms])) for w, atoms in (state.grouped | state.thin).items()}
         # One class for all outputs: removing whole groups would remove the layer.
-        stuck = {w for w, atoms in state.grouped.items() if len(atoms) > 1 and len(torch.unique(classes[atoms])) == 1}
-        if not stuck:
-            return read(state, classes)
-        thinned |= stuck
+        stuck = {w for w, atoms in state.grouped.items() if len(atoms) > 1 and choices[w] == 1}
+        # No more choices than there are groups: what lies around ties the positions.
+        coarse = {w for w in state.thin if w not in thinned and choices[w] <= state.groups[w]}
+        if not stuck and not coarse:
+            return read(state, classes), frozenset(state.thin) - thinned
+        thinned, whole = thinned | stuck, whole | coarse

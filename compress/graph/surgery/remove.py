@@ -139,3 +139,18 @@ def _count_again(m: Any, keeps_groups: bool) -> None:
         m.num_features = sizes[0].shape[0] if sizes else m.num_features
     elif isinstance(m, nn.PReLU):
         m.num_parameters = m.weight.shape[0]
+    elif type(m) in _GATES:
+        _count_units(m, _GATES[type(m)])
+
+
+_GATES = {nn.RNN: 1, nn.RNNCell: 1, nn.GRU: 3, nn.GRUCell: 3, nn.LSTM: 4, nn.LSTMCell: 4}
+
+
+def _count_units(m: Any, gates: int) -> None:
+    """A recurrent layer's own numbers; its rows are those of all gates."""
+    cell = type(m) in (nn.RNNCell, nn.GRUCell, nn.LSTMCell)
+    rows, m.input_size = (m.weight_ih if cell else m.weight_ih_l0).shape
+    m.hidden_size = rows // gates
+    if not cell:
+        m.proj_size = m.weight_hr_l0.shape[0] if m.proj_size else 0
+        m.flatten_parameters()  # cuDNN wants the weights of a layer in one piece

@@ -1,0 +1,76 @@
+"""Rule for torch.einsum: a letter of the output is an axis whose channels pass; along a letter that is summed they go as one.
+
+bhid,bhjd->bhij      d is summed: a head goes whole        bcn,nm->bcm      n is summed, c passes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.fx import Node
+
+from compress.graph.channels import op_rules
+from compress.graph.channels.atom_state import State, unknown
+from compress.graph.channels.atoms import varying
+
+
+def einsum(s: State, node: Node, equation: Any, operands: Sequence[Tensor]) -> Any:
+    """Operands are laid out as the output is, and meet there as in any product."""
+    terms = _terms(equation, operands)
+    if terms is None:
+        return unknown(s, node, operands, "is written in a way that the solver does not know")
+    *inputs, output = terms
+    tables = [n.op == "get_attr" for n in _nodes(node.args[1:])]
+    # What is a channel to an activation; entries of a table along any other letter are positions.
+    free = {c for t, term, table in zip(operands, inputs, tables, strict=True) if not table for c in _letters(t, term)}
+    laid: list[Tensor] = []
+    for t, term, table in zip(operands, inputs, tables, strict=True):
+        one = [d for d, letter in enumerate(term) if letter not in output or (table and letter not in free)]
+        if not table and varying(t) and set(varying(t)) <= set(one):
+            return unknown(s, node, operands, "sums over channels")
+        laid.append(_laid_out(s.atoms.unite_along(t, one), term, output))
+    main = max(laid, key=lambda t: len(varying(t)))
+    if any(set(varying(t)) - set(varying(main)) for t in laid):
+        return unknown(s, node, operands, "multiplies channels by channels")
+    return op_rules.elementwise(s, node, [main.expand(tuple(node.meta["shape"])), *(t for t in laid if t is not main)])
+
+
+def _terms(equation: Any, operands: Sequence[Tensor]) -> list[str] | None:
+    """The letters of each operand and of the output, those of an ellipsis written out."""
+    if not isinstance(equation, str) or "->" not in equation:
+        return None
+    left, output = equation.replace(" ", "").split("->")
+    inputs = left.split(",")
+    if len(inputs) != len(operands):
+        return None
+    spare = "".join(c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation)
+    most = max((t.ndim - len(term) + 3 for term, t in zip(inputs, operands, strict=True) if "..." in term), default=0)
+    # An ellipsis is aligned on its right, as in any broadcast.
+    axes = [spare[most - (t.ndim - len(term) + 3) : most] for term, t in zip(inputs, operands, strict=True)]
+    written = [term.replace("...", letters) for term, letters in zip(inputs, axes, strict=True)]
+    terms = [*written, output.replace("...", spare[:most])]
+    return None if any(len(set(term)) < len(term) for term in terms) else terms
+
+
+def _nodes(given: Any) -> list[Node]:
+    """The operands, each as often as it is named."""
+    return [given] if isinstance(given, Node) else [n for part in given for n in _nodes(part)]
+
+
+def _letters(t: Tensor, term: str) -> set[str]:
+    return {term[d] for d in varying(t)}
+
+
+def _laid_out(t: Tensor, term: str, output: str) -> Tensor:
+    """An operand with the axes of the output, of size 1 where it lacks one."""
+    kept = [letter for letter in output if letter in term]
+    for d in reversed([d for d, letter in enumerate(term) if letter not in output]):
+        t = t.select(d, 0)
+    rest = [letter for letter in term if letter in output]
+    t = t.permute([rest.index(letter) for letter in kept])
+    for d, letter in enumerate(output):
+        if letter not in term:
+            t = t.unsqueeze(d)
+    return t
