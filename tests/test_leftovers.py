@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors import SafetensorError
 from torch import nn
 
 from compress.cli.main import cli
@@ -282,6 +283,20 @@ def test_a_disk_that_fills_up_while_exporting_is_no_fault_of_the_model(place: Pa
     assert "out cannot be written (No space left on device). Make room there; finished stages are kept (dense" in done.stderr
     assert not list((place / "out").glob(".*"))
     monkeypatch.setattr(os, "replace", honest)
+    assert CliRunner().invoke(cli, [*command("--resume")[3:], "--export", "onnx"]).exit_code == 0
+
+
+def test_a_disk_that_fills_up_under_weights_is_told_with_what_is_kept(place: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(place)
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("compress.checkpoint.save.save_file", full)
+        done = CliRunner().invoke(cli, [*command()[3:], "--export", "onnx"])
+    assert done.exit_code == 2, done.output
+    assert "No space left" in done.stderr and "finished stages are kept (dense, analyze): add --resume" in done.stderr
     assert CliRunner().invoke(cli, [*command("--resume")[3:], "--export", "onnx"]).exit_code == 0
 
 
