@@ -95,11 +95,20 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
         raise
     _drop_numbers(graph)  # needs the shapes: what gives no tensor is told by them
     module = GraphModule(model, graph, type(model).__name__)
+    _unsaved(model, module)
     module.meta["opaque"] = opaque
     # GraphModule makes new containers, which start in train mode.
     for part in module.modules():
         part.__dict__["training"] = False  # of the containers that torch.fx has made; eval() would take ten times as long
     return module
+
+
+def _unsaved(model: nn.Module, module: GraphModule) -> None:
+    """Buffers that are no part of a state_dict stay so: torch.fx of torch 2.11 makes containers anew, and forgets it."""
+    parts = dict(model.named_modules(remove_duplicate=False))
+    for path, part in module.named_modules(remove_duplicate=False):
+        if path in parts:
+            part._non_persistent_buffers_set |= parts[path]._non_persistent_buffers_set & set(part._buffers)
 
 
 _HARMLESS = frozenset({"__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__firstlineno__", "extra_repr"})
