@@ -6,7 +6,7 @@ import functools
 import json
 import types
 import typing
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from pydantic.fields import FieldInfo
@@ -49,7 +49,13 @@ def flag(name: str, field: FieldInfo) -> Decorator:
     return click.option(dashed, name, type=kind, help=text)
 
 
-class OneOf(click.Choice[str]):
+if TYPE_CHECKING:
+    Choice = click.Choice[str]
+else:
+    Choice = click.Choice  # click 8.1 has no parameters for it
+
+
+class OneOf(Choice):
     """A choice that knows what its values were called before."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
