@@ -6,7 +6,7 @@ import functools
 import json
 import types
 import typing
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import click
 from pydantic.fields import FieldInfo
@@ -49,13 +49,7 @@ def flag(name: str, field: FieldInfo) -> Decorator:
     return click.option(dashed, name, type=kind, help=text)
 
 
-if TYPE_CHECKING:
-    Choice = click.Choice[str]
-else:
-    Choice = click.Choice  # click 8.1 has no parameters for it
-
-
-class OneOf(Choice):
+class OneOf(click.Choice[str]):
     """A choice that knows what its values were called before."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
