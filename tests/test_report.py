@@ -157,6 +157,14 @@ def test_a_report_of_the_first_schema_is_read(verdict: str, outcome: Outcome):
     assert read.stages[1].stage == "analyze"
 
 
+@pytest.mark.parametrize("field", ["stages", "exports"])
+@pytest.mark.parametrize("value", [1, None, True, "text", {}])
+def test_a_report_of_the_first_schema_with_something_else_for_a_list_is_refused(field: str, value: object):
+    old = json.loads(edited(report().to_json())) | {"schema": 1, field: value}
+    with pytest.raises(BadInput, match=field):
+        from_json(json.dumps(old))
+
+
 def test_a_file_that_is_no_report_is_bad_input_and_names_the_field():
     text = edited(report().to_json(), '"seed": 0', '"seed": "x"')
     with pytest.raises(BadInput, match="seed"):

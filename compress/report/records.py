@@ -234,6 +234,8 @@ class Report(Sealed):
         if not isinstance(values, dict) or cast("dict[str, Any]", values).get("schema") != 1:
             return values
         old = cast("dict[str, Any]", values)
+        if not all(isinstance(old.get(key, []), list) for key in ("stages", "exports")):
+            return {**old, "schema": SCHEMA}  # the fields themselves are refused by name
         told = str(old.get("verdict", ""))
         exported = told.startswith("The export ")
         lost = Outcome.EXPORT_LOST_QUALITY if exported else Outcome.QUALITY_LOST
