@@ -109,7 +109,7 @@ def fuzzed(name: str, seconds: float, answer: Path) -> None:
         except (CompressError, ExportError, checksums.Refused):
             pass
         except Exception as error:
-            place = "".join(traceback.format_tb(error.__traceback__)[-1:])
+            place = "".join(traceback.format_tb(error.__traceback__)[-1:]).replace(f"{ROOT}/", "")
             if place not in places:
                 places.add(place)
                 said = f"{type(error).__name__}: {error}"[:300]
