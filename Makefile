@@ -4,6 +4,7 @@
 #   make check   ruff, pyright and the tests: what a change has to pass
 #   make docs    the generated tables and the picture, then the site, into build/site
 #   make release the wheel, built and tried in an environment of its own
+#   make sbom    the bill of materials of what the checks run with, into build/
 # PYTHON=python3.12 picks an interpreter; JOBS=1 runs the tests one by one; pip's own environment variables (PIP_INDEX_URL ...) pick where packages come from.
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test slow check lint format docs constraints release clean
+.PHONY: demo test slow check lint format docs constraints lock sbom release clean
 
 demo: $(VENV)/.demo
 	$(BIN)/compress demo --out demo-out --force
@@ -45,6 +46,19 @@ docs: $(VENV)/.test
 constraints: $(VENV)/.dev
 	@{ echo "# The versions that the checks of this project run with (Python 3.11, Linux, x86-64): make constraints writes this file."; \
 	  $(BIN)/python -m pip freeze --exclude entropress --exclude pip --exclude setuptools | grep '=='; } > constraints.txt
+
+# The same with the hash of every file, for pip install --require-hashes.
+lock: $(VENV)/.created
+	$(PIP) install --quiet uv
+	$(BIN)/uv pip compile --quiet pyproject.toml --extra demo --extra dev --constraint constraints.txt --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
+	  --python-version 3.11.7 --python-platform x86_64-manylinux_2_28 --output-file requirements.lock
+
+# What requirements.lock names, as a bill of materials (CycloneDX).
+sbom: $(VENV)/.created
+	$(PIP) install --quiet cyclonedx-bom
+	@mkdir -p build
+	$(BIN)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible --of JSON -o build/sbom.cdx.json
 
 release:
 	$(PYTHON) .ci/release.py

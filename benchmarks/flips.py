@@ -10,7 +10,7 @@ All files are those of one small run on digits. Each flip, at a random place, en
     silent     another result without a word
     internal   any other exception
 
-Formats that hold text for people have no checksum: there a flipped digit is another number like any other.
+Text that people write has no checksum: there a flipped digit is another number like any other.
 """
 
 from __future__ import annotations
@@ -145,8 +145,8 @@ def made(folder: Path) -> list[Format]:
         ("plan.json", out / "plan.json", lambda path: plan(path, dense), False),
         ("recipe.toml", out / "recipe.toml", recipe, False),
         ("data.toml", data, images, False),
-        ("report.json", out / "report.json", lambda path: (records.read(path)[0].to_json(), False), False),
-        ("baseline.json", folder / "baseline.json", lambda path: (baseline.read(path).to_json(), False), False),
+        ("report.json", out / "report.json", lambda path: (records.read(path)[0].to_json(), False), True),
+        ("baseline.json", folder / "baseline.json", lambda path: (baseline.read(path).to_json(), False), True),
     ]
     return [Format(name, path, read, own if path.parent == own else path, sums) for name, path, read, sums in files]
 

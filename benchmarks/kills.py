@@ -73,7 +73,9 @@ def main() -> None:
             rows.append(place.killed(f"killed-{number}", sent, drawn.uniform(EARLIEST_S, seconds), expected))
             print(json.dumps(rows[-1]), flush=True)
             settings = {"formats": FORMATS, "seed": given.seed, "run": " ".join(SETTINGS)}
-            write("kills", {"settings": settings, "unkilled_s": round(seconds, 1), "summary": summary(rows, shared), "kills": rows})
+            write(
+                "kills", {"settings": settings, "unkilled_s": round(seconds, 1), "summary": summary(rows, shared), "kills": rows}
+            )
 
 
 class Place:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from inspect import cleandoc
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 
 @dataclass(frozen=True)
 class Series:
     """One line of a picture: as many x as y, all finite."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", json_schema_extra={"description": cleandoc(__doc__ or "")})
 
     name: str
     x: tuple[float, ...]
@@ -35,6 +38,8 @@ class Curve:
         log_x: whether equal steps along x are equal ratios.
         note: a sentence for who reads the picture.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", json_schema_extra={"description": cleandoc(__doc__ or "")})
 
     title: str
     x: str

@@ -3,6 +3,8 @@
     CompressError                1   an internal failure
     ├── BadInput                 2   a file, an option or data that cannot be used
     │   ├── EmptyData            2   nothing to look at
+    │   ├── NotEnoughMemory      2   memory that the machine, or a limit, does not give
+    │   ├── NotWritten           2   a place that cannot be written, or has no room
     │   └── PlanMismatch         2   a plan made for another model
     ├── Infeasible               3   a target that no choice of channels reaches
     ├── UnsupportedModel         4   a model that cannot be traced or has nothing removable
@@ -48,6 +50,14 @@ class CompressWarning(UserWarning):
 
 class EmptyData(BadInput):
     """No sample where at least one is needed."""
+
+
+class NotEnoughMemory(BadInput):
+    """More memory is needed than there is, or than a limit allows."""
+
+
+class NotWritten(BadInput):
+    """A place that cannot be written, or has no room."""
 
 
 class PlanMismatch(BadInput):

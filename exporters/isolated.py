@@ -76,8 +76,8 @@ def export(
         try:
             torch.save(request, folder / "request.pt")
         except Exception as error:
-            # torch tells a full disk in an error of its own.
-            if isinstance(error, OSError) or "PytorchStreamWriter" in str(error):
+            # torch tells a full disk in errors of its own.
+            if isinstance(error, OSError) or any(writer in str(error) for writer in ("PytorchStreamWriter", "inline_container")):
                 raise ExportError(
                     f"The model cannot be written to {folder} ({first_line(error)}). Make room there, or set TMPDIR."
                 ) from error

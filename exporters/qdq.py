@@ -15,6 +15,7 @@ those that move the outputs most stay in float, as few as the bound allows, foun
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -113,7 +114,10 @@ class _Search:
         """Everything quantized but these nodes."""
         proto = self._quantized(excluded=kept)
         names = _layer_names(self.path)
-        return Quantized(proto, tuple(names.get(node, node) for node in kept), self._error(proto, self.samples))
+        # Some versions of ONNX Runtime quantize nothing where few nodes are left: a float graph has no error, and no fewer bits.
+        fewer = any(node.op_type == "DequantizeLinear" for node in proto.graph.node)
+        error = self._error(proto, self.samples) if fewer else math.inf
+        return Quantized(proto, tuple(names.get(node, node) for node in kept), error)
 
     def order(self, nodes: Sequence[str]) -> list[str]:
         """Nodes by the error that the quantization of each alone makes, the worst first; on one batch."""

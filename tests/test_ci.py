@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,3 +232,20 @@ def test_the_install_step_installs_this_very_code(tmp_path: Path):
     assert done.code == 0, done.output
     found = shell("venv/bin/python -c 'import compress.gate; print(compress.__file__)'", elsewhere, tmp_path)
     assert found.output.startswith(str(tmp_path)), found.output
+
+
+def pins(path: Path) -> dict[str, str]:
+    """Versions by name, as they stand in a file of requirements; names as registries write them."""
+    found = re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
+
+
+def test_the_lock_has_the_versions_of_the_constraints_each_with_its_hashes_and_names_no_place():
+    text = (ROOT / "requirements.lock").read_text()
+    locked, constrained = pins(ROOT / "requirements.lock"), pins(ROOT / "constraints.txt")
+    assert locked and {name: v for name, v in locked.items() if v != constrained.get(name, v)} == {}
+    assert all("--hash=sha256:" in entry for entry in re.split(r"^(?=[A-Za-z])", text, flags=re.MULTILINE) if "==" in entry)
+    assert not re.search(r"https?:|file:|^-|/home|/tmp", text, re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    direct = {re.match(r"[\w-]+", one)[0].lower() for one in project["dependencies"]}  # type: ignore[index]
+    assert direct <= set(locked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -337,6 +338,11 @@ class Deformed(nn.Module):
 @pytest.mark.parametrize("opset", [17, 18])
 def test_the_lowest_opset_that_has_an_operator_is_named_and_works(tmp_path: Path, opset: int):
     inputs = (seeded(1, 3, 8, 8),)
+    try:
+        assert exporters.export("onnx", Deformed(), inputs, tmp_path / "model.onnx", opset=19).parity is not None
+    except ExportError as error:
+        if not re.search("No ONNX function found for|Could not find an implementation for DeformConv", str(error)):
+            raise
+        pytest.skip("onnxscript before 0.7, or this ONNX Runtime, has no deformable convolution, and says so")
     with pytest.raises(ExportError, match=f"Opset {opset} does not have DeformConv, .*: give --opset 19"):
         exporters.export("onnx", Deformed(), inputs, tmp_path / "model.onnx", opset=opset)
-    assert exporters.export("onnx", Deformed(), inputs, tmp_path / "model.onnx", opset=19).parity is not None

@@ -24,7 +24,7 @@ from compress.report import baseline, records
 from compress.report.changes import side
 from exporters.standalone import checksums, contents
 from tests.attacks.names import TEXTS, honest
-from tests.runs import made_run
+from tests.runs import edited, made_run
 
 FEW, MANY = 25, 400
 QUICK = [pytest.param(FEW), pytest.param(MANY, marks=pytest.mark.slow)]
@@ -152,9 +152,14 @@ DOCUMENTS: dict[str, tuple[Callable[[Path], object], str, Any]] = {
     "graph": (graph, "graph.json", json.loads(honest()[0])),
     "expected tensors": (lambda path: deserialize.expected_tensors(path.read_text()), "g.json", json.loads(honest()[0])),
     "plan": (edits.read, "plan.json", json.loads(PLAN.to_json())),
-    "report": (records.read, "report.json", json.loads(REPORT.to_json())),
-    "report of schema 1": (records.read, "report.json", json.loads(REPORT.to_json()) | {"schema": 1, "verdict": "--max-drop"}),
-    "baseline": (baseline.read, "baseline.json", json.loads(baseline.of(side(REPORT)).to_json())),
+    "report": (records.read, "report.json", json.loads(edited(REPORT.to_json()))),
+    "report with its checksum": (records.read, "report.json", json.loads(REPORT.to_json())),
+    "report of schema 1": (
+        records.read,
+        "report.json",
+        json.loads(edited(REPORT.to_json())) | {"schema": 1, "verdict": "--max-drop"},
+    ),
+    "baseline": (baseline.read, "baseline.json", json.loads(edited(baseline.of(side(REPORT)).to_json()))),
     "manifest": (manifest, "manifest.json", MANIFEST),
 }
 

@@ -16,6 +16,7 @@ import compress
 from compress.cli.main import cli
 from compress.errors import BadInput
 from compress.report.records import Environment, ExportRecord, Latency, Quality, Report, StageRecord
+from tests.runs import edited
 
 FIELDS = {"compress": "0.1.0", "python": "3.11", "torch": "2", "onnx": None, "onnxruntime": "1", "os": "Linux", "gpu": None}
 CPU = Environment(cpu="a processor", cores=2, date="2026-01-01", **FIELDS)  # type: ignore[arg-type]
@@ -309,9 +310,11 @@ def test_a_baseline_without_the_figure_is_refused_and_so_is_a_report(here: Path,
     [
         ("", "Invalid JSON"),
         (report().to_json()[:-40], "Invalid JSON"),
-        (report().to_json().replace('"schema": 2', '"schema": 3'), "newer"),
-        (report().to_json().replace('"schema": 2', '"schema": 0'), "older"),
-        (report().to_json().replace('"params": 250000', '"params": "many"'), "params"),
+        (edited(report().to_json(), '"schema": 2', '"schema": 3'), "newer"),
+        (edited(report().to_json(), '"schema": 2', '"schema": 0'), "older"),
+        (edited(report().to_json(), '"params": 250000', '"params": "many"'), "params"),
+        (report().to_json().replace('"params": 250000', '"params": 250001'), "changed after it was written"),
+        (report().to_json().replace('"checksum": "', '"checksum": "x'), "changed after it was written"),
         ("[]", "report.json"),
         ("\x00\xff", "report.json"),
     ],
@@ -323,6 +326,34 @@ def test_a_report_that_cannot_be_read_is_refused(here: Path, text: str, part: st
         assert result.exit_code == 2 and part in result.stderr and len(result.stderr.splitlines()) == 1, result.output
     with pytest.raises(BadInput):
         compress.gate("report.json", max_drop=1)
+
+
+def test_a_changed_report_or_baseline_passes_no_gate_until_its_checksum_is_removed(here: Path):
+    compress.gate("report.json", baseline="b.json", update_baseline=True)
+    command = ("gate", "report.json", "--baseline", "b.json", "--tolerance", "params=0%")
+    whole = {name: Path(name).read_text() for name in ("report.json", "b.json")}
+    assert "Note" not in invoke(*command).output
+    for name, text in whole.items():
+        Path(name).write_text(text.replace("1000000", "1000001", 1))
+        result = invoke(*command)
+        assert result.exit_code == 2 and f"{name}: It was changed after it was written" in result.stderr, result.output
+        Path(name).write_text(edited(text))
+        result = invoke(*command, "--markdown", "s.md")
+        said = f"{name} has no checksum, so damage to it could not be looked for."
+        assert result.exit_code == 0 and f"Note: {said}" in result.stdout.splitlines()
+        assert json.loads(invoke(*command, "--json").stdout)["notes"] == [said]
+        assert "could not be looked for" in Path("s.md").read_text()
+        Path(name).write_text(text)
+
+
+def test_a_report_as_a_baseline_is_compared_with_its_checksum_too(here: Path):
+    Path("old.json").write_text(report().to_json())
+    command = ("gate", "report.json", "--baseline", "old.json", "--tolerance", "params=0%")
+    assert "Note" not in invoke(*command).output
+    Path("old.json").write_text(edited(report().to_json()))
+    assert "Note: old.json has no checksum" in invoke(*command).output
+    Path("old.json").write_text(report().to_json().replace("250000", "250001", 1))
+    assert "changed after it was written" in invoke(*command).stderr
 
 
 def test_a_report_that_is_not_there_is_refused(here: Path):

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from compress.cli.main import cli
 from compress.report.escape import markdown, printable
 from tests.attacks.names import TEXTS
+from tests.runs import edited
 from tests.test_gate import changed, quality, report, stage
 
 TEXT = "<script>alert(1)</script> a|b](javascript:x) \x1b]0;title\x07 \u202e $\\frac{ $"
@@ -81,7 +82,7 @@ def test_a_difference_of_plans_shows_names_and_obeys_none(here: Path):
 
 @pytest.mark.parametrize("value", [5.0, -0.1, 1.0000001])
 def test_a_share_beyond_the_whole_is_refused(here: Path, value: float):
-    Path("report.json").write_text(report().to_json().replace("0.927", str(value)))
+    Path("report.json").write_text(edited(report().to_json(), "0.927", str(value)))
     result = invoke("gate", "report.json", "--max-drop", "1")
     assert result.exit_code == 2 and "top1" in result.stderr and "cannot be" in result.stderr
 

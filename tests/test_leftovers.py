@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors import SafetensorError
 from torch import nn
 
 from compress.cli.main import cli
@@ -285,11 +286,28 @@ def test_a_disk_that_fills_up_while_exporting_is_no_fault_of_the_model(place: Pa
     assert CliRunner().invoke(cli, [*command("--resume")[3:], "--export", "onnx"]).exit_code == 0
 
 
-def test_no_room_for_the_model_on_its_way_to_the_exporting_process_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_disk_that_fills_up_under_weights_is_told_with_what_is_kept(place: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(place)
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("compress.checkpoint.save.save_file", full)
+        done = CliRunner().invoke(cli, [*command()[3:], "--export", "onnx"])
+    assert done.exit_code == 2, done.output
+    assert "No space left" in done.stderr and "finished stages are kept (dense, analyze): add --resume" in done.stderr
+    assert CliRunner().invoke(cli, [*command("--resume")[3:], "--export", "onnx"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "said", ["PytorchStreamWriter failed writing file data/0: file write failed", "unexpected pos 51008 vs 50904"]
+)
+def test_no_room_for_the_model_on_its_way_to_the_exporting_process_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+):
     def full(*_: object) -> None:
-        raise RuntimeError(
-            "[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing file data/0: file write failed"
-        )
+        raise RuntimeError(f"[enforce fail at inline_container.cc:672] . {said}")
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(ExportError, match=r"cannot be written to .* Make room there, or set TMPDIR"):

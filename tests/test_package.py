@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from runs import made_run
+from runs import edited, made_run
 
 import compress
 from compress.artifact import Artifact
@@ -471,9 +471,12 @@ def test_a_run_whose_files_are_not_those_of_its_report_is_refused(copy: Path, tm
     (copy / "model.onnx").unlink()
     assert "cannot be read" in invoke("package", copy, *target).stderr
     text = (copy / "report.json").read_text()
-    (copy / "report.json").write_text(text.replace('"path": "model.onnx"', '"path": "../model.onnx"'))
+    outside = ('"path": "model.onnx"', '"path": "../model.onnx"')
+    (copy / "report.json").write_text(text.replace(*outside))
+    assert "changed after it was written" in invoke("package", copy, *target).stderr
+    (copy / "report.json").write_text(edited(text, *outside))
     assert "outside its folder" in invoke("package", copy, *target).stderr
-    report = json.loads(text) | {"exports": []}
+    report = json.loads(edited(text)) | {"exports": []}
     (copy / "report.json").write_text(json.dumps(report))
     assert "no exported model" in invoke("package", copy, *target).stderr
     assert invoke("package", tmp_path / "nothing", *target).exit_code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from compress.report.records import (
     json_schema,
 )
 from compress.report.table import columns, rows, table
+from tests.runs import edited
 
 SCHEMA_FILE = Path(package.__file__).parent / "schema.json"
 
@@ -120,7 +122,21 @@ def test_the_shipped_schema_refuses_what_is_no_report(broken: dict[str, object])
 
 
 def test_a_report_reads_back_equal():
-    assert from_json(report().to_json()) == report()
+    read = from_json(report().to_json())
+    assert read.checksum == json.loads(read.to_json())["checksum"]
+    assert read.model_copy(update={"checksum": None}) == report()
+
+
+def test_a_report_may_be_formatted_anew_and_changed_only_without_its_checksum():
+    text = report().to_json()
+    values = json.loads(text)
+    assert from_json(json.dumps(dict(sorted(values.items())))) == from_json(text)
+    rest = {key: value for key, value in values.items() if key != "checksum"}
+    canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    assert values["checksum"] == hashlib.sha256(canonical.encode()).hexdigest()
+    with pytest.raises(BadInput, match=r"changed after it was written.*removes the entry 'checksum'"):
+        from_json(text.replace("270000", "270001", 1))
+    assert from_json(edited(text, "270000", "270001")).dense.params == 270_001
 
 
 @pytest.mark.parametrize(
@@ -133,7 +149,7 @@ def test_a_report_reads_back_equal():
     ],
 )
 def test_a_report_of_the_first_schema_is_read(verdict: str, outcome: Outcome):
-    old = json.loads(report().to_json()) | {"schema": 1, "verdict": verdict}
+    old = json.loads(edited(report().to_json())) | {"schema": 1, "verdict": verdict}
     del old["outcome"], old["broken"], old["warnings"]
     old["stages"].insert(1, old["stages"][0] | {"stage": "analyse"})
     read = from_json(json.dumps(old))
@@ -141,8 +157,16 @@ def test_a_report_of_the_first_schema_is_read(verdict: str, outcome: Outcome):
     assert read.stages[1].stage == "analyze"
 
 
+@pytest.mark.parametrize("field", ["stages", "exports"])
+@pytest.mark.parametrize("value", [1, None, True, "text", {}])
+def test_a_report_of_the_first_schema_with_something_else_for_a_list_is_refused(field: str, value: object):
+    old = json.loads(edited(report().to_json())) | {"schema": 1, field: value}
+    with pytest.raises(BadInput, match=field):
+        from_json(json.dumps(old))
+
+
 def test_a_file_that_is_no_report_is_bad_input_and_names_the_field():
-    text = report().to_json().replace('"seed": 0', '"seed": "x"')
+    text = edited(report().to_json(), '"seed": 0', '"seed": "x"')
     with pytest.raises(BadInput, match="seed"):
         from_json(text)
     with pytest.raises(BadInput, match="cannot be read"):

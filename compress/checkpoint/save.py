@@ -20,7 +20,7 @@ from compress.artifact import Artifact
 from compress.checkpoint.deserialize import from_json, stored_tensors
 from compress.checkpoint.serialize import to_json
 from compress.checkpoint.sums import FILES, GRAPH, SUMS, WEIGHTS, listed
-from compress.errors import BadInput
+from compress.errors import BadInput, NotWritten
 from exporters.standalone import leftovers
 
 
@@ -33,7 +33,8 @@ def save(model: GraphModule | Artifact, path: str | Path) -> Path:
 
     Raises:
         UnsupportedModel: a layer or an operation that cannot be stored without code.
-        BadInput: the folder cannot be written, or something else is in its place.
+        NotWritten: the folder cannot be written.
+        BadInput: something else is in its place.
     """
     module, inputs = (model.module, model.inputs) if isinstance(model, Artifact) else (model, ())
     path = Path(path)
@@ -50,7 +51,7 @@ def save(model: GraphModule | Artifact, path: str | Path) -> Path:
             shutil.rmtree(part, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise BadInput(
+        raise NotWritten(
             f"The model cannot be written to {path} ({reason}). Give a folder that is writable and has room."
         ) from error
     return path

@@ -19,8 +19,9 @@ from typing import Any, NoReturn
 import click
 
 from compress.cli.terminal import say
-from compress.errors import BadInput, CompressError, GateFailed, Interrupted, Terminated, UnsupportedModel
+from compress.errors import BadInput, CompressError, GateFailed, Interrupted, NotEnoughMemory, Terminated, UnsupportedModel
 from compress.report.escape import printable
+from compress.user import memory
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
@@ -152,6 +153,8 @@ def kind(error: Exception) -> str:
 
     if isinstance(error, CompressError | ExportError):
         return type(error).__name__
+    if memory.short(error):
+        return NotEnoughMemory.__name__
     return "BadInput" if isinstance(error, OSError) else "InternalError"
 
 
@@ -168,6 +171,10 @@ def sentence(error: Exception) -> tuple[str, int]:
     if isinstance(error, ExportError):
         # The system's refusal, not the model.
         return str(error), BadInput.exit_code if isinstance(error.__cause__, OSError) else UnsupportedModel.exit_code
+    if memory.short(error):
+        told = str(error).strip().partition("\n")[0] or type(error).__name__
+        remedy = "Free some, or raise the limit that it may have, then repeat."
+        return f"There is too little memory: {told}. {remedy}", NotEnoughMemory.exit_code
     if isinstance(error, OSError):
         return f"The system refuses: {error}. Make room or choose another place, then repeat.", BadInput.exit_code
     return (

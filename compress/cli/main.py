@@ -5,6 +5,7 @@ Nothing here imports torch: `compress --help` answers at once.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from compress.cli.options import LOADING, given, settings
 from compress.cli.terminal import say
 from compress.cli.torchless import TARGET, quick
 from compress.recipe import Recipe
+from compress.user import memory
 from exporters.runtimes import RUNTIMES
 
 STATISTICS = ("calibration", "device", "seed")
@@ -36,8 +38,17 @@ for each in quick.commands.values():
 
 
 def command(*options: Callable[[Command], Command], example: str) -> Callable[[Command], click.Command]:
-    """A command of `cli`."""
-    return registered(cli, *options, example=example)
+    """A command of `cli`, for which torch is loaded."""
+
+    def register(function: Command) -> click.Command:
+        @functools.wraps(function)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            memory.check()
+            return function(*args, **kwargs)
+
+        return registered(cli, *options, example=example)(checked)
+
+    return register
 
 
 @command(

@@ -90,6 +90,8 @@ def gate(report: str, as_json: bool, **rules: Any) -> None:
             say(sentence(found.rules, found.passed))
         if found.updated:
             say(f"{found.updated} is written.")
+        for note in found.notes:
+            say(f"Note: {note}")
     if not found.passed:
         raise click.exceptions.Exit(5)
 

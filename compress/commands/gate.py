@@ -14,7 +14,7 @@ from typing import Any, Literal
 from compress.commands.outputs import write_text
 from compress.errors import BadInput
 from compress.report import baseline as baselines
-from compress.report import records, rules, rulings
+from compress.report import records, rules, rulings, sealed
 from compress.report.changes import exported, side
 from compress.report.records import Outcome
 from compress.report.rules import Ruling
@@ -30,11 +30,13 @@ class Gate:
         passed: every rule is kept, or cannot be told where `on_noise` is "pass".
         rules: the verdict on each.
         updated: the baseline that was written; None where none was asked for, or a rule is broken.
+        notes: what could not be looked for in the files that the verdict was drawn from.
     """
 
     passed: bool
     rules: tuple[Ruling, ...]
     updated: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def gate(
@@ -73,7 +75,8 @@ def gate(
         markdown: a file for a job's summary.
 
     Raises:
-        BadInput: no rule, one that the report has no figure for, or a file that cannot be read or written.
+        BadInput: no rule, one that the report has no figure for, a file that cannot be read or written, or one that was changed
+            after it was written.
     """
     limits = {
         rules.max_drop: max_drop,
@@ -90,6 +93,7 @@ def gate(
     read, path = records.read(report)
     if len(read.stages) < 2:
         raise BadInput(f"{path} has the dense model and no result. Give the report of a run that finished.")
+    sources: dict[Path, records.Sealed] = {path: read}
     at = side(read) if export is None else exported(read, export)
     found = list(_judge(limits, at))
     if read.outcome in (Outcome.NOT_EXACT, Outcome.EXPORT_NOT_EQUAL):
@@ -97,17 +101,19 @@ def gate(
         found.append(Ruling("exact", "fail", read.outcome.value, "equal"))
     if place and not update_baseline:
         earlier = baselines.read(place)
+        sources[place] = earlier
         found += [rules.tolerance(at, earlier, text) for text in tolerances]
+    notes = tuple(f"{name} {sealed.UNKNOWN}." for name, one in sources.items() if one.checksum is None)
     passed = all(r.verdict == "pass" or (r.verdict == "cannot tell" and on_noise == "pass") for r in found)
     if junit is not None:
         write_text(Path(junit), rulings.junit(found, f"compress gate {path}", on_noise == "fail"), "--junit")
     if markdown is not None:
-        write_text(Path(markdown), rulings.markdown(found, passed), "--markdown")
+        write_text(Path(markdown), rulings.markdown(found, passed, notes), "--markdown")
     updated = None
     if place and update_baseline and passed:
         write_text(place, baselines.of(at).to_json(), "--baseline")
         updated = str(place)
-    return Gate(passed, tuple(found), updated)
+    return Gate(passed, tuple(found), updated, notes)
 
 
 def _judge(limits: dict[Callable[..., Ruling], Any], at: Any) -> list[Ruling]:

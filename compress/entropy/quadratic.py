@@ -57,7 +57,7 @@ def quadratic(moments: Centered, weighting: Tensor | None, owner: Tensor, channe
         ridge: relative to the mean variance of a column.
     """
     yy = moments.yy[0]
-    a, b = with_ridge(moments.xx[0], ridge), moments.xy[0] @ _whiten(weighting, yy)
+    a, b = with_ridge(moments.xx[0], moments.mean_x[0], ridge), moments.xy[0] @ _whiten(weighting, yy)
     total = float((yy if weighting is None else weighting.double() @ yy).diagonal().sum())
     # Columns channel-major, whatever order the layer has them in.
     order = [torch.nonzero(owner == c)[:, 0] for c in range(channels)]

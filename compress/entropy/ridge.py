@@ -19,6 +19,11 @@ from compress.entropy.moments import Moments
 RIDGE = 1e-3
 """Relative to the mean variance of an input column; 1e-4 to 1e-2 make no difference in accuracy."""
 
+_CONSTANT = 1e-12
+"""Variance, relative to the square of the mean, at or below which an input counts as constant: float32 has 1e-7."""
+_NOTHING = 1e-38
+"""The smallest number that float32 holds with all its digits."""
+
 
 class Fit(NamedTuple):
     """Fitted layer.
@@ -45,7 +50,7 @@ def ridge(moments: Moments, columns: Tensor | None = None, ridge: float = RIDGE)
     mean_x, mean_y, xx, xy, yy = moments.centered()
     if columns is not None:
         mean_x, xx, xy = mean_x[:, columns], xx[:, columns][:, :, columns], xy[:, columns]
-    weight = solve(with_ridge(xx, ridge), xy).mT
+    weight = solve(with_ridge(xx, mean_x, ridge), xy).mT
     bias = mean_y - (weight @ mean_x[..., None])[..., 0]
     # Diagonal of C_yy - 2 W C_xy + W C_xx W^T: true for any W, where C_yy - W C_xy would hold without a ridge only.
     residual = yy.diagonal(dim1=1, dim2=2) - 2 * (weight * xy.mT).sum(2) + ((weight @ xx) * weight).sum(2)
@@ -53,9 +58,18 @@ def ridge(moments: Moments, columns: Tensor | None = None, ridge: float = RIDGE)
     return Fit(weight.flatten(0, 1).float(), bias.flatten().float(), max(error, 0.0))
 
 
-def with_ridge(covariance: Tensor, ridge: float) -> Tensor:
-    """C + r I, r relative to the mean of the diagonal; never exactly singular, even for inputs that are constant."""
-    scale = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].clamp_min(1e-12)  # inputs may all be constant
+def with_ridge(covariance: Tensor, mean: Tensor, ridge: float) -> Tensor:
+    """C + r I, r relative to the mean of the diagonal; never exactly singular, even for inputs that are constant.
+
+    Args:
+        covariance: of the inputs, (..., q, q).
+        mean: of the inputs, (..., q). The rounding of its squares is all that the variance of a constant input is.
+        ridge: r, relative.
+    """
+    scale = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    rounding = _CONSTANT * mean.square().mean(-1)[..., None, None].clamp(max=1.0)
+    scale = torch.maximum(scale, rounding)
+    scale = torch.where(scale > _NOTHING, scale, _CONSTANT)  # inputs may all be 0
     return covariance + ridge * scale * torch.eye(covariance.shape[-1], dtype=covariance.dtype)
 
 

@@ -28,6 +28,7 @@ from compress.errors import (
     CompressWarning,
     GateFailed,
     Interrupted,
+    NotWritten,
     StageFailed,
     Terminated,
     UnsupportedModel,
@@ -47,6 +48,8 @@ from compress.report.markdown import markdown
 from compress.report.pictures import draw
 from compress.report.records import Broken, Exactness, Outcome, Report, StageRecord
 from compress.stage import Context, Stage
+from compress.user import memory
+from compress.user.files import told
 from exporters.atomic import sha256
 
 
@@ -304,6 +307,8 @@ def _failures(stage: str, done: Sequence[str]) -> Generator[None]:
     except (CompressError, exporters.ExportError, OSError):
         raise
     except Exception as error:
+        if memory.short(error):
+            raise memory.refusal(f"Stage '{stage}'", done, error) from error
         raise StageFailed(stage, done, error) from error
 
 
@@ -321,12 +326,14 @@ def _interruptions(workspace: Workspace) -> Generator[None]:
 def _disk_errors(workspace: Workspace, done: Sequence[str]) -> Generator[None]:
     try:
         yield
-    except (OSError, exporters.ExportError) as error:
+    except (OSError, exporters.ExportError, NotWritten) as error:
         found = error if isinstance(error, OSError) else error.__cause__
-        if not isinstance(found, OSError):
+        if found is None or not (isinstance(found, OSError) or isinstance(error, NotWritten)):
             raise
+        if memory.short(found):
+            raise memory.refusal("The run", done, found) from error
         workspace.check()  # a folder that is gone is another thing than a full disk
         raise BadInput(
-            f"{workspace.out} cannot be written ({found.strerror or found}). Make room there; "
+            f"{workspace.out} cannot be written ({told(found)}). Make room there; "
             f"finished stages are kept ({', '.join(done) or 'none'}): add --resume to go on."
         ) from error

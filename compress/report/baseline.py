@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError
 
 from compress.errors import BadInput
-from compress.report import records
+from compress.report import records, sealed
 from compress.report.changes import Side, side
 from compress.report.records import Environment, StageRecord
 from compress.user import files
@@ -22,7 +21,7 @@ MEASURED = {"latency": "latency", "quality": "quality"}
 """Figures that a stage may lack."""
 
 
-class Baseline(records.Record):
+class Baseline(records.Sealed):
     """The dense model and the result of a run, and where they were measured."""
 
     schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
@@ -43,10 +42,6 @@ class Baseline(records.Record):
                 f"The baseline has no {figure} to compare with. Measure it, and take the report with --update-baseline."
             )
 
-    def to_json(self) -> str:
-        """The bytes of baseline.json."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
 
 def of(at: Side) -> Baseline:
     """What later results are compared with."""
@@ -57,7 +52,7 @@ def read(path: Path) -> Baseline:
     """A baseline, or the report of an earlier run.
 
     Raises:
-        BadInput: there is none, or it cannot be read.
+        BadInput: there is none, it cannot be read, or it was changed after it was written.
     """
     try:
         text = files.text(path)
@@ -68,8 +63,12 @@ def read(path: Path) -> Baseline:
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"The baseline {path} cannot be read ({error}). Give a baseline.json or a report.json.") from error
     try:
+        sealed.check(text)
         return Baseline.model_validate_json(text)
     except ValidationError as error:
         if '"stages"' in text:
-            return of(side(records.read(path)[0]))
+            report = records.read(path)[0]
+            return of(side(report)).model_copy(update={"checksum": report.checksum})
         raise BadInput(f"The baseline {path} cannot be read ({records.refused(error, SCHEMA)}).") from error
+    except BadInput as error:
+        raise BadInput(f"The baseline {path}: {error}") from error

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from compress.curves import Curve
 from compress.errors import BadInput
+from compress.report import sealed
 from compress.user import files
 
 SCHEMA = 2
@@ -30,6 +31,18 @@ class Record(BaseModel):
     """Frozen, closed, and without NaN or infinity, which JSON does not have."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
+
+
+class Sealed(Record):
+    """A whole file, with a checksum of itself (`compress.report.sealed`)."""
+
+    checksum: Sha256 | None = Field(
+        default=None, description="sha256 of everything else; of a record in memory, what the file had that it was read from"
+    )
+
+    def to_json(self) -> str:
+        """The bytes of the file."""
+        return sealed.text(self.model_dump(mode="json", by_alias=True))
 
 
 class Latency(Record):
@@ -190,7 +203,7 @@ class Broken(Record):
     reason: str = Field(default="", description="why the exported file is not equal to the model")
 
 
-class Report(Record):
+class Report(Sealed):
     """A whole run."""
 
     schema_version: Literal[2] = Field(default=SCHEMA, alias="schema")
@@ -221,6 +234,8 @@ class Report(Record):
         if not isinstance(values, dict) or cast("dict[str, Any]", values).get("schema") != 1:
             return values
         old = cast("dict[str, Any]", values)
+        if not all(isinstance(old.get(key, []), list) for key in ("stages", "exports")):
+            return {**old, "schema": SCHEMA}  # the fields themselves are refused by name
         told = str(old.get("verdict", ""))
         exported = told.startswith("The export ")
         lost = Outcome.EXPORT_LOST_QUALITY if exported else Outcome.QUALITY_LOST
@@ -246,17 +261,14 @@ class Report(Record):
         """The model that is shipped."""
         return self.stages[-1]
 
-    def to_json(self) -> str:
-        """The bytes of `report.json`."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
 
 def from_json(text: str) -> Report:
     """Read a report back.
 
     Raises:
-        BadInput: not a report of this schema; names the first field that is wrong.
+        BadInput: changed after it was written, or not a report of this schema; names the first field that is wrong.
     """
+    sealed.check(text)
     try:
         return Report.model_validate_json(text)
     except ValidationError as error:
@@ -277,7 +289,7 @@ def read(place: str | Path) -> tuple[Report, Path]:
     """The report of a run, from its report.json or the folder that holds it, and where it was.
 
     Raises:
-        BadInput: there is none, or it cannot be read.
+        BadInput: there is none, it cannot be read, or it was changed after it was written.
     """
     path = Path(place)
     path = path / "report.json" if path.is_dir() else path

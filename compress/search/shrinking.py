@@ -109,7 +109,7 @@ class Shrinker:
             return
         columns = (inputs[:, None] * one.window.taps + torch.arange(one.window.taps)).flatten()
         xy = consumer.xy[columns][:, outputs]
-        weight = solve(with_ridge(consumer.xx[columns][:, columns], _RIDGE), xy).mT
+        weight = solve(with_ridge(consumer.xx[columns][:, columns], consumer.mean[columns], _RIDGE), xy).mT
         # The docstring's intercept, with the mean of the columns that stay.
         write(small.get_submodule(one.path), weight.float(), (consumer.offset[outputs] - weight @ consumer.mean[columns]).float())
 

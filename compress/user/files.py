@@ -19,7 +19,7 @@ def text(path: Path) -> str:
     return content(path).decode("utf-8")
 
 
-def told(error: Exception) -> str:
+def told(error: BaseException) -> str:
     """What went wrong with a file, in words: without the number and the path that Python puts around them."""
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 

@@ -85,6 +85,7 @@ def _without_data(root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> 
                 value = bare(functools.reduce(getattr, target.split("."), root))
             else:
                 args, kwargs = map_arg(node.args, look_up), map_arg(node.kwargs, look_up)
+                _refuse_fractions(modules.get(target) if node.op == "call_module" else target, args)
                 if node.op == "call_module":
                     value = _layer(modules[target], args, kwargs)
                 elif node.op == "call_function":
@@ -104,6 +105,17 @@ def _refuse_endless(node: Node, args: tuple[Any, ...]) -> None:
     power = node.target in (operator.pow, operator.ipow) and len(numbers) == len(args) and any(abs(n) > 64 for n in numbers[1:])
     if sequence or power or any(abs(n) >= 2**63 for n in numbers):
         raise BadInput(f"The model computes '{node.name}' of numbers that are no sizes. Take the model from a source you trust.")
+
+
+def _refuse_fractions(part: Any, args: tuple[Any, ...]) -> None:
+    """Without data some versions of torch look up places that are no whole numbers; the real run tells, in torch's words.
+
+    Raises:
+        TypeError: a table is asked for them.
+    """
+    table = isinstance(part, nn.Embedding) or part is F.embedding
+    if table and args and isinstance(args[0], Tensor) and args[0].is_floating_point():
+        raise TypeError("a table is looked up at whole numbers")
 
 
 def _refuse_too_large(node: Node, value: Any) -> None:

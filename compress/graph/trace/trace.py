@@ -58,8 +58,7 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
     _drop_numbers(graph)  # needs the shapes: what gives no tensor is told by them
     module = GraphModule(model, graph, type(model).__name__)
     module.meta["opaque"], module.meta["plain"] = opaque, plain
-    # torch.fx copies a buffer without its being left out of the state_dict.
-    module._non_persistent_buffers_set |= {name for name in module._buffers if name in model._non_persistent_buffers_set}
+    _unsaved(model, module)
     # GraphModule makes new containers, which start in train mode.
     for part in module.modules():
         part.__dict__["training"] = False  # of the containers that torch.fx has made; eval() would take ten times as long
@@ -133,6 +132,14 @@ def _tried(attempt: Callable[[dict[str, str]], tuple[nn.Module, Graph]], times: 
             # The innermost one only: what is around it keeps its channels free.
             opaque[error.path] = f"cannot be traced ({why})"
     return None, why
+
+
+def _unsaved(model: nn.Module, module: GraphModule) -> None:
+    """Buffers that are no part of a state_dict stay so: torch.fx of torch 2.11 makes containers anew, and forgets it."""
+    parts = dict(model.named_modules(remove_duplicate=False))
+    for path, part in module.named_modules(remove_duplicate=False):
+        if path in parts:
+            part._non_persistent_buffers_set |= parts[path]._non_persistent_buffers_set & set(part._buffers)
 
 
 _HARMLESS = frozenset({"__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__firstlineno__", "extra_repr"})
