@@ -521,7 +521,7 @@ def attention_with_heads_in_the_batch():
     return transformer(attend, q=nn.Linear(8, 8), k=nn.Linear(8, 8), v=nn.Linear(8, 8))
 
 
-@case(TOKENS, removable="fc1", frozen={"input of proj": "attn (models.py:"})
+@case(TOKENS, removable="fc1 attn.in_proj")
 def attention_layer():
     return transformer(lambda s, x: s.attn(x, x, x, need_weights=False)[0], attn=nn.MultiheadAttention(8, 2, batch_first=True))
 
@@ -740,9 +740,9 @@ def computed_weights():
     return nn.Sequential(StandardisedConv(3, 8, 3), block(8, 6), head(6))
 
 
-@case(removable="1 2.0", frozen={"0.0": "mean (models.py:"})
+@case(removable="0.0 1 2.0")
 def standardised_over_its_inputs():
-    """Each filter loses its mean: an input that goes changes the mean, an output that goes takes its filter along."""
+    """Each filter loses its mean, of which a plain weight is made before an input could change it."""
     return nn.Sequential(block(3, 8), StandardisedConv(8, 7, 3), block(7, 6), head(6))
 
 
@@ -783,7 +783,7 @@ def attention_with_weights_of_parts():
     return transformer(attend, q=nn.Linear(8, 8), k=nn.Linear(8, 8), v=nn.Linear(8, 8))
 
 
-@case(TOKENS, removable="0 2 4 6 8")
+@case(TOKENS, removable="0 2.a 4.a 6.a 8")
 def weights_and_biases_of_parts():
     """Stacked, transposed, cut, scaled along both axes; biases that are permuted, expanded, indexed."""
     parts = (
@@ -809,7 +809,7 @@ def weights_and_biases_of_parts():
     return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), *layers, nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 4))
 
 
-@case(removable="stem.0 joined last.0")
+@case(removable="stem.0 joined.a last.0")
 def convolutions_of_parts():
     def call(s, x):
         x = s.joined(s.stem(x))
@@ -1353,7 +1353,28 @@ def opaque_part():
 
 @case(removable="1", frozen={"input of 1": "0 has hooks"})
 def hooked_layer():
-    return nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(3, 8, 3)), conv(8, 6), nn.ReLU(), head(6))
+    first = nn.Conv2d(3, 8, 3)
+    first.register_forward_hook(_doubles)
+    return nn.Sequential(first, conv(8, 6), nn.ReLU(), head(6))
+
+
+def _doubles(_layer, _inputs, output):
+    return 2 * output
+
+
+@case(removable="stem.0 last")
+def parameters_of_two_uses():
+    """No layer can have a parameter that another one has, too: these stay functions."""
+
+    def call(s, x):
+        x = F.prelu(F.batch_norm(s.stem(x), s.running_mean, s.running_var, s.gamma, s.beta), s.gamma)
+        return s.head(s.last(x))
+
+    net = Net(call, stem=block(3, 8), last=conv(8, 6), head=head(6))
+    net.gamma, net.beta = nn.Parameter(torch.rand(8)), nn.Parameter(torch.rand(8))
+    net.register_buffer("running_mean", torch.rand(8))
+    net.register_buffer("running_var", torch.rand(8) + 0.5)
+    return net
 
 
 @case(TOKENS, removable="hidden", frozen={"first": "takes single entries"})

@@ -25,9 +25,13 @@ def random_edits(groups: Sequence[Group], seed: int, share: float = 0.34) -> lis
 
 
 def outputs(module: torch.nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """All tensors of a model's output, in order."""
-    with torch.no_grad():
-        return flat(module(*(x.clone() for x in inputs)))
+    """All tensors of a model's output, in order; by torch's own operations, not by the fast path of its attention, which rounds."""
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            return flat(module(*(x.clone() for x in inputs)))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
 
 
 def flat(value: object) -> list[Tensor]:

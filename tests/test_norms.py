@@ -34,9 +34,11 @@ class Loose(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.first(self.stem(x)))
         if self.how == "convolution":
-            x = F.conv2d(x, self.weight, padding=1)
+            # Used twice, with other settings: no layer can be made of it.
+            x = F.conv2d(x, self.weight, padding=1) + 0 * F.conv2d(x, self.weight, padding="same")
         else:
-            x = F.linear(x.movedim(1, -1), self.matrix).movedim(-1, 1)
+            x = F.linear(x.movedim(1, -1), self.matrix) + 0 * F.linear(x.movedim(1, -1), self.matrix, self.second.bias)
+            x = x.movedim(-1, 1)
         x = self.third(torch.tanh(self.second(x)))
         return self.last(self.out(torch.relu(x)).mul(1.0)).mean((2, 3))
 
@@ -103,4 +105,4 @@ def test_only_what_reads_less_counts_as_cut():
     group = next(g for g in solve(dense.module, dense.inputs).removable if "stem" in g.producers)
     small = apply(Plan((Keep(group.name, 8, (0, 3, 6)),)), dense).module
     cut = [n.name for n in dense.module.graph.nodes if reads_less(dense.module, small, n)]
-    assert cut == ["conv2d"]
+    assert cut == ["conv2d", "conv2d_1"]

@@ -22,6 +22,12 @@ def modules_of(module):
     return [type(module.get_submodule(n.target)).__name__ for n in module.graph.nodes if n.op == "call_module"]
 
 
+def made_layers(module, model):
+    """Paths of layers that the model's own class does not have: of functions, and of attention that is written out."""
+    there = {path for path, m in model.named_modules() if type(m).__module__.startswith("torch.nn.")}
+    return {n.target for n in module.graph.nodes if n.op == "call_module"} - there | module.meta["plain"].keys()
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_tracing_changes_no_bit_no_name_and_not_the_model(name):
     model, inputs = random_model(name)
@@ -30,7 +36,9 @@ def test_tracing_changes_no_bit_no_name_and_not_the_model(name):
     module = trace(model, inputs)
     assert model.training and not module.training
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-    assert set(module.state_dict()) <= set(before)
+    # Parameters that stand in the forward itself go to the layers that are made for them.
+    layers = {f"{path}.{key}" for path in made_layers(module, model) for key in module.get_submodule(path).state_dict()}
+    assert set(module.state_dict()) - layers <= set(before)
     doubled = [torch.cat([x, x.flip(-1)]) for x in inputs]
     assert all(torch.equal(a, b) for a, b in zip(outputs(module, doubled), outputs(model.eval(), doubled), strict=True))
     assert all(p.requires_grad for p in module.parameters())
@@ -95,7 +103,9 @@ def test_control_flow_that_depends_on_data_is_refused_by_line():
                 return x
             return -x
 
-    with pytest.raises(UnsupportedModel, match=r"own forward cannot be traced \(test_trace\.py:\d+: .*control flow"):
+    with pytest.raises(
+        UnsupportedModel, match=r"own forward cannot be traced \(test_trace\.py:\d+: a branch is taken by the value"
+    ):
         trace(Root(), (image(),))
 
 
@@ -146,7 +156,7 @@ def test_a_subclass_that_changes_nothing_becomes_its_base():
     module = trace(model, inputs)
     assert type(module.get_submodule("0")) is nn.Conv2d
     assert type(model[0]).__name__ == "OwnConv"
-    assert "conv2d" in {getattr(n.target, "__name__", "") for n in module.graph.nodes}
+    assert not any(n.op == "call_function" and n.target is F.conv2d for n in module.graph.nodes)
 
 
 def test_assertions_about_the_input_do_not_stop_the_trace():
@@ -168,7 +178,7 @@ def test_an_assertion_about_values_is_taken_to_hold(rule):
 @pytest.mark.parametrize("rule", BRANCHES)
 def test_a_branch_on_values_is_no_assertion(rule):
     # What the values are is not known here: an assertion that fails while tracing would accuse a model that is right.
-    with pytest.raises(UnsupportedModel, match=r"own forward cannot be traced \(models.py:\d+: symbolically traced variables"):
+    with pytest.raises(UnsupportedModel, match=r"own forward cannot be traced \(models.py:\d+: a branch is taken by the value"):
         trace(Net(lambda s, x: s.layer(rule(x)), layer=conv(3, 4)), (image(),))
 
 

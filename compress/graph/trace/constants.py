@@ -112,7 +112,7 @@ class Constants:
         value, rest = _FILLED[node.target], cast(tuple[Any, ...], map_arg(node.args[1:], self.value))
         if value is None:
             value = node.kwargs.get("fill_value", rest[-1])
-            value = float(self.value(value) if isinstance(value, Node) else value)
+            value = float(cast(Any, self.value(value) if isinstance(value, Node) else value))
         if node.op == "call_function":  # of the shape of x itself
             sizes, then = one.shape, other.shape
         else:

@@ -23,7 +23,7 @@ from compress.errors import BadInput, UnsupportedModel
 from compress.graph.names import refuse_untraceable
 from compress.graph.trace import attention, constants
 from compress.graph.trace.functional import module_per_call, modules_for_functions
-from compress.graph.trace.layers import layers_for_functions, needs_shapes, rows_for_lookups
+from compress.graph.trace.layers_of_functions import layers_for_functions, needs_shapes, rows_for_lookups
 from compress.graph.trace.lines import Untraced, first_line, silent
 from compress.graph.trace.plain_weights import make_plain
 from compress.graph.trace.recorded import record

@@ -128,19 +128,13 @@ def layers_for_functions(root: nn.Module, graph: Graph, constants: Constants) ->
     for node in graph.nodes:
         if (call := _Call.of(node, constants)) is not None:
             groups.setdefault(call.key, []).append(call)
-    # A parameter that is used by another layer, or by an operation of its own, would be two where there is one.
-    users: dict[Node, set[Any]] = {}
-    for key, calls in groups.items():
-        for call in calls:
-            for source in call.sources.values():
-                users.setdefault(source, set()).add(key)
-    for key, calls in groups.items():
-        replaced = {call.node for call in calls}
-        direct = {s for call in calls for s in call.sources.values() if s.op == "get_attr"}
-        if all(users[s] == {key} and set(s.users) <= replaced for s in direct):
+    leaves = {str(n.target) for n in graph.nodes if n.op == "call_module"}
+    for calls in groups.values():
+        source = calls[0].node.meta.get("source", "")
+        if _closed(calls, leaves):
             name, computed = _replace(root, calls, taken)
             if computed:
-                plain[name] = calls[0].node.meta.get("source", "")
+                plain[name] = source
     for node in reversed(list(graph.nodes)):
         if not node.users and node.op != "output" and node.op != "placeholder" and constants.is_known(node):
             graph.erase_node(node)
@@ -261,59 +255,78 @@ def _replace(root: nn.Module, calls: list[_Call], taken: set[str]) -> tuple[str,
 
 
 def _place(root: nn.Module, calls: list[_Call], layer: nn.Module, taken: set[str]) -> str:
-    """Where the weight's owner was, if the owner is nothing else; otherwise beside it, named after the parameter."""
+    """Where the weight's owner was, if the owner is nothing else; otherwise in the place of the parameter, or beside it."""
     call = calls[0]
-    target = _parameter(call)
-    owner, _, attribute = target.rpartition(".")
+    owner, _, attribute = _parameter(root, call).rpartition(".")
+    holder = root.get_submodule(owner)
     if owner and attribute == "weight" and _gives_way(root, calls, owner):
         above, _, last = owner.rpartition(".")
-        for name, child in root.get_submodule(owner).named_modules():
+        for name, child in holder.named_modules():
             if name:
                 _move(root, call.node.graph, f"{owner}.{name}", child, taken)
         root.get_submodule(above)._modules[last] = layer
         return owner
     word = attribute.removesuffix("weight").rstrip("_.") or getattr(call.node.target, "__name__", "layer")
+    if word == attribute and _alone(calls, f"{owner}.{attribute}".lstrip(".")):
+        del holder._parameters[attribute]
     name = free_name(f"{owner}.{word}" if owner else word, root, taken)
-    root.get_submodule(owner).add_module(name.rpartition(".")[2], layer)
+    holder.add_module(name.rpartition(".")[2], layer)
     return name
 
 
-def _parameter(call: _Call) -> str:
-    """The first parameter behind the weight; the node's own name where there is none."""
-    waiting = [call.sources["weight"]] if "weight" in call.sources else []
-    while waiting:
-        node = waiting.pop(0)
-        if node.op == "get_attr":
-            return str(node.target)
-        waiting.extend(node.all_input_nodes)
-    return call.node.name
+def _parameter(root: nn.Module, call: _Call) -> str:
+    """The largest parameter behind the weight, the first of equals; the node's own name where there is none."""
+    behind = _behind([call.sources["weight"]]) if "weight" in call.sources else set[Node]()
+    paths = [str(n.target) for n in call.node.graph.nodes if n.op == "get_attr" and n in behind]
+    sizes = {path: getattr(root.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]).numel() for path in paths}
+    return max(paths, key=sizes.__getitem__, default=call.node.name)
+
+
+def _closed(calls: list[_Call], leaves: set[str]) -> bool:
+    """Whether these calls are all that uses their parameters: one that others use, too, would be two afterwards.
+
+    Parts that are cut from one parameter, as weights of queries, keys and values, are no such use.
+    """
+    behind = _behind([source for call in calls for source in call.sources.values()])
+    mine = behind | {call.node for call in calls}
+    held = {str(n.target).rpartition(".")[0] for n in behind if n.op == "get_attr"}
+    return not held & leaves and all(set(n.users) <= mine or all(_cuts(user) for user in n.users) for n in behind)
+
+
+def _alone(calls: list[_Call], parameter: str) -> bool:
+    """Whether nothing else uses a parameter that these calls use."""
+    behind = _behind([source for call in calls for source in call.sources.values()])
+    mine = behind | {call.node for call in calls}
+    return all(set(n.users) <= mine for n in behind if n.op != "get_attr" or n.target == parameter)
+
+
+def _cuts(node: Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name in ("getitem", "chunk", "split", "unbind", "narrow", "tensor_split")
 
 
 def _gives_way(root: nn.Module, calls: list[_Call], owner: str) -> bool:
     """Whether a module is no more than the parameters of these calls, and layers without weights that can go elsewhere."""
     behind = _behind([source for call in calls for source in call.sources.values()])
-    replaced = {call.node for call in calls}
+    mine = behind | {call.node for call in calls}
     for node in calls[0].node.graph.nodes:
         path = str(node.target)
-        if node.op == "call_module" and f"{path}.".startswith(f"{owner}."):
-            if path == owner or root.get_submodule(path).state_dict():
-                return False
-        elif node.op == "get_attr" and path.startswith(f"{owner}."):
-            mine = _behind([node], forward=True)
-            if node not in behind or not all(user in behind or user in replaced for each in mine & behind for user in each.users):
-                return False
+        if node.op == "call_module" and path.startswith(f"{owner}.") and root.get_submodule(path).state_dict():
+            return False
+        if node.op == "get_attr" and path.startswith(f"{owner}.") and not (node in behind and set(node.users) <= mine):
+            return False
     return True
 
 
-def _behind(nodes: list[Node], forward: bool = False) -> set[Node]:
-    """All nodes that these depend on, or that depend on them; themselves included."""
+def _behind(nodes: list[Node]) -> set[Node]:
+    """All nodes that these depend on, themselves included."""
     found: set[Node] = set()
     waiting = list(nodes)
     while waiting:
         node = waiting.pop()
         if node not in found:
             found.add(node)
-            waiting.extend(node.users if forward else node.all_input_nodes)
+            waiting.extend(node.all_input_nodes)
     return found
 
 
