@@ -1377,6 +1377,18 @@ def parameters_of_two_uses():
     return net
 
 
+@case(VECTOR, removable="words hidden")
+def words_and_places():
+    """A table looked up by the input, and one looked up at places known beforehand."""
+
+    def call(s, x):
+        x = s.words(x.long().clamp(-5, 5) + 5) + s.places(torch.arange(x.shape[1], device=x.device))
+        return s.last(F.relu(s.hidden(x)).mean(1))
+
+    layers = dict(hidden=nn.Linear(6, 10), last=nn.Linear(10, 4))
+    return Net(call, words=nn.Embedding(11, 6), places=nn.Embedding(8, 6), **layers)
+
+
 @case(TOKENS, removable="hidden", frozen={"first": "takes single entries"})
 def every_second_channel_of_tokens():
     return Net(

@@ -25,7 +25,7 @@ def random_edits(groups: Sequence[Group], seed: int, share: float = 0.34) -> lis
 
 
 def outputs(module: torch.nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """All tensors of a model's output, in order; by torch's own operations, not by the fast path of its attention, which rounds."""
+    """All tensors of a model's output, in order; not by the fast path of torch's attention, which rounds in its own way."""
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad():

@@ -100,6 +100,7 @@ ARGUMENTS = {
     "RNN": dict(input_size=8, hidden_size=3, nonlinearity="relu"),
     "LSTM": dict(input_size=8, hidden_size=3, num_layers=2, bidirectional=True, batch_first=True),
     "GRU": dict(input_size=8, hidden_size=3, bias=False),
+    **{cell: dict(input_size=8, hidden_size=3) for cell in ("RNNCell", "LSTMCell", "GRUCell")},
     "StochasticDepth": dict(p=0.3, mode="row"),
     "DropBlock": dict(p=0.3, block_size=3),
     "FrozenBatchNorm": dict(num_features=4, eps=1e-4),
@@ -108,6 +109,7 @@ ARGUMENTS = {
 CALLS = {
     "MultiheadAttention": lambda layer, x: layer(x, x, x),
     "Bilinear": lambda layer, x: layer(x, x),
+    **{cell: lambda layer, x: layer(x[:, 0]) for cell in ("RNNCell", "LSTMCell", "GRUCell")},
     "CosineSimilarity": lambda layer, x: layer(x, x),
     "MaxUnpool": lambda layer, x: layer(x, torch.zeros_like(x, dtype=torch.int64)),
     "Embedding": lambda layer, x: layer(torch.gt(x, 0).long()),
@@ -123,7 +125,7 @@ def with_leaf(model, leaf):
 
 def input_for(name):
     family = name.rstrip("123d")
-    if family in ("MultiheadAttention", "RNN", "LSTM", "GRU"):
+    if family.removesuffix("Cell") in ("MultiheadAttention", "RNN", "LSTM", "GRU"):
         return TOKENS
     if name.endswith("1d") or name == "Fold":
         return SIGNAL

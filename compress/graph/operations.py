@@ -204,7 +204,7 @@ LAYERS: tuple[Layers, ...] = (
     Layers("Unflatten", "dim unflattened_size"),
     Layers("Fold", "output_size kernel_size dilation padding stride"),
     Layers("Unfold", "kernel_size dilation padding stride"),
-    Layers("Embedding", "num_embeddings embedding_dim padding_idx max_norm norm_type scale_grad_by_freq sparse"),
+    Layers("Embedding", "num_embeddings embedding_dim padding_idx max_norm norm_type scale_grad_by_freq sparse", "embedding"),
     Layers("CosineSimilarity", "dim eps"),
     Layers(
         "MultiheadAttention",

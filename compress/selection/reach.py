@@ -64,6 +64,7 @@ def reach(artifact: Artifact) -> Reach:
     rows = [
         Obstacle(g.name, g.channels, held["macs"][i], held["params"][i], _why(g)) for i, g in enumerate(every) if i >= len(free)
     ]
+    rows = [row for row in rows if row.macs or row.params]  # constants have channels, and cost nothing
     rows.sort(key=lambda row: (-row.macs, -row.params))
     return Reach(joint["macs"], joint["params"], len(free), tuple(rows))
 

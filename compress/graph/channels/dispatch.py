@@ -147,6 +147,8 @@ def _module(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwarg
         return layer_rules.layer_norm(s, node, x, own, len(m.normalized_shape))
     if kind in operations.RECURRENT:
         return recurrent.recurrent(s, node, m, path, found)
+    if kind is nn.Embedding and m.max_norm is None:  # with a limit, looking up changes the table
+        return layer_rules.embedding(s, node, x, weight, m.embedding_dim)
     if kind is nn.PReLU:
         return layer_rules.prelu(s, node, x, weight, m.num_parameters)
     if kind is ChannelAffine:

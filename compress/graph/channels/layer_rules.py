@@ -78,6 +78,14 @@ def linear(s: State, node: Node, x: Tensor, weight: str, bias: str | None, out: 
     return shaped(made, node.meta["shape"], -1)
 
 
+def embedding(s: State, node: Node, x: Tensor, weight: str, width: int) -> Tensor:
+    """Weight (entries, channels): a number becomes the channels of its row, on a new last axis."""
+    s.atoms.freeze(x, f"{where(node)} looks it up in a table")
+    made = s.atoms.new(width)
+    s.axis(weight, 1, "out", made)
+    return shaped(made, node.meta["shape"], -1)
+
+
 def per_channel_norm(s: State, node: Node, x: Tensor, tensors: Sequence[str], groups: int) -> Tensor:
     """BatchNorm and InstanceNorm (groups = 0: each channel alone), GroupNorm (whole groups go, which is exact)."""
     channels = s.atoms.per_channel(x, 1)

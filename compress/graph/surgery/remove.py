@@ -134,6 +134,8 @@ def _count_again(m: Any, keeps_groups: bool) -> None:
         m.in_channels, m.out_channels = (first, second) if transposed else (second, first)
     elif isinstance(m, nn.Linear):
         m.out_features, m.in_features = m.weight.shape
+    elif isinstance(m, nn.Embedding):
+        m.num_embeddings, m.embedding_dim = m.weight.shape
     elif isinstance(m, _NormBase):  # BatchNorm and InstanceNorm; either may lack weight or statistics
         sizes = [t for t in (m.weight, m.running_mean) if t is not None]
         m.num_features = sizes[0].shape[0] if sizes else m.num_features

@@ -6,7 +6,12 @@ without data (the meta device), for two batch sizes: whatever needs a value, or 
 
 from __future__ import annotations
 
+import functools
+import itertools
+import linecache
+import sys
 from collections.abc import Iterable
+from types import CodeType
 from typing import Any, cast
 
 import torch
@@ -15,6 +20,7 @@ from torch.fx import Node, Proxy
 from torch.fx.node import map_arg
 from torch.fx.proxy import TraceError
 
+from compress.graph.trace.lines import their_file
 from compress.graph.trace.shapes import bare, run_bare
 
 
@@ -62,6 +68,15 @@ class Branches:
 class Number(Proxy):
     """A traced value that becomes a plain number where plain Python asks for one (`int(h / 2)`, `range(n)`) and sizes tell it."""
 
+    @property
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """To an `isinstance` in a forward, what the value will be; to everybody else, what this is."""
+        frame = sys._getframe(1)
+        if not asks_for_type(frame.f_code, frame.f_lasti):
+            return Number
+        one, _ = cast(Any, self.tracer).branches.values(self.node)
+        return type(one) if isinstance(one, tuple | list | dict | bool | int | float | torch.dtype | torch.device) else Tensor
+
     # range(n) and slicing ask for __index__, int(...) for __int__, math.sqrt and friends for __float__.
     def __index__(self) -> int:
         return int(self._number())
@@ -84,6 +99,19 @@ class Number(Proxy):
             # A TraceError, as torch.fx raises itself: the caller then takes the submodule for opaque.
             raise TraceError("a number that depends on data or on the batch is asked for while tracing")
         return found
+
+
+@functools.cache
+def asks_for_type(code: CodeType, instruction: int) -> bool:
+    """Whether an instruction of the user's code, or of torch.is_tensor, calls isinstance."""
+    if code is torch.is_tensor.__code__:
+        return True
+    if "isinstance" not in code.co_names or not their_file(code.co_filename):
+        return False
+    line, _, column, _ = next(itertools.islice(code.co_positions(), instruction // 2, None), (None,) * 4)
+    if line is None or column is None:
+        return False
+    return linecache.getline(code.co_filename, line).encode()[column:].startswith(b"isinstance(")
 
 
 def _leading_to(condition: Node) -> list[Node]:

@@ -34,6 +34,10 @@ from compress.graph.trace.symbolic import SymbolicTracer
 _RETRIES = 64  # submodules that may turn out not to trace, each at the cost of one more trace
 
 
+Way = tuple[nn.Module, Graph, dict[str, str]]
+"""What was traced, its graph, and why submodules stay whole."""
+
+
 def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
     """Trace a copy of a model: eval mode, fp32; what is frozen stays so. The model itself is not touched.
 
@@ -48,7 +52,20 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
         UnsupportedModel: `forward` of the model itself depends on data; names the line.
     """
     refuse_untraceable(model)
-    model, graph, opaque = _graph(model, inputs)
+    by_symbols, why = _tried(lambda opaque: SymbolicTracer.of(_fresh(model), inputs, opaque), 1)
+    if by_symbols is not None:
+        try:
+            return _module(*by_symbols, inputs)
+        except BadInput:
+            raise
+        except Exception:
+            # Symbols go through what no tensor does (`hasattr(x, anything)`): then only a run can tell.
+            run_once(_fresh(model), inputs)
+    return _module(*_otherwise(model, inputs, why, symbols=by_symbols is None), inputs)
+
+
+def _module(model: nn.Module, graph: Graph, opaque: dict[str, str], inputs: tuple[Tensor, ...]) -> GraphModule:
+    """A GraphModule of a model and the graph of its forward."""
     _drop_checks(graph)
     plain = _written_out(model, graph, inputs, opaque)
     modules_for_functions(model, graph)
@@ -57,8 +74,8 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
     _shapes(model, graph, inputs)
     _drop_numbers(graph)  # needs the shapes: what gives no tensor is told by them
     module = GraphModule(model, graph, type(model).__name__)
-    module.meta["opaque"], module.meta["plain"] = opaque, plain
     _unsaved(model, module)
+    module.meta["opaque"], module.meta["plain"] = opaque, plain
     # GraphModule makes new containers, which start in train mode.
     for part in module.modules():
         part.__dict__["training"] = False  # of the containers that torch.fx has made; eval() would take ten times as long
@@ -78,14 +95,8 @@ def _written_out(model: nn.Module, graph: Graph, inputs: tuple[Tensor, ...], opa
 
 
 def _shapes(model: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> None:
-    try:
-        with silent():
-            note_shapes(model, graph, inputs)
-    except BadInput:
-        raise
-    except Exception:
-        run_once(model, inputs)
-        raise
+    with silent():
+        note_shapes(model, graph, inputs)
 
 
 def _fresh(model: nn.Module) -> nn.Module:
@@ -96,26 +107,23 @@ def _fresh(model: nn.Module) -> nn.Module:
     return made
 
 
-def _graph(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, Graph, dict[str, str]]:
-    """The graph of a model by the way that leaves fewer submodules whole, by symbols if equal; what it is of, and the reasons."""
-    by_symbols, why = _tried(lambda opaque: SymbolicTracer.of(_fresh(model), inputs, opaque), 1)
-    if by_symbols is not None:
-        return by_symbols
+def _otherwise(model: nn.Module, inputs: tuple[Tensor, ...], why: str, symbols: bool) -> Way:
+    """Where symbols do not go through at once: the way that leaves fewer submodules whole, by running if equal.
+
+    `symbols`: whether they may go through with parts left whole.
+    """
     run_once(_fresh(model), inputs)  # the shapes may be to blame
     by_running, unrecorded = _tried(lambda opaque: record(lambda: _fresh(model), inputs, opaque), _RETRIES)
-    if by_running is None or by_running[2]:
+    by_symbols = None
+    if symbols and (by_running is None or by_running[2]):
         by_symbols, why = _tried(lambda opaque: SymbolicTracer.of(_fresh(model), inputs, opaque), _RETRIES)
-    found = [way for way in (by_symbols, by_running) if way is not None]
+    found = [way for way in (by_running, by_symbols) if way is not None]
     if not found:
         raise UnsupportedModel(
             f"The model's own forward cannot be traced ({unrecorded or why}). Needed is a forward whose steps do not depend on "
             "the values of its input; move that part into a submodule, which then stays whole."
         )
     return min(found, key=lambda way: len(way[2]))
-
-
-Way = tuple[nn.Module, Graph, dict[str, str]]
-"""What was traced, its graph, and why submodules stay whole."""
 
 
 def _tried(attempt: Callable[[dict[str, str]], tuple[nn.Module, Graph]], times: int) -> tuple[Way | None, str]:

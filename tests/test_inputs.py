@@ -1,0 +1,155 @@
+"""What a model takes besides pictures: tokens, one number per sample; and where its architecture may come from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from torch import nn
+
+from compress.checkpoint.load import load, open_artifact
+from compress.cli.main import cli
+from compress.errors import BadInput
+
+QUICK = ("--target", "macs=0.6", "--align", "1", "--epochs", "0", "--rounds", "5", "--calibration", "40", "--depth", "0")
+
+
+class Words(nn.Module):
+    """A text classifier: integers in, a table of its own and one of places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(30, 8), nn.Embedding(12, 8)
+        self.hidden, self.out = nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, tokens):
+        x = self.words(tokens) + self.places(torch.arange(tokens.shape[1], device=tokens.device))
+        return self.out(torch.relu(self.hidden(x)).mean(1))
+
+
+class Timed(nn.Module):
+    """As in a diffusion model: a picture, and one number per sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time, self.first, self.last = nn.Linear(8, 16), nn.Conv2d(3, 16, 3, 1, 1), nn.Conv2d(16, 3, 3, 1, 1)
+
+    def forward(self, x, t):
+        steps = torch.exp(-0.5 * torch.arange(4, device=t.device))
+        angles = t[:, None] * steps[None]
+        time = self.time(torch.cat([angles.sin(), angles.cos()], 1))
+        return self.last(torch.relu(self.first(x) + time[:, :, None, None]))
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with text, and its classifier."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    torch.save(Words().state_dict(), "words.pt")
+    random = np.random.default_rng(0)
+    parts = {"train": 60, "test": 40}
+    arrays = {f"x_{name}": random.integers(0, 30, (n, 12)) for name, n in parts.items()}
+    np.savez("text.npz", **arrays, **{f"y_{name}": np.arange(n) % 3 for name, n in parts.items()})
+    return tmp_path
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(a) for a in arguments])
+
+
+def test_a_model_of_tokens_goes_from_whole_numbers_to_a_smaller_model():
+    arch = f"{__file__}:Words"
+    result = invoke("run", "words.pt", "--arch", arch, "--data", "text.npz", *QUICK, "--export", "onnx", "--out", "out", "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(Path("out/report.json").read_text())
+    assert any("the inputs are whole numbers" in note for note in report["notes"])
+    assert report["stages"][-1]["macs"] < report["stages"][0]["macs"]
+    small = load(Path("out/model.compressed"))
+    tokens = torch.randint(0, 30, (2, 12))
+    assert torch.equal(small(tokens), small(tokens.float()))
+    assert small.get_submodule("words").embedding_dim == small.state_dict()["words.weight"].shape[1]
+
+
+def test_examples_for_a_model_of_tokens_are_whole_numbers_that_its_table_has():
+    artifact = open_artifact("words.pt", arch=f"{__file__}:Words", input_shapes=((12,),))
+    (tokens,) = artifact.inputs
+    assert tokens.dtype is torch.float32 and torch.equal(tokens, tokens.round()) and tokens.min() >= 0 and tokens.max() < 30
+
+
+def test_one_number_per_sample_is_a_shape():
+    torch.save(Timed().state_dict(), "timed.pt")
+    shapes = ("--input-shape", "3x8x8", "--input-shape", "scalar")
+    result = invoke("explain", "timed.pt", "--arch", f"{__file__}:Timed", *shapes)
+    assert result.exit_code == 0, result.stderr
+    assert "first" in result.stdout and "Within reach: " in result.stdout
+
+
+def test_what_is_within_reach_comes_first_and_then_what_stays_the_dearest_first():
+    result = invoke("explain", "words.pt", "--arch", f"{__file__}:Words", "--input-shape", "12", "--reach", "--json")
+    first, *rest = json.loads(result.stdout)
+    assert first["group"] == "within reach" and first["channels"] == 2 and 0.5 < first["macs"] < 1
+    assert [row["macs"] for row in rest] == sorted((row["macs"] for row in rest), reverse=True)
+    assert all(row["stays"] for row in rest)
+    clash = invoke("explain", "words.pt", "hidden", "--arch", f"{__file__}:Words", "--input-shape", "12", "--reach")
+    assert clash.exit_code == 2 and "--reach speaks of the whole model" in clash.stderr
+
+
+# ---- architectures of transformers -----------------------------------------------------------------------------------------
+
+
+def config(**entries: Any) -> Path:
+    folder = Path("pretrained")
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(entries))
+    return folder
+
+
+def refused(where: object) -> str:
+    with pytest.raises(BadInput) as caught:
+        open_artifact("words.pt", arch=f"hf:{where}", input_shapes=((12,),))
+    return str(caught.value)
+
+
+def test_transformers_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("compress.checkpoint.load.hugging_face.find_spec", lambda name: None)
+    assert "needs transformers, which is not installed" in refused(config(model_type="bert"))
+
+
+@pytest.mark.parametrize(
+    ("entries", "why"),
+    [
+        ({"model_type": "bert", "auto_map": {"AutoModel": "code.Model"}}, "needs code of its own"),
+        ({"model_type": "nothing_known"}, "has no model type 'nothing_known'"),
+        ({"model_type": "bert"}, "names no class of transformers"),
+        ({"model_type": "bert", "architectures": ["AutoModel"]}, "names no class of transformers"),
+        ({"model_type": "bert", "architectures": ["pipeline"]}, "names no class of transformers"),
+    ],
+)
+def test_configs_that_need_code_or_name_no_model_are_refused(entries: dict[str, Any], why: str):
+    pytest.importorskip("transformers")
+    assert why in refused(config(**entries))
+
+
+def test_a_folder_without_a_config_is_refused():
+    pytest.importorskip("transformers")
+    assert "There is no" in refused("elsewhere")
+    config()
+    Path("pretrained/config.json").write_text("[]")
+    assert "is no config of transformers" in refused("pretrained")
+
+
+def test_a_model_of_transformers_is_opened_and_its_heads_can_go():
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48, "num_labels": 3}
+    made = transformers.AutoConfig.for_model("bert", vocab_size=30, max_position_embeddings=16, **sizes)
+    transformers.BertForSequenceClassification(made).save_pretrained("pretrained")
+    artifact = open_artifact("pretrained/model.safetensors", arch="hf:pretrained", input_shapes=((12,),))
+    widths = {g.name: g.channels for g in artifact.channels.removable}
+    assert widths["bert.encoder.layer.0.attention.self.query"] == 4
+    assert widths["bert.encoder.layer.0.intermediate.dense"] == 48
