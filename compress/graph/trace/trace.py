@@ -27,9 +27,11 @@ from compress.graph.trace.layers_of_functions import layers_for_functions, needs
 from compress.graph.trace.lines import Untraced, first_line, silent
 from compress.graph.trace.plain_weights import make_plain
 from compress.graph.trace.recorded import record
+from compress.graph.trace.recorder import Unrecorded, plain_output
 from compress.graph.trace.shapes import note_shapes
 from compress.graph.trace.sharing import sharing
 from compress.graph.trace.symbolic import SymbolicTracer
+from compress.graph.trace.wrapped import unwrapped
 
 _RETRIES = 64  # submodules that may turn out not to trace, each at the cost of one more trace
 
@@ -51,12 +53,13 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
         BadInput: the model does not run on inputs of these shapes.
         UnsupportedModel: `forward` of the model itself depends on data; names the line.
     """
+    model = unwrapped(model)
     refuse_untraceable(model)
     by_symbols, why = _tried(lambda opaque: SymbolicTracer.of(_fresh(model), inputs, opaque), 1)
     if by_symbols is not None:
         try:
             return _module(*by_symbols, inputs)
-        except BadInput:
+        except (BadInput, UnsupportedModel):
             raise
         except Exception:
             # Symbols go through what no tensor does (`hasattr(x, anything)`): then only a run can tell.
@@ -72,6 +75,7 @@ def _module(model: nn.Module, graph: Graph, opaque: dict[str, str], inputs: tupl
     # After functions have become modules, as those are called once each and must not be counted twice.
     module_per_call(model, graph)
     _shapes(model, graph, inputs)
+    _refuse_no_tensor(graph)
     _drop_numbers(graph)  # needs the shapes: what gives no tensor is told by them
     module = GraphModule(model, graph, type(model).__name__)
     _unsaved(model, module)
@@ -112,7 +116,10 @@ def _otherwise(model: nn.Module, inputs: tuple[Tensor, ...], why: str, symbols: 
 
     `symbols`: whether they may go through with parts left whole.
     """
-    run_once(_fresh(model), inputs)  # the shapes may be to blame
+    try:
+        plain_output(run_once(_fresh(model), inputs))  # the shapes may be to blame
+    except Unrecorded as error:
+        raise UnsupportedModel(f"The model cannot be used: {error}. Let its forward return those.") from error
     by_running, unrecorded = _tried(lambda opaque: record(lambda: _fresh(model), inputs, opaque), _RETRIES)
     by_symbols = None
     if symbols and (by_running is None or by_running[2]):
@@ -199,6 +206,15 @@ def _drop_numbers(graph: Graph) -> None:
         plain = node.op in ("call_function", "call_method") and not _holds_tensor(node.meta.get("shape"))
         if plain and not node.users:
             graph.erase_node(node)
+
+
+def _refuse_no_tensor(graph: Graph) -> None:
+    output = next(iter(graph.find_nodes(op="output")))
+    if not _holds_tensor(output.meta.get("shape")):
+        raise UnsupportedModel(
+            f"The model gives no tensor but {str(output.args[0])[:80]!r}; needed is a tensor, or tensors in a tuple, list or "
+            "dictionary. Let its forward return them."
+        )
 
 
 def _holds_tensor(shape: Any) -> bool:

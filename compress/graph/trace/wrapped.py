@@ -1,0 +1,34 @@
+"""What is no plain module: wrappers that come off, and kinds of module that no graph of layers can be made of."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from compress.errors import BadInput, UnsupportedModel
+
+_COMPILED = "OptimizedModule"  # of torch.compile, whose module is slow to import
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside of torch.compile's; any other as it is.
+
+    Raises:
+        UnsupportedModel: TorchScript, or a quantized layer.
+        BadInput: weights without data.
+    """
+    if type(model).__name__ == _COMPILED:
+        model = cast(nn.Module, cast(Any, model)._orig_mod)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedModel(
+            "The model is TorchScript: compiled, it can no longer be changed. Give the module it was made from."
+        )
+    for path, part in model.named_modules():
+        if ".quantized" in type(part).__module__:
+            raise UnsupportedModel(f"The model is quantized ({path or 'all of it'}). Give the module as it was before.")
+    for path, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise BadInput(f"The model has weights without data ({path} is on the meta device). Load its weights first.")
+    return model
