@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from compress.artifact import Artifact
 from compress.checkpoint.load import load
 from compress.checkpoint.save import save
-from compress.errors import UnsupportedModel
+from compress.errors import BadInput, UnsupportedModel
 from compress.graph.channels.solve import solve
 from compress.graph.surgery.remove import keep, mask
 from compress.graph.trace.trace import trace
@@ -306,3 +306,34 @@ def test_what_no_graph_can_say_is_refused_with_the_line(call: Any, why: str):
     with pytest.raises(UnsupportedModel, match=why) as caught:
         trace(Odd().eval(), images())
     assert call is depends_on_the_batch or "test_forwards.py:" in str(caught.value)
+
+
+class Says(Body):
+    def forward(self, x):
+        return "nothing"
+
+
+class Object(Body):
+    def forward(self, x):
+        return type("Found", (), {"logits": self.run(x)})()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "why"),
+    [
+        (Says, UnsupportedModel, "gives no tensor but 'nothing'"),
+        (Object, UnsupportedModel, "its output is a Found"),
+        (lambda: torch.jit.script(of_layers(nn.Conv2d)), UnsupportedModel, "TorchScript"),
+        (lambda: of_layers(nn.Conv2d).to("meta"), BadInput, "0.weight is on the meta device"),
+        (lambda: torch.ao.quantization.quantize_dynamic(of_layers(nn.Conv2d), {nn.Linear}), UnsupportedModel, "is quantized"),
+    ],
+)
+def test_what_is_no_plain_network_is_refused_by_its_kind(make: Any, error: type[Exception], why: str):
+    with pytest.raises(error, match=why):
+        trace(make().eval(), images())
+
+
+def test_a_compiled_module_is_the_one_inside():
+    model = drawn("*args and **kwargs")
+    module = trace(torch.compile(model), images())
+    assert module.state_dict().keys() == model.state_dict().keys()

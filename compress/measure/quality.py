@@ -215,10 +215,10 @@ def better(one: Quality, other: Quality) -> bool:
 
 
 def first_output(output: Any) -> Tensor:
-    """The tensor that is measured: the output itself, or the first one of a tuple, list or dict."""
+    """The tensor that is measured: the output itself, the first one of a tuple or list; of a dict its logits, else the first."""
     while not isinstance(output, Tensor):
         if isinstance(output, dict) and output:
-            output = next(iter(output.values()))
+            output = output.get("logits", next(iter(output.values())))
         elif isinstance(output, tuple | list) and output:
             output = output[0]
         else:

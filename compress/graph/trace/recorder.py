@@ -263,7 +263,6 @@ def plain_output(output: Any) -> Any:
         parts = [plain_output(v) for v in cast(tuple[Any, ...], output) if tensors_in(v)]
         return parts if isinstance(output, list) else tuple(parts)
     if not isinstance(output, Tensor):
-        raise Unrecorded(
-            f"the output is a {type(output).__name__}; needed are tensors, or tuples, lists or dictionaries of tensors"
-        )
+        needed = "needed are tensors, or tuples, lists or dictionaries of tensors"
+        raise Unrecorded(f"its output is a {type(output).__name__}; {needed}")
     return output

@@ -22,9 +22,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     if type(model).__name__ == _COMPILED:
         model = cast(nn.Module, cast(Any, model)._orig_mod)
     if isinstance(model, torch.jit.ScriptModule):
-        raise UnsupportedModel(
-            "The model is TorchScript: compiled, it can no longer be changed. Give the module it was made from."
-        )
+        raise UnsupportedModel("The model is TorchScript, which can no longer be changed. Give the module it was made from.")
     for path, part in model.named_modules():
         if ".quantized" in type(part).__module__:
             raise UnsupportedModel(f"The model is quantized ({path or 'all of it'}). Give the module as it was before.")
