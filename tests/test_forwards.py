@@ -318,6 +318,7 @@ class Object(Body):
         return type("Found", (), {"logits": self.run(x)})()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, which still writes such files
 @pytest.mark.parametrize(
     ("make", "error", "why"),
     [

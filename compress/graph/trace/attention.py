@@ -18,7 +18,9 @@ from compress.graph.trace.functional import free_name
 
 
 def present(root: nn.Module, graph: Graph) -> bool:
-    """Whether the graph calls one."""
+    """Whether the model has one, and the graph calls it."""
+    if not any(type(m) is nn.MultiheadAttention for m in root.modules()):
+        return False
     return any(n.op == "call_module" and type(root.get_submodule(str(n.target))) is nn.MultiheadAttention for n in graph.nodes)
 
 
@@ -30,6 +32,8 @@ def write_out(root: nn.Module, graph: Graph, opaque: dict[str, str]) -> None:
         graph: its nodes know their shapes.
         opaque: paths that stay whole.
     """
+    if not present(root, graph):
+        return
     taken = {name for name, _ in root.named_modules()}
     calls: dict[str, list[Node]] = {}
     for node in graph.nodes:

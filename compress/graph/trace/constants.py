@@ -27,6 +27,7 @@ MAKERS: frozenset[Callable[..., Any]] = frozenset(getattr(torch, name) for name 
 _FILLED: dict[Any, int | None] = {"new_zeros": 0, "new_ones": 1, "new_full": None, torch.zeros_like: 0, torch.ones_like: 1}
 """None: the second argument says it."""
 BEGINNINGS: frozenset[Any] = MAKERS | _FILLED.keys()
+_SIZES = frozenset({"size", "dim", "numel", "item", "__len__"})
 _RANDOM = ("rand", "bernoulli", "normal", "multinomial", "dropout", "poisson")
 
 
@@ -41,6 +42,7 @@ class Constants:
         self.root, self.graph, self.branches = root, graph, Branches(root, inputs)
         self._values: dict[Node, Any] = {}
         self._unknown: set[Node] = set()
+        self._numbers: dict[Node, bool] = {}
         self.of_parameters: set[Node] = set()
         """Nodes whose entries depend on a parameter or a buffer."""
 
@@ -97,12 +99,22 @@ class Constants:
 
     def _of_sizes(self, node: Node) -> Any:
         """A number, or numbers, that do not change with the batch."""
+        if not self._is_number(node):  # asked first: to find a value, all that leads to it is run
+            raise Unknown
         one, other = self.branches.values(node)
         if isinstance(one, torch.Size | tuple) and isinstance(other, tuple) and one == other and not tensors_in(one):
             return cast(Any, one)
         if isinstance(one, bool | int | float | torch.dtype) and one == other:
             return one
         raise Unknown
+
+    def _is_number(self, node: Node) -> bool:
+        """Whether a node gives numbers, such as a shape, and no tensor."""
+        if node not in self._numbers:
+            of_tensor = node.target is getattr or (node.op == "call_method" and node.target in _SIZES)
+            computed = node.op == "call_function" and not of_tensor and bool(node.all_input_nodes)
+            self._numbers[node] = of_tensor or (computed and all(self._is_number(source) for source in node.all_input_nodes))
+        return self._numbers[node]
 
     def _filled(self, node: Node) -> Tensor:
         """`x.new_full(...)`, `torch.zeros_like(x)`: one value in every entry, whatever those of x are."""
@@ -162,7 +174,7 @@ def _replaced(numbers: dict[Node, Any]) -> Callable[[Node], Any]:
 
 def _tells_number(node: Node) -> bool:
     if node.op == "call_method":
-        return node.target in ("size", "dim", "numel", "item", "__len__")
+        return node.target in _SIZES
     shape = node.target is getattr and node.args[1] in ("shape", "ndim")
     return shape or node.target in _ARITHMETIC
 

@@ -26,7 +26,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
     for path, part in model.named_modules():
         if ".quantized" in type(part).__module__:
             raise UnsupportedModel(f"The model is quantized ({path or 'all of it'}). Give the module as it was before.")
-    for path, parameter in model.named_parameters():
-        if parameter.is_meta:
-            raise BadInput(f"The model has weights without data ({path} is on the meta device). Load its weights first.")
+        for name, parameter in part._parameters.items():
+            if parameter is not None and parameter.is_meta:
+                where = f"{path}.{name}" if path else name
+                raise BadInput(f"The model has weights without data ({where} is on the meta device). Load its weights first.")
     return model
