@@ -318,7 +318,7 @@ class Object(Body):
         return type("Found", (), {"logits": self.run(x)})()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, which still writes such files
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning")  # of such files
 @pytest.mark.parametrize(
     ("make", "error", "why"),
     [
@@ -334,6 +334,7 @@ def test_what_is_no_plain_network_is_refused_by_its_kind(make: Any, error: type[
         trace(make().eval(), images())
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch 2.11, on its own import
 def test_a_compiled_module_is_the_one_inside():
     model = drawn("*args and **kwargs")
     module = trace(torch.compile(model), images())

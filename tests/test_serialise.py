@@ -257,7 +257,7 @@ torch.fx.wrap("user_function")
         (nn.Sequential(nn.Conv2d(4, 4, 1), Custom()), "submodule '1'.*Custom.*cannot be traced"),
         (wrap(nn.ReLU(), lambda layer, x: user_function(layer(x))), "user_function"),
         (wrap(nn.ReLU(), lambda layer, x: layer(x).cuda()), r"\.cuda\(\)"),
-        (wrap(nn.ReLU(), lambda layer, x: layer(x).grad), r"attribute \.grad"),
+        (wrap(nn.ReLU(), lambda layer, x: (layer(x), x.grad)), r"attribute \.grad"),
     ],
 )
 def test_what_needs_code_is_refused_with_its_name(model, needle):
