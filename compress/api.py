@@ -70,7 +70,7 @@ __all__ = [
 
 Place = str | Path
 
-_OPENING = ("arch", "arch_kwargs", "trust_pickle", "trust_recipe", "weights_entry", "input_shape", "data")
+_OPENING = ("arch", "arch_kwargs", "trust_pickle", "trust_recipe", "weights_entry", "output", "input_shape", "data")
 DEMO: dict[str, Any] = {"target": "params=0.25", "align": 8, "epochs": 5, "batch": 64}
 """What the demonstration asks for where nothing else is said."""
 

@@ -100,6 +100,47 @@ def test_what_is_within_reach_comes_first_and_then_what_stays_the_dearest_first(
     assert clash.exit_code == 2 and "--reach speaks of the whole model" in clash.stderr
 
 
+# ---- several outputs -------------------------------------------------------------------------------------------------------
+
+
+class Detects(nn.Module):
+    """Boxes, chances, and the map that they are made of, as detectors give them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.boxes, self.chances = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 1), nn.Conv2d(16, 5, 1)
+        self.register_buffer("scale", torch.tensor(2.0))
+
+    def forward(self, x):
+        features = torch.relu(self.body(x))
+        boxes = self.boxes(features)
+        return boxes, {"chances": self.chances(features) * self.scale, "maps": [features]}
+
+
+def detecting(**settings: Any) -> Any:
+    torch.manual_seed(0)
+    torch.save(Detects().state_dict(), "detects.pt")
+    return open_artifact("detects.pt", arch=f"{__file__}:Detects", input_shapes=((3, 8, 8),), **settings)
+
+
+def test_one_output_of_several_is_kept_and_what_only_others_need_goes():
+    whole = detecting()
+    assert whole.channels.group("body").frozen
+    kept = detecting(output="1.chances")
+    assert kept.channels.group("body").frozen is None
+    assert {name.partition(".")[0] for name in kept.module.state_dict()} == {"body", "chances", "scale"}
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(kept.module(x), whole.module(x)[1]["chances"])
+    assert {name.partition(".")[0] for name in detecting(output="0").module.state_dict()} == {"body", "boxes"}
+
+
+def test_an_output_that_is_not_there_is_told_which_there_are():
+    with pytest.raises(BadInput, match=r"the model gives 0, 1\.chances, 1\.maps\.0\. Give one of them"):
+        detecting(output="chances")
+    result = invoke("explain", "words.pt", "--arch", f"{__file__}:Words", "--input-shape", "12", "--output", "logits")
+    assert result.exit_code == 2 and "the model gives one tensor" in result.stderr
+
+
 # ---- architectures of transformers -----------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from compress.cli.terminal import say
 from compress.errors import BadInput
 from compress.recipe import RENAMED, RENAMED_UNITS, RENAMED_VALUES, Recipe
 
-LOADING = ("arch", "arch_kwargs", "trust_pickle", "trust_recipe", "weights_entry", "input_shape")
+LOADING = ("arch", "arch_kwargs", "trust_pickle", "trust_recipe", "weights_entry", "output", "input_shape")
 """What every command that opens a model file takes."""
 
 

@@ -42,6 +42,7 @@ def opened(recipe: Recipe) -> tuple[Artifact, Data | None]:
         arch_kwargs=recipe.arch_kwargs,
         trust_pickle=recipe.trust_pickle,
         weights_entry=recipe.weights_entry,
+        output=recipe.output,
         input_shapes=shapes,
         of_data=of_data,
     )

@@ -20,6 +20,7 @@ from compress.checkpoint.deserialize import MAX_BYTES, expected_tensors, from_js
 from compress.checkpoint.load import entries, pickled_layers, state_dict
 from compress.checkpoint.load.behavior import refuse_unsteady
 from compress.checkpoint.load.input_errors import by, channels_wanted, misfit
+from compress.checkpoint.load.outputs import keep_one
 from compress.checkpoint.load.pickled_layers import Record
 from compress.checkpoint.load.pickles import unpickle
 from compress.checkpoint.load.sniff import Kind, identify
@@ -172,6 +173,7 @@ def open_artifact(
     arch_kwargs: Mapping[str, Any] | None = None,
     trust_pickle: bool = False,
     weights_entry: str | None = None,
+    output: str | None = None,
     input_shapes: Sequence[Shape] = (),
     of_data: bool = False,
 ) -> Artifact:
@@ -183,6 +185,7 @@ def open_artifact(
         arch_kwargs: as for load_model.
         trust_pickle: as for load_model.
         weights_entry: as for load_model.
+        output: which of several outputs is kept, such as logits or 0; all are if it is left out.
         input_shapes: one shape per model input, without the batch, such as (3, 32, 32); a model.compressed folder knows its own.
         of_data: the shapes are those of the user's data, and the refusal of a model that does not fit says so.
 
@@ -201,6 +204,8 @@ def open_artifact(
     refuse_unsteady(loaded.module, given)
     try:
         module = begin_with_integers(trace(loaded.module, given), integers)
+        if output is not None:
+            module = keep_one(module, output)
         return Artifact(module, inputs, notes=(*loaded.notes, *_made_plain(module)))
     except BadInput as error:
         if (told := refusal(loaded.module, inputs, of_data)) is not None:

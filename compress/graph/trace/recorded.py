@@ -94,11 +94,11 @@ def _joined(root: nn.Module, one: Recording, other: Recording) -> Graph:
     for node, twin in matches.items():
         node.args = cast(Any, _followed(node.args, twin.args, batch, node))
         node.kwargs = cast(Any, _followed(node.kwargs, twin.kwargs, batch, node))
-    one.graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output") or _in_place(root, n))
+    one.graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output") or changes_others(root, n))
     return one.graph
 
 
-def _in_place(root: nn.Module, node: Node) -> bool:
+def changes_others(root: nn.Module, node: Node) -> bool:
     """Whether a node changes a tensor that others look at."""
     if node.op == "call_module":
         return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
