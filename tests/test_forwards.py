@@ -85,7 +85,7 @@ class MadeInForward(Body):
         h, w = x.shape[-2:]
         rows = torch.linspace(-1, 1, h, device=x.device)
         columns = torch.arange(w, device=x.device) / w
-        grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")).sum(0)
+        grid = torch.stack(torch.meshgrid(rows, columns.type_as(x), indexing="ij")).sum(0)
         x = self.a(x) + grid + torch.zeros(1, 1, 1, 1, device=x.device) + torch.full((h, w), 0.5)
         return self.o(self.b(torch.relu(x)).mean((2, 3)))
 

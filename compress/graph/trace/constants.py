@@ -85,6 +85,13 @@ class Constants:
             return torch.device("cpu")
         if node.target in _FILLED:
             return self._filled(node)
+        if (
+            name in ("type_as", "to")
+            and len(node.args) == 2
+            and isinstance(like := node.args[1], Node)
+            and not self.is_known(like)
+        ):
+            return self._of_type(cast(Node, node.args[0]), like)
         if any(not self.is_known(source) for source in node.all_input_nodes):
             return self._of_sizes(node)
         args, kwargs = map_arg(node.args, self.value), map_arg(node.kwargs, self.value)
@@ -115,6 +122,13 @@ class Constants:
             computed = node.op == "call_function" and not of_tensor and bool(node.all_input_nodes)
             self._numbers[node] = of_tensor or (computed and all(self._is_number(source) for source in node.all_input_nodes))
         return self._numbers[node]
+
+    def _of_type(self, node: Node, like: Node) -> Tensor:
+        """`constant.type_as(x)`: of x only the type is looked at."""
+        one, _ = self.branches.values(like)
+        if not isinstance(one, Tensor):
+            raise Unknown
+        return self.value(node).to(one.dtype)
 
     def _filled(self, node: Node) -> Tensor:
         """`x.new_full(...)`, `torch.zeros_like(x)`: one value in every entry, whatever those of x are."""
