@@ -85,12 +85,8 @@ class Constants:
             return torch.device("cpu")
         if node.target in _FILLED:
             return self._filled(node)
-        if (
-            name in ("type_as", "to")
-            and len(node.args) == 2
-            and isinstance(like := node.args[1], Node)
-            and not self.is_known(like)
-        ):
+        like = node.args[1] if name in ("type_as", "to") and len(node.args) == 2 else None
+        if isinstance(like, Node) and not self.is_known(like):
             return self._of_type(cast(Node, node.args[0]), like)
         if any(not self.is_known(source) for source in node.all_input_nodes):
             return self._of_sizes(node)
