@@ -52,7 +52,7 @@ LIMIT_S = 120
 CHUNK = 8
 """Networks of one process: the libraries are slow to import."""
 RESULT = "result: "
-SMALL = (
+SMALL = [
     "test",
     "atto",
     "femto",
@@ -71,7 +71,8 @@ SMALL = (
     "_b",
     "18",
     "26",
-)
+]
+
 
 Network = tuple[nn.Module, tuple[Tensor, ...]]
 
@@ -178,26 +179,10 @@ def ultralytics(name: str) -> Network:
     return getattr(tasks, f"{task}Model")(f"{name}.yaml", verbose=False), images(160)
 
 
-DECODERS = [
-    "Unet",
-    "UnetPlusPlus",
-    "MAnet",
-    "Linknet",
-    "FPN",
-    "PSPNet",
-    "DeepLabV3",
-    "DeepLabV3Plus",
-    "PAN",
-    "UPerNet",
-    "Segformer",
-    "DPT",
-]
-ENCODERS = (
-    "resnet18 resnext50_32x4d timm-resnest14d timm-res2net50_26w_4s timm-regnetx_002 timm-gernet_s se_resnet50 timm-skresnet18"
-)
-ENCODERS += (
-    " densenet121 inceptionresnetv2 efficientnet-b0 mobilenet_v2 dpn68 vgg11_bn mit_b0 mobileone_s0 xception tu-convnext_atto"
-)
+DECODERS = "Unet UnetPlusPlus MAnet Linknet FPN PSPNet DeepLabV3 DeepLabV3Plus PAN UPerNet Segformer DPT"
+ENCODERS = "resnet18 resnext50_32x4d timm-resnest14d timm-res2net50_26w_4s timm-regnetx_002 timm-gernet_s se_resnet50 xception"
+ENCODERS += " timm-skresnet18 densenet121 inceptionresnetv2 efficientnet-b0 mobilenet_v2 dpn68 vgg11_bn mit_b0 mobileone_s0"
+ENCODERS += " tu-convnext_atto"
 
 
 def segmentation(name: str) -> Network:
@@ -234,8 +219,12 @@ def families() -> list[str]:
     found: dict[str, list[str]] = {}
     for name in library.list_models():
         found.setdefault(re.match(r"[a-z]+", name)[0], []).append(name)  # pyright: ignore[reportOptionalSubscript]
-    rank = lambda name: (next((i for i, word in enumerate(SMALL) if word in name), len(SMALL)), len(name), name)  # noqa: E731
-    return [min(names, key=rank) for names in found.values()]
+    return [min(names, key=size_of_name) for names in found.values()]
+
+
+def size_of_name(name: str) -> tuple[int, int, str]:
+    """How small a network is by the words in its name, then the shortest name."""
+    return next((i for i, word in enumerate(SMALL) if word in name), len(SMALL)), len(name), name
 
 
 def timm(name: str) -> Network:
@@ -250,7 +239,7 @@ LIBRARIES: dict[str, tuple[Callable[[str], Network], Callable[[], list[str]], st
     "ultralytics": (ultralytics, lambda: YOLO, "ultralytics"),
     "segmentation_models_pytorch": (
         segmentation,
-        lambda: [*DECODERS, *(f"Unet/{e}" for e in ENCODERS.split())],
+        lambda: [*DECODERS.split(), *(f"Unet/{e}" for e in ENCODERS.split())],
         "segmentation-models-pytorch",
     ),
     "torchvision": (torchvision, lambda: f"{PLAIN} {DENSE} {VIDEO} {DETECTION}".split(), "torchvision"),
@@ -266,7 +255,7 @@ EXPORTED = ("transformers", "ultralytics", "segmentation_models_pytorch")
 def looked_at(library: str, name: str) -> dict[str, Any]:
     torch.manual_seed(0)
     model, inputs = LIBRARIES[library][0](name)
-    model.eval()
+    randomise(model.eval())
     began = time.perf_counter()
     try:
         module = trace(model, inputs)
@@ -291,12 +280,26 @@ def looked_at(library: str, name: str) -> dict[str, Any]:
     return row
 
 
+def randomise(model: nn.Module) -> None:
+    """Nothing that is 0 or 1 everywhere, where mistakes would be invisible."""
+    with torch.no_grad():
+        for owner in model.modules():
+            for key, t in (*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)):
+                if key == "running_mean":
+                    t.normal_(0, 0.1)
+                elif key == "running_var" or (key == "weight" and t.ndim == 1):
+                    t.uniform_(0.5, 1.5)
+                elif isinstance(t, nn.Parameter) and bool(t.min() == t.max()):
+                    t.normal_(0, 0.02 if t.ndim > 1 else 0.1)
+
+
 def tensors(value: Any) -> list[Tensor]:
     return [t for t in tree_leaves(value) if isinstance(t, Tensor)]
 
 
 def far(one: Any, other: Any) -> float:
-    return max(distance(a.double(), b.double()) for a, b in zip(tensors(one), tensors(other), strict=True) if b.abs().max() > 0)
+    pairs = zip(tensors(one), tensors(other), strict=True)
+    return max((distance(a.double(), b.double()) for a, b in pairs if b.numel() and b.abs().max() > 0), default=0.0)
 
 
 def stored(small: Any, x: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> bool | str:
