@@ -80,6 +80,17 @@ class Unpacks(Body):
         return self.o(x.mean((2, 3)))
 
 
+class Warns(Body):
+    """As models of text do where padding is not masked."""
+
+    def forward(self, x):
+        if 7.0 in x[:, 0] or (x > 1e6).any():
+            self.warned = True
+        if x.max() > 1e6:
+            print("large values")
+        return self.run(x)
+
+
 class MadeInForward(Body):
     def forward(self, x):
         h, w = x.shape[-2:]
@@ -159,6 +170,7 @@ IMAGES: dict[str, Any] = {
     "isinstance": AsksTypes,
     "unpacked shapes and lists": Unpacks,
     "tensors made in forward": MadeInForward,
+    "questions that decide nothing": Warns,
     "what is kept between calls": Keeps,
     "padding as the size asks for": lambda: of_layers(Same),
     "standardized weights": lambda: of_layers(Standardized),

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_arg
 
 from compress.graph.trace.lines import Untraced, silent
 from compress.graph.trace.recorder import IN_PLACE, Recorder, Recording, Unrecorded, plain_output, tensors_in
@@ -40,14 +41,41 @@ def record(fresh: Callable[[], nn.Module], inputs: tuple[Tensor, ...], opaque: d
     """
     recorder = Recorder(fresh(), opaque)
     try:
-        one = recorder.recorded(batch_of(inputs, BATCHES[0]))
-        root, recorder = recorder.root, Recorder(fresh(), opaque)
+        try:
+            one = recorder.recorded(batch_of(inputs, BATCHES[0]))
+        except Unrecorded:
+            if not recorder.asked or not _indifferent(fresh, inputs, opaque):
+                raise
+            recorder = Recorder(fresh(), opaque, answer=False)
+            one = recorder.recorded(batch_of(inputs, BATCHES[0]))
+        root, recorder = recorder.root, Recorder(fresh(), opaque, recorder.answer)
         other = recorder.recorded(batch_of(inputs, BATCHES[1]))
         graph = _joined(root, one, other)
         _prove(fresh(), GraphModule(root, copy.deepcopy(graph)), inputs)  # a graph belongs to the module it was first given to
         return root, graph
     except Exception as error:  # whatever a user's forward can raise
         raise Untraced(error, recorder.failed_in) from error
+
+
+def _indifferent(fresh: Callable[[], nn.Module], inputs: tuple[Tensor, ...], opaque: dict[str, str]) -> bool:
+    """Whether a forward takes the same steps whatever it is told of values: it asks in order to warn, and no more."""
+    try:
+        yes, no = (Recorder(fresh(), opaque, told).recorded(batch_of(inputs, BATCHES[0])) for told in (True, False))
+    except Exception:  # it raises at one of the answers, or cannot be written down for another reason
+        return False
+    return _steps(yes) == _steps(no)
+
+
+def _steps(run: Recording) -> list[Any]:
+    """What leads to the output, with positions for nodes."""
+    graph = copy.deepcopy(run.graph)
+    graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output"))
+    places = {node: i for i, node in enumerate(graph.nodes)}
+
+    def place(node: Node) -> Any:
+        return places[node]
+
+    return [(n.op, n.target, repr(map_arg(n.args, place)), repr(map_arg(n.kwargs, place))) for n in graph.nodes]
 
 
 def _prove(model: nn.Module, module: GraphModule, inputs: tuple[Tensor, ...]) -> None:

@@ -65,11 +65,15 @@ class Recording:
 
 
 class Recorder(TorchFunctionMode):
-    """Writes down the operations of one run; `failed_in` is the innermost submodule in which one could not be."""
+    """Writes down the operations of one run; `failed_in` is the innermost submodule in which one could not be.
 
-    def __init__(self, root: nn.Module, opaque: dict[str, str]):
+    `answer` is what every question about values is told, where it is known that the steps do not depend on that.
+    """
+
+    def __init__(self, root: nn.Module, opaque: dict[str, str], answer: bool | None = None):
         super().__init__()
-        self.root, self.opaque, self.failed_in = root, opaque, ""
+        self.root, self.opaque, self.answer, self.failed_in = root, opaque, answer, ""
+        self.asked = False
         self.paths = {id(m): path for path, m in root.named_modules()}
         self.names: dict[int, str] = {}
         for path, part in root.named_modules():
@@ -156,6 +160,10 @@ class Recorder(TorchFunctionMode):
             frame = frame.f_back
         if name == "__bool__" and is_assertion(frame):
             return func(*args, **kwargs)
+        if name in ("__bool__", "__contains__"):
+            self.asked = True
+            if self.answer is not None:
+                return self.answer
         what = {"__bool__": "a branch is taken by the value of a tensor", "item": ".item() is read"}.get(name)
         raise Unrecorded(what or f"{name.strip('_')}() reads the values of a tensor that depends on the input")
 
