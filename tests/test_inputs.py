@@ -100,6 +100,32 @@ def test_what_is_within_reach_comes_first_and_then_what_stays_the_dearest_first(
     assert clash.exit_code == 2 and "--reach speaks of the whole model" in clash.stderr
 
 
+class Steps(nn.Module):
+    """A classifier of sequences."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.r, self.o = nn.Linear(6, 12), nn.LSTM(12, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.o(self.r(torch.relu(self.a(x)))[0][:, -1])
+
+
+def test_sequences_are_arrays_of_the_shape_that_is_given():
+    torch.save(Steps().state_dict(), "steps.pt")
+    random = np.random.default_rng(0)
+    parts = {"train": 60, "test": 40}
+    arrays = {f"x_{name}": random.standard_normal((n, 9, 6)).astype(np.float32) for name, n in parts.items()}
+    np.savez("steps.npz", **arrays, **{f"y_{name}": np.arange(n) % 3 for name, n in parts.items()})
+    arch = f"{__file__}:Steps"
+    settings = ("--data", "steps.npz", "--input-shape", "9x6", "--method", "magnitude", *QUICK)
+    result = invoke("run", "steps.pt", "--arch", arch, *settings, "--out", "steps", "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(Path("steps/report.json").read_text())
+    assert any("used as they are, samples of 9x6" in note for note in report["notes"])
+    assert not any("Normalization" in note and "none" not in note for note in report["notes"])
+
+
 # ---- several outputs -------------------------------------------------------------------------------------------------------
 
 

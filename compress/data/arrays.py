@@ -69,7 +69,14 @@ def open_arrays(arrays: Mapping[str, Any], settings: Settings, shape: tuple[int,
     if not len(inputs["train"]):
         raise EmptyData(f"{where} has no training image: x_train has length 0.")
     notes: list[str] = []
-    inputs = _as_images(inputs, settings, shape, where, notes)
+    plain = _no_images(inputs, shape)
+    if plain:
+        sample = "x".join(map(str, inputs["train"].shape[1:]))
+        notes.append(
+            f"The arrays are used as they are, samples of {sample} as the input shape says, without normalization."
+        )
+    else:
+        inputs = _as_images(inputs, settings, shape, where, notes)
     found = tuple(next(iter(inputs.values())).shape[1:])
     for name, target in targets.items():
         if name in inputs and len(target) != len(inputs[name]):
@@ -88,7 +95,7 @@ def open_arrays(arrays: Mapping[str, Any], settings: Settings, shape: tuple[int,
     parts = {name: Part((Stored(x),), Stored(targets[name]) if targets else None) for name, x in inputs.items()}
     gray = len(found) == 3 and found[0] == 1
     made = Preparation("arrays", "gray" if gray else None, "stretch" if settings.size and len(found) == 3 else None)
-    return Source(parts, found, task, classes, notes=(*notes, *told), preparation=made)
+    return Source(parts, found, task, classes, notes=(*notes, *told), preparation=made, ready=plain)
 
 
 def _tensor(value: Any, name: str, where: str) -> Tensor:
@@ -104,6 +111,11 @@ def _tensor(value: Any, name: str, where: str) -> Tensor:
     if tensor.is_floating_point() and not tensor.isfinite().all():
         raise BadInput(f"{where}: the array {name} holds NaN or infinite values. Clean it first.")
     return tensor
+
+
+def _no_images(inputs: dict[str, Tensor], shape: tuple[int, ...] | None) -> bool:
+    """Sequences, volumes and the like: the model is said to take just these axes, which are not those of an image or a row."""
+    return shape is not None and len(shape) not in (1, 3) and all(tuple(x.shape[1:]) == shape for x in inputs.values())
 
 
 def _as_images(
