@@ -72,9 +72,7 @@ def open_arrays(arrays: Mapping[str, Any], settings: Settings, shape: tuple[int,
     plain = _no_images(inputs, shape)
     if plain:
         sample = "x".join(map(str, inputs["train"].shape[1:]))
-        notes.append(
-            f"The arrays are used as they are, samples of {sample} as the input shape says, without normalization."
-        )
+        notes.append(f"The arrays are used as they are, samples of {sample} as the input shape says, without normalization.")
     else:
         inputs = _as_images(inputs, settings, shape, where, notes)
     found = tuple(next(iter(inputs.values())).shape[1:])

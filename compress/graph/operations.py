@@ -118,7 +118,7 @@ OPERATIONS: tuple[Operations, ...] = (
     Operations("functional prelu", torch="prelu", functional="prelu", methods="prelu"),
     Operations(  # no rule: they freeze the channels that they touch
         torch="acos addmm arange asin baddbmm bernoulli bitwise_and bitwise_not bitwise_or broadcast_tensors bucketize cdist "
-        "conv_transpose1d conv_transpose2d conv_transpose3d cross diag_embed diagonal diff dot eye fliplr flipud full "
+        "conv_transpose1d conv_transpose2d conv_transpose3d cross diag_embed diagonal diff dot empty eye fliplr flipud full "
         "full_like hstack layer_norm linspace meshgrid narrow ones outer polar rand_like randn_like real repeat_interleave "
         "rot90 rsub scatter scatter_add select split_with_sizes tensor_split tensordot tril triu vstack zeros _assert",
         functional="adaptive_max_pool3d affine_grid alpha_dropout bilinear conv_transpose1d conv_transpose2d conv_transpose3d "
