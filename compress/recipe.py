@@ -44,9 +44,7 @@ class Recipe(BaseModel):
     weights_entry: str | None = Field(
         None, description="entry of a checkpoint, or first part of its names, with the weights; averaged ones by default"
     )
-    output: str | None = Field(
-        None, description="the one output that is kept of several, such as 0 or logits; by default all are"
-    )
+    output: str | None = Field(None, description="the output that is kept of several, such as 0 or logits; by default all")
     input_shape: tuple[str, ...] = Field((), description="CxHxW, once per model input; inferred where it can be")
     # data
     data: str = Field("", description="folder, .npz, torchvision:NAME@DIR, digits, module:factory or data.toml")

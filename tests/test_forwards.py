@@ -80,6 +80,17 @@ class Unpacks(Body):
         return self.o(x.mean((2, 3)))
 
 
+class Blurs(Body):
+    """With a fixed kernel, which is no parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kernel", torch.full((8, 1, 3, 3), 1 / 9))
+
+    def forward(self, x):
+        return self.o(self.b(F.conv2d(torch.relu(self.a(x)), self.kernel, padding=1, groups=8)).mean((2, 3)))
+
+
 class Warns(Body):
     """As models of text do where padding is not masked."""
 
@@ -171,6 +182,7 @@ IMAGES: dict[str, Any] = {
     "unpacked shapes and lists": Unpacks,
     "tensors made in forward": MadeInForward,
     "questions that decide nothing": Warns,
+    "a fixed kernel": Blurs,
     "what is kept between calls": Keeps,
     "padding as the size asks for": lambda: of_layers(Same),
     "standardized weights": lambda: of_layers(Standardized),

@@ -72,7 +72,8 @@ def _scales(module: GraphModule, counted: Cost, channels: Channels, unit: str) -
     nodes = {node.name: node for node in module.graph.nodes if node.target in _FUNCTIONAL}
     for one in counted.layers:
         inside = _behind(nodes[one.name]) if one.name in nodes else {n for n in parameters if n.rpartition(".")[0] == one.name}
-        weights = {name: parameters[name] for name in inside if sum(n > 1 for n in parameters[name].shape) > 1}
+        own = {name: parameters[name] for name in inside if name in parameters}  # a fixed kernel is a buffer
+        weights = {name: p for name, p in own.items() if sum(n > 1 for n in p.shape) > 1}
         # every entry of a recurrent layer's matrices meets every step once, so that all have one rate
         entries = sum(p.numel() for p in weights.values())
         if one.macs:

@@ -20,7 +20,7 @@ from compress.checkpoint.deserialize import MAX_BYTES, expected_tensors, from_js
 from compress.checkpoint.load import entries, pickled_layers, state_dict
 from compress.checkpoint.load.behavior import refuse_unsteady
 from compress.checkpoint.load.input_errors import by, channels_wanted, misfit
-from compress.checkpoint.load.outputs import keep_one
+from compress.checkpoint.load.one_output import keep_one
 from compress.checkpoint.load.pickled_layers import Record
 from compress.checkpoint.load.pickles import unpickle
 from compress.checkpoint.load.sniff import Kind, identify
