@@ -76,7 +76,8 @@ def looked_at(library: str, name: str) -> Iterator[Row]:
     try:
         took = seconds(lambda: found.append(trace(model, inputs)))
     except UnsupportedModel as error:
-        yield {"refused": first_line(error)}
+        said = first_line(error)
+        yield {"error": {"trace": said}} if "allocate memory" in said else {"refused": said}
         return
     module = found[0]
     yield {"seconds": round(took, 2), "opaque": len(module.meta["opaque"])}
