@@ -1,11 +1,12 @@
 """Every parser of what somebody gives, on inputs that coverage guides: does each end in a result or in a sentence?
 
     pip install atheris
-    python benchmarks/fuzz.py --minutes 10
+    python benchmarks/fuzz.py --until 30
 
-libFuzzer changes bytes of a good file and keeps what reaches new code of `compress` and `exporters`. Parsers are fuzzed one after
-another, each in a process of its own with a timeout and a limit on memory. A failure is any exception that is no refusal, an
-input that takes longer than 30 s, or a process that ends otherwise. Minutes, inputs and failures add up over calls.
+libFuzzer changes bytes of a good file and keeps what reaches new code of `compress` and `exporters`. Parsers take turns, the one with
+the fewest minutes next, each turn in a process of its own with a timeout and a limit on memory; what reached new code is kept for
+the next turn. A failure is any exception that is no refusal, an input that takes longer than 30 s, or a process that ends otherwise.
+Minutes are the processor's. Minutes, inputs and failures add up over calls.
 """
 
 from __future__ import annotations
@@ -36,46 +37,49 @@ Parser = tuple[Callable[[bytes], object], list[bytes]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0, help="for all parsers together")
+    parser.add_argument("--until", type=float, default=30.0, help="minutes that every parser should have had")
+    parser.add_argument("--turn", type=float, default=5.0, help="minutes of one turn")
+    parser.add_argument("--corpus", type=Path, default=Path(tempfile.gettempdir()) / "compress-corpus", help="kept between turns")
     parser.add_argument("--parser", choices=PARSERS, help="only this one, in this process")
     parser.add_argument("--answer", type=Path, help="where its counts go")
     given = parser.parse_args()
     if given.parser:
-        fuzzed(given.parser, 60 * given.minutes, given.answer)
+        fuzzed(given.parser, 60 * given.turn, given.answer, given.corpus)
         return
     from results_io import known, write
 
-    before = {row["parser"]: row for row in known("fuzz").get("parsers", ())}
-    for name in PARSERS:
-        row = in_a_process(name, given.minutes / len(PARSERS))
-        old = before.get(name, {"minutes": 0.0, "inputs": 0, "failures": []})
-        before[name] = {
+    rows = {row["parser"]: row for row in known("fuzz").get("parsers", ())}
+    rows = {name: rows.get(name, {"parser": name, "minutes": 0.0, "inputs": 0, "failures": []}) for name in PARSERS}
+    while (old := min(rows.values(), key=lambda row: row["minutes"]))["minutes"] < given.until - 0.1:
+        name = old["parser"]
+        row = in_a_process(name, min(given.turn, given.until - old["minutes"]), given.corpus)
+        failures = [*old["failures"], *row["failures"]]
+        rows[name] = {
             "parser": name, "minutes": round(old["minutes"] + row["minutes"], 2), "inputs": old["inputs"] + row["inputs"],
-            "failed": len(old["failures"]) + len(row["failures"]), "failures": [*old["failures"], *row["failures"]],
+            "failed": len(failures), "failures": failures,
         }  # fmt: skip
-        print(json.dumps(before[name])[:600], flush=True)
-        rows = [before[one] for one in PARSERS if one in before]
-        total = {key: round(sum(row[key] for row in rows), 1) for key in ("minutes", "inputs", "failed")}
-        write("fuzz", {"summary": {**total, "parsers": len(rows)}, "parsers": rows})
+        print(json.dumps(rows[name])[:600], flush=True)
+        total = {key: round(sum(row.get(key, 0) for row in rows.values()), 1) for key in ("minutes", "inputs", "failed")}
+        write("fuzz", {"summary": {**total, "parsers": len(rows)}, "parsers": list(rows.values())})
 
 
-def in_a_process(name: str, minutes: float) -> dict[str, Any]:
+def in_a_process(name: str, minutes: float, corpus: Path) -> dict[str, Any]:
     """Counts of one parser; a process that ends otherwise is a failure."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
-        command = [sys.executable, __file__, "--parser", name, "--minutes", str(minutes), "--answer", str(answer)]
+        where = ["--corpus", str(corpus.resolve()), "--answer", str(answer)]
+        command = [sys.executable, __file__, "--parser", name, "--turn", str(minutes), *where]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))}
-        began = time.monotonic()
         ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         if not answer.exists():
             sys.exit(f"{name} did not begin: {ended.stderr[-2000:]}")
         row = json.loads(answer.read_text())
         if ended.returncode:
             row["failures"].append({"said": f"ended with {ended.returncode}: {ended.stderr[-600:]}"})
-        return row | {"minutes": min(row["minutes"], (time.monotonic() - began) / 60)}
+        return row
 
 
-def fuzzed(name: str, seconds: float, answer: Path) -> None:
+def fuzzed(name: str, seconds: float, answer: Path, kept: Path) -> None:
     """Does not return: libFuzzer ends the process."""
     import atheris
 
@@ -91,15 +95,15 @@ def fuzzed(name: str, seconds: float, answer: Path) -> None:
     warnings.simplefilter("ignore")
     folder = Path.cwd()
     read, seeds = made(name, folder)
-    corpus = folder / "corpus"
-    corpus.mkdir()
+    corpus = kept / name.replace(" ", "-")
+    corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds):
-        (corpus / str(number)).write_bytes(seed)
+        (corpus / f"good-{number}").write_bytes(seed)
     counts: dict[str, Any] = {"inputs": 0, "minutes": 0.0, "failures": []}
-    places, began = set[str](), time.monotonic()
+    places, began = set[str](), time.process_time()
 
     def told() -> None:
-        counts["minutes"] = (time.monotonic() - began) / 60
+        counts["minutes"] = (time.process_time() - began) / 60
         answer.write_text(json.dumps(counts))
 
     def one(data: bytes) -> None:
