@@ -4,7 +4,7 @@
     python benchmarks/fuzz.py --until 30
 
 libFuzzer changes bytes of a good file and keeps what reaches new code of `compress` and `exporters`. Parsers take turns, the one
-with the fewest minutes next, each turn in a process of its own with a timeout and a limit on memory; what reached new code is kept
+with the fewest minutes next, each turn in a process of its own with a timeout and a limit on memory; what reached new code stays
 for the next turn. A failure is any exception that is no refusal, an input that takes longer than 30 s, or a process that ends
 otherwise. Minutes are the processor's. Minutes, inputs and failures add up over calls.
 """

@@ -360,6 +360,7 @@ def saved_bytes(saved):
 UNUSABLE = {
     "empty": (lambda: b"", "is empty"),
     "truncated": (lambda: saved_bytes(net().state_dict())[:-700], "truncated or damaged"),
+    "longer than memory": (lambda: b"\x80\x80\x8d" + b"\xff" * 7 + b"\x2f", "truncated or damaged"),
     "truncated legacy": (lambda: b"\x80\x02\x8a\nl\xfc\x9cF", "truncated or damaged"),
     "web page": (lambda: b"\n<!DOCTYPE html><html><body>404</body></html>", "web page .HTML."),
     "git-lfs pointer": (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),

@@ -137,6 +137,8 @@ class _Steps(Interpreter):
             return result
         if n.op == "get_attr" and isinstance(result, Tensor):
             self._count(n, result, [result] if isinstance(result, torch.nn.Parameter) else [], 0)
+            # Torch's counter hooks what asks for gradients, which a view of a parameter does without a function that gives them.
+            result = result.detach()
             if self.mode is not None:
                 # A weight in the graph is real; beside fake activations it has to be fake, too.
                 result = self.mode.from_tensor(result)

@@ -8,8 +8,9 @@ of them are called, and whether the file is of the kind that torch.save writes.
 from __future__ import annotations
 
 import pickletools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 MAX_OPCODES = 5_000_000
 MAX_TUPLE = 100_000
@@ -52,6 +53,18 @@ class _Item(NamedTuple):
 _PLAIN, _MARK = _Item(), _Item(0, "mark")
 
 
+def opcodes(file: IO[bytes]) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
+    """Opcodes of one pickle with their arguments.
+
+    Raises:
+        ValueError: it is truncated or no pickle.
+    """
+    try:
+        yield from ((opcode, argument) for opcode, argument, _ in pickletools.genops(file))
+    except (MemoryError, OverflowError) as error:  # room for an argument is made before it is read
+        raise ValueError("an argument is said to be longer than memory") from error
+
+
 def scan(file: IO[bytes]) -> Scan:
     """Go through one pickle, from the position of the file to the end of the pickle.
 
@@ -59,7 +72,7 @@ def scan(file: IO[bytes]) -> Scan:
         ValueError: it is truncated or no pickle.
     """
     found, stack, memo, large = Scan(), list[_Item](), dict[int, _Item](), 0
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+    for count, (opcode, argument) in enumerate(opcodes(file)):
         name = opcode.name
         if name not in _SUPPORTED:
             found.problem = (

@@ -6,7 +6,6 @@ before 1.6, web pages, and pointers of git-lfs.
 
 from __future__ import annotations
 
-import pickletools
 import stat
 import tarfile
 import zipfile
@@ -16,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO
 
+from compress.checkpoint.load.scan import opcodes
 from compress.checkpoint.sums import GRAPH, WEIGHTS
 from compress.errors import BadInput
 
@@ -110,7 +110,7 @@ def _zip(path: Path) -> Kind:
 def _pickle(path: Path) -> Kind:
     try:
         with path.open("rb") as file:
-            first = [argument for _, argument, _ in pickletools.genops(file)]
+            first = [argument for _, argument in opcodes(file)]
     except (ValueError, EOFError, UnicodeDecodeError) as error:
         raise BadInput(f"The model file {path} is truncated or damaged ({error}). Copy or download it again.") from error
     if _MAGIC in [value for value in first if isinstance(value, int)]:

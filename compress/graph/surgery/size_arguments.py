@@ -161,8 +161,8 @@ def _rewrite_sizes(node: Node, sized: Sized, stays: Tensor, counted: frozenset[s
         plain, given = (sized.args[1:], node.args[1:]) if loose else (sized.args[1], cast(Any, node.args[1]))
     else:
         plain, given = next(iter(sized.kwargs.values())), cast(Any, next(iter(node.kwargs.values())))
-    if isinstance(given, Node):  # x.view(y.shape): all sizes in one
-        given = (-1, *plain[1:])
+    if isinstance(given, Node):  # x.view(y.shape), x.view(y.shape[:-1] + (-1,)): all sizes in one
+        given = plain = (-1, *sized.out.shape[1:])
     counts = _counts(sized.out, stays)
     new: list[Any] = []
     for d, (now, size) in enumerate(zip(given, plain, strict=True)):

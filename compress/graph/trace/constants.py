@@ -165,7 +165,7 @@ def fold(root: nn.Module, graph: Graph, constants: Constants) -> None:
             node.args, node.kwargs = map_arg(node.args, replace), map_arg(node.kwargs, replace)
     made: set[Node] = set()
     for node in list(graph.nodes):
-        begins = node.op in ("call_function", "call_method") and node.target in BEGINNINGS
+        begins = node.op in ("call_function", "call_method") and (node.target in BEGINNINGS or is_foreign(node))
         follows = bool(node.all_input_nodes) and any(source in made for source in node.all_input_nodes)
         if (begins or follows) and constants.is_known(node) and node not in constants.of_parameters:
             made.add(node)
@@ -176,6 +176,18 @@ def fold(root: nn.Module, graph: Graph, constants: Constants) -> None:
     for node in reversed(list(graph.nodes)):
         if not node.users and (node in made or node in numbers):
             graph.erase_node(node)
+
+
+def is_foreign(node: Node) -> bool:
+    """Whether a node calls a function of the model's own code, which `torch.fx.wrap` has kept whole."""
+    module = getattr(node.target, "__module__", None) or "builtins"
+    return node.op == "call_function" and module.partition(".")[0] not in (
+        "torch",
+        "torchvision",
+        "builtins",
+        "math",
+        "_operator",
+    )
 
 
 def _replaced(numbers: dict[Node, Any]) -> Callable[[Node], Any]:

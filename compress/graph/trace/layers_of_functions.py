@@ -55,7 +55,7 @@ def _linear(given: dict[str, Any], tensors: dict[str, Tensor], _: Node) -> nn.Mo
 
 
 def _norm(given: dict[str, Any], tensors: dict[str, Tensor], _: Node) -> nn.Module:
-    return nn.LayerNorm(list(given["normalized_shape"]), given["eps"], "weight" in tensors, "bias" in tensors, device="meta")
+    return nn.LayerNorm(list(given["normalized_shape"]), given["eps"], bool(tensors), "bias" in tensors, device="meta")
 
 
 def _rms(given: dict[str, Any], tensors: dict[str, Tensor], _: Node) -> nn.Module:
@@ -63,7 +63,7 @@ def _rms(given: dict[str, Any], tensors: dict[str, Tensor], _: Node) -> nn.Modul
 
 
 def _group(given: dict[str, Any], tensors: dict[str, Tensor], node: Node) -> nn.Module:
-    return nn.GroupNorm(given["num_groups"], _channels(tensors, node), given["eps"], "weight" in tensors, device="meta")
+    return nn.GroupNorm(given["num_groups"], _channels(tensors, node), given["eps"], bool(tensors), device="meta")
 
 
 _BATCH: dict[int, type[nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
@@ -73,7 +73,13 @@ def _batch(given: dict[str, Any], tensors: dict[str, Tensor], node: Node) -> nn.
     if given["training"] or "running_mean" not in tensors or "running_var" not in tensors:
         raise ValueError("it normalizes by the batch")
     made: Any = _BATCH[len(node.args[0].meta["shape"])]  # pyright: ignore
-    return made(_channels(tensors, node), given["eps"], given["momentum"], "weight" in tensors, device="meta")
+    return made(
+        _channels(tensors, node),
+        given["eps"],
+        given["momentum"],
+        not tensors.keys().isdisjoint(("weight", "bias")),
+        device="meta",
+    )
 
 
 def _channels(tensors: dict[str, Tensor], node: Node) -> int:
@@ -217,10 +223,8 @@ class _Call:
 
 def _learned(sources: dict[str, Node], tensors: dict[str, Tensor], kind: Kind) -> bool:
     """Whether the weight is a parameter, or computed from one; a fixed kernel is no layer's weight."""
-    weight = sources.get("weight")
-    if weight is None:
-        return "bias" not in sources
-    return weight.op != "get_attr" or isinstance(tensors["weight"], nn.Parameter)
+    first = next((key for key in ("weight", "bias") if key in sources), None)
+    return first is None or sources[first].op != "get_attr" or isinstance(tensors[first], nn.Parameter)
 
 
 def _flat(values: dict[str, Any]) -> list[Any]:
@@ -235,6 +239,10 @@ def _replace(root: nn.Module, calls: list[_Call], taken: set[str]) -> tuple[str,
     except Exception:  # what no layer can be made of stays a function
         return "", False
     computed = False
+    # A norm with one of weight and bias is made with both: the other one changes nothing, and stays so.
+    for key, parameter in layer._parameters.items():
+        if parameter is not None and key not in first.tensors:
+            layer._parameters[key] = nn.Parameter(torch.full(parameter.shape, float(key == "weight")), requires_grad=False)
     for key, tensor in first.tensors.items():
         buffer = key in first.kind.buffers
         computed = computed or not (buffer or isinstance(tensor, nn.Parameter))
@@ -267,7 +275,7 @@ def _place(root: nn.Module, calls: list[_Call], layer: nn.Module, taken: set[str
         root.get_submodule(above)._modules[last] = layer
         return owner
     word = attribute.removesuffix("weight").rstrip("_.") or getattr(call.node.target, "__name__", "layer")
-    if word == attribute and _alone(calls, f"{owner}.{attribute}".lstrip(".")):
+    if attribute in holder._parameters and word == attribute and _alone(calls, f"{owner}.{attribute}".lstrip(".")):
         del holder._parameters[attribute]
     name = free_name(f"{owner}.{word}" if owner else word, root, taken)
     holder.add_module(name.rpartition(".")[2], layer)
@@ -275,8 +283,8 @@ def _place(root: nn.Module, calls: list[_Call], layer: nn.Module, taken: set[str
 
 
 def _parameter(root: nn.Module, call: _Call) -> str:
-    """The largest parameter behind the weight, the first of equals; the node's own name where there is none."""
-    behind = _behind([call.sources["weight"]]) if "weight" in call.sources else set[Node]()
+    """The largest parameter behind the weight or the bias, the first of equals; the node's own name where there is none."""
+    behind = _behind([call.sources[key] for key in ("weight", "bias") if key in call.sources][:1])
     paths = [str(n.target) for n in call.node.graph.nodes if n.op == "get_attr" and n in behind]
     sizes = {path: getattr(root.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]).numel() for path in paths}
     return max(paths, key=sizes.__getitem__, default=call.node.name)

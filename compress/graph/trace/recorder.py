@@ -46,7 +46,7 @@ _READS_VALUES |= {"__bool__", "__int__", "__float__", "__index__", "__complex__"
 _OF_SIZES = frozenset({"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_tensor"})
 """Functions of a tensor that look at its sizes only."""
 IN_PLACE = frozenset({operator.setitem, operator.iadd, operator.isub, operator.imul, operator.itruediv})
-_SAME_ANYWAY = frozenset(["to", "contiguous", "cpu", "cuda", "float", "double", "half", "type", "type_as", "expand_as"])
+_SAME_ANYWAY = frozenset(["to", "cpu", "cuda", "float", "double", "half", "type", "type_as", "expand_as"])
 """Methods that give their tensor itself where there is nothing to do."""
 
 
@@ -76,10 +76,12 @@ class Recorder(TorchFunctionMode):
         self.asked = False
         self.paths = {id(m): path for path, m in root.named_modules()}
         self.names: dict[int, str] = {}
+        self.named: list[Tensor] = []  # kept: a forward may replace a buffer, and another tensor must not take its id
         for path, part in root.named_modules():
             for name, tensor in (*part._parameters.items(), *part._buffers.items()):
                 if tensor is not None:
                     self.names.setdefault(id(tensor), f"{path}.{name}" if path else name)
+                    self.named.append(tensor)
         self.run = Recording(Graph())
         self.inside = 0
 

@@ -73,10 +73,12 @@ class SymbolicTracer(Tracer):
         super().__init__()
         # What is computed from parameters stays in the graph, and what is computed from buffers.
         self.names: dict[int, str] = {}
+        self.named: list[Any] = []  # kept: a forward may replace a buffer, and another tensor must not take its id
         for path, part in root.named_modules():
             # setdefault: a tied tensor goes by its first name, as in the state_dict.
             for name, tensor in (*part._parameters.items(), *(part._buffers.items() if buffers else ())):
                 self.names.setdefault(id(tensor), f"{path}.{name}" if path else name)
+                self.named.append(tensor)
         self.record_stack_traces = False  # `source` below is all that is needed, at a tenth of the time
         self.opaque, self.branches, self.inputs = opaque, Branches(root, inputs), inputs
         self.failed_in = ""

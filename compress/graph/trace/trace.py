@@ -91,11 +91,14 @@ def _written_out(model: nn.Module, graph: Graph, inputs: tuple[Tensor, ...], opa
     if attention.present(model, graph) or needs_shapes(graph):
         _shapes(model, graph, inputs)
     attention.write_out(model, graph, opaque)
-    if not any(n.op == "get_attr" or n.target in constants.BEGINNINGS or n.target is F.layer_norm for n in graph.nodes):
+    if not any(n.op == "get_attr" or n.target in _WRITTEN or constants.is_foreign(n) for n in graph.nodes):
         return {}
     constants.fold(model, graph, constants.Constants(model, graph, inputs))
     rows_for_lookups(model, graph, known := constants.Constants(model, graph, inputs))
     return layers_for_functions(model, graph, known)
+
+
+_WRITTEN = constants.BEGINNINGS | {F.layer_norm}
 
 
 def _shapes(model: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> None:
