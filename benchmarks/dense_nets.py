@@ -45,8 +45,14 @@ def swin() -> nn.Module:
     return zoo.SwinTransformer([2, 2], 48, [2, 2, 6], [2, 4, 8], [4, 4], stochastic_depth_prob=0.0, num_classes=10)
 
 
+def vit() -> nn.Module:
+    """A vision transformer for small images: patches of 4x4, 6 blocks of 96 channels, 6 rectifiers (GELU)."""
+    return zoo.VisionTransformer(32, 4, 6, 3, 96, 192, num_classes=10)
+
+
 NETS = {
     "resnet18": Dense(resnet18, ((16, 6, 0.1), (32, 2, 0.03)), "sgd", 5e-4),
+    "vit": Dense(vit, ((32, 8, 1e-3),), "adamw", 5e-2),
     "swin": Dense(swin, ((16, 10, 1e-3), (32, 6, 5e-4)), "adamw", 5e-2),
 }
 

@@ -225,7 +225,7 @@ def binary(name: str, folder: Path) -> Parser:
         return as_file(opened, load_model), [good.read_bytes()]
     if name == "data.npz":
         np.savez(good, x=np.zeros((6, 8, 8), np.uint8), y=np.arange(6) % 2)
-        return as_file(opened, lambda path: open_data(path, shape=(1, 8, 8))), [Path(f"{good}.npz").read_bytes()]
+        return as_file(opened, lambda path: open_data(path, shape=(1, 8, 8))), [good.read_bytes()]
     compress.package(made_run(folder / "run"), out=folder / "good.tar.gz")
     return as_file(folder / "package.tar.gz", lambda path: compress.verify(path, hashes_only=True)), [
         (folder / "good.tar.gz").read_bytes()

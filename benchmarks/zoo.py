@@ -193,6 +193,8 @@ def exactness(name: str) -> dict[str, Any]:
 
 
 def null_channels(module: nn.Module, channels: Channels, edits: list[Keep], run: Callable[[], Tensor]) -> dict[str, Any]:
+    # What counts as zeros in a norm is no noise.
+    edits = [e for e in edits if channels.zeroed.isdisjoint(channels.group(e.layer).labels)]
     picks = torch.randperm(len(edits), generator=torch.Generator().manual_seed(2))[:NULL_GROUPS].tolist()
     dense, worst, fired = run(), 0.0, 0
     for i in picks:
@@ -213,15 +215,18 @@ def changed(module: nn.Module, channels: Channels, edits: list[Keep], zero: bool
     for edit in edits:
         gone = torch.ones(edit.channels, dtype=torch.bool)
         gone[list(edit.keep)] = False
-        for member in channels.group(edit.layer).members:
-            if not (zero if member.role == "in" else scramble):
+        group = channels.group(edit.layer)
+        zeroed = not channels.zeroed.isdisjoint(group.labels)
+        for member in group.members:
+            silent = member.role == "in" or zeroed
+            if not (zero if silent else scramble):
                 continue
             owner, _, key = member.tensor.rpartition(".")
             t = getattr(module.get_submodule(owner), key).data
             saved.setdefault(member.tensor, (t, t.clone()))
             at = ((member.index >= 0) & gone[member.index.clamp(min=0)]).nonzero()[:, 0]
             noise = torch.randn(t.index_select(member.dim, at).shape, generator=random)
-            noise = torch.zeros_like(noise) if member.role == "in" else noise.abs() + 0.1 if key == "running_var" else noise
+            noise = torch.zeros_like(noise) if silent else noise.abs() + 0.1 if key == "running_var" else noise
             t.index_copy_(member.dim, at, noise.to(t.dtype))
     try:
         yield

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.ops import Permute, StochasticDepth
 
 from compress.graph.channel_affine import channel_affine
+from compress.graph.partial_norm import PartialNorm
 
 IMAGE, TOKENS, VECTOR = (3, 8, 8), (6, 8), (8,)
 
@@ -370,7 +371,7 @@ def swiglu():
 # ---- norms -----------------------------------------------------------------------------------------------------------------
 
 
-@case(removable="hidden", frozen={"stem": "statistics over all channels"})
+@case(removable="stem hidden")
 def layer_norm_channels_last():
     def call(s, x):
         x = s.stem(x)
@@ -401,6 +402,39 @@ def group_norm():
 
 
 @case(removable="3", frozen={"0": "statistics over all channels"})
+def group_norm_behind_a_sigmoid():
+    return nn.Sequential(conv(3, 8), nn.Sigmoid(), nn.GroupNorm(1, 8), conv(8, 6), nn.ReLU(), head(6))
+
+
+@case(removable="stem out")
+def norms_of_many_kinds():
+    """Behind sums, gates, products with one factor of zeros, and within each other; without weight; written by hand."""
+
+    def call(s, x):
+        x = s.stem(x).flatten(2).transpose(1, 2)
+        x = s.post(x + s.scale * s.wide(F.silu(s.inner(s.bare(x)))))
+        x = x + s.mean_square(x) * s.narrow(x).sigmoid() - x.roll(1, 1)
+        square = x.pow(2).mean(-1, keepdim=True)
+        x = x * torch.rsqrt(square + 1e-6) / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-6)
+        return s.head(s.out(s.joined(torch.cat([x[:, 0::2], x[:, 0::2] * 2], -1))).mean(1))
+
+    return Net(
+        call,
+        stem=conv(3, 8),
+        bare=PartialNorm(8, 12, bias=False),
+        inner=nn.Linear(8, 12),
+        wide=nn.Linear(12, 8),
+        scale=nn.Parameter(torch.rand(8) + 0.5),
+        post=nn.LayerNorm(8, bias=False),
+        mean_square=nn.RMSNorm(8),
+        narrow=nn.Linear(8, 8),
+        joined=nn.LayerNorm(16),
+        out=nn.Linear(16, 6),
+        head=nn.Linear(6, 3),
+    )
+
+
+@case(removable="0 3")
 def group_norm_of_one_group():
     return nn.Sequential(conv(3, 8), nn.GroupNorm(1, 8), nn.ReLU(), conv(8, 6), nn.ReLU(), head(6))
 
@@ -526,7 +560,7 @@ def attention_layer():
     return transformer(lambda s, x: s.attn(x, x, x, need_weights=False)[0], attn=nn.MultiheadAttention(8, 2, batch_first=True))
 
 
-@case(removable="fc1", frozen={"patch": "statistics over all channels"})
+@case(removable="patch fc1")
 def class_token_and_position():
     def call(s, x):
         x = s.patch(x).flatten(2).transpose(1, 2)
@@ -643,7 +677,7 @@ def spatial_attention():
     )
 
 
-@case(removable="tail.0", frozen={"stem.0": "over channels"})
+@case(removable="stem.0 tail.0")
 def attention_over_mean_channel():
     def call(s, x):
         x = s.stem(x)
@@ -1245,7 +1279,7 @@ def norms_and_spreads_over_space():
     return Net(call, a=block(3, 8), b=block(8, 7), c=block(7, 6), d=block(6, 5), head=nn.Linear(5, 4))
 
 
-@case(removable="stem.0", frozen={"wide": "mean (models.py:"})
+@case(removable="stem.0 wide")
 def responses_by_their_mean_over_channels():
     """Global response normalization: the norm is that of each channel, its mean is that of all of them."""
 

@@ -105,9 +105,10 @@ def test_a_group_names_its_producers_and_consumers():
 def test_a_group_that_a_norm_freezes_names_the_norm():
     x = torch.randn(1, 8)
     model = nn.Sequential(nn.Linear(8, 12), nn.LayerNorm(12), nn.Linear(12, 4)).eval()
+    model.insert(1, nn.Sigmoid())
     group = solve(trace(model, (x,)), (x,)).group("0")
-    assert group.frozen.startswith("1 takes its statistics") and group.modules("through") == ("1",)
-    assert group.consumers == ("2",)
+    assert group.frozen.startswith("2 takes its statistics") and group.modules("through") == ("2",)
+    assert group.consumers == ("3",)
 
 
 def test_a_number_among_the_attributes_of_the_graph_is_a_number():
@@ -130,8 +131,8 @@ def test_a_group_that_does_not_exist_is_refused():
 
 
 def test_reasons_name_the_layer_and_the_line():
-    reason = solved("group_norm_of_one_group").group("0").frozen
-    assert reason == "1 takes its statistics over all channels, so removing one would change the rest"
+    reason = solved("group_norm_behind_a_sigmoid").group("0").frozen
+    assert reason == "2 takes its statistics over all channels, so removing one would change the rest"
     reason = solved("unknown_operation").group("0.0").frozen
     assert reason.startswith("triu (models.py:") and reason.endswith("is not known to the solver")
     assert solved("opaque_part").group("0.0").frozen.startswith("1 cannot be traced (models.py:")

@@ -118,8 +118,8 @@ def holds(net: Between) -> None:
     assert distance(outputs(again, [x]), outputs(small, [x])) == 0
 
 
-FROZEN = {"", "last axes norm", "embedding"}
-"""Rules of layers that keep the channels whole, which they mix or look up."""
+FROZEN = {"", "last axes norm", "joint norm", "embedding"}
+"""Rules of layers that keep the channels whole: they look them up, or take statistics over channels that are never zeros here."""
 ARGUMENTS: dict[str, Any] = {
     **dict.fromkeys(("in_channels", "out_channels", "in_features", "out_features"), CHANNELS),
     **dict.fromkeys(("num_features", "num_channels", "channels", "input_size", "hidden_size"), CHANNELS),

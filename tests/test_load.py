@@ -357,10 +357,18 @@ def saved_bytes(saved):
     return buffer.getvalue()
 
 
+def of_version(archive: bytes, needed: int) -> bytes:
+    """An archive that asks for a later version of the format to be read."""
+    at = archive.index(b"PK\x01\x02") + 6
+    return archive[:at] + bytes([needed]) + archive[at + 1 :]
+
+
 UNUSABLE = {
     "empty": (lambda: b"", "is empty"),
     "truncated": (lambda: saved_bytes(net().state_dict())[:-700], "truncated or damaged"),
     "longer than memory": (lambda: b"\x80\x80\x8d" + b"\xff" * 7 + b"\x2f", "truncated or damaged"),
+    "one byte": (lambda: b"\x08", "of no known format"),
+    "zip of a later kind": (lambda: of_version(saved_bytes(net()), 127), "truncated or damaged"),
     "truncated legacy": (lambda: b"\x80\x02\x8a\nl\xfc\x9cF", "truncated or damaged"),
     "web page": (lambda: b"\n<!DOCTYPE html><html><body>404</body></html>", "web page .HTML."),
     "git-lfs pointer": (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),

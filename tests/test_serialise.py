@@ -104,6 +104,7 @@ ARGUMENTS = {
     "StochasticDepth": dict(p=0.3, mode="row"),
     "DropBlock": dict(p=0.3, block_size=3),
     "FrozenBatchNorm": dict(num_features=4, eps=1e-4),
+    "PartialNorm": dict(channels=8, of=12, axis=-1, centered=False, bias=False),
     "Line": dict(channels=8, axis=-1),
 }
 CALLS = {

@@ -26,6 +26,7 @@ import torchvision.ops  # pyright: ignore[reportMissingTypeStubs]
 from torch import nn
 
 from compress.graph.channel_affine import ChannelAffine
+from compress.graph.partial_norm import PartialNorm
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,9 @@ LAYERS: tuple[Layers, ...] = (
     Layers("RMSNorm", "normalized_shape eps elementwise_affine", "last axes norm"),
     # not stored under this name today, but files of earlier versions are
     Layers("Line", "channels axis", "channel affine", owner=SimpleNamespace(Line=ChannelAffine)),  # as files have called it
+    Layers(
+        "PartialNorm", "channels of eps axis centered weight? bias?", "joint norm", owner=SimpleNamespace(PartialNorm=PartialNorm)
+    ),
     # units that the layer itself reads in the next step
     Layers("RNN", "nonlinearity " + _RECURRENT, "recurrent"),
     Layers("LSTM", _RECURRENT + " proj_size", "recurrent"),

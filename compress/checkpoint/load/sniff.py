@@ -88,7 +88,7 @@ def _zip(path: Path) -> Kind:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, RuntimeError, OSError, ValueError) as error:  # RuntimeError: encrypted, or of a later kind
         raise BadInput(f"The model file {path} is truncated or damaged ({error}). Copy or download it again.") from error
     inside = {name.partition("/")[2] or name for name in names}
     if "constants.pkl" in inside and any(name.startswith("code/") for name in inside):
@@ -142,7 +142,7 @@ def _is_safetensors(path: Path, head: bytes) -> bool:
 
 
 def _refusal(path: Path, head: bytes) -> str:
-    if path.suffix == ".onnx" or (head[0] == 8 and head[1] in range(3, 20) and b"\x12" in head[2:5]):
+    if path.suffix == ".onnx" or (head[:1] == b"\x08" and b"\x03" <= head[1:2] <= b"\x13" and b"\x12" in head[2:5]):
         return f"The model file {path} is an ONNX file; needed is the torch model that it was exported from."
     if head.startswith(b"\x89HDF"):
         return f"The model file {path} is an HDF5 file (Keras?), not a torch model. {_NEEDED}"

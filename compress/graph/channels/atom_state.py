@@ -72,6 +72,7 @@ class State:
         taken: of those, first names of the ones that an unknown operation takes, with the reason.
         modules: every module by every name.
         computed: functional layers -> what their weight is computed from.
+        zeroed: atoms of which a statistic is taken, the node that gives them, and why they stay should they not count as zeros.
         facets: atoms along one axis of a parameter that a weight is computed from.
         step: the value of a node, given those of its arguments.
     """
@@ -94,6 +95,7 @@ class State:
         self.modules: dict[str, nn.Module] = {}
         self.computed: Mapping[Node, Computed] = {}
         self.facets: dict[tuple[str, int], Tensor] = {}
+        self.zeroed: list[tuple[Tensor, Node, str]] = []
         self.step: Callable[[Node, tuple[Any, ...], Mapping[str, Any]], Any]
 
     def axis(self, tensor: str, dim: int, role: str, atoms: Tensor) -> None:

@@ -16,6 +16,7 @@ from compress.graph.channel_affine import ChannelAffine
 from compress.graph.channels import functional_layers, layer_rules, op_rules, recurrent, reductions
 from compress.graph.channels.atom_state import Count, Sized, State, argument, positions_only, tensors_in, unknown
 from compress.graph.channels.einsum import einsum
+from compress.graph.partial_norm import PartialNorm
 
 Args = tuple[Any, ...]
 Kwargs = Mapping[str, Any]
@@ -151,6 +152,8 @@ def _module(s: State, module: GraphModule, node: Node, args: Args, kwargs: Kwarg
         return layer_rules.embedding(s, node, x, weight, m.embedding_dim)
     if kind is nn.PReLU:
         return layer_rules.prelu(s, node, x, weight, m.num_parameters)
+    if kind is PartialNorm:
+        return layer_rules.joint_norm(s, node, x, own, m.axis)
     if kind is ChannelAffine:
         return layer_rules.channel_affine(s, node, x, own, m.axis)
     return _moving_module(s, node, m, x, found)

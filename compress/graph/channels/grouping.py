@@ -55,7 +55,8 @@ def read(s: State, classes: Tensor) -> Channels:
     sized = {name: _labeled(entry, classes) for name, entry in s.sized.items()}
     sizes = {n.name: [s.counted(of, d) for of, d in counts] for n, counts in s.counts.items()}
     counted = frozenset(name for name, counts in sizes.items() if any(differs(classes[slim(t)], d) for t, d in counts))
-    return Channels(explained, labels, sized, s.names, frozenset(s.thin), counted, len(classes))
+    zeroed = frozenset(label for atoms, _, _ in s.zeroed for label in torch.unique(classes[slim(atoms)]).tolist())
+    return Channels(explained, labels, sized, s.names, frozenset(s.thin), counted, zeroed, len(classes))
 
 
 # Over slim and expanded again, so that a large activation costs one element per channel.

@@ -70,6 +70,7 @@ class Channels:
         tied: state_dict name -> first name of the same tensor.
         thinned: weights of grouped layers that lose the same positions of every group; the others lose whole groups.
         counted: nodes that compute a plain number from a count of channels.
+        zeroed: classes that count as zeros in the statistics of norms where they go.
         classes: how many labels there are; each is below this number.
     """
 
@@ -79,6 +80,7 @@ class Channels:
     tied: Mapping[str, str]
     thinned: frozenset[str]
     counted: frozenset[str]
+    zeroed: frozenset[int]
     classes: int
 
     @property

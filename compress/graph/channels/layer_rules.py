@@ -88,10 +88,9 @@ def embedding(s: State, node: Node, x: Tensor, weight: str, width: int) -> Tenso
 
 def per_channel_norm(s: State, node: Node, x: Tensor, tensors: Sequence[str], groups: int) -> Tensor:
     """BatchNorm and InstanceNorm (groups = 0: each channel alone), GroupNorm (whole groups go, which is exact)."""
+    if groups == 1:  # layer norm over an image in disguise
+        return joint_norm(s, node, x, tensors, 1)
     channels = s.atoms.per_channel(x, 1)
-    # Layer norm over an image in disguise.
-    if groups == 1 and len(channels) > 1:
-        s.atoms.freeze(channels, f"{where(node)} {STATISTICS}")
     if groups:
         per_group = channels.view(groups, -1)
         s.atoms.unite(per_group, per_group[:, :1].clone())
@@ -104,21 +103,31 @@ def per_channel_norm(s: State, node: Node, x: Tensor, tensors: Sequence[str], gr
     return out
 
 
+def joint_norm(s: State, node: Node, x: Tensor, tensors: Sequence[str], axis: int) -> Tensor:
+    """Statistics over all channels: those that go count as zeros from then on, where they are zeros without their makers."""
+    channels = s.atoms.per_channel(x, axis)
+    out = shaped(channels, x.shape, axis)
+    for tensor in tensors:
+        s.axis(tensor, 0, "through", channels)
+    if node.op == "call_module":
+        s.sized[node.name] = Sized(out, out, (), {})
+        s.zeroed.append((channels, node.all_input_nodes[0], f"{where(node)} {STATISTICS}"))
+    else:
+        s.atoms.freeze(channels, f"{where(node)} {STATISTICS}")
+    return out
+
+
 def layer_norm(s: State, node: Node, x: Tensor, tensors: Sequence[str], dims: int) -> Tensor:
-    """Statistics over the last `dims` axes: nothing along them can be removed exactly.
+    """Statistics over the last `dims` axes.
 
     Channels on an axis in front of those (the heads, where each head is normalized by itself) pass; a head goes as a whole.
     """
     inner = range(x.ndim - dims, x.ndim)
     if any(d not in inner for d in varying(x)):
         return s.atoms.unite_along(x, inner)
-    # With more axes the weight is no vector of channels; freezing x is all there is to say.
     if dims == 1:
-        channels = s.atoms.per_channel(x, -1)
-        x = shaped(channels, x.shape, -1)
-        for tensor in tensors:
-            s.axis(tensor, 0, "through", channels)
-    # Removing a channel would change mean and variance of all others.
+        return joint_norm(s, node, x, tensors, -1)
+    # With more axes the weight is no vector of channels; freezing x is all there is to say.
     s.atoms.freeze(x, f"{where(node)} {STATISTICS}")
     return x
 

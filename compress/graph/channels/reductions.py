@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.fx import Node
 
 from compress.graph.channels import op_rules
-from compress.graph.channels.atom_state import State, tensors_in, unknown
-from compress.graph.channels.atoms import varies
+from compress.graph.channels.atom_state import Sized, State, tensors_in, unknown, where
+from compress.graph.channels.atoms import varies, varying
 
 _BEHIND_ANOTHER = frozenset({"norm", "vector_norm", "matrix_norm", "topk", "kthvalue", "quantile", "nanquantile"})
 """Their axes are the third argument: an order, a number or a fraction stands before them."""
+_COUNT_ZEROS = frozenset({"mean", "sum", "norm", "vector_norm"})
 _LAST_BY_DEFAULT = frozenset({"topk", "kthvalue", "sort", "argsort", "mode"})
 
 
@@ -37,7 +38,19 @@ def reduction(s: State, node: Node, name: str, args: Sequence[Any], kwargs: Mapp
     found = tensors_in((args, kwargs))
     if len(found) > 1:  # quantiles at places that are computed
         return unknown(s, node, found)
-    return op_rules.reduced(s, node, found[0], axes(found[0], name, args, kwargs))
+    (x,), dims = found, axes(found[0], name, args, kwargs)
+    channels = varying(x)
+    if name in _COUNT_ZEROS and channels and all(d in dims for d in channels) and len(channels) == 1:
+        return _over_channels(s, node, x, channels[0], args, kwargs)
+    return op_rules.reduced(s, node, x, dims)
+
+
+def _over_channels(s: State, node: Node, x: Tensor, axis: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """A sum, a mean or a norm over all channels: those that go count as zeros, as in the statistics of a norm."""
+    channels = s.atoms.per_channel(x, axis)
+    s.zeroed.append((channels, node.all_input_nodes[0], f"{where(node)} reduces over channels"))
+    s.sized[node.name] = Sized(x, x, tuple(args), kwargs)
+    return s.atoms.new(1).view(()).expand(tuple(node.meta["shape"]))
 
 
 def selection(s: State, node: Node, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

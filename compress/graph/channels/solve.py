@@ -15,6 +15,7 @@ from compress.graph.channels.atom_state import State
 from compress.graph.channels.grouping import read
 from compress.graph.channels.groups import Channels, Group, Member
 from compress.graph.channels.propagation import close, tied_names, walk
+from compress.graph.channels.vanishing import freeze_what_does_not_vanish
 from compress.graph.trace.shapes import note_shapes
 
 __all__ = ["Channels", "Group", "Member", "solve"]
@@ -51,5 +52,6 @@ def _settled(module: GraphModule, names: dict[str, str], whole: frozenset[str]) 
         # No more choices than there are groups: what lies around ties the positions.
         coarse = {w for w in state.thin if w not in thinned and choices[w] <= state.groups[w]}
         if not stuck and not coarse:
+            freeze_what_does_not_vanish(state, module, classes)
             return read(state, classes), frozenset(state.thin) - thinned
         thinned, whole = thinned | stuck, whole | coarse

@@ -1,7 +1,8 @@
 """Channels are taken out: one index_select per parameter axis, on a copy. No weight changes its value.
 
-`keep` removes, `mask` zeroes the consumers' weights of the same channels instead: the two must agree on every input, which is
-what each run checks before it refits or trains anything.
+`keep` removes, `mask` zeroes the consumers' weights of the same channels instead, and the weights that make them where a norm
+takes its statistics over them: the two must agree on every input, which is what each run checks before it refits or trains
+anything.
 """
 
 from __future__ import annotations
@@ -64,14 +65,21 @@ def keep(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> Grap
 
 
 def mask(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> GraphModule:
-    """A copy of the model in which the consumers of the removed channels have zero weights for them."""
+    """A copy of the model in which the consumers of the removed channels have zero weights for them.
+
+    Channels that count as zeros in a norm are zero: whatever makes them has zero weights, too.
+    """
     stays = staying(channels, edits)
+    zeroed = torch.zeros(channels.classes, dtype=torch.bool)
+    zeroed[list(channels.zeroed)] = True
     module = copy.deepcopy(module)
     with torch.no_grad():
         for (tensor, dim), (role, labels) in channels.axes.items():
             if role == "in":
                 # Norms in between still see the channel, so only what its consumers read can be zeroed exactly.
                 _tensor(module, tensor).index_fill_(dim, (~stays[labels]).nonzero()[:, 0], 0.0)
+            else:
+                _tensor(module, tensor).index_fill_(dim, (~stays & zeroed)[labels].nonzero()[:, 0], 0.0)
     return module
 
 

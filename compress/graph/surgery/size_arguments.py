@@ -19,6 +19,7 @@ from compress.graph.channels.atom_state import Sized
 from compress.graph.channels.atoms import along
 from compress.graph.channels.propagation import differs
 from compress.graph.operations import ELEMENTWISE, ELEMENTWISE_METHODS, FUNCTIONAL_CONVOLUTIONS
+from compress.graph.partial_norm import PartialNorm, partial_norm
 
 
 def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counted: frozenset[str], also: bool = False) -> None:
@@ -40,7 +41,7 @@ def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counte
         return
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if node.op == "call_module":
-        _count_norm(module.get_submodule(str(node.target)), sized, stays)
+        _count_norm(module, str(node.target), sized, stays)
     elif node.target in FUNCTIONAL_CONVOLUTIONS:
         _count_groups(node, sized, stays)
     elif name in ("chunk", "split"):
@@ -56,6 +57,9 @@ def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counte
         _rewrite_unflatten(node, sized, stays)
     elif node.target in (ELEMENTWISE_METHODS if node.op == "call_method" else ELEMENTWISE):
         _keep_numbers(node, sized, counted)
+    elif name in ("mean", "sum", "norm", "linalg_norm", "linalg_vector_norm"):
+        if name == "mean":
+            _average(node, sized, stays)
     elif name != "batch_norm":  # its arguments are tensors, cut elsewhere
         _rewrite_sizes(node, sized, stays, counted, expands=name == "expand")
 
@@ -76,7 +80,12 @@ def _argument(sized: Sized, position: int, *names: str) -> Any:
     return next((sized.kwargs[n] for n in names if n in sized.kwargs), None)
 
 
-def _count_norm(m: nn.Module, sized: Sized, stays: Tensor) -> None:
+def _count_norm(module: GraphModule, path: str, sized: Sized, stays: Tensor) -> None:
+    m = module.get_submodule(path)
+    axis = -1 if isinstance(m, nn.LayerNorm | nn.RMSNorm) else m.axis if isinstance(m, PartialNorm) else 1
+    if isinstance(m, nn.LayerNorm | nn.RMSNorm | PartialNorm) or (isinstance(m, nn.GroupNorm) and m.num_groups == 1):
+        module.set_submodule(path, partial_norm(m, int(_kept(sized.into, stays, axis % sized.into.ndim).sum())))
+        return
     channels = int(_kept(sized.into, stays, 1).sum())
     if isinstance(m, nn.GroupNorm):
         m.num_groups = m.num_groups * channels // m.num_channels
@@ -131,6 +140,15 @@ def _rewrite_slices(node: Node, sized: Sized, stays: Tensor, counted: frozenset[
             dim += 1
         new.append(i)
     node.args = (node.args[0], tuple(new))
+
+
+def _average(node: Node, sized: Sized, stays: Tensor) -> None:
+    """A mean over channels stays one over as many as there were."""
+    (kept,) = [_kept(sized.into, stays, d) for d in range(sized.into.ndim) if differs(sized.into, d)]
+    with node.graph.inserting_after(node):
+        scaled = node.graph.call_function(operator.mul, (node, float(kept.sum()) / len(kept)))
+    scaled.meta["source"] = node.meta.get("source", "")
+    node.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not scaled)
 
 
 def _depends(value: Any, counted: frozenset[str]) -> bool:

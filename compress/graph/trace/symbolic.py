@@ -16,6 +16,7 @@ from torch.fx import Graph, Node, Proxy, Tracer
 from torchvision.ops import StochasticDepth
 
 from compress.graph.channel_affine import ChannelAffine
+from compress.graph.partial_norm import PartialNorm
 from compress.graph.trace.control_flow import Branches, Number
 from compress.graph.trace.lines import Untraced, of_torch, user_line
 
@@ -31,7 +32,7 @@ _WRITTEN_OUT = (
 
 def is_leaf(m: nn.Module) -> bool:
     """Whether a module is called as it is, a node of the graph; any other is gone through."""
-    if isinstance(m, StochasticDepth | ChannelAffine):
+    if isinstance(m, StochasticDepth | ChannelAffine | PartialNorm):
         # StochasticDepth reads self.training: as a leaf it still tells train() from eval() after tracing.
         return True
     # The sizes inside an Unflatten are arguments that follow the channels, like those of the function.

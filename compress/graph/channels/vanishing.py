@@ -1,0 +1,138 @@
+"""Is an activation zero in channels whose makers are zero?
+
+Where a norm takes its statistics over channels, those that go count as zeros (`partial_norm`). That is what happens to them if
+every weight that makes them is zero, and nothing on the way makes something of zeros, as a sigmoid would.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+from compress.graph import operations
+from compress.graph.channels.atom_state import State
+from compress.graph.channels.atoms import slim
+
+_TIMES = frozenset({operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply", "__mul__"})
+_OVER = frozenset({operator.truediv, operator.itruediv, torch.div, torch.true_divide, "div", "div_", "true_divide"})
+_SUMS = frozenset({"sum", "mean", "norm", "vector_norm", "amax", "amin"})
+_MOVES = operations.MOVEMENT | operations.SIZED | operations.JOINS | operations.PIXELS | operations.POOLING
+_MOVES |= operations.PRODUCTS | {operator.getitem, torch.unbind, torch.roll}
+_MOVE_METHODS = (
+    operations.MOVEMENT_METHODS | operations.SIZED_METHODS | operations.CASTS | operations.PRODUCT_METHODS | {"unbind", "roll"}
+)
+_MOVING_LAYERS = operations.POOLS | operations.PIXEL_SHUFFLES | {nn.Flatten, nn.ChannelShuffle}
+
+
+def freeze_what_does_not_vanish(s: State, module: GraphModule, classes: Tensor) -> None:
+    """Freeze the channels of norms that would not be zero; `s.zeroed` keeps the others."""
+    answers: dict[frozenset[int], dict[Node, bool]] = {}
+    kept: list[tuple[Tensor, Node, str]] = []
+    for atoms, source, reason in s.zeroed:
+        gone = frozenset(torch.unique(classes[slim(atoms)]).tolist())
+        if _Vanishing(s, module, classes, gone, answers.setdefault(gone, {})).at(source):
+            kept.append((atoms, source, reason))
+        else:
+            s.atoms.freeze(atoms, reason)
+    s.zeroed = kept
+
+
+class _Vanishing:
+    """Answers for channels of some classes."""
+
+    def __init__(self, s: State, module: GraphModule, classes: Tensor, gone: frozenset[int], answers: dict[Node, bool]):
+        self.s, self.module, self.answers = s, module, answers
+        labels = torch.zeros(len(classes), dtype=torch.bool)
+        labels[list(gone)] = True
+        self.made = {name for (name, _), (role, atoms) in s.axes.items() if role != "in" and bool(labels[classes[atoms]].any())}
+
+    def at(self, node: Node) -> bool:
+        """Whether what a node gives is zero."""
+        waiting = [node]
+        while waiting:
+            last = waiting[-1]
+            answer = self.answers.get(last, self._at_once(last))
+            missing = [] if answer is not None else [source for source in _tensors(last) if source not in self.answers]
+            if missing:
+                waiting += missing
+                continue
+            self.answers[waiting.pop()] = self._of_inputs(last) if answer is None else answer
+        return self.answers[node]
+
+    def _at_once(self, node: Node) -> bool | None:
+        """The answer that needs no other; None where there is none."""
+        if node.op in ("placeholder", "output"):
+            return False
+        if node.op == "get_attr":
+            value: Any = operator.attrgetter(str(node.target))(self.module)
+            return self._is_made(str(node.target)) or (isinstance(value, Tensor) and not bool(value.any()))
+        if node.op == "call_module":
+            path = str(node.target)
+            m = self.s.modules[path]
+            if type(m) is not nn.PReLU and any(self._is_made(f"{path}.{key}") for key in m._parameters):
+                return True
+            return None if type(m) in operations.SAME | _MOVING_LAYERS | {nn.PReLU} else False
+        return None
+
+    def _is_made(self, name: str) -> bool:
+        return self.s.names.get(name, name) in self.made
+
+    def _of_inputs(self, node: Node) -> bool:
+        zero = [self.answers[source] for source in _tensors(node)]
+        target: Any = node.target
+        name = target if isinstance(target, str) else getattr(target, "__name__", "")
+        if node.op == "call_module":
+            return all(zero) and _gives_zero(self.s.modules[target])
+        if target in _TIMES:
+            return any(zero)
+        if target in _OVER:
+            first = node.args[0]
+            return isinstance(first, Node) and self.answers[first]
+        if target is F.scaled_dot_product_attention:  # a mean of values
+            value = node.args[2] if len(node.args) > 2 else node.kwargs["value"]
+            return isinstance(value, Node) and self.answers[value]
+        if not all(zero):
+            return False
+        if target in (_MOVE_METHODS if node.op == "call_method" else _MOVES) or name.removeprefix("linalg_") in _SUMS:
+            return True
+        if name == "pad":
+            return not (node.args[3] if len(node.args) > 3 else node.kwargs.get("value"))
+        return target in operations.ELEMENTWISE | operations.ELEMENTWISE_METHODS and _is_zero(target, node.args, node.kwargs)
+
+
+def _tensors(node: Node) -> list[Node]:
+    """The sources of a node that are no plain numbers."""
+    return [source for source in node.all_input_nodes if _any_size(source.meta["shape"])]
+
+
+def _any_size(shape: Any) -> bool:
+    if isinstance(shape, Mapping):
+        return any(map(_any_size, shape.values()))
+    return shape is not None and (shape == () or any(isinstance(n, int) or _any_size(n) for n in shape))
+
+
+def _gives_zero(m: Any) -> bool:
+    """Whether a layer without weights, or a PReLU, makes zeros of zeros."""
+    if type(m) in operations.SAME:
+        with torch.no_grad():
+            return not bool(m(torch.zeros(1, 1)).any())
+    return not getattr(m, "value", 0)  # of constant padding
+
+
+def _is_zero(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    def zeros(_: Node) -> Any:
+        return torch.zeros(1)
+
+    given, named = map_arg(args, zeros), map_arg(dict(kwargs), zeros)
+    try:
+        value = target(*given, **named) if callable(target) else getattr(given[0], target)(*given[1:], **named)
+    except Exception:  # numbers that were computed from sizes, and whatever else does not go with a zero
+        return False
+    return isinstance(value, Tensor) and not bool((value != 0).any())
