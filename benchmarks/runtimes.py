@@ -37,7 +37,7 @@ from compress.graph.channels.solve import solve
 from compress.graph.trace.trace import trace
 from compress.measure import quality
 from compress.measure.interleaved import Candidate, race
-from compress.pipeline.exports import answers
+from compress.pipeline.answers import answers
 from compress.pipeline.exports import batches as inputs_of
 from exporters import isolated
 

@@ -13,6 +13,7 @@ import torch
 from compress.artifact import Artifact
 from compress.data import Data
 from compress.data.calibration import Calibration
+from compress.findings import Findings
 from compress.measure.latency import Timing
 from compress.progress import Progress, silent
 from compress.recipe import Recipe
@@ -31,6 +32,7 @@ class Context:
         trained: the model as the last iteration's training left it; None before any training.
         initial: the checkpoint that `--initial` names; None where it names none.
         race: the pipeline's latency cache, for a choice that needs milliseconds; None where nothing is timed.
+        findings: what was found out about models before, for stages that are asked again; None where nothing is kept.
         fitting: False in a dry run, which asks what a stage edits: `refit.refitted` then leaves the weights as they are.
     """
 
@@ -43,6 +45,7 @@ class Context:
     scratch: Path | None = None
     trained: Artifact | None = None
     initial: Artifact | None = None
+    findings: Findings | None = None
     fitting: bool = True
 
     @property

@@ -1,8 +1,9 @@
 """An ONNX file to be timed and thrown away, by torch's older exporter: milliseconds where the newer one takes seconds.
 
-It is neither compared with the model nor shipped. The runtime makes the same of it as of the real file where a model is made of
-convolutions, linear layers, batch norms, simple activations, pooling windows and sums (a test says so for each); elsewhere the
-two exporters choose other operations, and the real file has to be timed.
+It is not shipped. The runtime makes the same of it as of the real file where a model is made of convolutions, linear layers,
+batch norms, simple activations, pooling, sums and products (a test says so for each; a flattening is a Flatten in one and a
+Reshape in the other, a global pooling a GlobalAveragePool or a ReduceMean); elsewhere the two exporters choose other operations,
+and the real file has to be timed.
 """
 
 from __future__ import annotations

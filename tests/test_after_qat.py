@@ -23,6 +23,7 @@ from compress.graph.merge.batch_norm import fold
 from compress.graph.trace.trace import trace
 from compress.measure import quality
 from compress.pipeline import exports
+from compress.pipeline.answers import answers
 from compress.recipe import make
 from compress.report import sentences
 from compress.report.records import Outcome, Quality
@@ -143,7 +144,7 @@ def divergence(artifact: Artifact, data: Data, path: Path) -> float:
     """Mean over all images of KL(float model || file), nats."""
     images = torch.cat([b.inputs[0] for split in (data.train, data.test) for b in split.batches(256)])
     with torch.no_grad():
-        ours, file = artifact.module(images).log_softmax(1), exports.answers("onnx-int8", path)(images).log_softmax(1)
+        ours, file = artifact.module(images).log_softmax(1), answers("onnx-int8", path)(images).log_softmax(1)
     return float(F.kl_div(file, ours, log_target=True, reduction="batchmean"))
 
 

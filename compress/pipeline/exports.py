@@ -8,16 +8,14 @@ whole test data.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 import exporters
@@ -25,11 +23,12 @@ from compress.artifact import Artifact
 from compress.data import Data, DataSpec, Split
 from compress.errors import CompressError
 from compress.measure.points import drop
+from compress.pipeline.answers import answers
 from compress.pipeline.prepare import find_device
 from compress.recipe import Recipe
 from compress.report.records import Broken, Closeness, ExportRecord, FailedExport, Outcome, Parity, QatRecord, Quality
 from compress.training.qat import train_rounded, values
-from exporters import isolated, qdq, runtimes
+from exporters import isolated, qdq
 from exporters.standalone import leftovers
 
 PROOF_SAMPLES, PROOF_BYTES = 1000, 256_000_000
@@ -183,32 +182,6 @@ def batches(split: Split, most: int, seed: int) -> list[tuple[Tensor, ...]]:
     first = next(iter(split.batches(1, limit=1))).inputs
     fitting = PROOF_BYTES // max(sum(x.nbytes for x in first), 1)  # several inputs count together
     return [batch.inputs for batch in split.batches(_BATCH, limit=max(min(most, fitting), 1), seed=seed)]
-
-
-def answers(name: str, path: Path) -> Callable[..., Tensor]:
-    """An exported file as a function of tensors; one that takes a fixed batch is given that many at a time."""
-    loaded = runtimes.load(exporters.RUNTIME[name], path)
-    fixed = loaded.shapes[0][0] if loaded.shapes else 0
-
-    # Contiguous, since numpy shares the memory with the tensor.
-    def answer(*inputs: Tensor) -> Tensor:
-        arrays = [x.detach().cpu().contiguous() for x in inputs]
-        # copy: a runtime may use its output buffer again for the next part.
-        found = [torch.from_numpy(loaded.run([x.numpy() for x in part])[0].copy())[:real] for part, real in parts(arrays, fixed)]
-        return torch.cat(found).to(inputs[0].device)
-
-    return answer
-
-
-def parts(inputs: Sequence[Tensor], size: int) -> Iterator[tuple[list[Tensor], int]]:
-    """Batches of `size` (0: everything at once) and the number of real samples in each; the last one repeats its last sample."""
-    count = len(inputs[0])
-    for start in itertools.count(0, size or count):
-        if start >= count:
-            return
-        part = [x[start : start + size] if size else x for x in inputs]
-        real = len(part[0])
-        yield [torch.cat([x, x[-1:].expand(size - real, *x.shape[1:])]) if size > real else x for x in part], real
 
 
 def _without_classes(found: Closeness | None) -> Closeness | None:

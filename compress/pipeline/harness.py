@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-import exporters
 from compress.artifact import Artifact, apply, runs
 from compress.data import Data
 from compress.edits import Edit, Factor, Keep, Merge, Plan
@@ -24,10 +23,12 @@ from compress.measure.cost import cost
 from compress.measure.drop import SLICES, drop_interval
 from compress.measure.latency import compare
 from compress.measure.runtime import usable_cores
+from compress.pipeline.answers import quickest
 from compress.pipeline.latency_cache import LatencyCache
 from compress.recipe import Recipe
 from compress.report.records import Exactness, Latency, StageRecord
 from compress.report.records import Quality as QualityRecord
+from exporters.atomic import total_bytes
 
 PROOF_SAMPLES = 64
 EXACT_RTOL = 1e-4
@@ -47,6 +48,7 @@ class Harness:
     races: LatencyCache
     _dense_run: Callable[[], object] | None = field(default=None, init=False)
     _dense_counted: quality.Counted | None = field(default=None, init=False)
+    _dense_file: Path | None = field(default=None, init=False)
 
     def inputs(self, batch: int) -> tuple[Tensor, ...]:
         """Real inputs, repeated where the data has fewer."""
@@ -61,20 +63,17 @@ class Harness:
     def record(self, artifact: Artifact, stage: str, seconds: float, folder: Path) -> StageRecord:
         """Measure a model; leaves `model.onnx` in `folder`. The first call is for the dense model."""
         path = folder / "model.onnx"
-        metadata = {"compress.plan_sha256": artifact.plan.digest, "compress.stage": stage}
-        # Written for every stage to be timed; only the final export is compared with the model.
-        written = exporters.export(
-            "onnx", artifact.module, artifact.inputs, path, metadata=metadata, opset=self.recipe.opset, check_parity=False
-        )
+        # To be timed, and to count quality with; only the final export is compared with the model.
+        self.races.write(artifact, path)
         spent = cost(artifact.module, artifact.inputs)
         return StageRecord(
             stage=stage,
             params=spent.params,
             macs=spent.macs,
-            file_bytes=written.bytes,
+            file_bytes=total_bytes(path),
             peak_memory_bytes=spent.peak_memory_bytes(self.recipe.batch),
             latency=self._latency(artifact, stage, path),
-            quality=self._quality(artifact),
+            quality=self._quality(artifact, path),
             seconds=round(seconds, 3),
         )
 
@@ -103,7 +102,7 @@ class Harness:
     def remember_dense(self, path: Path) -> None:
         """After a resume: the dense model's runner, from the file that the first run left."""
         # Timed in this process again: latencies of another session would not be comparable.
-        self._dense_run = self._run(self.dense, path)
+        self._dense_run, self._dense_file = self._run(self.dense, path), path
 
     def _run(self, artifact: Artifact, path: Path) -> Callable[[], object]:
         return self.races.runner(artifact, path, self.inputs(self.recipe.batch))
@@ -126,15 +125,16 @@ class Harness:
             noisy=timing.noisy,
         )
 
-    def _quality(self, artifact: Artifact) -> QualityRecord:
-        counted = self._counted(artifact)
+    def _quality(self, artifact: Artifact, path: Path) -> QualityRecord:
+        counted = self._counted(artifact, path)
         # By identity: a stage that only looked hands the same module on.
         if artifact.module is self.dense.module:
             self._dense_counted = counted
         return self._finished(counted)
 
     def _finished(self, counted: quality.Counted) -> QualityRecord:
-        self._dense_counted = self._dense_counted or self._counted(self.dense)  # a resumed run has not counted it yet
+        # A resumed run has not counted it yet.
+        self._dense_counted = self._dense_counted or self._counted(self.dense, self._dense_file)
         found = quality.finished(counted, self.metric)
         drop = None if counted is self._dense_counted else drop_interval(self.metric, self._dense_counted, counted)
         return QualityRecord(**dataclasses.asdict(found), drop_ci95=drop)
@@ -143,8 +143,8 @@ class Harness:
         """Quality of anything that answers like the model, such as an exported file in its runtime."""
         return self._finished(self._count(answer))
 
-    def _counted(self, artifact: Artifact) -> quality.Counted:
-        return self._count(artifact.module)
+    def _counted(self, artifact: Artifact, path: Path | None) -> quality.Counted:
+        return self._count(artifact.module if path is None else quickest(artifact, path, self.device, self.samples()))
 
     def _count(self, answer: Callable[..., Any]) -> quality.Counted:
         batches = self.data.test.batches(quality.BATCH, device=self.device)

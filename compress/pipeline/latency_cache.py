@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.node import map_arg
 
@@ -38,6 +39,7 @@ _KEPT = 5000  # outcomes; older ones are dropped
 
 _PLAIN = (
     *(nn.Conv1d, nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.Identity, nn.Dropout, ChannelAffine),
+    *(nn.AdaptiveAvgPool2d, nn.Flatten, nn.Upsample),
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid, nn.Tanh),
 )
 
@@ -91,12 +93,12 @@ class LatencyCache:
             for name, artifact in (("one", one), ("other", other)):
                 path = folder / f"{name}.onnx"
                 if self.runtime != "torch":
-                    self._write(artifact, path)
+                    self.write(artifact, path)
                 runs[name] = self.runner(artifact, path, self._batch(artifact))
             timing = self._compared(runs)
             return self._compared(runs) if timing.noisy else timing
 
-    def _write(self, artifact: Artifact, path: Path) -> None:
+    def write(self, artifact: Artifact, path: Path) -> None:
         """The file that is timed: written in milliseconds where the runtime makes the same of that as of the real one."""
         if _plain(artifact):
             onnx_for_timing.write(artifact.module, artifact.inputs, path, self.recipe.opset)
@@ -117,13 +119,23 @@ class LatencyCache:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+_PLAIN_FUNCTIONS = frozenset(
+    {operator.add, torch.add, operator.sub, torch.sub, operator.mul, torch.mul, torch.cat, torch.flatten, F.adaptive_avg_pool2d}
+)
+_PLAIN_METHODS = frozenset({"mean", "flatten", "sigmoid"})
+
+
 def _plain(artifact: Artifact) -> bool:
     """Whether a model is of the kinds for which a quick file is as good as the real one."""
     module = artifact.module
-    nodes = [node for node in module.graph.nodes if node.op not in ("placeholder", "output")]
-    called = [module.get_submodule(str(node.target)) for node in nodes if node.op == "call_module"]
-    sums = [node for node in nodes if node.op == "call_function" and node.target in (operator.add, torch.add)]
-    return len(called) + len(sums) == len(nodes) and all(isinstance(part, _PLAIN) for part in called)
+    known: dict[str, Callable[[Any], bool]] = {
+        "placeholder": lambda _: True,
+        "output": lambda _: True,
+        "call_module": lambda target: isinstance(module.get_submodule(target), _PLAIN),
+        "call_function": _PLAIN_FUNCTIONS.__contains__,
+        "call_method": _PLAIN_METHODS.__contains__,
+    }
+    return all(node.op in known and known[node.op](node.target) for node in module.graph.nodes)
 
 
 def _structure(artifact: Artifact) -> list[str]:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from compress.artifact import Artifact
 from compress.edits import Keep
 from compress.errors import Infeasible
-from compress.stage import Context, Stage
+from compress.findings import Findings
+from compress.stage import Context, Decides, Stage
 
 _BLOCK = 8  # channels; the least block of the kernels in ONNX Runtime and oneDNN
 
@@ -16,27 +17,36 @@ def with_widths_that_pay(stage: Stage, before: Artifact, context: Context, align
     """The stage's result with channel counts as they come, or rounded: what was asked for unless it is measurably slower, or,
     where nothing was asked for, rounded to 8 if that is measurably faster. Runtimes' kernels work on blocks of channels.
     """
+    # Kept for this stage only: what it looks at is the same for every multiple.
+    context = replace(context, findings=context.findings or Findings())
+    # A race needs no fitted weights, but a stage that judges what it has fitted does.
+    fits = stage.traits.races or stage.traits.decides is not Decides.BEFORE_TRAINING
 
-    def carried_out(multiple: int) -> Artifact:
-        return stage(before, replace(context, recipe=context.recipe.model_copy(update={"align": multiple})))
+    def carried_out(multiple: int, fitting: bool) -> Artifact:
+        recipe = context.recipe.model_copy(update={"align": multiple})
+        return stage(before, replace(context, recipe=recipe, fitting=fitting and context.fitting))
 
-    if stage.traits.once:
-        return carried_out(align or 1)
-    plain = carried_out(1)
-    # Nothing removed, or no rounding wanted: nothing to compare.
-    if align == 1 or not any(isinstance(edit, Keep) for edit in plain.plan.edits[len(before.plan.edits) :]):
-        return plain
+    def finished(multiple: int, found: Artifact) -> Artifact:
+        return found if fits else carried_out(multiple, True)
+
+    if stage.traits.once or align == 1:
+        return carried_out(align or 1, True)
+    plain = carried_out(1, fits)
+    # Nothing removed: nothing to compare.
+    if not any(isinstance(edit, Keep) for edit in plain.plan.edits[len(before.plan.edits) :]):
+        return finished(1, plain)
+    multiple = align or _BLOCK
     try:
-        rounded = carried_out(align or _BLOCK)
+        rounded = carried_out(multiple, fits)
     # A target that rounded counts cannot meet is no error unless rounding was asked for.
     except Infeasible:
         if align is not None:
             raise
-        return plain
+        return finished(1, plain)
     assert context.race is not None, "a run can time"
     timing = context.race(rounded, plain)
     said = f"{timing.ratio:.2f}x as fast as unrounded ones (95 % interval {timing.ci95[0]:.2f} to {timing.ci95[1]:.2f})"
     # Asked for: kept unless measurably slower. Not asked for: only if measurably faster.
     if timing.faster or (align is not None and not timing.slower):
-        return rounded.noting(f"Channel counts are rounded to multiples of {align or _BLOCK}: {said}.")
-    return plain.noting(f"Channel counts are not rounded: in multiples of {align or _BLOCK} they are {said}.")
+        return finished(multiple, rounded).noting(f"Channel counts are rounded to multiples of {multiple}: {said}.")
+    return finished(1, plain).noting(f"Channel counts are not rounded: in multiples of {multiple} they are {said}.")

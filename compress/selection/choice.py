@@ -21,6 +21,7 @@ from compress.entropy import allocate, swaps
 from compress.entropy.allocate import Allocation
 from compress.entropy.obs import Sweep
 from compress.errors import BadInput, UnsupportedModel
+from compress.findings import once
 from compress.graph.channels.solve import Group
 from compress.measure.cost import cost
 from compress.recipe import DEFAULT_TARGET, parse_target
@@ -84,12 +85,12 @@ class Choice:
         self.check(artifact, context)
         groups = self._groups(artifact)
         if self.selector in MEASURED:
-            losses = losses or selection.Losses(artifact.module, refit.statistics(artifact, context, groups, states=False))
-            sweeps = selection.sweeps(losses, groups, lambda share: context.progress("loss curves", share, ""))
+            losses, sweeps = self._measured(artifact, context, groups, losses)
             curves, choose = {name: sweep.losses for name, sweep in sweeps.items()}, self._chooser(losses, sweeps)
             why = "no layer that reads them can be refitted"
         else:
-            scores = SCORES[self.selector](artifact, context, groups)
+            key = (self.selector, *self._asked(context, groups))
+            scores = once(context.findings, artifact.module, key, lambda: SCORES[self.selector](artifact, context, groups))
             curves = {name: _what_goes(worth) for name, worth in scores.items()}
             choose, why = _best(scores), f"{self.selector} finds nothing to measure behind them"
         # Groups without a curve cannot be judged and stay whole, which the report says.
@@ -103,9 +104,29 @@ class Choice:
         edits = []
         for number, (group, count) in enumerate(zip(groups, counts, strict=True)):
             if count < group.channels:
-                edits.append(Keep(group.name, group.channels, tuple(sorted(choose(group, count)))))
+                key = (self.selector, "kept", group.name, count, *self._asked(context, groups))
+                kept = once(context.findings, artifact.module, key, lambda g=group, n=count: tuple(sorted(choose(g, n))))
+                edits.append(Keep(group.name, group.channels, kept))
             context.progress("choose channels", (number + 1) / len(groups), group.name)
         return tuple(edits), notes
+
+    def _measured(
+        self, artifact: Artifact, context: Context, groups: Sequence[Group], losses: selection.Losses | None
+    ) -> tuple[selection.Losses, Mapping[str, Sweep]]:
+        """The loss of removing channels of each group, and its curve."""
+
+        def measure() -> tuple[selection.Losses, Mapping[str, Sweep]]:
+            found = losses or selection.Losses(artifact.module, refit.statistics(artifact, context, groups, states=False))
+            return found, selection.sweeps(found, groups, lambda share: context.progress("loss curves", share, ""))
+
+        key = ("loss curves", id(losses), *self._asked(context, groups))
+        return once(context.findings, artifact.module, key, measure)
+
+    @staticmethod
+    def _asked(context: Context, groups: Sequence[Group]) -> tuple[object, ...]:
+        """What statistics depend on, beside the model."""
+        recipe = context.recipe
+        return (id(context.data), recipe.calibration, recipe.seed, context.device, tuple(g.name for g in groups))
 
     def _chooser(self, losses: selection.Losses, sweeps: Mapping[str, Sweep]) -> Choose:
         """Channels by measured loss."""
