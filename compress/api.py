@@ -37,6 +37,7 @@ from compress.commands.probe import Probing
 from compress.commands.probe import probe as probing
 from compress.commands.save import save
 from compress.commands.sensitivity import Agreement, agreement
+from compress.commands.steps import edit, finetune, follow, linearize, merge, quantize, reconstruct, remove
 from compress.commands.verify import verify
 from compress.edits import Plan, read
 from compress.errors import BadInput
@@ -62,13 +63,21 @@ __all__ = [
     "demo",
     "diff",
     "doctor",
+    "edit",
     "explain",
     "export",
+    "finetune",
+    "follow",
     "gate",
+    "linearize",
     "load",
+    "merge",
     "methods",
     "package",
     "plan",
+    "quantize",
+    "reconstruct",
+    "remove",
     "run",
     "save",
     "trace",

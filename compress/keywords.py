@@ -38,8 +38,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _WIDTH, _INDENT = 100, " " * 8
 
 
-class Common(TypedDict, total=False):
-    """Settings that no function has an argument of its own for. `data` may be in memory, `inputs` an example of inputs."""
+class StepSettings(TypedDict, total=False):
+    """Settings that no function has an argument of its own for; `inputs` may be an example of the model's inputs."""
 
     # model
     arch: str | None
@@ -50,7 +50,6 @@ class Common(TypedDict, total=False):
     output: str | None
     input_shape: str | Sequence[int] | Sequence[Sequence[int] | str]
     # data
-    data: DataLike
     metric: str
     loss: str
     # what to do
@@ -103,6 +102,12 @@ class Common(TypedDict, total=False):
     seed: int
 
 
+class Common(StepSettings, total=False):
+    """Settings of what looks at a model; `data` may be in memory."""
+
+    data: DataLike
+
+
 class Unplanned(Common, total=False):
     """Every setting but `plan`."""
 
@@ -128,7 +133,7 @@ _ALSO = {
 def explained() -> str:
     """Every setting with its type, its default and what it means, as a section of a docstring."""
     lines = ["Settings:"]
-    kinds = {name: kind for made in (Common, Unplanned, Settings) for name, kind in made.__annotations__.items()}
+    kinds = {name: kind for made in (StepSettings, Common, Unplanned, Settings) for name, kind in made.__annotations__.items()}
     for name, field in Recipe.model_fields.items():
         if name not in kinds:
             continue  # the model, which is an argument of its own

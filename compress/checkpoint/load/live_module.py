@@ -31,14 +31,11 @@ def take(model: nn.Module) -> Loaded:
         BadInput: it cannot be copied, or has weights that no model file may have.
         UnsupportedModel: TorchScript, or a quantized model.
     """
-    notes: list[str] = []
-    model = unwrapped(model)
-    if isinstance(model, nn.DataParallel | DistributedDataParallel | AveragedModel):
-        notes.append(f"The module was taken out of its {type(model).__name__} wrapper.")
-        model = cast(nn.Module, model.module)
+    inner = inside(model)
+    notes = [] if inner is model else [f"The module was taken out of its {type(model).__name__} wrapper."]
     # With what hangs on it: hooks, and buffers that a forward writes to.
     try:
-        own = copy.deepcopy(model).to("cpu")
+        own = copy.deepcopy(inner).to("cpu")
     except MemoryError:
         raise
     except Exception as error:  # attributes of a user's own may raise anything
@@ -48,6 +45,18 @@ def take(model: nn.Module) -> Loaded:
             "outputs that it keeps, or save its state_dict and give the file with arch=."
         ) from error
     return Loaded(own, (*notes, *state_dict.settle(own, WHERE)))
+
+
+def inside(model: nn.Module) -> nn.Module:
+    """The module inside of wrappers (torch.compile, DataParallel, averages), whose names are those of the edits.
+
+    Raises:
+        BadInput: weights without data.
+        UnsupportedModel: TorchScript, or a quantized model.
+    """
+    model = unwrapped(model)
+    wrapped = isinstance(model, nn.DataParallel | DistributedDataParallel | AveragedModel)
+    return inside(cast(nn.Module, model.module)) if wrapped else model
 
 
 def in_memory(
