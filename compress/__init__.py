@@ -3,8 +3,9 @@
 Every command of the command line is a function here, with the same name and arguments:
 
     import compress
+    result = compress.run(model, data=loader, target="macs=0.5")            # a module in memory: result.model is the smaller one
     report = compress.run("model.pt", data="images", target="macs=0.5", out="out")
-    model = compress.load("out/model.compressed")      # trainable, without the class it came from
+    model = compress.load("out/model.compressed")                           # trainable, without the class it came from
 
 Names are imported when they are first used, so that `import compress` costs nothing.
 """
@@ -24,13 +25,21 @@ if TYPE_CHECKING:
         demo,
         diff,
         doctor,
+        edit,
         explain,
         export,
+        finetune,
+        follow,
         gate,
+        linearize,
         load,
+        merge,
         methods,
         package,
         plan,
+        quantize,
+        reconstruct,
+        remove,
         run,
         save,
         trace,
@@ -49,13 +58,21 @@ __all__ = [
     "demo",
     "diff",
     "doctor",
+    "edit",
     "explain",
     "export",
+    "finetune",
+    "follow",
     "gate",
+    "linearize",
     "load",
+    "merge",
     "methods",
     "package",
     "plan",
+    "quantize",
+    "reconstruct",
+    "remove",
     "run",
     "save",
     "trace",

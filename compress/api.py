@@ -7,15 +7,18 @@ than a few lines has a file of its own name.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Unpack, overload
+
+import torch
+from torch import nn
 
 import exporters
 from compress import artifact as artifacts
 from compress.artifact import Artifact
 from compress.checkpoint.load import load
-from compress.checkpoint.save import save
 from compress.commands.analyze import Row
 from compress.commands.analyze import analyze as analysis
 from compress.commands.bench import bench
@@ -32,17 +35,22 @@ from compress.commands.package import package
 from compress.commands.plan import Decision, decide
 from compress.commands.probe import Probing
 from compress.commands.probe import probe as probing
+from compress.commands.save import save
 from compress.commands.sensitivity import Agreement, agreement
+from compress.commands.steps import edit, finetune, follow, linearize, merge, quantize, reconstruct, remove
 from compress.commands.verify import verify
 from compress.edits import Plan, read
 from compress.errors import BadInput
 from compress.graph.trace.trace import trace
+from compress.keywords import Settings, Unplanned, with_settings
 from compress.pipeline import exports
 from compress.pipeline import run as pipeline
+from compress.pipeline.given import device_of, resolved_recipe
 from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.prepare import opened, prepare
+from compress.pipeline.result import Result, new_folder, result
 from compress.progress import Progress, silent
-from compress.recipe import Recipe, from_toml, make, merged, model_path
+from compress.recipe import Recipe, make
 from compress.report.comparison import Comparison
 from compress.report.records import Report
 from exporters.atomic import sha256
@@ -55,13 +63,21 @@ __all__ = [
     "demo",
     "diff",
     "doctor",
+    "edit",
     "explain",
     "export",
+    "finetune",
+    "follow",
     "gate",
+    "linearize",
     "load",
+    "merge",
     "methods",
     "package",
     "plan",
+    "quantize",
+    "reconstruct",
+    "remove",
     "run",
     "save",
     "trace",
@@ -69,61 +85,126 @@ __all__ = [
 ]
 
 Place = str | Path
+OUT, PLAN = Path("out"), Path("plan.json")
+"""Where results are written that nobody gave another place; of a module in memory they are not (`run`, `plan`)."""
 
 _OPENING = ("arch", "arch_kwargs", "trust_pickle", "trust_recipe", "weights_entry", "output", "input_shape", "data")
 DEMO: dict[str, Any] = {"target": "params=0.25", "align": 8, "epochs": 5, "batch": 64}
 """What the demonstration asks for where nothing else is said."""
 
 
+@overload
+def run(
+    model: nn.Module,
+    *,
+    recipe: Recipe | Place | None = None,
+    methods: tuple[()] = (),
+    out: Place = OUT,
+    dry_run: Literal[False] = False,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress = silent,
+    **settings: Unpack[Settings],
+) -> Result: ...
+@overload
 def run(
     model: Place | None = None,
     *,
     recipe: Recipe | Place | None = None,
+    methods: tuple[()] = (),
+    out: Place = OUT,
+    dry_run: Literal[False] = False,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress = silent,
+    **settings: Unpack[Settings],
+) -> Report: ...
+@overload
+def run(
+    model: nn.Module | Place | None = None,
+    *,
+    dry_run: Literal[True],
+    recipe: Recipe | Place | None = None,
+    progress: Progress = silent,
+    **settings: Unpack[Settings],
+) -> Decision: ...
+@overload
+def run(
+    model: nn.Module | Place | None = None,
+    *,
+    methods: str | Sequence[str],
+    recipe: Recipe | Place | None = None,
+    out: Place = OUT,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress = silent,
+    **settings: Unpack[Settings],
+) -> Comparison: ...
+@with_settings
+def run(
+    model: nn.Module | Place | None = None,
+    *,
+    recipe: Recipe | Place | None = None,
     methods: str | Sequence[str] = (),
-    out: Place = "out",
+    out: Place = OUT,
     dry_run: bool = False,
     resume: bool = False,
     force: bool = False,
     progress: Progress = silent,
     **settings: Any,
-) -> Report | Decision | Comparison:
-    """From a model file to a smaller, measured one in the folder `out`. `dry_run` decides, writes nothing and gives a `Decision`.
+) -> Result | Report | Decision | Comparison:
+    """From a model, in memory or in a file, to a smaller, measured one in the folder `out`.
 
-    With `methods` each of them has a run of its own, in a folder of its name, and what comes back compares them.
+    A module gives a `Result` with the smaller module, and is not changed itself; without `out` a new temporary folder is taken,
+    which `result.out` names. A file gives the `Report` alone. `dry_run` decides, writes nothing and gives a `Decision`. With
+    `methods` each of them has a run of its own, in a folder of its name, and what comes back compares them.
 
     Raises:
         CompressError: see `compress.errors`; each kind has its exit code.
         ExportError: the result cannot be exported, or the file is not equal to the model.
     """
-    resolved = resolved_recipe(model, recipe, settings)
-    if methods:
-        names = methods.split(",") if isinstance(methods, str) else methods
-        if dry_run or "method" in settings:
-            raise BadInput(f"--methods does not go with {'--dry-run' if dry_run else '--method'}. Leave one of them out.")
-        return run_methods(resolved, names, Path(out), resume=resume, force=force, progress=progress)
+    resolved, given = resolved_recipe(model, recipe, settings)
+    if methods and (dry_run or "method" in settings):
+        raise BadInput(f"--methods does not go with {'--dry-run' if dry_run else '--method'}. Leave one of them out.")
     if dry_run:
-        return decide(resolved, progress)
-    digest = sha256(Path(recipe)) if isinstance(recipe, str | Path) else None
-    return pipeline.run(resolved, Path(out), resume=resume, force=force, progress=progress, recipe_sha256=digest)
+        return decide(resolved, progress, given=given)
+    how: dict[str, Any] = {"given": given, "resume": resume, "force": force, "progress": progress}
+    place = new_folder() if given.model is not None and out is OUT else nullcontext(Path(out))
+    # A run sets the seed for every stage: the caller goes on drawing as before.
+    with place as folder, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        if methods:
+            return run_methods(resolved, methods.split(",") if isinstance(methods, str) else methods, folder, **how)
+        digest = sha256(Path(recipe)) if isinstance(recipe, str | Path) else None
+        report, artifact = pipeline.carry_out(resolved, folder, recipe_sha256=digest, **how)
+        return report if given.model is None else result(report, artifact, folder, device_of(given.model))
 
 
-def resolved_recipe(model: Place | None, recipe: Recipe | Place | None, settings: dict[str, Any]) -> Recipe:
-    """One recipe out of a file or a recipe, a model, and settings that win over both."""
-    if model is not None:
-        settings = {"model": model_path(model), **settings}
-    if isinstance(recipe, Recipe):
-        resolved = merged(recipe.model_dump(), settings)
-    else:
-        resolved = make(**settings) if recipe is None else from_toml(Path(recipe), **settings)
-    if not resolved.model:
-        raise BadInput(
-            "No model was given. Give a file, as in 'compress run model.pt --data images', or a --recipe that names one."
-        )
-    return resolved
-
-
+@overload
 def analyze(
-    model: Place,
+    model: nn.Module | Place,
+    *,
+    timed: bool = True,
+    probe: Literal[False] = False,
+    sensitivity: Literal[False] = False,
+    progress: Progress = silent,
+    **settings: Unpack[Unplanned],
+) -> list[Row]: ...
+@overload
+def analyze(
+    model: nn.Module | Place,
+    *,
+    probe: Literal[True],
+    plan: Place | Plan | None = None,
+    progress: Progress = silent,
+    **settings: Unpack[Unplanned],
+) -> Probing: ...
+@overload
+def analyze(
+    model: nn.Module | Place, *, sensitivity: Literal[True], progress: Progress = silent, **settings: Unpack[Unplanned]
+) -> list[Agreement]: ...
+@with_settings
+def analyze(
+    model: nn.Module | Place,
     *,
     timed: bool = True,
     probe: bool = False,
@@ -148,7 +229,8 @@ def analyze(
     if plan is not None and not probe:
         raise BadInput("--plan is only looked at by the probe. Add --probe, or leave --plan out.")
     made = read(Path(plan)) if isinstance(plan, str | Path) else plan
-    context, _ = prepare(make(model=model_path(model), **settings), progress)
+    recipe, given = resolved_recipe(model, None, settings)
+    context, _ = prepare(recipe, progress, given)
     if sensitivity:
         return agreement(context)
     if probe:
@@ -157,16 +239,19 @@ def analyze(
     return analysis(context.dense, replace(context, race=race), settings.get("spatial"))
 
 
+@with_settings
 def plan(
-    model: Place,
+    model: nn.Module | Place,
     *,
-    out: Place | None = "plan.json",
+    out: Place | None = PLAN,
     apply_to: Place | None = None,
     force: bool = False,
     progress: Progress = silent,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> Decision:
     """Decide which channels stay and which layers become one, and write that to `out` (None: nowhere).
+
+    Of a module in memory nothing is written unless `out` is given; the plan is in the `Decision`.
 
     `apply_to` is another checkpoint of the same architecture; the plan is carried out on it, into the folder model.compressed.
 
@@ -174,22 +259,31 @@ def plan(
         BadInput, Infeasible, UnsupportedModel: as for `run`.
         PlanMismatch: `apply_to` is another architecture.
     """
-    result = Path("model.compressed")
-    for path in (out, result if apply_to is not None else None):
+    out = None if isinstance(model, nn.Module) and out is PLAN else out
+    carried_out = Path("model.compressed")
+    for path in (out, carried_out if apply_to is not None else None):
         if path is not None:
             free(Path(path), force)
-    recipe = make(model=model_path(model), **settings)
-    decision = decide(recipe, progress, quick=False)
+    recipe, given = resolved_recipe(model, None, settings)
+    decision = decide(recipe, progress, quick=False, given=given)
     if out is not None:
         write_text(Path(out), decision.plan.to_json())
     if apply_to is not None:
-        loading = {name: value for name, value in settings.items() if name in _OPENING}
-        apply(decision.plan, apply_to, out=result, force=force, **loading)
+        loading: Any = {name: value for name, value in settings.items() if name in _OPENING}
+        apply(decision.plan, apply_to, out=carried_out, force=force, **loading)
     return decision
 
 
-def apply(plan: Place | Plan, model: Place, *, out: Place = "model.compressed", force: bool = False, **settings: Any) -> Artifact:
-    """Carry out a plan on a model file and save the result as a folder that `load` opens.
+@with_settings
+def apply(
+    plan: Place | Plan,
+    model: nn.Module | Place,
+    *,
+    out: Place = "model.compressed",
+    force: bool = False,
+    **settings: Unpack[Unplanned],
+) -> Artifact:
+    """Carry out a plan on a model and save the result as a folder that `load` opens.
 
     Raises:
         BadInput: a file cannot be read, or `out` exists and `force` is not given.
@@ -197,16 +291,22 @@ def apply(plan: Place | Plan, model: Place, *, out: Place = "model.compressed", 
     """
     made = plan if isinstance(plan, Plan) else read(Path(plan))
     free(Path(out), force)
-    artifact, _ = opened(make(model=model_path(model), **settings))
+    artifact, _ = opened(*resolved_recipe(model, None, settings))
     smaller = artifacts.apply(made, artifact)
     save(smaller, Path(out))
     return smaller
 
 
+@with_settings
 def export(
-    model: Place, *, format: str = "onnx", out: Place | None = None, force: bool = False, **settings: Any
+    model: nn.Module | Place,
+    *,
+    format: str = "onnx",
+    out: Place | None = None,
+    force: bool = False,
+    **settings: Unpack[Settings],
 ) -> exporters.Exported:
-    """Write a model file in the format of another runtime, compared with torch on the same inputs: real ones where there is data.
+    """Write a model in the format of another runtime, compared with torch on the same inputs: real ones where there is data.
 
     Without `out` the file is called model, with the ending of the format. 8 bits need `data` to calibrate on.
 
@@ -220,12 +320,12 @@ def export(
     exporters.require(format)
     path = Path(out or f"model{exporters.ENDING[format]}")
     free(path, force)
-    recipe = make(model=model_path(model), **settings)
-    artifact, data = opened(recipe)
+    recipe, given = resolved_recipe(model, None, settings)
+    artifact, data = opened(recipe, given)
     return exports.write(format, artifact, path, recipe, data, {})
 
 
-def demo(*, out: Place = "demo-out", force: bool = False, progress: Progress = silent, **settings: Any) -> Report:
+def demo(*, out: Place = "demo-out", force: bool = False, progress: Progress = silent, **settings: Unpack[Settings]) -> Report:
     """Train a small net on scikit-learn's digits into `out`/model.pt (once), and compress it into `out`/run.
 
     Raises:
@@ -236,5 +336,5 @@ def demo(*, out: Place = "demo-out", force: bool = False, progress: Progress = s
         raise BadInput(f"{folder / 'run'} holds an earlier demonstration. Add --force to replace it, or give another --out.")
     if not (folder / "model.pt").exists():
         make_demo(folder, progress=progress)
-    recipe = make(model=str(folder / "model.pt"), arch=ARCH, data="digits", **(DEMO | settings))
+    recipe = make(model=str(folder / "model.pt"), arch=ARCH, data="digits", **{**DEMO, **settings})
     return pipeline.run(recipe, folder / "run", force=force, progress=progress)

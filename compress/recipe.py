@@ -9,7 +9,6 @@ import difflib
 import json
 import tomllib
 from collections.abc import Mapping
-from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -241,16 +240,6 @@ def make(**settings: Any) -> Recipe:
         if not name:
             raise BadInput(message) from error
         raise BadInput(f"--{name} is {first['input']!r}: {message}.".replace("..", ".")) from error
-
-
-def model_path(model: object) -> str:
-    """The path of a model file as text; a module in its place is refused with what to do."""
-    if not isinstance(model, str | PathLike):
-        raise BadInput(
-            f"The model is a {type(model).__name__}; needed is the path of a file. "
-            "Save it with torch.save(model, 'model.pt'), or its state_dict where the class is your own, and give that path."
-        )
-    return str(model)
 
 
 def _unknown(name: str) -> str:

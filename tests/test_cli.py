@@ -384,9 +384,9 @@ def test_the_default_target_stands_in_the_recipe_and_in_the_help():
 
 def test_a_tolerance_takes_the_place_of_a_files_target_and_the_other_way_round(here: Path):
     Path("recipe.toml").write_text(make(model="model.pt").to_toml())
-    found = api.resolved_recipe(None, "recipe.toml", {"tolerance": 0.1})
+    found, _ = api.resolved_recipe(None, "recipe.toml", {"tolerance": 0.1})
     assert (found.target, found.tolerance) == (None, 0.1)
-    again = api.resolved_recipe(None, found, {"target": "params=0.5"})
+    again, _ = api.resolved_recipe(None, found, {"target": "params=0.5"})
     assert (again.target, again.tolerance) == ("params=0.5", None)
 
 

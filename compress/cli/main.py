@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -73,7 +73,7 @@ def run(model: str | None, recipe: Path | None, out: Path, dry_run: bool, as_jso
     from compress.cli.output import print_comparison, print_decision, print_json, print_report, progress_bar
 
     with progress_bar() as progress:
-        done = compress.run(model, recipe=recipe, out=out, dry_run=dry_run, progress=progress, **given(flags))
+        done = cast(Any, compress.run)(model, recipe=recipe, out=out, dry_run=dry_run, progress=progress, **given(flags))
     if as_json:
         print_json(done)
     elif flags["methods"]:
@@ -182,7 +182,7 @@ def explain(model: str, layer: str | None, depth: bool, reach: bool, as_json: bo
     import compress
     from compress.cli.output import print_json, print_records
 
-    found = compress.explain(model, layer, depth=depth, reach=reach, **given(flags))
+    found = cast(Any, compress.explain)(model, layer, depth=depth, reach=reach, **given(flags))
     print_json(found) if as_json else print_records(found)
     if not (layer or depth or as_json):
         rows: Any = found if reach else compress.explain(model, reach=True, **given(flags))

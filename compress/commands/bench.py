@@ -13,13 +13,15 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
+from torch import nn
 
 import exporters
-from compress.commands.bench_files import Files, Unfit, native, onnx_inputs, resolved, unpacked
+from compress.commands.bench_files import Files, Unfit, native, onnx_inputs, resolved, stored, unpacked
 from compress.errors import BadInput, CompressError
+from compress.keywords import Common, with_settings
 from compress.measure import gpu, interleaved, runtime
 from compress.measure.interleaved import Candidate, Figures
 from compress.measure.latency import Timing, compare
@@ -39,8 +41,9 @@ class Unsteady(CompressError):
     """Figures that scatter too much for any claim."""
 
 
+@with_settings
 def bench(
-    *models: str | Path,
+    *models: nn.Module | str | Path,
     runtime: str | Sequence[str] = "auto",
     batch: int | str | Sequence[int] = 1,
     threads: int | str | Sequence[int] = 0,
@@ -50,9 +53,12 @@ def bench(
     python: str = "python3",
     ssh_config: str | Path | None = None,
     progress: Progress | None = None,
-    **settings: Any,
+    **settings: Unpack[Common],
 ) -> dict[str, Figures]:
-    """Latency of several model files, timed in turns; each is compared with the first of its batch size and threads.
+    """Latency of several models, timed in turns; each is compared with the first of its batch size and threads.
+
+    A module in memory is stored in a temporary folder first, and goes by the name of its class (and its number where there are
+    several); `inputs` or `input_shape` say what it takes, unless it is a traced one.
 
     A file runs in the runtimes that are named, as far as they open it; with `auto` in the one that it was made for. A torch
     model is exported to a temporary file first, except for `runtime="torch"` alone; a package gives its ONNX models. `batch` and
@@ -73,8 +79,9 @@ def bench(
     cores = numbers("cpu", cpu, 0) if cpu else []
     with ExitStack() as stack:
         folder = stack.enter_context(leftovers.folder())
-        settings["runtime"] = wanted[0] if wanted[0] in IN_PROCESS else "ort"
-        recipes = resolved(dict(unpacked([*map(str, models)], folder)), settings, sizes[0], counts[0])
+        asked = {**settings, "runtime": wanted[0] if wanted[0] in IN_PROCESS else "ort"}
+        files, asked = stored(models, asked, folder)
+        recipes = resolved(dict(unpacked(files, folder)), asked, sizes[0], counts[0])
         if wanted[0] in IN_PROCESS:
             found = in_process(recipes, wanted[0], progress)
         else:

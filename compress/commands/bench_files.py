@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import exporters
 from compress.checkpoint.load import open_artifact, parse_shape
+from compress.checkpoint.load.live_module import examples
+from compress.checkpoint.save import save
 from compress.errors import BadInput
+from compress.pipeline.given import resolved_recipe
 from compress.pipeline.prepare import opened
 from compress.progress import Progress
 from compress.recipe import Recipe, make
@@ -31,15 +34,40 @@ class Unfit(Exception):
     """A model that a runtime does not take, and why."""
 
 
-def unpacked(names: Sequence[str], folder: Path) -> Iterator[tuple[str, Path]]:
+def stored(
+    models: Sequence[nn.Module | str | Path], settings: dict[str, Any], folder: Path
+) -> tuple[list[tuple[str, Path]], dict[str, Any]]:
+    """(name, file) of every model, and the settings without what is in memory: a module is stored in `folder`.
+
+    Raises:
+        BadInput: what a module takes is not known.
+        UnsupportedModel: a module that has no form without its class.
+    """
+    files = list[tuple[str, Path]]()
+    named = [type(model).__name__ for model in models if isinstance(model, nn.Module)]
+    for number, model in enumerate(models, 1):
+        if not isinstance(model, nn.Module):
+            files.append((str(model), Path(model)))
+            continue
+        recipe, given = resolved_recipe(model, None, settings)
+        name = type(model).__name__ + (f" {number}" if named.count(type(model).__name__) > 1 else "")
+        files.append((name, save(opened(recipe, given)[0], folder / f"{number}.compressed")))
+    # The stored ones know their inputs; files beside them are opened with the shapes of the same examples.
+    text = {name: value for name, value in settings.items() if name != "data" or isinstance(value, str)}
+    if "inputs" in text and not isinstance(text["inputs"], str):
+        text["input_shape"] = tuple(tuple(x.shape[1:]) for x in examples(text.pop("inputs")))
+    return files, text
+
+
+def unpacked(given: Iterable[tuple[str, Path]], folder: Path) -> Iterator[tuple[str, Path]]:
     """(name, file) of every model; a package is opened into `folder` and gives each ONNX model in it.
 
     Raises:
         BadInput: a package that is not whole, not safe to open, or holds no such model.
     """
-    for number, name in enumerate(dict.fromkeys(names)):
+    for number, (name, path) in enumerate(dict(given).items()):
         if not name.endswith(PACKAGES):
-            yield name, Path(name)
+            yield name, path
             continue
         inside = folder / f"package-{number}"
         inside.mkdir()

@@ -5,15 +5,18 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Unpack, overload
+
+from torch import nn
 
 from compress.artifact import Artifact
 from compress.errors import BadInput
 from compress.graph.channels.solve import Channels, Group
 from compress.graph.linearize import activations
 from compress.graph.merge.segments import blocked
+from compress.keywords import Common, with_settings
+from compress.pipeline.given import resolved_recipe
 from compress.pipeline.prepare import opened
-from compress.recipe import make, model_path
 from compress.selection.merge_candidates import shortest
 from compress.selection.reach import reach as within_reach
 from compress.statistics.activation_states import data_free
@@ -90,8 +93,22 @@ class ReachRow:
 WITHIN_REACH = "within reach"
 
 
+Model = nn.Module | str | Path
+
+
+@overload
 def explain(
-    model: str | Path, layer: str | None = None, *, depth: bool = False, reach: bool = False, **settings: Any
+    model: Model, layer: None = None, *, depth: Literal[False] = False, reach: Literal[False] = False, **settings: Unpack[Common]
+) -> list[GroupRow]: ...
+@overload
+def explain(model: Model, layer: str, **settings: Unpack[Common]) -> list[MemberRow]: ...
+@overload
+def explain(model: Model, *, depth: Literal[True], **settings: Unpack[Common]) -> list[DepthRow]: ...
+@overload
+def explain(model: Model, *, reach: Literal[True], **settings: Unpack[Common]) -> list[ReachRow]: ...
+@with_settings
+def explain(
+    model: Model, layer: str | None = None, *, depth: bool = False, reach: bool = False, **settings: Any
 ) -> list[GroupRow] | list[MemberRow] | list[DepthRow] | list[ReachRow]:
     """Groups of channels of a model; with `layer`, the tensors coupled to the channels of that layer; with `depth`, activations.
 
@@ -103,7 +120,7 @@ def explain(
     if (depth or reach) and layer is not None:
         flag = "--depth" if depth else "--reach"
         raise BadInput(f"Both a layer ({layer}) and {flag} are given; {flag} speaks of the whole model. Give one of them.")
-    artifact, _ = opened(make(model=model_path(model), **settings))
+    artifact, _ = opened(*resolved_recipe(model, None, settings))
     if depth:
         return depth_rows(artifact)
     if reach:

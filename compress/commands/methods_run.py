@@ -10,6 +10,7 @@ from compress.commands.compare import write
 from compress.errors import BadInput, CompressError, GateFailed
 from compress.method_table import METHODS
 from compress.pipeline import run
+from compress.pipeline.given import NOTHING, Given
 from compress.pipeline.lock import locked
 from compress.pipeline.sequence import stages_of
 from compress.progress import Progress, silent
@@ -24,6 +25,7 @@ def run_methods(
     methods: Sequence[str],
     out: Path,
     *,
+    given: Given = NOTHING,
     resume: bool = False,
     force: bool = False,
     progress: Progress = silent,
@@ -46,7 +48,13 @@ def run_methods(
     if (out / "compare.json").exists() and not (force or resume):
         raise BadInput(f"{out} holds another comparison. Give another --out, --force to replace it, or --resume to go on.")
     with in_use(out):
-        return _all(recipe, chosen, out, resume, force, progress)
+
+        def one(name: str, progress: Progress) -> records.Report:
+            again = resume and (out / name / "recipe.toml").exists()
+            how = {"given": given, "resume": again, "force": force and not again, "progress": progress}
+            return run.run(_by(recipe, name), out / name, **how)
+
+        return _all(chosen, out, one, progress)
 
 
 @contextmanager
@@ -66,11 +74,11 @@ def in_use(out: Path) -> Generator[None]:
                 out.rmdir()
 
 
-def _all(recipe: Recipe, chosen: Sequence[str], out: Path, resume: bool, force: bool, progress: Progress) -> Comparison:
+def _all(chosen: Sequence[str], out: Path, one: Callable[[str, Progress], records.Report], progress: Progress) -> Comparison:
     reports, failed = dict[str, records.Report](), dict[str, CompressError | ExportError]()
     for number, name in enumerate(chosen):
         try:
-            reports[name] = _one(_by(recipe, name), out / name, resume, force, _named(progress, name, number / len(chosen)))
+            reports[name] = one(name, _named(progress, name, number / len(chosen)))
         except GateFailed as error:  # the report is there, and says which contract failed
             failed[name] = error
             if (out / name / "report.json").exists():
@@ -86,11 +94,6 @@ def _all(recipe: Recipe, chosen: Sequence[str], out: Path, resume: bool, force: 
 
 def _by(recipe: Recipe, method: str) -> Recipe:
     return merged(recipe.model_dump(), {"method": method})
-
-
-def _one(recipe: Recipe, out: Path, resume: bool, force: bool, progress: Progress) -> records.Report:
-    again = resume and (out / "recipe.toml").exists()
-    return run.run(recipe, out, resume=again, force=force and not again, progress=progress)
 
 
 def _named(progress: Progress, method: str, share: float) -> Callable[[str, float, str], None]:

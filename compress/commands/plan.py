@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from compress.edits import Plan
 from compress.errors import BadInput
 from compress.measure.cost import Cost, cost
+from compress.pipeline.given import NOTHING, Given
 from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.prepare import prepare
 from compress.pipeline.sequence import stages_of
@@ -36,7 +37,7 @@ class Decision:
     notes: tuple[str, ...]
 
 
-def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True) -> Decision:
+def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True, given: Given = NOTHING) -> Decision:
     """Make the plan of a recipe. Nothing is written, the model file is not touched.
 
     Args:
@@ -45,6 +46,7 @@ def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True) -
         quick: which channels go, and no more: no weight is fitted, and what only a race can decide is left out where channels
             go as well. Otherwise what a run without any training does: weights refitted, and layers that are measured to be
             faster as one merged.
+        given: what stands in memory and not in the recipe.
 
     Raises:
         BadInput: a setting or a file that cannot be used, or a method that decides while it trains.
@@ -56,7 +58,7 @@ def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True) -
     deciding = [stage for stage in stages if stage.traits.decides is Decides.BEFORE_TRAINING]
     width_alone = quick and any("width" in stage.traits.removes for stage in deciding)
     chosen = [stage for stage in deciding if not (width_alone and stage.traits.races)]
-    context, _ = prepare(recipe, progress)
+    context, _ = prepare(recipe, progress, given)
     context = replace(context, race=LatencyCache(recipe, context.device).race, fitting=not width_alone)
     dense = planned = context.dense
     for stage in stages:

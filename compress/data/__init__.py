@@ -2,7 +2,8 @@
 
     source                 open_data             Data
     folder, .npz,    ->    split, size,    ->    train | held_out | test   (Split: seeded batches, ready for the model)
-    digits, ...            normalization         spec, notes
+    digits, tensors,       normalization         spec, notes
+    loaders, ...
 
 Whatever was inferred (size, normalization, split, augmentation, task) stands in `Data.notes`, one sentence each.
 `held_out` is never a part of the test data; the test data is for measuring only.
@@ -11,6 +12,7 @@ Whatever was inferred (size, normalization, split, augmentation, task) stands in
 from __future__ import annotations
 
 from compress.data.checks import check_input, check_output
+from compress.data.objects import open_objects
 from compress.data.open_data import from_arrays, open_data
 from compress.data.preparation import Preparation
 from compress.data.settings import PRESETS, Settings
@@ -29,4 +31,5 @@ __all__ = [
     "check_output",
     "from_arrays",
     "open_data",
+    "open_objects",
 ]

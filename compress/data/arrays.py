@@ -49,8 +49,10 @@ def open_digits(settings: Settings, shape: tuple[int, ...] | None) -> Source:
     return open_arrays({"x": images, "y": np.asarray(found.target)}, settings, shape, "digits")
 
 
-def open_arrays(arrays: Mapping[str, Any], settings: Settings, shape: tuple[int, ...] | None, where: str) -> Source:
-    """Arrays by Keras' names as a source.
+def open_arrays(
+    arrays: Mapping[str, Any], settings: Settings, shape: tuple[int, ...] | None, where: str, *, as_given: bool = False
+) -> Source:
+    """Arrays by Keras' names as a source; `as_given`: others than 8-bit images are what the model takes.
 
     Raises:
         BadInput: no x or x_train, lengths that differ, values that are not finite, a shape that is not the model's.
@@ -69,10 +71,13 @@ def open_arrays(arrays: Mapping[str, Any], settings: Settings, shape: tuple[int,
     if not len(inputs["train"]):
         raise EmptyData(f"{where} has no training image: x_train has length 0.")
     notes: list[str] = []
-    plain = _no_images(inputs, shape)
+    ready = as_given and inputs["train"].dtype != torch.uint8
+    plain = ready or _no_images(inputs, shape)
     if plain:
-        sample = "x".join(map(str, inputs["train"].shape[1:]))
-        notes.append(f"The arrays are used as they are, samples of {sample} as the input shape says, without normalization.")
+        _refuse_several_shapes(inputs, where)
+        sample = "x".join(map(str, inputs["train"].shape[1:])) or "one number"
+        said = "" if ready else " as the input shape says"
+        notes.append(f"The arrays are used as they are, samples of {sample}{said}, without normalization.")
     else:
         inputs = _as_images(inputs, settings, shape, where, notes)
     found = tuple(next(iter(inputs.values())).shape[1:])
@@ -143,10 +148,8 @@ def _as_images(
     if settings.size is not None and tuple(inputs["train"].shape[2:]) != settings.size:
         notes.append(f"Images are resized to {settings.size[0]}x{settings.size[1]}.")
         inputs = {name: _resized(x, settings.size) for name, x in inputs.items()}
-    shapes = {tuple(x.shape[1:]) for x in inputs.values()}
-    if len(shapes) > 1:
-        raise BadInput(f"{where} has parts of several shapes: {sorted(shapes)}. Needed is one shape.")
-    found = shapes.pop()
+    _refuse_several_shapes(inputs, where)
+    found = tuple(inputs["train"].shape[1:])
     if shape is not None and tuple(shape) != found:
         raise BadInput(
             f"The model takes inputs of {'x'.join(map(str, shape))}, {where} has {'x'.join(map(str, found))}. "
@@ -155,6 +158,12 @@ def _as_images(
     if not settings.size and len(found) == 3:
         notes.append(f"The input shape {'x'.join(map(str, found))} is that of the arrays.")
     return inputs
+
+
+def _refuse_several_shapes(inputs: dict[str, Tensor], where: str) -> None:
+    shapes = {tuple(x.shape[1:]) for x in inputs.values()}
+    if len(shapes) > 1:
+        raise BadInput(f"{where} has parts of several shapes: {sorted(shapes)}. Needed is one shape.")
 
 
 def _gray(images: Tensor) -> Tensor:

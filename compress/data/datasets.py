@@ -56,7 +56,7 @@ def open_torchvision(text: str, settings: Settings, shape: tuple[int, ...] | Non
                 ) from error
     arrays = _arrays(found)
     if arrays is None:
-        return _from_datasets(found, settings, shape, f"torchvision:{name}", name.lower())
+        return from_datasets(found, settings, shape, f"torchvision:{name}", name.lower())
     source = open_arrays(arrays, settings, shape, f"torchvision:{name}")
     names = settings.classes or tuple(getattr(found["train"], "classes", ())) or source.classes
     preset = name.lower() if name.lower() in PRESETS else None
@@ -92,7 +92,7 @@ def open_factory(name: str, settings: Settings, shape: tuple[int, ...] | None) -
             f"The data factory {name} gives a {type(made).__name__}; needed is a compress.data.Data, arrays by name "
             f"(x_train, ...), a data set with length and items, (train, test), or a dict of these with 'train'."
         )
-    return _from_datasets(dict(made), settings, shape, name, None)
+    return from_datasets(dict(made), settings, shape, name, None)
 
 
 def _is_dataset(value: Any) -> bool:
@@ -111,10 +111,15 @@ def _arrays(found: dict[str, Any]) -> dict[str, Any] | None:
     return arrays
 
 
-def _from_datasets(
+def from_datasets(
     found: dict[str, Any], settings: Settings, shape: tuple[int, ...] | None, where: str, preset: str | None
 ) -> Source:
-    """Map-style data sets; items are an input, or a pair of input (or tuple of inputs) and target."""
+    """Map-style data sets by part; items are an input, or a pair of input (or tuple of inputs) and target.
+
+    Raises:
+        BadInput: another shape than the model's, or targets that do not suit the task.
+        EmptyData: no training sample.
+    """
     if not len(found["train"]):
         raise EmptyData(f"{where} has no training sample: its length is 0.")
     item = found["train"][0]

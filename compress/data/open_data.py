@@ -75,16 +75,22 @@ def open_data(
             source = open_npz(path, settings, shape)
         else:
             raise BadInput(f"{path} is a {path.suffix or 'plain'} file; needed is an image folder, an .npz file or a data.toml.")
-    return source if isinstance(source, Data) else _divided(source, settings, seed, text)
+    return source if isinstance(source, Data) else divided(source, settings, seed, text)
 
 
 def from_arrays(arrays: Mapping[str, Any], *, seed: int = 0, name: str = "arrays", **settings: Any) -> Data:
     """Data from arrays or tensors in memory: x_train, y_train, x_test, y_test, or x, y; `settings` as in a data.toml."""
     checked = make(name, **settings)
-    return _divided(open_arrays(arrays, checked, None, name), checked, seed, name)
+    return divided(open_arrays(arrays, checked, None, name), checked, seed, name)
 
 
-def _divided(source: Source, settings: Settings, seed: int, name: str) -> Data:
+def divided(source: Source, settings: Settings, seed: int, name: str) -> Data:
+    """An open source as data: its parts, or parts cut off by seed, and what its inputs are normalized and changed by.
+
+    Raises:
+        BadInput: another task than the settings say, or inputs in which nothing can be seen.
+        EmptyData: too few samples to be split.
+    """
     notes = list(source.notes)
     train = source.parts["train"]
     rest = torch.arange(len(train.inputs[0]))

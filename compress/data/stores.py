@@ -106,11 +106,23 @@ class Items:
         return len(self.items)
 
     def read(self, index: Tensor) -> Tensor:
+        values = [self._value(i) for i in index.tolist()]
         try:
-            return torch.stack([to_tensor(self.pick(self.items[i])) for i in index.tolist()])
+            return torch.stack(values)
         except RuntimeError as error:
             raise BadInput(
                 f"The data set's items cannot be stacked ({error}). Needed are items of one shape: resize them there."
+            ) from error
+
+    def _value(self, number: int) -> Tensor:
+        try:
+            return to_tensor(self.pick(self.items[number]))
+        except (BadInput, MemoryError):
+            raise
+        except Exception as error:  # user code may raise anything
+            told = (str(error).strip() or "no message").splitlines()[0][:160]
+            raise BadInput(
+                f"The data set {type(self.items).__name__} raises at item {number} ({type(error).__name__}: {told}). Correct it."
             ) from error
 
 

@@ -14,28 +14,39 @@ from torch.fx import GraphModule, Node
 import exporters
 from compress.artifact import Artifact
 from compress.checkpoint.load import open_artifact, parse_shape, refusal
+from compress.checkpoint.load.live_module import in_memory
 from compress.data import Data, check_output, open_data
 from compress.errors import BadInput, CompressWarning
 from compress.measure import quality
 from compress.measure.cost import cost
 from compress.measure.runtime import choose
+from compress.pipeline.given import NOTHING, Given
 from compress.progress import Progress, silent
 from compress.recipe import DRAWN, Recipe
 from compress.stage import Context
 
 
-def opened(recipe: Recipe) -> tuple[Artifact, Data | None]:
-    """The traced model of a recipe, and its data where a source is named.
+def opened(recipe: Recipe, given: Given = NOTHING) -> tuple[Artifact, Data | None]:
+    """The traced model of a recipe, and its data where a source is named; what is in memory comes instead.
 
     Input shapes are those that the recipe says, else the checkpoint's own, else the data's.
     """
+    if lacking := given.lacks(recipe):
+        raise BadInput(lacking)
     shapes = tuple(parse_shape(text) for text in recipe.input_shape)
     shape = shapes[0] if shapes else None
-    data = open_data(recipe.data, seed=recipe.seed, shape=shape, trust=recipe.trust_recipe) if recipe.data else None
+    data = given.data
+    if data is None and recipe.data:
+        data = open_data(recipe.data, seed=recipe.seed, shape=shape, trust=recipe.trust_recipe)
     # A stored model knows its own input shape; of a plain file only the data can tell it.
-    of_data = data is not None and not shapes and not Path(recipe.model).is_dir()
+    of_data = (
+        data is not None and not shapes and not given.inputs and (given.model is not None or not Path(recipe.model).is_dir())
+    )
     if data is not None and of_data:
         shapes = tuple(tuple(x.shape[1:]) for x in next(data.train.batches(1, limit=1)).inputs)
+    if given.model is not None:
+        found = in_memory(given.model, inputs=given.inputs, shapes=shapes, output=recipe.output, of_data=of_data)
+        return found, data
     artifact = open_artifact(
         recipe.model,
         arch=recipe.arch,
@@ -43,13 +54,13 @@ def opened(recipe: Recipe) -> tuple[Artifact, Data | None]:
         trust_pickle=recipe.trust_pickle,
         weights_entry=recipe.weights_entry,
         output=recipe.output,
-        input_shapes=shapes,
+        input_shapes=shapes or tuple(tuple(x.shape[1:]) for x in given.inputs),
         of_data=of_data,
     )
     return artifact, data
 
 
-def prepare(recipe: Recipe, progress: Progress = silent) -> tuple[Context, quality.Metric]:
+def prepare(recipe: Recipe, progress: Progress = silent, given: Given = NOTHING) -> tuple[Context, quality.Metric]:
     """Open data and model, and check that they fit each other: the head of every command that looks at both."""
     device = find_device(recipe.device)
     # For its refusal, before model and data are opened.
@@ -63,7 +74,7 @@ def prepare(recipe: Recipe, progress: Progress = silent) -> tuple[Context, quali
         raise BadInput(
             "There is no data; needed is --data FOLDER, .npz, torchvision:NAME@DIR, digits, module:factory or data.toml."
         )
-    dense, data = opened(recipe)
+    dense, data = opened(recipe, given)
     assert data is not None
     first = next(iter(data.train.batches(1)))
     if len(dense.inputs) != len(first.inputs):

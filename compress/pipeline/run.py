@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,6 +35,7 @@ from compress.errors import (
     UnsupportedModel,
 )
 from compress.pipeline.exports import Exports, export_all, lost_too_much
+from compress.pipeline.given import NOTHING, Given
 from compress.pipeline.harness import Harness
 from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.prepare import prepare
@@ -63,20 +65,27 @@ class _Done:
     trained: bool = False
 
 
-def run(
+def run(recipe: Recipe, out: Path | str, **how: Any) -> Report:
+    """The report of a run; the keywords, and what is raised, are those of `carry_out`."""
+    return carry_out(recipe, out, **how)[0]
+
+
+def carry_out(
     recipe: Recipe,
     out: Path | str,
     *,
+    given: Given = NOTHING,
     resume: bool = False,
     force: bool = False,
     progress: Progress = silent,
     recipe_sha256: str | None = None,
-) -> Report:
-    """Carry out a recipe and write `out/`.
+) -> tuple[Report, Artifact]:
+    """Carry out a recipe and write `out/`: its report, and the model that it ends with.
 
     Args:
         recipe: every setting.
         out: folder of the results.
+        given: what stands in memory and not in the recipe.
         resume: go on with a run of the same recipe that was cut off.
         force: replace another run's results.
         progress: told what is being done.
@@ -91,8 +100,8 @@ def run(
         Interrupted: somebody stopped it; finished stages are on disk.
     """
     stages = stages_of(recipe)
-    context, metric = prepare(recipe, progress)
-    given = {
+    context, metric = prepare(recipe, progress, given)
+    sums = {
         "recipe_sha256": recipe_sha256,
         "data_sha256": sha256(Path(recipe.data).expanduser()) if recipe.data.endswith(".toml") else None,
     }
@@ -105,13 +114,13 @@ def run(
         running.dense()
         for stage in stages:
             running.stage(stage)
-        report, remedy = _finished(running, given)
+        report, remedy = _finished(running, sums)
     if report.outcome is not Outcome.KEPT:
         raise GateFailed(f"{report.verdict} {workspace.out} {remedy}")
-    return report
+    return report, running.done[-1].artifact
 
 
-def _finished(running: _Run, given: Mapping[str, str | None]) -> tuple[Report, str]:
+def _finished(running: _Run, sums: Mapping[str, str | None]) -> tuple[Report, str]:
     """Exports and the report, and what a broken contract leaves."""
     recipe, workspace, result = running.harness.recipe, running.workspace, running.done[-1].artifact
     with _disk_errors(workspace, running.names):
@@ -120,7 +129,7 @@ def _finished(running: _Run, given: Mapping[str, str | None]) -> tuple[Report, s
         workspace.check()
         made = export_all(recipe, workspace.out, result, running.context.data, running.harness.quality_of, dense)
         workspace.check()  # exporters make the folder of a file where it is missing
-        report, remedy = running.with_last_kept(_report(recipe, running.done, made).model_copy(update=given))
+        report, remedy = running.with_last_kept(_report(recipe, running.done, made).model_copy(update=sums))
         report = _write(workspace, result, report)
         workspace.check()
     return report, remedy

@@ -9,6 +9,7 @@ state_dict     a state_dict matched and checked
 plain_weights  lazy layers get sizes, computed weights become plain
 behavior       random and batch-dependent models are refused
 model          all of it together: load_model, load, open_artifact
+live_module    a module in memory, likewise
 """
 
 from compress.checkpoint.load.model import Loaded, example_inputs, load, load_model, open_artifact, parse_shape, refusal

@@ -194,12 +194,34 @@ def open_artifact(
         UnsupportedModel: the model cannot be traced, its output is random, or depends on the rest of the batch.
     """
     loaded = load_model(path, arch=arch, arch_kwargs=arch_kwargs, trust_pickle=trust_pickle, weights_entry=weights_entry)
-    shapes = tuple(input_shapes) or _known_shapes(loaded.module)
-    if not shapes:
+    found = artifact_of(loaded, input_shapes, output=output, of_data=of_data)
+    if found is None:
         raise BadInput(f"The input size of {path} is not known. Give it with --input-shape CxHxW, once per model input.")
-    inputs, integers = example_inputs(shapes), (False,) * len(shapes)
-    if (found := whole_inputs(loaded.module, inputs)) is not None:
-        inputs, integers = found
+    return found
+
+
+def artifact_of(
+    loaded: Loaded, shapes: Sequence[Shape], *, inputs: Sequence[Tensor] = (), output: str | None = None, of_data: bool = False
+) -> Artifact | None:
+    """A loaded module traced, or None where the shapes of its inputs are not known.
+
+    Args:
+        loaded: the module.
+        shapes: as `input_shapes` of `open_artifact`.
+        inputs: examples, batch first, instead; whole numbers stay such.
+        output: as for `open_artifact`.
+        of_data: as for `open_artifact`.
+    """
+    shapes = tuple(shapes) or _known_shapes(loaded.module)
+    if not shapes and not inputs:
+        return None
+    if inputs:
+        integers = tuple(not x.is_floating_point() for x in inputs)
+        inputs = tuple(x[:1].float() for x in inputs)
+    else:
+        inputs, integers = example_inputs(shapes), (False,) * len(shapes)
+        if (found := whole_inputs(loaded.module, inputs)) is not None:
+            inputs, integers = found
     given = as_integers(inputs, integers)
     refuse_unsteady(loaded.module, given)
     try:

@@ -121,8 +121,15 @@ def _needs_code(path: Path, foreign: list[str]) -> str:
     return (
         f"The model file {path} needs the code of {named}, and opening it would run that code. Save the weights with "
         "torch.save(model.state_dict(), ...) and name the model with --arch package.module:factory or file.py:factory; "
-        "or, if you trust whoever made the file, add --trust-pickle."
+        f"or, if you trust whoever made the file, {_trusted_way(foreign)}."
     )
+
+
+def _trusted_way(foreign: list[str]) -> str:
+    """What opens a file with code: a class of a script or notebook is found in that one alone."""
+    if any(name.startswith("__main__.") for name in foreign):
+        return "give the module itself where its class stands, in that script or notebook: compress.run(model, data=...)"
+    return "add --trust-pickle; where you have the module itself, compress.run(model, data=...) takes it"
 
 
 def _refused_by_torch(path: Path, kind: Kind, error: UnpicklingError) -> str:
@@ -153,7 +160,8 @@ def _trusting(path: Path) -> Any:
         except (ImportError, AttributeError) as error:
             raise BadInput(
                 f"The model file {path} needs code that cannot be imported ({error}). Run where that code is importable; a class "
-                "defined in a script or notebook (__main__) cannot be: give its state_dict and --arch file.py:factory."
+                "defined in a script or notebook (__main__) cannot be: call compress.run(model, data=...) there, or give its "
+                "state_dict and --arch file.py:factory."
             ) from error
         except MemoryError:
             raise

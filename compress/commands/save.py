@@ -1,0 +1,36 @@
+"""`compress.save`: a traced model, or a module and an example of its inputs, as a checkpoint without a class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from compress.artifact import Artifact
+from compress.checkpoint.load.live_module import examples, in_memory, refuse_other
+from compress.checkpoint.save import save as saved
+from compress.errors import BadInput
+
+
+def save(
+    model: nn.Module | Artifact, path: str | Path, *, inputs: Tensor | tuple[Tensor, ...] | list[Tensor] | None = None
+) -> Path:
+    """Write a model so that `load` opens it, trainable, without the class that it came from.
+
+    Args:
+        model: a traced model, as `load` and `run` give it, an artifact, or any module; it is not changed.
+        path: the folder, such as out/model.compressed; an older checkpoint there is replaced.
+        inputs: for a module that is not traced yet: an example of each input, batch first, such as torch.zeros(1, 3, 224, 224).
+
+    Raises:
+        UnsupportedModel: it cannot be traced, or a layer or an operation cannot be stored without code.
+        NotWritten: the folder cannot be written.
+        BadInput: no module, a module without examples, or something else is in the folder's place.
+    """
+    if isinstance(model, Artifact) or (isinstance(model, GraphModule) and inputs is None):
+        return saved(model, path)
+    refuse_other(model)
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"The model is the path {model}; needed is a module. Open the file first, as with compress.load.")
+    return saved(in_memory(model, inputs=() if inputs is None else examples(inputs)), path)
