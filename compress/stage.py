@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 
 from compress.artifact import Artifact
 from compress.data import Data
 from compress.data.calibration import Calibration
-from compress.findings import Findings
 from compress.measure.latency import Timing
 from compress.progress import Progress, silent
 from compress.recipe import Recipe
 
+T = TypeVar("T")
 Race = Callable[[Artifact, Artifact], Timing]
 """Speed of the first model over the second in the target runtime, timed in turns."""
+
+
+@dataclass
+class Findings:
+    """What was found out about a model, kept for whoever asks again: statistics, loss curves, choices of channels.
+
+    A stage is asked more than once for one model: with other multiples of channels, at other targets. What does not depend on
+    those is computed once. It is kept as long as the one who asks wants it, since Gram matrices may be gigabytes.
+    """
+
+    _known: dict[tuple[int, Hashable], tuple[object, Any]] = field(default_factory=dict[tuple[int, Hashable], tuple[object, Any]])
+
+    def of(self, model: object, key: Hashable, find: Callable[[], T]) -> T:
+        """What `find` gives, once for each model (the very object) and key."""
+        place = (id(model), key)
+        if place not in self._known:
+            self._known[place] = (model, find())  # the model beside it, so that no other one takes its id
+        return self._known[place][1]
+
+
+def once(findings: Findings | None, model: object, key: Hashable, find: Callable[[], T]) -> T:
+    """From the findings, where there are any."""
+    return find() if findings is None else findings.of(model, key, find)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ TIERS: tuple[frozenset[str], ...] = (
     frozenset({"graph.trace"}),
     frozenset({"graph.channels"}),
     frozenset({"graph.surgery", "graph.merge"}),
-    frozenset({"artifact", "data", "findings"}),
+    frozenset({"artifact", "data"}),
     frozenset({"stage", "checkpoint", "keywords"}),
     frozenset({"checkpoint.load", "training", "statistics"}),
     frozenset({"refit"}),

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from compress.artifact import Artifact
-from compress.findings import Findings, once
 from compress.graph.trace.trace import trace
 from compress.measure.latency import Timing
 from compress.pipeline.answers import quickest
@@ -22,6 +21,7 @@ from compress.progress import silent
 from compress.recipe import make
 from compress.refit import refit
 from compress.selection import channels as selection
+from compress.stage import Findings, once
 from compress.stages.remove import Remove
 from exporters import onnx_for_timing
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 from compress.artifact import Artifact
 from compress.edits import Keep
 from compress.errors import Infeasible
-from compress.findings import Findings
-from compress.stage import Context, Decides, Stage
+from compress.stage import Context, Decides, Findings, Stage
 
 _BLOCK = 8  # channels; the least block of the kernels in ONNX Runtime and oneDNN
 

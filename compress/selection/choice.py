@@ -21,7 +21,6 @@ from compress.entropy import allocate, swaps
 from compress.entropy.allocate import Allocation
 from compress.entropy.obs import Sweep
 from compress.errors import BadInput, UnsupportedModel
-from compress.findings import once
 from compress.graph.channels.solve import Group
 from compress.measure.cost import cost
 from compress.recipe import DEFAULT_TARGET, parse_target
@@ -29,7 +28,7 @@ from compress.refit import refit
 from compress.selection import budget
 from compress.selection import channels as selection
 from compress.selection.scores import SCORES
-from compress.stage import Context
+from compress.stage import Context, once
 
 Selector = Literal["entropic", "entropic-path", "obs", "obs-swaps", "magnitude", "taylor", "random", "state-entropy"]
 MEASURED = ("entropic", "entropic-path", "obs", "obs-swaps")
