@@ -91,6 +91,8 @@ class StepSettings(TypedDict, total=False):
     patience: int
     # measuring and exporting
     max_drop: float | None
+    minimize: Literal["latency", "macs", "params", "size", "memory"]
+    on_noise: Literal["pass", "fail"]
     rounds: int
     export: str | Sequence[str]
     opset: int

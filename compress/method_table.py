@@ -70,6 +70,11 @@ class Method:
     target: str | None = CHANNELS_TARGET
     weights_target: str | None = None
 
+    @property
+    def sizes(self) -> bool:
+        """Whether it removes channels down to any target, so that a contract alone may decide how far."""
+        return any(isinstance(step, Step) and step.file == "remove" for step in self.steps)
+
     def default_target(self, structure: str) -> str | None:
         """What is asked for where neither a target nor a tolerance is given."""
         return self.weights_target if structure == "weights" and self.weights_target else self.target

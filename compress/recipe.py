@@ -137,7 +137,18 @@ class Recipe(BaseModel):
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0 for none")
     patience: int = Field(0, ge=0, description="stop after that many epochs without gain on held-out data; 0: never")
     # measuring and exporting
-    max_drop: float | None = Field(None, ge=0, description="points of quality that may be lost; more ends with exit code 5")
+    max_drop: float | None = Field(
+        None,
+        ge=0,
+        description="points of quality that may be lost; more ends with exit code 5. Without a target the smallest model that "
+        "keeps it is looked for",
+    )
+    minimize: Literal["latency", "macs", "params", "size", "memory"] = Field(
+        "latency", description="what --max-drop without a target makes small"
+    )
+    on_noise: Literal["pass", "fail"] = Field(
+        "pass", description="what becomes of --max-drop where the test data cannot tell whether it is kept"
+    )
     runtime: Literal["auto", "ort", "ort-cuda", "torch"] = Field("auto", description="where latency is measured")
     batch: int = Field(1, ge=1, description="batch size of the latency measurement")
     threads: int = Field(0, ge=0, description="threads of the latency measurement; 0: all cores")
@@ -228,7 +239,8 @@ def make(**settings: Any) -> Recipe:
         named = settings.get("method") or "entropic"
         method = METHODS.get(named) if isinstance(named, str) else None  # one that is unknown is refused with its stages
         structure = settings.get("structure") or "weights"
-        settings["target"] = CHANNELS_TARGET if method is None else method.default_target(structure)
+        if settings.get("max_drop") is None or method is None or not method.sizes or settings.get("plan"):
+            settings["target"] = CHANNELS_TARGET if method is None else method.default_target(structure)
     try:
         return Recipe(**settings)
     except ValidationError as error:

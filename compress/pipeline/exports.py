@@ -26,6 +26,7 @@ from compress.measure.points import drop
 from compress.pipeline.answers import answers
 from compress.pipeline.prepare import find_device
 from compress.recipe import Recipe
+from compress.report.promise import kept
 from compress.report.records import Broken, Closeness, ExportRecord, FailedExport, Outcome, Parity, QatRecord, Quality
 from compress.training.qat import train_rounded, values
 from exporters import isolated, qdq
@@ -94,7 +95,7 @@ def export_all(
         if data.spec.task == "multilabel":  # the largest output says nothing of labels that may hold at once
             record = record.model_copy(update={"closeness": _without_classes(record.closeness)})
         # Only where rounding alone loses too much: training costs more than an export.
-        if name in QAT_FORMATS and recipe.qat and lost_too_much(recipe, dense, record.quality, name):
+        if name in QAT_FORMATS and recipe.qat and _seems_to_lose(recipe, dense, record.quality):
             record = after_qat(record, result, path, recipe, data, metadata, measure)
         records.append(record)
         if (contract := lost_too_much(recipe, dense, record.quality, name)) is not None:
@@ -203,10 +204,36 @@ def _record(made: exporters.Exported, quality: Quality | None, seconds: float) -
     )
 
 
+def _seems_to_lose(recipe: Recipe, dense: Quality | None, now: Quality | None) -> bool:
+    """By the figure alone: reason enough to train."""
+    return recipe.max_drop is not None and dense is not None and now is not None and drop(dense, now) > recipe.max_drop
+
+
 def lost_too_much(recipe: Recipe, dense: Quality | None, now: Quality | None, export: str | None = None) -> Broken | None:
     """The contract `--max-drop`, if the result, or an exported file, does not keep it."""
     # What has no quality to compare cannot be judged, and keeps its contract.
-    if recipe.max_drop is None or dense is None or now is None or (lost := drop(dense, now)) <= recipe.max_drop:
+    if recipe.max_drop is None or dense is None or now is None:
+        return None
+    found = kept(dense, now, recipe.max_drop)
+    if found.verdict == "pass" or (found.verdict == "cannot tell" and recipe.on_noise == "pass"):
         return None
     outcome = Outcome.QUALITY_LOST if export is None else Outcome.EXPORT_LOST_QUALITY
-    return Broken(outcome=outcome, export=export, metric=now.metric, points=now.points, lost=lost, allowed=recipe.max_drop)
+    reason = found.said(now.metric, recipe.max_drop) if found.verdict == "cannot tell" else ""
+    return Broken(
+        outcome=outcome,
+        export=export,
+        metric=now.metric,
+        points=now.points,
+        lost=found.lost,
+        ci95=found.interval,
+        allowed=recipe.max_drop,
+        reason=reason,
+    )
+
+
+def undecided(recipe: Recipe, dense: Quality | None, now: Quality | None) -> tuple[str, ...]:
+    """What has to be said where the test data cannot tell whether `--max-drop` is kept."""
+    if recipe.max_drop is None or dense is None or now is None:
+        return ()
+    found = kept(dense, now, recipe.max_drop)
+    return (found.said(now.metric, recipe.max_drop),) if found.verdict == "cannot tell" else ()

@@ -9,32 +9,26 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import exporters
 from compress.artifact import Artifact
 from compress.checkpoint.load import load
 from compress.checkpoint.save import save
 from compress.curves import CURVES
 from compress.edits import from_json
 from compress.errors import (
-    BadInput,
-    CompressError,
     CompressWarning,
     GateFailed,
-    Interrupted,
-    NotWritten,
-    StageFailed,
-    Terminated,
     UnsupportedModel,
 )
-from compress.pipeline.exports import Exports, export_all, lost_too_much
+from compress.pipeline import contract
+from compress.pipeline.exports import Exports, export_all, lost_too_much, undecided
+from compress.pipeline.failures import disk_errors, failures, interruptions
 from compress.pipeline.given import NOTHING, Given
 from compress.pipeline.harness import Harness
 from compress.pipeline.latency_cache import LatencyCache
@@ -50,8 +44,6 @@ from compress.report.markdown import markdown
 from compress.report.pictures import draw
 from compress.report.records import Broken, Exactness, Outcome, Report, StageRecord
 from compress.stage import Context, Stage
-from compress.user import memory
-from compress.user.files import told
 from exporters.atomic import sha256
 
 
@@ -105,9 +97,14 @@ def carry_out(
         "recipe_sha256": recipe_sha256,
         "data_sha256": sha256(Path(recipe.data).expanduser()) if recipe.data.endswith(".toml") else None,
     }
+    searching = contract.wanted(recipe)
+    widest = replace(context, recipe=contract.widest(recipe)) if searching else context
     for stage in stages:
-        stage.check(context.dense, context)  # before anything slow, and before out/ is touched
-    with open_workspace(Path(out), recipe, resume=resume, force=force) as workspace, _interruptions(workspace):
+        stage.check(context.dense, widest)  # before anything slow, and before out/ is touched
+    with open_workspace(Path(out), recipe, resume=resume, force=force) as workspace, interruptions(workspace):
+        if searching:
+            recipe, note = contract.found(recipe, stages, context, metric, workspace)
+            context = replace(context, recipe=recipe, dense=context.dense.noting(note))
         races = LatencyCache(recipe, context.device)
         harness = Harness(recipe, context.data, context.dense, context.device, metric, races)
         running = _Run(workspace, harness, replace(context, race=races.race))
@@ -123,7 +120,7 @@ def carry_out(
 def _finished(running: _Run, sums: Mapping[str, str | None]) -> tuple[Report, str]:
     """Exports and the report, and what a broken contract leaves."""
     recipe, workspace, result = running.harness.recipe, running.workspace, running.done[-1].artifact
-    with _disk_errors(workspace, running.names):
+    with disk_errors(workspace, running.names):
         running.context.progress("export", 0.0, ", ".join(recipe.export))
         dense = running.done[0].record.quality
         workspace.check()
@@ -160,7 +157,7 @@ class _Run:
             torch.manual_seed(self.context.recipe.seed * 1000 + number)  # a resumed stage draws what it would have drawn
             return with_widths_that_pay(stage, before, context, self.harness.recipe.align)
 
-        with _failures(stage.name, self.names):
+        with failures(stage.name, self.names):
             self._step(stage.name, carry_out)
         self.done[-1] = replace(self.done[-1], trained=stage.traits.trains)
 
@@ -184,7 +181,7 @@ class _Run:
         return report, f"{remedy} {said}" + (f" Its model is {place}." if place.exists() else "")
 
     def _step(self, name: str, carry_out: Callable[[], Artifact]) -> None:
-        with _disk_errors(self.workspace, self.names):
+        with disk_errors(self.workspace, self.names):
             self.done.append(self._resumed(name) or self._carried_out(name, carry_out))
 
     def _resumed(self, name: str) -> _Done | None:
@@ -281,7 +278,7 @@ def _report(recipe: Recipe, done: Sequence[_Done], made: Exports) -> Report:
         target=recipe.target,
         max_drop=recipe.max_drop,
         plan_sha256=result.plan.digest,
-        warnings=tuple(dict.fromkeys(result.warnings)),
+        warnings=tuple(dict.fromkeys((*result.warnings, *undecided(recipe, first.quality, last.quality)))),
         notes=tuple(dict.fromkeys(result.notes)),
         curves=result.curves,
     )
@@ -305,44 +302,3 @@ def _write(workspace: Workspace, result: Artifact, report: Report) -> Report:
     workspace.write("report.json", report.to_json())
     workspace.write("report.md", markdown(report))
     return report
-
-
-@contextmanager
-def _failures(stage: str, done: Sequence[str]) -> Generator[None]:
-    """A crash inside a stage is told with what is kept; refusals pass as they are."""
-    try:
-        yield
-    # Refusals and full disks have a sentence of their own; only the unforeseen is wrapped.
-    except (CompressError, exporters.ExportError, OSError):
-        raise
-    except Exception as error:
-        if memory.short(error):
-            raise memory.refusal(f"Stage '{stage}'", done, error) from error
-        raise StageFailed(stage, done, error) from error
-
-
-@contextmanager
-def _interruptions(workspace: Workspace) -> Generator[None]:
-    """Who stops a run is told what is kept of it."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        kind = Terminated if isinstance(error, Terminated) else Interrupted
-        raise kind(workspace.finished()) from error
-
-
-@contextmanager
-def _disk_errors(workspace: Workspace, done: Sequence[str]) -> Generator[None]:
-    try:
-        yield
-    except (OSError, exporters.ExportError, NotWritten) as error:
-        found = error if isinstance(error, OSError) else error.__cause__
-        if found is None or not (isinstance(found, OSError) or isinstance(error, NotWritten)):
-            raise
-        if memory.short(found):
-            raise memory.refusal("The run", done, found) from error
-        workspace.check()  # a folder that is gone is another thing than a full disk
-        raise BadInput(
-            f"{workspace.out} cannot be written ({told(found)}). Make room there; "
-            f"finished stages are kept ({', '.join(done) or 'none'}): add --resume to go on."
-        ) from error

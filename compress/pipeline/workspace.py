@@ -29,7 +29,8 @@ from exporters.standalone import leftovers
 
 _FILES = tuple(f"model{ending}" for ending in exporters.ENDING.values())
 _WEIGHTS = ("model.bin", "model.int8.bin", "model.onnx.data")
-_OURS = ("stages", "pictures", "model.compressed", *_FILES, *_WEIGHTS, "plan.json", "recipe.toml", "report.json", "report.md")
+_OURS = ("stages", "pictures", "model.compressed", *_FILES, *_WEIGHTS, "plan.json", "recipe.toml", "search.json")
+_OURS += ("report.json", "report.md")
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def _cleared(out: Path, recipe: Recipe, resume: bool, force: bool) -> None:
 
 def _worth_keeping(out: Path, found: list[str]) -> bool:
     """Whether a folder holds more than the traces of a run that finished no stage."""
-    return not set(found) <= {"recipe.toml", "stages"} or any((out / "stages").glob("*"))
+    return not set(found) <= {"recipe.toml", "search.json", "stages"} or any((out / "stages").glob("*"))
 
 
 def _same_settings(out: Path, recipe: Recipe) -> None:

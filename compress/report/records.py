@@ -200,7 +200,8 @@ class Broken(Record):
     points: float = Field(default=100.0, gt=0, description="as in a quality")
     lost: float | None = Field(default=None, description="points of the metric; of outputs where the result is not exact")
     allowed: float | None = Field(default=None, description="the most that may be lost")
-    reason: str = Field(default="", description="why the exported file is not equal to the model")
+    ci95: tuple[float, float] | None = Field(default=None, description="95 % confidence interval of what is lost")
+    reason: str = Field(default="", description="why the exported file is not equal to the model, or nothing can be told")
 
 
 class Report(Sealed):

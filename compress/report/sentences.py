@@ -121,9 +121,13 @@ def broken(contract: Broken) -> str:
             return f"The export {contract.export} failed: {contract.reason}"
         case _:
             what = "The result" if contract.export is None else f"The export {contract.export}"
+            if contract.reason:
+                return f"{what}: {contract.reason}"
             unit = "points" if contract.points == 100 else "units"
+            between = "" if contract.ci95 is None else f"[{contract.ci95[0]:.2f}, {contract.ci95[1]:.2f}] "
             return (
-                f"{what} loses {contract.lost:.2f} {unit} of {contract.metric}, more than --max-drop {contract.allowed:g} allows."
+                f"{what} loses {contract.lost:.2f} {between}{unit} of {contract.metric}, more than --max-drop "
+                f"{contract.allowed:g} allows."
             )
 
 

@@ -1,0 +1,184 @@
+"""`--max-drop` without a target: the smallest model that keeps it is looked for.
+
+    looks        channels removed and refitted without training, at targets that are halved in on; statistics and loss curves once
+    trainings    where fine-tuning follows, two smaller targets are trained: what the looks lose, training may win back
+    the run      an ordinary run at the smallest target that kept the contract on held-out data
+
+Three parts of the data that do not overlap: the training data to calibrate and train on, the held-out data to choose by, the
+test data, which is read once, at the end. A target counts as kept where the drop plus one standard error of it is allowed: the
+smallest of several that just keep it would otherwise be the luckiest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from compress.artifact import Artifact
+from compress.errors import BadInput, Infeasible
+from compress.measure import quality
+from compress.measure.drop import SLICES, drop_interval
+from compress.measure.points import drop
+from compress.method_table import METHODS
+from compress.pipeline.workspace import Workspace
+from compress.recipe import Recipe
+from compress.stage import Context, Decides, Findings, Stage
+
+FILE = "search.json"
+_UNITS = {"latency": "macs", "memory": "macs", "macs": "macs", "params": "params", "size": "params"}
+"""What is made small -> the unit of the targets that are tried."""
+_LARGEST, _SMALLEST, _CLOSE = 0.95, 0.02, 1.06
+"""Targets between which is looked, and how close two of them are to be one."""
+_UNREACHABLE = 1e9
+_FURTHER = (1.8, 1.35)
+"""Trained targets are smaller than the smallest look that kept: by the first factor, and where that is too much by the second."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One target that was tried.
+
+    Attributes:
+        target: share of the dense model.
+        lost: points of held-out quality, and the 95 % interval of that; the same number twice where there is none.
+        trained: whether after fine-tuning.
+        kept: whether the contract would be kept, with a standard error to spare.
+    """
+
+    target: float
+    lost: float
+    low: float
+    high: float
+    trained: bool
+    kept: bool
+
+
+def wanted(recipe: Recipe) -> bool:
+    """Whether a recipe names a contract and leaves it open how small the model becomes."""
+    open_ = recipe.target is None and recipe.tolerance is None and recipe.plan is None
+    return open_ and recipe.max_drop is not None and METHODS[recipe.method].sizes
+
+
+def widest(recipe: Recipe) -> Recipe:
+    """The recipe with the largest target that is tried: what cannot reach that can reach none."""
+    return recipe.model_copy(update={"target": f"{_UNITS[recipe.minimize]}={_LARGEST}"})
+
+
+def found(
+    recipe: Recipe, stages: Sequence[Stage], context: Context, metric: quality.Metric, workspace: Workspace
+) -> tuple[Recipe, str]:
+    """The recipe with the target that keeps its contract, and what was tried; from disk where an earlier run has looked already.
+
+    Raises:
+        Infeasible: no target that can be reached keeps it; says what was closest.
+    """
+    try:
+        looks = [Look(**one) for one in json.loads((workspace.out / FILE).read_text())["looks"]]
+    except FileNotFoundError:
+        looks = list(_Search(recipe, stages, context, metric).looks())
+        workspace.write(FILE, json.dumps({"unit": _UNITS[recipe.minimize], "looks": [asdict(one) for one in looks]}, indent=1))
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadInput(f"{workspace.out / FILE} cannot be read ({error}). Start again with --force.") from error
+    kept = [one for one in looks if one.kept]
+    if not kept:
+        raise Infeasible(_nothing_keeps(recipe, looks))
+    target = f"{_UNITS[recipe.minimize]}={min(one.target for one in kept):.4f}"
+    return recipe.model_copy(update={"target": target}), _said(recipe, looks)
+
+
+def _said(recipe: Recipe, looks: Sequence[Look]) -> str:
+    parts = [f"{one.target:.3g}{' trained' if one.trained else ''}: {one.lost:.2f}" for one in looks if one.lost < _UNREACHABLE]
+    return (
+        f"The target was looked for: points of held-out quality lost by share of {_UNITS[recipe.minimize]} "
+        f"({', '.join(parts)}); allowed are {recipe.max_drop:g}."
+    )
+
+
+@dataclass
+class _Search:
+    recipe: Recipe
+    stages: Sequence[Stage]
+    context: Context
+    metric: quality.Metric
+
+    def __post_init__(self) -> None:
+        # Shared by all looks: what is seen of the dense model does not depend on the target.
+        self.context = replace(self.context, findings=Findings())
+        self.dense = self._counted(self.context.dense)
+        self.tried: list[Look] = []
+
+    def looks(self) -> Sequence[Look]:
+        """Every target that was tried, in order."""
+        lowest = self._bracketed()
+        if self.recipe.epochs > 0:
+            start = lowest or _LARGEST
+            first = self._look(max(start / _FURTHER[0], _SMALLEST), train=True)
+            factor = _FURTHER[0] * _FURTHER[1] if first.kept else _FURTHER[1]
+            self._look(max(start / factor, _SMALLEST), train=True)
+            if lowest is None and not any(one.kept for one in self.tried):
+                self._look(_LARGEST, train=True)
+        return self.tried
+
+    def _bracketed(self) -> float | None:
+        """The smallest target that keeps the contract without training; None where the largest does not."""
+        kept, broken = None, _SMALLEST
+        target = 0.5
+        while True:
+            if self._look(target).kept:
+                kept = target
+            else:
+                broken = target
+            if kept is None and target == _LARGEST:
+                return None
+            high = _LARGEST if kept is None else kept
+            if kept is not None and high / broken < _CLOSE:
+                return kept
+            target = (high * broken) ** 0.5
+            if kept is None and high / target < _CLOSE:
+                target = _LARGEST
+
+    def _look(self, target: float, train: bool = False) -> Look:
+        again = [one for one in self.tried if one.target == target and one.trained == train]
+        if again:
+            return again[0]
+        unit = _UNITS[self.recipe.minimize]
+        self.context.progress("look for the target", len(self.tried) / 12, f"{unit}={target:.3g}{', trained' if train else ''}")
+        try:
+            lost, low, high = self._lost(self._carried_out(f"{unit}={target:.6f}", train))
+        except Infeasible:  # below what the groups allow
+            lost = low = high = _UNREACHABLE
+        kept = lost + (high - lost) / 2 <= (self.recipe.max_drop or 0)
+        self.tried.append(Look(target, lost, low, high, train, kept))
+        return self.tried[-1]
+
+    def _carried_out(self, target: str, train: bool) -> Artifact:
+        recipe = self.recipe.model_copy(update={"target": target, "align": self.recipe.align or 1})
+        context = replace(self.context, recipe=recipe)
+        artifact = context.dense
+        for stage in self.stages:
+            looks = stage.traits.decides is Decides.NOTHING and not stage.traits.repeats
+            # Depth and merging are left to the run: they are chosen by races, for the width that was found.
+            if not (looks or stage.traits.races) and (train or not stage.traits.trains):
+                artifact = stage(artifact, context)
+        return artifact
+
+    def _lost(self, artifact: Artifact) -> tuple[float, float, float]:
+        now = self._counted(artifact)
+        lost = drop(quality.finished(self.dense, self.metric), quality.finished(now, self.metric))
+        return (lost, *(drop_interval(self.metric, self.dense, now, self.recipe.seed) or (lost, lost)))
+
+    def _counted(self, artifact: Artifact) -> quality.Counted:
+        batches = self.context.data.held_out.batches(quality.BATCH, device=self.context.device)
+        return quality.count(artifact.module, batches, self.metric, self.context.device, self.context.dense.module, SLICES)
+
+
+def _nothing_keeps(recipe: Recipe, looks: Sequence[Look]) -> str:
+    best = min(looks, key=lambda one: one.lost)
+    unit = _UNITS[recipe.minimize]
+    needed = max(best.lost + (best.high - best.lost) / 2, 0.01)
+    more = "" if recipe.epochs > 0 else ", or train (--epochs 3)"
+    return (
+        f"No target keeps --max-drop {recipe.max_drop:g}: at {unit}={best.target:.3g} {recipe.method} loses {best.lost:.2f} "
+        f"[{best.low:.2f}, {best.high:.2f}] points of held-out quality. Allow --max-drop {needed:.2g}{more}."
+    )
