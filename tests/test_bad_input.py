@@ -338,9 +338,9 @@ def test_the_opsets_of_the_settings_are_those_of_the_exporter():
 
 
 @pytest.mark.parametrize("verb", [compress.run, compress.analyze, compress.explain, compress.export])
-def test_a_module_in_place_of_a_path_is_refused_with_what_to_do(verb: Callable[[Any], object]):
-    with pytest.raises(BadInput, match=r"is a Sequential; needed is the path.*torch\.save"):
-        verb(small_net())
+def test_weights_in_place_of_a_model_are_refused_with_what_to_do(verb: Callable[[Any], object]):
+    with pytest.raises(BadInput, match=r"is a dict; needed is a module, or the path.*load_state_dict"):
+        verb(dict(small_net().state_dict()))
 
 
 def test_target_and_tolerance_together_are_refused():

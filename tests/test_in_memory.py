@@ -119,7 +119,7 @@ def test_a_run_in_memory_goes_on_with_the_same_weights_and_samples_only(tmp_path
         compress.run(net(), data=(x + 1, y), out=tmp_path / "out", resume=True, **QUICK)
     with pytest.raises(BadInput, match=r"The recipe's model was in memory \(Small, sha256 .*Give it in Python"):
         compress.run(recipe=tmp_path / "out/recipe.toml", data="digits", out=tmp_path / "other")
-    with pytest.raises(BadInput, match=r"The recipe's data was in memory \(a pair \(x, y\), sha256 "):
+    with pytest.raises(BadInput, match=r"The recipe's data was in memory \(a pair of Tensor and Tensor, sha256 "):
         compress.run(net(), recipe=tmp_path / "out/recipe.toml", out=tmp_path / "other")
     repeated = compress.run(net(), recipe=tmp_path / "out/recipe.toml", data=(x, y), out=tmp_path / "repeated")
     assert repeated.plan == first.plan
@@ -334,6 +334,20 @@ def test_a_stream_without_an_end_is_cut_off_and_said(monkeypatch: pytest.MonkeyP
     assert any("does not say where it ends: its first 112 samples" in note for note in data.notes)
 
 
+def test_a_loader_that_gives_more_than_it_says_is_read_as_far_as_it_says():
+    class Forever(torch.utils.data.Sampler[int]):
+        def __iter__(self) -> Iterator[int]:
+            while True:
+                yield from range(80)
+
+        def __len__(self) -> int:
+            return 80
+
+    x, y = samples()
+    data = open_objects(DataLoader(Pairs(x, y), 16, sampler=Forever()))
+    assert len(data.train) + len(data.held_out) + len(data.test) == 80
+
+
 def test_a_large_data_set_is_read_as_it_is_needed_and_a_large_loader_cut_off():
     from compress.data.settings import make
 
@@ -366,10 +380,6 @@ class Named(Pairs):
 class Growing(Pairs):
     def __getitem__(self, i: int) -> Any:
         return torch.zeros(1, 4 + i // 16, 8), 0
-
-
-class Endlessly(Pairs):
-    __len__ = None  # type: ignore[assignment]
 
 
 def without_length() -> Any:
@@ -410,6 +420,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a function": (lambda: fails, r"raises when it is called \(KeyError: 'no such split'\)"),
     "lengths": (lambda: (torch.zeros(9, 1, 8, 8), torch.zeros(8)), r"has 9 inputs and 8 targets"),
     "words": (lambda: iter([(torch.zeros(2, 3), ["cat", "dog"])]), r"gives targets that are a list"),
+    "lists": (lambda: ([1.0, 2.0], [0, 1]), r"The data \(a pair of list and list\) cannot be used; needed is"),
     "a number": (lambda: 5, r"The data \(a int\) cannot be used; needed is a DataLoader, a Dataset"),
     "a module": (net, r"The data \(a Small\) cannot be used"),
     "keys": (lambda: {"training": samples()}, r"with the key 'training'; known are train"),
@@ -479,6 +490,11 @@ def test_a_model_that_cannot_be_used_is_refused_in_a_sentence(what: str):
     assert "\n" not in str(caught.value)
 
 
+def test_a_run_without_data_says_what_it_takes():
+    with pytest.raises(BadInput, match=r"There is no data.*data=\(x, y\), a Dataset or a DataLoader"):
+        compress.run(net())
+
+
 def test_inputs_that_are_not_known_are_asked_for():
     with pytest.raises(BadInput, match=r"The input size of the model is not known.*inputs=torch.zeros"):
         compress.explain(net())
@@ -544,6 +560,8 @@ def test_a_table_in_a_notebook_is_small_and_escaped():
         Path("<x>"),
     )._repr_html_()
     assert "&lt;b&gt;dense &amp; co&lt;/b&gt;" in text and "<b>" not in text and "<x>" not in text
+    decision = compress.plan(net(), data=samples(), **{**QUICK, "epochs": 0})
+    assert f"<td>{decision.planned.macs:,}</td>" in decision._repr_html_()
     assert text.count("<tr>") == len(result.report.stages) + 1 and "<script" not in text and "<style" not in text
 
 

@@ -112,9 +112,9 @@ def test_groups_learning_rates_and_foreign_parameters_stay():
 
 def test_layers_that_are_merged_begin_without_state_and_others_keep_theirs():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 4))
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8, bias=False), nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 4))
     x, y = torch.randn(32, 6), torch.arange(32) % 4
-    optimizer = torch.optim.Adam(model.parameters())
+    optimizer = torch.optim.Adam([{"params": model[0].parameters()}, {"params": model[2:].parameters()}])
     nn.functional.cross_entropy(model(x), y).backward()
     optimizer.step()
     kept = optimizer.state[model[5].weight]["exp_avg"].clone()
@@ -124,6 +124,8 @@ def test_layers_that_are_merged_begin_without_state_and_others_keep_theirs():
     assert torch.equal(optimizer.state[named["5.weight"]]["exp_avg"], kept)
     assert named["2.weight"].shape == (5, 8) and named["2.weight"] not in optimizer.state
     assert {id(p) for group in optimizer.param_groups for p in group["params"]} == {id(p) for p in named.values()}
+    # The bias is new, and goes where the weight of its layer is.
+    assert id(named["2.bias"]) in {id(p) for p in optimizer.param_groups[1]["params"]}
     torch.testing.assert_close(made.model(x), model(x), rtol=1e-4, atol=1e-5)
 
 

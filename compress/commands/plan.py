@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,7 @@ from compress.pipeline.prepare import prepare
 from compress.pipeline.sequence import stages_of
 from compress.progress import Progress, silent
 from compress.recipe import Recipe
+from compress.report import notebook
 from compress.stage import Decides, Stage
 
 
@@ -35,6 +37,12 @@ class Decision:
     dense: Size
     planned: Size
     notes: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        """Both costs as a table, for a notebook."""
+        pairs = zip(dataclasses.asdict(self.dense).items(), dataclasses.asdict(self.planned).values(), strict=True)
+        rows = [(name.replace("_", " "), f"{before:,}", f"{after:,}") for (name, before), after in pairs]
+        return notebook.table(("", "dense", "planned"), rows)
 
 
 def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True, given: Given = NOTHING) -> Decision:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -52,9 +53,11 @@ def collected(batches: Iterable[Any], what: str, room: float) -> Rows:
     """
     read: list[Batch] = []
     samples, size, notes = 0, 0, ()
-    most = MOST if _length(batches) is None else None
+    length = _length(batches)
+    most = MOST if length is None else None
     try:
-        for given in batches:
+        # No more than it says, since a sampler may go on for ever.
+        for given in itertools.islice(batches, length):
             batch = _batch(given, what)
             _refuse_another_shape(read[0] if read else batch, batch, what)
             read.append(batch)
@@ -109,7 +112,9 @@ def by_name(value: object) -> str:
     """What somebody gave, by its kind alone: data sets print all that they hold."""
     if isinstance(value, DataLoader):
         return f"a DataLoader of {type(cast('DataLoader[Any]', value).dataset).__name__}"
-    return "a pair (x, y)" if isinstance(value, tuple) and len(cast("list[Any]", value)) == 2 else f"a {type(value).__name__}"
+    if isinstance(value, tuple) and len(pair := cast("tuple[Any, ...]", value)) == 2:
+        return f"a pair of {type(pair[0]).__name__} and {type(pair[1]).__name__}"
+    return f"a {type(value).__name__}"
 
 
 def _length(batches: object) -> int | None:

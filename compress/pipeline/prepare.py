@@ -72,7 +72,8 @@ def prepare(recipe: Recipe, progress: Progress = silent, given: Given = NOTHING)
     progress("open data and model", 0.0, f"{recipe.data}, {recipe.model}")
     if not recipe.data:
         raise BadInput(
-            "There is no data; needed is --data FOLDER, .npz, torchvision:NAME@DIR, digits, module:factory or data.toml."
+            "There is no data; needed is --data FOLDER, .npz, torchvision:NAME@DIR, digits, module:factory or data.toml; in "
+            "Python also data=(x, y), a Dataset or a DataLoader."
         )
     dense, data = opened(recipe, given)
     assert data is not None

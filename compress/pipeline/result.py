@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
@@ -45,10 +44,10 @@ class Result:
 
 
 def result(report: Report, artifact: Artifact, out: Path, device: str) -> Result:
-    """The result of a run; its model shares nothing with what the run still holds."""
+    """The result of a run that is over: its model is the artifact's own, moved."""
     exports = {record.format: out / record.path for record in report.exports}
     plan = replace(artifact.plan, method=report.method)  # as in plan.json
-    return Result(copy.deepcopy(artifact.module).to(device).eval(), report, plan, exports, out)
+    return Result(artifact.module.to(device).eval(), report, plan, exports, out)
 
 
 @contextmanager
