@@ -192,6 +192,7 @@ def test_training_and_rounds_are_drawn_from_their_records(tmp_path: Path):
         "Training (finetune): loss",
     ]
     assert "epoch 1 were taken: top1 0.91" in seen.trainings[0].note
+    assert [len(graph.plot.marks) for graph in seen.trainings] == [1, 1], "one epoch has a loss, which is a point"
     distribution, in_time = seen.latency
     assert [len(line.points.split()) for line in (*distribution.plot.lines, *in_time.plot.lines)] == [40] * 4
     y = y_axis([*ROUNDS, *(2 * one for one in ROUNDS)])

@@ -130,8 +130,14 @@ def test_without_scripts_everything_is_there(browser: Any, places: dict[str, Pat
     context.close()
 
 
-def test_a_page_can_be_printed(browser: Any, places: dict[str, Path], tmp_path: Path):
-    page, odd = visit(browser, places["good"], "light")
+def test_a_page_is_printed_with_all_its_runs(browser: Any, places: dict[str, Path], tmp_path: Path):
+    page, odd = visit(browser, places["several"], "light")
+    folded = "[...document.querySelectorAll('details.run')].map((one) => one.open)"
+    assert page.evaluate(folded) == [True, False, False]
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate(folded) == [True, True, True]
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(folded) == [True, False, False]
     page.pdf(path=tmp_path / "page.pdf")
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF") and odd == []
     page.close()

@@ -206,6 +206,9 @@ def _graph(
     told = "; ".join(
         f"{name} goes from {ys[0]:.4g} to {ys[-1]:.4g}, lowest {min(ys):.4g}, highest {max(ys):.4g}" for name, _, ys in series
     )
+    # A line through one point shows nothing.
+    marks = [plots.Mark(x(xs[0]), y(ys[0]), "", name) for name, xs, ys in series if len(xs) == 1]
+    marks += [] if mark is None else [plots.Mark(x(mark[0]), y(mark[1]), "", "the epoch that was taken", 1)]
     made = plots.Plot(
         title,
         f"{told}.",
@@ -214,7 +217,7 @@ def _graph(
         x.ticks(),
         y.ticks(),
         tuple(plots.line(name, xs, ys, x, y, i) for i, (name, xs, ys) in enumerate(series)),
-        () if mark is None else (plots.Mark(x(mark[0]), y(mark[1]), "", "the epoch that was taken", 1),),
+        tuple(marks),
         levels=tuple(plots.Tick(y(value), name) for name, value in levels.items()),
         width=plots.NARROW,
     )

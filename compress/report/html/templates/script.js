@@ -11,4 +11,9 @@ for (const box of document.querySelectorAll("input.only")) {
   const rows = document.getElementById(box.dataset.for);
   box.addEventListener("change", () => rows.classList.toggle("short", box.checked));
 }
+// On paper every run is open, whatever was folded on the screen.
+const runs = [...document.querySelectorAll("details.run")];
+let folded = [];
+addEventListener("beforeprint", () => { folded = runs.filter((one) => !one.open); folded.forEach((one) => { one.open = true; }); });
+addEventListener("afterprint", () => { folded.forEach((one) => { one.open = false; }); });
 document.documentElement.classList.add("scripted");
