@@ -2,6 +2,7 @@
 #   make demo    a whole run on small images that come with scikit-learn
 #   make test    the default tests (no GPU, no downloads besides packages)
 #   make check   ruff, pyright and the tests: what a change has to pass
+#   make browser Debian's Chromium, in which report.html is looked at; only where that can be installed
 #   make docs    the generated tables and the picture, then the site, into build/site
 #   make release the wheel, built and tried in an environment of its own
 #   make sbom    the bill of materials of what the checks run with, into build/
@@ -14,7 +15,7 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test slow check lint format docs constraints lock sbom release clean
+.PHONY: demo test slow check browser lint format docs constraints lock sbom release clean
 
 demo: $(VENV)/.demo
 	$(BIN)/compress demo --out demo-out --force
@@ -32,6 +33,11 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# Tests of report.html in a browser are skipped without it.
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || echo "No Chromium: its tests are skipped."
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -19,7 +19,13 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NEEDED = ("compress/py.typed", "exporters/py.typed", "compress/report/schema.json", "exporters/standalone/verify.py")
+NEEDED = (
+    "compress/py.typed",
+    "exporters/py.typed",
+    "compress/report/schema.json",
+    "compress/report/html/templates/page.html.j2",
+    "exporters/standalone/verify.py",
+)
 
 
 def main() -> None:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         verify,
     )
     from compress.commands.compare import compare
+    from compress.commands.report_page import report_page
 
 switch_off()  # also for an onnxruntime that is imported between this and the first call
 
@@ -73,12 +74,13 @@ __all__ = [
     "quantize",
     "reconstruct",
     "remove",
+    "report_page",
     "run",
     "save",
     "trace",
     "verify",
 ]
-_QUICK = ("compare", "diff", "gate", "methods", "verify")
+_QUICK = ("compare", "diff", "gate", "methods", "report_page", "verify")
 """Verbs that come from the file of their name, without everything that `compress.api` needs."""
 
 

@@ -35,6 +35,7 @@ from compress.commands.package import package
 from compress.commands.plan import Decision, decide
 from compress.commands.probe import Probing
 from compress.commands.probe import probe as probing
+from compress.commands.report_page import report_page
 from compress.commands.save import save
 from compress.commands.sensitivity import Agreement, agreement
 from compress.commands.steps import edit, finetune, follow, linearize, merge, quantize, reconstruct, remove
@@ -78,6 +79,7 @@ __all__ = [
     "quantize",
     "reconstruct",
     "remove",
+    "report_page",
     "run",
     "save",
     "trace",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from compress.curves import Curve
+from compress.curves import ActivationStates, Curve, Observed, TrainingCurve
 from compress.edits import Edit, Factor, Keep, Linearize, Merge, Plan, Pointwise, Relocate
 from compress.graph.channels.groups import Channels
 from compress.graph.channels.solve import solve
@@ -46,6 +46,7 @@ class Artifact:
         notes: findings that a reader of the report should see, one sentence each.
         warnings: what makes the figures doubtful, likewise.
         curves: findings that are to be drawn.
+        observed: those that belong to one activation or one training.
     """
 
     module: GraphModule
@@ -54,6 +55,7 @@ class Artifact:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     curves: tuple[Curve, ...] = ()
+    observed: Observed = field(default_factory=Observed)
 
     @property
     def channels(self) -> Channels:
@@ -77,6 +79,10 @@ class Artifact:
     def showing(self, *curves: Curve) -> Artifact:
         """The same artifact with further curves."""
         return replace(self, curves=self.curves + curves)
+
+    def observing(self, activations: tuple[ActivationStates, ...] = (), trainings: tuple[TrainingCurve, ...] = ()) -> Artifact:
+        """The same artifact with more that was observed."""
+        return replace(self, observed=self.observed.then(activations, trainings))
 
 
 def apply(plan: Plan, artifact: Artifact) -> Artifact:

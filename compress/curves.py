@@ -1,4 +1,4 @@
-"""Findings that are curves: what a stage hands on to be drawn. Plain data, like a note."""
+"""What a stage hands on to be drawn: curves, the states of activations, the course of trainings. Plain data, like a note."""
 
 from __future__ import annotations
 
@@ -53,3 +53,72 @@ class Curve:
 
 CURVES = TypeAdapter(tuple[Curve, ...])
 """Several curves to JSON and back."""
+
+
+@dataclass(frozen=True)
+class ActivationStates:
+    """The states of one activation over the calibration images.
+
+    Attributes:
+        activation: its path.
+        channels: how many it has.
+        entropy: mean bits per channel in [0, 1], as `--entropy` takes it.
+        always_on, always_off: shares of the channels that never switched.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", json_schema_extra={"description": cleandoc(__doc__ or "")})
+
+    activation: str
+    channels: int
+    entropy: float
+    always_on: float
+    always_off: float
+
+
+@dataclass(frozen=True)
+class TrainedEpoch:
+    """A training after `number` epochs: mean loss (None before the first), quality on held-out data, seconds so far."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", json_schema_extra={"description": cleandoc(__doc__ or "")})
+
+    number: float
+    loss: float | None
+    quality: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainingCurve:
+    """One training.
+
+    Attributes:
+        stage: who trained.
+        metric: of the quality, which is that of held-out data, never of the test data.
+        epochs: the first is the state before training.
+        chosen: index of the epoch whose weights were taken; 0 where training was taken back.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", json_schema_extra={"description": cleandoc(__doc__ or "")})
+
+    stage: str
+    metric: str
+    epochs: tuple[TrainedEpoch, ...]
+    chosen: int
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the stages of a run observed of single activations and trainings, in their order."""
+
+    activations: tuple[ActivationStates, ...] = ()
+    trainings: tuple[TrainingCurve, ...] = ()
+
+    def then(self, activations: tuple[ActivationStates, ...] = (), trainings: tuple[TrainingCurve, ...] = ()) -> Observed:
+        """With more; activations that are looked at again keep what was found first, which is of the dense model."""
+        known = {one.activation for one in self.activations}
+        new = tuple(one for one in activations if one.activation not in known)
+        return Observed(self.activations + new, self.trainings + trainings)
+
+
+OBSERVED = TypeAdapter(Observed)
+"""That to JSON and back."""

@@ -32,6 +32,7 @@ from compress.pipeline.rounding import with_widths_that_pay
 from compress.pipeline.run import run
 from compress.pipeline.workspace import open_workspace
 from compress.recipe import Recipe, from_toml, make
+from compress.report.html.page import page_of
 from compress.report.records import Quality, Report, json_schema
 from compress.stage import Context, Decides, Traits
 from compress.training import train
@@ -95,9 +96,25 @@ def test_a_run_writes_a_valid_report_and_models_that_agree(finished: tuple[Recip
     assert written["exports"][0]["parity"]["worst_abs"] <= written["exports"][0]["parity"]["tolerance"]
     reloaded = load(out / "model.compressed")
     assert sum(p.numel() for p in reloaded.parameters()) == report.result.params
-    names = "model.onnx model.compressed plan.json recipe.toml report.json report.md stages"
+    names = "model.onnx model.compressed plan.json recipe.toml report.html report.json report.md stages"
     assert {p.name for p in out.iterdir()} == set(names.split())
     assert from_toml(out / "recipe.toml") == recipe
+
+
+def test_the_report_says_of_every_layer_what_became_of_it_and_the_page_shows_it(finished: tuple[Recipe, Path, Report]):
+    _, out, report = finished
+    layers = report.layers
+    assert [(one.name, one.kind) for one in layers[:3]] == [("0", "Conv2d"), ("1", "BatchNorm2d"), ("2", "ReLU")]
+    assert (layers[0].width, layers[0].width_after, layers[0].frozen) == (8, 4, "")
+    assert layers[-1].width == layers[-1].width_after == 10 and "output" in layers[-1].frozen
+    for figure in ("params", "macs"):
+        for ending, stage in (("", report.dense), ("_after", report.result)):
+            assert sum(getattr(one, figure + ending) or 0 for one in layers) == getattr(stage, figure), "all layers are the model"
+    assert {one.activation for one in report.activations} <= {one.name for one in layers} and report.chance == 0.1
+    assert report.result.latency and len(report.result.latency.rounds_ms) == len(report.result.latency.dense_rounds_ms) == 5
+    assert [one.stage for one in report.trainings] == []
+    page = (out / "report.html").read_text()
+    assert page == page_of(out) and "8 → 4" in page and "no better than guessing" in page
 
 
 def test_results_can_be_read_by_whom_the_umask_lets(finished: tuple[Recipe, Path, Report]):

@@ -148,6 +148,23 @@ def compare(runs: tuple[str, ...], out: Path | None, force: bool, as_json: bool)
     print_json(found) if as_json else print_comparison(found, out)
 
 
+@command(
+    path_argument("runs", nargs=-1),
+    file_option("--out", "the file; by default report.html in the folder of the run, or of several here"),
+    force_option,
+    example="compress report out",
+)
+def report(runs: tuple[str, ...], out: Path | None, force: bool) -> None:
+    """One page about a run, or about several beside each other: a file that a browser opens, and that loads nothing.
+
+    RUNS are folders of runs, or their report.json. Every run leaves its page, report.html, in its own folder; this makes it anew,
+    and says what a run lacks that was cut off, failed, or was written by another version.
+    """
+    from compress.commands.report_page import report_page
+
+    say(f"{report_page(*runs, out=out, force=force)} is written: open it with a browser.")
+
+
 @command(path_argument("old"), path_argument("new"), json_option, example="compress diff main/report.json out/report.json")
 def diff(old: str, new: str, as_json: bool) -> None:
     """What changed from the report OLD to the report NEW: settings, environment, every stage, the result and its exports.

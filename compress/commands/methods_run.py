@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from compress.commands.compare import write
+from compress.commands.outputs import write_text
 from compress.errors import BadInput, CompressError, GateFailed
 from compress.method_table import METHODS
 from compress.pipeline import run
@@ -17,6 +18,8 @@ from compress.progress import Progress, silent
 from compress.recipe import Recipe, merged
 from compress.report import records
 from compress.report.comparison import Comparison, compared
+from compress.report.html.page import page_of
+from compress.report.html.run_folder import PAGE
 from exporters.errors import ExportError
 
 
@@ -30,7 +33,8 @@ def run_methods(
     force: bool = False,
     progress: Progress = silent,
 ) -> Comparison:
-    """A run of each method into a folder of its name, and compare.md, compare.json and compare.svg beside them.
+    """A run of each method into a folder of its name, and compare.md, compare.json, compare.svg and report.html beside
+    them.
 
     A method that cannot do it is told with the reason, and the others go on. With `resume` finished runs are taken as they are.
 
@@ -89,6 +93,8 @@ def _all(chosen: Sequence[str], out: Path, one: Callable[[str, Progress], record
         raise failed[chosen[0]]
     found = compared(reports, {name: str(error) for name, error in failed.items() if name not in reports})
     write(found, out, force=True)
+    there = [name for name in chosen if name in reports or (out / name / "recipe.toml").exists()]
+    write_text(out / PAGE, page_of(*(out / name for name in there), names=there))
     return found
 
 

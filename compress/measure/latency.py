@@ -45,6 +45,7 @@ class Timing:
         samples: rounds that were timed.
         p50_ci95_ms: 95 % confidence interval of `p50_ms`, widened like that of the ratio.
         scatter: upper by lower quartile of the paired speed-ups; 1 is perfectly steady.
+        rounds_ms: time of one call in each round, in the order of the rounds.
     """
 
     p50_ms: float
@@ -53,6 +54,7 @@ class Timing:
     samples: int
     p50_ci95_ms: tuple[float, float] | None = None
     scatter: float = 1.0
+    rounds_ms: tuple[float, ...] = ()
 
     @property
     def noisy(self) -> bool:
@@ -161,12 +163,13 @@ def _repeats(run: Callable[[], object], least_s: float, clock: Callable[[], floa
 def _timing(own: np.ndarray, reference: np.ndarray, random: np.random.Generator) -> Timing:
     # A seed of its own, so that the interval of the ratio does not depend on how many runners there are.
     p50_ms, of_p50 = 1e3 * float(np.median(own)), _interval(1e3 * own, np.random.default_rng(0))
+    rounds = tuple(1e3 * float(second) for second in own)
     if own is reference:
-        return Timing(p50_ms, 1.0, (1.0, 1.0), len(own), of_p50)
+        return Timing(p50_ms, 1.0, (1.0, 1.0), len(own), of_p50, rounds_ms=rounds)
     pairs = reference / own
     low, high = np.percentile(pairs, [25, 75])
     # Paired within rounds: what slowed a round down slowed both.
-    return Timing(p50_ms, float(np.median(pairs)), _interval(pairs, random), len(own), of_p50, float(high / low))
+    return Timing(p50_ms, float(np.median(pairs)), _interval(pairs, random), len(own), of_p50, float(high / low), rounds)
 
 
 def _interval(values: np.ndarray, random: np.random.Generator) -> tuple[float, float]:

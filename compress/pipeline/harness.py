@@ -112,7 +112,8 @@ class Harness:
         self._dense_run = self._dense_run or run
         # The dense model raced against itself would be a race of one: it has no ratio.
         runs = {"dense": self._dense_run} if run is self._dense_run else {"dense": self._dense_run, stage: run}
-        timing = compare(runs, "dense", rounds=self.recipe.rounds, seed=self.recipe.seed)[stage if len(runs) > 1 else "dense"]
+        timings = compare(runs, "dense", rounds=self.recipe.rounds, seed=self.recipe.seed)
+        timing = timings[stage if len(runs) > 1 else "dense"]
         threads = self.recipe.threads or usable_cores()
         return Latency(
             runtime=self.races.runtime,
@@ -123,6 +124,8 @@ class Harness:
             ci95=timing.ci95,
             p50_ci95_ms=timing.p50_ci95_ms,
             noisy=timing.noisy,
+            rounds_ms=_figures(timing.rounds_ms),
+            dense_rounds_ms=_figures(timings["dense"].rounds_ms) if len(runs) > 1 else (),
         )
 
     def _quality(self, artifact: Artifact, path: Path) -> QualityRecord:
@@ -149,6 +152,11 @@ class Harness:
     def _count(self, answer: Callable[..., Any]) -> quality.Counted:
         batches = self.data.test.batches(quality.BATCH, device=self.device)
         return quality.count(answer, batches, self.metric, self.device, self.dense.module, SLICES)
+
+
+def _figures(rounds: tuple[float, ...]) -> tuple[float, ...]:
+    """Five figures of each are more than a clock tells, and keep the report small."""
+    return tuple(float(f"{one:.5g}") for one in rounds)
 
 
 def _pairs(before: Artifact, edits: Sequence[Edit]) -> Iterator[tuple[Module, Module]]:

@@ -74,7 +74,8 @@ class LatencyCache:
             self.measured += 1
             if timing.noisy:
                 return timing  # retry on an idle machine
-            self._known[key] = dataclasses.asdict(timing)
+            # Without the rounds, which nobody asks for again.
+            self._known[key] = dataclasses.asdict(dataclasses.replace(timing, rounds_ms=()))
             _write(self._known)
         found = self._known[key]
         of_p50 = found["p50_ci95_ms"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from compress.artifact import Artifact
 from compress.checkpoint.load import load
 from compress.checkpoint.save import save
-from compress.curves import CURVES
+from compress.curves import CURVES, OBSERVED
 from compress.edits import from_json
 from compress.errors import (
     CompressWarning,
@@ -27,8 +27,9 @@ from compress.errors import (
     UnsupportedModel,
 )
 from compress.pipeline import contract
-from compress.pipeline.exports import Exports, export_all, lost_too_much, undecided
+from compress.pipeline.exports import Exports, export_all, lost_too_much
 from compress.pipeline.failures import disk_errors, failures, interruptions
+from compress.pipeline.final_report import report_of, write
 from compress.pipeline.given import NOTHING, Given
 from compress.pipeline.harness import Harness
 from compress.pipeline.latency_cache import LatencyCache
@@ -39,10 +40,7 @@ from compress.pipeline.workspace import Workspace, open_workspace
 from compress.progress import Progress, silent
 from compress.recipe import Recipe
 from compress.report import sentences
-from compress.report.environment import environment
-from compress.report.markdown import markdown
-from compress.report.pictures import draw
-from compress.report.records import Broken, Exactness, Outcome, Report, StageRecord
+from compress.report.records import Exactness, Outcome, Report, StageRecord
 from compress.stage import Context, Stage
 from exporters.atomic import sha256
 
@@ -126,8 +124,8 @@ def _finished(running: _Run, sums: Mapping[str, str | None]) -> tuple[Report, st
         workspace.check()
         made = export_all(recipe, workspace.out, result, running.context.data, running.harness.quality_of, dense)
         workspace.check()  # exporters make the folder of a file where it is missing
-        report, remedy = running.with_last_kept(_report(recipe, running.done, made).model_copy(update=sums))
-        report = _write(workspace, result, report)
+        report, remedy = running.with_last_kept(running.report(made).model_copy(update=sums))
+        report = write(workspace, result, report)
         workspace.check()
     return report, remedy
 
@@ -165,6 +163,17 @@ class _Run:
     def names(self) -> list[str]:
         """Finished stages."""
         return [d.record.stage for d in self.done]
+
+    def report(self, made: Exports) -> Report:
+        """Of all stages and the exports."""
+        return report_of(
+            self.harness.recipe,
+            [d.record for d in self.done],
+            [d.exactness for d in self.done],
+            (self.done[0].artifact, self.done[-1].artifact),
+            made,
+            self.context.data.spec.classes,
+        )
 
     def with_last_kept(self, report: Report) -> tuple[Report, str]:
         """The report, and what a broken contract leaves: where a later stage broke it, with the model that still kept it."""
@@ -206,6 +215,8 @@ class _Run:
             tuple(facts["notes"]),
             tuple(facts.get("warnings", ())),
             CURVES.validate_python(facts["curves"]),
+            # An older version, whose run is resumed, found none.
+            OBSERVED.validate_python(facts.get("observed", {})),
         )
         return _Done(artifact, StageRecord(**facts["record"]), exactness)
 
@@ -238,6 +249,7 @@ class _Run:
                 "notes": list(kept.notes),
                 "warnings": list(kept.warnings),
                 "curves": CURVES.dump_python(kept.curves, mode="json"),
+                "observed": OBSERVED.dump_python(kept.observed, mode="json"),
             }
 
         self.workspace.finish(len(self.done), name, fill)
@@ -256,49 +268,3 @@ def _saved(artifact: Artifact, stage: str, folder: Path) -> Artifact:
         return artifact
     except UnsupportedModel as error:
         return artifact.noting(f"Stage '{stage}' left a model without a class-free form; a cut-off run repeats it: {error}")
-
-
-def _report(recipe: Recipe, done: Sequence[_Done], made: Exports) -> Report:
-    first, last, result = done[0].record, done[-1].record, done[-1].artifact
-    exactness = [d.exactness for d in done if d.exactness is not None]
-    worst = max(exactness, key=lambda e: e.worst_abs / e.tolerance) if exactness else None
-    # In this order: an inexact model makes every number after it meaningless.
-    broken = _inexact(worst) or lost_too_much(recipe, first.quality, last.quality) or made.broken
-    return Report(
-        method=recipe.method,
-        outcome=Outcome.KEPT if broken is None else broken.outcome,
-        broken=broken,
-        verdict=sentences.reached(first, last) if broken is None else sentences.broken(broken),
-        seed=recipe.seed,
-        environment=environment(),
-        stages=tuple(d.record for d in done),
-        exactness=worst,
-        exports=made.records,
-        failed_exports=made.failed,
-        target=recipe.target,
-        max_drop=recipe.max_drop,
-        plan_sha256=result.plan.digest,
-        warnings=tuple(dict.fromkeys((*result.warnings, *undecided(recipe, first.quality, last.quality)))),
-        notes=tuple(dict.fromkeys(result.notes)),
-        curves=result.curves,
-    )
-
-
-def _inexact(worst: Exactness | None) -> Broken | None:
-    if worst is None or worst.holds:
-        return None
-    return Broken(outcome=Outcome.NOT_EXACT, lost=worst.worst_abs, allowed=worst.tolerance)
-
-
-def _write(workspace: Workspace, result: Artifact, report: Report) -> Report:
-    """The model, the plan and the report, with what could not be written."""
-    try:
-        save(result, workspace.out / "model.compressed")
-    except UnsupportedModel as error:
-        said = f"No model.compressed was written: {error} {sentences.WITHOUT_CHECKPOINT}"
-        report = report.model_copy(update={"notes": (*report.notes, said)})
-    workspace.write("plan.json", replace(result.plan, method=report.method).to_json())
-    report = draw(report, workspace.out / "pictures")
-    workspace.write("report.json", report.to_json())
-    workspace.write("report.md", markdown(report))
-    return report

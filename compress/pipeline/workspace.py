@@ -1,6 +1,6 @@
 """The folder of a run: what is in it, when it may be written, and how every file gets there whole.
 
-    out/  model.onnx  model.compressed/  plan.json  recipe.toml  report.json  report.md
+    out/  model.onnx  model.compressed/  plan.json  recipe.toml  report.json  report.md  report.html
           pictures/*.svg
           stages/00-dense/  stages/01-remove/ ...      one folder per finished stage, for --resume
 
@@ -24,13 +24,14 @@ from compress.errors import BadInput
 from compress.pipeline.lock import NAME as LOCK
 from compress.pipeline.lock import Lock, locked
 from compress.recipe import TRUST, Recipe, make, settings_in
+from compress.report.html.run_folder import PAGE
 from exporters import atomic
 from exporters.standalone import leftovers
 
 _FILES = tuple(f"model{ending}" for ending in exporters.ENDING.values())
 _WEIGHTS = ("model.bin", "model.int8.bin", "model.onnx.data")
-_OURS = ("stages", "pictures", "model.compressed", *_FILES, *_WEIGHTS, "plan.json", "recipe.toml", "search.json")
-_OURS += ("report.json", "report.md")
+_TEXTS = ("plan.json", "recipe.toml", "search.json", "report.json", "report.md", PAGE)
+_OURS = ("stages", "pictures", "model.compressed", *_FILES, *_WEIGHTS, *_TEXTS)
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def _cleared(out: Path, recipe: Recipe, resume: bool, force: bool) -> None:
 
 def _worth_keeping(out: Path, found: list[str]) -> bool:
     """Whether a folder holds more than the traces of a run that finished no stage."""
-    return not set(found) <= {"recipe.toml", "search.json", "stages"} or any((out / "stages").glob("*"))
+    return not set(found) <= {"recipe.toml", "search.json", "stages", PAGE} or any((out / "stages").glob("*"))
 
 
 def _same_settings(out: Path, recipe: Recipe) -> None:

@@ -45,7 +45,12 @@ class Baseline(records.Sealed):
 
 def of(at: Side) -> Baseline:
     """What later results are compared with."""
-    return Baseline(environment=at.environment, dense=at.dense, result=at.now)
+    return Baseline(environment=at.environment, dense=_lean(at.dense), result=_lean(at.now))
+
+
+def _lean(stage: StageRecord) -> StageRecord:
+    """Without the single rounds of a timing, which nothing is compared by."""
+    return stage if stage.latency is None else stage.model_copy(update={"latency": stage.latency.lean()})
 
 
 def read(path: Path) -> Baseline:

@@ -30,7 +30,7 @@ def markdown(report: Report) -> str:
         *_pictures(report),
         *(["## Notes", bullets(report.notes)] if report.notes else []),
         "## How it was made",
-        grid(("what", "value"), _settings(report)),
+        grid(("what", "value"), settings(report)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -102,7 +102,8 @@ def _closeness(found: Closeness | None) -> tuple[str, str, str]:
     )
 
 
-def _settings(report: Report) -> list[tuple[str, str]]:
+def settings(report: Report) -> list[tuple[str, str]]:
+    """What it was made with and where, by name."""
     env = report.environment
     packages = {
         "compress": env.compress,

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from compress.curves import Curve
+from compress.curves import ActivationStates, Curve, TrainingCurve
 from compress.errors import BadInput
 from compress.report import sealed
 from compress.user import files
@@ -56,6 +56,14 @@ class Latency(Record):
     ci95: tuple[float, float] = Field(description="95 % confidence interval of the ratio; holding 1 means: cannot tell")
     p50_ci95_ms: tuple[float, float] | None = Field(default=None, description="95 % confidence interval of p50_ms")
     noisy: bool = Field(default=False, description="the rounds scattered too much for any claim")
+    rounds_ms: tuple[float, ...] = Field(default=(), description="milliseconds of one call in each round, in time")
+    dense_rounds_ms: tuple[float, ...] = Field(
+        default=(), description="those of the dense model in the same rounds; empty for the dense model itself"
+    )
+
+    def lean(self) -> Latency:
+        """Without the single rounds."""
+        return self.model_copy(update={"rounds_ms": (), "dense_rounds_ms": ()})
 
     @property
     def verdict(self) -> Literal["faster", "slower", "cannot tell"]:
@@ -166,6 +174,27 @@ class FailedExport(Record):
     reason: str
 
 
+class LayerRecord(Record):
+    """A layer with parameters or multiply-accumulates, or an activation, which has none; None where a model has no such layer."""
+
+    name: str
+    kind: str
+    width: int | None = Field(default=None, description="channels that it makes in the dense model; None where it has no weights")
+    width_after: int | None = None
+    params: Count | None = None
+    params_after: Count | None = None
+    macs: Count | None = Field(default=None, description="multiply-accumulates of one sample")
+    macs_after: Count | None = None
+    frozen: str = Field(default="", description="why none of its channels could go; empty where some could, or nobody looked")
+
+
+class Stays(Record):
+    """An activation that no affine function could replace, or around which nothing could then be merged."""
+
+    activation: str
+    reason: str
+
+
 class Environment(Record):
     """Where the figures were measured."""
 
@@ -227,6 +256,11 @@ class Report(Sealed):
     notes: tuple[str, ...] = ()
     curves: tuple[Curve, ...] = Field(default=(), description="findings that stages left to be drawn")
     pictures: tuple[str, ...] = Field(default=(), description="files that show the curves, in the folder pictures")
+    chance: float | None = Field(default=None, description="quality of guessing, where the metric and the classes tell it")
+    layers: tuple[LayerRecord, ...] = Field(default=(), description="in the order of execution; those of the result alone last")
+    stays: tuple[Stays, ...] = Field(default=(), description="activations that stay as they are, and why")
+    activations: tuple[ActivationStates, ...] = Field(default=(), description="states of the dense model's activations")
+    trainings: tuple[TrainingCurve, ...] = Field(default=(), description="in the order in which they ran")
 
     @model_validator(mode="before")
     @classmethod

@@ -151,16 +151,21 @@ def kept_before(stages: Sequence[StageRecord], last: int) -> str:
     )
 
 
-def guessing(dense: Quality | None, classes: Sequence[str] | None) -> str | None:
-    """What to say where the dense model is no better than guessing: its k best of c classes hold the right one with k / c.
+def chance_of(quality: Quality | None, classes: Sequence[str] | None) -> float | None:
+    """What guessing comes to: the k best of c classes hold the right one with k / c; None where that cannot be told."""
+    best = {"top1": 1, "top5": 5}.get(quality.metric) if quality is not None else None
+    return None if best is None or not classes or best >= len(classes) else best / len(classes)
 
-    Two standard errors above that still count as chance.
-    """
-    best = {"top1": 1, "top5": 5}.get(dense.metric) if dense is not None else None
-    if dense is None or best is None or not classes or best >= len(classes):
-        return None
-    chance = best / len(classes)
-    if dense.value > chance + 2 * math.sqrt(chance * (1 - chance) / max(dense.samples, 1)):
+
+def guesses(found: Quality, chance: float) -> bool:
+    """No better than chance: two standard errors above it still count as that."""
+    return found.value <= chance + 2 * math.sqrt(chance * (1 - chance) / max(found.samples, 1))
+
+
+def guessing(dense: Quality | None, classes: Sequence[str] | None) -> str | None:
+    """What to say where the dense model is no better than guessing."""
+    chance = chance_of(dense, classes)
+    if dense is None or chance is None or classes is None or not guesses(dense, chance):
         return None
     return (
         f"The dense model's {dense.metric} of {quality(dense)} is no better than guessing among {len(classes)} classes "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.markup import escape
 from rich.table import Table
 
@@ -12,13 +14,23 @@ from compress.report.records import Report, StageRecord
 
 def columns(report: Report) -> tuple[str, ...]:
     """Headings; the metric names its own column."""
-    metric = next((stage.quality.metric for stage in report.stages if stage.quality), "quality")
+    return headings(report.stages)
+
+
+def headings(stages: Sequence[StageRecord]) -> tuple[str, ...]:
+    """The same of stages without a report."""
+    metric = next((stage.quality.metric for stage in stages if stage.quality), "quality")
     return ("stage", "params", "MACs", "file", "peak memory", "p50 ms", "speed-up [95 % CI]", metric, "change", "time")
 
 
 def rows(report: Report) -> list[tuple[str, ...]]:
     """Cells of every stage, in the order of `columns`; '-' where something was not measured."""
-    return [_row(stage, report.dense) for stage in report.stages]
+    return cells(report.stages)
+
+
+def cells(stages: Sequence[StageRecord]) -> list[tuple[str, ...]]:
+    """The same of stages without a report; the first is the dense model."""
+    return [_row(stage, stages[0]) for stage in stages]
 
 
 def table(report: Report, title: str | None = None) -> Table:

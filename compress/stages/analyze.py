@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compress.artifact import Artifact
+from compress.curves import ActivationStates
 from compress.recipe import Recipe
 from compress.refit import refit
 from compress.stage import Context, Traits
@@ -29,7 +30,14 @@ class Analyze:
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         found = refit.statistics(artifact, context, (), states=True)
-        return artifact.noting(_summary(found)) if found.states else artifact
+        return artifact.noting(_summary(found)).observing(activations=_each(found)) if found.states else artifact
+
+
+def _each(found: Statistics) -> tuple[ActivationStates, ...]:
+    return tuple(
+        ActivationStates(path, len(state.on), found.bits(path), float(state.always_on), float(state.always_off))
+        for path, state in found.states.items()
+    )
 
 
 def _summary(found: Statistics) -> str:

@@ -91,7 +91,7 @@ def _trained(artifact: Artifact, context: Context, detail: str) -> Artifact:
         teacher=context.dense.module,
         progress=lambda what, share, text: context.progress("easier", share, f"{detail}, {text}"),
     )
-    return replace(artifact, module=cast(GraphModule, trained.module))
+    return replace(artifact, module=cast(GraphModule, trained.module)).observing(trainings=trained.curves("easier"))
 
 
 def _shallower(artifact: Artifact, context: Context, together: int, most: int) -> Artifact:

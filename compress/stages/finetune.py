@@ -53,4 +53,5 @@ class Finetune:
             teacher=context.dense.module,
             progress=lambda what, share, detail: context.progress(self.name, share, detail),
         )
-        return replace(artifact, module=settled(cast(GraphModule, found.module))).noting(*notes, *found.notes)
+        tuned = replace(artifact, module=settled(cast(GraphModule, found.module))).noting(*notes, *found.notes)
+        return tuned.observing(trainings=found.curves(self.name))

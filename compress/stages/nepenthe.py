@@ -79,6 +79,7 @@ class Nepenthe:
             )
             # From the last good model: a round that breaks the limit is thrown away.
             sparser = replace(best, module=cast(GraphModule, unmasked(trained.module, best.module)))
+            sparser = sparser.observing(trainings=trained.curves(self.name))
             now = depth.held_out(sparser, context)
             curve.append(f"{pruned:.0f} %: {now.value:.4f}")
             if drop(start, now) > limit:

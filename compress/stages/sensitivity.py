@@ -67,7 +67,7 @@ class Sensitivity:
         done = train(held, context.data, recipe, context.device, progress=tell("training"))
         # Masked weights are held at zero by then, and the plain layers get them back.
         module = cast(GraphModule, unmasked(done.module, untrained.on("cpu")))
-        return replace(untrained, module=module).noting(said, *done.notes)
+        return replace(untrained, module=module).noting(said, *done.notes).observing(trainings=done.curves(self.name))
 
 
 def channels_worth(scores: Scores, module: GraphModule, group: Group) -> Tensor:

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from compress.curves import TrainedEpoch, TrainingCurve
 from compress.data import Batch, Data
 from compress.errors import BadInput
 from compress.measure import quality
@@ -63,6 +64,16 @@ class Training:
     best: int
     metric: str
     notes: tuple[str, ...] = ()
+
+    def curves(self, stage: str) -> tuple[TrainingCurve, ...]:
+        """Its course, for the report; none where nothing was trained."""
+        epochs = tuple(
+            TrainedEpoch(one.number, one.loss if math.isfinite(one.loss) else None, one.quality, round(one.seconds, 3))
+            for one in self.history
+            if math.isfinite(one.quality)
+        )
+        # Indices hold only where no epoch was left out.
+        return (TrainingCurve(stage, self.metric, epochs, self.best),) if epochs and len(epochs) == len(self.history) else ()
 
 
 def train(

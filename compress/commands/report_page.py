@@ -1,0 +1,41 @@
+"""`compress report`: the page of a run that is there already, whatever became of it, or of several beside each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compress.commands.outputs import free, write_text
+from compress.errors import BadInput
+from compress.report.html.page import page_of
+from compress.report.html.run_folder import PAGE
+
+
+def report_page(*runs: str | Path, out: str | Path | None = None, force: bool = False) -> Path:
+    """Write report.html: everything that is known of a run in one file that loads nothing, and where it is.
+
+    Args:
+        runs: folders of runs, finished or not, or their report.json; several are put beside each other.
+        out: the file; None for report.html in the folder of the run, or of several here.
+        force: write over what is there; the page of a run in its own folder is always made anew.
+
+    Raises:
+        BadInput: no run, one that is none, or a file that is there or cannot be written.
+    """
+    places = [Path(run) for run in dict.fromkeys(map(str, runs))]
+    if not places:
+        raise BadInput("No run was given; needed is the folder of one, as in 'compress report out'.")
+    page = page_of(*places, names=_names(places))
+    if out is None and len(places) == 1:
+        path = (places[0] if places[0].is_dir() else places[0].parent) / PAGE
+    else:
+        path = Path(PAGE if out is None else out)
+        free(path, force)
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder; needed is the name of a file, such as {path / PAGE}. Give another --out.")
+    write_text(path, page)
+    return path
+
+
+def _names(places: list[Path]) -> list[str]:
+    """What runs are called: one by its folder, several as they were given, which tells them apart."""
+    return [places[0].resolve().name] if len(places) == 1 else [str(place) for place in places]

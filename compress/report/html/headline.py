@@ -1,0 +1,213 @@
+"""The verdict in words, and the three figures that it rests on.
+
+Good news needs all of it: contracts kept, a limit of the loss that somebody set, a model that does better than guessing, no
+warning and no missing file. Everything else is told first as what it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from compress.measure.points import drop
+from compress.report import sentences
+from compress.report.html.run_folder import RunFolder
+from compress.report.html.view import Figure, Tone, Verdict
+from compress.report.records import Latency, Outcome, Quality, Report, StageRecord
+
+_BROKEN = {
+    Outcome.NOT_EXACT: "Do not use this result: the smaller model is not the one that was decided on.",
+    Outcome.QUALITY_LOST: "The result is worse than was allowed.",
+    Outcome.EXPORT_LOST_QUALITY: "An exported file is worse than was allowed.",
+    Outcome.EXPORT_NOT_EQUAL: "An exported file does not compute what the model computes.",
+}
+UNLIMITED = "No limit was set for the loss of quality (--max-drop), so nothing was judged by one: look at the figures."
+_HALF = 0.5
+"""Of the dense model's quality: whoever is left with less has no use for it, whether a limit was set or not."""
+
+
+def verdict(run: RunFolder) -> Verdict:
+    """Of a run that has a report, or of one that has none."""
+    if run.report is None:
+        return _unfinished(run)
+    tone, headline, said = _judged(run.report)
+    found = figures(run.report)
+    if tone == "bad":
+        # How fast and small something is that cannot be used is no good news.
+        found = tuple(replace(one, tone="plain") if one.tone == "good" else one for one in found)
+    return Verdict(tone, headline, tuple(said), found)
+
+
+def figures(report: Report) -> tuple[Figure, ...]:
+    """Quality, speed and size, in this order; what was not measured says so."""
+    dense, result = report.dense, report.result
+    return (
+        _quality(dense.quality, result.quality, report),
+        _speed(dense.latency, result.latency),
+        _size(dense, result),
+    )
+
+
+def _unfinished(run: RunFolder) -> Verdict:
+    done = ", ".join(stage.stage for stage in run.stages)
+    said = [run.problem]
+    said.append(
+        f"Finished stages: {done}. Their figures stand below; none of them is the result of a run."
+        if done
+        else "No stage of it is finished, so there is nothing that was measured."
+    )
+    headline = "This run has no result." if run.problem.startswith("There is no") else "The report of this run cannot be used."
+    return Verdict("bad", headline, tuple(said), ())
+
+
+def _judged(report: Report) -> tuple[Tone, str, list[str]]:
+    said = [report.verdict]
+    if report.broken is not None or report.outcome is not Outcome.KEPT:
+        return "bad", _BROKEN.get(report.outcome, "A contract of this run is broken."), said
+    if (found := at_chance(report)) is not None:
+        return "bad", found, _beside(report)
+    if report.result is report.dense or unchanged(report):
+        return "unsure", "Nothing was changed: the result is the original model.", said
+    if (lost := _gone(report)) is not None:
+        return "bad", lost, _beside(report)
+    doubts = _doubts(report)
+    said = [*doubts, *said]
+    smaller = _comparison(report)
+    if doubts == [UNLIMITED]:
+        return "unsure", f"{smaller} Whether its quality will do was not judged.", said
+    if doubts:
+        return "unsure", f"{smaller} There are reasons for doubt.", said
+    return "good", f"{smaller} It kept every limit that was set.", said
+
+
+def _beside(report: Report) -> list[str]:
+    """Both qualities, and that of guessing, where a verdict about what was reached would sound like a success."""
+    before, after = report.dense.quality, report.result.quality
+    guessing = "" if report.chance is None else f"; guessing reaches {100 * report.chance:.3g} %"
+    if before is None or after is None:
+        return []
+    return [
+        f"The original model has {before.metric} {sentences.quality(before)}, the result {sentences.quality(after)}{guessing}."
+    ]
+
+
+def _comparison(report: Report) -> str:
+    """What the result is beside the dense model, in one sentence without numbers."""
+    dense, result = report.dense, report.result
+    words = ["smaller" if result.file_bytes < dense.file_bytes else "no smaller"]
+    if result.latency is not None:
+        words.append({"faster": "faster", "slower": "slower", "cannot tell": "not measurably faster"}[result.latency.verdict])
+    return f"The result is {' and '.join(words)} than the original model."
+
+
+def _doubts(report: Report) -> list[str]:
+    """Why a result that kept its contracts is no plain success."""
+    doubts: list[str] = []
+    if report.result.quality is None or report.dense.quality is None:
+        doubts.append("Quality was not measured, so nobody knows whether it still does its work.")
+    elif report.max_drop is None:
+        doubts.append(UNLIMITED)
+    elif (ends := report.result.quality.drop_ci95) is not None and ends[1] > report.max_drop:
+        doubts.append(
+            f"The loss may be as large as {ends[1]:.2f} (95 % interval), more than the {report.max_drop:g} that are allowed: "
+            "more test samples would tell."
+        )
+    if report.result.latency is not None and report.result.latency.verdict == "slower":
+        doubts.append("It is slower than the original model where it was timed.")
+    doubts += [f"No {failed.format} was written: {failed.reason}" for failed in report.failed_exports]
+    if report.warnings:
+        count = len(report.warnings)
+        doubts.append(f"{count} warning{'s make' if count > 1 else ' makes'} the figures doubtful: {report.warnings[0]}")
+    return doubts
+
+
+def at_chance(report: Report) -> str | None:
+    """What to say where a model only guesses; None where none does, or nobody can tell."""
+    for stage, words in ((report.result, "The result is"), (report.dense, "Already the original model is")):
+        if stage.quality is not None and report.chance is not None and sentences.guesses(stage.quality, report.chance):
+            return f"{words} no better than guessing."
+    # Older reports hold no chance, but said so of the dense model.
+    if any("no better than guessing" in warning for warning in report.warnings):
+        return "Already the original model is no better than guessing."
+    return None
+
+
+def unchanged(report: Report) -> bool:
+    """Whether every count of the result is that of the dense model, and its quality, too."""
+    dense, result = report.dense, report.result
+    same = (dense.params, dense.macs, dense.file_bytes) == (result.params, result.macs, result.file_bytes)
+    return same and (dense.quality and dense.quality.value) == (result.quality and result.quality.value)
+
+
+def _gone(report: Report) -> str | None:
+    before, after = report.dense.quality, report.result.quality
+    if before is None or after is None or before.metric != after.metric or not before.higher_is_better:
+        return None
+    lost = before.value > 0 and after.value < _HALF * before.value
+    return "Most of the quality is gone." if lost else None
+
+
+def _quality(dense: Quality | None, now: Quality | None, report: Report) -> Figure:
+    if now is None:
+        return Figure("Quality", "not measured", "", "", "unsure")
+    value = f"{sentences.quality(now)} {now.metric}"
+    if dense is None or dense.metric != now.metric:
+        return Figure("Quality", value, "nothing to compare it with", "", "unsure", (now.value, None, None))
+    lost, unit = drop(dense, now), " points" if now.points == 100 else sentences.UNITS.get(now.metric, "")
+    beside = f"the original model has {sentences.quality(dense)}: {_worse(lost, unit)}"
+    ends = now.drop_ci95
+    interval = (
+        "the report holds no interval of the difference"
+        if ends is None
+        else f"95 % interval of the difference: {_signed(ends[1], unit)} to {_signed(ends[0], unit)}"
+    )
+    limit = report.max_drop
+    tone: Tone = "plain" if limit is None else "bad" if lost > limit else "good"
+    if at_chance(report) is not None or report.outcome is Outcome.QUALITY_LOST or _gone(report) is not None:
+        tone = "bad"
+    return Figure("Quality", value, beside, interval, tone, (now.value, *ends) if ends is not None else (now.value, None, None))
+
+
+def _signed(lost: float, unit: str) -> str:
+    return f"{-lost + 0.0:+.2f}{unit}"
+
+
+def _worse(lost: float, unit: str) -> str:
+    return "the same" if abs(lost) < 0.005 else f"{abs(lost):.2f}{unit} {'worse' if lost > 0 else 'better'}"
+
+
+def _speed(dense: Latency | None, now: Latency | None) -> Figure:
+    if now is None:
+        return Figure("Speed", "not measured", "", "", "unsure")
+    numbers = (now.ratio, *now.ci95)
+    low, high = now.ci95
+    interval = f"95 % interval: {low:.2f} to {high:.2f} times"
+    where = f"{now.runtime}, batch {now.batch}, {now.threads} thread{'' if now.threads == 1 else 's'}"
+    called = (
+        f"{now.p50_ms:.3g} ms a call" + ("" if dense is None else f", the original model {dense.p50_ms:.3g} ms") + f" ({where})"
+    )
+    match now.verdict:
+        case "faster":
+            return Figure("Speed", f"{now.ratio:.2f} times as fast", called, interval, "good", numbers)
+        case "slower":
+            return Figure("Speed", f"slower: {now.ratio:.2f} times as fast", called, interval, "bad", numbers)
+        case _:
+            why = "the rounds scatter too much for any claim" if now.noisy else "that holds 1"
+            return Figure("Speed", "not measurably faster", called, f"{interval}; {why}", "unsure", numbers)
+
+
+def _size(dense: StageRecord, now: StageRecord) -> Figure:
+    smaller = now.file_bytes < dense.file_bytes
+    value = f"{sentences.times(dense.file_bytes, now.file_bytes)} smaller" if smaller else "not smaller"
+    beside = (
+        f"file {sentences.size(dense.file_bytes)} to {sentences.size(now.file_bytes)}; "
+        f"MACs {sentences.count(dense.macs)} to {sentences.count(now.macs)} ({sentences.times(dense.macs, now.macs)} fewer)"
+    )
+    ratio = dense.file_bytes / now.file_bytes if now.file_bytes else None
+    return Figure(
+        "Size",
+        value.replace("x", " times"),
+        beside,
+        "counted, so there is no interval",
+        "good" if smaller else "unsure",
+        (ratio, None, None),
+    )
