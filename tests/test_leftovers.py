@@ -250,7 +250,7 @@ def test_without_locks_of_the_system_the_words_in_the_file_count(
 
 
 @pytest.mark.parametrize(
-    "where", ["compress.refit.refit.refitted", "compress.pipeline.run.export_all", "compress.pipeline.run.draw"]
+    "where", ["compress.refit.refit.refitted", "compress.pipeline.run.export_all", "compress.pipeline.final_report.draw"]
 )
 def test_a_folder_that_is_deleted_meanwhile_is_told(place: Path, where: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(place)
