@@ -250,7 +250,7 @@ def broken(outcome: Outcome) -> Broken:
     [
         ({}, "good", "It kept every limit"),
         ({"max_drop": None}, "unsure", "was not judged"),
-        ({"max_drop": 0.4}, "unsure", "doubt"),
+        ({"max_drop": 0.4}, "unsure", "cannot be told with 10,000 samples"),
         ({"warnings": ("something is odd",)}, "unsure", "something is odd"),
         ({"failed_exports": (FailedExport(format="openvino", reason="no room"),)}, "unsure", "No openvino was written: no room"),
         *(({"outcome": one, "broken": broken(one)}, "bad", "") for one in Outcome if one is not Outcome.KEPT),

@@ -6,13 +6,16 @@ warning and no missing file. Everything else is told first as what it is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from compress.measure.points import drop
 from compress.report import sentences
 from compress.report.html.run_folder import RunFolder
 from compress.report.html.view import Figure, Tone, Verdict
+from compress.report.promise import kept
 from compress.report.records import Latency, Outcome, Quality, Report, StageRecord
+from compress.report.rules import Verdict as Verdicts
 
 _BROKEN = {
     Outcome.NOT_EXACT: "Do not use this result: the smaller model is not the one that was decided on.",
@@ -20,6 +23,7 @@ _BROKEN = {
     Outcome.EXPORT_LOST_QUALITY: "An exported file is worse than was allowed.",
     Outcome.EXPORT_NOT_EQUAL: "An exported file does not compute what the model computes.",
 }
+_TONES: Mapping[Verdicts, Tone] = {"pass": "good", "fail": "bad", "cannot tell": "unsure"}
 UNLIMITED = "No limit was set for the loss of quality (--max-drop), so nothing was judged by one: look at the figures."
 _HALF = 0.5
 """Of the dense model's quality: whoever is left with less has no use for it, whether a limit was set or not."""
@@ -106,17 +110,15 @@ def _doubts(report: Report) -> list[str]:
         doubts.append("Quality was not measured, so nobody knows whether it still does its work.")
     elif report.max_drop is None:
         doubts.append(UNLIMITED)
-    elif (ends := report.result.quality.drop_ci95) is not None and ends[1] > report.max_drop:
-        doubts.append(
-            f"The loss may be as large as {ends[1]:.2f} (95 % interval), more than the {report.max_drop:g} that are allowed: "
-            "more test samples would tell."
-        )
+    else:
+        found = kept(report.dense.quality, report.result.quality, report.max_drop)
+        doubts += [found.said(report.result.quality.metric, report.max_drop)] if found.verdict == "cannot tell" else []
     if report.result.latency is not None and report.result.latency.verdict == "slower":
         doubts.append("It is slower than the original model where it was timed.")
     doubts += [f"No {failed.format} was written: {failed.reason}" for failed in report.failed_exports]
-    if report.warnings:
-        count = len(report.warnings)
-        doubts.append(f"{count} warning{'s make' if count > 1 else ' makes'} the figures doubtful: {report.warnings[0]}")
+    # A run of this version warns of what stands among the doubts already.
+    if more := [warning for warning in report.warnings if warning not in doubts]:
+        doubts.append(f"{len(more)} warning{'s make' if len(more) > 1 else ' makes'} the figures doubtful: {more[0]}")
     return doubts
 
 
@@ -161,7 +163,7 @@ def _quality(dense: Quality | None, now: Quality | None, report: Report) -> Figu
         else f"95 % interval of the difference: {_signed(ends[1], unit)} to {_signed(ends[0], unit)}"
     )
     limit = report.max_drop
-    tone: Tone = "plain" if limit is None else "bad" if lost > limit else "good"
+    tone: Tone = "plain" if limit is None else _TONES[kept(dense, now, limit).verdict]
     if at_chance(report) is not None or report.outcome is Outcome.QUALITY_LOST or _gone(report) is not None:
         tone = "bad"
     return Figure("Quality", value, beside, interval, tone, (now.value, *ends) if ends is not None else (now.value, None, None))
