@@ -44,6 +44,7 @@ from compress.edits import Plan, read
 from compress.errors import BadInput
 from compress.graph.trace.trace import trace
 from compress.keywords import Settings, Unplanned, with_settings
+from compress.measure import meant
 from compress.pipeline import exports
 from compress.pipeline import run as pipeline
 from compress.pipeline.given import device_of, resolved_recipe
@@ -318,7 +319,10 @@ def export(
         ExportError: the model cannot be written in this format, or computes something else there.
     """
     if format not in exporters.EXPORTERS:
-        raise BadInput(f"There is no format '{format}'; known are {', '.join(exporters.EXPORTERS)}. 'compress doctor' says more.")
+        raise BadInput(
+            f"There is no format '{format}'; known are {', '.join(exporters.EXPORTERS)}."
+            f"{meant.export(format, exporters.EXPORTERS)} 'compress doctor' says more."
+        )
     exporters.require(format)
     path = Path(out or f"model{exporters.ENDING[format]}")
     free(path, force)

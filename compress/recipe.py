@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from compress.errors import BadInput
+from compress.measure import meant as meant_by
 from compress.measure.units import BYTES, amount
 from compress.method_table import CHANNELS_TARGET, METHODS, WEIGHTS_TARGET
 from compress.user import files
@@ -146,9 +147,7 @@ class Recipe(BaseModel):
     minimize: Literal["latency", "macs", "params", "size", "memory"] = Field(
         "latency", description="what --max-drop without a target makes small"
     )
-    on_noise: Literal["pass", "fail"] = Field(
-        "pass", description="what becomes of --max-drop where the test data cannot tell whether it is kept"
-    )
+    on_noise: Literal["pass", "fail"] = Field("pass", description="where samples cannot tell whether --max-drop is kept")
     runtime: Literal["auto", "ort", "ort-cuda", "torch"] = Field("auto", description="where latency is measured")
     batch: int = Field(1, ge=1, description="batch size of the latency measurement")
     threads: int = Field(0, ge=0, description="threads of the latency measurement; 0: all cores")
@@ -332,14 +331,15 @@ def parse_target(text: str) -> tuple[str, float]:
         BadInput: unknown unit, or a value that is not in the unit's range.
     """
     unit, _, value = text.partition("=")
-    if unit not in UNITS or not value:
-        raise BadInput(f"The target is '{text}'; needed is {_TARGETS}.")
-    meant = amount(value, BYTES if unit == "size" else {"": 1.0})
-    if meant is None:
-        raise BadInput(f"The target is '{text}'; needed is {_TARGETS}.")
-    if not 0 < meant < (float("inf") if unit == "size" else 1):
-        raise BadInput(f"The target is '{text}'; a fraction lies above 0 and below 1, a size above 0 bytes.")
-    return unit, meant
+    meant = amount(value, BYTES if unit == "size" else {"": 1.0}) if unit in UNITS and value else None
+    # Nobody has a model of so few bytes: a unit was forgotten.
+    if meant is None or (unit == "size" and meant < 1000 and amount(value, {"": 1.0}) is not None):
+        needed = f"needed is {_TARGETS}"
+    elif 0 < meant < (float("inf") if unit == "size" else 1):
+        return unit, meant
+    else:
+        needed = "a fraction lies above 0 and below 1, a size above 0 bytes"
+    raise BadInput(f"The target is '{text}'; {needed}.{meant_by.target(text, UNITS)}")
 
 
 def _toml(value: Any) -> str:

@@ -17,7 +17,7 @@ from compress.checkpoint.load import open_artifact, parse_shape, refusal
 from compress.checkpoint.load.live_module import in_memory
 from compress.data import Data, check_output, open_data
 from compress.errors import BadInput, CompressWarning
-from compress.measure import quality
+from compress.measure import meant, quality
 from compress.measure.cost import cost
 from compress.measure.runtime import choose
 from compress.pipeline.given import NOTHING, Given
@@ -66,7 +66,10 @@ def prepare(recipe: Recipe, progress: Progress = silent, given: Given = NOTHING)
     # For its refusal, before model and data are opened.
     choose(recipe.runtime)
     if unknown := [name for name in recipe.export if name not in exporters.EXPORTERS]:
-        raise BadInput(f"--export is '{unknown[0]}'; known are {', '.join(exporters.EXPORTERS)}. See 'compress doctor'.")
+        raise BadInput(
+            f"--export is '{unknown[0]}'; known are {', '.join(exporters.EXPORTERS)}."
+            f"{meant.export(unknown[0], exporters.EXPORTERS)} See 'compress doctor'."
+        )
     for name in recipe.export:
         exporters.require(name)  # what is missing is told before anything slow
     progress("open data and model", 0.0, f"{recipe.data}, {recipe.model}")

@@ -60,7 +60,18 @@ def factory(arch: str) -> Callable[..., Any]:
         return _timm(name)
     if source == "hf":
         return hugging_face.factory(name)
+    if ":" not in arch and (arch in torchvision.models.list_models() or _in_timm(arch)):
+        library = "timm" if _in_timm(arch) and arch not in torchvision.models.list_models() else "torchvision"
+        raise BadInput(f"--arch is '{arch}'; needed is where it is from. Did you mean {library}:{arch}?")
     return code.function(arch, "--arch")
+
+
+def _in_timm(name: str) -> bool:
+    if importlib.util.find_spec("timm") is None:
+        return False
+    import timm
+
+    return timm.is_model(name)
 
 
 def accepts(arch: str, argument: str) -> bool:

@@ -1,0 +1,65 @@
+"""A value that is none is answered with what was probably meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import compress
+from compress.checkpoint.load.architectures import factory
+from compress.errors import BadInput
+from compress.measure import meant
+from compress.recipe import UNITS, make, parse_target
+
+TARGETS = {
+    "0.5": "macs=0.5",
+    "50%": "macs=0.5",
+    "6.5MB": "size=6.5MB",
+    "mac=0.5": "macs=0.5",
+    "flops=0.4": "macs=0.4",
+    "parms=0.25": "params=0.25",
+    "params=50%": "params=0.5",
+    "params=25": "params=0.25",
+    "size=6.5": "size=6.5MB",
+    "bytes=6.5MB": "size=6.5MB",
+    "activation=0.5": "activations=0.5",
+}
+
+
+@pytest.mark.parametrize("text", TARGETS)
+def test_a_target(text: str):
+    with pytest.raises(BadInput) as refused:
+        parse_target(text)
+    said = str(refused.value)
+    assert f"Did you mean {TARGETS[text]}?" in said or (text == "bytes=6.5MB" and "needed is" in said)
+    with pytest.raises(BadInput, match="The target is"):
+        make(model="a.pt", data="digits", target=text)
+
+
+@pytest.mark.parametrize("text", ["params=0", "macs=2000", "banana", "banana=0.5", "", "=", "size=lots"])
+def test_nothing_is_suggested_where_nothing_comes_close(text: str):
+    assert meant.target(text, UNITS) == ""
+
+
+@pytest.mark.parametrize("text", ["latency=5ms", "latency=0.5", "memory=2GB"])
+def test_milliseconds_are_no_target_and_what_to_do_is_said(text: str):
+    with pytest.raises(BadInput, match="compress gate --max-latency"):
+        parse_target(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("tflite", "litert"), ("int8", "onnx-int8"), ("onx", "onnx"), ("openvin", "openvino"), ("tensorrt", "onnx")],
+)
+def test_a_format(name: str, said: str, tmp_path: Path):
+    with pytest.raises(BadInput, match=f"Did you mean {said}\\?"):
+        compress.export(tmp_path / "a.pt", format=name)
+    with pytest.raises(BadInput, match=f"Did you mean {said}\\?"):
+        compress.run(tmp_path / "a.pt", data="digits", export=name, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(("name", "said"), [("resnet18", "torchvision:resnet18"), ("mobilenet_v2", "torchvision:mobilenet_v2")])
+def test_an_architecture(name: str, said: str):
+    with pytest.raises(BadInput, match=f"Did you mean {said}\\?"):
+        factory(name)
