@@ -96,6 +96,11 @@ def remove(
         Infeasible: the target is out of reach; says what is reachable.
         UnsupportedModel: the model cannot be traced, or nothing in it can be removed.
     """
+    if settings.get("max_drop") is not None:
+        raise BadInput(
+            f"compress.remove goes down to its target ({target}) and looks for none that keeps max_drop. Leave max_drop out, or "
+            "take compress.run, which looks for it."
+        )
     recipe, context = _context(model, data, {**settings, "target": target}, progress)
     return _edited(model, _stage(recipe, "width"), replace(context, fitting=refit))
 

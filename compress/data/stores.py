@@ -143,7 +143,10 @@ def to_tensor(value: Any) -> Tensor:
             raise BadInput(f"The data set gives an image that cannot be used: {error}.") from error
         array = np.array(image)
         return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
-    return torch.as_tensor(np.asarray(value))
+    array = np.asarray(value)
+    if array.dtype.kind not in "biufc":
+        raise BadInput(f"The data holds {str(value)[:40]!r}, which is no number. Give tensors, or arrays of numbers.")
+    return torch.as_tensor(array)
 
 
 def name_some(broken: Sequence[str]) -> str:

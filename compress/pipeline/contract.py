@@ -88,10 +88,15 @@ def found(
 
 
 def _said(recipe: Recipe, looks: Sequence[Look]) -> str:
-    parts = [f"{one.target:.3g}{' trained' if one.trained else ''}: {one.lost:.2f}" for one in looks if one.lost < _UNREACHABLE]
+    parts = [
+        f"{one.target:.3g}{' trained' if one.trained else ''}: {one.lost:.2f} [{one.low:.2f}, {one.high:.2f}]"
+        f"{' kept' if one.kept else ''}"
+        for one in looks
+        if one.lost < _UNREACHABLE
+    ]
     return (
         f"The target was looked for: points of held-out quality lost by share of {_UNITS[recipe.minimize]} "
-        f"({', '.join(parts)}); allowed are {recipe.max_drop:g}."
+        f"({', '.join(parts)}). Allowed are {recipe.max_drop:g}, kept is what leaves a standard error to spare."
     )
 
 

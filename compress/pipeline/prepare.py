@@ -94,6 +94,7 @@ def prepare(recipe: Recipe, progress: Progress = silent, given: Given = NOTHING)
         _refuse_sigmoid(dense, data, shape)
     dense = dense.noting(*data.notes, *odd, *([chosen] if chosen else []))
     dense = doubted(dense)
+    dense = twice_normalized(dense, data, metric)
     # Moved once, here: every stage finds the model where the run works.
     dense = replace(dense, module=dense.on(device))
     # Stages get a number; whether rounding pays is the pipeline's question, because it is measured.
@@ -109,6 +110,38 @@ def doubted(dense: Artifact) -> Artifact:
     odd = f"The MACs of {', '.join(passed[:3])}{more} could not be counted: every figure in MACs leaves them out."
     warnings.warn(odd, CompressWarning, stacklevel=2)
     return dense.warning(odd)
+
+
+_BETTER = 0.2
+"""Share of right answers by which inputs as they are have to be better for a warning; far beyond what so few samples scatter."""
+
+
+def twice_normalized(dense: Artifact, data: Data, metric: quality.Metric) -> Artifact:
+    """With a warning where the model does much better on inputs without the normalization that was inferred for them."""
+    spec = data.spec
+    if metric.name != "top1" or not spec.labeled or not any("Normalization inferred" in note for note in data.notes):
+        return dense
+    batch = next(iter(data.train.batches(250)))
+    (x,), target = batch.inputs[:1], batch.target
+    if len(batch.inputs) > 1 or target is None or x.ndim != 2 + len(spec.shape[1:]) or len(spec.mean) != x.shape[1]:
+        return dense
+    scale, shift = (torch.tensor(values).view(1, -1, *[1] * (x.ndim - 2)) for values in (spec.std, spec.mean))
+    shares = [_right(dense, inputs, target) for inputs in (x, x * scale + shift)]
+    if shares[1] < shares[0] + _BETTER:
+        return dense
+    odd = (
+        f"The model is right on {shares[0]:.0%} of {len(x)} training samples with the normalization that was inferred, and on "
+        f"{shares[1]:.0%} of them as they are: it was trained without. Write a mean of 0 and a std of 1 for each channel into a "
+        "data.toml."
+    )
+    warnings.warn(odd, CompressWarning, stacklevel=2)
+    return dense.warning(odd)
+
+
+def _right(dense: Artifact, x: torch.Tensor, target: torch.Tensor) -> float:
+    with torch.no_grad():
+        found = quality.first_output(dense.module(x)).argmax(1)
+    return float((found == target).float().mean()) if found.shape == target.shape else 0.0
 
 
 def own_meaning(recipe: Recipe) -> bool:

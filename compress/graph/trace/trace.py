@@ -77,6 +77,7 @@ def _module(model: nn.Module, graph: Graph, opaque: dict[str, str], inputs: tupl
     _shapes(model, graph, inputs)
     _refuse_no_tensor(graph)
     _drop_numbers(graph)  # needs the shapes: what gives no tensor is told by them
+    graph._tracer_cls = None  # torch makes a graph of a pickled module anew, by this class and without its arguments
     module = GraphModule(model, graph, type(model).__name__)
     _unsaved(model, module)
     module.meta["opaque"], module.meta["plain"] = opaque, plain

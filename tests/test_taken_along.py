@@ -1,0 +1,79 @@
+"""What a person takes along from a run: the model as a pickle; and what they gave without knowing: inputs twice normalized."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import compress
+from compress.errors import BadInput, CompressWarning
+
+QUICK: dict[str, Any] = {"epochs": 0, "rounds": 5, "calibration": 64, "device": "cpu", "align": 1, "depth": 0}
+
+
+def samples(count: int = 400) -> tuple[Tensor, Tensor]:
+    """Classes told by the mean brightness alone, which a wrong normalization shifts."""
+    random = torch.Generator().manual_seed(0)
+    y = torch.randint(0, 4, (count,), generator=random)
+    noise = torch.rand(count, 1, 8, 8, generator=random) * 0.1
+    return 0.1 + 0.25 * y.view(-1, 1, 1, 1).float() + noise, y
+
+
+@pytest.fixture(scope="module")
+def learned() -> nn.Module:
+    torch.manual_seed(0)
+    x, y = samples()
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4))
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    for _ in range(300):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    assert float((net(x).argmax(1) == y).float().mean()) > 0.95
+    return net.eval()
+
+
+def test_the_smaller_model_is_saved_and_loaded_as_any_module(learned: nn.Module):
+    x, y = samples()
+    made = compress.remove(learned, (x, y), target="macs=0.5", **QUICK).model
+    buffer = io.BytesIO()
+    torch.save(made, buffer)
+    buffer.seek(0)
+    again = torch.load(buffer, weights_only=False)
+    assert torch.equal(again(x), made(x)) and again.state_dict().keys() == made.state_dict().keys()
+    again.train()(x).sum().backward()
+
+
+def test_a_contract_is_nothing_that_a_single_step_looks_for(learned: nn.Module):
+    with pytest.raises(BadInput, match=r"goes down to its target \(macs=0.5\) .* take compress.run"):
+        compress.remove(learned, samples(), max_drop=1, **QUICK)
+
+
+def test_words_are_no_samples(learned: nn.Module):
+    with pytest.raises(BadInput, match="which is no number"):
+        compress.plan(learned, data=["a", "b"], target="macs=0.5", out=None)
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_normalization_that_the_model_was_not_trained_with_is_told(raw: bool, learned: nn.Module, tmp_path: Path):
+    x, y = samples()
+    parts = {"x_train": x[:300], "y_train": y[:300], "x_test": x[300:], "y_test": y[300:]}
+    np.savez(tmp_path / "data.npz", **{name: part.numpy() for name, part in parts.items()})
+    torch.save(learned, tmp_path / "net.pt")
+    data = tmp_path / "data.npz"
+    if not raw:
+        data = tmp_path / "data.toml"
+        data.write_text(f'source = "{tmp_path / "data.npz"}"\nmean = [0]\nstd = [1]\n')
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        report = compress.run(tmp_path / "net.pt", data=str(data), target="macs=0.5", out=tmp_path / "out", **QUICK)
+    said = [w for w in report.warnings if "it was trained without" in w]
+    assert len(said) == raw and sum(w.category is CompressWarning and str(w.message) in said for w in caught) == raw
+    assert (report.dense.quality.value > 0.9) != raw
