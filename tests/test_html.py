@@ -112,6 +112,15 @@ class _Page(HTMLParser):
 # Values
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_a_target_that_a_contract_found_is_told_from_one_that_was_given(given: bool, tmp_path: Path):
+    folder = put(tmp_path, whole(target="macs=0.6111"))
+    asked = {"target": "macs=0.6111"} if given else {"max_drop": 1.0}
+    (folder / "recipe.toml").write_text(make(model="net.pt", data="images", **asked).to_toml())
+    page = page_of(folder)
+    assert "target macs=0.6111" in page and ("target macs=0.6111, looked for" in page) == (not given)
+
+
 def test_headline_figures_are_those_of_the_report_with_their_intervals(tmp_path: Path):
     made = whole()
     seen = view(put(tmp_path, made)).verdict

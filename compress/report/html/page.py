@@ -86,10 +86,13 @@ def _about(run: RunFolder) -> tuple[str, ...]:
     """Which model this is, and what was asked for, as far as the folder says so."""
     model, method, target = (run.recipe.get(name) for name in ("model", "method", "target"))
     report = run.report
+    reached = report.target if report and report.target else target
+    # A recipe without a target left it to the contract.
+    found = ", looked for" if run.recipe and not target else ""
     said = [
         f"model {Path(model).name}" if isinstance(model, str) and model else "",
         f"method {report.method if report else method}" if report or isinstance(method, str) else "",
-        f"target {report.target if report else target}" if (report and report.target) or (not report and target) else "",
+        f"target {reached}{found}" if reached else "",
         report.environment.date if report else "",
     ]
     return tuple(part for part in said if part)
