@@ -481,7 +481,7 @@ def holding() -> nn.Module:
 
 
 @pytest.mark.parametrize("what", MODELS)
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning", "ignore:.*torch.jit.*:DeprecationWarning")
 def test_a_model_that_cannot_be_used_is_refused_in_a_sentence(what: str):
     make, kind, said = MODELS[what]
     with pytest.raises(kind) as caught:

@@ -84,7 +84,10 @@ def run_as(path: Path) -> Counter[str]:
     onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     same = {"Flatten": "Reshape", "GlobalAveragePool": "ReduceMean"}
     nodes = onnx.load(options.optimized_model_filepath).graph.node
-    return Counter(same.get(node.op_type, node.op_type) for node in nodes)
+    # What only makes the sizes of a reshape, as some versions do in one file and not in the other, takes no time.
+    sizes = {node.input[1] for node in nodes if node.op_type == "Reshape"}
+    timed = [node for node in nodes if node.op_type != "Shape" and not sizes.intersection(node.output)]
+    return Counter(same.get(node.op_type, node.op_type) for node in timed)
 
 
 @pytest.mark.parametrize("name", NETS)
