@@ -183,6 +183,7 @@ def test_a_class_that_says_how_it_is_copied_is_copied_that_way():
     assert sharing(nn.Sequential(Own(2, 2)))[0].copied
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of torch itself, in some versions
 def test_what_torch_compile_left_is_not_copied():
     model = nn.Linear(2, 2)
     model.compile()
