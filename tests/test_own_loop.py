@@ -79,14 +79,19 @@ def test_a_step_after_following_is_that_of_the_masked_model_on_the_channels_that
     step(made.model, optimizer, 5)
     step(masked, reference, 5)
     expected = carried(made.traced, made.plan.edits, dict(masked.named_parameters()))
+    # A bias in front of a norm: its gradient is rounding, which adaptive steps make large.
+    rounding = {name for name, p in masked.named_parameters() if float(p.grad.abs().max()) < 1e-6}
+    assert len(rounding) <= 2
     for name, p in made.model.named_parameters():
-        if float(masked.get_parameter(name).grad.abs().max()) < 1e-6:
-            continue  # a bias in front of a norm: its gradient is rounding, which adaptive steps make large
+        if name in rounding:
+            continue
         # The sums of a layer run over fewer channels, in another order.
         torch.testing.assert_close(p.detach(), expected[name].detach(), rtol=1e-4, atol=2e-6, msg=name)
     states = {name: optimizer.state[p] for name, p in made.model.named_parameters()}
     for name, p in masked.named_parameters():
         for key, value in reference.state[p].items():
+            if name in rounding and key != "step":
+                continue
             if isinstance(value, Tensor) and value.ndim:
                 expected = carried(made.traced, made.plan.edits, {name: value})[name]
                 torch.testing.assert_close(states[name][key], expected, rtol=1e-3, atol=1e-5, msg=f"{name} {key}")
