@@ -113,7 +113,8 @@ def fuzzed(name: str, seconds: float, answer: Path, kept: Path) -> None:
         except (CompressError, ExportError, checksums.Refused):
             pass
         except Exception as error:
-            place = "".join(traceback.format_tb(error.__traceback__)[-1:]).replace(f"{ROOT}/", "")
+            place = "".join(traceback.format_tb(error.__traceback__)[-1:])
+            place = place.replace(f"{ROOT}/", "").replace(f"{sys.base_prefix}/", "")
             if place not in places:
                 places.add(place)
                 said = f"{type(error).__name__}: {error}"[:300]

@@ -406,6 +406,15 @@ def group_norm_behind_a_sigmoid():
     return nn.Sequential(conv(3, 8), nn.Sigmoid(), nn.GroupNorm(1, 8), conv(8, 6), nn.ReLU(), head(6))
 
 
+@case(removable="tail.0", frozen={"stem.0": "norm (models.py:"})
+def a_norm_in_which_one_zero_decides():
+    def call(s, x):
+        x = s.stem(x)
+        return s.head(s.tail(x * x.norm(p=-float("inf"), dim=1, keepdim=True)))
+
+    return Net(call, stem=block(3, 8), tail=block(8, 6), head=head(6))
+
+
 @case(removable="stem out")
 def norms_of_many_kinds():
     """Behind sums, gates, products with one factor of zeros, and within each other; without weight; written by hand."""

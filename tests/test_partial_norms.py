@@ -63,6 +63,11 @@ def test_channels_that_went_count_as_zeros(kind: str):
     assert torch.allclose(again(x.narrow(axis, 0, 3)), expected, atol=1e-5)
 
 
+def test_a_norm_of_images_without_a_mean_is_refused():
+    with pytest.raises(ValueError, match="takes the mean away"):
+        PartialNorm(2, 4, axis=1, centered=False)
+
+
 @pytest.mark.parametrize("sizes", [dict(channels=0, of=4), dict(channels=5, of=4), dict(channels=2, of=4, axis=2)])
 def test_a_norm_of_impossible_sizes_is_refused(sizes: dict[str, int]):
     with pytest.raises(ValueError, match="its channels are on axis 1 or -1"):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from compress.edits import Plan
 from compress.errors import BadInput
 from compress.measure.cost import Cost, cost
+from compress.pipeline import contract
 from compress.pipeline.given import NOTHING, Given
 from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.prepare import prepare
@@ -93,7 +94,7 @@ def _refuse_what_cannot_be_planned(method: str, stages: Sequence[Stage]) -> None
 def _left_open(recipe: Recipe, raced: Sequence[str]) -> list[str]:
     """What the run will decide besides."""
     said: list[str] = []
-    if recipe.target is None and recipe.max_drop is not None:
+    if contract.wanted(recipe):
         said.append("Without a target a run looks for the smallest model that keeps --max-drop; this plan is for macs=0.5.")
     if raced:
         said.append(f"Not in this plan: {', '.join(raced)}, which the run decides by timing; 'compress plan' does so, too.")

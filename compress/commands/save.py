@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compress.artifact import Artifact
-from compress.checkpoint.load.live_module import examples, in_memory, refuse_other
+from compress.checkpoint.load.live_module import as_module, examples, in_memory
 from compress.checkpoint.save import save as saved
-from compress.errors import BadInput
 
 
 def save(
@@ -30,7 +29,4 @@ def save(
     """
     if isinstance(model, Artifact) or (isinstance(model, GraphModule) and inputs is None):
         return saved(model, path)
-    refuse_other(model)
-    if not isinstance(model, nn.Module):
-        raise BadInput(f"The model is the path {model}; needed is a module. Open the file first, as with compress.load.")
-    return saved(in_memory(model, inputs=() if inputs is None else examples(inputs)), path)
+    return saved(in_memory(as_module(model), inputs=() if inputs is None else examples(inputs)), path)

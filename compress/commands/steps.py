@@ -20,7 +20,7 @@ from torch.fx import GraphModule
 from torch.optim import Optimizer
 
 from compress.artifact import Artifact, apply
-from compress.checkpoint.load.live_module import examples, in_memory, inside, refuse_other
+from compress.checkpoint.load.live_module import as_module, examples, in_memory, inside
 from compress.data import Data, open_data
 from compress.edits import Edit, Plan
 from compress.errors import BadInput, PlanMismatch
@@ -157,7 +157,7 @@ def edit(model: nn.Module, plan: Plan, *, inputs: Examples) -> Edited:
         PlanMismatch: the plan was made for another model.
         UnsupportedModel: the model cannot be traced.
     """
-    traced = in_memory(_module(model), inputs=examples(inputs))
+    traced = in_memory(as_module(model), inputs=examples(inputs))
     smaller = apply(plan, traced)
     return Edited(_as_given(smaller.module, model), plan, smaller.notes, model, traced)
 
@@ -192,7 +192,7 @@ def reconstruct(
     """
     _, context = _context(teacher, data, {**settings, "reconstruct": steps}, progress)
     small = apply(plan, context.dense)
-    weights = inside(_module(model)).state_dict()
+    weights = inside(as_module(model)).state_dict()
     _refuse_another_plan(small.module.state_dict(), weights)
     # Into the graph that the plan makes of the teacher's, whose nodes have the names of the teacher's; an empty plan makes none.
     small = replace(small, module=copy.deepcopy(small.module))
@@ -221,7 +221,7 @@ def finetune(
     Raises:
         BadInput: nothing to learn from, labels that the outputs cannot express, or a loss that is not finite.
     """
-    recipe, given = resolved_recipe(_module(model), None, {**settings, "data": data})
+    recipe, given = resolved_recipe(as_module(model), None, {**settings, "data": data})
     device = find_device(recipe.device)
     found = train(model, _data(recipe, given), recipe, device, teacher=teacher, progress=progress).module
     return _in_mode(found.to(device_of(model)), model)  # pyright: ignore[reportReturnType] - a copy of what was given
@@ -271,16 +271,9 @@ def follow(optimizer: Optimizer, made: Edited) -> None:
 
 
 def _context(model: nn.Module, data: DataLike, settings: dict[str, Any], progress: Progress) -> tuple[Recipe, Context]:
-    recipe, given = resolved_recipe(_module(model), None, {**settings, "data": data})
+    recipe, given = resolved_recipe(as_module(model), None, {**settings, "data": data})
     context, _ = prepare(recipe, progress, given)
     return recipe, replace(context, race=LatencyCache(recipe, context.device).race)
-
-
-def _module(model: object) -> nn.Module:
-    refuse_other(model)
-    if not isinstance(model, nn.Module):
-        raise BadInput(f"The model is the path {model}; needed is a module here. Open the file first, as with compress.load.")
-    return model
 
 
 def _stage(recipe: Recipe, kind: str) -> Stage:

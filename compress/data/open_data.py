@@ -118,7 +118,7 @@ def divided(source: Source, settings: Settings, seed: int, name: str) -> Data:
     if not len(test_index) or not len(held_index):
         raise EmptyData(f"{name} has an empty test or validation part. Fill it, or delete it to have one split off.")
     _refuse_constant(source, rest, seed, name)
-    mean, std = _normalization(source, settings, rest, seed, notes)
+    mean, std, inferred = _normalization(source, settings, rest, seed, notes)
     spec = DataSpec(
         source.shape,
         mean,
@@ -129,6 +129,7 @@ def divided(source: Source, settings: Settings, seed: int, name: str) -> Data:
         train.targets is not None,
         name,
         source.preparation,
+        inferred,
     )
     if not spec.labeled:
         labels = "" if settings.task else '; write task = "multilabel" into a data.toml if several labels may hold at once'
@@ -158,7 +159,9 @@ def _whole_numbers(source: Source, index: Tensor) -> bool:
 
 def _normalization(
     source: Source, settings: Settings, index: Tensor, seed: int, notes: list[str]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
+    """Mean and std for each channel, and whether they were measured here."""
+    inferred = False
     channels = source.shape[0] if source.shape else 1
     chosen = settings.normalize or (source.preset if settings.mean is None and not source.ready else None)
     if settings.mean is not None and settings.std is not None:
@@ -182,13 +185,14 @@ def _normalization(
             mean, std = PRESETS["none"]
             notes.append("Normalization: none, the values have mean 0 and std 1 already.")
         else:
+            inferred = True
             notes.append(
                 f"Normalization inferred from training images: mean {_list(mean)}, std {_list(std)}. If the model was "
                 f"trained with others, write mean and std into a data.toml."
             )
     if len(mean) not in (1, channels):
         raise BadInput(f"The normalization has {len(mean)} values, the images have {channels} channels. Give one value for each.")
-    return (mean * channels, std * channels) if len(mean) == 1 else (mean, std)
+    return (mean * channels, std * channels, inferred) if len(mean) == 1 else (mean, std, inferred)
 
 
 def _refuse_constant(source: Source, index: Tensor, seed: int, name: str) -> None:

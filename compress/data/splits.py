@@ -58,6 +58,7 @@ class DataSpec:
         task: "classification", "multilabel" (any number of labels at once), "segmentation", "regression", "image" (image to
             image) or "text" (a token for each token).
         preparation: how a picture became an input; None where a user's own code made the data.
+        inferred: whether mean and std were measured here, since nobody said what the model was trained with.
     """
 
     shape: tuple[int, ...]
@@ -69,6 +70,7 @@ class DataSpec:
     labeled: bool = True
     source: str = ""
     preparation: Preparation | None = None
+    inferred: bool = False
 
 
 @dataclass(frozen=True)

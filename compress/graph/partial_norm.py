@@ -45,6 +45,8 @@ class PartialNorm(nn.Module):
         super().__init__()
         if axis not in (1, -1) or not 1 <= channels <= of:
             raise ValueError(f"its channels are on axis 1 or -1, at least one and at most {of} of them, not {channels} on {axis}")
+        if not (centered or axis == -1):
+            raise ValueError("a norm of images takes the mean away")
         self.channels, self.of, self.eps, self.axis, self.centered = channels, of, eps, axis, centered
         self.weight = nn.Parameter(torch.ones(channels)) if weight else None
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None

@@ -112,6 +112,7 @@ def doubted(dense: Artifact) -> Artifact:
     return dense.warning(odd)
 
 
+_LOOKED_AT = 64  # samples: this stands in front of every command that opens data
 _BETTER = 0.2
 """Share of right answers by which inputs as they are have to be better for a warning; far beyond what so few samples scatter."""
 
@@ -119,9 +120,9 @@ _BETTER = 0.2
 def twice_normalized(dense: Artifact, data: Data, metric: quality.Metric) -> Artifact:
     """With a warning where the model does much better on inputs without the normalization that was inferred for them."""
     spec = data.spec
-    if metric.name != "top1" or not spec.labeled or not any("Normalization inferred" in note for note in data.notes):
+    if metric.name != "top1" or not spec.labeled or not spec.inferred:
         return dense
-    batch = next(iter(data.train.batches(250)))
+    batch = next(iter(data.train.batches(_LOOKED_AT)))
     (x,), target = batch.inputs[:1], batch.target
     if len(batch.inputs) > 1 or target is None or x.ndim != 2 + len(spec.shape[1:]) or len(spec.mean) != x.shape[1]:
         return dense

@@ -98,6 +98,18 @@ def examples(given: object) -> tuple[Tensor, ...]:
     return tuple(cast(Tensor, x).detach().cpu() for x in several)
 
 
+def as_module(model: object) -> nn.Module:
+    """A module where a path will not do.
+
+    Raises:
+        BadInput, UnsupportedModel: as `refuse_other`; or it is a path.
+    """
+    refuse_other(model)
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"The model is the path {model}; needed is a module here. Open the file first, as with compress.load.")
+    return model
+
+
 def refuse_other(model: object) -> None:
     """Refuse what is neither a module nor a path.
 

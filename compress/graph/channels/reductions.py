@@ -17,7 +17,6 @@ from compress.graph.channels.atoms import varies, varying
 
 _BEHIND_ANOTHER = frozenset({"norm", "vector_norm", "matrix_norm", "topk", "kthvalue", "quantile", "nanquantile"})
 """Their axes are the third argument: an order, a number or a fraction stands before them."""
-_COUNT_ZEROS = frozenset({"mean", "sum", "norm", "vector_norm"})
 _LAST_BY_DEFAULT = frozenset({"topk", "kthvalue", "sort", "argsort", "mode"})
 
 
@@ -40,16 +39,25 @@ def reduction(s: State, node: Node, name: str, args: Sequence[Any], kwargs: Mapp
         return unknown(s, node, found)
     (x,), dims = found, axes(found[0], name, args, kwargs)
     channels = varying(x)
-    if name in _COUNT_ZEROS and channels and all(d in dims for d in channels) and len(channels) == 1:
-        return _over_channels(s, node, x, channels[0], args, kwargs)
+    if len(channels) == 1 and channels[0] in dims and _leaves_zeros_out(name, args, kwargs):
+        return _over_channels(s, node, x, channels[0], name)
     return op_rules.reduced(s, node, x, dims)
 
 
-def _over_channels(s: State, node: Node, x: Tensor, axis: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def _leaves_zeros_out(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether entries of zero change nothing: not so for norms of order 0 or less, where one zero decides."""
+    if name not in ("norm", "vector_norm"):
+        return name in ("mean", "sum")
+    order = args[1] if len(args) > 1 else kwargs.get("p", kwargs.get("ord"))
+    return order in (None, "fro") or (isinstance(order, int | float) and order > 0)
+
+
+def _over_channels(s: State, node: Node, x: Tensor, axis: int, name: str) -> Any:
     """A sum, a mean or a norm over all channels: those that go count as zeros, as in the statistics of a norm."""
     channels = s.atoms.per_channel(x, axis)
     s.zeroed.append((channels, node.all_input_nodes[0], f"{where(node)} reduces over channels"))
-    s.sized[node.name] = Sized(x, x, tuple(args), kwargs)
+    if name == "mean":  # of as many as there were
+        s.sized[node.name] = Sized(x, x, (), {})
     return s.atoms.new(1).view(()).expand(tuple(node.meta["shape"]))
 
 

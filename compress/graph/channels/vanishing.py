@@ -19,6 +19,7 @@ from torch.fx.node import map_arg
 from compress.graph import operations
 from compress.graph.channels.atom_state import State
 from compress.graph.channels.atoms import slim
+from compress.graph.trace.shapes import holds_tensor
 
 _TIMES = frozenset({operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_", "multiply", "__mul__"})
 _OVER = frozenset({operator.truediv, operator.itruediv, torch.div, torch.true_divide, "div", "div_", "true_divide"})
@@ -33,11 +34,13 @@ _MOVING_LAYERS = operations.POOLS | operations.PIXEL_SHUFFLES | {nn.Flatten, nn.
 
 def freeze_what_does_not_vanish(s: State, module: GraphModule, classes: Tensor) -> None:
     """Freeze the channels of norms that would not be zero; `s.zeroed` keeps the others."""
-    answers: dict[frozenset[int], dict[Node, bool]] = {}
+    known: dict[frozenset[int], _Vanishing] = {}
     kept: list[tuple[Tensor, Node, str]] = []
     for atoms, source, reason in s.zeroed:
         gone = frozenset(torch.unique(classes[slim(atoms)]).tolist())
-        if _Vanishing(s, module, classes, gone, answers.setdefault(gone, {})).at(source):
+        if gone not in known:  # one stream has many norms
+            known[gone] = _Vanishing(s, module, classes, gone)
+        if known[gone].at(source):
             kept.append((atoms, source, reason))
         else:
             s.atoms.freeze(atoms, reason)
@@ -47,8 +50,9 @@ def freeze_what_does_not_vanish(s: State, module: GraphModule, classes: Tensor) 
 class _Vanishing:
     """Answers for channels of some classes."""
 
-    def __init__(self, s: State, module: GraphModule, classes: Tensor, gone: frozenset[int], answers: dict[Node, bool]):
-        self.s, self.module, self.answers = s, module, answers
+    def __init__(self, s: State, module: GraphModule, classes: Tensor, gone: frozenset[int]):
+        self.s, self.module = s, module
+        self.answers: dict[Node, bool] = {}
         labels = torch.zeros(len(classes), dtype=torch.bool)
         labels[list(gone)] = True
         self.made = {name for (name, _), (role, atoms) in s.axes.items() if role != "in" and bool(labels[classes[atoms]].any())}
@@ -109,13 +113,7 @@ class _Vanishing:
 
 def _tensors(node: Node) -> list[Node]:
     """The sources of a node that are no plain numbers."""
-    return [source for source in node.all_input_nodes if _any_size(source.meta["shape"])]
-
-
-def _any_size(shape: Any) -> bool:
-    if isinstance(shape, Mapping):
-        return any(map(_any_size, shape.values()))
-    return shape is not None and (shape == () or any(isinstance(n, int) or _any_size(n) for n in shape))
+    return [source for source in node.all_input_nodes if holds_tensor(source.meta["shape"])]
 
 
 def _gives_zero(m: Any) -> bool:

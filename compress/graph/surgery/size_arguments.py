@@ -57,9 +57,8 @@ def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counte
         _rewrite_unflatten(node, sized, stays)
     elif node.target in (ELEMENTWISE_METHODS if node.op == "call_method" else ELEMENTWISE):
         _keep_numbers(node, sized, counted)
-    elif name in ("mean", "sum", "norm", "linalg_norm", "linalg_vector_norm"):
-        if name == "mean":
-            _average(node, sized, stays)
+    elif name == "mean":
+        _average(node, sized, stays)
     elif name != "batch_norm":  # its arguments are tensors, cut elsewhere
         _rewrite_sizes(node, sized, stays, counted, expands=name == "expand")
 
@@ -82,8 +81,8 @@ def _argument(sized: Sized, position: int, *names: str) -> Any:
 
 def _count_norm(module: GraphModule, path: str, sized: Sized, stays: Tensor) -> None:
     m = module.get_submodule(path)
-    axis = -1 if isinstance(m, nn.LayerNorm | nn.RMSNorm) else m.axis if isinstance(m, PartialNorm) else 1
     if isinstance(m, nn.LayerNorm | nn.RMSNorm | PartialNorm) or (isinstance(m, nn.GroupNorm) and m.num_groups == 1):
+        axis = 1 if isinstance(m, nn.GroupNorm) else getattr(m, "axis", -1)
         module.set_submodule(path, partial_norm(m, int(_kept(sized.into, stays, axis % sized.into.ndim).sum())))
         return
     channels = int(_kept(sized.into, stays, 1).sum())

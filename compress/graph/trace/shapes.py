@@ -227,3 +227,12 @@ def _convolved(m: Any, x: Tensor) -> tuple[int, ...] | None:
     windows = zip(x.shape[2:], m.kernel_size, m.stride, m.padding, m.dilation, strict=True)
     sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in windows]
     return (len(x), m.out_channels, *sizes) if min(sizes) > 0 else None
+
+
+def holds_tensor(shape: Any) -> bool:
+    """Whether a noted shape is that of a tensor, or of something with one in it, and not of plain numbers."""
+    if isinstance(shape, dict):
+        return any(holds_tensor(s) for s in shape.values())
+    if shape is None:
+        return False
+    return all(isinstance(n, int) for n in shape) or any(holds_tensor(s) for s in shape)

@@ -28,7 +28,7 @@ from compress.graph.trace.lines import Untraced, first_line, silent
 from compress.graph.trace.plain_weights import make_plain
 from compress.graph.trace.recorded import record
 from compress.graph.trace.recorder import Unrecorded, plain_output
-from compress.graph.trace.shapes import note_shapes
+from compress.graph.trace.shapes import holds_tensor, note_shapes
 from compress.graph.trace.sharing import sharing
 from compress.graph.trace.symbolic import SymbolicTracer
 from compress.graph.trace.wrapped import unwrapped
@@ -207,26 +207,18 @@ def _drop_numbers(graph: Graph) -> None:
     """Erase what gives no tensor and has no user: the conditions of branches that sizes have decided."""
     # Backwards: once a user is gone its sources may have none either.
     for node in reversed(list(graph.nodes)):
-        plain = node.op in ("call_function", "call_method") and not _holds_tensor(node.meta.get("shape"))
+        plain = node.op in ("call_function", "call_method") and not holds_tensor(node.meta.get("shape"))
         if plain and not node.users:
             graph.erase_node(node)
 
 
 def _refuse_no_tensor(graph: Graph) -> None:
     output = next(iter(graph.find_nodes(op="output")))
-    if not _holds_tensor(output.meta.get("shape")):
+    if not holds_tensor(output.meta.get("shape")):
         raise UnsupportedModel(
             f"The model gives no tensor but {str(output.args[0])[:80]!r}; needed is a tensor, or tensors in a tuple, list or "
             "dictionary. Let its forward return them."
         )
-
-
-def _holds_tensor(shape: Any) -> bool:
-    if isinstance(shape, dict):
-        return any(_holds_tensor(s) for s in shape.values())
-    if shape is None:
-        return False
-    return all(isinstance(n, int) for n in shape) or any(_holds_tensor(s) for s in shape)
 
 
 def _drop_checks(graph: Graph) -> None:
