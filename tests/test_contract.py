@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import compress
+from compress.commands.plan import _left_open
 from compress.data import open_data
 from compress.errors import BadInput, GateFailed, Infeasible
 from compress.pipeline import contract
@@ -78,6 +79,12 @@ def test_a_target_is_looked_for_where_only_the_contract_is_given(settings: dict[
     recipe = make(model="a.pt", data="digits", **settings)
     assert contract.wanted(recipe) == looks
     assert (recipe.target is None) == (looks or "tolerance" in settings or "easier" in settings.values())
+
+
+@pytest.mark.parametrize(("method", "said"), [("entropic", True), ("easier", False), ("depth", False)])
+def test_a_plan_says_that_a_run_would_look_for_the_target_only_where_it_would(method: str, said: bool):
+    notes = _left_open(make(model="a.pt", data="digits", max_drop=1, method=method), [])
+    assert any("looks for the smallest model" in note for note in notes) == said
 
 
 class Pretended(contract._Search):
