@@ -342,7 +342,7 @@ def test_a_device_that_answers_nonsense_is_told(packed: Path, told: str, monkeyp
 
 GOOD = {
     "loaded": {"load_s": 1, "first_s": 1, "version": "1", "threads": 1}, "rounds": [[1.0]] * 5, "joules": [None] * 5,
-    "processor_s": 5.0, "calls": 1, "peak_bytes": 1, "failed": None,
+    "calm": 1.0, "wall_s": 1.0, "processor_s": 5.0, "calls": 1, "peak_bytes": 1, "failed": None,
 }  # fmt: skip
 STILL = {"mhz": None, "celsius": None}
 
@@ -362,6 +362,7 @@ def seconds(**changed: object) -> str:
         seconds(rounds=3),
         seconds(loaded={}),
         seconds(processor_s="5"),
+        seconds(calm="5"),
         seconds(extra=1),
         seconds().replace('"models": [', '"models": [1, '),
         seconds().replace('"mhz": null', '"mhz": "x"'),

@@ -171,9 +171,9 @@ def print_timings(timings: Mapping[str, Any]) -> None:
             say(f"Not timed: {name} in {t.runtime}, batch {t.batch}: {t.reason}")
         elif t.noisy:
             say(f"Too noisy for any claim: the rounds of {name}. Let the machine rest, pin with --cpu, or take more --rounds.")
-    held = min((t.held for t in ran.values() if t.held is not None), default=1.0)
-    if held < 0.9:
-        say(f"Other processes took the cores: one that was timed had one for {held:.0%} of its time. Nothing may be claimed.")
+    calm = min((t.calm for t in ran.values() if t.calm is not None), default=1.0)
+    if calm < 0.9:
+        say(f"Other processes took the cores: {1 - calm:.0%} of the rounds were thrown away.")
     clocks = next((t.mhz for t in ran.values() if t.mhz and all(t.mhz)), None)
     if clocks:
         say(f"Clock of the cores before and after: {clocks[0]:.0f} and {clocks[1]:.0f} MHz.")

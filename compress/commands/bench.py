@@ -181,8 +181,10 @@ def steady(rows: Iterable[Figures]) -> None:
     """
     for row in rows:
         if row.noisy:
+            taken = (row.calm if row.calm is not None else 1.0) < machine.LEAST_CALM
+            why = "were disturbed by other processes too often." if taken else "scatter too much for any claim."
             raise Unsteady(
-                f"The rounds of {row.model} in {row.runtime} scatter too much for any claim, or others took the cores. Let the "
+                f"The rounds of {row.model} in {row.runtime} {why} Let the "
                 "machine rest, pin the cores (--cpu), or time more --rounds."
             )
 
@@ -202,17 +204,23 @@ def in_process(recipes: dict[str, Recipe], where: str, progress: Progress | None
             progress("opening", 1.0, "")
             progress("timing", 0.0, f"{recipes[names[0]].rounds} rounds in {where}")
         before = machine.gpu()
-        timings = compare(calls, names[0], rounds=recipes[names[0]].rounds)
+        timings = compare(
+            calls, names[0], rounds=recipes[names[0]].rounds, waits=partial(machine.Waits, _threads(recipes[names[0]]))
+        )
         seen = gpu.beside(before, machine.gpu())
         for name, call in calls.items():
             found[name] |= {"gpu_ms": gpu.device_ms(call) if where == "torch" else None, **seen}
     return {name: replace(_of(timing, recipes[name], where), **found[name]) for name, timing in timings.items()}
 
 
+def _threads(recipe: Recipe) -> int:
+    return recipe.threads or runtime.usable_cores()
+
+
 def _of(timing: Timing, recipe: Recipe, where: str) -> Figures:
     return Figures(
-        recipe.model, where, recipe.batch, recipe.threads or runtime.usable_cores(), timing.p50_ms, timing.ratio, timing.ci95,
-        timing.samples, timing.p50_ci95_ms, per_second=1e3 * recipe.batch / timing.p50_ms, noisy=timing.noisy,
+        recipe.model, where, recipe.batch, _threads(recipe), timing.p50_ms, timing.ratio, timing.ci95,
+        timing.samples, timing.p50_ci95_ms, per_second=1e3 * recipe.batch / timing.p50_ms, noisy=timing.noisy, calm=timing.calm,
         verdict=timing.verdict,
     )  # fmt: skip
 

@@ -57,12 +57,13 @@ class Figures:
         version: of the runtime.
         device: what it ran on; None for this machine.
         held: share of its time in which the process had a core, in the worse of it and the first.
+        calm: share of the rounds that others did not disturb.
         gpu_ms: of a call on the device itself, between two events of its queue; in CUDA's runtimes, as all that follows.
         gpu_bytes: of the device's memory that opening and the first call took, by the driver's own count.
         gpu_allocated_bytes: the most of it that torch had handed out.
         gpu_mhz: clock of the device before and after.
         gpu_celsius: its temperature before and after.
-        noisy: the rounds scatter too much for any claim, or others took the cores.
+        noisy: the rounds scatter too much for any claim, or others took the cores from too many of them.
         verdict: faster, slower or cannot tell, beside the first.
         reason: why it was not measured.
     """
@@ -88,6 +89,7 @@ class Figures:
     version: str | None = None
     device: str | None = None
     held: float | None = None
+    calm: float | None = None
     gpu_ms: float | None = None
     gpu_bytes: int | None = None
     gpu_allocated_bytes: int | None = None
@@ -138,7 +140,7 @@ def judged(
         seed: of the interval.
         device: where that was; None for this machine.
     """
-    # The median call of a round: a single interruption does not count.
+    # The median call of a round.
     running = {str(i): np.array([np.median(r) for r in one.rounds]) for i, one in enumerate(measured) if one.failed is None}
     first = next(iter(running), None)
     timings = judge(running, first, seed) if first is not None else {}
@@ -161,7 +163,7 @@ def _figures(what: Candidate, one: Measured, timing: Timing | None, is_first: bo
     low, high = np.percentile(means, [25, 75])
     held = min(held, one.held)
     # The first has no ratio that could be steadier.
-    noisy = timing.noisy or held < LEAST_HELD or bool(is_first and high / low > MOST_SCATTER)
+    noisy = timing.noisy or one.calm < machine.LEAST_CALM or held < LEAST_HELD or bool(is_first and high / low > MOST_SCATTER)
     known = [j for j in one.joules if j is not None]
     return Figures(
         what.model, what.runtime, what.batch, threads,
@@ -169,5 +171,5 @@ def _figures(what: Candidate, one: Measured, timing: Timing | None, is_first: bo
         p90_ms=1e3 * float(np.percentile(calls, 90)), p99_ms=1e3 * float(np.percentile(calls, 99)),
         per_second=1e3 * what.batch / timing.p50_ms, load_ms=1e3 * one.loaded["load_s"], first_ms=1e3 * one.loaded["first_s"],
         peak_bytes=one.peak_bytes, joules=sum(known) / (len(known) * one.calls) if known else None,
-        version=one.loaded["version"], held=held, noisy=noisy, verdict="cannot tell" if noisy else timing.verdict,
+        version=one.loaded["version"], held=held, calm=one.calm, noisy=noisy, verdict="cannot tell" if noisy else timing.verdict,
     )  # fmt: skip

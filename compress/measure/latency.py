@@ -6,9 +6,13 @@ times each model once, in shuffled order:  A B | B A | A B ...  and the speed-up
     r_i = time of the reference in round i / own time in round i          (above 1: faster than the reference)
     ratio = median of r_i,   ci95 = [low / 1.02, high * 1.02],  low, high: bootstrap percentiles of that median over rounds
 
-Rounds that scatter too much say nothing whatever their interval: where other processes take the cores, times have two modes,
-and the median, with a narrow interval, may lie on either. Where the quartiles of r_i are further apart than `MOST_SCATTER`, as a
-ratio, nothing is claimed.
+Other processes that take the cores do not only add noise: times get two modes, and the median, with a narrow interval, may lie
+on either. So every part of a sample is asked how long threads waited for a core (`machine.Waits`); a part that waited for more
+than `MOST_WAITED` of its time is left out, a sample with less than half of its parts left throws its round away, and the round
+is run again. Where more than every second round was thrown away, nothing is claimed: what is left was chosen. Nor is it where
+the host of a virtual machine took more than `MOST_STOLEN` of its time, or where the quartiles of r_i are further apart than
+`MOST_SCATTER`, as a ratio. A clock that changes needs no such care: it changes for both of a pair.
+The limits are measured (`benchmarks/busy_races.py`).
 
 The 2 % stand for what rounds cannot show: two sessions of the very same file differ by that much from where their memory lies.
 Without it 12 % of 56 comparisons of a model with itself (busy two-core machine) were called different; with it 5 %.
@@ -23,15 +27,17 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from exporters.standalone import machine
+
 RESAMPLES = 2000  # the interval's ends move by less than 1 % of its width beyond this
-LEAST_ROUNDS = 5
 BETWEEN_SESSIONS = 1.02  # module docstring
 PARTS = 9  # of a sample, where it has so many calls
-MOST_SCATTER = 1.5  # module docstring
+MOST_SCATTER = 1.25  # module docstring
+MOST_TRIES = 10  # samples that are taken again while the number of calls is looked for
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Timing:
         p50_ci95_ms: 95 % confidence interval of `p50_ms`, widened like that of the ratio.
         scatter: upper by lower quartile of the paired speed-ups; 1 is perfectly steady.
         rounds_ms: time of one call in each round, in the order of the rounds.
+        calm: share of the rounds that others did not disturb; 0 where the host took the time.
     """
 
     p50_ms: float
@@ -55,11 +62,22 @@ class Timing:
     p50_ci95_ms: tuple[float, float] | None = None
     scatter: float = 1.0
     rounds_ms: tuple[float, ...] = ()
+    calm: float = 1.0
 
     @property
     def noisy(self) -> bool:
-        """The rounds differ too much for any claim."""
-        return self.scatter > MOST_SCATTER
+        """The rounds differ too much, or were disturbed too often, for any claim."""
+        return self.scatter > MOST_SCATTER or self.calm < machine.LEAST_CALM
+
+    @property
+    def told(self) -> str:
+        """How much faster, with the interval, as a part of a sentence; where nothing may be claimed, why."""
+        said = f"{self.ratio:.2f}x as fast (95 % interval {self.ci95[0]:.2f} to {self.ci95[1]:.2f}"
+        if self.calm < machine.LEAST_CALM:
+            said += f"; of no worth, other processes took the cores in {1 - self.calm:.0%} of the rounds"
+        elif self.noisy:
+            said += "; of no worth, the rounds scatter too much"
+        return f"{said})"
 
     @property
     def faster(self) -> bool:
@@ -87,18 +105,20 @@ def compare(
     budget_s: float = 60.0,
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
+    waits: Callable[[], machine.Waits] = machine.Waits,
 ) -> dict[str, Timing]:
     """Time all runners against one of them.
 
     Args:
         runners: name -> a call that returns when its work is done (a CUDA runner waits for the device).
         reference: the name in `runners` that the others are compared with.
-        rounds: samples per runner.
+        rounds: samples per runner; up to twice as many are tried where others disturb them.
         warmup: calls of each runner that are not timed.
         min_sample_ms: a sample repeats its call until it lasts about that long.
         budget_s: no further round is started once that time is used; at least 5 are.
         seed: of the order within rounds and of the bootstrap.
         clock: seconds; for tests.
+        waits: called once, after the warm-up, when all threads are there; tells how long they have waited for a core.
 
     Returns:
         A timing per runner, in the order of `runners`. The reference's own ratio is 1.
@@ -106,26 +126,32 @@ def compare(
     Raises:
         ValueError: `reference` is not among the runners, or fewer than 5 rounds.
     """
-    if reference not in runners or rounds < LEAST_ROUNDS:
+    if reference not in runners or rounds < machine.LEAST_ROUNDS:
         raise ValueError(
-            f"reference={reference!r}, rounds={rounds}: needed are one of {list(runners)} and at least {LEAST_ROUNDS} rounds"
+            f"reference={reference!r}, rounds={rounds}: needed are one of {list(runners)} and "
+            f"at least {machine.LEAST_ROUNDS} rounds"
         )
     random = np.random.default_rng(seed)
     names, started = list(runners), clock()
-    times: dict[str, list[float]] = {name: [] for name in names}
+    calm, disturbed = list[dict[str, float]](), list[dict[str, float]]()
     # Warm-up inside, too: a collection there would leave work for the timed calls.
     with _no_garbage_collection():
         for _ in range(warmup):
             for name in names:
                 runners[name]()
-        repeats = {name: _repeats(runners[name], min_sample_ms / 1e3, clock) for name in names}
-        for done in range(rounds):
+        waited = waits()
+        repeats = {name: _repeats(runners[name], min_sample_ms / 1e3, clock, waited) for name in names}
+        while len(calm) < rounds and (tried := len(calm) + len(disturbed)) < 2 * rounds:
             # At least five rounds even over budget: fewer give no interval.
-            if done >= LEAST_ROUNDS and clock() - started >= budget_s:
+            if tried >= machine.LEAST_ROUNDS and clock() - started >= budget_s:
                 break
-            for i in random.permutation(len(names)):
-                times[names[i]].append(_sample(runners[names[i]], repeats[names[i]], clock))
-    return _judged({name: np.array(times[name]) for name in names}, reference, random)
+            samples = {
+                n: _sample(runners[n], repeats[n], clock, waited) for i in random.permutation(len(names)) if (n := names[i])
+            }
+            kept = calm if all(undisturbed for _, undisturbed in samples.values()) else disturbed
+            kept.append({name: seconds for name, (seconds, _) in samples.items()})
+    share, shown = machine.calm(calm, disturbed, waited.stolen)
+    return _judged({name: np.array([one[name] for one in shown]) for name in names}, reference, random, share)
 
 
 def judge(seconds: Mapping[str, np.ndarray], reference: str, seed: int = 0) -> dict[str, Timing]:
@@ -133,27 +159,39 @@ def judge(seconds: Mapping[str, np.ndarray], reference: str, seed: int = 0) -> d
     return _judged(seconds, reference, np.random.default_rng(seed))
 
 
-def _judged(seconds: Mapping[str, np.ndarray], reference: str, random: np.random.Generator) -> dict[str, Timing]:
-    return {name: _timing(own, seconds[reference], random) for name, own in seconds.items()}
+def _judged(
+    seconds: Mapping[str, np.ndarray], reference: str, random: np.random.Generator, calm: float = 1.0
+) -> dict[str, Timing]:
+    return {name: replace(_timing(own, seconds[reference], random), calm=calm) for name, own in seconds.items()}
 
 
-def _sample(run: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
-    """Seconds of one call: the median of parts that share `repeats` calls evenly."""
+def _sample(
+    run: Callable[[], object], repeats: int, clock: Callable[[], float], waited: Callable[[], float]
+) -> tuple[float, bool]:
+    """Seconds of one call, the median of undisturbed parts that share `repeats` calls evenly; whether half of them were that."""
     parts = min(PARTS, repeats)
-    calls, seconds = -(-repeats // parts), list[float]()
+    calls, seconds, calm = -(-repeats // parts), list[float](), list[float]()
     for _ in range(parts):
+        before = waited()
         start = clock()
         for _ in range(calls):
             run()
-        seconds.append((clock() - start) / calls)
-    return statistics.median(seconds)
+        lasted = clock() - start
+        seconds.append(lasted / calls)
+        if waited() - before <= machine.MOST_WAITED * lasted:
+            calm.append(lasted / calls)
+    return statistics.median(calm or seconds), 2 * len(calm) >= parts
 
 
-def _repeats(run: Callable[[], object], least_s: float, clock: Callable[[], float]) -> int:
+def _repeats(run: Callable[[], object], least_s: float, clock: Callable[[], float], waited: Callable[[], float]) -> int:
     """How many calls last at least `least_s` together."""
-    repeats = 1
+    repeats, disturbed = 1, 0
     while True:
-        lasted = _sample(run, repeats, clock) * repeats
+        one, calm = _sample(run, repeats, clock, waited)
+        # A call that had to wait looks longer than it is, and too few calls would make every sample.
+        if not calm and (disturbed := disturbed + 1) < MOST_TRIES:
+            continue
+        lasted = one * repeats
         if lasted >= least_s or repeats >= 1 << 20:  # 2^20: a call that takes no time at all would never last long enough
             return repeats
         # Aim past the mark by a fifth, and never trust one short sample for more than a tenfold step.

@@ -21,7 +21,6 @@ from compress.graph.surgery import remove
 from compress.measure import quality
 from compress.measure.cost import cost
 from compress.measure.drop import SLICES, drop_interval
-from compress.measure.latency import compare
 from compress.measure.runtime import usable_cores
 from compress.pipeline.answers import quickest
 from compress.pipeline.latency_cache import LatencyCache
@@ -112,7 +111,7 @@ class Harness:
         self._dense_run = self._dense_run or run
         # The dense model raced against itself would be a race of one: it has no ratio.
         runs = {"dense": self._dense_run} if run is self._dense_run else {"dense": self._dense_run, stage: run}
-        timings = compare(runs, "dense", rounds=self.recipe.rounds, seed=self.recipe.seed)
+        timings = self.races.compared(runs, "dense")
         timing = timings[stage if len(runs) > 1 else "dense"]
         threads = self.recipe.threads or usable_cores()
         return Latency(
@@ -124,6 +123,7 @@ class Harness:
             ci95=timing.ci95,
             p50_ci95_ms=timing.p50_ci95_ms,
             noisy=timing.noisy,
+            calm=round(timing.calm, 4),
             rounds_ms=_figures(timing.rounds_ms),
             dense_rounds_ms=_figures(timings["dense"].rounds_ms) if len(runs) > 1 else (),
         )

@@ -12,8 +12,9 @@ import dataclasses
 import hashlib
 import json
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from compress.pipeline.cache_folder import cache_folder
 from compress.recipe import Recipe
 from compress.report.environment import environment
 from exporters import atomic, onnx_for_timing
-from exporters.standalone import leftovers
+from exporters.standalone import leftovers, machine
 
 _FILE = "latency.json"
 _KEPT = 5000  # outcomes; older ones are dropped
@@ -107,7 +108,12 @@ class LatencyCache:
             exporters.export("onnx", artifact.module, artifact.inputs, path, opset=self.recipe.opset, check_parity=False)
 
     def _compared(self, runs: dict[str, Callable[[], object]]) -> Timing:
-        return compare(runs, "other", rounds=self.recipe.rounds, seed=self.recipe.seed)["one"]
+        return self.compared(runs, "other")["one"]
+
+    def compared(self, runs: Mapping[str, Callable[[], object]], reference: str) -> dict[str, Timing]:
+        """Runners of the runtime timed in turns, as the recipe has it."""
+        waits = partial(machine.Waits, self.recipe.threads or usable_cores())
+        return compare(runs, reference, rounds=self.recipe.rounds, seed=self.recipe.seed, waits=waits)
 
     def _batch(self, artifact: Artifact) -> tuple[Tensor, ...]:
         return tuple(x.repeat(self.recipe.batch, *[1] * (x.ndim - 1)).to(self.device) for x in artifact.inputs)

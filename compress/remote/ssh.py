@@ -32,7 +32,7 @@ Kind = TypeVar("Kind")
 OLDEST = (3, 8)
 NUMBERS = frozenset(
     {"exit_code", "passed", "worst_abs", "tolerance", "batch", "p50_ms", "p90_ms"}
-    | {"processor_s", "calls", "peak_bytes", "mhz", "celsius"}
+    | {"calm", "processor_s", "wall_s", "calls", "peak_bytes", "mhz", "celsius"}
 )
 MARK = "compress-device:"
 """Begins every line that is ours: a login shell may print whatever it likes."""

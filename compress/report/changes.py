@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from compress.errors import BadInput
 from compress.measure import points
+from compress.report import sentences
 from compress.report.intervals import Interval, difference, ratio, share
 from compress.report.records import Environment, Latency, Quality, Report, StageRecord
 
@@ -105,7 +106,7 @@ def _not_comparable(old: Side, new: Side, before: Latency, after: Latency) -> st
         if getattr(before, what) != getattr(after, what):
             return f"timed with another {what} ({getattr(before, what)}, now {getattr(after, what)})"
     if before.noisy or after.noisy:
-        return "the rounds of a timing scatter too much"
+        return next(sentences.unsteady(one) for one in (before, after) if one.noisy)
     if (old.dense.params, old.dense.macs) != (new.dense.params, new.dense.macs):
         return "timed beside another dense model"
     return ""

@@ -55,7 +55,8 @@ class Latency(Record):
     ratio: float = Field(gt=0, description="median of the paired speed-ups over the dense model; above 1 is faster")
     ci95: tuple[float, float] = Field(description="95 % confidence interval of the ratio; holding 1 means: cannot tell")
     p50_ci95_ms: tuple[float, float] | None = Field(default=None, description="95 % confidence interval of p50_ms")
-    noisy: bool = Field(default=False, description="the rounds scattered too much for any claim")
+    noisy: bool = Field(default=False, description="the rounds scattered too much, or others took the cores, for any claim")
+    calm: float = Field(default=1.0, ge=0, le=1, description="share of the rounds that other processes did not disturb")
     rounds_ms: tuple[float, ...] = Field(default=(), description="milliseconds of one call in each round, in time")
     dense_rounds_ms: tuple[float, ...] = Field(
         default=(), description="those of the dense model in the same rounds; empty for the dense model itself"

@@ -21,7 +21,7 @@ from compress.report.baseline import Baseline
 from compress.report.changes import FIGURES, Side, change, drop, speed_up
 from compress.report.intervals import Interval
 
-NOISY = "the rounds of its timing scatter too much: retry on an idle machine"
+NOISY = "retry on an idle machine"
 Verdict = Literal["pass", "fail", "cannot tell"]
 
 
@@ -97,7 +97,12 @@ def min_speedup(at: Side, limit: float) -> Ruling:
     if at.now.latency is None:
         raise BadInput("--min-speedup asks for a latency, and the report has none. Run again with a --runtime that is at hand.")
     if at.now.latency.noisy:
-        return unknown("min-speedup", f"{at.now.latency.ratio:.2f}x", f"at least {limit:.2f}x", NOISY)
+        return unknown(
+            "min-speedup",
+            f"{at.now.latency.ratio:.2f}x",
+            f"at least {limit:.2f}x",
+            f"{sentences.unsteady(at.now.latency)}: {NOISY}",
+        )
     return judged("min-speedup", speed_up(at.now.latency), limit, "x", least=True)
 
 
@@ -109,7 +114,9 @@ def max_latency(at: Side, limit: float) -> Ruling:
     if latency is None:
         raise BadInput("--max-latency asks for a latency, and the report has none. Run again with a --runtime that is at hand.")
     if latency.p50_ci95_ms is None or latency.noisy:
-        why = NOISY if latency.noisy else "the report holds no interval of the time: run again"
+        why = (
+            f"{sentences.unsteady(latency)}: {NOISY}" if latency.noisy else "the report holds no interval of the time: run again"
+        )
         return unknown("max-latency", f"{latency.p50_ms:.3f} ms", f"at most {limit:.3f} ms", why)
     return judged("max-latency", Interval(latency.p50_ms, *latency.p50_ci95_ms), limit, " ms", digits=3)
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from compress.measure.points import drop
 from compress.report.records import Broken, Latency, Outcome, QatRecord, Quality, Report, StageRecord
+from exporters.standalone.machine import LEAST_CALM
 
 UNITS = {"psnr": " dB"}
 """Metric -> unit, where it has one; a metric with 100 points per unit is a share, written in percent."""
@@ -173,6 +174,13 @@ def guessing(dense: Quality | None, classes: Sequence[str] | None) -> str | None
     )
 
 
+def unsteady(latency: Latency) -> str:
+    """Why the rounds of a noisy latency support no claim."""
+    if latency.calm < LEAST_CALM:
+        return f"other processes took the cores in {1 - latency.calm:.0%} of its rounds"
+    return "its rounds scatter too much for any claim"
+
+
 def _latency(now: Latency) -> str:
     low, high = now.ci95
     where = f"in {now.runtime} with batch {now.batch} on {now.threads} thread{'' if now.threads == 1 else 's'}"
@@ -183,7 +191,7 @@ def _latency(now: Latency) -> str:
         case "slower":
             return f"Slower {where}: {now.ratio:.2f}x the speed of the dense model ({interval})."
         case _:
-            why = f"{interval}; its rounds scatter too much for any claim" if now.noisy else f"{interval} holds 1"
+            why = f"{interval}; {unsteady(now)}" if now.noisy else f"{interval} holds 1"
             return f"Not measurably faster {where} (speed-up {now.ratio:.2f}, {why})."
 
 

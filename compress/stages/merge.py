@@ -47,7 +47,7 @@ class Merge:
             return shallower.noting(f"{said}; nothing was timed, the choice went by multiply-accumulates.")
         # All of them together, since single gains need not add up.
         timing = context.race(shallower, artifact)
-        how = f"{timing.ratio:.2f}x as fast (95 % interval {timing.ci95[0]:.2f} to {timing.ci95[1]:.2f})"
+        how = timing.told
         if timing.slower:
             return artifact.noting(f"{said}, but the whole model was then {how}: they were left as they are.")
         return _low_rank(shallower.noting(f"{said}: {how}."), [one.segment.layers[0] for one in chosen], context.race)
@@ -63,7 +63,7 @@ def _low_rank(artifact: Artifact, layers: Sequence[str], race: Race) -> Artifact
         return artifact
     smaller = apply(Plan(edits), artifact)
     timing = race(smaller, artifact)
-    how = f"{timing.ratio:.2f}x as fast (95 % interval {timing.ci95[0]:.2f} to {timing.ci95[1]:.2f})"
+    how = timing.told
     said = f"Two low-rank layers compute the same as a merged one for {len(edits)} of {len(layers)}, whose rank is so low: {how}"
     return smaller.noting(f"{said}.") if timing.faster else artifact.noting(f"{said}, so they were left as they are.")
 

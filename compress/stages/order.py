@@ -52,5 +52,5 @@ class Order:
             # Merged, since depth pays only where layers become one.
             timing = context.race(self.merge(tried[1], context), self.merge(tried[0], context))
             better = int(timing.faster)
-            said += f", the second {timing.ratio:.2f}x as fast (95 % interval {timing.ci95[0]:.2f} to {timing.ci95[1]:.2f})"
+            said += f", the second {timing.told}"
         return tried[better].noting(f"Order: {_ORDERS[0]} or {_ORDERS[1]} ({said}): {_ORDERS[better]}.")

@@ -63,8 +63,10 @@ def lines(names: Sequence[str], models: Sequence[racing.Measured], batch: int) -
             line += f"; {statistics.median(pairs):.2f} times as fast as the first (half of the rounds: {low:.2f} to {high:.2f})"
         first = first or own
         told.append(line)
-        if model.held < racing.LEAST_HELD:
-            told.append(f"Other processes took the cores of {name} for {1 - model.held:.0%} of its time. Claim nothing.")
+        if model.held < racing.LEAST_HELD or model.calm < machine.LEAST_CALM:
+            told.append(
+                f"Other processes took the cores: only {model.calm:.0%} of the rounds of {name} were undisturbed. Claim nothing."
+            )
     return told
 
 

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 SYSTEM = Path("/sys")
 PROCESSOR = Path("/proc/cpuinfo")
+THREADS = Path("/proc/self/task")
+TIMES = Path("/proc/stat")
+
+MOST_WAITED = 0.02
+"""Of its time a call may have waited for a core. On a quiet machine 99 of 100 wait less, beside a busy process most wait more."""
+MOST_STOLEN = 0.05
+"""Of its time a virtual machine may have lost to others of its host."""
+LEAST_CALM = 0.5
+"""Of all rounds have to be undisturbed. Where fewer are, they are a choice of the luckiest, and no sample."""
+LEAST_ROUNDS = 5
+
+Round = TypeVar("Round")
 
 
 @dataclass(frozen=True)
@@ -83,9 +98,68 @@ def spent(before: float | None, after: float | None) -> float | None:
     return None if before is None or after is None or after < before else after - before
 
 
+class Waits:
+    """How long threads of this process could have run and had no core, because others had it: Linux's own account.
+
+    A call that had to wait is not slow, it was disturbed. Systems that keep no such account always answer 0.
+
+    Args:
+        threads: that do the work. More of them than cores wait for each other, which says nothing of others: always 0.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        self._began, self._stolen = time.perf_counter(), _stolen()
+        # Opened once, where all threads are there: a reading must cost next to nothing between two calls.
+        self._files = [] if threads > cores() else [f for f in map(_opened, THREADS.glob("*/schedstat")) if f is not None]
+        self._last = [0.0] * len(self._files)
+
+    def __call__(self) -> float:
+        """Seconds so far, of all threads together."""
+        for number, file in enumerate(self._files):
+            # The file of a thread that has ended cannot be read: it waits no more.
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                self._last[number] = 1e-9 * int(os.pread(file, 64, 0).split()[1])
+        return sum(self._last)
+
+    @property
+    def stolen(self) -> float:
+        """Share of this machine's time since the beginning that its host gave to other machines."""
+        now, seconds = _stolen(), time.perf_counter() - self._began
+        return max(now - self._stolen, 0.0) / max(seconds, 1e-9)
+
+    def __del__(self) -> None:
+        for file in getattr(self, "_files", ()):
+            os.close(file)
+
+
+def calm(undisturbed: Sequence[Round], disturbed: Sequence[Round], stolen: float) -> tuple[float, list[Round]]:
+    """Share of the rounds that say something, and these; where they are too few, 0 or little, and all that there are."""
+    share = len(undisturbed) / max(len(undisturbed) + len(disturbed), 1)
+    if stolen > MOST_STOLEN or len(undisturbed) < LEAST_ROUNDS:
+        share = 0.0
+    return share, list(undisturbed) if share >= LEAST_CALM else [*undisturbed, *disturbed]
+
+
 def cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _opened(path: Path) -> int | None:
+    try:
+        return os.open(path, os.O_RDONLY)
+    except OSError:  # a thread that has ended meanwhile
+        return None
+
+
+def _stolen() -> float:
+    """Seconds that the host took from a core of this machine, the mean over its cores; 0 where it does not tell."""
+    try:
+        lines = TIMES.read_text().splitlines()
+        ticks = [int(line.split()[8]) for line in lines if line.startswith("cpu") and line[3:4].isdigit()]
+        return sum(ticks) / len(ticks) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError, ValueError, ZeroDivisionError):
+        return 0.0
 
 
 def _packages() -> list[Path]:

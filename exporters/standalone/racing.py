@@ -6,7 +6,7 @@ A process of its own keeps runtimes, their thread pools and their memory apart, 
 one file. Calls are timed inside the process, so the way there costs nothing. Orders and answers are lines of JSON:
 
     {"do": "load", "path": ..., "threads": ..., "batch": ..., "cpus": [...], ...}
-    {"do": "calls", "count": n}        -> {"seconds": [...], "processor_s": ...}      one entry per call
+    {"do": "calls", "count": n}        -> {"seconds": [...], "waited": [...], ...}    one entry per call
     {"do": "end"}                      -> {"peak_bytes": ...}
 
 Needs Python 3.8 or newer, and numpy in the processes that load.
@@ -41,7 +41,6 @@ SECONDS_TO_LOAD = 300.0
 ROUND_MS = 20.0
 """A round repeats its call until it lasts about that long."""
 MOST_CALLS = 200
-LEAST_ROUNDS = 5
 LEAST_HELD = 0.9
 """Of its time a process has to have had a core. Below that others took it, which hits long calls and not the short ones that fit
 between two interruptions: the ratio of a small model to a large one then comes out many times too good, and steadily so."""
@@ -54,9 +53,11 @@ class Measured:
 
     Attributes:
         loaded: what loading took (`load_s`, `first_s`), the runtime's `version`, and its `threads`.
-        rounds: seconds of every call, round by round.
+        rounds: seconds of every undisturbed call, round by round, the same rounds for every model that runs.
+        calm: share of the rounds that were undisturbed (`machine.Waits`); less than half: nothing may be claimed.
         joules: of every round, of all processor packages; None where the machine does not tell.
-        processor_s: processor time of all rounds.
+        processor_s: processor time of all calls that were timed.
+        wall_s: time of the same calls.
         calls: in a round.
         peak_bytes: most memory that the process held.
         failed: why there is nothing of all that.
@@ -64,17 +65,18 @@ class Measured:
 
     loaded: dict[str, Any] = dataclasses.field(default_factory=lambda: {})
     rounds: list[list[float]] = dataclasses.field(default_factory=lambda: [])
+    calm: float = 1.0
     joules: list[float | None] = dataclasses.field(default_factory=lambda: [])
     processor_s: float = 0.0
+    wall_s: float = 0.0
     calls: int = 1
     peak_bytes: int | None = None
     failed: str | None = None
 
     @property
     def held(self) -> float:
-        """Share of the time of its rounds in which the process had at least one core."""
-        wall = sum(map(sum, self.rounds))
-        return min(self.processor_s / wall, 1.0) if wall else 1.0
+        """Share of the time of its calls in which the process had at least one core."""
+        return min(self.processor_s / self.wall_s, 1.0) if self.wall_s else 1.0
 
 
 @dataclasses.dataclass
@@ -136,7 +138,7 @@ def race(
     Args:
         orders: what each process is told to load.
         command: starts a process that serves (see `serve`).
-        rounds: of each model.
+        rounds: of each model; up to twice as many are tried where others disturb them.
         budget_s: no further round is started once that time is used; at least five are.
         seed: of the order within rounds.
         environment: of the processes; None hands on this one's.
@@ -168,18 +170,33 @@ def _warm(one: Timed, order: Mapping[str, Any]) -> None:
 
 
 def _rounds(running: Sequence[Timed], rounds: int, budget_s: float, seed: int) -> None:
-    drawn, started = random.Random(seed), time.perf_counter()
-    for done in range(max(rounds, LEAST_ROUNDS)):
-        if done >= LEAST_ROUNDS and time.perf_counter() - started >= budget_s:
-            return
-        for one in drawn.sample(running, len(running)):
-            measured = one.measured
-            if measured.failed is None:
-                energy = machine.joules()
-                answer = one.ask({"do": "calls", "count": measured.calls})
-                measured.rounds.append(answer.get("seconds", []))
-                measured.processor_s += answer.get("processor_s", 0.0)
-                measured.joules.append(machine.spent(energy, machine.joules()))
+    drawn, started, waits = random.Random(seed), time.perf_counter(), machine.Waits()
+    rounds = max(rounds, machine.LEAST_ROUNDS)
+    undisturbed: list[list[list[float]]] = []
+    disturbed: list[list[list[float]]] = []
+    while len(undisturbed) < rounds and (tried := len(undisturbed) + len(disturbed)) < 2 * rounds:
+        if tried >= machine.LEAST_ROUNDS and time.perf_counter() - started >= budget_s:
+            break
+        found = {id(one): _round(one) for one in drawn.sample(running, len(running)) if one.measured.failed is None}
+        # What has failed meanwhile disturbs nobody.
+        alive = all(calm for one in running if one.measured.failed is None for _, calm in [found[id(one)]])
+        (undisturbed if alive else disturbed).append([found.get(id(one), ([], True))[0] for one in running])
+    share, kept = machine.calm(undisturbed, disturbed, waits.stolen)
+    for number, one in enumerate(running):
+        one.measured.rounds, one.measured.calm = [seconds[number] for seconds in kept if seconds[number]], share
+
+
+def _round(one: Timed) -> tuple[list[float], bool]:
+    """Seconds of the calls that had a core, and whether these are at least half; all calls where none had."""
+    measured, energy = one.measured, machine.joules()
+    answer = one.ask({"do": "calls", "count": measured.calls})
+    seconds = answer.get("seconds", [])
+    measured.wall_s += sum(seconds)
+    measured.processor_s += answer.get("processor_s", 0.0)
+    measured.joules.append(machine.spent(energy, machine.joules()))
+    waited = answer.get("waited", [0.0] * len(seconds))
+    calm = [lasted for lasted, lost in zip(seconds, waited) if lost <= machine.MOST_WAITED * lasted]
+    return calm or seconds, 2 * len(calm) >= len(seconds)
 
 
 def serve(
@@ -190,16 +207,18 @@ def serve(
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     call: Callable[[], object] | None = None
+    waits = machine.Waits()
     for line in sys.stdin:
         order = json.loads(line)
         answer: dict[str, Any]
         try:
             if order["do"] == "load":
                 call, answer = load(order)
+                waits = machine.Waits(answer.get("threads", 1))
             elif order["do"] == "calls" and call is not None:
                 before = time.process_time()
-                seconds = timed(call, int(order["count"]))
-                answer = {"seconds": seconds, "processor_s": time.process_time() - before}
+                seconds, waited = timed(call, int(order["count"]), waits)
+                answer = {"seconds": seconds, "waited": waited, "processor_s": time.process_time() - before}
             else:
                 answer = {"peak_bytes": peak_bytes()}
         except refusals as error:
@@ -209,14 +228,17 @@ def serve(
             return
 
 
-def timed(call: Callable[[], object], count: int) -> list[float]:
-    """Seconds of each of `count` calls."""
+def timed(call: Callable[[], object], count: int, waited: Callable[[], float]) -> tuple[list[float], list[float]]:
+    """Seconds of each of `count` calls, and for how many of these threads waited for a core."""
     seconds: list[float] = []
+    lost: list[float] = []
     for _ in range(count):
+        before = waited()
         started = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - started)
-    return seconds
+        lost.append(waited() - before)
+    return seconds, lost
 
 
 def peak_bytes() -> int:

@@ -26,11 +26,12 @@ from pathlib import Path
 from typing import Any
 
 if __package__:
-    from exporters.standalone import checksums, contents, leftovers
+    from exporters.standalone import checksums, contents, leftovers, machine
 else:
     import checksums  # type: ignore[no-redef,import-not-found]
     import contents  # type: ignore[no-redef,import-not-found]
     import leftovers  # type: ignore[no-redef,import-not-found]
+    import machine  # type: ignore[no-redef,import-not-found]
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is loaded, here and in processes started from here
 
@@ -256,13 +257,19 @@ def timed(folder: Path, samples: list[dict[str, Any]], call: Any, batch: int, ro
     while time.perf_counter() - start < SAMPLE_S or not repeats:
         call(inputs)
         repeats += 1
-    found, began = [], time.perf_counter()
-    while len(found) < rounds and (len(found) < LEAST_ROUNDS or time.perf_counter() - began < BUDGET_S):
-        start = time.perf_counter()
+    undisturbed: list[float] = []
+    disturbed: list[float] = []
+    began, waited = time.perf_counter(), machine.Waits()
+    while len(undisturbed) < rounds and (tried := len(undisturbed) + len(disturbed)) < 2 * rounds:
+        if tried >= LEAST_ROUNDS and time.perf_counter() - began >= BUDGET_S:
+            break
+        before, start = waited(), time.perf_counter()
         for _ in range(repeats):
             call(inputs)
-        found.append((time.perf_counter() - start) / repeats)
-    return sorted(found)
+        lasted = time.perf_counter() - start
+        calm = waited() - before <= machine.MOST_WAITED * lasted
+        (undisturbed if calm else disturbed).append(lasted / repeats)
+    return sorted(machine.calm(undisturbed, disturbed, waited.stolen)[1])
 
 
 def environment() -> dict[str, Any]:

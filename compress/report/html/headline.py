@@ -193,7 +193,7 @@ def _speed(dense: Latency | None, now: Latency | None) -> Figure:
         case "slower":
             return Figure("Speed", f"slower: {now.ratio:.2f} times as fast", called, interval, "bad", numbers)
         case _:
-            why = "the rounds scatter too much for any claim" if now.noisy else "that holds 1"
+            why = sentences.unsteady(now) if now.noisy else "that holds 1"
             return Figure("Speed", "not measurably faster", called, f"{interval}; {why}", "unsure", numbers)
 
 
