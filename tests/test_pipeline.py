@@ -101,6 +101,15 @@ def test_a_run_writes_a_valid_report_and_models_that_agree(finished: tuple[Recip
     assert from_toml(out / "recipe.toml") == recipe
 
 
+def test_the_result_is_timed_in_a_large_batch_too_unless_it_was(finished: tuple[Recipe, Path, Report], recipe: Recipe):
+    _, out, report = finished
+    large = report.large_batch
+    assert large is not None and large.batch == 32 and large.ratio > 0  # calls of a tiny network are short
+    assert f"with batch {large.batch}" in (out / "report.md").read_text() and "batches of 32" in (out / "report.html").read_text()
+    batch = recipe.model_copy(update={"batch": 32, "export": ()})
+    assert run(batch, out.with_name("batch")).large_batch is None
+
+
 def test_the_report_says_of_every_layer_what_became_of_it_and_the_page_shows_it(finished: tuple[Recipe, Path, Report]):
     _, out, report = finished
     layers = report.layers
@@ -111,7 +120,9 @@ def test_the_report_says_of_every_layer_what_became_of_it_and_the_page_shows_it(
         for ending, stage in (("", report.dense), ("_after", report.result)):
             assert sum(getattr(one, figure + ending) or 0 for one in layers) == getattr(stage, figure), "all layers are the model"
     assert {one.activation for one in report.activations} <= {one.name for one in layers} and report.chance == 0.1
-    assert report.result.latency and len(report.result.latency.rounds_ms) == len(report.result.latency.dense_rounds_ms) == 5
+    latency = report.result.latency
+    # 5 undisturbed ones, or on a busy machine all that were tried.
+    assert latency and 5 <= len(latency.rounds_ms) == len(latency.dense_rounds_ms) <= 10
     assert [one.stage for one in report.trainings] == []
     page = (out / "report.html").read_text()
     assert page == page_of(out) and "8 → 4" in page and "no better than guessing" in page

@@ -102,7 +102,8 @@ def test_the_json_has_the_documented_shape():
         "quality",
         "seconds",
     ]
-    timed = ["runtime", "batch", "threads", "p50_ms", "ratio", "ci95", "p50_ci95_ms", "noisy", "rounds_ms", "dense_rounds_ms"]
+    timed = ["runtime", "batch", "threads", "p50_ms", "ratio", "ci95", "p50_ci95_ms", "noisy", "calm"]
+    timed += ["rounds_ms", "dense_rounds_ms"]
     assert list(data["stages"][0]["latency"]) == timed
     assert list(data["stages"][0]["quality"]) == ["metric", "value", "samples", "higher_is_better", "points", "drop_ci95"]
     assert data["exports"][0]["parity"] == {"worst_abs": 1e-6, "tolerance": 1e-3}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from compress.graph.surgery import remove
 from compress.measure import quality
 from compress.measure.cost import cost
 from compress.measure.drop import SLICES, drop_interval
+from compress.measure.latency import Timing
 from compress.measure.runtime import usable_cores
 from compress.pipeline.answers import quickest
 from compress.pipeline.latency_cache import LatencyCache
@@ -33,6 +35,9 @@ PROOF_SAMPLES = 64
 EXACT_RTOL = 1e-4
 """Removed and masked models sum the same numbers in another order, and a merged layer rounds its weights once more: fp32 leaves
 about 1e-7 per layer of the largest output, a few times that where large numbers cancel."""
+
+LARGE_CALL_MS, LEAST_BATCH, MOST_BATCH, LARGE_ROUNDS = 100.0, 8, 32, 12
+"""A large batch keeps the dense model busy for about so long, within these sizes; of such long calls fewer rounds are enough."""
 
 
 @dataclass
@@ -112,12 +117,34 @@ class Harness:
         # The dense model raced against itself would be a race of one: it has no ratio.
         runs = {"dense": self._dense_run} if run is self._dense_run else {"dense": self._dense_run, stage: run}
         timings = self.races.compared(runs, "dense")
-        timing = timings[stage if len(runs) > 1 else "dense"]
-        threads = self.recipe.threads or usable_cores()
+        found = self._of(timings[stage if len(runs) > 1 else "dense"], self.recipe.batch)
+        return found.model_copy(update={"dense_rounds_ms": _figures(timings["dense"].rounds_ms)}) if len(runs) > 1 else found
+
+    def in_large_batch(self, artifact: Artifact, alone: Latency | None) -> Latency | None:
+        """Latency of the result where many samples come at once: what is faster one by one is often less so there.
+
+        Args:
+            artifact: the result.
+            alone: its latency as the run timed it.
+
+        Returns:
+            None where that was in such batches, where nothing was timed, or nothing was changed.
+        """
+        if alone is None or artifact.module is self.dense.module:
+            return None
+        one = alone.p50_ms * alone.ratio / alone.batch  # milliseconds of the dense model
+        batch = min(max(2 ** int(math.log2(max(LARGE_CALL_MS / one, 1))), LEAST_BATCH), MOST_BATCH)
+        if batch <= alone.batch:
+            return None
+        rounds = min(self.recipe.rounds, LARGE_ROUNDS)
+        races = LatencyCache(self.recipe.model_copy(update={"batch": batch, "rounds": rounds}), self.device)
+        return self._of(races.race(artifact, self.dense), batch)
+
+    def _of(self, timing: Timing, batch: int) -> Latency:
         return Latency(
             runtime=self.races.runtime,
-            batch=self.recipe.batch,
-            threads=threads,
+            batch=batch,
+            threads=self.recipe.threads or usable_cores(),
             p50_ms=timing.p50_ms,
             ratio=timing.ratio,
             ci95=timing.ci95,
@@ -125,7 +152,6 @@ class Harness:
             noisy=timing.noisy,
             calm=round(timing.calm, 4),
             rounds_ms=_figures(timing.rounds_ms),
-            dense_rounds_ms=_figures(timings["dense"].rounds_ms) if len(runs) > 1 else (),
         )
 
     def _quality(self, artifact: Artifact, path: Path) -> QualityRecord:

@@ -166,7 +166,7 @@ class _Run:
 
     def report(self, made: Exports) -> Report:
         """Of all stages and the exports."""
-        return report_of(
+        report = report_of(
             self.harness.recipe,
             [d.record for d in self.done],
             [d.exactness for d in self.done],
@@ -174,6 +174,9 @@ class _Run:
             made,
             self.context.data.spec.classes,
         )
+        self.context.progress("measure in a large batch", 0.0, "")
+        large = self.harness.in_large_batch(self.done[-1].artifact, report.result.latency)
+        return report.model_copy(update={"large_batch": large})
 
     def with_last_kept(self, report: Report) -> tuple[Report, str]:
         """The report, and what a broken contract leaves: where a later stage broke it, with the model that still kept it."""

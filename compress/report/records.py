@@ -257,6 +257,7 @@ class Report(Sealed):
     notes: tuple[str, ...] = ()
     curves: tuple[Curve, ...] = Field(default=(), description="findings that stages left to be drawn")
     pictures: tuple[str, ...] = Field(default=(), description="files that show the curves, in the folder pictures")
+    large_batch: Latency | None = Field(default=None, description="of the result beside the dense model, many samples a call")
     chance: float | None = Field(default=None, description="quality of guessing, where the metric and the classes tell it")
     layers: tuple[LayerRecord, ...] = Field(default=(), description="in the order of execution; those of the result alone last")
     stays: tuple[Stays, ...] = Field(default=(), description="activations that stay as they are, and why")

@@ -73,6 +73,8 @@ def sentences(report: Report) -> list[str]:
     ]
     if result.latency is not None:
         said.append(_latency(result.latency))
+    if report.large_batch is not None:
+        said.append(_latency(report.large_batch))
     if result.quality is not None:
         said.append(_quality(dense.quality, result.quality))
     said += exports(report)

@@ -46,7 +46,7 @@ def figures(report: Report) -> tuple[Figure, ...]:
     dense, result = report.dense, report.result
     return (
         _quality(dense.quality, result.quality, report),
-        _speed(dense.latency, result.latency),
+        _speed(dense.latency, result.latency, report.large_batch),
         _size(dense, result),
     )
 
@@ -177,12 +177,14 @@ def _worse(lost: float, unit: str) -> str:
     return "the same" if abs(lost) < 0.005 else f"{abs(lost):.2f}{unit} {'worse' if lost > 0 else 'better'}"
 
 
-def _speed(dense: Latency | None, now: Latency | None) -> Figure:
+def _speed(dense: Latency | None, now: Latency | None, many: Latency | None = None) -> Figure:
     if now is None:
         return Figure("Speed", "not measured", "", "", "unsure")
     numbers = (now.ratio, *now.ci95)
     low, high = now.ci95
     interval = f"95 % interval: {low:.2f} to {high:.2f} times"
+    if many is not None:
+        interval += f"; in batches of {many.batch} {sentences.speed_up(many)}"
     where = f"{now.runtime}, batch {now.batch}, {now.threads} thread{'' if now.threads == 1 else 's'}"
     called = (
         f"{now.p50_ms:.3g} ms a call" + ("" if dense is None else f", the original model {dense.p50_ms:.3g} ms") + f" ({where})"
