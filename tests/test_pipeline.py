@@ -167,6 +167,20 @@ def test_a_killed_run_resumes_behind_its_last_finished_stage_and_gives_the_same(
     assert all(torch.equal(one[key], other[key]) for key in other)
 
 
+def test_a_stage_whose_facts_were_changed_is_not_gone_on_from(
+    finished: tuple[Recipe, Path, Report], recipe: Recipe, tmp_path: Path
+):
+    out = tmp_path / "out"
+    shutil.copytree(finished[1], out)
+    (out / "report.json").unlink()
+    (out / "recipe.toml").write_text(recipe.to_toml())
+    facts = out / "stages/01-halve/stage.json"
+    value = json.loads(facts.read_text())["record"]["quality"]["value"]
+    facts.write_text(facts.read_text().replace(str(value), str(round(value / 2, 4)), 1))
+    with pytest.raises(BadInput, match=r"01-halve cannot be read .It was changed after it was written.*--force"):
+        run(recipe, out, resume=True)
+
+
 def test_another_runs_folder_is_not_overwritten_without_force(
     finished: tuple[Recipe, Path, Report], recipe: Recipe, tmp_path: Path
 ):

@@ -24,6 +24,7 @@ from compress.errors import BadInput
 from compress.pipeline.lock import NAME as LOCK
 from compress.pipeline.lock import Lock, locked
 from compress.recipe import TRUST, Recipe, make, settings_in
+from compress.report import sealed
 from compress.report.html.run_folder import PAGE
 from exporters import atomic
 from exporters.standalone import leftovers
@@ -81,7 +82,8 @@ class Workspace:
         staging.mkdir()  # not by tempfile, whose folders nobody else may read
         try:
             facts = fill(staging)
-            (staging / "stage.json").write_text(json.dumps(facts, indent=1))
+            # As it will be read: the checksum is of lists and strings, whatever they are now.
+            (staging / "stage.json").write_text(sealed.text(json.loads(json.dumps(facts))))
             # os.replace cannot replace a folder that is not empty.
             if final.exists():
                 shutil.rmtree(final)
@@ -94,12 +96,16 @@ class Workspace:
     def facts(self, number: int, stage: str) -> dict[str, Any] | None:
         """What a finished stage wrote down; None where it has not finished."""
         try:
-            return json.loads((self.folder(number, stage) / "stage.json").read_text())
+            text = (self.folder(number, stage) / "stage.json").read_text()
+            sealed.check(text)
+            return json.loads(text)
         except FileNotFoundError:
             return None
         # Half-written cannot be (see `finish`), so something else has damaged it.
-        except (OSError, ValueError) as error:
-            raise BadInput(f"{self.folder(number, stage)} cannot be read ({error}). Start again with --force.") from error
+        except (OSError, ValueError, BadInput) as error:
+            raise BadInput(
+                f"{self.folder(number, stage)} cannot be read ({str(error).rstrip('.')}). Start again with --force."
+            ) from error
 
 
 @contextmanager

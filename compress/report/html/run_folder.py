@@ -20,7 +20,7 @@ from compress.edits import from_json as plan_of
 from compress.edits import read as read_plan
 from compress.errors import BadInput
 from compress.recipe import settings_in
-from compress.report import records
+from compress.report import records, sealed
 from compress.report.records import Report, StageRecord
 from compress.user import files
 
@@ -118,8 +118,10 @@ def _facts(folder: Path, broken: list[str]) -> Iterable[dict[str, Any]]:
     """What every finished stage wrote down, in order."""
     for path in sorted((folder / "stages").glob("[0-9]*/stage.json")):
         try:
-            found: Any = json.loads(files.text(path))
-        except (OSError, ValueError, RecursionError) as error:
+            text = files.text(path)
+            sealed.check(text)
+            found: Any = json.loads(text)
+        except (OSError, ValueError, RecursionError, BadInput) as error:
             broken.append(f"stages/{path.parent.name}/stage.json cannot be read ({files.told(error)}); its stage is left out.")
             continue
         if isinstance(found, dict):
