@@ -27,6 +27,7 @@ from compress.commands.demo import ARCH, make_demo
 from compress.commands.diff import diff
 from compress.commands.doctor import doctor
 from compress.commands.explain import explain
+from compress.commands.finetune import finetune
 from compress.commands.gate import gate
 from compress.commands.methods import methods as methods
 from compress.commands.methods_run import run_methods
@@ -38,7 +39,7 @@ from compress.commands.probe import probe as probing
 from compress.commands.report_page import report_page
 from compress.commands.save import save
 from compress.commands.sensitivity import Agreement, agreement
-from compress.commands.steps import edit, finetune, follow, linearize, merge, quantize, reconstruct, remove
+from compress.commands.steps import edit, follow, linearize, merge, quantize, reconstruct, remove
 from compress.commands.verify import verify
 from compress.edits import Plan, read
 from compress.errors import BadInput

@@ -13,6 +13,7 @@ from typing import Any, cast
 import click
 
 from compress import __version__
+from compress.cli.finetuning import trained
 from compress.cli.guard import EXIT_CODES, Command, Commands, force_option, json_option, out_option, path_argument, registered
 from compress.cli.options import LOADING, given, settings
 from compress.cli.terminal import say
@@ -33,7 +34,7 @@ def cli() -> None:
     """Makes a trained neural network smaller and faster, and measures every step of it."""
 
 
-for each in quick.commands.values():
+for each in (*quick.commands.values(), *trained.commands.values()):
     cli.add_command(each)
 
 
