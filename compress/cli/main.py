@@ -266,6 +266,7 @@ def bench(models: tuple[str, ...], strict: bool, as_json: bool, **flags: Any) ->
     click.option("--name", default="model", show_default=True, help="of the model, for manifest and bill of materials"),
     click.option("--license", default="NOASSERTION", show_default=True, help="of the model, as an SPDX expression"),
     click.option("--sign", help="a private key of OpenSSH that signs the package"),
+    click.option("--allow-broken", is_flag=True, help="pack a run that broke its contract, too, and say so in the package"),
     force_option,
     json_option,
     example="compress package out --out package.tar.gz --license MIT",
@@ -285,6 +286,8 @@ def package(run: str, as_json: bool, **settings: Any) -> None:
         signed = ", signed" if made.signed else ""
         say(f"{made.path}: {len(made.models)} models, {made.files} files, {made.bytes:,} bytes{signed}")
         say(f"digest: {made.digest}")
+        if made.broken:
+            say(f"Warning: the run broke its contract ({made.broken}); README.txt and manifest.json say so.")
 
 
 @command(json_option, example="compress doctor")

@@ -25,10 +25,11 @@ from compress.data import open_data
 from compress.errors import BadInput, GateFailed
 from compress.measure.quality import first_output
 from compress.packaging import archive, manifest, sbom
+from compress.packaging.readme import readme
 from compress.packaging.samples import COUNT, Samples, files, from_file
 from compress.recipe import code_in, make, settings_in
 from compress.report import records
-from compress.report.records import ExportRecord
+from compress.report.records import ExportRecord, Outcome, Report
 from compress.user import files as files_of
 from exporters.errors import ExportError
 from exporters.standalone import checksums, leftovers, verify
@@ -48,6 +49,7 @@ class Packed:
     Attributes:
         digest: sha256 of its list of hashes, which names all of its content; `compress verify --digest` checks it.
         signed: a signature is in it.
+        broken: the contract that the run broke; empty where it kept all.
     """
 
     path: Path
@@ -57,6 +59,7 @@ class Packed:
     models: tuple[str, ...]
     files: int
     signed: bool
+    broken: str = ""
 
 
 def package(
@@ -67,6 +70,7 @@ def package(
     name: str = "model",
     license: str = sbom.NOASSERTION,
     sign: str | Path | None = None,
+    allow_broken: bool = False,
     force: bool = False,
 ) -> Packed:
     """Pack the folder of a run.
@@ -78,14 +82,16 @@ def package(
         name: of the model, for manifest and bill of materials.
         license: of the model, as an SPDX expression.
         sign: a private key of OpenSSH; its signature of the list of hashes travels along.
+        allow_broken: pack a run that broke its contract, too; the package says so first of all.
         force: replace an older archive.
 
     Raises:
         BadInput: no run, files that are not those of its report, no samples, or a place that cannot be written.
-        GateFailed: a model does not give its expected outputs here.
+        GateFailed: the run broke its contract, or a model does not give its expected outputs here.
     """
     free(Path(out), force)
     report, place = records.read(run)
+    refuse_broken(report, allow_broken, "is not packed")
     folder = place.parent
     models = {f"models/{export.path}": export for export in report.exports}
     if not models:
@@ -97,7 +103,7 @@ def package(
     arrays, entries = files(chosen, expected, relative)
     content |= {**arrays, "report.json": _read(place), "plan.json": _read(folder / "plan.json"), **_scripts()}
     outputs = next(iter(expected.values()))[0][0].shape if expected else ()
-    content["README.txt"] = manifest.readme(chosen, outputs)
+    content["README.txt"] = readme(name, report, chosen, outputs, list(models))
     content["sbom.cdx.json"] = manifest.text(sbom.sbom(name, license, content, list(models), report.environment))
     content[checksums.MANIFEST] = manifest.text(
         manifest.manifest(name, license, report, models, chosen, outputs, entries, content)
@@ -109,7 +115,26 @@ def package(
     _prove(packed)
     write_bytes(Path(out), packed, "Make room, or give another --out.")
     digests = (hashlib.sha256(data).hexdigest() for data in (packed, content[checksums.SUMS]))
-    return Packed(Path(out), next(digests), len(packed), next(digests), tuple(models), len(content), sign is not None)
+    return Packed(
+        Path(out), next(digests), len(packed), next(digests), tuple(models), len(content), sign is not None, _broken(report)
+    )
+
+
+def refuse_broken(report: Report, allowed: bool, what: str) -> None:
+    """Nobody should ship by mistake what does not keep its contract.
+
+    Raises:
+        GateFailed: it does not, and that was not allowed.
+    """
+    if report.outcome is not Outcome.KEPT and not allowed:
+        raise GateFailed(
+            f"The run broke its contract ({report.outcome.value}) and {what}: {report.verdict} Take a run that kept it, or add "
+            "--allow-broken, which marks what comes out."
+        )
+
+
+def _broken(report: Report) -> str:
+    return "" if report.outcome is Outcome.KEPT else report.outcome.value
 
 
 def _exported(folder: Path, export: ExportRecord) -> dict[str, bytes]:
