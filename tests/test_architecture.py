@@ -36,7 +36,7 @@ TIERS: tuple[frozenset[str], ...] = (
     frozenset({"search"}),
     frozenset({"stages"}),
     frozenset({"report"}),
-    frozenset({"packaging", "remote"}),
+    frozenset({"packaging", "remote", "loggers"}),
     frozenset({"pipeline"}),
     frozenset({"commands"}),
     frozenset({"integrations"}),

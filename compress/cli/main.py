@@ -60,6 +60,7 @@ def command(*options: Callable[[Command], Command], example: str) -> Callable[[C
     *(settings(name) for name in Recipe.model_fields if name != "model"),
     click.option("--dry-run", is_flag=True, help="show the plan and its expected cost, then stop"),
     click.option("--resume", is_flag=True, help="go on from the last finished stage"),
+    click.option("--log", default="", help="trackers that are told of the run, with commas: tensorboard, mlflow, wandb, trackio"),
     force_option,
     json_option,
     example="compress run model.pt --data images --target macs=0.5 --max-drop 0.5",
