@@ -21,8 +21,8 @@ import torch
 from compress.checkpoint.load import load
 from compress.checkpoint.load.model import parse_shape
 from compress.commands.outputs import free, write_bytes
-from compress.commands.run_files import content as content_of
 from compress.commands.run_files import broken, exported, refuse_broken
+from compress.commands.run_files import content as content_of
 from compress.data import open_data
 from compress.errors import BadInput, GateFailed
 from compress.measure.quality import first_output
