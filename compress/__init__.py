@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         verify,
     )
     from compress.commands.compare import compare
+    from compress.commands.push import push
     from compress.commands.report_page import report_page
 
 switch_off()  # also for an onnxruntime that is imported between this and the first call
@@ -71,6 +72,7 @@ __all__ = [
     "methods",
     "package",
     "plan",
+    "push",
     "quantize",
     "reconstruct",
     "remove",
@@ -80,7 +82,7 @@ __all__ = [
     "trace",
     "verify",
 ]
-_QUICK = ("compare", "diff", "gate", "methods", "report_page", "verify")
+_QUICK = ("compare", "diff", "gate", "methods", "push", "report_page", "verify")
 """Verbs that come from the file of their name, without everything that `compress.api` needs."""
 
 

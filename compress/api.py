@@ -1,7 +1,6 @@
 """The commands as functions, with the same names and arguments: what the command line calls, and what a program calls instead.
 
-Each returns plain data and prints nothing. Settings are keywords with the names of the fields of `Recipe`. A verb that needs more
-than a few lines has a file of its own name.
+Each returns plain data and prints nothing. Settings are keywords named like the fields of `Recipe`.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from compress.commands.demo import ARCH, make_demo
 from compress.commands.diff import diff
 from compress.commands.doctor import doctor
 from compress.commands.explain import explain
+from compress.commands.finetune import finetune
 from compress.commands.gate import gate
 from compress.commands.methods import methods as methods
 from compress.commands.methods_run import run_methods
@@ -38,7 +38,7 @@ from compress.commands.probe import probe as probing
 from compress.commands.report_page import report_page
 from compress.commands.save import save
 from compress.commands.sensitivity import Agreement, agreement
-from compress.commands.steps import edit, finetune, follow, linearize, merge, quantize, reconstruct, remove
+from compress.commands.steps import edit, follow, linearize, merge, quantize, reconstruct, remove
 from compress.commands.verify import verify
 from compress.edits import Plan, read
 from compress.errors import BadInput
@@ -106,6 +106,7 @@ def run(
     dry_run: Literal[False] = False,
     resume: bool = False,
     force: bool = False,
+    log: str | Sequence[str] = (),
     progress: Progress = silent,
     **settings: Unpack[Settings],
 ) -> Result: ...
@@ -119,6 +120,7 @@ def run(
     dry_run: Literal[False] = False,
     resume: bool = False,
     force: bool = False,
+    log: str | Sequence[str] = (),
     progress: Progress = silent,
     **settings: Unpack[Settings],
 ) -> Report: ...
@@ -140,6 +142,7 @@ def run(
     out: Place = OUT,
     resume: bool = False,
     force: bool = False,
+    log: str | Sequence[str] = (),
     progress: Progress = silent,
     **settings: Unpack[Settings],
 ) -> Comparison: ...
@@ -153,6 +156,7 @@ def run(
     dry_run: bool = False,
     resume: bool = False,
     force: bool = False,
+    log: str | Sequence[str] = (),
     progress: Progress = silent,
     **settings: Any,
 ) -> Result | Report | Decision | Comparison:
@@ -160,7 +164,8 @@ def run(
 
     A module gives a `Result` with the smaller module, and is not changed itself; without `out` a new temporary folder is taken,
     which `result.out` names. A file gives the `Report` alone. `dry_run` decides, writes nothing and gives a `Decision`. With
-    `methods` each of them has a run of its own, in a folder of its name, and what comes back compares them.
+    `methods` each has a run in a folder of its name, and what comes back compares them. `log` names trackers that are told every
+    stage and the report (tensorboard, mlflow, wandb, trackio); their files are in `out`/trackers.
 
     Raises:
         CompressError: see `compress.errors`; each kind has its exit code.
@@ -171,7 +176,7 @@ def run(
         raise BadInput(f"--methods does not go with {'--dry-run' if dry_run else '--method'}. Leave one of them out.")
     if dry_run:
         return decide(resolved, progress, given=given)
-    how: dict[str, Any] = {"given": given, "resume": resume, "force": force, "progress": progress}
+    how: dict[str, Any] = {"given": given, "resume": resume, "force": force, "progress": progress, "log": log}
     place = new_folder() if given.model is not None and out is OUT else nullcontext(Path(out))
     # A run sets the seed for every stage: the caller goes on drawing as before.
     with place as folder, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -337,8 +342,7 @@ def demo(*, out: Place = "demo-out", force: bool = False, progress: Progress = s
     Raises:
         BadInput: scikit-learn is missing, or `out`/run exists and `force` is not given.
     """
-    folder = Path(out)
-    if (folder / "run").exists() and not force:
+    if ((folder := Path(out)) / "run").exists() and not force:
         raise BadInput(f"{folder / 'run'} holds an earlier demonstration. Add --force to replace it, or give another --out.")
     if not (folder / "model.pt").exists():
         make_demo(folder, progress=progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from click.testing import CliRunner, Result
 import compress
 from compress.cli.main import cli
 from compress.errors import BadInput
+from compress.report import records
 from compress.report.records import Environment, ExportRecord, Latency, Quality, Report, StageRecord
+from compress.report.summary_picture import stages_picture
 from tests.runs import edited
 
 FIELDS = {"compress": "0.1.0", "python": "3.11", "torch": "2", "onnx": None, "onnxruntime": "1", "os": "Linux", "gpu": None}
@@ -228,6 +231,33 @@ def test_junit_and_markdown_say_what_the_terminal_says(here: Path):
     assert "failed" in text and "| max-size | 1 MB | at most 1 kB | **fail** |" in text
     invoke("gate", "report.json", "--max-drop", 0.4, "--on-noise", "pass", "--junit", "j.xml")
     assert ElementTree.parse("j.xml").getroot()[0].get("skipped") == "1"
+
+
+# The picture of a summary
+
+
+def test_the_markdown_shows_what_each_stage_left(here: Path):
+    assert invoke("gate", "report.json", "--max-size", "1GB", "--markdown", "s.md").exit_code == 0
+    text = Path("s.md").read_text()
+    (drawn,) = re.findall(r"```mermaid\n(.*?)\n```", text, re.DOTALL)
+    report, _ = records.read("report.json")
+    (shares,) = re.findall(r"^    bar \[(.*)\]$", drawn, re.MULTILINE)
+    assert [float(one) for one in shares.split(", ")] == pytest.approx(
+        [100 * s.macs / report.dense.macs for s in report.stages], abs=0.06
+    )
+    assert "xychart-beta" in drawn and drawn.count("\n    line [") == 2 and "the orange line: top1" in text
+    assert f'x-axis ["{report.dense.stage}"' in drawn
+
+
+def test_names_of_stages_neither_break_the_picture_nor_cover_each_other(here: Path):
+    report, _ = records.read("report.json")
+    named = (report.dense, *(report.result.model_copy(update={"stage": s}) for s in ("a", "a", 'b"] \n evil[', "]", "\u202e")))
+    drawn = stages_picture(report.model_copy(update={"stages": named}))
+    (names,) = re.findall(r"x-axis \[(.*)\]", drawn)
+    assert names == '"dense", "a", "a 2", "b  evil", "stage", "stage 2"'
+    unmeasured = tuple(s.model_copy(update={"latency": None, "quality": None}) for s in report.stages)
+    bare = stages_picture(report.model_copy(update={"stages": unmeasured}))
+    assert "line" not in bare.split("```")[1] and stages_picture(report.model_copy(update={"stages": named[:1]})) == ""
 
 
 # Speed

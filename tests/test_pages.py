@@ -39,6 +39,8 @@ ELSEWHERE = ("git ", "pip ", "make ")
 """Commands that change the reader's machine: `make test` and the installation of a clone are tested by whoever runs this."""
 SHELL = ("mkdir", "ssh-keygen", "echo")
 OF_A_PACKAGE = ("model/verify.py", "model/bench.py")
+NEEDS = {"methods/rl-entropy": "stable_baselines3", "how-to/lightning": "lightning"}
+"""Page -> the package without which it cannot be followed."""
 RUNNING = [page for page in PAGES if any(block.language in ("console", "python") for block in blocks(page))]
 QUICK = [page for page in PAGES if name(page) in ("how-to/model", "reference/python")]
 """Pages whose blocks are carried out in the default tier, but for whole runs."""
@@ -154,8 +156,8 @@ def test_the_quick_parts_of_a_page_work(page: Path, workshop: Path, tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUNNING, ids=name)
 def test_a_page_can_be_followed_from_top_to_bottom(page: Path, workshop: Path, tmp_path: Path, request: pytest.FixtureRequest):
-    if name(page) == "methods/rl-entropy":
-        pytest.importorskip("stable_baselines3")
+    if (package := NEEDS.get(name(page))) is not None:
+        pytest.importorskip(package)
     if "demo-out" in page.read_text():
         shutil.copytree(request.getfixturevalue("demonstration"), tmp_path / "demo-out")
     follow(page, workshop, tmp_path)
@@ -198,7 +200,7 @@ def carried_out(line: str, folder: Path, workshop: Path) -> None:
     environment = {
         **os.environ,
         "PATH": f"{workshop / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
+        "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "COMPRESS_CACHE": str(workshop / "cache"),
     }
     line = line.replace("python examples/", f"python {ROOT}/examples/")

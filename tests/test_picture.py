@@ -17,9 +17,11 @@ from torch import nn
 
 import compress
 from compress.data import open_data
-from compress.packaging.manifest import _decision, _input, readme
+from compress.packaging.manifest import _input, decision
+from compress.packaging.readme import readme
 from compress.packaging.samples import Samples
 from compress.recipe import make
+from compress.report import records
 from exporters.standalone import checksums, picture
 
 RANDOM = np.random.default_rng(0)
@@ -157,7 +159,8 @@ def test_arrays_say_that_they_were_no_files(tmp_path):
     assert "order of the arrays" in steps and "antialias" in steps and taken["preparation"]["resize"] == "stretch"
     with pytest.raises(checksums.Refused, match="not measured on image files"):
         picture.prepared(tmp_path / "x.png", taken)
-    assert "picture.py" not in readme(samples, (1, 2)).decode()
+    report, _ = records.read(made_run(tmp_path))
+    assert "picture.py" not in readme("x", report, samples, (1, 2), ["models/model.onnx"]).decode()
 
 
 @pytest.mark.parametrize(
@@ -170,7 +173,7 @@ def test_arrays_say_that_they_were_no_files(tmp_path):
     ],
 )
 def test_the_manifest_says_how_outputs_are_read(task, outputs, values, rule, names):
-    said = _decision(Samples(((np.zeros((1, 3, 8, 8)),),), task=task), outputs)
+    said = decision(Samples(((np.zeros((1, 3, 8, 8)),),), task=task), outputs)
     assert (said and said["rule"]) == rule
     assert picture.decided(np.array(values), {"decision": said, "classes": ["a", "b", "c"]}) == names
 

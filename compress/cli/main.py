@@ -13,6 +13,7 @@ from typing import Any, cast
 import click
 
 from compress import __version__
+from compress.cli.finetuning import trained
 from compress.cli.guard import EXIT_CODES, Command, Commands, force_option, json_option, out_option, path_argument, registered
 from compress.cli.options import LOADING, given, settings
 from compress.cli.terminal import say
@@ -33,7 +34,7 @@ def cli() -> None:
     """Makes a trained neural network smaller and faster, and measures every step of it."""
 
 
-for each in quick.commands.values():
+for each in (*quick.commands.values(), *trained.commands.values()):
     cli.add_command(each)
 
 
@@ -59,6 +60,7 @@ def command(*options: Callable[[Command], Command], example: str) -> Callable[[C
     *(settings(name) for name in Recipe.model_fields if name != "model"),
     click.option("--dry-run", is_flag=True, help="show the plan and its expected cost, then stop"),
     click.option("--resume", is_flag=True, help="go on from the last finished stage"),
+    click.option("--log", default="", help="trackers that are told of the run, with commas: tensorboard, mlflow, wandb, trackio"),
     force_option,
     json_option,
     example="compress run model.pt --data images --target macs=0.5 --max-drop 0.5",
@@ -265,6 +267,7 @@ def bench(models: tuple[str, ...], strict: bool, as_json: bool, **flags: Any) ->
     click.option("--name", default="model", show_default=True, help="of the model, for manifest and bill of materials"),
     click.option("--license", default="NOASSERTION", show_default=True, help="of the model, as an SPDX expression"),
     click.option("--sign", help="a private key of OpenSSH that signs the package"),
+    click.option("--allow-broken", is_flag=True, help="pack a run that broke its contract, too, and say so in the package"),
     force_option,
     json_option,
     example="compress package out --out package.tar.gz --license MIT",
@@ -284,6 +287,8 @@ def package(run: str, as_json: bool, **settings: Any) -> None:
         signed = ", signed" if made.signed else ""
         say(f"{made.path}: {len(made.models)} models, {made.files} files, {made.bytes:,} bytes{signed}")
         say(f"digest: {made.digest}")
+        if made.broken:
+            say(f"Warning: the run broke its contract ({made.broken}); README.txt and manifest.json say so.")
 
 
 @command(json_option, example="compress doctor")

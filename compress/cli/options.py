@@ -89,11 +89,11 @@ def given(flags: dict[str, Any]) -> dict[str, Any]:
     return typed
 
 
-def key_value(pair: str) -> tuple[str, Any]:
+def key_value(pair: str, flag: str = "--arch-kwargs") -> tuple[str, Any]:
     """`num_classes=10` -> ("num_classes", 10); a value that is not JSON is text."""
     key, equals, value = pair.partition("=")
     if not key or not equals:
-        raise BadInput(f"--arch-kwargs is '{pair}'; needed is KEY=VALUE, such as num_classes=10.")
+        raise BadInput(f"{flag} is '{pair}'; needed is KEY=VALUE, such as num_classes=10.")
     try:
         return key, json.loads(value)
     except ValueError:

@@ -191,3 +191,33 @@ def methods(as_json: bool) -> None:
 
     listed = listing()
     print_json(listed) if as_json else print_methods(listed)
+
+
+@command(
+    path_argument("run"),
+    path_argument("repository", required=False),
+    click.option("--out", type=click.Path(path_type=Path), default="hub", show_default=True, help="the folder that is made"),
+    click.option("--name", help="of the model, on its card  [default: that of the repository, or of the folder]"),
+    click.option("--license", default="", help="of the model, an identifier of the hub, such as mit"),
+    click.option("--public", is_flag=True, help="a repository that is made is public"),
+    click.option("--allow-broken", is_flag=True, help="push a run that broke its contract, too, and say so on the card"),
+    force_option,
+    json_option,
+    example="compress push out --out hub --license mit",
+)
+def push(run: str, repository: str | None, as_json: bool, **settings: Any) -> None:
+    """The result of RUN as the folder of a repository on Hugging Face, with a model card; sent only where REPOSITORY is named.
+
+    REPOSITORY is OWNER/NAME; it is made where there is none, private unless --public says otherwise, with the login of
+    'hf auth login'. Without it, the folder shows what would be sent.
+    """
+    from compress.commands.push import push as prepared
+
+    made = prepared(run, repository, **settings)
+    if as_json:
+        from compress.cli.output import print_json
+
+        print_json(made)
+    else:
+        say(f"{made.folder}: {len(made.files)} files, {made.bytes:,} bytes; README.md is the model card")
+        say(f"sent: {made.url}" if made.url else "Nothing was sent: name a repository, OWNER/NAME, to send it.")

@@ -18,6 +18,7 @@ from compress.report import records, rules, rulings, sealed
 from compress.report.changes import exported, side
 from compress.report.records import Outcome
 from compress.report.rules import Ruling
+from compress.report.summary_picture import stages_picture
 
 Noise = Literal["pass", "fail"]
 
@@ -108,7 +109,7 @@ def gate(
     if junit is not None:
         write_text(Path(junit), rulings.junit(found, f"compress gate {path}", on_noise == "fail"), "--junit")
     if markdown is not None:
-        write_text(Path(markdown), rulings.markdown(found, passed, notes), "--markdown")
+        write_text(Path(markdown), rulings.markdown(found, passed, notes, stages_picture(read)), "--markdown")
     updated = None
     if place and update_baseline and passed:
         write_text(place, baselines.of(at).to_json(), "--baseline")

@@ -31,6 +31,7 @@ def run_methods(
     given: Given = NOTHING,
     resume: bool = False,
     force: bool = False,
+    log: str | Sequence[str] = (),
     progress: Progress = silent,
 ) -> Comparison:
     """A run of each method into a folder of its name, and compare.md, compare.json, compare.svg and report.html beside
@@ -55,7 +56,7 @@ def run_methods(
 
         def one(name: str, progress: Progress) -> records.Report:
             again = resume and (out / name / "recipe.toml").exists()
-            how = {"given": given, "resume": again, "force": force and not again, "progress": progress}
+            how = {"given": given, "resume": again, "force": force and not again, "progress": progress, "log": log}
             return run.run(_by(recipe, name), out / name, **how)
 
         return _all(chosen, out, one, progress)

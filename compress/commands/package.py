@@ -21,15 +21,17 @@ import torch
 from compress.checkpoint.load import load
 from compress.checkpoint.load.model import parse_shape
 from compress.commands.outputs import free, write_bytes
+from compress.commands.run_files import broken, exported, refuse_broken
+from compress.commands.run_files import content as content_of
 from compress.data import open_data
 from compress.errors import BadInput, GateFailed
 from compress.measure.quality import first_output
 from compress.packaging import archive, manifest, sbom
+from compress.packaging.readme import readme
 from compress.packaging.samples import COUNT, Samples, files, from_file
 from compress.recipe import code_in, make, settings_in
 from compress.report import records
 from compress.report.records import ExportRecord
-from compress.user import files as files_of
 from exporters.errors import ExportError
 from exporters.standalone import checksums, leftovers, verify
 
@@ -48,6 +50,7 @@ class Packed:
     Attributes:
         digest: sha256 of its list of hashes, which names all of its content; `compress verify --digest` checks it.
         signed: a signature is in it.
+        broken: the contract that the run broke; empty where it kept all.
     """
 
     path: Path
@@ -57,6 +60,7 @@ class Packed:
     models: tuple[str, ...]
     files: int
     signed: bool
+    broken: str = ""
 
 
 def package(
@@ -67,6 +71,7 @@ def package(
     name: str = "model",
     license: str = sbom.NOASSERTION,
     sign: str | Path | None = None,
+    allow_broken: bool = False,
     force: bool = False,
 ) -> Packed:
     """Pack the folder of a run.
@@ -78,26 +83,28 @@ def package(
         name: of the model, for manifest and bill of materials.
         license: of the model, as an SPDX expression.
         sign: a private key of OpenSSH; its signature of the list of hashes travels along.
+        allow_broken: pack a run that broke its contract, too; the package says so first of all.
         force: replace an older archive.
 
     Raises:
         BadInput: no run, files that are not those of its report, no samples, or a place that cannot be written.
-        GateFailed: a model does not give its expected outputs here.
+        GateFailed: the run broke its contract, or a model does not give its expected outputs here.
     """
     free(Path(out), force)
     report, place = records.read(run)
+    refuse_broken(report, allow_broken, "is not packed")
     folder = place.parent
     models = {f"models/{export.path}": export for export in report.exports}
     if not models:
         raise BadInput(f"The run {folder} has no exported model. Run again with --export onnx.")
-    content = {f"models/{path}": data for export in report.exports for path, data in _exported(folder, export).items()}
+    content = {f"models/{path}": data for export in report.exports for path, data in exported(folder, export).items()}
     chosen = _from_data(folder) if samples is None else _with_known(from_file(Path(samples)), folder)
     expected = {path: _expected(folder, path, export, chosen) for path, export in models.items() if path.endswith(".onnx")}
     relative = {path: RELATIVE.get(models[path].format, OTHER) for path in expected}
     arrays, entries = files(chosen, expected, relative)
-    content |= {**arrays, "report.json": _read(place), "plan.json": _read(folder / "plan.json"), **_scripts()}
+    content |= {**arrays, "report.json": content_of(place), "plan.json": content_of(folder / "plan.json"), **_scripts()}
     outputs = next(iter(expected.values()))[0][0].shape if expected else ()
-    content["README.txt"] = manifest.readme(chosen, outputs)
+    content["README.txt"] = readme(name, report, chosen, outputs, list(models))
     content["sbom.cdx.json"] = manifest.text(sbom.sbom(name, license, content, list(models), report.environment))
     content[checksums.MANIFEST] = manifest.text(
         manifest.manifest(name, license, report, models, chosen, outputs, entries, content)
@@ -109,26 +116,9 @@ def package(
     _prove(packed)
     write_bytes(Path(out), packed, "Make room, or give another --out.")
     digests = (hashlib.sha256(data).hexdigest() for data in (packed, content[checksums.SUMS]))
-    return Packed(Path(out), next(digests), len(packed), next(digests), tuple(models), len(content), sign is not None)
-
-
-def _exported(folder: Path, export: ExportRecord) -> dict[str, bytes]:
-    """An exported file and the weights that may lie beside it, if it is the one that the report measured."""
-    path = folder / export.path
-    if Path(export.path).is_absolute() or ".." in Path(export.path).parts:
-        raise BadInput(f"The report names a model outside its folder ({export.path}). Give the folder of a run of your own.")
-    found = {export.path: _read(path)}
-    if hashlib.sha256(found[export.path]).hexdigest() != export.sha256:
-        raise BadInput(f"{path} is not the file that the report measured. Run again, or restore it.")
-    beside = (p for p in path.parent.iterdir() if p.name in (f"{path.name}.data", f"{path.stem}.bin") and p.is_file())
-    return found | {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(beside)}
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return files_of.content(path, most=checksums.MOST_BYTES)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}). Give the folder of a finished run.") from error
+    return Packed(
+        Path(out), next(digests), len(packed), next(digests), tuple(models), len(content), sign is not None, broken(report)
+    )
 
 
 def _from_data(folder: Path) -> Samples:

@@ -21,21 +21,19 @@ from torch.optim import Optimizer
 
 from compress.artifact import Artifact, apply
 from compress.checkpoint.load.live_module import as_module, examples, in_memory, inside
-from compress.data import Data, open_data
 from compress.edits import Edit, Plan
 from compress.errors import BadInput, PlanMismatch
 from compress.keywords import StepSettings
 from compress.pipeline.exports import CALIBRATION_SAMPLES, batches
-from compress.pipeline.given import Given, device_of, resolved_recipe
+from compress.pipeline.given import device_of, resolved_recipe
 from compress.pipeline.latency_cache import LatencyCache
-from compress.pipeline.prepare import find_device, prepare
+from compress.pipeline.prepare import prepare
 from compress.pipeline.sequence import stages_of
 from compress.progress import Progress, silent
 from compress.recipe import Recipe
 from compress.stage import Context, Decides, Stage
 from compress.stages.merge import Merge
 from compress.stages.reconstruct import Reconstruct
-from compress.training import train
 from compress.training.optimizer_state import follow as followed
 from compress.training.qat import train_rounded, values
 from compress.training.setup import seeded
@@ -201,32 +199,6 @@ def reconstruct(
         return _as_given(Reconstruct()(small, context).module, model)
 
 
-def finetune(
-    model: M,
-    data: DataLike,
-    *,
-    teacher: nn.Module | None = None,
-    progress: Progress = silent,
-    **settings: Unpack[StepSettings],
-) -> M:
-    """Train a copy of a module on the data, and with a teacher on its outputs as well; the module of the best epoch comes back.
-
-    Args:
-        model: any module, of one's own class, too; frozen parameters stay so.
-        data: as for `run`; labels are not needed with a teacher.
-        teacher: the dense model, whose outputs are learned with the weight `distill`.
-        progress: told what is being done.
-        settings: as for `run`; those of fine-tuning matter here, such as `epochs`, `lr`, `batch_size` and `loss`.
-
-    Raises:
-        BadInput: nothing to learn from, labels that the outputs cannot express, or a loss that is not finite.
-    """
-    recipe, given = resolved_recipe(as_module(model), None, {**settings, "data": data})
-    device = find_device(recipe.device)
-    found = train(model, _data(recipe, given), recipe, device, teacher=teacher, progress=progress).module
-    return _in_mode(found.to(device_of(model)), model)  # pyright: ignore[reportReturnType] - a copy of what was given
-
-
 def quantize(
     model: nn.Module, data: DataLike, *, symmetric: bool = False, progress: Progress = silent, **settings: Unpack[StepSettings]
 ) -> GraphModule:
@@ -305,10 +277,6 @@ def _refuse_another_plan(planned: Mapping[str, Tensor], weights: Mapping[str, Te
             f"The plan makes {odd[0]} {there} of the teacher, in the model it is {here}. Give the plan that led to it, and "
             "the teacher that it was made for."
         )
-
-
-def _data(recipe: Recipe, given: Given) -> Data:
-    return given.data or open_data(recipe.data, seed=recipe.seed, trust=recipe.trust_recipe)
 
 
 def _as_given(module: GraphModule, model: nn.Module) -> GraphModule:

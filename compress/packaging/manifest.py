@@ -9,7 +9,7 @@ from typing import Any
 
 from compress.packaging.samples import Samples
 from compress.packaging.sbom import SCRIPT_LICENSE
-from compress.report.records import ExportRecord, Report
+from compress.report.records import ExportRecord, Outcome, Report
 from exporters.standalone.contents import SCHEMA
 
 FORMULA = "(x - mean) / std, x = pixel / 255 for 8-bit images"
@@ -19,19 +19,6 @@ DECISIONS = {
     "all above 0": "Every label whose output, a logit, is above 0 holds; any number of them may.",
 }
 """What outputs mean, by the name that a program reads."""
-
-README = """\
-A model that was made smaller, and what is needed to check it where it will run.
-
-    sha256sum -c SHA256SUMS        every file matches its checksum
-    python verify.py               that, then outputs beside the expected ones, then time (numpy, onnxruntime)
-    python verify.py --json        for a program
-    python bench.py                how fast each model is, in turns and in a process of its own
-    python engine.py models/model.onnx      a TensorRT engine, built, compared and timed on the device that will run it
-
-manifest.json says what the model takes, normalization and class names included. report.json says what it was made from and how
-each step was measured, plan.json what was changed, sbom.cdx.json (CycloneDX) what is in here.
-"""
 
 
 def manifest(
@@ -67,7 +54,8 @@ def manifest(
         "inputs": [_input(k, array.shape, str(array.dtype), samples) for k, array in enumerate(samples.inputs[0])],
         "task": samples.task or None,
         "classes": None if samples.classes is None else list(samples.classes),
-        "decision": _decision(samples, outputs),
+        "contract": {"kept": report.outcome is Outcome.KEPT, "outcome": report.outcome.value, "verdict": report.verdict},
+        "decision": decision(samples, outputs),
         "quality": None if quality is None else quality.model_dump(mode="json"),
         "latency": _latency(report),
         "environment": report.environment.model_dump(mode="json"),
@@ -104,11 +92,11 @@ def _input(number: int, shape: Sequence[int], dtype: str, samples: Samples) -> d
             "mean": list(samples.mean),
             "std": list(samples.std or ()),
         },
-        "preparation": _preparation(samples) if number == 0 else None,
+        "preparation": preparation(samples) if number == 0 else None,
     }
 
 
-def _preparation(samples: Samples) -> dict[str, Any] | None:
+def preparation(samples: Samples) -> dict[str, Any] | None:
     """How a picture becomes the first input."""
     made, shape = samples.preparation, samples.inputs[0][0].shape
     if made is None or samples.mean is None:
@@ -124,7 +112,7 @@ def _preparation(samples: Samples) -> dict[str, Any] | None:
     }
 
 
-def _decision(samples: Samples, outputs: Sequence[int]) -> dict[str, str] | None:
+def decision(samples: Samples, outputs: Sequence[int]) -> dict[str, str] | None:
     """How the outputs are read."""
     if samples.task == "multilabel":
         rule = "all above 0"
@@ -133,22 +121,6 @@ def _decision(samples: Samples, outputs: Sequence[int]) -> dict[str, str] | None
     else:
         return None
     return {"rule": rule, "meaning": DECISIONS[rule]}
-
-
-def readme(samples: Samples, outputs: Sequence[int]) -> bytes:
-    """README.txt: how to check the package, and how a picture becomes an input."""
-    made, said = _preparation(samples), _decision(samples, outputs)
-    parts = [README]
-    if made is not None:
-        told = "".join(f"    {number}. {step}\n" for number, step in enumerate(made["steps"], 1))
-        parts.append(f"How a picture becomes the input with which the quality in manifest.json was measured:\n\n{told}")
-        if made["origin"] == "files":
-            parts.append(
-                "    python picture.py photo.jpg     does so, and says what the model decides (numpy, Pillow, onnxruntime)\n"
-            )
-    if said is not None:
-        parts.append(f"{said['meaning']}\n")
-    return "\n".join(parts).encode()
 
 
 def _latency(report: Report) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from compress.errors import (
     GateFailed,
     UnsupportedModel,
 )
+from compress.loggers.logged import Loggers, chosen, logged
 from compress.pipeline import contract
 from compress.pipeline.exports import Exports, export_all, lost_too_much
 from compress.pipeline.failures import disk_errors, failures, interruptions
@@ -69,6 +70,7 @@ def carry_out(
     force: bool = False,
     progress: Progress = silent,
     recipe_sha256: str | None = None,
+    log: str | Sequence[str] = (),
 ) -> tuple[Report, Artifact]:
     """Carry out a recipe and write `out/`: its report, and the model that it ends with.
 
@@ -80,6 +82,7 @@ def carry_out(
         force: replace another run's results.
         progress: told what is being done.
         recipe_sha256: of the file that the recipe came from.
+        log: trackers that the run is told to, as for `compress.run`.
 
     Raises:
         BadInput: a setting, file or folder that cannot be used.
@@ -89,7 +92,7 @@ def carry_out(
         StageFailed: a stage broke; finished ones are on disk.
         Interrupted: somebody stopped it; finished stages are on disk.
     """
-    stages = stages_of(recipe)
+    stages, trackers = stages_of(recipe), chosen(log)
     context, metric = prepare(recipe, progress, given)
     sums = {
         "recipe_sha256": recipe_sha256,
@@ -99,19 +102,23 @@ def carry_out(
     widest = replace(context, recipe=contract.widest(recipe)) if searching else context
     for stage in stages:
         stage.check(context.dense, widest)  # before anything slow, and before out/ is touched
-    with open_workspace(Path(out), recipe, resume=resume, force=force) as workspace, interruptions(workspace):
+    with (
+        open_workspace(Path(out), recipe, resume=resume, force=force) as workspace,
+        interruptions(workspace),
+        logged(trackers, Path(out), recipe) as told,
+    ):
         if searching:
             recipe, note = contract.found(recipe, stages, context, metric, workspace)
             context = replace(context, recipe=recipe, dense=context.dense.noting(note))
         races = LatencyCache(recipe, context.device)
         harness = Harness(recipe, context.data, context.dense, context.device, metric, races)
-        running = _Run(workspace, harness, replace(context, race=races.race))
+        running = _Run(workspace, harness, replace(context, race=races.race), told)
         running.dense()
         for stage in stages:
             running.stage(stage)
         report, remedy = _finished(running, sums)
-    if report.outcome is not Outcome.KEPT:
-        raise GateFailed(f"{report.verdict} {workspace.out} {remedy}")
+        if report.outcome is not Outcome.KEPT:
+            raise GateFailed(f"{report.verdict} {workspace.out} {remedy}")
     return report, running.done[-1].artifact
 
 
@@ -137,6 +144,7 @@ class _Run:
     workspace: Workspace
     harness: Harness
     context: Context
+    told: Loggers
     done: list[_Done] = field(default_factory=list[_Done])
 
     def dense(self) -> None:
@@ -195,6 +203,7 @@ class _Run:
     def _step(self, name: str, carry_out: Callable[[], Artifact]) -> None:
         with disk_errors(self.workspace, self.names):
             self.done.append(self._resumed(name) or self._carried_out(name, carry_out))
+        self.told.stage(self.done[-1].record, self.done[-1].artifact.observed.trainings)
 
     def _resumed(self, name: str) -> _Done | None:
         number = len(self.done)

@@ -51,14 +51,16 @@ def junit(rulings: Sequence[Ruling], name: str, noise_fails: bool) -> str:
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def markdown(rulings: Sequence[Ruling], passed: bool, notes: Sequence[str] = ()) -> str:
-    """For a job's summary."""
+def markdown(rulings: Sequence[Ruling], passed: bool, notes: Sequence[str] = (), picture: str = "") -> str:
+    """For a job's summary; `picture` is Markdown that stands below the verdicts."""
     rows = [("rule", "found", "allowed", "verdict"), ("---", "---:", "---:", "---")]
     rows += [(r.rule, r.found, r.limit, f"**{r.verdict}**" if r.verdict != "pass" else "pass") for r in rulings]
     table = "\n".join("| " + " | ".join(map(text, row)) + " |" for row in rows)
     because = "".join(f"\n- {text(f'{r.rule}: {r.reason}.')}" for r in rulings if r.reason)
     because += "".join(f"\n- {text(note)}" for note in notes)
-    return f"### Compression gate: {'passed' if passed else 'failed'}\n\n{sentence(rulings, passed)}\n\n{table}\n{because}\n"
+    return f"### Compression gate: {'passed' if passed else 'failed'}\n\n{sentence(rulings, passed)}\n\n{table}\n{because}\n" + (
+        f"\n{picture}" if picture else ""
+    )
 
 
 def _because(ruling: Ruling) -> str:

@@ -144,6 +144,21 @@ def reached(first: StageRecord, last: StageRecord) -> str:
     )
 
 
+def trained(before: Quality, after: Quality, teacher: Quality | None) -> list[str]:
+    """What training did to the quality on the test data, and where that is beside the teacher."""
+    low, high = after.drop_ci95 or (0.0, 0.0)
+    # The interval is of points lost; read here as gained.
+    between = "" if after.drop_ci95 is None else f" [{-high + 0.0:+.2f}, {-low + 0.0:+.2f}]"
+    told = "" if after.drop_ci95 is None or low > 0 or high < 0 else "; the interval holds 0, so no change can be claimed"
+    said = [
+        f"{after.metric} on {after.samples:,} test samples: {quality(before)} before training, {quality(after)} after "
+        f"({change(before, after)}{between}{told})."
+    ]
+    if teacher is not None and teacher.metric == after.metric:
+        said.append(f"The teacher has {quality(teacher)}: the trained model is {change(teacher, after)} beside it.")
+    return said
+
+
 def kept_before(stages: Sequence[StageRecord], last: int) -> str:
     """Which stage was the last to keep the allowed drop that the result does not keep."""
     dense, kept, broke = stages[0], stages[last], stages[last + 1]
