@@ -100,8 +100,11 @@ class Now:
 
 
 @contextmanager
-def shown(quiet: bool = False, log_format: LogFormat = "text") -> Iterator[Told]:
-    """A callback (what, share done, detail) that shows what is told in the way that suits the place."""
+def shown(quiet: bool = False, log_format: LogFormat = "text", still: bool = False) -> Iterator[Told]:
+    """A callback (what, share done, detail) that shows what is told in the way that suits the place.
+
+    `still`: somebody is asked meanwhile, so that nothing may move on the terminal.
+    """
     console = Console(stderr=True, highlight=False)
     if quiet:
         with told_at_once(lambda line: None):
@@ -109,7 +112,7 @@ def shown(quiet: bool = False, log_format: LogFormat = "text") -> Iterator[Told]
     elif log_format == "json":
         with told_at_once(lambda line: json_line("warning", message=line.removeprefix("Warning: "))):
             yield json_lines()
-    elif not console.is_terminal or console.is_dumb_terminal:
+    elif still or not console.is_terminal or console.is_dumb_terminal:
         with told_at_once(_line):
             yield lines()
     else:

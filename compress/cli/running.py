@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -12,9 +12,9 @@ import click
 from compress.cli.group import command
 from compress.cli.guard import force_option, json_option, out_option, path_argument
 from compress.cli.live import LogFormat, shown, telling
-from compress.cli.options import given, settings
+from compress.cli.options import LOADING, given, settings
 from compress.cli.terminal import say
-from compress.errors import GateFailed
+from compress.errors import BadInput, GateFailed
 from compress.recipe import Recipe
 
 RECIPE = Path("recipe.toml")
@@ -88,6 +88,45 @@ def closing(report: Any, out: Path, quiet: bool) -> None:
     from compress.cli.closing import print_report
 
     print_report(report, out, quiet)
+
+
+@command(
+    path_argument("model", required=False),
+    settings(*LOADING, "data", "max_drop", "target", "method", "export", "epochs", "device"),
+    click.option("--yes", "-y", is_flag=True, help="ask nothing, and take what is most likely"),
+    force_option,
+    telling,
+    json_option,
+    example="compress init model.pt --data images",
+)
+def init(model: str | None, yes: bool, force: bool, quiet: bool, log_format: LogFormat, as_json: bool, **flags: Any) -> None:
+    """Look at MODEL and this folder, ask at most five questions, and write recipe.toml and data.toml for `compress run`.
+
+    MODEL and --data are looked for in this folder where they are not given. Only what differs from the defaults is written, with
+    what it is for; nothing is written unless model and data can be opened and go together.
+    """
+    import compress
+    from compress.cli.output import print_json
+    from compress.cli.tables import told
+
+    with shown(quiet, log_format, still=not yes) as progress:
+        made = compress.init(model, yes=yes, ask=asked, force=force, progress=progress, **given(flags))
+    if as_json:
+        print_json(made)
+        return
+    for note in made.notes if not quiet else ():
+        told(f"Note: {note}")
+    told(f"Written: {', '.join(map(str, made.files))}.")
+    say(f"next     {made.command}")
+
+
+def asked(question: str, default: str, known: Sequence[str]) -> str:
+    """The answer of whoever sits at the terminal."""
+    kind = click.Choice(list(known)) if known else click.STRING
+    try:
+        return click.prompt(question, default=default, type=kind, show_default=bool(default), err=True)
+    except click.Abort:
+        raise BadInput("Nobody answered, so nothing was written. --yes asks nothing, and takes what is most likely.") from None
 
 
 @command(
