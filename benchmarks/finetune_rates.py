@@ -1,6 +1,6 @@
 """Which learning rate, optimizer and treatment of norms suit a start that is already good, by length of the training?
 
-    python benchmarks/finetune_rates.py --nets folder --data cifar10 --work folder [--only resnet20] [--lengths 0.25,1] [--threads 1]
+    python benchmarks/finetune_rates.py --nets folder --data cifar10 --work folder [--only resnet20] [--lengths 0.25,1]
 
 Every network is made smaller without training first (method entropic, its reconstruction included), then trained from there with
 each setting and with `default`, which is what a user gets. Quality is top-1 on the 10,000 test images, before and after. One seed

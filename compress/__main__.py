@@ -5,6 +5,7 @@ Commands that CI calls over and over need none of the settings of a run; they st
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 
@@ -15,6 +16,10 @@ def main() -> None:
     from compress.pipeline.cache_folder import gather
 
     gather()
+    for stream in (sys.stdout, sys.stderr):
+        # In a locale that lacks a character, the rest of the line is worth more than the character.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
     try:
         if sys.argv[1:2] and sys.argv[1] in quick.commands:

@@ -28,6 +28,7 @@ from compress.commands.doctor import doctor
 from compress.commands.explain import explain
 from compress.commands.finetune import finetune
 from compress.commands.gate import gate
+from compress.commands.init import init
 from compress.commands.methods import methods as methods
 from compress.commands.methods_run import run_methods
 from compress.commands.outputs import free, write_text
@@ -71,6 +72,7 @@ __all__ = [
     "finetune",
     "follow",
     "gate",
+    "init",
     "linearize",
     "load",
     "merge",

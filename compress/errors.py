@@ -83,9 +83,13 @@ class MissingPackage(CompressError):
 
 
 class GateFailed(CompressError):
-    """A contract (quality, parity, exactness) that the result does not keep."""
+    """A contract (quality, parity, exactness) that the result does not keep. `report`: of a run that wrote one."""
 
     exit_code = 5
+
+    def __init__(self, message: str = "", report: object = None):
+        super().__init__(message)
+        self.report = report
 
 
 class StageFailed(CompressError):

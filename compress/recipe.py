@@ -221,8 +221,7 @@ class Recipe(BaseModel):
     def to_toml(self) -> str:
         """The recipe as TOML; defaults are written out, so that later defaults cannot change the run."""
         # TOML has no null: what is None is left out and becomes None again.
-        lines = [f"{key} = {_toml(value)}" for key, value in self.model_dump(mode="json").items() if value is not None]
-        return "\n".join(lines) + "\n"
+        return "".join(f"{key} = {toml(value)}\n" for key, value in self.model_dump(mode="json").items() if value is not None)
 
 
 def make(**settings: Any) -> Recipe:
@@ -342,9 +341,10 @@ def parse_target(text: str) -> tuple[str, float]:
     raise BadInput(f"The target is '{text}'; {needed}.{meant_by.target(text, UNITS)}")
 
 
-def _toml(value: Any) -> str:
+def toml(value: Any) -> str:
+    """A value as TOML writes it."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items() if v is not None) + "}"
+        return "{" + ", ".join(f"{json.dumps(k)} = {toml(v)}" for k, v in value.items() if v is not None) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(_toml(v) for v in value) + "]"
+        return "[" + ", ".join(toml(v) for v in value) + "]"
     return json.dumps(value)

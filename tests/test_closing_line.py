@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import compress
-from compress.cli.output import print_report
+from compress.cli.closing import print_report
 from compress.errors import UnsupportedModel
 
 NET = """
@@ -52,8 +52,8 @@ def test_the_closing_line_promises_no_file_that_is_not_there(
     print_report(report, "out")
     said = capsys.readouterr().out
     assert not Path("out/model.compressed").exists()
-    assert "there is no model.compressed. The exported files and plan.json hold the result" in said
+    assert "no model.compressed. The exported files and plan.json hold the result" in said
     assert any("No model.compressed was written: 'zeros'" in note for note in report.notes)
     Path("out/model.compressed").mkdir()
     print_report(report, "out")
-    assert "report.md first, model.compressed to go on in torch." in capsys.readouterr().out
+    assert "model.compressed (to go on in torch)" in capsys.readouterr().out

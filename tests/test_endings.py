@@ -21,7 +21,7 @@ from compress.cli.guard import terminable
 from compress.cli.main import cli
 from compress.errors import BadInput, GateFailed, Infeasible, Interrupted, StageFailed, Terminated, UnsupportedModel
 from compress.report import sentences
-from compress.report.records import Quality
+from compress.report.records import Broken, Outcome, Quality
 from exporters.errors import MissingBackend, ParityError
 
 QUICK = ("--target", "params=0.5", "--align", "1", "--epochs", "0", "--rounds", "5", "--calibration", "40")
@@ -204,5 +204,18 @@ def test_a_model_that_guesses_is_noted_at_once_and_in_the_report():
     lines = result.stderr.splitlines()
     said = next(line for line in lines if line.startswith("Warning: "))
     assert "no better than guessing among 10 classes (10 %): wrong normalization" in said
-    assert lines.index(said) < lines.index("statistics ...")
+    assert lines.index(said) < next(i for i, line in enumerate(lines) if line.endswith("statistics ..."))
     assert json.loads(Path("out/report.json").read_text())["warnings"] == [said.removeprefix("Warning: ")]
+
+
+def test_after_a_broken_contract_the_table_and_the_closing_block_stay(monkeypatch: pytest.MonkeyPatch):
+    broken = Broken(outcome=Outcome.QUALITY_LOST, lost=4.0, allowed=0.5, metric="top1")
+    monkeypatch.setattr("compress.pipeline.final_report.lost_too_much", lambda *_: broken)
+    result, told = run("--quiet"), run("--force")
+    assert result.exit_code == told.exit_code == 5, result.output
+    assert told.stdout.startswith("stage ") and "The result is worse than was allowed." in told.stdout
+    assert told.stderr.splitlines()[-1].startswith("Error: The result loses")
+    assert "stage " not in result.stdout and result.stdout.startswith("The result is worse than was allowed.")
+    assert result.stderr.startswith("Error: ") and len(result.stderr.splitlines()) == 1
+    following = next(line for line in told.stdout.splitlines() if line.startswith("next "))
+    assert "compress run model.pt" in following and following.endswith("--out out-longer")

@@ -1,4 +1,4 @@
-"""`compress finetune` on the command line; `compress.cli.main` has it too."""
+"""`compress finetune` on the command line."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
-from compress.cli.guard import Commands, force_option, json_option, out_option, path_argument, registered
+from compress.cli.group import command
+from compress.cli.guard import force_option, json_option, out_option, path_argument
+from compress.cli.live import LogFormat, shown, telling
 from compress.cli.options import LOADING, given, key_value, settings
 from compress.cli.terminal import say
-from compress.user import memory
 
 TRAINING = (
     "epochs", "optimizer", "lr", "weight_decay", "batch_size", "warmup", "distill", "temperature", "entropy_guidance",
@@ -18,13 +19,7 @@ TRAINING = (
 )  # fmt: skip
 
 
-@click.group(cls=Commands)
-def trained() -> None:
-    """Commands that train what is there."""
-
-
-@registered(
-    trained,
+@command(
     path_argument("model"),
     click.option("--teacher", help="the dense model, whose outputs are learned with the weight --distill"),
     click.option("--teacher-arch", help="as --arch, for the teacher, where it is a file of weights of another class"),
@@ -37,11 +32,20 @@ def trained() -> None:
     out_option("tuned.compressed", "folder of the trained model"),
     settings(*LOADING, "data", "metric", "loss", *TRAINING, "device", "seed"),
     force_option,
+    telling,
     json_option,
     example="compress finetune pruned.pt --teacher dense.pt --data images --epochs 3 --out tuned.compressed",
 )
 def finetune(
-    model: str, teacher: str | None, teacher_arch: str | None, out: Path, force: bool, as_json: bool, **flags: Any
+    model: str,
+    teacher: str | None,
+    teacher_arch: str | None,
+    out: Path,
+    force: bool,
+    quiet: bool,
+    log_format: LogFormat,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Train MODEL on the images of --data, and on what --teacher makes of them.
 
@@ -49,14 +53,13 @@ def finetune(
     out is the state after the best epoch on held-out images, as a folder that 'compress export' and the others open; the quality
     on the test data is told before and after. Without labels, a teacher is needed.
     """
-    memory.check()
     import compress
-    from compress.cli.output import print_json, progress_bar
+    from compress.cli.output import print_json
     from compress.report import sentences
 
     pairs = [key_value(pair, "--teacher-arch-kwargs") for pair in flags.pop("teacher_arch_kwargs")]
     typed = given(flags)
-    with progress_bar() as progress:
+    with shown(quiet, log_format) as progress:
         found = compress.finetune(
             model,
             typed.pop("data", ""),

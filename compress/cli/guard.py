@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import click
 
+from compress.cli.help_pages import Page, summaries
 from compress.cli.terminal import say
 from compress.errors import BadInput, CompressError, GateFailed, Interrupted, NotEnoughMemory, Terminated, UnsupportedModel
 from compress.report.escape import printable
@@ -40,7 +41,7 @@ def registered(group: click.Group, *options: Callable[[Command], Command], examp
         built = guarded(function)
         for option in reversed(options):
             built = option(built)
-        return group.command(function.__name__, epilog=f"\b\nExample:\n  {example}")(built)
+        return group.command(function.__name__, cls=Page, epilog=f"\b\nExample:\n  {example}")(built)
 
     return register
 
@@ -71,18 +72,18 @@ def guarded(function: Command) -> Command:
     @click.option("--debug", is_flag=True, help="show the traceback of an error")
     @functools.wraps(function)
     def guarded_function(*args: Any, debug: bool, **kwargs: Any) -> Any:
-        as_json = kwargs.get("as_json", False)
+        as_json, logs = kwargs.get("as_json", False), kwargs.get("log_format") == "json"
         try:
             with terminable("resume" in kwargs):
                 return function(*args, **kwargs)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
         except KeyboardInterrupt as error:
-            refuse(*interruption(error, kwargs.get("resume")), as_json)
+            refuse(*interruption(error, kwargs.get("resume")), as_json, logs)
         except Exception as error:
             if debug:
                 traceback.print_exc(file=sys.stderr)
-            refuse(*sentence(error), kind(error), as_json)
+            refuse(*sentence(error), kind(error), as_json, logs)
 
     return guarded_function
 
@@ -116,10 +117,15 @@ def interruption(error: KeyboardInterrupt, resume: bool | None) -> tuple[str, in
     return said, stopped.exit_code, type(stopped).__name__
 
 
-def refuse(message: str, exit_code: int, kind: str, as_json: bool) -> NoReturn:
-    """One sentence on standard error, with `--json` a document on standard output too, and the end."""
+def refuse(message: str, exit_code: int, kind: str, as_json: bool, logs: bool = False) -> NoReturn:
+    """One sentence on standard error, as JSON with `--log-format json`; with `--json` a document on standard output, too."""
     message = printable(" ".join(message.split()))[:MOST]
-    say(f"Error: {message}", err=True)
+    if logs:
+        from compress.cli.live import json_line
+
+        json_line("error", kind=kind, message=message, exit_code=exit_code)
+    else:
+        say(f"Error: {message}", err=True)
     if as_json:
         print_error(message, exit_code, kind)
     raise click.exceptions.Exit(exit_code)
@@ -132,6 +138,10 @@ def print_error(message: str, exit_code: int, kind: str) -> None:
 
 class Commands(click.Group):
     """A group whose refusals of the command line itself are JSON as well, where `--json` stands in it."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Every command with its whole first sentence."""
+        summaries(self, ctx, formatter)
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:
         """As in click, whose own way to tell a wrong option is text."""

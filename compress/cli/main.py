@@ -5,83 +5,27 @@ Nothing here imports torch: `compress --help` answers at once.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import click
 
-from compress import __version__
-from compress.cli.finetuning import trained
-from compress.cli.guard import EXIT_CODES, Command, Commands, force_option, json_option, out_option, path_argument, registered
+from compress.cli import finetuning as finetuning
+from compress.cli import running as running
+from compress.cli.completion import complete_from
+from compress.cli.group import cli, command
+from compress.cli.guard import force_option, json_option, out_option, path_argument
+from compress.cli.live import LogFormat, shown, telling
 from compress.cli.options import LOADING, given, settings
+from compress.cli.tables import told
 from compress.cli.terminal import say
-from compress.cli.torchless import TARGET, quick
-from compress.recipe import Recipe
-from compress.user import memory
+from compress.cli.torchless import TARGET
 from exporters.runtimes import RUNTIMES
 
 STATISTICS = ("calibration", "device", "seed")
 DECISION = ("method", "target", "tolerance", "inputs", "align", "depth", "linearize")
 WHERE = ("auto", *RUNTIMES, "ort-cuda")
 TIMING = ("runtime", "batch", "threads", "rounds")
-
-
-@click.group(cls=Commands, epilog=f"{EXIT_CODES}\n\n\b\nExample:\n  compress run model.pt --data images --target macs=0.5")
-@click.version_option(__version__, message="compress %(version)s")
-def cli() -> None:
-    """Makes a trained neural network smaller and faster, and measures every step of it."""
-
-
-for each in (*quick.commands.values(), *trained.commands.values()):
-    cli.add_command(each)
-
-
-def command(*options: Callable[[Command], Command], example: str) -> Callable[[Command], click.Command]:
-    """A command of `cli`, for which torch is loaded."""
-
-    def register(function: Command) -> click.Command:
-        @functools.wraps(function)
-        def checked(*args: Any, **kwargs: Any) -> Any:
-            memory.check()
-            return function(*args, **kwargs)
-
-        return registered(cli, *options, example=example)(checked)
-
-    return register
-
-
-@command(
-    path_argument("model", required=False),
-    click.option("--methods", default="", help="several methods with commas: a run of each, and all of them beside each other"),
-    click.option("--recipe", type=click.Path(path_type=Path), help="settings from a TOML file; flags win over it"),
-    out_option("out", "folder of the results"),
-    *(settings(name) for name in Recipe.model_fields if name != "model"),
-    click.option("--dry-run", is_flag=True, help="show the plan and its expected cost, then stop"),
-    click.option("--resume", is_flag=True, help="go on from the last finished stage"),
-    click.option("--log", default="", help="trackers that are told of the run, with commas: tensorboard, mlflow, wandb, trackio"),
-    force_option,
-    json_option,
-    example="compress run model.pt --data images --target macs=0.5 --max-drop 0.5",
-)
-def run(model: str | None, recipe: Path | None, out: Path, dry_run: bool, as_json: bool, **flags: Any) -> None:
-    """From a model file to a smaller, measured one.
-
-    Analyzes MODEL on the training images of --data, removes channels, refits what stays, fine-tunes, exports, and measures
-    every stage with the same harness. Everything lands in the folder --out.
-    """
-    import compress
-    from compress.cli.output import print_comparison, print_decision, print_json, print_report, progress_bar
-
-    with progress_bar() as progress:
-        done = cast(Any, compress.run)(model, recipe=recipe, out=out, dry_run=dry_run, progress=progress, **given(flags))
-    if as_json:
-        print_json(done)
-    elif flags["methods"]:
-        print_comparison(done, out)
-    else:
-        print_decision(done, None) if dry_run else print_report(done, out)
 
 
 @command(
@@ -93,30 +37,33 @@ def run(model: str | None, recipe: Path | None, out: Path, dry_run: bool, as_jso
         "--plan", type=click.Path(path_type=Path), help="with --probe: a plan.json, and what its model loses beside this one"
     ),
     click.option("--sensitivity", is_flag=True, help="instead: whether two trainings from the beginning need the same weights"),
+    click.option("--all", "every", is_flag=True, help="every column of the table"),
+    telling,
     json_option,
     example="compress analyze model.pt --data images",
 )
-def analyze(model: str, as_json: bool, **flags: Any) -> None:
+def analyze(model: str, every: bool, quiet: bool, log_format: LogFormat, as_json: bool, **flags: Any) -> None:
     """Entropy, redundancy and cost of every layer of MODEL.
 
-    A state entropy of 0 bits means that an activation never changes its state on this data. "needed" is the fewest channels that
-    keep the consumers' error within 1 % of their variance; "saved" is the fraction of the whole model that half of the channels
-    cost. "linearized saves ms" is what the layers around an activation save as one, if it and those named beside it are
-    linearized; --no-time leaves that out. "log volume" is by how much a layer stretches (above 0) or squeezes what goes through
-    it, in nats per value. --spatial adds how unlike its neighbors a pixel is in the maps behind a layer, and the share of maps
-    that are constant.
+    A state entropy of 0 bits means that an activation never changes its state on this data. --all adds how often activations are
+    on, which layers have to be reduced to 1x1, the interval of every race, and the "log volume": by how much a layer stretches
+    (above 0) or squeezes what goes through it, in nats per value. --no-time leaves the races out. --spatial adds how unlike its
+    neighbors a pixel is in the maps behind a layer, and the share of maps that are constant.
 
     --sensitivity trains three times as --epochs, --lr and --batch-size say, from --initial weights or drawn ones.
     """
     import compress
-    from compress.cli.output import print_json, print_probing, print_records, progress_bar
+    from compress.cli.analysis import print_analysis
+    from compress.cli.output import print_json, print_probing, print_records
 
-    with progress_bar() as progress:
+    with shown(quiet, log_format) as progress:
         found = compress.analyze(model, progress=progress, **given(flags))
     if as_json:
         print_json(found)
     else:
-        print_records(found) if isinstance(found, list) else print_probing(found)
+        # Agreements of trainings are a list, too.
+        rows = isinstance(found, list) and not flags["sensitivity"]
+        print_analysis(found, every) if rows else print_records(found) if isinstance(found, list) else print_probing(found)
 
 
 @command(
@@ -125,10 +72,13 @@ def analyze(model: str, as_json: bool, **flags: Any) -> None:
     click.option("--apply-to", help="another checkpoint that the plan is carried out on, into the folder model.compressed"),
     settings(*LOADING, "data", *DECISION, *TIMING, *STATISTICS),
     force_option,
+    telling,
     json_option,
     example="compress plan model.pt --data images --target params=0.25 --out plan.json",
 )
-def plan(model: str, out: Path, apply_to: str | None, force: bool, as_json: bool, **flags: Any) -> None:
+def plan(
+    model: str, out: Path, apply_to: str | None, force: bool, quiet: bool, log_format: LogFormat, as_json: bool, **flags: Any
+) -> None:
     """Decide which channels of MODEL stay and which of its layers become one, and write that down.
 
     MODEL is not touched. `compress apply` carries the plan out on any checkpoint of the same architecture; --apply-to does so at
@@ -137,9 +87,9 @@ def plan(model: str, out: Path, apply_to: str | None, force: bool, as_json: bool
     Channel counts are not rounded unless --align says so; a run rounds them where that is measurably faster.
     """
     import compress
-    from compress.cli.output import print_decision, print_json, progress_bar
+    from compress.cli.output import print_decision, print_json
 
-    with progress_bar() as progress:
+    with shown(quiet, log_format) as progress:
         made = compress.plan(model, out=out, apply_to=apply_to, force=force, progress=progress, **given(flags))
     print_json(made) if as_json else print_decision(made, out)
 
@@ -189,12 +139,12 @@ def explain(model: str, layer: str | None, depth: bool, reach: bool, as_json: bo
     if not (layer or depth or as_json):
         rows: Any = found if reach else compress.explain(model, reach=True, **given(flags))
         more = "" if reach else " --reach says what stands in the way."
-        say(
+        told(
             f"Within reach: {rows[0].macs:.1%} of the MACs and {rows[0].params:.1%} of the parameters, in "
             f"{rows[0].channels} groups that can lose channels and be refitted.{more}"
         )
     if depth and found and not as_json:
-        say(
+        told(
             "entropy in bits, where a batch norm tells it without data; merges: layers that would become one; pointwise: those "
             "that would be reduced to 1x1 for it;\nmacs of the one layer, as a share of those that the segment has now"
         )
@@ -236,10 +186,11 @@ def export(model: str, format: str, out: Path | None, force: bool, as_json: bool
     click.option("--strict", is_flag=True, help="end with exit code 1 where the rounds scatter too much for any claim"),
     *TARGET,
     settings("rounds", *LOADING, "data"),
+    telling,
     json_option,
     example="compress bench dense.onnx out/model.onnx --runtime ort,openvino --batch 1,32 --threads 2",
 )
-def bench(models: tuple[str, ...], strict: bool, as_json: bool, **flags: Any) -> None:
+def bench(models: tuple[str, ...], strict: bool, quiet: bool, log_format: LogFormat, as_json: bool, **flags: Any) -> None:
     """Time MODELS against each other, interleaved; the first one is what the others are compared with.
 
     Each runs in a process of its own, in every runtime that is named and opens it: ONNX files, OpenVINO's .xml, ExecuTorch's
@@ -250,10 +201,10 @@ def bench(models: tuple[str, ...], strict: bool, as_json: bool, **flags: Any) ->
     The input size is that of an ONNX file or folder model.compressed among them; else --input-shape says it.
     """
     import compress
-    from compress.cli.output import print_json, print_timings, progress_bar
+    from compress.cli.output import print_json, print_timings
     from compress.commands.bench import steady
 
-    with progress_bar() as progress:
+    with shown(quiet, log_format) as progress:
         timings = compress.bench(*models, progress=progress, **given(flags))
     print_json(timings) if as_json else print_timings(timings)
     if strict:
@@ -301,25 +252,7 @@ def doctor(as_json: bool) -> None:
     print_json(found) if as_json else print_records(found)
 
 
-@command(
-    out_option("demo-out", "folder of the demonstration"),
-    settings("target", "epochs", "device", "seed"),
-    force_option,
-    json_option,
-    example="compress demo --out demo-out",
-)
-def demo(out: Path, force: bool, as_json: bool, **flags: Any) -> None:
-    """Train a small net on scikit-learn's digits, then compress it: a whole run in about a minute."""
-    import compress
-    from compress.cli.output import print_json, print_report, progress_bar
-
-    with progress_bar() as progress:
-        report = compress.demo(out=out, force=force, progress=progress, **given(flags))
-    if as_json:
-        print_json(report)
-        return
-    print_report(report, out / "run")
-    say(f"The dense model is {out / 'model.pt'}: other commands open it with --arch compress.demo:digits_net --data digits.")
+complete_from(cli)
 
 
 def main() -> None:

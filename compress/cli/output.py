@@ -4,39 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
+from compress.cli.tables import print_table, told
 from compress.cli.terminal import say
-from compress.errors import CompressWarning
-from compress.report.escape import printable
-
-
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-    """A table on standard output; columns whose every cell is a number lean right. Piped into a file nothing is cut off."""
-    cells = [[cell(value) for value in row] for row in rows]
-    numeric = [bool(cells) and all(is_numeric(row[i]) for row in cells) for i in range(len(columns))]
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for name, right in zip(columns, numeric, strict=True):
-        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
-    for row in cells:
-        table.add_row(*(escape(printable(cell)) for cell in row))
-    console(wide=True).print(table)
-
-
-def console(wide: bool = False) -> Console:
-    """Standard output; `wide`: where it is not a terminal, lines are not wrapped."""
-    made = Console(highlight=False)
-    return Console(highlight=False, width=200) if wide and not made.is_terminal else made
 
 
 def print_records(records: Sequence[Any], title: str | None = None) -> None:
@@ -54,9 +28,9 @@ def print_comparison(found: Any, out: object | None) -> None:
 
     print_table(COLUMNS, cells(found))
     for warning in found.warnings:
-        say(f"Note: {warning}")
+        told(f"Note: {warning}")
     if out:
-        say(f"The comparison is in {out}: compare.md, compare.json and, with matplotlib, compare.svg.")
+        told(f"The comparison is in {out}: compare.md, compare.json and, with matplotlib, compare.svg.")
 
 
 def print_methods(methods: Sequence[Any]) -> None:
@@ -65,29 +39,13 @@ def print_methods(methods: Sequence[Any]) -> None:
         click.secho(one.method, bold=True)
         facts = {"stages": ", ".join(one.stages), "source": one.source, "needs": one.needs, "costs": one.costs}
         for line in (one.what, *(f"{name}: {fact}" for name, fact in facts.items() if fact not in ("", "-"))):
-            say(click.wrap_text(line, width=110, initial_indent="  ", subsequent_indent="    "))
+            told(line, "  ")
 
 
 def print_probing(found: Any) -> None:
     """What is lost at each place, and what that means."""
     print_records(found.rows)
-    say(found.verdict)
-
-
-def print_report(report: Any, out: object) -> None:
-    """The stage table, what may be said about it, and where to look."""
-    from compress.report import sentences
-    from compress.report.table import table
-
-    console(wide=True).print(table(report))
-    say()
-    warned = (f"Warning: {warning}" for warning in report.warnings)
-    for sentence in (*warned, *sentences.sentences(report), *(f"Note: {note}" for note in report.notes)):
-        say(sentence)
-    # A model without a class-free form has none; the notes say why.
-    there = Path(str(out), "model.compressed").exists()
-    on = "model.compressed to go on in torch." if there else f"there is no model.compressed. {sentences.WITHOUT_CHECKPOINT}"
-    say(f"{report.verdict}\nEverything is in {out}: report.md first, {on}")
+    told(found.verdict)
 
 
 def compared(export: Any) -> str:
@@ -108,9 +66,9 @@ def print_decision(decision: Any, out: object | None) -> None:
     sizes = [(name, dataclasses.asdict(size)) for name, size in (("dense", decision.dense), ("planned", decision.planned))]
     print_table(["", *(key.replace("_", " ") for key in sizes[0][1])], ([name, *size.values()] for name, size in sizes))
     for note in decision.notes:
-        say(f"Note: {note}")
+        told(f"Note: {note}")
     done = f"{out} is written: carry it out with 'compress apply {out} MODEL'." if out else "Nothing was written."
-    say(f"The plan: {counted(decision.plan.edits)}. {done}")
+    told(f"The plan: {counted(decision.plan.edits)}. {done}")
 
 
 def described(edit: Any) -> tuple[str, str, str]:
@@ -168,15 +126,15 @@ def print_timings(timings: Mapping[str, Any]) -> None:
     print_table([heading[i] for i in filled], ([row[i] for i in filled] for row in rows))
     for name, t in timings.items():
         if t.reason is not None:
-            say(f"Not timed: {name} in {t.runtime}, batch {t.batch}: {t.reason}")
+            told(f"Not timed: {name} in {t.runtime}, batch {t.batch}: {t.reason}")
         elif t.noisy:
-            say(f"Too noisy for any claim: the rounds of {name}. Let the machine rest, pin with --cpu, or take more --rounds.")
+            told(f"Too noisy for any claim: the rounds of {name}. Let the machine rest, pin with --cpu, or take more --rounds.")
     calm = min((t.calm for t in ran.values() if t.calm is not None), default=1.0)
     if calm < 0.9:
-        say(f"Other processes took the cores: {1 - calm:.0%} of the rounds were thrown away.")
+        told(f"Other processes took the cores: {1 - calm:.0%} of the rounds were thrown away.")
     clocks = next((t.mhz for t in ran.values() if t.mhz and all(t.mhz)), None)
     if clocks:
-        say(f"Clock of the cores before and after: {clocks[0]:.0f} and {clocks[1]:.0f} MHz.")
+        told(f"Clock of the cores before and after: {clocks[0]:.0f} and {clocks[1]:.0f} MHz.")
 
 
 def _timing(t: Any) -> tuple[str, ...]:
@@ -193,30 +151,6 @@ def _timing(t: Any) -> tuple[str, ...]:
         shown(t.peak_bytes, 0, 1e-6), shown(t.load_ms, 0), shown(t.first_ms, 2), shown(t.joules, 4),
         shown(t.gpu_ms, 3), shown(t.gpu_bytes, 0, 1e-6), t.device or "",
     )  # fmt: skip
-
-
-def cell(value: object) -> str:
-    """One value as a person reads it."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(cell, value))
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}" if value != value or abs(value) < 1e4 else f"{value:,.0f}"
-    return str(value)
-
-
-def is_numeric(text: str) -> bool:
-    """Whether a cell is a number, its unit or sign aside."""
-    try:
-        float(text.replace(",", "").rstrip("%x") or "0")
-    except ValueError:
-        return False
-    return True
 
 
 def print_json(value: object) -> None:
@@ -237,58 +171,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     return value if value is None or isinstance(value, str | int | bool) else str(value)
-
-
-@contextmanager
-def progress_bar() -> Iterator[Callable[[str, float, str], None]]:
-    """A callback (what, share done, detail) that draws a bar with an ETA; without a terminal, one line per new task."""
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        with told_at_once(lambda line: say(line, err=True)):
-            yield line_per_task()
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[detail]}"),
-    )
-    with Progress(*columns, console=console, transient=True) as bars, told_at_once(lambda line: console.print(escape(line))):
-        tasks: dict[str, Any] = {}
-
-        def update(what: str, share: float, detail: str = "") -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(escape(what), total=1.0, detail=detail)
-            bars.update(tasks[what], completed=share, detail=escape(detail))
-
-        yield update
-
-
-@contextmanager
-def told_at_once(tell: Callable[[str], None]) -> Iterator[None]:
-    """Warnings of this package as one line each, when they come up; those of others stay with Python."""
-    shown = warnings.showwarning
-
-    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, CompressWarning):
-            tell(f"Warning: {message}")
-        else:
-            shown(message, category, *where, **more)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", CompressWarning)
-        warnings.showwarning = show
-        yield
-
-
-def line_per_task() -> Callable[[str, float, str], None]:
-    """Progress for log files: the name of a task once, when it starts."""
-    seen: set[str] = set()
-
-    def update(what: str, share: float, detail: str = "") -> None:
-        if what not in seen:
-            seen.add(what)
-            say(f"{what} ...", err=True)
-
-    return update

@@ -14,7 +14,7 @@ from compress.pipeline import run
 from compress.pipeline.given import NOTHING, Given
 from compress.pipeline.lock import locked
 from compress.pipeline.sequence import stages_of
-from compress.progress import Progress, silent
+from compress.progress import Progress, silent, under
 from compress.recipe import Recipe, merged
 from compress.report import records
 from compress.report.comparison import Comparison, compared
@@ -106,4 +106,4 @@ def _by(recipe: Recipe, method: str) -> Recipe:
 def _named(progress: Progress, method: str, share: float) -> Callable[[str, float, str], None]:
     """Tasks under the name of the method, below a bar for all of them."""
     progress("methods", share, method)
-    return lambda what, done, detail="": progress(f"{method}: {what}", done, detail)
+    return lambda what, done, detail="": progress(under(method, what), done, detail)

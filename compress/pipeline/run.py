@@ -28,6 +28,7 @@ from compress.errors import (
 )
 from compress.loggers.logged import Loggers, chosen, logged
 from compress.pipeline import contract
+from compress.pipeline.expected import Expected
 from compress.pipeline.exports import Exports, export_all, lost_too_much
 from compress.pipeline.failures import disk_errors, failures, interruptions
 from compress.pipeline.final_report import report_of, write
@@ -38,7 +39,7 @@ from compress.pipeline.prepare import prepare
 from compress.pipeline.rounding import with_widths_that_pay
 from compress.pipeline.sequence import stages_of
 from compress.pipeline.workspace import Workspace, open_workspace
-from compress.progress import Progress, silent
+from compress.progress import Milestone, Progress, silent
 from compress.recipe import Recipe
 from compress.report import sentences
 from compress.report.records import Exactness, Outcome, Report, StageRecord
@@ -113,12 +114,10 @@ def carry_out(
         races = LatencyCache(recipe, context.device)
         harness = Harness(recipe, context.data, context.dense, context.device, metric, races)
         running = _Run(workspace, harness, replace(context, race=races.race), told)
-        running.dense()
-        for stage in stages:
-            running.stage(stage)
+        running.every(stages)
         report, remedy = _finished(running, sums)
         if report.outcome is not Outcome.KEPT:
-            raise GateFailed(f"{report.verdict} {workspace.out} {remedy}")
+            raise GateFailed(f"{report.verdict} {workspace.out} {remedy}", report)
     return report, running.done[-1].artifact
 
 
@@ -147,9 +146,18 @@ class _Run:
     told: Loggers
     done: list[_Done] = field(default_factory=list[_Done])
 
-    def dense(self) -> None:
-        """The model as it came, as the first row."""
+    def every(self, stages: Sequence[Stage]) -> None:
+        """The model as it came, as the first row, then one stage after the other; each is told with what is still to come."""
+        count, start = len(stages) + 2, time.perf_counter()
+        self.context.progress(Milestone("dense", 1, count), 0.0, "")
         self._step("dense", lambda: self.context.dense)
+        expected = Expected.of(stages, self.context, time.perf_counter() - start)
+        for number, stage in enumerate(stages, 2):
+            self.context.progress(Milestone(stage.name, number, count, expected.left), 0.0, "")
+            start = time.perf_counter()
+            self.stage(stage)
+            expected.done(time.perf_counter() - start)
+        self.context.progress(Milestone("export", count, count, expected.left), 0.0, "")
 
     def stage(self, stage: Stage) -> None:
         """One more stage: from disk where an earlier run finished it, else carried out, measured and written."""

@@ -33,14 +33,16 @@ def cells(stages: Sequence[StageRecord]) -> list[tuple[str, ...]]:
     return [_row(stage, stages[0]) for stage in stages]
 
 
-def table(report: Report, title: str | None = None) -> Table:
-    """For the terminal: `rich.console.Console().print(table(report))`."""
+def table(report: Report, title: str | None = None, without: Sequence[str] = ()) -> Table:
+    """For the terminal: `rich.console.Console().print(table(report))`; `without` names columns that are left out."""
     drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for i, heading in enumerate(columns(report)):
+    places = [i for i, heading in enumerate(columns(report)) if heading not in without]
+    for i in places:
+        heading = columns(report)[i]
         drawn.add_column(heading, justify="right" if i else "left", no_wrap=True)
     last = len(report.stages) - 1
     for i, row in enumerate(rows(report)):
-        drawn.add_row(*map(escape, row), style="bold" if i == last and last else None)
+        drawn.add_row(*(escape(row[place]) for place in places), style="bold" if i == last and last else None)
     return drawn
 
 

@@ -13,8 +13,10 @@ IN_MEMORY = "in memory"
 """What a recipe says in the place of an object (`compress.pipeline.given`, which stands above this package)."""
 
 
-def command_line(settings: Mapping[str, Any]) -> str:
+def command_line(settings: Mapping[str, Any], out: str | None = None) -> str:
     """`compress run model.pt --data images --target macs=0.5`: every setting that is not the default, as a shell takes it.
+
+    `out` is where its results go: a folder of its own, because one that holds a run is refused.
 
     Empty where there is no model to name, or where it or the data stood in memory.
     """
@@ -27,6 +29,7 @@ def command_line(settings: Mapping[str, Any]) -> str:
         if name == "model" or value is None or _plain(value) == _plain(field.get_default(call_default_factory=True)):
             continue
         words += _flag(name, value)
+    words += ["--out", out] if out else []
     return " ".join(map(shlex.quote, words))
 
 

@@ -31,10 +31,13 @@ _HALF = 0.5
 
 def verdict(run: RunFolder) -> Verdict:
     """Of a run that has a report, or of one that has none."""
-    if run.report is None:
-        return _unfinished(run)
-    tone, headline, said = _judged(run.report)
-    found = figures(run.report)
+    return _unfinished(run) if run.report is None else of_report(run.report)
+
+
+def of_report(report: Report) -> Verdict:
+    """The same of a report alone."""
+    tone, headline, said = _judged(report)
+    found = figures(report)
     if tone == "bad":
         # How fast and small something is that cannot be used is no good news.
         found = tuple(replace(one, tone="plain") if one.tone == "good" else one for one in found)

@@ -57,7 +57,7 @@ def run_view(run: RunFolder, key: str) -> RunView:
     """The view model of one run; `key` sets its anchors apart from those of others."""
     report = run.report
     timed, told = sections.latency(report) if report is not None else ((), "")
-    command = command_line(run.recipe)
+    command = command_line(run.recipe, f"{run.name}-again")
     return RunView(
         key=key,
         name=run.name,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 from compress.curves import Curve, TrainingCurve
-from compress.report import sentences, table
+from compress.report import sentences, table, weights
 from compress.report.html import plots
 from compress.report.html.run_folder import RunFolder
 from compress.report.html.view import Choice, Graph, Remark, Switched, Table, Tone
@@ -308,7 +308,8 @@ def remarks(run: RunFolder) -> tuple[Remark, ...]:
     said += [("warning", text) for text in (*run.warnings, *run.broken)]
     if report is not None:
         said += [("missing", text) for text in sentences.exports(report) if text.startswith("No ")]
-    said += [("missing" if text.startswith(("No model.compressed", "After stage '")) else "note", text) for text in run.notes]
+    notes = sorted(run.notes, key=weights.weight)
+    said += [("missing" if text.startswith(("No model.compressed", "After stage '")) else "note", text) for text in notes]
     if report is not None:
         said += [("note", text) for text in sentences.exports(report) if not text.startswith("No ")]
     order: tuple[Weight, ...] = ("broken", "warning", "missing", "note")

@@ -1,0 +1,206 @@
+"""`compress init`: a look at the model and the folder, at most five questions, and a recipe.toml that `compress run` takes.
+
+Nothing is written before model and data were opened and go together.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.commands import found_here
+from compress.commands.outputs import write_text
+from compress.commands.setting_schemas import FOLDER, texts
+from compress.data.settings import PRESETS
+from compress.errors import BadInput
+from compress.measure.cost import cost
+from compress.pipeline.prepare import prepare
+from compress.progress import Progress, silent
+from compress.recipe import Recipe, code_in, make, toml
+from compress.report.sentences import count
+from compress.stage import Context
+
+RECIPE, DATA = Path("recipe.toml"), Path("data.toml")
+Ask = Callable[[str, str, Sequence[str]], str]
+"""(question, answer by default, known answers; none where anything may be said) -> answer."""
+INFER = "infer"
+LOSS = "1"
+"""Points of quality that may be lost where nobody says otherwise."""
+WRITTEN = ("model", "arch", "arch_kwargs", "weights_entry", "output", "input_shape", "data", "max_drop", "target")
+"""Settings in the order in which they are written, before all others."""
+ABOUT = {
+    "arch": "Whose weights these are.",
+    "data": "Where the images are, and how they become the model's input.",
+    "max_drop": "Points of quality that may be lost; more ends with exit code 5.",
+    "target": "How much stays, as a fraction of the multiply-accumulates. Without this line the smallest model that keeps\n"
+    "# max_drop is looked for, which takes longer.",
+}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What `init` wrote.
+
+    Attributes:
+        files: recipe.toml, data.toml where there was none, and the schemas that both name.
+        notes: what was inferred.
+        command: what carries it out.
+    """
+
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+    command: str
+
+
+def init(
+    model: str | Path | None = None,
+    *,
+    yes: bool = True,
+    ask: Ask | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+    **settings: Any,
+) -> Setup:
+    """Write recipe.toml and data.toml into the current folder, with what differs from the defaults.
+
+    Args:
+        model: file or folder; looked for here where it is not given.
+        yes: ask nothing, and take what is most likely.
+        ask: where there is somebody to answer.
+        force: replace the files that are there.
+        progress: told what is being done.
+        settings: of the run; nothing that is given is asked for.
+
+    Raises:
+        BadInput: there is no model or no data, or they do not go together; nothing is written.
+    """
+    if RECIPE.exists() and not force:
+        raise BadInput(f"{RECIPE} exists already. Add --force to replace it, or carry it out with 'compress run'.")
+    answer: Ask = ask if ask is not None and not yes else _likely
+    given = {name: value for name, value in settings.items() if value is not None}
+    given["model"] = str(model) if model is not None else _one_of(found_here.models(Path()), "model", "MODEL", answer)
+    if not given.get("data"):
+        given["data"] = str(DATA) if DATA.exists() else _one_of(found_here.sources(Path()), "data", "--data", answer)
+    of_data = {"source": given["data"]}
+    context, given = _opened(given, answer, progress)
+    if not given["data"].endswith(".toml"):
+        _refuse_data(force)
+        of_data |= _normalization(context.data.notes, answer)
+        given["data"] = str(DATA)
+    if given.get("max_drop") is None:
+        given["max_drop"] = _number(answer("How many points of quality may be lost?", LOSS, ()))
+    made = make(**{"target": "macs=0.5", **given} if given.get("tolerance") is None else given)
+    return _written(made, of_data, context)
+
+
+def _likely(_: str, default: str, known: Sequence[str]) -> str:
+    return default
+
+
+def _one_of(found: list[str], what: str, option: str, ask: Ask) -> str:
+    """The one that there is, or the one that is chosen."""
+    if not found:
+        needed = "pictures or an .npz" if what == "data" else f"a file {', '.join(found_here.MODELS)}"
+        answer = ask(f"Nothing in this folder looks like {what} ({needed}). Where is it?", "", ())
+        if not answer:
+            raise BadInput(f"Nothing in this folder looks like {what} ({needed}). Name it with {option}.")
+        return answer
+    if len(found) > 1 and ask is _likely:
+        raise BadInput(f"{', '.join(found[:5])}: any of these may be the {what}. Name one with {option}.")
+    return found[0] if len(found) == 1 else ask(f"Which is the {what}?", found[0], found)
+
+
+def _opened(given: dict[str, Any], ask: Ask, progress: Progress) -> tuple[Context, dict[str, Any]]:
+    """Model and data together; where weights alone are found, their architecture is asked for."""
+    try:
+        return prepare(make(**given), progress)[0], given
+    except BadInput as error:
+        if given.get("arch") or "needed is the architecture" not in str(error):
+            raise
+        answer = ask("The file holds weights only. Which architecture are they of?", _named_in(given["model"]), ())
+        if not answer:
+            raise
+        given = {**given, "arch": answer}
+    return prepare(make(**given), progress)[0], given
+
+
+def _named_in(model: str) -> str:
+    """`torchvision:resnet18` for cats-resnet18.pt; empty where the name of the file says nothing."""
+    from torchvision.models import list_models
+
+    name = Path(model).stem.lower()
+    return max((f"torchvision:{one}" for one in list_models() if one in name), key=len, default="")
+
+
+def _normalization(notes: Sequence[str], ask: Ask) -> dict[str, str]:
+    inferred = next((note for note in notes if note.startswith("Normalization inferred")), None)
+    if inferred is None:
+        return {}
+    known = [INFER, *PRESETS]
+    chosen = ask(f"{inferred.partition('. ')[0]}. How was it in training?", INFER, known)
+    return {} if chosen == INFER else {"normalize": chosen}
+
+
+def _number(answer: str) -> float:
+    try:
+        return float(answer)
+    except ValueError:
+        raise BadInput(f"'{answer}' is no number; needed are points of quality, such as 0.5. Nothing was written.") from None
+
+
+def _refuse_data(force: bool) -> None:
+    if DATA.exists() and not force:
+        raise BadInput(f"{DATA} exists already. Add --force to replace it, or give --data {DATA}.")
+
+
+def _written(recipe: Recipe, of_data: dict[str, str], context: Context) -> Setup:
+    files = {RECIPE: recipe_text(recipe, context)}
+    # The folder's own data.toml stays as it is.
+    if recipe.data == str(DATA) and of_data["source"] != str(DATA):
+        files[DATA] = data_text(of_data, context.data.notes)
+    Path(FOLDER).mkdir(exist_ok=True)
+    files |= {Path(FOLDER) / name: text for name, text in texts().items()}
+    for path, text in files.items():
+        write_text(path, text, "folder")
+    trust = ["--trust-pickle"] if recipe.trust_pickle else []
+    named = code_in(recipe.model_dump()) or code_in({"data": of_data["source"]}) or recipe.trust_recipe
+    command = " ".join(["compress run", *trust, *(["--trust-recipe"] if named else [])])
+    return Setup(tuple(files), tuple(context.data.notes), command)
+
+
+def recipe_text(recipe: Recipe, context: Context) -> str:
+    """Only what differs from the defaults, each setting with what it is for."""
+    size = cost(context.dense.module, context.dense.inputs)
+    shapes = ", ".join("x".join(map(str, one.shape[1:])) for one in context.dense.inputs)
+    lines = [
+        f"#:schema ./{FOLDER}/recipe.schema.json",
+        "# 'compress run' in this folder carries this out; flags win over it. Only what differs from the defaults stands here,",
+        "# 'compress run --help-all' tells every setting.",
+        "",
+        f"# {count(size.params)} parameters, {count(size.macs)} multiply-accumulates for an input of {shapes}.",
+    ]
+    values = recipe.model_dump(mode="json")
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in Recipe.model_fields.items()}
+    names = [*WRITTEN, *(name for name in values if name not in (*WRITTEN, "trust_pickle", "trust_recipe"))]
+    for name in names:
+        default = list(defaults[name]) if isinstance(defaults[name], tuple) else defaults[name]
+        if values[name] is not None and values[name] != default:
+            about = ABOUT.get(name) or (Recipe.model_fields[name].description if name not in WRITTEN else "")
+            lines += [f"# {about}"] if about else []
+            lines.append(f"{name} = {toml(values[name])}")
+    return "\n".join(lines) + "\n"
+
+
+def data_text(values: dict[str, str], notes: Sequence[str]) -> str:
+    """What is known, and as comments what was inferred."""
+    lines = [f"#:schema ./{FOLDER}/data.schema.json", "# Where the images are, and how they become the model's input."]
+    lines += [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
+    lines += ["", "# What was inferred; a setting of this file says otherwise:"]
+    lines += [f"#   {' '.join(note.split())}" for note in notes]
+    text = "\n".join(lines) + "\n"
+    tomllib.loads(text)  # a name of a folder, or a note, that no comment may hold
+    return text
