@@ -22,7 +22,7 @@ from compress.commands.analyze import Row
 from compress.commands.analyze import analyze as analysis
 from compress.commands.bench import bench
 from compress.commands.compare import compare
-from compress.commands.demo import ARCH, make_demo
+from compress.commands.demo import demo
 from compress.commands.diff import diff
 from compress.commands.doctor import doctor
 from compress.commands.explain import explain
@@ -36,6 +36,7 @@ from compress.commands.package import package
 from compress.commands.plan import Decision, decide
 from compress.commands.probe import Probing
 from compress.commands.probe import probe as probing
+from compress.commands.push import push
 from compress.commands.report_page import report_page
 from compress.commands.save import save
 from compress.commands.sensitivity import Agreement, agreement
@@ -53,7 +54,7 @@ from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.prepare import opened, prepare
 from compress.pipeline.result import Result, new_folder, result
 from compress.progress import Progress, silent
-from compress.recipe import Recipe, make
+from compress.recipe import Recipe
 from compress.report.comparison import Comparison
 from compress.report.records import Report
 from exporters.atomic import sha256
@@ -79,6 +80,7 @@ __all__ = [
     "methods",
     "package",
     "plan",
+    "push",
     "quantize",
     "reconstruct",
     "remove",
@@ -94,8 +96,6 @@ OUT, PLAN = Path("out"), Path("plan.json")
 """Where results are written that nobody gave another place; of a module in memory they are not (`run`, `plan`)."""
 
 _OPENING = ("arch", "arch_kwargs", "trust_pickle", "trust_recipe", "weights_entry", "output", "input_shape", "data")
-DEMO: dict[str, Any] = {"target": "params=0.25", "align": 8, "epochs": 5, "batch": 64}
-"""What the demonstration asks for where nothing else is said."""
 
 
 @overload
@@ -336,17 +336,3 @@ def export(
     recipe, given = resolved_recipe(model, None, settings)
     artifact, data = opened(recipe, given)
     return exports.write(format, artifact, path, recipe, data, {})
-
-
-def demo(*, out: Place = "demo-out", force: bool = False, progress: Progress = silent, **settings: Unpack[Settings]) -> Report:
-    """Train a small net on scikit-learn's digits into `out`/model.pt (once), and compress it into `out`/run.
-
-    Raises:
-        BadInput: scikit-learn is missing, or `out`/run exists and `force` is not given.
-    """
-    if ((folder := Path(out)) / "run").exists() and not force:
-        raise BadInput(f"{folder / 'run'} holds an earlier demonstration. Add --force to replace it, or give another --out.")
-    if not (folder / "model.pt").exists():
-        make_demo(folder, progress=progress)
-    recipe = make(model=str(folder / "model.pt"), arch=ARCH, data="digits", **{**DEMO, **settings})
-    return pipeline.run(recipe, folder / "run", force=force, progress=progress)

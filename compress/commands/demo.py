@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from compress.data import open_data
+from compress.errors import BadInput
+from compress.keywords import Settings
 from compress.measure import quality
-from compress.progress import Progress
+from compress.pipeline import run as pipeline
+from compress.progress import Progress, silent
 from compress.recipe import make
+from compress.report.records import Report
 from compress.training import train
 
 ARCH = "compress.demo:digits_net"
 EPOCHS = 15.0
+DEMO: dict[str, Any] = {"target": "params=0.25", "align": 8, "epochs": 5, "batch": 64}
+"""What the demonstration asks for where nothing else is said."""
 
 
 class DigitsNet(nn.Module):
@@ -75,3 +82,19 @@ def make_demo(folder: str | Path, *, seed: int = 0, epochs: float = EPOCHS, prog
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(trained.state_dict(), path)
     return Demo(path, ARCH, "digits", top1.value)
+
+
+def demo(
+    *, out: str | Path = "demo-out", force: bool = False, progress: Progress = silent, **settings: Unpack[Settings]
+) -> Report:
+    """Train a small net on scikit-learn's digits into `out`/model.pt (once), and compress it into `out`/run.
+
+    Raises:
+        BadInput: scikit-learn is missing, or `out`/run exists and `force` is not given.
+    """
+    if ((folder := Path(out)) / "run").exists() and not force:
+        raise BadInput(f"{folder / 'run'} holds an earlier demonstration. Add --force to replace it, or give another --out.")
+    if not (folder / "model.pt").exists():
+        make_demo(folder, progress=progress)
+    recipe = make(model=str(folder / "model.pt"), arch=ARCH, data="digits", **{**DEMO, **settings})
+    return pipeline.run(recipe, folder / "run", force=force, progress=progress)
