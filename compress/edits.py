@@ -147,14 +147,17 @@ class Plan:
         return Plan(self.edits + edits, self.method, self.align)
 
     def to_json(self) -> str:
-        """Canonical JSON: the same plan gives the same bytes."""
+        """JSON: the same plan gives the same bytes."""
+        return files.json_text(self._values()) + "\n"
+
+    def _values(self) -> dict[str, Any]:
         edits = [{"edit": KINDS[type(e)], **dataclasses.asdict(e)} for e in self.edits]
-        return json.dumps({"schema": SCHEMA, "method": self.method, "align": self.align, "edits": edits}, indent=1) + "\n"
+        return {"schema": SCHEMA, "method": self.method, "align": self.align, "edits": edits}
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        """SHA-256 of its canonical JSON, which is not how it is laid out in a file."""
+        return hashlib.sha256((json.dumps(self._values(), indent=1) + "\n").encode()).hexdigest()
 
 
 def from_json(text: str) -> Plan:
@@ -175,6 +178,10 @@ def from_json(text: str) -> Plan:
         raise BadInput(f"The plan cannot be read ({said}). Make it again with 'compress plan'.") from error
 
 
+MODELS = (".pt", ".pth", ".ckpt", ".safetensors", ".pkl")
+"""How files of models are called."""
+
+
 def read(path: Path) -> Plan:
     """A plan from its file.
 
@@ -184,6 +191,10 @@ def read(path: Path) -> Plan:
     try:
         return from_json(files.text(path))
     except (OSError, UnicodeDecodeError) as error:
+        if path.suffix in MODELS or (path / "graph.json").exists():
+            raise BadInput(
+                f"{path} is a model, where a plan was needed. The plan comes first: 'compress apply PLAN MODEL'."
+            ) from error
         raise BadInput(
             f"The plan {path} cannot be read ({files.told(error)}). Give the plan.json of 'compress plan' or of a run."
         ) from error

@@ -63,7 +63,7 @@ def test_who_is_beaten_in_both_is_not_on_the_front():
 def test_a_row_says_shares_intervals_and_reasons():
     found = compared({"fast": report("entropic", 3, 0.80)}, {"lottery": "The data has no labels."})
     assert cells(found)[0] == (
-        "fast", "entropic", "50.0%", "100.0%", "200 B", "3.00 [2.70, 3.30]", "0.8000", "-10.00 [-1.50, -0.50]", "4.0 s", "yes",
+        "fast", "entropic", "50.0%", "100.0%", "200 B", "3.00 [2.70, 3.30]", "80.00 %", "-10.00 [-1.50, -0.50]", "4.0 s", "yes",
     )  # fmt: skip
     assert cells(found)[1][0] == "lottery" and cells(found)[1][-1] == "The data has no labels."
     assert "The data has no labels. |" in markdown(found, None) and "![" not in markdown(found, None)

@@ -222,6 +222,9 @@ def test_a_sentence_is_broken_between_words_only(monkeypatch: pytest.MonkeyPatch
 def test_notes_that_matter_come_first_and_the_others_are_counted():
     notes = ["Quality is top1.", "There is no test part: x", "Reached params=0.2, target 0.5"]
     assert weights.parted(notes) == ([notes[2], notes[1]], [notes[0]])
+    many = [f"Depth: segment {n}" for n in range(9)]
+    shown, rest = weights.parted([*many, *notes])
+    assert shown == [notes[2], notes[1], *many[:4]] and len(rest) == 6
 
 
 # ---- help ------------------------------------------------------------------------------------------------------------------

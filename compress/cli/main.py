@@ -20,6 +20,7 @@ from compress.cli.options import LOADING, given, settings
 from compress.cli.tables import told
 from compress.cli.terminal import say
 from compress.cli.torchless import TARGET
+from compress.errors import BadInput
 from exporters.runtimes import RUNTIMES
 
 STATISTICS = ("calibration", "device", "seed")
@@ -112,11 +113,11 @@ def apply(plan: str, model: str, out: Path, force: bool, **flags: Any) -> None:
     from compress.cli.output import counted
 
     done = compress.apply(plan, model, out=out, force=force, **given(flags))
-    say(f"{out}: {counted(done.plan.edits)}")
+    told(f"{out}: {counted(done.plan.edits)}. Nothing was refitted or trained: 'compress run --plan {plan}' does both.")
 
 
 @command(
-    path_argument("model"),
+    path_argument("model", required=False),
     click.argument("layer", required=False),
     click.option("--depth", is_flag=True, help="activations, and what could merge across them, instead of channels"),
     click.option("--reach", is_flag=True, help="share of the model that removing channels can reach, and what stands in the way"),
@@ -124,16 +125,19 @@ def apply(plan: str, model: str, out: Path, force: bool, **flags: Any) -> None:
     json_option,
     example="compress explain model.pt layer1.0.conv1 --input-shape 3x224x224",
 )
-def explain(model: str, layer: str | None, depth: bool, reach: bool, as_json: bool, **flags: Any) -> None:
+def explain(model: str | None, layer: str | None, depth: bool, reach: bool, as_json: bool, **flags: Any) -> None:
     """Which channels of MODEL are coupled, which are frozen, and why.
 
     With LAYER: every tensor that is coupled to the channels of that layer. With --depth: every activation, the segment of layers
     that could become one if it were linearized, or why there is none. With --reach: how much of the model can go, and which
-    groups stay, in the order of what they cost. MODEL needs --input-shape or --data, unless it is a folder model.compressed.
+    groups stay, in the order of what they cost. MODEL needs --input-shape or --data, unless it is a folder model.compressed;
+    --arch NAME does without a MODEL, because the coupling is not a question of the weights.
     """
     import compress
     from compress.cli.output import print_json, print_records
 
+    if model is None and not flags["arch"]:
+        raise BadInput("No model was given; needed is a file, or --arch NAME alone, whose weights are then drawn.")
     found = cast(Any, compress.explain)(model, layer, depth=depth, reach=reach, **given(flags))
     print_json(found) if as_json else print_records(found)
     if not (layer or depth or as_json):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import click
 
 from compress.cli.tables import print_table, told
 from compress.cli.terminal import say
+from compress.user import files
 
 
 def print_records(records: Sequence[Any], title: str | None = None) -> None:
@@ -155,7 +155,7 @@ def _timing(t: Any) -> tuple[str, ...]:
 
 def print_json(value: object) -> None:
     """One JSON document on standard output."""
-    click.echo(json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False))
+    click.echo(files.json_text(plain(value)))
 
 
 def plain(value: Any) -> Any:

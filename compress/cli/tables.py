@@ -67,7 +67,7 @@ def min_width(cells: Sequence[str]) -> int:
 def _table(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
     least = [min_width([name, *(row[i] for row in cells)]) for i, name in enumerate(columns)]
-    whole = [max([least[i], *(len(row[i]) for row in cells)]) for i in range(len(columns))]
+    whole = [max([least[i], len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(columns)]
     spare = width - sum(least) - GAP * (len(columns) - 1)
     for i, name in enumerate(columns):
         # What there is room for goes to the columns that are short of it, from left to right.

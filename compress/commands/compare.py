@@ -12,7 +12,7 @@ from typing import Any
 from compress.commands.outputs import write_text
 from compress.errors import BadInput
 from compress.report import pictures, records
-from compress.report.comparison import Comparison, compared, markdown
+from compress.report.comparison import Comparison, compared, markdown, spans
 from compress.user import files
 
 _FREE = ("method", "target", "tolerance", "export")
@@ -53,7 +53,7 @@ def write(found: Comparison, out: Path, force: bool) -> None:
         raise BadInput(f"{out} holds another comparison. Give another --out, or --force to replace it.")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        drawn = pictures.picture(found.picture, out / "compare.svg")
+        drawn = pictures.picture(found.picture, out / "compare.svg", spans(found))
     except OSError as error:
         raise BadInput(f"{out} cannot be written ({error.strerror or error}). Give another --out.") from error
     write_text(out / "compare.json", json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False) + "\n")

@@ -10,6 +10,7 @@ from typing import Any, Literal, Unpack, overload
 from torch import nn
 
 from compress.artifact import Artifact
+from compress.checkpoint.load.architectures import build
 from compress.errors import BadInput
 from compress.graph.channels.solve import Channels, Group
 from compress.graph.linearize import activations
@@ -98,21 +99,27 @@ Model = nn.Module | str | Path
 
 @overload
 def explain(
-    model: Model, layer: None = None, *, depth: Literal[False] = False, reach: Literal[False] = False, **settings: Unpack[Common]
+    model: Model | None,
+    layer: None = None,
+    *,
+    depth: Literal[False] = False,
+    reach: Literal[False] = False,
+    **settings: Unpack[Common],
 ) -> list[GroupRow]: ...
 @overload
-def explain(model: Model, layer: str, **settings: Unpack[Common]) -> list[MemberRow]: ...
+def explain(model: Model | None, layer: str, **settings: Unpack[Common]) -> list[MemberRow]: ...
 @overload
-def explain(model: Model, *, depth: Literal[True], **settings: Unpack[Common]) -> list[DepthRow]: ...
+def explain(model: Model | None, *, depth: Literal[True], **settings: Unpack[Common]) -> list[DepthRow]: ...
 @overload
-def explain(model: Model, *, reach: Literal[True], **settings: Unpack[Common]) -> list[ReachRow]: ...
+def explain(model: Model | None, *, reach: Literal[True], **settings: Unpack[Common]) -> list[ReachRow]: ...
 @with_settings
 def explain(
-    model: Model, layer: str | None = None, *, depth: bool = False, reach: bool = False, **settings: Any
+    model: Model | None, layer: str | None = None, *, depth: bool = False, reach: bool = False, **settings: Any
 ) -> list[GroupRow] | list[MemberRow] | list[DepthRow] | list[ReachRow]:
     """Groups of channels of a model; with `layer`, the tensors coupled to the channels of that layer; with `depth`, activations.
 
-    With `reach`: the share of the model that removing channels can reach, and what stands in the way.
+    With `reach`: the share of the model that removing channels can reach, and what stands in the way. None for the model: that of
+    `arch`, with weights that are drawn, which say nothing of the coupling.
 
     Raises:
         BadInput: the model cannot be opened, has no such layer, or both `layer` and `depth` are given.
@@ -120,6 +127,8 @@ def explain(
     if (depth or reach) and layer is not None:
         flag = "--depth" if depth else "--reach"
         raise BadInput(f"Both a layer ({layer}) and {flag} are given; {flag} speaks of the whole model. Give one of them.")
+    if model is None and settings.get("arch"):
+        model = build(settings.pop("arch"), settings.pop("arch_kwargs", {})).eval()
     artifact, _ = opened(*resolved_recipe(model, None, settings))
     if depth:
         return depth_rows(artifact)

@@ -7,8 +7,8 @@ from itertools import islice
 from pathlib import Path
 
 from compress.data.images import SUFFIXES
+from compress.edits import MODELS
 
-MODELS = (".pt", ".pth", ".ckpt", ".safetensors", ".pkl")
 MOST = 5000
 """Entries below a folder that are looked at for a picture."""
 

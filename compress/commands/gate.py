@@ -89,9 +89,9 @@ def gate(
     }
     tolerances = (tolerance,) if isinstance(tolerance, str) else tuple(tolerance)
     place = _baseline(baseline, tolerances, update_baseline)
+    read, path = records.read(report)
     if not any(limit is not None for limit in limits.values()) and not place:
         raise BadInput("There is no rule. Give at least one, such as --max-drop 0.5 or --min-speedup 1.5.")
-    read, path = records.read(report)
     if len(read.stages) < 2:
         raise BadInput(f"{path} has the dense model and no result. Give the report of a run that finished.")
     sources: dict[Path, records.Sealed] = {path: read}

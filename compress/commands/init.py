@@ -16,6 +16,7 @@ from compress.commands import found_here
 from compress.commands.outputs import write_text
 from compress.commands.setting_schemas import FOLDER, texts
 from compress.data.settings import PRESETS
+from compress.edits import MODELS
 from compress.errors import BadInput
 from compress.measure.cost import cost
 from compress.pipeline.prepare import prepare
@@ -104,7 +105,7 @@ def _likely(_: str, default: str, known: Sequence[str]) -> str:
 def _one_of(found: list[str], what: str, option: str, ask: Ask) -> str:
     """The one that there is, or the one that is chosen."""
     if not found:
-        needed = "pictures or an .npz" if what == "data" else f"a file {', '.join(found_here.MODELS)}"
+        needed = "pictures or an .npz" if what == "data" else f"a file {', '.join(MODELS)}"
         answer = ask(f"Nothing in this folder looks like {what} ({needed}). Where is it?", "", ())
         if not answer:
             raise BadInput(f"Nothing in this folder looks like {what} ({needed}). Name it with {option}.")

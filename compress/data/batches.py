@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -73,7 +74,25 @@ def collected(batches: Iterable[Any], what: str, room: float) -> Rows:
         raise EmptyData(f"{what} gives no sample; needed is at least one batch. Give more (drop_last leaves small ones out).")
     inputs = tuple(torch.cat(x) for x in zip(*(batch[0] for batch in read), strict=True))
     targets = [batch[1] for batch in read if batch[1] is not None]
-    return Rows(inputs, torch.cat(targets) if targets else None, notes)
+    found = Rows(inputs, torch.cat(targets) if targets else None, notes)
+    # A loader without an end begins again: the same sample must not be in two parts of the data.
+    return _once_each(found, what) if most is not None and notes else found
+
+
+def _once_each(found: Rows, what: str) -> Rows:
+    """Every sample once, where the first one comes again."""
+    tensors = _tensors((found.inputs, found.target))
+    first: dict[bytes, int] = {}
+    for number in range(len(found.inputs[0])):
+        of_all = hashlib.blake2b(digest_size=16)
+        for one in tensors:
+            of_all.update(one[number].contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        first.setdefault(of_all.digest(), number)
+    if len(first) == len(found.inputs[0]):
+        return found
+    kept = torch.tensor(sorted(first.values()))
+    said = f"{what} does not say where it ends, and repeats itself: its {len(kept):,} different samples are used, each once."
+    return Rows(tuple(x[kept] for x in found.inputs), None if found.target is None else found.target[kept], (said,))
 
 
 def unfit(given: Any, kind: str) -> str | None:

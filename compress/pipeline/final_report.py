@@ -43,6 +43,7 @@ def report_of(
     exactness = [one for one in proofs if one is not None]
     worst = max(exactness, key=lambda e: e.worst_abs / e.tolerance) if exactness else None
     # In this order: an inexact model makes every number after it meaningless.
+    doubts = undecided(recipe, stages[0].quality, stages[-1].quality)
     broken = _inexact(worst) or lost_too_much(recipe, stages[0].quality, stages[-1].quality) or made.broken
     return Report(
         method=recipe.method,
@@ -57,8 +58,9 @@ def report_of(
         failed_exports=made.failed,
         target=recipe.target,
         max_drop=recipe.max_drop,
+        undecided=bool(doubts),
         plan_sha256=result.plan.digest,
-        warnings=tuple(dict.fromkeys((*result.warnings, *undecided(recipe, stages[0].quality, stages[-1].quality)))),
+        warnings=tuple(dict.fromkeys((*result.warnings, *doubts))),
         notes=tuple(dict.fromkeys(result.notes)),
         curves=result.curves,
         chance=sentences.chance_of(stages[0].quality, classes),

@@ -14,7 +14,7 @@ from compress.curves import Curve, Series
 from compress.errors import BadInput
 from compress.measure.points import drop
 from compress.progress import duration
-from compress.report import sentences
+from compress.report import pictures, sentences
 from compress.report.markdown import bullets, grid
 from compress.report.records import Report
 
@@ -60,6 +60,7 @@ class Comparison:
         runs: in the order in which they were given.
         warnings: why they may not be comparable, a sentence each.
         picture: quality against speed-up.
+        points: per unit of the metric; 100 for shares, which are told in percent.
     """
 
     metric: str
@@ -67,6 +68,7 @@ class Comparison:
     runs: tuple[Run, ...]
     warnings: tuple[str, ...]
     picture: Curve
+    points: float = 100.0
 
 
 def compared(reports: Mapping[str, Report], failed: Mapping[str, str]) -> Comparison:
@@ -86,7 +88,7 @@ def compared(reports: Mapping[str, Report], failed: Mapping[str, str]) -> Compar
     first = next(iter(reports.values()), None)
     quality = first.dense.quality if first else None
     metric, dense, points = ("", 0.0, 100.0) if quality is None else (quality.metric, quality.value, quality.points)
-    return Comparison(metric, dense, tuple(rows), _warnings(reports), _picture(rows, metric, dense, points))
+    return Comparison(metric, dense, tuple(rows), _warnings(reports), _picture(rows, metric, dense, points), points)
 
 
 def _run(name: str, report: Report) -> Run:
@@ -136,13 +138,26 @@ def _picture(rows: Sequence[Run], metric: str, dense: float, points: float) -> C
     there = [row for row in rows if row.quality is not None]
     at = {row.run: (row.speed_up or 1.0, points * (row.quality or 0.0)) for row in there}
     front = sorted(at[row.run] for row in there if row.front)
-    series = [
-        Series(row.run if row.run == row.method else f"{row.run} ({row.method})", *((v,) for v in at[row.run])) for row in there
-    ]
+    series = [Series(_called(row), *((v,) for v in at[row.run])) for row in there]
     if len(front) > 1:
-        series.append(Series("Pareto front", tuple(x for x, _ in front), tuple(y for _, y in front)))
+        series.append(Series(pictures.FRONT, tuple(x for x, _ in front), tuple(y for _, y in front)))
     levels = {"dense": points * dense} if there else {}
     return Curve("Quality against speed-up", "speed-up over the dense model", f"{metric}, points", tuple(series), levels)
+
+
+def spans(found: Comparison) -> dict[str, pictures.Span]:
+    """The intervals of every point of the picture: of its speed-up, and of its quality beside its own dense model."""
+    made: dict[str, pictures.Span] = {}
+    for row in found.runs:
+        if row.quality is not None:
+            lost, value = row.lost or 0.0, found.points * row.quality
+            around = () if row.lost_ci95 is None else tuple(value + lost - end for end in row.lost_ci95)
+            made[_called(row)] = (row.speed_up_ci95 or (), around)
+    return made
+
+
+def _called(row: Run) -> str:
+    return row.run if row.run == row.method else f"{row.run} ({row.method})"
 
 
 def cells(found: Comparison) -> list[tuple[str, ...]]:
@@ -162,7 +177,7 @@ def cells(found: Comparison) -> list[tuple[str, ...]]:
             shown(row.macs, ".1%"),
             "-" if row.file_bytes is None else sentences.size(row.file_bytes),
             shown(row.speed_up, ".2f", row.speed_up_ci95),
-            shown(row.quality, ".4f"),
+            "-" if row.quality is None else sentences.figure(row.quality, found.metric, found.points),
             shown(row.lost, "+.2f", row.lost_ci95, -1),
             "-" if row.seconds is None else duration(row.seconds),
             "yes" if row.front else row.reason,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,31 @@ def file_name(curve: Curve) -> str:
     return re.sub(r"[^a-z0-9]+", "-", curve.title.lower()).strip("-") + ".svg"
 
 
-def picture(curve: Curve, path: Path) -> bool:
-    """One picture: the same figures give the same bytes. False where nothing can draw it."""
+FRONT = "Pareto front"
+"""The series that joins points of others."""
+Span = tuple[tuple[float, ...], tuple[float, ...]]
+"""95 % intervals of a point along x and along y; () where there is none."""
+
+
+def picture(curve: Curve, path: Path, spans: Mapping[str, Span] | None = None) -> bool:
+    """One picture: the same figures give the same bytes. False where nothing can draw it. `spans`: by the name of a series."""
     pyplot = _pyplot()
     if pyplot is None:
         return False
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
     for series in curve.series:
-        axes.plot(series.x, series.y, marker="o", markersize=3, label=_label(series.name))
+        # Points that are no curve have their name beside them; a line through those of others goes behind and has no points.
+        alone, behind = len(series.x) == 1, series.name == FRONT
+        how = {"linestyle": "--", "color": "gray", "zorder": 1, "linewidth": 1} if behind else {"marker": "o", "markersize": 3}
+        axes.plot(series.x, series.y, label=_label(series.name), **({**how, "markersize": 6} if alone else how))
+        if alone:
+            low, high = (spans or {}).get(series.name, ((), ()))
+            axes.annotate(_label(series.name), (series.x[0], series.y[0]), xytext=(6, 6), textcoords="offset points", fontsize=8)
+            for interval, axis in ((low, "x"), (high, "y")):
+                if interval:
+                    at = series.x[0] if axis == "x" else series.y[0]
+                    ends = {f"{axis}err": [[max(at - min(interval), 0)], [max(max(interval) - at, 0)]]}
+                    axes.errorbar(series.x, series.y, **ends, color="gray", linewidth=1, capsize=3, zorder=0)
     for number, (name, y) in enumerate(curve.levels.items()):
         axes.axhline(y, color="gray", linestyle=_STYLES[number % len(_STYLES)], label=_label(name))
     for number, (name, x) in enumerate(curve.marks.items()):

@@ -250,6 +250,7 @@ class Report(Sealed):
     failed_exports: tuple[FailedExport, ...] = ()
     target: str | None = None
     max_drop: float | None = None
+    undecided: bool = Field(default=False, description="whether samples could not tell if max_drop is kept")
     plan_sha256: Sha256 | None = None
     data_sha256: Sha256 | None = Field(default=None, description="of the data.toml, where the data is described by one")
     recipe_sha256: Sha256 | None = Field(default=None, description="of the file given as --recipe; recipe.toml is what was read")

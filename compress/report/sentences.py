@@ -50,7 +50,12 @@ def speed_up(latency: Latency) -> str:
 
 def quality(q: Quality) -> str:
     """The value: a share in percent, anything else in its unit."""
-    return f"{100 * q.value:.2f} %" if q.points == 100 else f"{q.value:.4g}{UNITS.get(q.metric, '')}"
+    return figure(q.value, q.metric, q.points)
+
+
+def figure(value: float, metric: str, points: float) -> str:
+    """The same of a figure that stands alone."""
+    return f"{100 * value:.2f} %" if points == 100 else f"{value:.4g}{UNITS.get(metric, '')}"
 
 
 def change(dense: Quality, now: Quality) -> str:
@@ -109,7 +114,8 @@ def _qat(path: str, of: QatRecord) -> str:
     if of.after is None:
         return f"{first}; training with its rounding in place failed: {of.reason}"
     better, worse = "that file stays, with weights that are not those of the model", "no better, so the first file stays"
-    return f"{first}; after {of.epochs:g} epochs with its rounding in place {quality(of.after)}: {better if of.stays else worse}."
+    after = f"{of.epochs:g} epoch{'' if of.epochs == 1 else 's'}"
+    return f"{first}; after {after} with its rounding in place {quality(of.after)}: {better if of.stays else worse}."
 
 
 def broken(contract: Broken) -> str:

@@ -169,7 +169,11 @@ class Choice:
         else:
             split = allocate.uniform([g.channels for g in groups], model, target, recipe.align or 1)
         if abs(split.cost / target - 1) > _CLOSE:
-            why = f"channel counts are multiples of {recipe.align}" if (recipe.align or 1) > 1 else "no closer choice"
+            why = (
+                f"channel counts are multiples of {recipe.align}, --align 1 comes closer"
+                if (recipe.align or 1) > 1
+                else "no closer choice"
+            )
             wanted = recipe.target or DEFAULT_TARGET
             unit, asked = parse_target(wanted)
             reached = asked * split.cost / target

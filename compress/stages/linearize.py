@@ -100,9 +100,10 @@ class Linearize:
             lost = drop(start, depth.held_out(shorter, context))
             if lost <= points:
                 activations = sum(len(one.segment.activations) for one in chosen)
+                where = f"{len(chosen)} segment{'s' * (len(chosen) > 1)}"
                 return shorter.noting(
-                    f"Depth: {activations} of {len(depth.free(artifact))} activations were linearized in {len(chosen)} segments, "
-                    f"{lost:.2f} points of held-out {start.metric} before fine-tuning.",
+                    f"Depth: {activations} of {len(depth.free(artifact))} activations were linearized in {where}, "
+                    f"which {_costs(lost)} of held-out {start.metric} before fine-tuning.",
                     *self._each(artifact, context, chosen, straight, start),
                 )
             limit = min(limit, sum(max(spans[found.index(one)].loss, 0.0) for one in chosen)) / 2
@@ -127,7 +128,7 @@ class Linearize:
             less = f", {', '.join(one.segment.pointwise)} with its kernel reduced to 1x1" if one.segment.pointwise else ""
             said.append(
                 f"Depth: {one.segment.layers[0]} to {one.segment.layers[-1]} as one layer, {', '.join(one.segment.activations)} "
-                f"linearized{less}: saves {gain}; by itself and before any refit it costs {drop(start, alone):.2f} points."
+                f"linearized{less}: saves {gain}; by itself and before any refit it {_costs(drop(start, alone))}."
             )
             context.progress("cost of segments", (number + 1) / len(chosen), one.segment.layers[0])
         return said
@@ -152,6 +153,11 @@ def _edits(chosen: Sequence[Candidate], straight: dict[str, Affine]) -> tuple[Ed
         *(Pointwise(layer) for one in chosen for layer in one.segment.pointwise),
         *(Relocate(layers) for one in chosen for layers in one.segment.relocate),
     )
+
+
+def _costs(lost: float) -> str:
+    """`costs 0.69 points`, `gains 0.14 points`: a sign could be read both ways."""
+    return f"{'gains' if lost < 0 else 'costs'} {abs(lost):.2f} points"
 
 
 def _share(context: Context, what: str) -> Callable[[float], None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import stat
 from pathlib import Path
 
@@ -17,6 +19,17 @@ def text(path: Path) -> str:
         UnicodeDecodeError: it is no text.
     """
     return content(path).decode("utf-8")
+
+
+def json_text(value: object) -> str:
+    """JSON that people can look through: a list of numbers or words stands on one line."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+
+    def joined(found: re.Match[str]) -> str:
+        return " ".join(line.strip() for line in found[0].split("\n")[1:-1]).join("[]")
+
+    # No word of JSON has a line break inside, so that every one here lies between two words.
+    return re.sub(r"\[\n[^\[\]{}]*?\n\s*\]", joined, text)
 
 
 def told(error: BaseException) -> str:

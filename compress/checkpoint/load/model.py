@@ -249,6 +249,10 @@ def refusal(module: nn.Module, inputs: Sequence[Tensor], of_data: bool) -> BadIn
         return None
     shapes, channels = by([x.shape[1:] for x in inputs]), channels_wanted(module)
     if not of_data:
+        last = inputs[0].shape[1:]
+        if len(last) == 3 and last[-1] == channels != last[0]:
+            turned = by([(last[-1], *last[:-1])])
+            return BadInput(f"The input shape is {shapes}, {expected}. Channels come first: --input-shape {turned}.")
         return BadInput(f"The input shape is {shapes}, {expected}. Give what it needs with --input-shape CxHxW, once per input.")
     found = inputs[0].shape[1] if inputs[0].ndim == 4 else None
     settings = f"channels = {channels}" if channels != found else "size = [HEIGHT, WIDTH]"

@@ -193,6 +193,12 @@ def run_once(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         remedy = "Give the shapes it needs with --input-shape CxHxW, once per model input."
         if "'indices'" in str(error):  # a table that is looked up
             remedy = "Inputs are float32 here: let its forward begin with .long() and a clamp to the numbers that it knows."
+        if isinstance(error, KeyError | AttributeError | NameError):  # no shape would help
+            raise BadInput(
+                f"The model's own code raises {type(error).__name__} ({first_line(error)}) on {len(inputs)} input(s) of shape "
+                f"{shapes}; needed is a forward that takes tensors, one per input. Correct it, or wrap the model in one that "
+                "gives it what it looks for."
+            ) from error
         raise BadInput(
             f"The model does not run on {len(inputs)} input(s) of shape {shapes} ({first_line(error)}). {remedy}"
         ) from error

@@ -1,0 +1,140 @@
+"""Small things that were said in a way that could be misread, or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from torch import nn
+
+import compress
+from compress.cli.main import cli
+from compress.data.objects import open_objects
+from compress.edits import Keep, Plan
+from compress.errors import BadInput
+from compress.report import pictures, sentences
+from compress.report.comparison import cells, compared, spans
+from compress.report.records import Quality
+from compress.stages.linearize import _costs
+from compress.user.files import json_text
+from tests.test_gate import report
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(a) for a in arguments])
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)).eval()
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    torch.save(net(), "model.pt")
+    return tmp_path
+
+
+class LooksUp(nn.Module):
+    """A forward that looks for what nobody gave it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * {"a": 1}["scale"]
+
+
+def test_a_key_that_the_models_own_code_lacks_is_no_question_of_shapes():
+    with pytest.raises(BadInput) as refused:
+        compress.explain(LooksUp(), input_shape="3x8x8")
+    assert "own code raises KeyError" in str(refused.value) and "scale" in str(refused.value)
+    assert "--input-shape" not in str(refused.value)
+
+
+@pytest.mark.parametrize("shape", ["32x32x3", "32,32,3"])
+def test_channels_that_come_last_are_answered_with_the_shape_that_works(shape: str):
+    result = invoke("explain", "model.pt", "--input-shape", shape)
+    assert result.exit_code == 2 and "Channels come first: --input-shape 3x32x32." in result.stderr
+    assert invoke("explain", "model.pt", "--input-shape", "3x32x32").exit_code == 0
+
+
+def test_a_shape_with_too_few_axes_is_bad_input():
+    result = invoke("explain", "model.pt", "--input-shape", "3x32")
+    assert result.exit_code == 2 and "3x32" in result.stderr
+
+
+def test_a_model_in_the_place_of_a_plan_is_told_from_a_broken_plan():
+    Path("plan.json").write_text(Plan((Keep("0", 8, (0, 1, 5)),)).to_json())
+    result = invoke("apply", "model.pt", "plan.json")
+    assert result.exit_code == 2 and "model.pt is a model, where a plan was needed" in result.stderr
+    assert "compress apply PLAN MODEL" in result.stderr
+    done = invoke("apply", "plan.json", "model.pt", "--input-shape", "3x16x16")
+    assert "Nothing was refitted or trained: 'compress run --plan plan.json' does both." in done.stdout
+
+
+def test_an_architecture_is_explained_without_weights():
+    Path("nets.py").write_text(
+        "from torch import nn\ndef made(width=8):\n"
+        "    return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Conv2d(width, 2, 3))\n"
+    )
+    arguments = ("--arch", "nets.py:made", "--arch-kwargs", "width=6", "--input-shape", "3x16x16")
+    rows = json.loads(invoke("explain", *arguments, "--json").stdout)
+    assert [row["channels"] for row in rows if row["name"] == "0"] == [6]
+    assert "Within reach" in invoke("explain", *arguments).stdout
+    assert "or --arch NAME alone" in invoke("explain").stderr
+
+
+def test_a_missing_report_is_the_first_thing_that_gate_says():
+    assert "nosuch cannot be read" in invoke("gate", "nosuch").stderr
+
+
+def test_a_list_of_numbers_is_one_line_and_reads_back():
+    plan = Plan((Keep("a [b, c]", 300, tuple(range(300))), Keep("d", 2, (1,))), "entropic", 8)
+    text = plan.to_json()
+    assert len(text.splitlines()) < 25 and json.loads(text)["edits"][0]["keep"] == list(range(300))
+    odd = {"words": ["a, [b]", 'c"d', "e\nf"], "deep": [[1, 2], [{"x": [1.5, None, True]}]], "none": []}
+    assert json.loads(json_text(odd)) == odd and "[1, 2]" in json_text(odd)
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"), [(0.694, "costs 0.69 points"), (-0.14, "gains 0.14 points"), (0.0, "costs 0.00 points")]
+)
+def test_a_drop_is_told_in_words(lost: float, said: str):
+    assert _costs(lost) == said
+
+
+def test_a_share_has_the_same_unit_in_a_report_and_in_a_comparison():
+    quality = Quality(metric="top1", value=0.635, samples=10)
+    assert sentences.quality(quality) == sentences.figure(0.635, "top1", 100) == "63.50 %"
+    found = compared({"one": report(), "other": report()}, {})
+    assert found.runs[0].quality is not None
+    assert cells(found)[0][6] == f"{100 * found.runs[0].quality:.2f} %"
+
+
+def test_the_picture_of_a_comparison_names_its_points_and_has_their_intervals(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    found = compared({"one": report(), "other": report()}, {})
+    plain, whole = tmp_path / "plain.svg", tmp_path / "whole.svg"
+    assert pictures.picture(found.picture, plain) and pictures.picture(found.picture, whole, spans(found))
+    assert whole.read_text().count("LineCollection") > plain.read_text().count("LineCollection")
+    assert whole.read_text().count("<!-- one") >= 2, "in the legend, and beside the point"
+
+
+def test_samples_of_a_loader_without_an_end_are_used_once():
+    random = np.random.default_rng(0)
+    x, y = random.standard_normal((40, 3, 8, 8)).astype(np.float32), np.arange(40) % 10
+
+    def forever():
+        while True:
+            order = random.permutation(40)
+            for at in range(0, 40, 10):
+                yield torch.from_numpy(x[order[at : at + 10]]), torch.from_numpy(y[order[at : at + 10]])
+
+    data = open_objects(forever, seed=0)
+    parts = [torch.cat([batch.inputs[0] for batch in part.batches(16)]) for part in (data.train, data.held_out, data.test)]
+    every = torch.cat(parts).flatten(1)
+    assert len(every) == 40 == len(torch.unique(every, dim=0))
+    assert any("repeats itself: its 40 different samples are used, each once" in note for note in data.notes)
