@@ -12,6 +12,8 @@ from types import ModuleType
 
 import pytest
 
+from compress.cli.main import cli
+
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "Dockerfile").read_text()
 
@@ -78,3 +80,13 @@ def test_hadolint_has_nothing_to_say():
         pytest.skip("hadolint is not installed")
     done = subprocess.run(["hadolint", ROOT / "Dockerfile"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_quick_start_calls_the_command_as_it_is():
+    """What stands behind the image's name is a line of the command."""
+    page = (ROOT / "docs" / "how-to" / "notebooks.md").read_text()
+    runs = re.findall(r"^docker run .*? compress(?::cuda)? (.*)$", page, re.MULTILINE)
+    assert len(runs) == 3 and len(re.findall(r"^docker build -t compress", page, re.MULTILINE)) == 2
+    for line in runs:
+        command, *rest = line.split()
+        cli.commands[command].make_context(command, rest)

@@ -161,7 +161,8 @@ def test_flags_that_a_page_names_exist(page: Path):
     if name(page) != "reference/settings":  # where the old names are told; every other page shows the new ones
         known -= {f"--{old}" for old in RENAMED}
     known |= set(re.findall(r'add_argument\("(--[a-z-]+)"', Path(engine.__file__ or "").read_text()))
-    known |= {"--index-url", "--version", "--help", "--help-all"}  # of pip, of click, and of `cli.help_pages`
+    # of pip, of click, of `cli.help_pages`, and of docker
+    known |= {"--index-url", "--version", "--help", "--help-all", "--rm", "--gpus", "--network"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", page.read_text())) - known == set()
 
 
