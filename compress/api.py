@@ -227,7 +227,6 @@ def analyze(
 
     With `timed`, the layers around each activation race against the one that they could become without it. With `spatial` among
     the settings, the spatial entropy of the layers' maps is there, too, by that definition.
-
     Instead of all that: with `probe` where the model loses its input, and with a `plan` what that loses beside it; with
     `sensitivity` whether trainings from the same and from other initial weights find the same weights important.
 
@@ -262,7 +261,6 @@ def plan(
     """Decide which channels stay and which layers become one, and write that to `out` (None: nowhere).
 
     Of a module in memory nothing is written unless `out` is given; the plan is in the `Decision`.
-
     `apply_to` is another checkpoint of the same architecture; the plan is carried out on it, into the folder model.compressed.
 
     Raises:
