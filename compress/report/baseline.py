@@ -74,6 +74,6 @@ def read(path: Path) -> Baseline:
         if '"stages"' in text:
             report = records.read(path)[0]
             return of(side(report)).model_copy(update={"checksum": report.checksum})
-        raise BadInput(f"The baseline {path} cannot be read ({records.refused(error, SCHEMA)}).") from error
+        raise BadInput(f"The baseline {path} cannot be read ({sealed.refused(error, SCHEMA)}).") from error
     except BadInput as error:
         raise BadInput(f"The baseline {path}: {error}") from error

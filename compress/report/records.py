@@ -310,17 +310,7 @@ def from_json(text: str) -> Report:
     try:
         return Report.model_validate_json(text)
     except ValidationError as error:
-        raise BadInput(f"The report cannot be read ({refused(error)}).") from error
-
-
-def refused(error: ValidationError, schema: int = SCHEMA) -> str:
-    """The first field that is wrong, and what to do; a schema of another age than `schema` is told apart from nonsense."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if where == "schema" and isinstance(first["input"], int):
-        age, remedy = ("newer", "install a newer compress") if first["input"] > schema else ("older", "make the file again")
-        return f"its schema {first['input']} is {age} than {schema}, the one that this version reads: {remedy}"
-    return f"{where or 'the file'}: {first['msg']}; needed is a file of schema {schema}, as 'compress run' writes it"
+        raise BadInput(f"The report cannot be read ({sealed.refused(error, SCHEMA)}).") from error
 
 
 def read(place: str | Path) -> tuple[Report, Path]:

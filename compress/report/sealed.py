@@ -13,6 +13,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
+from pydantic import ValidationError
+
 from compress.errors import BadInput
 
 ENTRY = "checksum"
@@ -51,3 +53,13 @@ def check(found: str) -> None:
         return
     if not same:
         raise BadInput(f"{CHANGED}.")
+
+
+def refused(error: ValidationError, schema: int) -> str:
+    """The first field that is wrong, and what to do; a schema of another age than `schema` is told apart from nonsense."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if where == "schema" and isinstance(first["input"], int):
+        age, remedy = ("newer", "install a newer compress") if first["input"] > schema else ("older", "make the file again")
+        return f"its schema {first['input']} is {age} than {schema}, the one that this version reads: {remedy}"
+    return f"{where or 'the file'}: {first['msg']}; needed is a file of schema {schema}, as 'compress run' writes it"
