@@ -330,8 +330,10 @@ def test_a_stream_without_an_end_is_cut_off_and_said(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("compress.data.batches.MOST", 100)
     x, y = samples()
     data = open_objects(DataLoader(Stream(x, y, endless=True), 16))
-    assert len(data.train) + len(data.held_out) + len(data.test) == 112
-    assert any("does not say where it ends: its first 112 samples" in note for note in data.notes)
+    assert len(data.train) + len(data.held_out) + len(data.test) == 80
+    assert any("does not say where it ends, and repeats itself: its 80 different samples" in note for note in data.notes)
+    once = open_objects(DataLoader(Stream(torch.rand(130, *x.shape[1:]), torch.arange(130) % 2, endless=True), 16))
+    assert any("does not say where it ends: its first 112 samples" in note for note in once.notes)
 
 
 def test_a_loader_that_gives_more_than_it_says_is_read_as_far_as_it_says():

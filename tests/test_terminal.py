@@ -136,7 +136,8 @@ def in_terminal(code: str, columns: int, **more: str) -> str:
 def test_bars_fit_the_terminal_and_nothing_is_left_behind(columns: int):
     said = in_terminal(WORK, columns)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said)
-    assert all(len(line) <= columns for part in plain.split("\n") for line in part.split("\r")), plain
+    # Room for the ^C of a terminal: in a full line it would begin another one, which nobody erases.
+    assert all(len(line) <= columns - 2 for part in plain.split("\n") for line in part.split("\r")), plain
     assert ("━" in plain) == (columns >= 60)
     assert ("2/3 remove" in plain) == (columns < 60) and ("stage 2 of 3: remove" in plain) == (columns >= 60)
     # The last thing before the program's own words is that the bars' lines are erased.

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 import traceback
 from collections.abc import Callable, Generator, Sequence
@@ -125,7 +127,11 @@ def refuse(message: str, exit_code: int, kind: str, as_json: bool, logs: bool = 
 
         json_line("error", kind=kind, message=message, exit_code=exit_code)
     else:
-        say(f"Error: {message}", err=True)
+        told = f"Error: {message}"
+        if sys.stderr.isatty():  # which would break words
+            wide = shutil.get_terminal_size().columns
+            told = textwrap.fill(told, max(wide, 10), break_long_words=False, break_on_hyphens=False)
+        say(told, err=True)
     if as_json:
         print_error(message, exit_code, kind)
     raise click.exceptions.Exit(exit_code)

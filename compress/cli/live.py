@@ -116,7 +116,9 @@ def shown(quiet: bool = False, log_format: LogFormat = "text", still: bool = Fal
         with told_at_once(_line):
             yield lines()
     else:
-        with (_bars if console.width >= NARROW else _one_line)(console) as told:
+        # Ctrl-C writes ^C behind the last line; in a full one that would begin another, and leave one behind.
+        wide = max(console.width - len("^C") - 1, 1)
+        with (_bars if console.width >= NARROW else _one_line)(Console(stderr=True, highlight=False, width=wide)) as told:
             yield told
 
 
