@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from compress.checkpoint.load import load
 from compress.data import Data, open_data
 from compress.measure import quality
 from compress.recipe import Recipe, make
+from compress.stages.finetune import holds_norms
 from compress.training import train
 
 STARTS = {
@@ -33,7 +33,16 @@ STARTS = {
     "vgg16_bn": ("vgg16_bn", "params=0.105"),
 }
 """Network and target of every start."""
-RATES = {"adamw": (1e-3, 3e-4, 1e-4, 3e-5), "sgd": (3e-2, 1e-2, 3e-3, 1e-3)}
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {"setting": "default"},
+    {"setting": "as default, norms follow their batches", "hold_norms": False},
+    {"setting": "AdamW at 0.001 for every weight, norms follow their batches", "lr": 1e-3, "hold_norms": False},
+    {"setting": "AdamW at 0.001 for every weight", "lr": 1e-3, "hold_norms": True},
+    {"setting": "AdamW at 0.0001 for every weight, norms follow their batches", "lr": 1e-4, "hold_norms": False},
+    {"setting": "SGD at 0.01", "optimizer": "sgd", "lr": 1e-2, "hold_norms": True},
+    {"setting": "SGD at 0.03", "optimizer": "sgd", "lr": 3e-2, "hold_norms": True},
+)
+"""What is tried; the first is what a user gets, with the start that comes back where training harmed."""
 
 
 def main() -> None:
@@ -43,7 +52,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--only", default=",".join(STARTS))
     parser.add_argument("--lengths", default="0.25,1")
-    parser.add_argument("--settings", choices=("rates", "default"), default="rates")
+    parser.add_argument("--settings", type=int, default=len(SETTINGS), help="so many, from the first")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -56,7 +65,7 @@ def main() -> None:
         begun = load(given.work / name / "model.compressed")
         before = top1(begun, data)
         for epochs in map(float, given.lengths.split(",")):
-            for setting in settings(given.settings):
+            for setting in SETTINGS[: given.settings]:
                 key = {"start": name, "target": target, "epochs": epochs, **setting}
                 if any(key.items() <= row.items() for row in rows):
                     continue
@@ -67,16 +76,6 @@ def main() -> None:
                 )
                 print(rows[-1], flush=True)
                 write("finetune_rates", {"rows": rows})
-
-
-def settings(which: str) -> Iterator[dict[str, Any]]:
-    """The default, and each rate of each optimizer."""
-    if which == "default":
-        yield {"setting": "default"}
-        return
-    for optimizer, rates in RATES.items():
-        for lr in rates:
-            yield {"setting": "given", "optimizer": optimizer, "lr": lr}
 
 
 def started(given: argparse.Namespace, name: str, net: str, target: str) -> Recipe:
@@ -94,8 +93,10 @@ def trained(
     begun: torch.nn.Module, dense: Artifact, data: Data, recipe: Recipe, epochs: float, setting: dict[str, Any]
 ) -> dict[str, Any]:
     chosen = {key: value for key, value in setting.items() if key in Recipe.model_fields}
+    recipe = recipe.model_copy(update={"epochs": epochs, **chosen})
     start = time.perf_counter()
-    found = train(begun, data, recipe.model_copy(update={"epochs": epochs, **chosen}), teacher=dense.module)
+    held = setting.get("hold_norms", holds_norms(recipe))
+    found = train(begun, data, recipe, teacher=dense.module, hold_norms=held)
     seconds = round(time.perf_counter() - start, 1)
     return {
         "after": top1(found.module, data), "kept": found.best, "held_out": [round(one.quality, 4) for one in found.history],

@@ -120,7 +120,7 @@ class Recipe(BaseModel):
     # fine-tuning
     epochs: float = Field(3, ge=0, description="fine-tuning epochs; 0 for none")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="SGD has momentum 0.9")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate, reached after the warm-up")
+    lr: float | None = Field(None, gt=0, description="peak learning rate; without it in proportion to each layer's weights")
     weight_decay: float = Field(1e-4, ge=0, description="not applied to biases and norms")
     batch_size: int = Field(128, ge=1, description="images per training step")
     warmup: float = Field(0.05, ge=0, lt=1, description="fraction of the steps that warm the learning rate up")

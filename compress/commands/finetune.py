@@ -30,6 +30,7 @@ from compress.progress import Progress, silent
 from compress.recipe import Recipe
 from compress.report.records import Quality
 from compress.stage import Context
+from compress.stages.finetune import holds_norms
 from compress.training import train
 
 if TYPE_CHECKING:
@@ -130,7 +131,8 @@ def finetune(
     recipe, given = resolved_recipe(module, None, {**settings, "data": data})
     opened = given.data or open_data(recipe.data, seed=recipe.seed, trust=recipe.trust_recipe)
     device = find_device(recipe.device)
-    found = train(module, opened, recipe, device, teacher=teacher, progress=progress).module
+    held = teacher is not None and holds_norms(recipe)
+    found = train(module, opened, recipe, device, teacher=teacher, progress=progress, hold_norms=held).module
     return found.to(device_of(model)).train(model.training)
 
 
@@ -144,7 +146,8 @@ def _tuned(context: Context, metric: quality.Metric, teacher: nn.Module | None, 
 
     _refuse_nothing_to_learn(recipe, context, metric, teacher)
     before = counted(dense.module)
-    found = train(dense.module, context.data, recipe, context.device, teacher=teacher, progress=context.progress)
+    held = holds_norms(recipe)
+    found = train(dense.module, context.data, recipe, context.device, teacher=teacher, progress=context.progress, hold_norms=held)
     context.progress("measure", 0.0, "")
     after = counted(found.module)
     save(replace(dense, module=cast(GraphModule, found.module)), out)

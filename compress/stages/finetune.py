@@ -14,6 +14,14 @@ from compress.training import reinitialized, train
 from compress.training.gradual_linearize import blended, settled
 from compress.training.losses import objective
 
+SHORT = 3.0
+"""Epochs up to which norms are held: measured, benchmarks/finetune_rates.py."""
+
+
+def holds_norms(recipe: Recipe) -> bool:
+    """Whether batch norms keep their statistics: in a short training of weights that are there, and of functions that stay."""
+    return not recipe.from_scratch and recipe.linearize != "gradual" and recipe.epochs <= SHORT
+
 
 @dataclass(frozen=True)
 class Finetune:
@@ -52,6 +60,7 @@ class Finetune:
             context.device,
             teacher=context.dense.module,
             progress=lambda what, share, detail: context.progress(self.name, share, detail),
+            hold_norms=holds_norms(recipe),
         )
         tuned = replace(artifact, module=settled(cast(GraphModule, found.module))).noting(*notes, *found.notes)
         return tuned.observing(trainings=found.curves(self.name))

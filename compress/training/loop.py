@@ -8,8 +8,8 @@ whose held-out quality q is within one standard error, sqrt(q (1 - q) / n), of t
 rates, and smaller differences than that are noise.
 
 A held-out part cut from the training data was, as a rule, training data of the dense model too, so the state before training
-does better on it than on new images. There it is only taken back if training has plainly failed (`FAILED`); with a validation
-part of the user's own it competes like any epoch.
+does better on it than on new images. There it comes back if training has plainly failed (`FAILED`), or has harmed by what such
+images cannot fool (`harm`); with a validation part of the user's own, or without labels, it competes like any epoch.
 
 Order, augmentation, dropout and fresh layers follow the seed: on one machine and one number of threads a training repeats
 exactly.
@@ -31,6 +31,7 @@ from compress.errors import BadInput
 from compress.measure import quality
 from compress.progress import Progress
 from compress.recipe import Recipe
+from compress.training import harm
 from compress.training.gradual_linearize import advance
 from compress.training.setup import Loop, Observer, frozen_norms, laid, prepared, seeded, trainable
 
@@ -85,6 +86,7 @@ def train(
     teacher: nn.Module | None = None,
     progress: Progress | None = None,
     observer: Observer | None = None,
+    hold_norms: bool = False,
 ) -> Training:
     """Train a copy of a model; the model itself, the teacher and the random state of the caller stay as they are.
 
@@ -98,6 +100,9 @@ def train(
         teacher: the dense model, for distillation.
         progress: called after steps with the share done and a text with epoch, loss and time left.
         observer: told of steps and epochs.
+        hold_norms: batch norms keep their running statistics, and use them, if the model is good already: a short training
+            otherwise spends itself on the statistics of batches. A start that agrees with the teacher too little has statistics
+            that are worth nothing; there they follow the batches all the same.
 
     Raises:
         BadInput: nothing to learn from, labels that the outputs cannot express, or a loss that is not finite.
@@ -108,15 +113,16 @@ def train(
     metric, _ = quality.choose(recipe.metric, data.spec.task, data.spec.labeled)
     with seeded(recipe.seed, device):
         loop, notes = prepared(module, data, recipe, device, teacher, progress)
-        loop = replace(loop, observer=observer)
+        loop = replace(loop, observer=observer, hold_norms=hold_norms)
         volume = "" if loop.guidance is None else loop.guidance.said()
-        history, best, state = _run(loop, metric)
+        history, best, state, harmed = _run(loop, metric)
     result = copy.deepcopy(module).cpu()  # not the student, whose weights lie in another memory layout
     result.load_state_dict(state)
     chosen, last = history[best], history[-1]
     notes += (
         f"Best epoch {chosen.number:.3g} of {last.number:.3g} by held-out {metric.name}: {chosen.quality:.4f}, "
         f"before training {history[0].quality:.4f}.",
+        *harmed,
     )
     if loop.guidance is not None:
         weight, now = recipe.entropy_guidance, loop.guidance.said()
@@ -124,23 +130,30 @@ def train(
     return Training(result.eval(), tuple(history), best, metric.name, notes)
 
 
-def _run(loop: Loop, metric: quality.Metric) -> tuple[list[Epoch], int, dict[str, Tensor]]:
-    """All epochs: (history, index of the chosen entry, state of the chosen entry)."""
+def _run(loop: Loop, metric: quality.Metric) -> tuple[list[Epoch], int, dict[str, Tensor], tuple[str, ...]]:
+    """All epochs: (history, index of the chosen entry, state of the chosen entry, why it was taken back)."""
     measured = loop.average if loop.average is not None else loop.student
     start = time.perf_counter()
 
-    def look() -> quality.Quality:
+    def counted(metric: quality.Metric, slices: int) -> quality.Counted:
         batches = (laid(b, loop) for b in loop.data.held_out.batches(quality.BATCH, device=loop.device))
         # What would be left if training ended here: the affine functions alone (see `gradual_linearize`).
         advance(measured, 1.0)
-        return quality.evaluate(measured, batches, metric, loop.device, loop.teacher)
+        return quality.count(measured, batches, metric, loop.device, loop.teacher, slices)
+
+    def look() -> quality.Quality:
+        return quality.finished(counted(metric, 1), metric)
 
     first = look()
     # Held-out samples that were cut from the training data share its tensors.
     untouched, seen = _snapshot(measured), any(x is y for x in loop.data.held_out.inputs for y in loop.data.train.inputs)
     history, best, state = [Epoch(0.0, math.nan, first.value, 0.0)], 0, untouched
     # Seen in the dense model's training: the state before would win for the wrong reason (docstring).
-    top, top_at, done = None if seen else first, 0, 0
+    known = seen and metric.reference == "target" and loop.data.spec.labeled
+    top, top_at, done = None if known else first, 0, 0
+    asked = known or loop.hold_norms
+    begun = harm.start(counted, loop.data.spec.task, loop.teacher is not None) if asked else None
+    loop = replace(loop, hold_norms=loop.hold_norms and begun is not None and begun.good)
     if loop.observer is not None:
         loop.observer.epoch(loop.student)
     while done < loop.steps:
@@ -159,8 +172,12 @@ def _run(loop: Loop, metric: quality.Metric) -> tuple[list[Epoch], int, dict[str
         if loop.recipe.patience and len(history) - 1 - top_at >= loop.recipe.patience:
             break
     if top is not None and _failed(first, top):
-        best, state = 0, untouched
-    return history, best, state
+        return history, 0, untouched, ()
+    if known and begun is not None and best:
+        measured.load_state_dict(state)
+        if why := begun.harmed(first, look()):
+            return history, 0, untouched, (why,)
+    return history, best, state, ()
 
 
 def _as_good(now: quality.Quality, top: quality.Quality) -> bool:
@@ -179,7 +196,7 @@ def _epoch(loop: Loop, done: int, count: int) -> float:
     """`count` steps, the first of which is number `done`: the mean loss."""
     recipe, total = loop.recipe, torch.zeros((), device=loop.device)
     loop.student.train()
-    for norm in frozen_norms(loop.student):
+    for norm in frozen_norms(loop.student, loop.hold_norms):
         norm.eval()
     batches = loop.data.train.batches(
         recipe.batch_size,
@@ -199,7 +216,7 @@ def _epoch(loop: Loop, done: int, count: int) -> float:
             if module is not None:
                 advance(module, step / loop.steps)
         for group in loop.optimizer.param_groups:
-            group["lr"] = recipe.lr * _rate(step, loop.steps, math.ceil(recipe.warmup * loop.steps))
+            group["lr"] = group["peak"] * _rate(step, loop.steps, math.ceil(recipe.warmup * loop.steps))
         total += _step(loop, laid(batch, loop))
         taken += 1
         if loop.average is not None:
@@ -209,7 +226,7 @@ def _epoch(loop: Loop, done: int, count: int) -> float:
             mean = float(total) / taken
             if not math.isfinite(mean):
                 raise BadInput(
-                    f"The training loss is {mean} at step {step + 1} of {loop.steps}. Lower --lr (now {recipe.lr:g}), or set "
+                    f"The training loss is {mean} at step {step + 1} of {loop.steps}. Lower --lr (now {_told(loop)}), or set "
                     f"--clip (now {recipe.clip:g}); the weights before training are untouched."
                 )
             loop.report(step + 1, mean)
@@ -240,6 +257,14 @@ def _step(loop: Loop, batch: Batch) -> Tensor:
     loop.scaler.step(loop.optimizer)
     loop.scaler.update()
     return loss.detach()
+
+
+def _told(loop: Loop) -> str:
+    """The rate as it would be given: where it follows from the weights, between what and what."""
+    if loop.recipe.lr is not None:
+        return f"{loop.recipe.lr:g}"
+    peaks = [group["peak"] for group in loop.optimizer.param_groups if group["params"]]
+    return f"{min(peaks):.1g} to {max(peaks):.1g}, by the size of the weights"
 
 
 def _rate(step: int, steps: int, warmup: int) -> float:

@@ -33,6 +33,7 @@ from compress.graph.operations import CONVOLUTIONS, TRANSPOSED
 from compress.progress import Progress
 from compress.recipe import Recipe
 from compress.training.loop import Training, train
+from compress.training.setup import FLAT
 
 LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
 CUTS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
@@ -124,7 +125,7 @@ def train_rounded(
     # As in the file, where norms are folded before anything is rounded.
     plain = fold(module)
     # Each of these would mix unrounded weights into the average, or steer towards something else.
-    shorter = {"epochs": recipe.qat, "lr": LESS * recipe.lr, "ema": 0.0, "entropy_guidance": 0.0, "patience": 0}
+    shorter = {"epochs": recipe.qat, "lr": LESS * (recipe.lr or FLAT), "ema": 0.0, "entropy_guidance": 0.0, "patience": 0}
     student = rounded(plain, ranges, Grid(symmetric), kept_float)
     found = train(student, data, recipe.model_copy(update=shorter), device, teacher=module, progress=progress)
     weights = found.module.state_dict()

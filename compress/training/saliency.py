@@ -22,6 +22,7 @@ from compress.progress import Progress
 from compress.stage import Context
 from compress.training.loop import train
 from compress.training.masks import prunable
+from compress.training.setup import FLAT
 
 Scores = dict[str, Tensor]
 """By path of the layer, of its weight's shape, on the CPU."""
@@ -61,7 +62,7 @@ def learned(module: nn.Module, context: Context, progress: Progress | None = Non
     """Sensitivity after a whole training of the untrained `module`, as the recipe says, without a teacher."""
     watching = _Gates(module)
     train(module, context.data, context.recipe, context.device, progress=progress, observer=watching)
-    return {path: watching.moved[path] + context.recipe.lr * watching.gates[path] for path in watching.paths}
+    return {path: watching.moved[path] + (context.recipe.lr or FLAT) * watching.gates[path] for path in watching.paths}
 
 
 def snip(module: nn.Module, context: Context, progress: Progress | None = None) -> Scores:

@@ -21,6 +21,11 @@ from compress.recipe import Recipe
 from compress.training.guidance import Guidance, guidance
 from compress.training.losses import Objective, objective, taught
 
+FLAT, FLAT_SGD = 1e-3, 1e-2
+"""Learning rates where none is given and the size of weights does not tell: of biases and norms, and of SGD."""
+SHARE, SMALLEST = 0.01, 1e-3
+"""Of the root mean square of a parameter's weights, which is taken to be at least so much."""
+
 
 class Observer(Protocol):
     """Somebody who looks on at a training and changes nothing."""
@@ -45,6 +50,7 @@ class Loop:
         steps, per_epoch: of the optimizer.
         report: called with the number of steps done and the mean loss.
         observer: told of steps and epochs.
+        hold_norms: batch norms keep their running statistics, and use them.
     """
 
     student: nn.Module
@@ -63,6 +69,7 @@ class Loop:
     report: Callable[[int, float], None]
     guidance: Guidance | None = None
     observer: Observer | None = None
+    hold_norms: bool = False
 
     @property
     def distils(self) -> bool:
@@ -158,10 +165,11 @@ def _laid_out(x: Tensor, layout: torch.memory_format) -> Tensor:
     return x.contiguous(memory_format=layout) if x.ndim == 4 else x
 
 
-def frozen_norms(module: nn.Module) -> list[nn.Module]:
-    """Batch norms whose parameters are fixed, or that have none and stand in a block whose parameters are."""
+def frozen_norms(module: nn.Module, all_of_them: bool = False) -> list[nn.Module]:
+    """Batch norms whose parameters are fixed, or that have none and stand in a block whose parameters are; or all."""
     modules = dict(module.named_modules())
-    return [part for name, part in modules.items() if isinstance(part, _BatchNorm) and _frozen(name, modules)]
+    norms = [(name, part) for name, part in modules.items() if isinstance(part, _BatchNorm)]
+    return [part for name, part in norms if all_of_them or _frozen(name, modules)]
 
 
 def _frozen(name: str, modules: Mapping[str, nn.Module]) -> bool:
@@ -179,13 +187,33 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    # Decay pulls weights towards 0; for biases and norms (one axis) that is no simpler function, so they are spared.
-    decayed = [p for p in trainable(module) if p.ndim > 1]
-    spared = [p for p in trainable(module) if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for p in trainable(module):
+        # Decay pulls weights towards 0; for biases and norms (one axis) that is no simpler function, so they are spared.
+        found.setdefault((_peak(p, recipe), recipe.weight_decay if p.ndim > 1 else 0.0), []).append(p)
+    groups = [{"params": those, "lr": peak, "peak": peak, "weight_decay": decay} for (peak, decay), those in found.items()]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=recipe.lr)
+        return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups)
+
+
+def _peak(parameter: nn.Parameter, recipe: Recipe) -> float:
+    """Peak learning rate of one parameter.
+
+    A step of Adam moves every weight by about the rate, whatever the weight's size: 0.001 is a hundredth of the weights of a
+    narrow network, and a seventh of those of a wide one, which forgets there what it knew. So the rate is a share of the root
+    mean square of the weights (Shazeer & Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", section 8,
+    arXiv:1804.04235, with its 0.01 and its floor). It departs from the paper in that it is fixed by the weights before training.
+    """
+    if recipe.lr is not None:
+        return recipe.lr
+    if recipe.optimizer == "sgd":
+        return FLAT_SGD
+    if parameter.ndim <= 1:
+        return FLAT
+    size = max(float(parameter.detach().float().square().mean().sqrt()), SMALLEST)
+    # In steps of the root of 2, so that an optimizer's groups are few.
+    return SHARE * 2 ** (round(2 * math.log2(size)) / 2)
 
 
 @contextlib.contextmanager
