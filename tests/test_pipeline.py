@@ -101,6 +101,13 @@ def test_a_run_writes_a_valid_report_and_models_that_agree(finished: tuple[Recip
     assert from_toml(out / "recipe.toml") == recipe
 
 
+def test_the_report_tells_what_all_of_its_time_went_to(finished: tuple[Recipe, Path, Report]):
+    _, out, report = finished
+    parts = {one.what: one.seconds for one in report.spent}
+    assert {"opening data and model", "halve", "timing", "counting quality", "proving exactness", "exporting"} <= set(parts)
+    assert parts["everything else"] < 0.5 * sum(parts.values()) and "| time |" in (out / "report.md").read_text()
+
+
 def test_the_result_is_timed_in_a_large_batch_too_unless_it_was(finished: tuple[Recipe, Path, Report], recipe: Recipe):
     _, out, report = finished
     large = report.large_batch

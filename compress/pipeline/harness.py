@@ -26,6 +26,7 @@ from compress.measure.latency import Timing
 from compress.measure.runtime import usable_cores
 from compress.pipeline.answers import quickest
 from compress.pipeline.latency_cache import LatencyCache
+from compress.pipeline.spent import Purse
 from compress.recipe import Recipe
 from compress.report.records import Exactness, Latency, StageRecord
 from compress.report.records import Quality as QualityRecord
@@ -50,6 +51,7 @@ class Harness:
     device: torch.device
     metric: quality.Metric
     races: LatencyCache
+    purse: Purse = field(default_factory=Purse)
     _dense_run: Callable[[], object] | None = field(default=None, init=False)
     _dense_counted: quality.Counted | None = field(default=None, init=False)
     _dense_file: Path | None = field(default=None, init=False)
@@ -70,14 +72,18 @@ class Harness:
         # To be timed, and to count quality with; only the final export is compared with the model.
         self.races.write(artifact, path)
         spent = cost(artifact.module, artifact.inputs)
+        with self.purse.on("timing"):
+            latency = self._latency(artifact, stage, path)
+        with self.purse.on("counting quality"):
+            found = self._quality(artifact, path)
         return StageRecord(
             stage=stage,
             params=spent.params,
             macs=spent.macs,
             file_bytes=total_bytes(path),
             peak_memory_bytes=spent.peak_memory_bytes(self.recipe.batch),
-            latency=self._latency(artifact, stage, path),
-            quality=self._quality(artifact, path),
+            latency=latency,
+            quality=found,
             seconds=round(seconds, 3),
         )
 

@@ -38,6 +38,7 @@ from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.prepare import prepare
 from compress.pipeline.rounding import with_widths_that_pay
 from compress.pipeline.sequence import stages_of
+from compress.pipeline.spent import Purse
 from compress.pipeline.workspace import Workspace, open_workspace
 from compress.progress import Milestone, Progress, silent
 from compress.recipe import Recipe
@@ -93,8 +94,9 @@ def carry_out(
         StageFailed: a stage broke; finished ones are on disk.
         Interrupted: somebody stopped it; finished stages are on disk.
     """
-    stages, trackers = stages_of(recipe), chosen(log)
-    context, metric = prepare(recipe, progress, given)
+    stages, trackers, purse = stages_of(recipe), chosen(log), Purse()
+    with purse.on("opening data and model"):
+        context, metric = prepare(recipe, progress, given)
     sums = {
         "recipe_sha256": recipe_sha256,
         "data_sha256": sha256(Path(recipe.data).expanduser()) if recipe.data.endswith(".toml") else None,
@@ -109,10 +111,11 @@ def carry_out(
         logged(trackers, Path(out), recipe) as told,
     ):
         if searching:
-            recipe, note = contract.found(recipe, stages, context, metric, workspace)
+            with purse.on("looking for a target"):
+                recipe, note = contract.found(recipe, stages, context, metric, workspace)
             context = replace(context, recipe=recipe, dense=context.dense.noting(note))
         races = LatencyCache(recipe, context.device)
-        harness = Harness(recipe, context.data, context.dense, context.device, metric, races)
+        harness = Harness(recipe, context.data, context.dense, context.device, metric, races, purse)
         running = _Run(workspace, harness, replace(context, race=races.race), told)
         running.every(stages)
         report, remedy = _finished(running, sums)
@@ -128,7 +131,8 @@ def _finished(running: _Run, sums: Mapping[str, str | None]) -> tuple[Report, st
         running.context.progress("export", 0.0, ", ".join(recipe.export))
         dense = running.done[0].record.quality
         workspace.check()
-        made = export_all(recipe, workspace.out, result, running.context.data, running.harness.quality_of, dense)
+        with running.harness.purse.on("exporting"):
+            made = export_all(recipe, workspace.out, result, running.context.data, running.harness.quality_of, dense)
         workspace.check()  # exporters make the folder of a file where it is missing
         report, remedy = running.with_last_kept(running.report(made).model_copy(update=sums))
         report = write(workspace, result, report)
@@ -191,8 +195,9 @@ class _Run:
             self.context.data.spec.classes,
         )
         self.context.progress("measure in a large batch", 0.0, "")
-        large = self.harness.in_large_batch(self.done[-1].artifact, report.result.latency)
-        return report.model_copy(update={"large_batch": large})
+        with self.harness.purse.on("timing"):
+            large = self.harness.in_large_batch(self.done[-1].artifact, report.result.latency)
+        return report.model_copy(update={"large_batch": large, "spent": self.harness.purse.told()})
 
     def with_last_kept(self, report: Report) -> tuple[Report, str]:
         """The report, and what a broken contract leaves: where a later stage broke it, with the model that still kept it."""
@@ -242,12 +247,14 @@ class _Run:
 
     def _carried_out(self, name: str, carry_out: Callable[[], Artifact]) -> _Done:
         start = time.perf_counter()
-        artifact = carry_out()
+        with self.harness.purse.on(name):
+            artifact = carry_out()
         # Only the stage itself is timed, not what is measured of it.
         seconds = round(time.perf_counter() - start, 3)
         self.context.progress(f"measure {name}", 0.0, "")
         edits = artifact.plan.edits[len(self._before.plan.edits) :]
-        exactness = self.harness.exactness(self._before, edits) if edits else None
+        with self.harness.purse.on("proving exactness"):
+            exactness = self.harness.exactness(self._before, edits) if edits else None
         made: list[_Done] = []
 
         def fill(folder: Path) -> dict[str, object]:

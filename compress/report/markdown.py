@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from compress.progress import duration
 from compress.report import sentences
 from compress.report.escape import markdown as text
 from compress.report.pictures import file_name
@@ -128,8 +129,17 @@ def settings(report: Report) -> list[tuple[str, str]]:
             ", ".join(f"{name} {version}" for name, version in packages.items() if version),
         ),
         ("date", env.date),
+        ("time", _time(report) or None),
     ]
     return [(name, value) for name, value in facts if value is not None]
+
+
+def _time(report: Report) -> str:
+    """The whole, and what it went to, the most first; parts that are shorter than a hundredth of it are in report.json."""
+    whole = sum(one.seconds for one in report.spent)
+    parts = sorted((one for one in report.spent if one.seconds >= 0.01 * whole), key=lambda one: -one.seconds)
+    told = ", ".join(f"{one.what} {duration(one.seconds)}" for one in parts)
+    return f"{duration(whole)}: {told}" if whole else ""
 
 
 def grid(heading: Sequence[str], body: Sequence[Sequence[str]]) -> str:

@@ -234,6 +234,13 @@ class Broken(Record):
     reason: str = Field(default="", description="why the exported file is not equal to the model, or nothing can be told")
 
 
+class Spent(Record):
+    """A part of the time that a run took."""
+
+    what: str
+    seconds: Seconds
+
+
 class Report(Sealed):
     """A whole run."""
 
@@ -258,6 +265,7 @@ class Report(Sealed):
     notes: tuple[str, ...] = ()
     curves: tuple[Curve, ...] = Field(default=(), description="findings that stages left to be drawn")
     pictures: tuple[str, ...] = Field(default=(), description="files that show the curves, in the folder pictures")
+    spent: tuple[Spent, ...] = Field(default=(), description="all of the time of the process that wrote this, by what it went to")
     large_batch: Latency | None = Field(default=None, description="of the result beside the dense model, many samples a call")
     chance: float | None = Field(default=None, description="quality of guessing, where the metric and the classes tell it")
     layers: tuple[LayerRecord, ...] = Field(default=(), description="in the order of execution; those of the result alone last")
