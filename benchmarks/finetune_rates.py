@@ -27,16 +27,16 @@ from compress.recipe import Recipe, make
 from compress.stages.finetune import holds_norms
 from compress.training import train
 
-STARTS = {
-    "resnet20": ("resnet20", "macs=0.5"),
-    "resnet20 at 0.39": ("resnet20", "macs=0.39"),
-    "vgg16_bn": ("vgg16_bn", "params=0.105"),
+STARTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "resnet20": ("resnet20", {"target": "macs=0.5"}),
+    "resnet20 at 0.39": ("resnet20", {"target": "macs=0.39"}),
+    "vgg16_bn": ("vgg16_bn", {"target": "params=0.105", "align": 1}),
 }
-"""Network and target of every start."""
+"""Network and budget of every start."""
 SETTINGS: tuple[dict[str, Any], ...] = (
     {"setting": "default"},
-    {"setting": "as default, norms follow their batches", "hold_norms": False},
     {"setting": "AdamW at 0.001 for every weight, norms follow their batches", "lr": 1e-3, "hold_norms": False},
+    {"setting": "as default, norms follow their batches", "hold_norms": False},
     {"setting": "AdamW at 0.001 for every weight", "lr": 1e-3, "hold_norms": True},
     {"setting": "AdamW at 0.0001 for every weight, norms follow their batches", "lr": 1e-4, "hold_norms": False},
     {"setting": "SGD at 0.01", "optimizer": "sgd", "lr": 1e-2, "hold_norms": True},
@@ -58,15 +58,15 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     rows: list[dict[str, Any]] = list(known("finetune_rates").get("rows", ()))
     for name in given.only.split(","):
-        net, target = STARTS[name]
+        net, budget = STARTS[name]
         dense = open_dense(given.nets, net)
-        recipe = started(given, name, net, target)
+        recipe = started(given, name, net, budget)
         data = open_data(recipe.data, shape=(3, 32, 32))
         begun = load(given.work / name / "model.compressed")
         before = top1(begun, data)
         for epochs in map(float, given.lengths.split(",")):
             for setting in SETTINGS[: given.settings]:
-                key = {"start": name, "target": target, "epochs": epochs, **setting}
+                key = {"start": name, "target": budget["target"], "epochs": epochs, **setting}
                 if any(key.items() <= row.items() for row in rows):
                     continue
                 rows.append(
@@ -78,11 +78,11 @@ def main() -> None:
                 write("finetune_rates", {"rows": rows})
 
 
-def started(given: argparse.Namespace, name: str, net: str, target: str) -> Recipe:
+def started(given: argparse.Namespace, name: str, net: str, budget: dict[str, Any]) -> Recipe:
     """The recipe of a start, whose run lies in the work folder afterwards."""
     settings: dict[str, Any] = {
         "model": str(given.nets / f"{net}.pt"), "arch": f"{given.nets / 'nets.py'}:{net}", "data": given.data,
-        "target": target, "epochs": 0.0, "threads": 1, "device": "cpu",
+        "epochs": 0.0, "threads": 1, "device": "cpu", **budget,
     }  # fmt: skip
     if not (given.work / name / "model.compressed").exists():
         api.run(**settings, export="", out=given.work / name, force=True)

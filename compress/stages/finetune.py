@@ -14,7 +14,7 @@ from compress.training import reinitialized, train
 from compress.training.gradual_linearize import blended, settled
 from compress.training.losses import objective
 
-SHORT = 3.0
+SHORT = 1.0
 """Epochs up to which norms are held: measured, benchmarks/finetune_rates.py."""
 
 
