@@ -15,13 +15,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from compress.errors import BadInput
-from compress.measure import meant as meant_by
-from compress.measure.units import BYTES, amount
+from compress.measure.asked import parse_target
 from compress.method_table import CHANNELS_TARGET, METHODS, WEIGHTS_TARGET
 from compress.user import files
 
-UNITS = ("params", "macs", "size", "activations", "weights")
-_TARGETS = "params=FRACTION, macs=FRACTION, size=6.5MB, activations=FRACTION or weights=FRACTION"
 DEFAULT_TARGET, DEFAULT_WEIGHTS = CHANNELS_TARGET, WEIGHTS_TARGET
 DRAWN = "drawn"
 RENAMED = {"turns": "iterations", "arms": "variants"}
@@ -57,7 +54,8 @@ class Recipe(BaseModel):
     method: str = Field("entropic", description="a name that 'compress methods' lists")
     target: str | None = Field(
         None,
-        description="params=0.25, macs=0.5 (fractions of the dense model) or size=6.5MB; activations=0.5 with a depth method, "
+        description="params=0.25, macs=0.5, latency=0.5 (fractions of the dense model), latency=5ms or size=6.5MB; "
+        "activations=0.5 with a depth method, "
         f"weights=0.1 with one that masks weights; "
         f"{DEFAULT_TARGET} where neither it nor a tolerance is given and the method removes channels",
     )
@@ -321,24 +319,6 @@ def merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> Recipe:
     # Only what is given wins: an override of None is a flag that was not used.
     dropped = {rivals[name] for name in rivals if overrides.get(name) is not None}
     return make(**{**{name: value for name, value in settings.items() if name not in dropped}, **overrides})
-
-
-def parse_target(text: str) -> tuple[str, float]:
-    """`params=0.25` -> ("params", 0.25); `size=6.5MB` -> ("size", 6.5e6), bytes.
-
-    Raises:
-        BadInput: unknown unit, or a value that is not in the unit's range.
-    """
-    unit, _, value = text.partition("=")
-    meant = amount(value, BYTES if unit == "size" else {"": 1.0}) if unit in UNITS and value else None
-    # Nobody has a model of so few bytes: a unit was forgotten.
-    if meant is None or (unit == "size" and meant < 1000 and amount(value, {"": 1.0}) is not None):
-        needed = f"needed is {_TARGETS}"
-    elif 0 < meant < (float("inf") if unit == "size" else 1):
-        return unit, meant
-    else:
-        needed = "a fraction lies above 0 and below 1, a size above 0 bytes"
-    raise BadInput(f"The target is '{text}'; {needed}.{meant_by.target(text, UNITS)}")
 
 
 def toml(value: Any) -> str:

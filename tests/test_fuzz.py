@@ -18,8 +18,9 @@ from compress.checkpoint import deserialize
 from compress.checkpoint.load.model import load, parse_shape
 from compress.data import settings as data_settings
 from compress.errors import CompressError
+from compress.measure.asked import parse_target
 from compress.measure.units import BYTES, COUNTS, SHARES, amount
-from compress.recipe import from_toml, make, parse_target
+from compress.recipe import from_toml, make
 from compress.report import baseline, records
 from compress.report.changes import side
 from exporters.standalone import checksums, contents

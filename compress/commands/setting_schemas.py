@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from compress.data.settings import Settings
-from compress.recipe import RENAMED, UNITS, Recipe
+from compress.measure.asked import UNITS
+from compress.recipe import RENAMED, Recipe
 
 FOLDER = ".compress"
 """Beside the files that name them, so that they hold on any machine that has the folder."""

@@ -29,9 +29,13 @@ _FORMATS = {
 def target(text: str, units: Iterable[str]) -> str:
     """What to say of a --target that cannot be read; empty where nothing comes close."""
     unit, equals, value = (part.strip() for part in text.lower().partition("="))
-    if unit in ("latency", "ms", "speedup", "memory"):
+    if unit in ("ms", "time", "milliseconds"):
+        return f" Did you mean latency={value.removesuffix('ms').strip() or 5}ms?"
+    if unit == "latency" and (amount(value, SHARES) or 0) > 1:
+        return f" Did you mean {unit}={value}ms?"
+    if unit in ("speedup", "memory"):
         return (
-            " Milliseconds and memory are no target: give a share of macs; 'compress gate --max-latency' judges the result, and "
+            " Memory and speed-ups are no target: give a share of macs or of latency; 'compress gate' judges the result, and "
             "--max-drop alone looks for the smallest model."
         )
     if not equals:

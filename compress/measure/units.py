@@ -6,6 +6,8 @@ import re
 
 BYTES = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 1024.0, "MIB": 1024.0**2, "GIB": 1024.0**3}
 """Decimal units, as files are sold, and binary ones where they are named."""
+TIMES = {"MS": 1.0, "S": 1e3, "US": 1e-3}
+"""Milliseconds; a unit has to be named."""
 COUNTS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 SHARES = {"": 1.0, "%": 0.01}
 

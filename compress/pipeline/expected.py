@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from compress.measure.asked import parse_target
 from compress.pipeline.prepare import answered
-from compress.recipe import parse_target
 from compress.stage import Context, Decides, Stage
 
 LOOKED_AT = 32  # images of the pass that is timed

@@ -9,7 +9,7 @@ from compress.edits import Keep
 from compress.errors import Infeasible
 from compress.stage import Context, Decides, Findings, Stage
 
-_BLOCK = 8  # channels; the least block of the kernels in ONNX Runtime and oneDNN
+BLOCK = 8  # channels; the least block of the kernels in ONNX Runtime and oneDNN
 
 
 def with_widths_that_pay(stage: Stage, before: Artifact, context: Context, align: int | None) -> Artifact:
@@ -34,7 +34,7 @@ def with_widths_that_pay(stage: Stage, before: Artifact, context: Context, align
     # Nothing removed: nothing to compare.
     if not any(isinstance(edit, Keep) for edit in plain.plan.edits[len(before.plan.edits) :]):
         return finished(1, plain)
-    multiple = align or _BLOCK
+    multiple = align or BLOCK
     try:
         rounded = carried_out(multiple, fits)
     # A target that rounded counts cannot meet is no error unless rounding was asked for.

@@ -27,7 +27,7 @@ from compress.errors import (
     UnsupportedModel,
 )
 from compress.loggers.logged import Loggers, chosen, logged
-from compress.pipeline import contract
+from compress.pipeline import contract, latency_target
 from compress.pipeline.expected import Expected
 from compress.pipeline.exports import Exports, export_all, lost_too_much
 from compress.pipeline.failures import disk_errors, failures, interruptions
@@ -101,8 +101,8 @@ def carry_out(
         "recipe_sha256": recipe_sha256,
         "data_sha256": sha256(Path(recipe.data).expanduser()) if recipe.data.endswith(".toml") else None,
     }
-    searching = contract.wanted(recipe)
-    widest = replace(context, recipe=contract.widest(recipe)) if searching else context
+    looked = contract if contract.wanted(recipe) else latency_target if latency_target.wanted(recipe) else None
+    widest = replace(context, recipe=looked.widest(recipe)) if looked else context
     for stage in stages:
         stage.check(context.dense, widest)  # before anything slow, and before out/ is touched
     with (
@@ -110,9 +110,9 @@ def carry_out(
         interruptions(workspace),
         logged(trackers, Path(out), recipe) as told,
     ):
-        if searching:
+        if looked:
             with purse.on("looking for a target"):
-                recipe, note = contract.found(recipe, stages, context, metric, workspace)
+                recipe, note = looked.found(recipe, stages, context, metric, workspace)
             context = replace(context, recipe=recipe, dense=context.dense.noting(note))
         races = LatencyCache(recipe, context.device)
         harness = Harness(recipe, context.data, context.dense, context.device, metric, races, purse)

@@ -26,8 +26,8 @@ from compress.artifact import Artifact
 from compress.entropy.allocate import CostModel, choices
 from compress.errors import Infeasible
 from compress.graph.channels.solve import Channels, Group
+from compress.measure.asked import parse_target
 from compress.measure.cost import cost
-from compress.recipe import parse_target
 from compress.selection.budget import absolute, cost_model, of
 
 LEAST = 0.2

@@ -18,8 +18,8 @@ from compress.entropy.allocate import CostModel, lowest
 from compress.errors import BadInput, Infeasible
 from compress.graph import operations
 from compress.graph.channels.solve import Channels, Group
+from compress.measure.asked import parse_target
 from compress.measure.cost import Cost, cost
-from compress.recipe import parse_target
 
 _FUNCTIONAL = operations.functions("convolution", "linear")
 _UNITS = {"params": "parameters", "macs": "MACs", "size": "bytes"}
@@ -37,6 +37,11 @@ def cost_model(
         raise BadInput(
             "A target in weights masks single weights, which this method does not. Take a target in params, macs or size, or "
             "--method lottery, sensitivity or snip."
+        )
+    if unit in ("latency", "ms"):
+        raise BadInput(
+            "A target in latency is looked for by timing, which 'compress run' does; a plan alone needs a target in params, "
+            "macs or size."
         )
     if unit == "activations":
         raise BadInput(

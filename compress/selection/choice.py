@@ -22,8 +22,9 @@ from compress.entropy.allocate import Allocation
 from compress.entropy.obs import Sweep
 from compress.errors import BadInput, UnsupportedModel
 from compress.graph.channels.solve import Group
+from compress.measure.asked import parse_target
 from compress.measure.cost import cost
-from compress.recipe import DEFAULT_TARGET, parse_target
+from compress.recipe import DEFAULT_TARGET
 from compress.refit import refit
 from compress.selection import budget
 from compress.selection import channels as selection

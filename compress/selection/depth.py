@@ -13,7 +13,7 @@ from compress.errors import Infeasible, UnsupportedModel
 from compress.graph.channels.solve import Channels
 from compress.graph.linearize import Activation, activations
 from compress.measure import quality
-from compress.recipe import parse_target
+from compress.measure.asked import parse_target
 from compress.refit import refit
 from compress.stage import Context
 

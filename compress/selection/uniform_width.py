@@ -15,8 +15,9 @@ from compress.edits import Keep, Plan
 from compress.entropy import allocate
 from compress.errors import BadInput, UnsupportedModel
 from compress.graph.channels.solve import Group, solve
+from compress.measure.asked import parse_target
 from compress.measure.cost import cost
-from compress.recipe import DEFAULT_TARGET, DEFAULT_WEIGHTS, Recipe, parse_target
+from compress.recipe import DEFAULT_TARGET, DEFAULT_WEIGHTS, Recipe
 from compress.selection import budget
 from compress.stage import Context
 

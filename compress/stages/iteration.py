@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from compress.artifact import Artifact
+from compress.measure.asked import parse_target
 from compress.measure.cost import cost
-from compress.recipe import Recipe, parse_target
+from compress.recipe import Recipe
 from compress.stage import Context, Stage, Traits
 
 

@@ -1,0 +1,32 @@
+"""What a `--target` says: a unit and an amount."""
+
+from __future__ import annotations
+
+from compress.errors import BadInput
+from compress.measure import meant
+from compress.measure.units import BYTES, TIMES, amount
+
+UNITS = ("params", "macs", "size", "activations", "weights", "latency")
+_TARGETS = "params=FRACTION, macs=FRACTION, size=6.5MB, latency=FRACTION or latency=5ms, activations=FRACTION or weights=FRACTION"
+MS = "ms"
+
+
+def parse_target(text: str) -> tuple[str, float]:
+    """`params=0.25` -> ("params", 0.25); `size=6.5MB` -> ("size", 6.5e6), bytes; `latency=5ms` -> ("ms", 5.0).
+
+    Raises:
+        BadInput: unknown unit, or a value that is not in the unit's range.
+    """
+    unit, _, value = text.partition("=")
+    share, known = amount(value, {"": 1.0}), unit in UNITS and bool(value)
+    if known and unit == "latency" and share is None and (ms := amount(value, TIMES)):
+        return MS, ms
+    found = amount(value, BYTES) if unit == "size" else share
+    # Nobody has a model of so few bytes: a unit was forgotten.
+    if not known or found is None or (unit == "size" and found < 1000 and share is not None):
+        needed = f"needed is {_TARGETS}"
+    elif 0 < found < (float("inf") if unit == "size" else 1):
+        return unit, found
+    else:
+        needed = "a fraction lies above 0 and below 1, a size above 0 bytes"
+    raise BadInput(f"The target is '{text}'; {needed}.{meant.target(text, UNITS)}")

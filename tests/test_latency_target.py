@@ -1,0 +1,114 @@
+"""A target in time: the share of MACs is looked for at which the device takes that long."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from compress.api import plan, run
+from compress.artifact import Artifact
+from compress.errors import BadInput, Infeasible
+from compress.graph.trace.trace import trace
+from compress.measure.asked import parse_target
+from compress.measure.cost import cost
+from compress.measure.latency import Timing
+from compress.pipeline import latency_target
+from compress.pipeline.latency_cache import LatencyCache
+
+FIXED = 0.2
+"""Of the dense model's time, whatever is removed."""
+
+
+def macs(one: Artifact) -> float:
+    return cost(one.module, one.inputs).macs
+
+
+def by_macs(_: LatencyCache, one: Artifact, other: Artifact) -> Timing:
+    """A device on which the whole model of `whole` MACs takes 10 ms, a fifth of it for nothing."""
+    times = [FIXED + (1 - FIXED) * (macs(model) / WHOLE[0]) ** 0.8 for model in (one, other)]
+    ratio = times[1] / times[0]
+    return Timing(10 * times[0], ratio, (ratio / 1.02, ratio * 1.02), 10)
+
+
+WHOLE = [1.0]
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    torch.manual_seed(0)
+    inner = [part for _ in range(3) for part in (nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU())]
+    net = nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), *inner, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)
+    )
+    torch.save(net, tmp_path / "net.pt")
+    monkeypatch.setattr(LatencyCache, "race", by_macs)
+    WHOLE[0] = whole(net)
+    return str(tmp_path / "net.pt")
+
+
+def whole(net: nn.Module) -> float:
+    x = torch.zeros(1, 1, 8, 8)
+    return cost(trace(net.eval(), (x,)), (x,)).macs
+
+
+SETTINGS = {"data": "digits", "epochs": 0, "export": "", "rounds": 5, "align": 1, "method": "magnitude", "device": "cpu"}
+
+
+@pytest.mark.parametrize(("target", "share"), [("latency=0.6", 0.6), ("latency=4ms", 0.4)])
+def test_the_result_takes_as_long_as_was_asked_for(model: str, tmp_path: Path, target: str, share: float):
+    report = run(model, target=target, out=tmp_path / "out", **SETTINGS)
+    left = report.result.macs / report.dense.macs
+    assert FIXED + (1 - FIXED) * left**0.8 == pytest.approx(share, rel=0.04)
+    assert report.target is not None and report.target.startswith("macs=")
+    assert any(f"The target {target} is {share:g} of the dense model's time" in note for note in report.notes)
+    looks = json.loads((tmp_path / "out/search.json").read_text())
+    assert looks["unit"] == "latency" and 1 < len(looks["looks"]) <= 9
+
+
+def test_a_run_that_goes_on_looks_no_second_time(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    first = run(model, target="latency=0.6", out=tmp_path / "out", **SETTINGS)
+    (tmp_path / "out/report.json").unlink()
+    monkeypatch.setattr(latency_target._Search, "looks", lambda _: pytest.fail("looked again"))
+    again = run(model, target="latency=0.6", out=tmp_path / "out", resume=True, **SETTINGS)
+    assert again.target == first.target and again.plan_sha256 == first.plan_sha256
+
+
+def test_what_no_removal_reaches_says_how_quick_the_quickest_is(model: str, tmp_path: Path):
+    with pytest.raises(Infeasible, match=r"is 0.15 of the dense model's time, and removing channels comes down to 0\.2"):
+        run(model, target="latency=0.15", out=tmp_path / "out", **SETTINGS)
+
+
+def test_more_time_than_the_dense_model_takes_removes_nothing(model: str, tmp_path: Path):
+    with pytest.raises(Infeasible, match="no less than the 10 ms"):
+        run(model, target="latency=12ms", out=tmp_path / "out", **SETTINGS)
+
+
+def test_nothing_is_aimed_at_on_a_busy_machine(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(LatencyCache, "race", lambda *_: Timing(1.0, 2.0, (1.9, 2.1), 10, calm=0.1))
+    with pytest.raises(BadInput, match="while the machine is busy"):
+        run(model, target="latency=0.5", out=tmp_path / "out", **SETTINGS)
+
+
+def test_a_plan_alone_and_methods_without_a_size_refuse_a_time(model: str, tmp_path: Path):
+    with pytest.raises(BadInput, match="'compress run' does"):
+        plan(model, target="latency=0.5", **{k: v for k, v in SETTINGS.items() if k in ("data", "method", "device")})
+    with pytest.raises(BadInput, match="which lottery does not size"):
+        run(model, target="latency=0.5", out=tmp_path / "out", **{**SETTINGS, "method": "lottery", "epochs": 1, "prune": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"), [("latency=0.5", ("latency", 0.5)), ("latency=5ms", ("ms", 5.0)), ("latency=300us", ("ms", 0.3))]
+)
+def test_times_are_read(text: str, meant: tuple[str, float]):
+    unit, amount = parse_target(text)
+    assert unit == meant[0] and amount == pytest.approx(meant[1])
+
+
+@pytest.mark.parametrize("text", ["latency=5", "latency=0ms", "latency=1.0", "latency=-1ms", "latency=5MB", "latency="])
+def test_a_time_that_is_none_is_refused(text: str):
+    with pytest.raises(BadInput, match=r"latency=5ms|a fraction lies above 0 and below 1"):
+        parse_target(text)
