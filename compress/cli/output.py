@@ -10,6 +10,7 @@ import click
 
 from compress.cli.tables import print_table, told
 from compress.cli.terminal import say
+from compress.progress import duration
 from compress.user import files
 
 
@@ -67,6 +68,8 @@ def print_decision(decision: Any, out: object | None) -> None:
     print_table(["", *(key.replace("_", " ") for key in sizes[0][1])], ([name, *size.values()] for name, size in sizes))
     for note in decision.notes:
         told(f"Note: {note}")
+    if decision.seconds is not None:
+        told(f"The run will take about {duration(decision.seconds)} here, and what timing and exports take.")
     done = f"{out} is written: carry it out with 'compress apply {out} MODEL'." if out else "Nothing was written."
     told(f"The plan: {counted(decision.plan.edits)}. {done}")
 
