@@ -25,9 +25,11 @@ def print_records(records: Sequence[Any], title: str | None = None) -> None:
 
 def print_comparison(found: Any, out: object | None) -> None:
     """Runs beside each other, and what makes that unfair."""
-    from compress.report.comparison import COLUMNS, cells
+    from compress.report.comparison import COLUMNS, cells, legend
 
     print_table(COLUMNS, cells(found))
+    for line in legend(found):
+        told(line)
     for warning in found.warnings:
         told(f"Note: {warning}")
     if out:
