@@ -12,6 +12,7 @@ Names are imported when they are first used, so that `import compress` costs not
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +89,10 @@ _QUICK = ("compare", "diff", "gate", "methods", "push", "report_page", "verify")
 """Verbs that come from the file of their name, without everything that `compress.api` needs."""
 
 
+@cache
 def _verb(name: str) -> Any:
-    return getattr(import_module(f"compress.commands.{name}" if name in _QUICK else "compress.api"), name)
+    function = getattr(import_module(f"compress.commands.{name}" if name in _QUICK else "compress.api"), name)
+    return import_module("compress.keywords").speaking_keywords(function)
 
 
 def __getattr__(name: str) -> Any:

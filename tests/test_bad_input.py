@@ -378,7 +378,7 @@ def test_a_stored_model_and_data_of_another_shape():
 
 
 def test_an_input_shape_that_the_model_does_not_take():
-    with pytest.raises(BadInput, match=r"input shape is 3x8x8, the model's first layer \(0\) takes 1 channel\. .*--input-shape"):
+    with pytest.raises(BadInput, match=r"input shape is 3x8x8, the model's first layer \(0\) takes 1 channel\. .*input_shape="):
         compress.explain("model.pt", input_shape=(3, 8, 8))
 
 

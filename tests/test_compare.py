@@ -16,18 +16,18 @@ import compress
 from compress.cli.main import cli
 from compress.edits import Linearize, from_json
 from compress.errors import BadInput
-from compress.report.comparison import cells, compared, markdown
+from compress.report.comparison import LEGEND, cells, compared, markdown, spans
 from compress.report.records import Latency, Quality, Report, StageRecord
 
 
 def report(method: str, speed: float, top1: float, **more: Any) -> Report:
-    def stage(name: str, ratio: float, value: float, params: int) -> StageRecord:
+    def stage(name: str, ratio: float, value: float, params: int, macs: int = 1000) -> StageRecord:
         latency = Latency(runtime="ort", batch=1, threads=1, p50_ms=1 / ratio, ratio=ratio, ci95=(0.9 * ratio, 1.1 * ratio))
         quality = Quality(metric=more.get("metric", "top1"), value=value, samples=100, drop_ci95=(0.5, 1.5))
         return StageRecord(
             stage=name,
             params=params,
-            macs=1000,
+            macs=macs,
             file_bytes=4 * params,
             peak_memory_bytes=1,
             latency=latency,
@@ -37,7 +37,7 @@ def report(method: str, speed: float, top1: float, **more: Any) -> Report:
 
     dense = stage("dense", 1, 0.9, more.get("params", 100))
     environment = ENVIRONMENT.model_copy(update={"cpu": more.get("cpu", "a processor")})
-    stages = (dense, stage("finetune", speed, top1, 50))
+    stages = (dense, stage("finetune", speed, top1, 50, more.get("macs", 1000)))
     return Report(
         method=method, verdict="", seed=0, environment=environment, stages=stages, target=more.get("target", "params=0.5")
     )
@@ -67,6 +67,48 @@ def test_a_row_says_shares_intervals_and_reasons():
     )  # fmt: skip
     assert cells(found)[1][0] == "lottery" and cells(found)[1][-1] == "The data has no labels."
     assert "The data has no labels. |" in markdown(found, None) and "![" not in markdown(found, None)
+
+
+def test_a_run_that_missed_its_budget_is_not_held_against_those_that_reached_it():
+    """One ended at 35.6 % of the MACs where the other had 49.9: less is always faster."""
+    made = {
+        "fast": report("fast", 3, 0.80, target="macs=0.5", macs=356),
+        "good": report("good", 2, 0.90, target="macs=0.5", macs=499),
+    }
+    found = compared(made, {})
+    assert [(run.front, run.missed, run.reached) for run in found.runs] == [(None, True, 0.356), (None, False, 0.499)]
+    rows = cells(found)
+    assert [(row[3], row[-1]) for row in rows] == [("35.6% *", "-"), ("49.9%", "-")]
+    assert found.warnings == ("fast came out at macs=0.356, its target is macs=0.5: more than 2 % off.",)
+    assert [series.name for series in found.picture.series] == ["fast, at macs=0.356 for macs=0.5", "good"]  # and no front
+    assert set(spans(found)) == {"fast, at macs=0.356 for macs=0.5", "good"}
+    assert LEGEND.removeprefix("* ") in markdown(found, None)
+    # Among those of an equal budget there is a front, and the one that missed it beats nobody.
+    three = compared({**made, "worse": report("worse", 1.5, 0.85, target="macs=0.5", macs=495)}, {})
+    assert [run.front for run in three.runs] == [None, True, False]
+    # Equal is equal, also beside the target; within 2 % of it there is nothing to say.
+    both = compared({**made, "good": report("good", 2, 0.90, target="macs=0.5", macs=360)}, {})
+    assert [run.front for run in both.runs] == [True, True] and both.picture.series[-1].name == "Pareto front"
+    near = compared(
+        {"a": report("a", 3, 0.8, target="macs=0.5", macs=491), "b": report("b", 2, 0.7, target="macs=0.5", macs=509)}, {}
+    )
+    assert [run.front for run in near.runs] == [True, False] and not near.warnings and LEGEND not in markdown(near, None)
+
+
+def test_runs_of_targets_of_their_own_are_held_against_each_other_and_bytes_are_told():
+    made = {
+        "a": report("a", 3, 0.8, target="macs=0.3", macs=300),
+        "b": report("b", 2, 0.7, target="macs=0.5", macs=500),
+        "c": report("c", 2, 0.7, target="params=0.3"),
+        "d": report("d", 2, 0.7, target="size=0.1kB"),
+        "e": report("e", 2, 0.9, target=None),
+        "f": report("f", 1, 0.9, target="nobody=3"),
+    }
+    found = compared(made, {})
+    assert [run.front for run in found.runs] == [True, False, False, False, True, False]
+    assert [run.missed for run in found.runs] == [False, False, True, True, False, False]
+    assert "c came out at params=0.5, its target is params=0.3: more than 2 % off." in found.warnings
+    assert cells(found)[2][2] == "50.0% *" and cells(found)[3][4] == "200 B *"
 
 
 @pytest.mark.parametrize(
@@ -110,6 +152,21 @@ def test_folders_are_compared_and_what_differs_in_their_recipes_is_told(tmp_path
     assert twice.exit_code == 2 and "Found 1 different run" in twice.stderr
 
 
+def test_a_missed_budget_is_told_at_a_shell_and_in_every_file(tmp_path: Path):
+    one = written(tmp_path, "one", 3, 0.8, target="macs=0.5", macs=356)
+    two = written(tmp_path, "two", 2, 0.9, target="macs=0.5", macs=499)
+    result = CliRunner().invoke(cli, ["compare", str(one), str(two), "--out", str(tmp_path / "both")])
+    assert result.exit_code == 0, result.output
+    assert "35.6% *" in result.stdout and LEGEND in " ".join(result.stdout.split())
+    told = json.loads((tmp_path / "both/compare.json").read_text())
+    assert [(run["front"], run["missed"], run["target"]) for run in told["runs"]] == [
+        (None, True, "macs=0.5"),
+        (None, False, "macs=0.5"),
+    ]
+    assert "more than 2 % off" in (tmp_path / "both/compare.md").read_text()
+    assert (tmp_path / "both/compare.svg").stat().st_size > 1000
+
+
 # ---- several methods in one call -------------------------------------------------------------------------------------------
 
 
@@ -136,6 +193,8 @@ def test_each_method_has_a_run_of_its_own_and_one_that_cannot_is_told(here: Path
     ]
     assert all(run.params is not None and run.params <= 0.5 for run in found.runs[:2])
     assert "--epochs above 0" in found.runs[2].reason
+    assert [run.missed for run in found.runs[:2]] == [abs((run.params or 0) / 0.5 - 1) > 0.02 for run in found.runs[:2]]
+    assert [run.target for run in found.runs[:2]] == ["params=0.5"] * 2
     assert (here / "out/magnitude/report.json").exists() and "lottery" in (here / "out/compare.md").read_text()
     with pytest.raises(BadInput, match="holds another comparison"):
         compress.run("model.pt", methods="magnitude,random", out=here / "out", **QUICK)
@@ -148,10 +207,10 @@ def test_each_method_has_a_run_of_its_own_and_one_that_cannot_is_told(here: Path
 @pytest.mark.parametrize(
     ("methods", "more", "said"),
     [
-        ("entropic,magnitud", {}, "--methods names 'magnitud'; known are entropic"),
+        ("entropic,magnitud", {}, "methods names 'magnitud'; known are entropic"),
         ("entropic", {}, "needed are two or more"),
-        ("entropic,magnitude", {"method": "random"}, "does not go with --method"),
-        ("entropic,magnitude", {"dry_run": True}, "does not go with --dry-run"),
+        ("entropic,magnitude", {"method": "random"}, "does not go with method="),
+        ("entropic,magnitude", {"dry_run": True}, "does not go with dry_run=True"),
     ],
 )
 def test_methods_that_cannot_be_are_refused_before_anything_is_done(here: Path, methods: str, more: dict[str, Any], said: str):

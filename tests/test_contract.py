@@ -182,7 +182,7 @@ def test_a_run_finds_its_target_with_one_look_at_the_images_and_resumes_without_
     again = compress.run(net, max_drop=4, out=out, resume=True, **QUICK)
     assert calls["statistics"] == 3 and again.target == report.target and again.plan_sha256 == report.plan_sha256
     (out / "search.json").write_text("{")
-    with pytest.raises(BadInput, match=r"search.json cannot be read .*--force"):
+    with pytest.raises(BadInput, match=r"search.json cannot be read .*force=True"):
         compress.run(net, max_drop=4, out=out, resume=True, **QUICK)
 
 
@@ -190,10 +190,8 @@ def test_what_nothing_keeps_is_refused_with_what_would(net: Path, tmp_path: Path
     monkeypatch.setattr(contract._Search, "_lost", lambda *_: (1.5, 1.1, 1.9))
     with pytest.raises(Infeasible) as refused:
         compress.run(net, max_drop=1, out=tmp_path / "out", **QUICK)
-    assert str(refused.value).startswith("No target keeps --max-drop 1: at macs=")
-    assert "loses 1.50 [1.10, 1.90] points of held-out quality. Allow --max-drop 1.7, or train (--epochs 3)." in str(
-        refused.value
-    )
+    assert str(refused.value).startswith("No target keeps max_drop=1: at macs=")
+    assert "loses 1.50 [1.10, 1.90] points of held-out quality. Allow max_drop=1.7, or train (epochs=3)." in str(refused.value)
     assert refused.value.exit_code == 3
     monkeypatch.undo()
     compress.run(net, max_drop=30, out=tmp_path / "out", **QUICK)  # what was tried is not in the way
@@ -201,7 +199,7 @@ def test_what_nothing_keeps_is_refused_with_what_would(net: Path, tmp_path: Path
 
 def test_a_run_and_the_gate_judge_by_one_rule(net: Path, tmp_path: Path):
     out = tmp_path / "out"
-    with pytest.raises(GateFailed, match=r"loses \d+\.\d\d \[\d+\.\d\d, \d+\.\d\d\] points of top1, more than --max-drop 0.1"):
+    with pytest.raises(GateFailed, match=r"loses \d+\.\d\d \[\d+\.\d\d, \d+\.\d\d\] points of top1, more than max_drop=0.1"):
         compress.run(net, target="params=0.03", max_drop=0.1, out=out, **QUICK)
     ruling = compress.gate(out, max_drop=0.1)
     assert [r.verdict for r in ruling.rules] == ["fail"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -206,6 +207,25 @@ def test_a_model_that_guesses_is_noted_at_once_and_in_the_report():
     assert "no better than guessing among 10 classes (10 %): wrong normalization" in said
     assert lines.index(said) < next(i for i, line in enumerate(lines) if line.endswith("statistics ..."))
     assert json.loads(Path("out/report.json").read_text())["warnings"] == [said.removeprefix("Warning: ")]
+
+
+def test_a_dry_run_warns_of_it_as_the_run_does_and_tells_the_time():
+    dry, done = run("--dry-run"), run()
+    told = [next(line for line in one.stderr.splitlines() if line.startswith("Warning: ")) for one in (dry, done)]
+    assert told[0] == told[1] and "no better than guessing" in told[0]
+    assert re.search(r"The run will take about [\d.]+ s here, and what timing and exports take\.", dry.stdout)
+    assert 0 < json.loads(run("--dry-run", "--json").stdout)["seconds"] < 600
+
+
+def test_a_result_that_guesses_reads_as_that_wherever_it_is_told():
+    result = run()
+    assert "The result is no better than guessing." in result.stdout
+    assert json.loads(Path("out/report.json").read_text())["verdict"].startswith("The result is no better than guessing (10 %): ")
+    told = Path("out/report.md").read_text()
+    assert "**The result is no better than guessing (10 %): " in told and "- The result is no better than guessing." in told
+    assert "The result is no better than guessing." in Path("out/report.html").read_text()
+    judged = invoke("gate", "out", "--max-drop", 100)
+    assert judged.exit_code == 0 and "Note: The result is no better than guessing." in judged.stdout
 
 
 def test_after_a_broken_contract_the_table_and_the_closing_block_stay(monkeypatch: pytest.MonkeyPatch):

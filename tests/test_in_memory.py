@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import compress
-from compress import keywords
+from compress import api, keywords
 from compress.checkpoint.load.live_module import take
 from compress.data import Data, from_arrays
 from compress.data.objects import open_objects
 from compress.errors import BadInput, CompressError, EmptyData, UnsupportedModel
 from compress.pipeline.result import Result
 from compress.recipe import Recipe
+from exporters.errors import ExportError
 
 QUICK: Any = {"target": "macs=0.5", "epochs": 0.1, "rounds": 5, "calibration": 60, "align": 1, "depth": 0, "threads": 1}
 
@@ -549,6 +550,54 @@ def test_help_tells_every_setting_with_its_type_its_default_and_its_meaning(verb
             assert f" {name}: " in flat and f"= {field.get_default(call_default_factory=True)!r}" in flat, name
             assert " ".join((field.description or "?").split()) in flat, name
     assert flat.index("Raises:") < flat.index("Settings:")
+
+
+@pytest.mark.parametrize("step", ["remove", "linearize", "merge", "reconstruct", "finetune", "quantize"])
+def test_help_of_a_step_tells_the_settings_that_it_takes(step: str):
+    flat = " ".join((inspect.getdoc(getattr(compress, step)) or "").split())
+    told = flat[flat.index("Settings:") :]
+    for name, field in Recipe.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        taken = re.search(
+            rf" {name}: [^=]* = {re.escape(repr(default))} {re.escape(' '.join((field.description or '?').split()))}", told
+        )
+        assert (taken is not None) == (name in keywords.StepSettings.__annotations__), name
+
+
+# Errors in the words of who called
+
+
+def test_an_error_names_keywords_to_who_called_a_function_and_flags_at_a_shell(tmp_path: Path):
+    with pytest.raises(BadInput) as called:
+        compress.run(net(), data=samples(), methods="entropic,l1", method="l1")
+    with pytest.raises(BadInput) as at_a_shell:
+        api.run(net(), data=samples(), methods="entropic,l1", method="l1")
+    assert str(called.value) == "methods does not go with method=. Leave one of them out."
+    assert str(at_a_shell.value) == "--methods does not go with --method. Leave one of them out."
+    (tmp_path / "x").mkdir()
+    with pytest.raises(BadInput, match="the folder of a run, its out="):  # a verb that does without torch
+        compress.report_page(tmp_path / "x")
+    with pytest.raises(ExportError, match=r"none were given\. Add data="):
+        compress.export(net(), inputs=torch.zeros(1, 1, 8, 8), format="onnx-int8", out=tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("at_a_shell", "called"),
+    [
+        ("loses more than --max-drop 0.5 allows.", "loses more than max_drop=0.5 allows."),
+        ("Give --data: a folder.", "Give data=: a folder."),
+        ("Give it with --input-shape CxHxW, once.", "Give it with input_shape=CxHxW, once."),
+        ("Channels come first: --input-shape 3x8x8.", 'Channels come first: input_shape="3x8x8".'),
+        ("take --method easier or nepenthe", 'take method="easier" or nepenthe'),
+        ("Add --arch torchvision:NAME, or --trust-pickle.", 'Add arch="torchvision:NAME", or trust_pickle=True.'),
+        ("--epochs is 0. Leave --epochs out, or --lr (now 1) alone.", "epochs is 0. Leave epochs out, or lr (now 1) alone."),
+        ("Add --resume to go on, --force to replace it.", "Add resume=True to go on, force=True to replace it."),
+        ("'compress doctor --json' and --nosuch say more.", "'compress doctor --json' and --nosuch say more."),
+        ("A run with --method entropic --depth 0.", 'A run with method="entropic" depth=0.'),
+    ],
+)
+def test_a_flag_is_the_keyword_of_the_function(at_a_shell: str, called: str):
+    assert keywords.in_keywords(at_a_shell, api.run) == called
 
 
 def test_a_table_in_a_notebook_is_small_and_escaped():

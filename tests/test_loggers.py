@@ -107,7 +107,7 @@ def test_a_tracker_that_is_not_installed_is_told_and_left_out(tmp_path: Path, mo
 
 
 def test_a_tracker_that_nobody_knows_is_refused_before_anything_is_written(tmp_path: Path):
-    with pytest.raises(BadInput, match="--log is 'neptune'; known are tensorboard, mlflow, wandb, trackio"):
+    with pytest.raises(BadInput, match="log is 'neptune'; known are tensorboard, mlflow, wandb, trackio"):
         run(tmp_path / "out", "tensorboard,neptune")
     assert not (tmp_path / "out").exists()
     done = CliRunner().invoke(cli, ["run", "none.pt", "--data", "digits", "--log", "neptune"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import pty
@@ -226,6 +227,19 @@ def test_notes_that_matter_come_first_and_the_others_are_counted():
     many = [f"Depth: segment {n}" for n in range(9)]
     shown, rest = weights.parted([*many, *notes])
     assert shown == [notes[2], notes[1], *many[:4]] and len(rest) == 6
+
+
+def test_every_beginning_that_gives_a_note_its_weight_is_that_of_a_note():
+    """Who rewords a note is told here that its weight depends on how it begins."""
+    made = list[str]()
+    for path in (ROOT / "compress").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            first = node.values[0] if isinstance(node, ast.JoinedStr) and node.values else node
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                # Alone, a beginning is what somebody looks for, and no note.
+                made += [first.value + " " * isinstance(node, ast.JoinedStr)]
+    for beginning in (*weights.DIFFERS, *weights.ASSUMED, *weights.DECIDED):
+        assert any(text.startswith(beginning) and text != beginning for text in made), beginning
 
 
 # ---- help ------------------------------------------------------------------------------------------------------------------

@@ -159,8 +159,8 @@ def test_old_values_and_units_say_their_new_name_on_the_command_line(model: str)
 def test_depth_that_may_cost_nothing_is_refused_and_not_planned_as_nothing(model: str, dry: bool):
     settings = {**QUICK, "method": "depth", "epochs": 0}
     for more, said in (
-        ({}, "so nothing would be done. Give --depth POINTS"),
-        ({"target": "activations=0.5"}, "stops by --depth"),
+        ({}, "so nothing would be done. Give depth=POINTS"),
+        ({"target": "activations=0.5"}, "stops by depth="),
     ):
         with pytest.raises(BadInput, match=said):
             compress.run(model, dry_run=True, **settings, **more) if dry else compress.plan(model, out=None, **settings, **more)

@@ -53,14 +53,14 @@ def finetune(
     out is the state after the best epoch on held-out images, as a folder that 'compress export' and the others open; the quality
     on the test data is told before and after. Without labels, a teacher is needed.
     """
-    import compress
+    from compress import api
     from compress.cli.output import print_json
     from compress.report import sentences
 
     pairs = [key_value(pair, "--teacher-arch-kwargs") for pair in flags.pop("teacher_arch_kwargs")]
     typed = given(flags)
     with shown(quiet, log_format) as progress:
-        found = compress.finetune(
+        found = api.finetune(
             model,
             typed.pop("data", ""),
             teacher=teacher,

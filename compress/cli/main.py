@@ -53,12 +53,12 @@ def analyze(model: str, every: bool, quiet: bool, log_format: LogFormat, as_json
 
     --sensitivity trains three times as --epochs, --lr and --batch-size say, from --initial weights or drawn ones.
     """
-    import compress
+    from compress import api
     from compress.cli.analysis import print_analysis
     from compress.cli.output import print_json, print_probing, print_records
 
     with shown(quiet, log_format) as progress:
-        found = compress.analyze(model, progress=progress, **given(flags))
+        found = api.analyze(model, progress=progress, **given(flags))
     if as_json:
         print_json(found)
     else:
@@ -87,11 +87,11 @@ def plan(
 
     Channel counts are not rounded unless --align says so; a run rounds them where that is measurably faster.
     """
-    import compress
+    from compress import api
     from compress.cli.output import print_decision, print_json
 
     with shown(quiet, log_format) as progress:
-        made = compress.plan(model, out=out, apply_to=apply_to, force=force, progress=progress, **given(flags))
+        made = api.plan(model, out=out, apply_to=apply_to, force=force, progress=progress, **given(flags))
     print_json(made) if as_json else print_decision(made, out)
 
 
@@ -109,10 +109,10 @@ def apply(plan: str, model: str, out: Path, force: bool, **flags: Any) -> None:
     The result equals the model whose removed channels were masked; `compress.load` opens it without the model's class.
     MODEL needs --input-shape or --data, unless it is a folder model.compressed.
     """
-    import compress
+    from compress import api
     from compress.cli.output import counted
 
-    done = compress.apply(plan, model, out=out, force=force, **given(flags))
+    done = api.apply(plan, model, out=out, force=force, **given(flags))
     told(f"{out}: {counted(done.plan.edits)}. Nothing was refitted or trained: 'compress run --plan {plan}' does both.")
 
 
@@ -133,15 +133,15 @@ def explain(model: str | None, layer: str | None, depth: bool, reach: bool, as_j
     groups stay, in the order of what they cost. MODEL needs --input-shape or --data, unless it is a folder model.compressed;
     --arch NAME does without a MODEL, because the coupling is not a question of the weights.
     """
-    import compress
+    from compress import api
     from compress.cli.output import print_json, print_records
 
     if model is None and not flags["arch"]:
         raise BadInput("No model was given; needed is a file, or --arch NAME alone, whose weights are then drawn.")
-    found = cast(Any, compress.explain)(model, layer, depth=depth, reach=reach, **given(flags))
+    found = cast(Any, api.explain)(model, layer, depth=depth, reach=reach, **given(flags))
     print_json(found) if as_json else print_records(found)
     if not (layer or depth or as_json):
-        rows: Any = found if reach else compress.explain(model, reach=True, **given(flags))
+        rows: Any = found if reach else api.explain(model, reach=True, **given(flags))
         more = "" if reach else " --reach says what stands in the way."
         told(
             f"Within reach: {rows[0].macs:.1%} of the MACs and {rows[0].params:.1%} of the parameters, in "
@@ -168,10 +168,10 @@ def export(model: str, format: str, out: Path | None, force: bool, as_json: bool
 
     A folder model.compressed knows its input size; any other file needs --input-shape or --data.
     """
-    import compress
+    from compress import api
     from compress.cli.output import compared, print_json
 
-    written = compress.export(model, format=format, out=out, force=force, **given(flags))
+    written = api.export(model, format=format, out=out, force=force, **given(flags))
     if as_json:
         print_json(written)
     else:
@@ -204,12 +204,12 @@ def bench(models: tuple[str, ...], strict: bool, quiet: bool, log_format: LogFor
 
     The input size is that of an ONNX file or folder model.compressed among them; else --input-shape says it.
     """
-    import compress
+    from compress import api
     from compress.cli.output import print_json, print_timings
     from compress.commands.bench import steady
 
     with shown(quiet, log_format) as progress:
-        timings = compress.bench(*models, progress=progress, **given(flags))
+        timings = api.bench(*models, progress=progress, **given(flags))
     print_json(timings) if as_json else print_timings(timings)
     if strict:
         steady(timings.values())
@@ -232,10 +232,10 @@ def package(run: str, as_json: bool, **settings: Any) -> None:
 
     The same run gives the same bytes. 'compress verify', or the verify.py inside, checks hashes, outputs and time.
     """
-    import compress
+    from compress import api
     from compress.cli.output import print_json
 
-    made = compress.package(run, **settings)
+    made = api.package(run, **settings)
     if as_json:
         print_json(made)
     else:
@@ -249,10 +249,10 @@ def package(run: str, as_json: bool, **settings: Any) -> None:
 @command(json_option, example="compress doctor")
 def doctor(as_json: bool) -> None:
     """Versions, devices, and which exporters work here or what to install for them."""
-    import compress
+    from compress import api
     from compress.cli.output import print_json, print_records
 
-    found = compress.doctor()
+    found = api.doctor()
     print_json(found) if as_json else print_records(found)
 
 

@@ -10,6 +10,7 @@ import click
 
 from compress.cli.tables import print_table, told
 from compress.cli.terminal import say
+from compress.progress import duration
 from compress.user import files
 
 
@@ -24,9 +25,11 @@ def print_records(records: Sequence[Any], title: str | None = None) -> None:
 
 def print_comparison(found: Any, out: object | None) -> None:
     """Runs beside each other, and what makes that unfair."""
-    from compress.report.comparison import COLUMNS, cells
+    from compress.report.comparison import COLUMNS, cells, legend
 
     print_table(COLUMNS, cells(found))
+    for line in legend(found):
+        told(line)
     for warning in found.warnings:
         told(f"Note: {warning}")
     if out:
@@ -67,6 +70,8 @@ def print_decision(decision: Any, out: object | None) -> None:
     print_table(["", *(key.replace("_", " ") for key in sizes[0][1])], ([name, *size.values()] for name, size in sizes))
     for note in decision.notes:
         told(f"Note: {note}")
+    if decision.seconds is not None:
+        told(f"The run will take about {duration(decision.seconds)} here, and what timing and exports take.")
     done = f"{out} is written: carry it out with 'compress apply {out} MODEL'." if out else "Nothing was written."
     told(f"The plan: {counted(decision.plan.edits)}. {done}")
 

@@ -52,12 +52,12 @@ def run(
     Analyzes MODEL on the training images of --data, removes channels, refits what stays, fine-tunes, exports, and measures
     every stage with the same harness. Everything lands in the folder --out.
     """
-    import compress
+    from compress import api
     from compress.cli.output import print_comparison, print_decision, print_json
 
     recipe = recipe or nearest(model, out, flags["resume"])
     with broken_contract(out, quiet, as_json), shown(quiet, log_format) as progress:
-        done = cast(Any, compress.run)(model, recipe=recipe, out=out, dry_run=dry_run, progress=progress, **given(flags))
+        done = cast(Any, api.run)(model, recipe=recipe, out=out, dry_run=dry_run, progress=progress, **given(flags))
     if as_json:
         print_json(done)
     elif flags["methods"]:
@@ -106,12 +106,12 @@ def init(model: str | None, yes: bool, force: bool, quiet: bool, log_format: Log
     MODEL and --data are looked for in this folder where they are not given. Only what differs from the defaults is written, with
     what it is for; nothing is written unless model and data can be opened and go together.
     """
-    import compress
+    from compress import api
     from compress.cli.output import print_json
     from compress.cli.tables import told
 
     with shown(quiet, log_format, still=not yes) as progress:
-        made = compress.init(model, yes=yes, ask=asked, force=force, progress=progress, **given(flags))
+        made = api.init(model, yes=yes, ask=asked, force=force, progress=progress, **given(flags))
     if as_json:
         print_json(made)
         return
@@ -140,11 +140,11 @@ def asked(question: str, default: str, known: Sequence[str]) -> str:
 )
 def demo(out: Path, force: bool, quiet: bool, log_format: LogFormat, as_json: bool, **flags: Any) -> None:
     """Train a small net on scikit-learn's digits, then compress it: a whole run in about a minute."""
-    import compress
+    from compress import api
     from compress.cli.output import print_json
 
     with broken_contract(out / "run", quiet, as_json), shown(quiet, log_format) as progress:
-        report = compress.demo(out=out, force=force, progress=progress, **given(flags))
+        report = api.demo(out=out, force=force, progress=progress, **given(flags))
     if as_json:
         print_json(report)
         return

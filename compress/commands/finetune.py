@@ -21,7 +21,7 @@ from compress.checkpoint.save import save
 from compress.commands.outputs import free
 from compress.data import open_data
 from compress.errors import BadInput, CompressError
-from compress.keywords import StepSettings
+from compress.keywords import StepSettings, with_step_settings
 from compress.measure import quality
 from compress.measure.drop import SLICES, drop_interval
 from compress.pipeline.given import device_of, resolved_recipe
@@ -82,6 +82,7 @@ def finetune(
     progress: Progress = silent,
     **settings: Unpack[StepSettings],
 ) -> Tuned: ...
+@with_step_settings
 def finetune(
     model: nn.Module | Place,
     data: DataLike,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from compress.commands.outputs import write_text
 from compress.errors import BadInput
 from compress.report import baseline as baselines
-from compress.report import records, rules, rulings, sealed
+from compress.report import records, rules, rulings, sealed, sentences
 from compress.report.changes import exported, side
 from compress.report.records import Outcome
 from compress.report.rules import Ruling
@@ -31,7 +31,7 @@ class Gate:
         passed: every rule is kept, or cannot be told where `on_noise` is "pass".
         rules: the verdict on each.
         updated: the baseline that was written; None where none was asked for, or a rule is broken.
-        notes: what could not be looked for in the files that the verdict was drawn from.
+        notes: that the model only guesses; what could not be looked for in the files that the verdict was drawn from.
     """
 
     passed: bool
@@ -104,7 +104,8 @@ def gate(
         earlier = baselines.read(place)
         sources[place] = earlier
         found += [rules.tolerance(at, earlier, text) for text in tolerances]
-    notes = tuple(f"{name} {sealed.UNKNOWN}." for name, one in sources.items() if one.checksum is None)
+    unknown = [f"{name} {sealed.UNKNOWN}." for name, one in sources.items() if one.checksum is None]
+    notes = (*filter(None, [sentences.at_chance(read)]), *unknown)
     passed = all(r.verdict == "pass" or (r.verdict == "cannot tell" and on_noise == "pass") for r in found)
     if junit is not None:
         write_text(Path(junit), rulings.junit(found, f"compress gate {path}", on_noise == "fail"), "--junit")

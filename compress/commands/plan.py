@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from compress.edits import Plan
 from compress.errors import BadInput
 from compress.measure.cost import Cost, cost
-from compress.pipeline import contract
+from compress.pipeline import contract, expected
 from compress.pipeline.given import NOTHING, Given
 from compress.pipeline.latency_cache import LatencyCache
-from compress.pipeline.prepare import prepare
+from compress.pipeline.prepare import guessing, prepare
 from compress.pipeline.sequence import stages_of
 from compress.progress import Progress, silent
 from compress.recipe import Recipe
@@ -32,12 +32,18 @@ class Size:
 
 @dataclass(frozen=True)
 class Decision:
-    """A plan, and the cost of the model before and after it."""
+    """A plan, and the cost of the model before and after it.
+
+    Attributes:
+        seconds: that the run will take, roughly, timing and exports aside; None where that was not asked for, or depends on what
+            the run finds.
+    """
 
     plan: Plan
     dense: Size
     planned: Size
     notes: tuple[str, ...]
+    seconds: float | None = None
 
     def _repr_html_(self) -> str:
         """Both costs as a table, for a notebook."""
@@ -67,7 +73,8 @@ def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True, g
     deciding = [stage for stage in stages if stage.traits.decides is Decides.BEFORE_TRAINING]
     width_alone = quick and any("width" in stage.traits.removes for stage in deciding)
     chosen = [stage for stage in deciding if not (width_alone and stage.traits.races)]
-    context, _ = prepare(recipe, progress, given)
+    context, metric = prepare(recipe, progress, given)
+    guessing(context, metric)
     context = replace(context, race=LatencyCache(recipe, context.device).race, fitting=not width_alone)
     dense = planned = context.dense
     for stage in stages:
@@ -76,7 +83,9 @@ def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True, g
         planned = stage(planned, context)
     plan = Plan(planned.plan.edits, recipe.method, recipe.align or 1)
     planned = planned.noting(*_left_open(recipe, [stage.name for stage in deciding if stage not in chosen]))
-    return Decision(plan, size(cost(dense.module, dense.inputs)), size(cost(planned.module, planned.inputs)), planned.notes)
+    sizes = [size(cost(one.module, one.inputs)) for one in (dense, planned)]
+    seconds = expected.all_of(stages_of(recipe), context) if quick and not contract.wanted(recipe) else None
+    return Decision(plan, sizes[0], sizes[1], planned.notes, seconds)
 
 
 def _refuse_what_cannot_be_planned(method: str, stages: Sequence[Stage]) -> None:

@@ -23,7 +23,7 @@ from compress.artifact import Artifact, apply
 from compress.checkpoint.load.live_module import as_module, examples, in_memory, inside
 from compress.edits import Edit, Plan
 from compress.errors import BadInput, PlanMismatch
-from compress.keywords import StepSettings
+from compress.keywords import StepSettings, with_step_settings
 from compress.pipeline.exports import CALIBRATION_SAMPLES, batches
 from compress.pipeline.given import device_of, resolved_recipe
 from compress.pipeline.latency_cache import LatencyCache
@@ -69,6 +69,7 @@ class Edited:
         return f"<{type(self).__name__}: {params[0]:,} parameters before, {params[1]:,} after, {len(self.plan.edits)} edits>"
 
 
+@with_step_settings
 def remove(
     model: nn.Module,
     data: DataLike,
@@ -103,6 +104,7 @@ def remove(
     return _edited(model, _stage(recipe, "width"), replace(context, fitting=refit))
 
 
+@with_step_settings
 def linearize(
     model: nn.Module, data: DataLike, *, depth: float = 1.0, progress: Progress = silent, **settings: Unpack[StepSettings]
 ) -> Edited:
@@ -123,6 +125,7 @@ def linearize(
     return _edited(model, _stage(recipe, "depth"), context)
 
 
+@with_step_settings
 def merge(
     model: nn.Module, data: DataLike, *, timed: bool = True, progress: Progress = silent, **settings: Unpack[StepSettings]
 ) -> Edited:
@@ -160,6 +163,7 @@ def edit(model: nn.Module, plan: Plan, *, inputs: Examples) -> Edited:
     return Edited(_as_given(smaller.module, model), plan, smaller.notes, model, traced)
 
 
+@with_step_settings
 def reconstruct(
     model: nn.Module,
     data: DataLike,
@@ -199,6 +203,7 @@ def reconstruct(
         return _as_given(Reconstruct()(small, context).module, model)
 
 
+@with_step_settings
 def quantize(
     model: nn.Module, data: DataLike, *, symmetric: bool = False, progress: Progress = silent, **settings: Unpack[StepSettings]
 ) -> GraphModule:

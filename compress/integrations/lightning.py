@@ -20,6 +20,7 @@ from torch import nn
 
 from compress.commands.steps import Edited, follow, remove
 from compress.errors import BadInput, MissingPackage, extra
+from compress.keywords import speaking_keywords
 
 if TYPE_CHECKING:
     from compress.keywords import DataLike, StepSettings
@@ -81,7 +82,7 @@ class PruneWhileTraining(Base):
             return
         before = network(pl_module, self.part)
         data = trainer.train_dataloader if self.data is None else self.data
-        made = remove(before, data, target=self.target, refit=self.refit, **self.settings)
+        made = speaking_keywords(remove)(before, data, target=self.target, refit=self.refit, **self.settings)
         own = {id(p) for p in before.parameters()}
         for optimizer in trainer.optimizers:
             # Others, of a critic for example, hold nothing of this network.

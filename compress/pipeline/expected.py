@@ -36,6 +36,11 @@ def seconds_an_image(context: Context) -> float:
     return min(took) / max(len(inputs[0]), 1)
 
 
+def all_of(stages: Sequence[Stage], context: Context) -> float:
+    """Seconds of a run that has not begun; of what is measured, quality alone is known before."""
+    return Expected.of(stages, context, len(context.data.test) * seconds_an_image(context)).left
+
+
 @dataclass
 class Expected:
     """Seconds that each step of a run is expected to take; what was spent so far corrects those that are still to come.

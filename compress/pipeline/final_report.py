@@ -45,11 +45,12 @@ def report_of(
     # In this order: an inexact model makes every number after it meaningless.
     doubts = undecided(recipe, stages[0].quality, stages[-1].quality)
     broken = _inexact(worst) or lost_too_much(recipe, stages[0].quality, stages[-1].quality) or made.broken
+    chance = sentences.chance_of(stages[0].quality, classes)
     return Report(
         method=recipe.method,
         outcome=Outcome.KEPT if broken is None else broken.outcome,
         broken=broken,
-        verdict=sentences.reached(stages[0], stages[-1]) if broken is None else sentences.broken(broken),
+        verdict=sentences.reached(stages[0], stages[-1], chance) if broken is None else sentences.broken(broken),
         seed=recipe.seed,
         environment=environment(),
         stages=tuple(stages),
@@ -63,7 +64,7 @@ def report_of(
         warnings=tuple(dict.fromkeys((*result.warnings, *doubts))),
         notes=tuple(dict.fromkeys(result.notes)),
         curves=result.curves,
-        chance=sentences.chance_of(stages[0].quality, classes),
+        chance=chance,
         layers=layer_records(dense, result),
         stays=staying(dense),
         activations=result.observed.activations,

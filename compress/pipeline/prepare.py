@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,8 @@ from compress.measure.runtime import choose
 from compress.pipeline.given import NOTHING, Given
 from compress.progress import Progress, silent
 from compress.recipe import DRAWN, Recipe
+from compress.report import sentences
+from compress.report.records import Quality
 from compress.stage import Context
 
 
@@ -137,6 +140,21 @@ def twice_normalized(dense: Artifact, data: Data, metric: quality.Metric) -> Art
     )
     warnings.warn(odd, CompressWarning, stacklevel=2)
     return dense.warning(odd)
+
+
+_GUESSED = 2000
+"""Samples that tell guessing from knowing; a run looks at all of them."""
+
+
+def guessing(context: Context, metric: quality.Metric) -> None:
+    """Warn where the dense model is no better than guessing, as a run does of its first row: here of so many test samples."""
+    if metric.name not in sentences.GUESSED or not context.data.spec.labeled:
+        return
+    samples = context.data.test.batches(quality.BATCH, limit=_GUESSED, seed=context.recipe.seed)
+    counted = quality.count(context.dense.module, samples, metric, context.device)
+    found = Quality(**dataclasses.asdict(quality.finished(counted, metric)))
+    if (odd := sentences.guessing(found, context.data.spec.classes)) is not None:
+        warnings.warn(odd, CompressWarning, stacklevel=2)
 
 
 def _right(dense: Artifact, x: torch.Tensor, target: torch.Tensor) -> float:

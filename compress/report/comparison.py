@@ -1,24 +1,34 @@
 """Runs beside each other, and which of them no other one beats.
 
 A run is on the Pareto front where no other is at least as fast and as good, and better in one of the two. Points decide that, not
-intervals: the table shows these.
+intervals: the table shows these. Runs of one target are only held against each other where their budgets came out equal, within
+2 %: less is always faster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 from compress.curves import Curve, Series
 from compress.errors import BadInput
 from compress.measure.points import drop
 from compress.progress import duration
+from compress.recipe import parse_target
 from compress.report import pictures, sentences
 from compress.report.markdown import bullets, grid
 from compress.report.records import Report
 
 COLUMNS = ("run", "method", "params", "MACs", "file", "speed-up [95 % CI]", "quality", "change [95 % CI]", "time", "Pareto front")
+CLOSE = 0.02
+"""How far from each other, as a share of what was asked for, budgets are still equal."""
+MISSED = " *"
+LEGEND = (
+    "* is more than 2 % off the target of the run. 'Pareto front' holds among runs whose budgets came out equal, within 2 %; "
+    "'-': there is no other one."
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,11 @@ class Run:
         speed_up, speed_up_ci95: over the run's own dense model; None where nothing was timed.
         quality: of the metric of the comparison; `lost` is in points beside the run's own dense model.
         seconds: of all stages, without measuring.
-        front: whether no other run is as fast and as good, and better in one of them.
+        target: what was asked for, such as macs=0.5.
+        reached: the figure that was asked for, as it came out; None where no target is in params, macs or size.
+        missed: whether that is more than 2 % off the target.
+        front: whether no other run of an equal budget is as fast and as good, and better in one of them; None where there are
+            others, and none had the same budget.
         reason: why there is no result; nothing else is known then.
     """
 
@@ -46,7 +60,10 @@ class Run:
     lost: float | None = None
     lost_ci95: tuple[float, float] | None = None
     seconds: float | None = None
-    front: bool = False
+    target: str | None = None
+    reached: float | None = None
+    missed: bool = False
+    front: bool | None = False
     reason: str = ""
 
 
@@ -83,17 +100,21 @@ def compared(reports: Mapping[str, Report], failed: Mapping[str, str]) -> Compar
             f"The runs were measured by {' and '.join(metrics)}; needed is one metric. Run them with the same --metric."
         )
     rows = [_run(name, report) for name, report in reports.items()]
-    rows = [replace(row, front=_unbeaten(row, rows)) for row in rows]
+    rows = [replace(row, front=_unbeaten(row, [other for other in rows if other is not row])) for row in rows]
     rows += [Run(name, name, reason=reason) for name, reason in failed.items()]
     first = next(iter(reports.values()), None)
     quality = first.dense.quality if first else None
     metric, dense, points = ("", 0.0, 100.0) if quality is None else (quality.metric, quality.value, quality.points)
-    return Comparison(metric, dense, tuple(rows), _warnings(reports), _picture(rows, metric, dense, points), points)
+    return Comparison(
+        metric, dense, tuple(rows), (*_warnings(reports), *_misses(rows)), _picture(rows, metric, dense, points), points
+    )
 
 
 def _run(name: str, report: Report) -> Run:
     dense, result = report.dense, report.result
     latency, quality = result.latency, result.quality
+    unit, asked = _asked(report.target)
+    reached = {"params": result.params / dense.params, "macs": result.macs / dense.macs, "size": result.file_bytes}.get(unit)
     return Run(
         name,
         report.method,
@@ -106,15 +127,35 @@ def _run(name: str, report: Report) -> Run:
         drop(dense.quality, quality) if quality and dense.quality else None,
         quality and quality.drop_ci95,
         round(sum(stage.seconds for stage in report.stages), 1),
+        report.target,
+        reached,
+        reached is not None and abs(reached / asked - 1) > CLOSE,
     )
 
 
-def _unbeaten(row: Run, rows: Sequence[Run]) -> bool:
+def _asked(target: str | None) -> tuple[str, float]:
+    """Unit and amount of a target; nothing where there is none, or another version's."""
+    try:
+        return parse_target(target or "")
+    except BadInput:
+        return "", 1.0
+
+
+def _equal(one: Run, other: Run) -> bool:
+    """Whether two runs had the same budget, or had none in common."""
+    if one.target != other.target or one.reached is None or other.reached is None or not (one.missed or other.missed):
+        return True
+    return abs(one.reached - other.reached) <= CLOSE * _asked(one.target)[1]
+
+
+def _unbeaten(row: Run, others: Sequence[Run]) -> bool | None:
     def figures(one: Run) -> tuple[float, float]:
         return one.speed_up or 1.0, -(one.lost or 0.0)
 
-    mine = figures(row)
-    return not any(all(a >= b for a, b in zip(figures(other), mine, strict=True)) and figures(other) != mine for other in rows)
+    mine, rivals = figures(row), [figures(other) for other in others if _equal(row, other)]
+    if others and not rivals:
+        return None
+    return not any(all(a >= b for a, b in zip(other, mine, strict=True)) and other != mine for other in rivals)
 
 
 def _warnings(reports: Mapping[str, Report]) -> tuple[str, ...]:
@@ -134,12 +175,23 @@ def _warnings(reports: Mapping[str, Report]) -> tuple[str, ...]:
     return tuple(said)
 
 
+def _misses(rows: Sequence[Run]) -> list[str]:
+    """Which runs have another budget than they were asked for."""
+    return [f"{row.run} came out at {_told(row)}, its target is {row.target}: more than 2 % off." for row in rows if row.missed]
+
+
+def _told(row: Run) -> str:
+    unit, reached = _asked(row.target)[0], row.reached or 0.0
+    return f"{unit}={f'{reached / 1e6:.3g}MB' if unit == 'size' else f'{reached:.3g}'}"
+
+
 def _picture(rows: Sequence[Run], metric: str, dense: float, points: float) -> Curve:
     there = [row for row in rows if row.quality is not None]
     at = {row.run: (row.speed_up or 1.0, points * (row.quality or 0.0)) for row in there}
-    front = sorted(at[row.run] for row in there if row.front)
+    best = [row for row in there if row.front]
+    front = sorted(at[row.run] for row in best)
     series = [Series(_called(row), *((v,) for v in at[row.run])) for row in there]
-    if len(front) > 1:
+    if len(front) > 1 and all(_equal(*pair) for pair in combinations(best, 2)):
         series.append(Series(pictures.FRONT, tuple(x for x, _ in front), tuple(y for _, y in front)))
     levels = {"dense": points * dense} if there else {}
     return Curve("Quality against speed-up", "speed-up over the dense model", f"{metric}, points", tuple(series), levels)
@@ -157,7 +209,8 @@ def spans(found: Comparison) -> dict[str, pictures.Span]:
 
 
 def _called(row: Run) -> str:
-    return row.run if row.run == row.method else f"{row.run} ({row.method})"
+    name = row.run if row.run == row.method else f"{row.run} ({row.method})"
+    return f"{name}, at {_told(row)} for {row.target}" if row.missed else name
 
 
 def cells(found: Comparison) -> list[tuple[str, ...]]:
@@ -169,26 +222,34 @@ def cells(found: Comparison) -> list[tuple[str, ...]]:
         around = "" if interval is None else " [" + ", ".join(format(v, how) for v in sorted(sign * v for v in interval)) + "]"
         return format(sign * value + 0.0, how) + around
 
+    def mark(row: Run, unit: str) -> str:
+        return MISSED if row.missed and _asked(row.target)[0] == unit else ""
+
     return [
         (
             row.run,
             row.method,
-            shown(row.params, ".1%"),
-            shown(row.macs, ".1%"),
-            "-" if row.file_bytes is None else sentences.size(row.file_bytes),
+            shown(row.params, ".1%") + mark(row, "params"),
+            shown(row.macs, ".1%") + mark(row, "macs"),
+            "-" if row.file_bytes is None else sentences.size(row.file_bytes) + mark(row, "size"),
             shown(row.speed_up, ".2f", row.speed_up_ci95),
             "-" if row.quality is None else sentences.figure(row.quality, found.metric, found.points),
             shown(row.lost, "+.2f", row.lost_ci95, -1),
             "-" if row.seconds is None else duration(row.seconds),
-            "yes" if row.front else row.reason,
+            "yes" if row.front else row.reason or ("-" if row.front is None else ""),
         )
         for row in found.runs
     ]
 
 
+def legend(found: Comparison) -> list[str]:
+    """What the mark in the table means, where it is there."""
+    return [LEGEND] if any(row.missed for row in found.runs) else []
+
+
 def markdown(found: Comparison, picture: str | None) -> str:
     """The text of compare.md; `picture` is the file of the picture beside it."""
-    parts = ["# Runs beside each other", grid(COLUMNS, cells(found)), bullets(found.warnings)]
+    parts = ["# Runs beside each other", grid(COLUMNS, cells(found)), *legend(found), bullets(found.warnings)]
     parts += [f"![{found.picture.title}]({picture})"] if picture else []
     parts.append(
         "Parameters and MACs are shares of the dense model's. Speed-up is over each run's own dense model, timed in turns with "

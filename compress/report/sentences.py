@@ -82,6 +82,8 @@ def sentences(report: Report) -> list[str]:
         said.append(_latency(report.large_batch))
     if result.quality is not None:
         said.append(_quality(dense.quality, result.quality))
+    if (guessed := at_chance(report)) is not None:
+        said.append(guessed)
     said += exports(report)
     if report.exactness is not None:
         e = report.exactness
@@ -140,12 +142,15 @@ def broken(contract: Broken) -> str:
             )
 
 
-def reached(first: StageRecord, last: StageRecord) -> str:
-    """What a run that kept its contracts came to."""
+def reached(first: StageRecord, last: StageRecord, chance: float | None = None) -> str:
+    """What a run that kept its contracts came to; `chance`: the quality of guessing."""
     assert first.quality is not None and last.quality is not None
+    guessed = (
+        f"The result is {NO_BETTER} ({100 * chance:.3g} %): " if chance is not None and guesses(last.quality, chance) else ""
+    )
     speed = f"latency {last.latency.ratio:.2f}x ({last.latency.verdict})" if last.latency else "not timed"
     return (
-        f"{first.params / last.params:.2f}x fewer parameters, {first.macs / last.macs:.2f}x fewer MACs, {speed}, "
+        f"{guessed}{first.params / last.params:.2f}x fewer parameters, {first.macs / last.macs:.2f}x fewer MACs, {speed}, "
         f"{last.quality.metric} {change(first.quality, last.quality)}."
     )
 
@@ -175,9 +180,13 @@ def kept_before(stages: Sequence[StageRecord], last: int) -> str:
     )
 
 
+GUESSED = {"top1": 1, "top5": 5}
+"""Metric -> how many answers to a sample it takes, where guessing them comes to a figure that is known."""
+
+
 def chance_of(quality: Quality | None, classes: Sequence[str] | None) -> float | None:
     """What guessing comes to: the k best of c classes hold the right one with k / c; None where that cannot be told."""
-    best = {"top1": 1, "top5": 5}.get(quality.metric) if quality is not None else None
+    best = GUESSED.get(quality.metric) if quality is not None else None
     return None if best is None or not classes or best >= len(classes) else best / len(classes)
 
 
@@ -186,13 +195,27 @@ def guesses(found: Quality, chance: float) -> bool:
     return found.value <= chance + 2 * math.sqrt(chance * (1 - chance) / max(found.samples, 1))
 
 
+NO_BETTER = "no better than guessing"
+
+
+def at_chance(report: Report) -> str | None:
+    """What to say where a model only guesses; None where none does, or nobody can tell."""
+    for stage, words in ((report.result, "The result is"), (report.dense, "Already the original model is")):
+        if stage.quality is not None and report.chance is not None and guesses(stage.quality, report.chance):
+            return f"{words} {NO_BETTER}."
+    # Older reports hold no chance, but said so of the dense model.
+    if any(NO_BETTER in warning for warning in report.warnings):
+        return f"Already the original model is {NO_BETTER}."
+    return None
+
+
 def guessing(dense: Quality | None, classes: Sequence[str] | None) -> str | None:
     """What to say where the dense model is no better than guessing."""
     chance = chance_of(dense, classes)
     if dense is None or chance is None or classes is None or not guesses(dense, chance):
         return None
     return (
-        f"The dense model's {dense.metric} of {quality(dense)} is no better than guessing among {len(classes)} classes "
+        f"The dense model's {dense.metric} of {quality(dense)} is {NO_BETTER} among {len(classes)} classes "
         f"({100 * chance:.2g} %): wrong normalization (mean and std in a data.toml), class order, or weights?"
     )
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-DIFFERS = ("Reached ", "No model.compressed", "After stage '")
+MISSING = ("No model.compressed", "After stage '")
+"""How notes begin that tell of something that is not there, or of another model that is."""
+DIFFERS = ("Reached ", *MISSING)
 """How notes begin that tell where the result is not what was asked for."""
 ASSUMED = ("There is no test part", "Normalization inferred", "The task is taken")
 """How notes begin that tell an assumption which somebody should look at."""

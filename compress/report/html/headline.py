@@ -70,7 +70,7 @@ def _judged(report: Report) -> tuple[Tone, str, list[str]]:
     said = [report.verdict]
     if report.broken is not None or report.outcome is not Outcome.KEPT:
         return "bad", _BROKEN.get(report.outcome, "A contract of this run is broken."), said
-    if (found := at_chance(report)) is not None:
+    if (found := sentences.at_chance(report)) is not None:
         return "bad", found, _beside(report)
     if report.result is report.dense or unchanged(report):
         return "unsure", "Nothing was changed: the result is the original model.", said
@@ -125,17 +125,6 @@ def _doubts(report: Report) -> list[str]:
     return doubts
 
 
-def at_chance(report: Report) -> str | None:
-    """What to say where a model only guesses; None where none does, or nobody can tell."""
-    for stage, words in ((report.result, "The result is"), (report.dense, "Already the original model is")):
-        if stage.quality is not None and report.chance is not None and sentences.guesses(stage.quality, report.chance):
-            return f"{words} no better than guessing."
-    # Older reports hold no chance, but said so of the dense model.
-    if any("no better than guessing" in warning for warning in report.warnings):
-        return "Already the original model is no better than guessing."
-    return None
-
-
 def unchanged(report: Report) -> bool:
     """Whether every count of the result is that of the dense model, and its quality, too."""
     dense, result = report.dense, report.result
@@ -167,7 +156,7 @@ def _quality(dense: Quality | None, now: Quality | None, report: Report) -> Figu
     )
     limit = report.max_drop
     tone: Tone = "plain" if limit is None else _TONES[kept(dense, now, limit).verdict]
-    if at_chance(report) is not None or report.outcome is Outcome.QUALITY_LOST or _gone(report) is not None:
+    if sentences.at_chance(report) is not None or report.outcome is Outcome.QUALITY_LOST or _gone(report) is not None:
         tone = "bad"
     return Figure("Quality", value, beside, interval, tone, (now.value, *ends) if ends is not None else (now.value, None, None))
 

@@ -309,7 +309,7 @@ def remarks(run: RunFolder) -> tuple[Remark, ...]:
     if report is not None:
         said += [("missing", text) for text in sentences.exports(report) if text.startswith("No ")]
     notes = sorted(run.notes, key=weights.weight)
-    said += [("missing" if text.startswith(("No model.compressed", "After stage '")) else "note", text) for text in notes]
+    said += [("missing" if text.startswith(weights.MISSING) else "note", text) for text in notes]
     if report is not None:
         said += [("note", text) for text in sentences.exports(report) if not text.startswith("No ")]
     order: tuple[Weight, ...] = ("broken", "warning", "missing", "note")
