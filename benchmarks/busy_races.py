@@ -64,8 +64,8 @@ def main() -> None:
             row = {"network": network, "threads": threads, "load": kind, "processes": count, "number": number}
             rows.append(row | told(timing))
             print(rows[-1], flush=True)
-            write("busy_races", {"cores": cores, "races": rows, "summary": summary(rows)})
-    print(summary(rows))
+            write("busy_races", told_of_all(cores, rows))
+    write("busy_races", told_of_all(cores, rows))
 
 
 def pair(name: str, threads: int, folder: Path) -> dict[str, Callable[[], object]]:
@@ -143,6 +143,19 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         low, high = row["ci95"]
         entry["refused" if row["refused"] else "holds" if low <= truth[_key(row)] <= high else "wrong"] += 1
     return list(found.values())
+
+
+def told_of_all(cores: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    found = summary(rows)
+    return {"cores": cores, "races": rows, "summary": found, "beside": beside(found)}
+
+
+def beside(found: list[dict[str, Any]]) -> dict[str, int]:
+    """Races beside a load, and those that were right or claimed nothing."""
+    loads = [row for row in found if row["load"] != "none"]
+    wrong = sum(row["wrong"] for row in loads)
+    races = wrong + sum(row["holds"] + row["refused"] for row in loads)
+    return {"races": races, "right": races - wrong}
 
 
 if __name__ == "__main__":

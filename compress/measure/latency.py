@@ -4,7 +4,7 @@ A machine drifts (clocks, other processes), so two models timed one after the ot
 times each model once, in shuffled order:  A B | B A | A B ...  and the speed-up is judged within rounds:
 
     r_i = time of the reference in round i / own time in round i          (above 1: faster than the reference)
-    ratio = median of r_i,   ci95 = [low / 1.02, high * 1.02],  low, high: bootstrap percentiles of that median over rounds
+    ratio = median of r_i,   ci95 = [low / 1.04, high * 1.04],  low, high: bootstrap percentiles of that median over rounds
 
 Other processes that take the cores do not only add noise: times get two modes, and the median, with a narrow interval, may lie
 on either. So every part of a sample is asked how long threads waited for a core (`machine.Waits`); a part that waited for more
@@ -14,8 +14,9 @@ the host of a virtual machine took more than `MOST_STOLEN` of its time, or where
 `MOST_SCATTER`, as a ratio. A clock that changes needs no such care: it changes for both of a pair.
 The limits are measured (`benchmarks/busy_races.py`).
 
-The 2 % stand for what rounds cannot show: two sessions of the very same file differ by that much from where their memory lies.
-Without it 12 % of 56 comparisons of a model with itself (busy two-core machine) were called different; with it 5 %.
+The 4 % stand for what rounds cannot show: two sessions of the very same file differ by 2 % from where their memory lies, and
+beside a process that computes on another core, so that nobody waits, ratios of short calls are up to twice that from the quiet
+ones.
 A sample repeats its call until it lasts some milliseconds, in up to `PARTS` parts, and is the median of these: the clock and the
 call's overhead weigh little, and an interruption hits one part of many. Where the interval holds 1, nothing is claimed.
 """
@@ -34,7 +35,7 @@ import numpy as np
 from exporters.standalone import machine
 
 RESAMPLES = 2000  # the interval's ends move by less than 1 % of its width beyond this
-BETWEEN_SESSIONS = 1.02  # module docstring
+BETWEEN_SESSIONS = 1.04  # module docstring
 PARTS = 9  # of a sample, where it has so many calls
 MOST_SCATTER = 1.25  # module docstring
 MOST_TRIES = 10  # samples that are taken again while the number of calls is looked for
