@@ -83,7 +83,7 @@ class StepSettings(TypedDict, total=False):
     # fine-tuning
     epochs: float
     optimizer: Literal["adamw", "sgd"]
-    lr: float
+    lr: float | None
     weight_decay: float
     batch_size: int
     warmup: float
