@@ -92,7 +92,7 @@ _QUICK = ("compare", "diff", "gate", "methods", "push", "report_page", "verify")
 @cache
 def _verb(name: str) -> Any:
     function = getattr(import_module(f"compress.commands.{name}" if name in _QUICK else "compress.api"), name)
-    return import_module("compress.keywords").speaking_keywords(function)
+    return import_module("compress.commands.keyword_errors").speaking_keywords(function)
 
 
 def __getattr__(name: str) -> Any:

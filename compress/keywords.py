@@ -1,22 +1,17 @@
-"""The settings as keyword arguments: what editors complete and type checkers check, what `help` says of them, and errors.
+"""The settings as keyword arguments: what editors complete and type checkers check, and what `help` says of them.
 
 `Settings` repeats the fields of `Recipe`, because a type checker reads no pydantic field as a keyword; a test compares the two.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import wraps
-from inspect import cleandoc, signature
+from inspect import cleandoc
 from os import PathLike
 from textwrap import fill
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
-from compress.errors import CompressError, Interrupted
-from compress.method_table import METHODS
 from compress.recipe import Recipe
-from exporters.errors import ExportError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,49 +159,3 @@ def with_step_settings(function: F) -> F:
 def _telling(function: F, *groups: type) -> F:
     function.__doc__ = f"{cleandoc(function.__doc__ or '')}\n\n{explained(*groups)}\n"
     return function
-
-
-_FLAG = re.compile(r"'(?:compress|pip) [^']*'|(?<![\w-])--([a-z][a-z0-9-]*)(?: (?!--)(\S+?)(?=[.,;:)]*(?:\s|$)))?")
-"""A line for a shell, which stays; or a flag, and the word behind it."""
-_NUMBER = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?")
-_END = re.compile(r"[.,;:)]|$")
-_PROSE = ("out", "alone", "only", "instead", "allows", "decides")
-"""Words behind a flag that can end a clause, and are no value of it."""
-
-
-def in_keywords(message: str, function: Callable[..., Any]) -> str:
-    """What an error says to somebody at a shell, for somebody who called the function: `--max-drop 0.5` is `max_drop=0.5`."""
-    # A default says of a parameter whether it is a switch, whose flag has no value.
-    known: dict[str, object] = {name: field.annotation for name, field in Recipe.model_fields.items()}
-    known |= {name: type(parameter.default) for name, parameter in signature(function).parameters.items() if name not in known}
-
-    def keyword(found: re.Match[str]) -> str:
-        name, value = (found[1] or "").replace("-", "_"), found[2]
-        if name not in known:
-            return found[0]
-        if known[name] is bool:
-            return f"{name}=True{'' if value is None else f' {value}'}"
-        at_the_end = _END.match(message, found.end()) is not None
-        if value is None:
-            return f"{name}=" if at_the_end else name
-        if _NUMBER.fullmatch(value) or value[0].isupper():  # an upper case word stands for a value
-            return f"{name}={value}"
-        choices = METHODS if name == "method" else get_args(known[name])
-        told = value in choices or re.search(r"\w[:=/.]\w|^\d", value) or (at_the_end and value not in _PROSE)
-        return f'{name}="{value}"' if told else f"{name} {value}"
-
-    return _FLAG.sub(keyword, message)
-
-
-def speaking_keywords(function: F) -> F:
-    """The function, whose errors name its keywords, not the flags of the command line."""
-
-    @wraps(function)
-    def called(*args: Any, **settings: Any) -> Any:
-        try:
-            return function(*args, **settings)
-        except (CompressError, ExportError, Interrupted) as error:
-            error.args = (in_keywords(str(error), function), *error.args[1:])
-            raise
-
-    return cast(F, called)

@@ -78,15 +78,15 @@ def test_slopes_that_no_longer_fit_leave_the_line_alone():
 def test_fine_tuning_ends_with_lines_and_measures_what_is_left(digits, monkeypatch, ema):
     dense, straight = pair()
     steps, measured = [], []
-    step, evaluate = loops._step, loops.quality.evaluate
+    step, count = loops._step, loops.quality.count
     monkeypatch.setattr(loops, "_step", lambda loop, batch: (steps.append(times(loop.student)), step(loop, batch))[1])
-    monkeypatch.setattr(loops.quality, "evaluate", lambda m, *rest: (measured.append(times(m)), evaluate(m, *rest))[1])
+    monkeypatch.setattr(loops.quality, "count", lambda m, *rest: (measured.append(times(m)), count(m, *rest))[1])
     recipe = make(epochs=2, batch_size=128, linearize="gradual", device="cpu", ema=ema)
     context = Context(Artifact(dense, IMAGE), digits, recipe, torch.device("cpu"))
     tuned = Finetune()(Artifact(straight, IMAGE), context).module
     assert steps[0] == [0, 0] and steps[-1] == [1, 1]
     assert all(a[0] <= b[0] for a, b in itertools.pairwise(steps)) and 0.3 < steps[len(steps) * 3 // 8][0] < 0.7
-    assert measured == [[1, 1]] * 3
+    assert len(measured) >= 3 and measured == [[1, 1]] * len(measured)  # before, after each epoch, and where harm is looked for
     assert isinstance(tuned.get_submodule("0.2"), ChannelAffine) and isinstance(tuned.get_submodule("2"), ChannelAffine)
     assert not torch.equal(tuned.get_submodule("2").slope, straight.get_submodule("2").slope)
 

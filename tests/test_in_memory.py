@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 import compress
 from compress import api, keywords
 from compress.checkpoint.load.live_module import take
+from compress.commands import keyword_errors
 from compress.data import Data, from_arrays
 from compress.data.objects import open_objects
 from compress.errors import BadInput, CompressError, EmptyData, UnsupportedModel
@@ -597,7 +598,7 @@ def test_an_error_names_keywords_to_who_called_a_function_and_flags_at_a_shell(t
     ],
 )
 def test_a_flag_is_the_keyword_of_the_function(at_a_shell: str, called: str):
-    assert keywords.in_keywords(at_a_shell, api.run) == called
+    assert keyword_errors.in_keywords(at_a_shell, api.run) == called
 
 
 def test_a_table_in_a_notebook_is_small_and_escaped():

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from PIL import Image
 from torch import nn
 
 import compress
+from compress.checkpoint.load.model import parse_shape
 from compress.cli.main import cli
+from compress.data import open_data
 from compress.data.objects import open_objects
 from compress.edits import Keep, Plan
 from compress.errors import BadInput
+from compress.recipe import toml
 from compress.report import pictures, sentences
 from compress.report.comparison import cells, compared, spans
-from compress.report.records import Quality
+from compress.report.records import Latency, Quality
 from compress.stages.linearize import _costs
 from compress.user.files import json_text
 from tests.test_gate import report
@@ -138,3 +143,29 @@ def test_samples_of_a_loader_without_an_end_are_used_once():
     every = torch.cat(parts).flatten(1)
     assert len(every) == 40 == len(torch.unique(every, dim=0))
     assert any("repeats itself: its 40 different samples are used, each once" in note for note in data.notes)
+
+
+def test_a_recipe_holds_any_character_as_toml_does():
+    for name in ("pics \U0001f600", "a\x7fb", 'quo"te\\', "tab\tnew\nline", "\u202e"):
+        assert tomllib.loads(f"data = {toml(name)}\nmore = {toml({name: [name]})}") == {"data": name, "more": {name: [name]}}
+
+
+@pytest.mark.parametrize("shape", ["3x3", "3", "scalar", "3x8x8x8"])
+def test_an_input_of_other_axes_than_an_image_is_refused_with_a_folder(shape: str, tmp_path: Path):
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / "images" / part / name).mkdir(parents=True)
+            for i in range(3):
+                Image.new("RGB", (8, 8), (40 * i, 9, 9)).save(tmp_path / "images" / part / name / f"{i}.png")
+    with pytest.raises(BadInput, match="have channels, height and width"):
+        open_data(tmp_path / "images", shape=parse_shape(shape))
+
+
+def test_noise_is_not_told_as_a_model_that_is_no_faster():
+    noisy = Latency(runtime="ort", batch=1, threads=1, p50_ms=1.0, ratio=10.5, ci95=(10.2, 11.0), noisy=True, calm=0.1)
+    said = sentences._latency(noisy)
+    assert (
+        said.startswith("Too noisy to tell whether it is faster")
+        and "other processes took the cores in 90% of its rounds" in said
+    )
+    assert "Not measurably faster" in sentences._latency(noisy.model_copy(update={"noisy": False, "ci95": (0.9, 1.2)}))

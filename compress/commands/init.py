@@ -19,7 +19,7 @@ from compress.data.settings import PRESETS
 from compress.edits import MODELS
 from compress.errors import BadInput
 from compress.measure.cost import cost
-from compress.pipeline.prepare import prepare
+from compress.pipeline.prepare import TRAINED_WITHOUT, prepare
 from compress.progress import Progress, silent
 from compress.recipe import Recipe, code_in, make, toml
 from compress.report.sentences import count
@@ -28,7 +28,7 @@ from compress.stage import Context
 RECIPE, DATA = Path("recipe.toml"), Path("data.toml")
 Ask = Callable[[str, str, Sequence[str]], str]
 """(question, answer by default, known answers; none where anything may be said) -> answer."""
-INFER = "infer"
+INFER, NONE = "infer", "none"
 LOSS = "1"
 """Points of quality that may be lost where nobody says otherwise."""
 WRITTEN = ("model", "arch", "arch_kwargs", "weights_entry", "output", "input_shape", "data", "max_drop", "target")
@@ -90,7 +90,7 @@ def init(
     context, given = _opened(given, answer, progress)
     if not given["data"].endswith(".toml"):
         _refuse_data(force)
-        of_data |= _normalization(context.data.notes, answer)
+        of_data |= _normalization(context, answer)
         given["data"] = str(DATA)
     if given.get("max_drop") is None:
         given["max_drop"] = _number(answer("How many points of quality may be lost?", LOSS, ()))
@@ -137,12 +137,14 @@ def _named_in(model: str) -> str:
     return max((f"torchvision:{one}" for one in list_models() if one in name), key=len, default="")
 
 
-def _normalization(notes: Sequence[str], ask: Ask) -> dict[str, str]:
-    inferred = next((note for note in notes if note.startswith("Normalization inferred")), None)
+def _normalization(context: Context, ask: Ask) -> dict[str, str]:
+    inferred = next((note for note in context.data.notes if note.startswith("Normalization inferred")), None)
     if inferred is None:
         return {}
     known = [INFER, *PRESETS]
-    chosen = ask(f"{inferred.partition('. ')[0]}. How was it in training?", INFER, known)
+    # Where the model does much better without, that was looked at already.
+    likely = NONE if any(TRAINED_WITHOUT in one for one in context.dense.warnings) else INFER
+    chosen = ask(f"{inferred.partition('. ')[0]}. How was it in training?", likely, known)
     return {} if chosen == INFER else {"normalize": chosen}
 
 

@@ -189,6 +189,12 @@ def _geometry(
     channels = settings.channels or (1 if gray else 3)
     if settings.channels is None:
         notes.append(f"The images are {'gray: 1 channel' if gray else 'colored: 3 channels'}.")
+    if shape is not None and len(shape) != 3:
+        told = "x".join(map(str, shape)) or "scalar"
+        raise BadInput(
+            f"The model's input is {told}, and the images of {root} have channels, height and width. Give --input-shape "
+            "3x32x32 or the like, or leave it out."
+        )
     if shape is not None and shape[0] != channels:
         raise BadInput(
             f"The model takes {shape[0]} channels, the images of {root} have {channels}. Write channels = {shape[0]} into a "

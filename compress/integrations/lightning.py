@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from torch import nn
 
+from compress.commands.keyword_errors import speaking_keywords
 from compress.commands.steps import Edited, follow, remove
 from compress.errors import BadInput, MissingPackage, extra
-from compress.keywords import speaking_keywords
 
 if TYPE_CHECKING:
     from compress.keywords import DataLike, StepSettings

@@ -29,10 +29,11 @@ FEW = 20
 
 PIXELS = """\
 The programs below take the picture as raw bytes, $size: what is left
-after the size was changed, before values are divided. ImageMagick makes such a file, with a filter that comes close to the one
-that was measured:
+after the size was changed, before values are divided. ImageMagick makes such a file$filter:
 
-    convert photo.jpg $orient$resize $depth picture.raw
+    convert photo.jpg $orient$resize$depth picture.raw
+
+Files that you make in here are not listed: 'python verify.py' refuses the folder until they are gone.
 """
 PYTHON = """\
 Python (pip install numpy onnxruntime):
@@ -197,12 +198,12 @@ def _programs(samples: Samples, models: Sequence[str]) -> str:
         "std": ", ".join(_float(value) for value in samples.std or ()),
         "model": model,
         "orient": "-auto-orient " if made["upright"] else "",
-        "resize": cover if made["resize"] is not None else f"-size {size}",
+        "resize": f"{cover} " if made["resize"] is not None else "",
         "depth": space,
+        "filter": "" if made["resize"] is None else ",\nwith a filter that comes close to the one that was measured",
     }
-    at_once = (
-        "    python picture.py photo.jpg     takes any picture, and says what the model decides (numpy, Pillow, onnxruntime)\n"
-    )
+    taken = "any picture" if made["resize"] is not None else f"a picture of {size} pixels"
+    at_once = f"    python picture.py photo.jpg     takes {taken}, and says what the model decides (numpy, Pillow, onnxruntime)\n"
     first = f"{at_once}\n" if made["origin"] == "files" else ""
     pixels = PIXELS.replace(" picture.raw\n", ":picture.raw\n")
     texts = [Template(text).substitute(known) for text in (pixels, PYTHON, CPP, JAVASCRIPT)]

@@ -115,6 +115,8 @@ def doubted(dense: Artifact) -> Artifact:
     return dense.warning(odd)
 
 
+TRAINED_WITHOUT = "it was trained without"
+"""What the warning says, for those who can act on it."""
 _LOOKED_AT = 64  # samples: this stands in front of every command that opens data
 _BETTER = 0.2
 """Share of right answers by which inputs as they are have to be better for a warning; far beyond what so few samples scatter."""
@@ -135,7 +137,7 @@ def twice_normalized(dense: Artifact, data: Data, metric: quality.Metric) -> Art
         return dense
     odd = (
         f"The model is right on {shares[0]:.0%} of {len(x)} training samples with the normalization that was inferred, and on "
-        f"{shares[1]:.0%} of them as they are: it was trained without. Write a mean of 0 and a std of 1 for each channel into a "
+        f"{shares[1]:.0%} of them as they are: {TRAINED_WITHOUT}. Write a mean of 0 and a std of 1 for each channel into a "
         "data.toml."
     )
     warnings.warn(odd, CompressWarning, stacklevel=2)

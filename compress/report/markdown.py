@@ -43,7 +43,7 @@ def _reading(report: Report) -> str:
     if latency is not None:
         lines.append(
             "Speed-up is against the dense model, timed in turns with it; the interval is a bootstrap over rounds, "
-            "and '?' marks one that holds 1: not measurably faster. "
+            "and '?' marks one that holds 1, or rounds too noisy for a claim. "
             "The p50 of two rows were taken minutes apart: compare the speed-ups."
         )
     if report.result.quality is not None:

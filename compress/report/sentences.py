@@ -43,7 +43,7 @@ def size(n: float) -> str:
 
 
 def speed_up(latency: Latency) -> str:
-    """1.83x [1.79, 1.88], and `?` behind an interval that holds 1."""
+    """1.83x [1.79, 1.88], and `?` behind what supports no claim: an interval that holds 1, or noise."""
     low, high = latency.ci95
     return f"{latency.ratio:.2f}x [{low:.2f}, {high:.2f}]" + (" ?" if latency.verdict == "cannot tell" else "")
 
@@ -237,7 +237,9 @@ def _latency(now: Latency) -> str:
         case "slower":
             return f"Slower {where}: {now.ratio:.2f}x the speed of the dense model ({interval})."
         case _:
-            why = f"{interval}; {unsteady(now)}" if now.noisy else f"{interval} holds 1"
+            if now.noisy:
+                return f"Too noisy to tell whether it is faster {where}: {unsteady(now)} ({interval})."
+            why = f"{interval} holds 1"
             return f"Not measurably faster {where} (speed-up {now.ratio:.2f}, {why})."
 
 

@@ -187,8 +187,8 @@ def _speed(dense: Latency | None, now: Latency | None, many: Latency | None = No
         case "slower":
             return Figure("Speed", f"slower: {now.ratio:.2f} times as fast", called, interval, "bad", numbers)
         case _:
-            why = sentences.unsteady(now) if now.noisy else "that holds 1"
-            return Figure("Speed", "not measurably faster", called, f"{interval}; {why}", "unsure", numbers)
+            said, why = ("too noisy to tell", sentences.unsteady(now)) if now.noisy else ("not measurably faster", "that holds 1")
+            return Figure("Speed", said, called, f"{interval}; {why}", "unsure", numbers)
 
 
 def _size(dense: StageRecord, now: StageRecord) -> Figure:
