@@ -15,7 +15,7 @@ from compress.training.gradual_linearize import blended, settled
 from compress.training.losses import objective
 
 SHORT = 1.0
-"""Epochs up to which norms are held: measured, benchmarks/finetune_rates.py."""
+"""Epochs up to which norms are held: longer trainings move the weights away from the statistics that suited the start."""
 
 
 def holds_norms(recipe: Recipe) -> bool:

@@ -2,9 +2,8 @@
 
 There the state before training has an advantage: what is left of the dense model's memory of these images and their labels, which
 training on others fades. Its quality on them is some points above that on new images, and training that helps looks like harm.
-How often it *agrees with the dense model* has no such advantage (ResNet-20 at half of its MACs: label accuracy 3 points higher on
-held-out than on test images, agreement 0.1). So training is taken back where both say harm: agreement is lower, by the whole
-paired 95 % interval, and quality is no higher.
+How often it *agrees with the dense model* has hardly any such advantage: what both remember is on both sides. So training is
+taken back where both say harm: agreement is lower, by the whole paired 95 % interval, and quality is no higher.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class Start:
 
         Args:
             before: held-out quality of the start.
-            after: of the state that is measured now.
+            after: held-out quality of the state that is counted now.
         """
         if quality.better(after, before):
             return None

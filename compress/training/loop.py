@@ -150,7 +150,7 @@ def _run(loop: Loop, metric: quality.Metric) -> tuple[list[Epoch], int, dict[str
     history, best, state = [Epoch(0.0, math.nan, first.value, 0.0)], 0, untouched
     # Seen in the dense model's training: the state before would win for the wrong reason (docstring).
     known = seen and metric.reference == "target" and loop.data.spec.labeled
-    top, top_at, done = None if known else first, 0, 0
+    top, top_at, done, chosen = None if known else first, 0, 0, first
     asked = known or loop.hold_norms
     begun = harm.start(counted, loop.data.spec.task, loop.teacher is not None) if asked else None
     loop = replace(loop, hold_norms=loop.hold_norms and begun is not None and begun.good)
@@ -168,14 +168,14 @@ def _run(loop: Loop, metric: quality.Metric) -> tuple[list[Epoch], int, dict[str
             top, top_at = now, len(history) - 1
         # The last one within a standard error, not the first best (docstring).
         if _as_good(now, top):
-            best, state = len(history) - 1, _snapshot(measured)
+            best, state, chosen = len(history) - 1, _snapshot(measured), now
         if loop.recipe.patience and len(history) - 1 - top_at >= loop.recipe.patience:
             break
     if top is not None and _failed(first, top):
         return history, 0, untouched, ()
     if known and begun is not None and best:
         measured.load_state_dict(state)
-        if why := begun.harmed(first, look()):
+        if why := begun.harmed(first, chosen):
             return history, 0, untouched, (why,)
     return history, best, state, ()
 

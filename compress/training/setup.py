@@ -200,9 +200,9 @@ def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def _peak(parameter: nn.Parameter, recipe: Recipe) -> float:
     """Peak learning rate of one parameter.
 
-    A step of Adam moves every weight by about the rate, whatever the weight's size: 0.001 is a hundredth of the weights of a
-    narrow network, and a seventh of those of a wide one, which forgets there what it knew. So the rate is a share of the root
-    mean square of the weights (Shazeer & Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", section 8,
+    A step of Adam moves every weight by about the rate, whatever the weight's size. One rate for all that suits the large weights
+    of narrow layers makes wide ones, whose weights are small, forget what they knew. So the rate is a share of the root mean
+    square of the weights (Shazeer & Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", section 8,
     arXiv:1804.04235, with its 0.01 and its floor). It departs from the paper in that it is fixed by the weights before training.
     """
     if recipe.lr is not None:
