@@ -10,11 +10,16 @@ import pytest
 import torch
 from torch import nn
 
+from compress.artifact import Artifact
 from compress.data import Data, open_data
 from compress.data.stores import Stored
+from compress.graph.trace.trace import trace
 from compress.measure.quality import METRICS, Counted, Metric, Quality
 from compress.recipe import make
+from compress.stage import Context
+from compress.stages import finetune
 from compress.training import harm, train
+from compress.training.loop import Training
 from compress.training.setup import FLAT, FLAT_SGD, SHARE, _optimizer
 
 
@@ -133,3 +138,23 @@ def test_without_labels_the_start_competes(digits: Data, good: nn.Module):
     parts = {name: replace(getattr(digits, name), targets=None, spec=spec) for name in ("train", "held_out", "test")}
     found = train(good, replace(digits, **parts, spec=spec), make(epochs=0.3, lr=0.15, batch_size=16, clip=0.0), teacher=good)
     assert found.metric == "agreement" and found.best == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "held"),
+    [({"epochs": 1}, True), ({"epochs": 1.5}, False), ({"epochs": 1, "from_scratch": True}, False)],
+)
+def test_the_stage_holds_norms_in_short_trainings_of_weights_that_are_there(
+    digits: Data, good: nn.Module, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], held: bool
+):
+    asked: list[bool] = []
+
+    def told(module: nn.Module, *_: object, hold_norms: bool, **__: object) -> Training:
+        asked.append(hold_norms)
+        return Training(module, (), 0, "top1")
+
+    monkeypatch.setattr(finetune, "train", told)
+    x = torch.zeros(1, 1, 8, 8)
+    artifact = Artifact(trace(good, (x,)), (x,))
+    finetune.Finetune()(artifact, Context(artifact, digits, make(**settings), torch.device("cpu")))
+    assert asked == [held]
