@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         run,
         save,
         trace,
+        tune,
         verify,
     )
     from compress.commands.compare import compare
@@ -83,6 +84,7 @@ __all__ = [
     "run",
     "save",
     "trace",
+    "tune",
     "verify",
 ]
 _QUICK = ("compare", "diff", "gate", "methods", "push", "report_page", "verify")

@@ -41,6 +41,7 @@ from compress.commands.report_page import report_page
 from compress.commands.save import save
 from compress.commands.sensitivity import Agreement, agreement
 from compress.commands.steps import edit, follow, linearize, merge, quantize, reconstruct, remove
+from compress.commands.tune import tune
 from compress.commands.verify import verify
 from compress.edits import Plan, read
 from compress.errors import BadInput
@@ -88,6 +89,7 @@ __all__ = [
     "run",
     "save",
     "trace",
+    "tune",
     "verify",
 ]
 

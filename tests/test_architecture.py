@@ -38,6 +38,7 @@ TIERS: tuple[frozenset[str], ...] = (
     frozenset({"report"}),
     frozenset({"packaging", "remote", "loggers"}),
     frozenset({"pipeline"}),
+    frozenset({"tuning"}),
     frozenset({"commands"}),
     frozenset({"integrations"}),
     frozenset({"api"}),

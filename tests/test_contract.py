@@ -16,6 +16,7 @@ from compress.commands.plan import _left_open
 from compress.data import open_data
 from compress.errors import BadInput, GateFailed, Infeasible
 from compress.pipeline import contract
+from compress.pipeline.held_out import Lost
 from compress.pipeline.exports import lost_too_much, undecided
 from compress.recipe import make
 from compress.refit import refit
@@ -96,16 +97,12 @@ class Pretended(contract._Search):
     def __post_init__(self) -> None:
         self.tried, self.context = [], Silent()
 
-    def _carried_out(self, target: str, train: bool) -> Any:
+    def _lost(self, target: str, train: bool) -> Lost:
         share = float(target.partition("=")[2])
         if share < self.reachable:
             raise Infeasible("below")
-        return share, train
-
-    def _lost(self, artifact: Any) -> tuple[float, float, float]:
-        share, train = artifact
         lost = type(self).curve(share) / (2 if train else 1)
-        return lost, lost - 0.2, lost + 0.2  # a standard error of 0.1
+        return Lost(lost, lost - 0.2, lost + 0.2)  # a standard error of 0.1
 
 
 class Silent:
@@ -187,7 +184,7 @@ def test_a_run_finds_its_target_with_one_look_at_the_images_and_resumes_without_
 
 
 def test_what_nothing_keeps_is_refused_with_what_would(net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(contract._Search, "_lost", lambda *_: (1.5, 1.1, 1.9))
+    monkeypatch.setattr(contract._Search, "_lost", lambda *_: Lost(1.5, 1.1, 1.9))
     with pytest.raises(Infeasible) as refused:
         compress.run(net, max_drop=1, out=tmp_path / "out", **QUICK)
     assert str(refused.value).startswith("No target keeps max_drop=1: at macs=")

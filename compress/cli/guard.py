@@ -76,12 +76,12 @@ def guarded(function: Command) -> Command:
     def guarded_function(*args: Any, debug: bool, **kwargs: Any) -> Any:
         as_json, logs = kwargs.get("as_json", False), kwargs.get("log_format") == "json"
         try:
-            with terminable("resume" in kwargs):
+            with terminable("resume" in kwargs or "join" in kwargs):
                 return function(*args, **kwargs)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
         except KeyboardInterrupt as error:
-            refuse(*interruption(error, kwargs.get("resume")), as_json, logs)
+            refuse(*interruption(error, kwargs.get("resume"), "join" in kwargs), as_json, logs)
         except Exception as error:
             if debug:
                 traceback.print_exc(file=sys.stderr)
@@ -107,10 +107,18 @@ def terminable(wanted: bool) -> Generator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def interruption(error: KeyboardInterrupt, resume: bool | None) -> tuple[str, int, str]:
-    """What is said about Ctrl-C and SIGTERM, the exit code, and the kind. `resume`: None where a command has no such flag."""
+def interruption(error: KeyboardInterrupt, resume: bool | None, join: bool = False) -> tuple[str, int, str]:
+    """What is said about Ctrl-C and SIGTERM, the exit code, and the kind.
+
+    Args:
+        error: what stopped the command.
+        resume: whether it was given; None where a command has no such flag.
+        join: whether the command has that flag, by which it is gone on with.
+    """
     stopped = error if isinstance(error, Interrupted) else Interrupted()
-    if resume is None:
+    if join:
+        said = "Interrupted; finished trials are kept: repeat the command with --join to go on."
+    elif resume is None:
         said = "Interrupted."
     elif resume and not stopped.done:
         said = "Interrupted; what was finished before is kept: repeat the command to go on."

@@ -12,6 +12,7 @@ import click
 
 from compress.cli import finetuning as finetuning
 from compress.cli import running as running
+from compress.cli import tuning as tuning
 from compress.cli.completion import complete_from
 from compress.cli.group import cli, command
 from compress.cli.guard import force_option, json_option, out_option, path_argument

@@ -18,15 +18,14 @@ from dataclasses import asdict, dataclass, replace
 from compress.artifact import Artifact
 from compress.errors import BadInput, Infeasible
 from compress.measure import quality
-from compress.measure.drop import SLICES, drop_interval
-from compress.measure.points import drop
 from compress.method_table import METHODS
+from compress.pipeline.held_out import HeldOut, Lost
 from compress.pipeline.workspace import Workspace
 from compress.recipe import Recipe
 from compress.stage import Context, Decides, Findings, Stage
 
 FILE = "search.json"
-_UNITS = {"latency": "macs", "memory": "macs", "macs": "macs", "params": "params", "size": "params"}
+UNITS = {"latency": "macs", "memory": "macs", "macs": "macs", "params": "params", "size": "params"}
 """What is made small -> the unit of the targets that are tried."""
 _LARGEST, _SMALLEST, _CLOSE = 0.95, 0.02, 1.06
 """Targets between which is looked, and how close two of them are to be one."""
@@ -62,7 +61,7 @@ def wanted(recipe: Recipe) -> bool:
 
 def widest(recipe: Recipe) -> Recipe:
     """The recipe with the largest target that is tried: what cannot reach that can reach none."""
-    return recipe.model_copy(update={"target": f"{_UNITS[recipe.minimize]}={_LARGEST}"})
+    return recipe.model_copy(update={"target": f"{UNITS[recipe.minimize]}={_LARGEST}"})
 
 
 def found(
@@ -77,13 +76,13 @@ def found(
         looks = [Look(**one) for one in json.loads((workspace.out / FILE).read_text())["looks"]]
     except FileNotFoundError:
         looks = list(_Search(recipe, stages, context, metric).looks())
-        workspace.write(FILE, json.dumps({"unit": _UNITS[recipe.minimize], "looks": [asdict(one) for one in looks]}, indent=1))
+        workspace.write(FILE, json.dumps({"unit": UNITS[recipe.minimize], "looks": [asdict(one) for one in looks]}, indent=1))
     except (ValueError, TypeError, KeyError) as error:
         raise BadInput(f"{workspace.out / FILE} cannot be read ({error}). Start again with --force.") from error
     kept = [one for one in looks if one.kept]
     if not kept:
         raise Infeasible(_nothing_keeps(recipe, looks))
-    target = f"{_UNITS[recipe.minimize]}={min(one.target for one in kept):.4f}"
+    target = f"{UNITS[recipe.minimize]}={min(one.target for one in kept):.4f}"
     return recipe.model_copy(update={"target": target}), _said(recipe, looks)
 
 
@@ -95,7 +94,7 @@ def _said(recipe: Recipe, looks: Sequence[Look]) -> str:
         if one.lost < _UNREACHABLE
     ]
     return (
-        f"The target was looked for: points of held-out quality lost by share of {_UNITS[recipe.minimize]} "
+        f"The target was looked for: points of held-out quality lost by share of {UNITS[recipe.minimize]} "
         f"({', '.join(parts)}). Allowed are {recipe.max_drop:g}, kept is what leaves a standard error to spare."
     )
 
@@ -110,7 +109,7 @@ class _Search:
     def __post_init__(self) -> None:
         # Shared by all looks: what is seen of the dense model does not depend on the target.
         self.context = replace(self.context, findings=Findings())
-        self.dense = self._counted(self.context.dense)
+        self.held_out = HeldOut(self.context, self.metric)
         self.tried: list[Look] = []
 
     def looks(self) -> Sequence[Look]:
@@ -147,40 +146,37 @@ class _Search:
         again = [one for one in self.tried if one.target == target and one.trained == train]
         if again:
             return again[0]
-        unit = _UNITS[self.recipe.minimize]
+        unit = UNITS[self.recipe.minimize]
         self.context.progress("look for the target", len(self.tried) / 12, f"{unit}={target:.3g}{', trained' if train else ''}")
         try:
-            lost, low, high = self._lost(self._carried_out(f"{unit}={target:.6f}", train))
+            found = self._lost(f"{unit}={target:.6f}", train)
         except Infeasible:  # below what the groups allow
-            lost = low = high = _UNREACHABLE
-        kept = lost + (high - lost) / 2 <= (self.recipe.max_drop or 0)
-        self.tried.append(Look(target, lost, low, high, train, kept))
+            found = Lost(_UNREACHABLE, _UNREACHABLE, _UNREACHABLE)
+        kept = found.points + (found.high - found.points) / 2 <= (self.recipe.max_drop or 0)
+        self.tried.append(Look(target, found.points, found.low, found.high, train, kept))
         return self.tried[-1]
 
-    def _carried_out(self, target: str, train: bool) -> Artifact:
+    def _lost(self, target: str, train: bool) -> Lost:
         recipe = self.recipe.model_copy(update={"target": target, "align": self.recipe.align or 1})
-        context = replace(self.context, recipe=recipe)
-        artifact = context.dense
-        for stage in self.stages:
-            looks = stage.traits.decides is Decides.NOTHING and not stage.traits.repeats
-            # Depth and merging are left to the run: they are chosen by races, for the width that was found.
-            if not (looks or stage.traits.races) and (train or not stage.traits.trains):
-                artifact = stage(artifact, context)
-        return artifact
+        return self.held_out.lost(narrowed(self.stages, replace(self.context, recipe=recipe), train).module)
 
-    def _lost(self, artifact: Artifact) -> tuple[float, float, float]:
-        now = self._counted(artifact)
-        lost = drop(quality.finished(self.dense, self.metric), quality.finished(now, self.metric))
-        return (lost, *(drop_interval(self.metric, self.dense, now, self.recipe.seed) or (lost, lost)))
 
-    def _counted(self, artifact: Artifact) -> quality.Counted:
-        batches = self.context.data.held_out.batches(quality.BATCH, device=self.context.device)
-        return quality.count(artifact.module, batches, self.metric, self.context.device, self.context.dense.module, SLICES)
+def narrowed(stages: Sequence[Stage], context: Context, train: bool = False) -> Artifact:
+    """The dense model with the width that its recipe asks for, refitted, and trained where that is wanted.
+
+    Depth and merging are left to the run: they are chosen by races, for the width that was found.
+    """
+    artifact = context.dense
+    for stage in stages:
+        looks = stage.traits.decides is Decides.NOTHING and not stage.traits.repeats
+        if not (looks or stage.traits.races) and (train or not stage.traits.trains):
+            artifact = stage(artifact, context)
+    return artifact
 
 
 def _nothing_keeps(recipe: Recipe, looks: Sequence[Look]) -> str:
     best = min(looks, key=lambda one: one.lost)
-    unit = _UNITS[recipe.minimize]
+    unit = UNITS[recipe.minimize]
     needed = max(best.lost + (best.high - best.lost) / 2, 0.01)
     more = "" if recipe.epochs > 0 else ", or train (--epochs 3)"
     return (

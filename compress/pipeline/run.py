@@ -38,6 +38,7 @@ from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.prepare import prepare
 from compress.pipeline.rounding import with_widths_that_pay
 from compress.pipeline.sequence import stages_of
+from compress.pipeline.shared import Shared
 from compress.pipeline.spent import Purse
 from compress.pipeline.workspace import Workspace, open_workspace
 from compress.progress import Milestone, Progress, silent
@@ -73,6 +74,7 @@ def carry_out(
     progress: Progress = silent,
     recipe_sha256: str | None = None,
     log: str | Sequence[str] = (),
+    shared: Shared | None = None,
 ) -> tuple[Report, Artifact]:
     """Carry out a recipe and write `out/`: its report, and the model that it ends with.
 
@@ -85,6 +87,7 @@ def carry_out(
         progress: told what is being done.
         recipe_sha256: of the file that the recipe came from.
         log: trackers that the run is told to, as for `compress.run`.
+        shared: model and data that are open already, and what other runs found out about them.
 
     Raises:
         BadInput: a setting, file or folder that cannot be used.
@@ -96,7 +99,7 @@ def carry_out(
     """
     stages, trackers, purse = stages_of(recipe), chosen(log), Purse()
     with purse.on("opening data and model"):
-        context, metric = prepare(recipe, progress, given)
+        context, metric = (shared.for_run(recipe, progress), shared.metric) if shared else prepare(recipe, progress, given)
     sums = {
         "recipe_sha256": recipe_sha256,
         "data_sha256": sha256(Path(recipe.data).expanduser()) if recipe.data.endswith(".toml") else None,
@@ -115,9 +118,12 @@ def carry_out(
                 recipe, note = looked.found(recipe, stages, context, metric, workspace)
             context = replace(context, recipe=recipe, dense=context.dense.noting(note))
         races = LatencyCache(recipe, context.device)
-        harness = Harness(recipe, context.data, context.dense, context.device, metric, races, purse)
+        known = shared and shared.dense
+        harness = Harness(recipe, context.data, context.dense, context.device, metric, races, purse, known)
         running = _Run(workspace, harness, replace(context, race=races.race), told)
         running.every(stages)
+        if shared:
+            shared.dense = known or harness.measured(running.done[0].record, workspace.folder(0, "dense") / "model.onnx")
         report, remedy = _finished(running, sums)
         if report.outcome is not Outcome.KEPT:
             raise GateFailed(f"{report.verdict} {workspace.out} {remedy}", report)

@@ -1,0 +1,193 @@
+"""`compress tune`: a search over recipes, by Optuna; each trial is an ordinary run, and others may join from other machines."""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Unpack, cast
+
+from torch import nn
+
+from compress import __version__
+from compress.checkpoint.load.live_module import fingerprint
+from compress.errors import BadInput, Infeasible
+from compress.keywords import Settings, with_settings
+from compress.pipeline.given import Given, resolved_recipe
+from compress.pipeline.held_out import HeldOut
+from compress.pipeline.prepare import prepare
+from compress.pipeline.shared import Shared
+from compress.progress import Progress, silent
+from compress.recipe import TRUST, Recipe, code_in, make, settings_in
+from compress.report.environment import environment
+from compress.stage import Context
+from compress.tuning import front, space
+from compress.tuning import study as studies
+from compress.tuning.front import Tuning
+from compress.tuning.trials import FOLDER, Worker
+
+HERE = ("model", "arch", "arch_kwargs", "data", "device", "threads", *TRUST)
+"""Settings that say where things are on this machine; who joins a study may give his own."""
+DATABASE = "study.db"
+
+
+@with_settings
+def tune(
+    model: nn.Module | str | Path | None = None,
+    *,
+    recipe: Recipe | str | Path | None = None,
+    out: str | Path = "tune-out",
+    trials: int = 30,
+    over: str | Sequence[str] = (),
+    storage: str | None = None,
+    study: str = "compress",
+    join: bool = False,
+    force: bool = False,
+    progress: Progress = silent,
+    **settings: Unpack[Settings],
+) -> Tuning:
+    """Look for the recipes that no other one beats: little quality lost, and little left of what `minimize` names.
+
+    Every trial is a run in a folder of its own, `out`/trials/NNNN. Quality is that of held-out images; the test images are
+    counted and shown, and chosen by is nothing of them. `out`/best is the run with the least left that keeps `max_drop`, or loses
+    at most a point where there is none.
+
+    Args:
+        model: as for `run`; with `join` it may lie elsewhere than the study says.
+        recipe: settings of all trials.
+        out: folder of the search.
+        trials: how many, by all workers together.
+        over: what is searched, as NAME=VALUE,VALUE or NAME=LOW..HIGH; by default what usually pays and no setting fixes.
+        storage: where the study is kept: sqlite:///FILE, postgresql://..., grpc://HOST:PORT, or the path of a journal; by
+            default a database in `out`.
+        study: its name there.
+        join: work on the study that is there, begun by another worker, or here and cut off.
+        force: replace another search in `out`.
+        progress: told what is being done.
+
+    Raises:
+        BadInput: settings that do not go together, a study of another model or data, or a storage that cannot be reached.
+        MissingPackage: Optuna is not installed.
+        Infeasible: no trial came to a result, or none keeps `max_drop`; everything is written all the same.
+        StorageLost: the storage went away; finished runs are in their folders.
+    """
+    out, given_settings = Path(out), cast("dict[str, Any]", settings)
+    place = storage or f"sqlite:///{(out / DATABASE).resolve()}"
+    _folder(out, join, force, storage is None)
+    opened = studies.joined(place, study) if join else None
+    if opened:
+        base, given = _recipe_of(opened, model, given_settings)
+        searched = space.read(opened.facts["space"])
+    else:
+        base, given = resolved_recipe(model, recipe, given_settings)
+        fixed = {*_typed(recipe), *(name for name, value in given_settings.items() if value is not None)}
+        searched = space.space(base, fixed, [over] if isinstance(over, str) else over)
+    if base.tolerance is not None or base.plan is not None:
+        raise BadInput("A search varies the --target; it does not go with --tolerance or --plan. Leave them out.")
+    context, metric = prepare(base, progress, given)
+    same = _what(context)
+    if opened is None:
+        facts = {**same, "recipe": base.to_toml(), "space": space.written(searched), "compress": __version__}
+        opened = studies.made(place, study, trials, space.usual_first(searched), facts)
+    notes = _compared(opened.facts, same, base.minimize, studies.shown(place))
+    Worker(opened, Shared(context, metric), base, searched, out, HeldOut(context, metric), progress).work(trials)
+    tuned = front.write(front.found(opened, base.minimize, metric.name, base.max_drop, notes), out)
+    _refuse(tuned, base)
+    return tuned
+
+
+def _folder(out: Path, join: bool, force: bool, embedded: bool) -> None:
+    """Make the folder of the search; what is in it is another search's, unless this one goes on with it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        there = [path.name for path in out.iterdir() if not path.name.startswith(".")]
+        ours = {DATABASE, FOLDER, front.BEST, front.TABLE, front.FIGURES, front.PICTURE, "report.html"}
+        if join:
+            if embedded and DATABASE not in there:
+                raise BadInput(f"{out} holds no study to join. Leave --join out, or give its --storage.")
+            return
+        if there and not (force and set(there) <= ours):
+            kind = "another search" if set(there) <= ours else "files that are not of a search"
+            more = ", --join to go on with it, --force to replace it" if set(there) <= ours else ""
+            raise BadInput(f"{out} holds {kind}. Give another --out{more}.")
+        for one in (out / name for name in there):
+            shutil.rmtree(one) if one.is_dir() else one.unlink()
+    except OSError as error:
+        raise BadInput(f"{out} cannot be written ({error.strerror}). Choose a folder that can with --out.") from error
+
+
+def _typed(recipe: Recipe | str | Path | None) -> Sequence[str]:
+    if recipe is None:
+        return ()
+    return tuple(settings_in(Path(recipe))) if isinstance(recipe, str | Path) else tuple(recipe.model_fields_set)
+
+
+def _recipe_of(opened: studies.Study, model: object, settings: Mapping[str, Any]) -> tuple[Recipe, Given]:
+    """The recipe of a study that is joined, with what lies elsewhere on this machine.
+
+    Raises:
+        BadInput: a setting that only the one who made the study may give, or code that it names.
+    """
+    own = {key: value for key, value in settings.items() if value is not None}
+    if other := [key for key in own if key not in HERE]:
+        raise BadInput(
+            f"--{other[0].replace('_', '-')} is a setting of the study, which has it already. With --join leave it out; what may "
+            f"be given is what lies elsewhere here: {', '.join(HERE)}."
+        )
+    said = {key: value for key, value in tomllib.loads(opened.facts["recipe"]).items() if key not in TRUST}
+    used = {key: value for key, value in said.items() if key not in own}
+    if not own.get("trust_recipe") and (named := code_in(used)):
+        raise BadInput(
+            f"The study names code ({named}), and using it would run that code. Give that setting yourself, or, if you trust "
+            "whoever made the study, add --trust-recipe."
+        )
+    return resolved_recipe(model, make(**said), own)
+
+
+def _what(context: Context) -> dict[str, str]:
+    """What all workers of a study have to have in common."""
+    data, known = context.data, environment()
+    return {
+        "model": fingerprint(context.dense.module),
+        "data": f"{len(data.train)} training, {len(data.held_out)} held-out and {len(data.test)} test samples",
+        "processor": known.gpu or known.cpu,
+    }
+
+
+def _compared(facts: Mapping[str, Any], mine: Mapping[str, str], minimize: str, place: str) -> tuple[str, ...]:
+    """Notes on what differs here from where the study was made.
+
+    Raises:
+        BadInput: it is a study of another model, or of other data.
+    """
+    for what in ("model", "data"):
+        if facts.get(what) != mine[what]:
+            raise BadInput(
+                f"The study in {place} is of another {what} ({facts.get(what)}) than this one ({mine[what]}). Give that {what}, "
+                "or another --study."
+            )
+    if minimize == "latency" and facts.get("processor") != mine["processor"]:
+        return (
+            f"Trials were timed on different processors ({facts.get('processor')}, {mine['processor']}): each beside the dense "
+            "model there, which compares them only roughly.",
+        )
+    return ()
+
+
+def _refuse(tuned: Tuning, base: Recipe) -> None:
+    """End with an error where nothing came to a result, or nothing keeps the contract.
+
+    Raises:
+        Infeasible: with what was closest.
+    """
+    if tuned.best is None:
+        reason = next((one.reason for one in tuned.trials if one.reason), "none was finished")
+        raise Infeasible(f"No trial came to a result; the first one: {reason}")
+    if base.max_drop is not None and not tuned.kept:
+        best = next(one for one in tuned.trials if one.trial == tuned.best)
+        low, high = best.lost_ci95 or (best.lost, best.lost)
+        raise Infeasible(
+            f"No trial keeps --max-drop {base.max_drop:g}: trial {best.trial} comes closest, with {best.lost:.2f} [{low:.2f}, "
+            f"{high:.2f}] points lost on held-out images. Allow more, train longer (--epochs), or let it try more (--trials)."
+        )

@@ -1,0 +1,225 @@
+"""What a search found: every trial in a table, those that no other one beats as a picture, and the best one in a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compress.curves import Curve, Series
+from compress.errors import BadInput
+from compress.progress import duration
+from compress.report import pictures
+from compress.report.html.page import page_of
+from compress.report.html.run_folder import PAGE
+from compress.report.markdown import bullets, grid
+from compress.tuning.study import Study
+from exporters import atomic
+from exporters.standalone import leftovers
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+BEST, TABLE, FIGURES, PICTURE = "best", "tune.md", "tune.json", "tune.svg"
+ALLOWED = 1.0
+"""Points that the best one may lose where no `--max-drop` says it."""
+LEFT = {"latency": "time", "memory": "memory", "macs": "MACs", "params": "params", "size": "bytes"}
+"""What is made small, as it stands above its column."""
+_ON_THE_PAGE = 6
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One trial.
+
+    Attributes:
+        trial: its number, which is the name of its folder.
+        settings: what differs between the trials.
+        lost, lost_ci95: points on held-out images, and the 95 % interval of that; the search goes by these.
+        left: share of the dense model's time, or of what else was made small.
+        test, test_ci95: points on test images.
+        macs, params: shares of the dense model's.
+        seconds: that it took.
+        front: whether no other trial loses as little and leaves as little, and less of one of them.
+        folder: of the run, on the machine `host`; None where there is no run.
+        reason: why it has no figures, or its contract is broken.
+    """
+
+    trial: int
+    settings: dict[str, str]
+    lost: float | None = None
+    lost_ci95: tuple[float, float] | None = None
+    left: float | None = None
+    test: float | None = None
+    test_ci95: tuple[float, float] | None = None
+    macs: float | None = None
+    params: float | None = None
+    seconds: float | None = None
+    front: bool = False
+    folder: str | None = None
+    host: str = ""
+    reason: str = ""
+
+    def keeps(self, allowed: float) -> bool:
+        """Whether it loses no more than is allowed, with a standard error to spare: of many, one is always lucky."""
+        if self.lost is None:
+            return False
+        high = self.lost if self.lost_ci95 is None else self.lost_ci95[1]
+        return self.lost + (high - self.lost) / 2 <= allowed
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a search found.
+
+    Attributes:
+        minimize: what was made small.
+        metric: what quality is.
+        trials: all of them, by number.
+        best: number of the trial in the folder `best`; None where nothing came to a result.
+        kept: whether that one keeps the contract, or loses at most a point where there is none.
+        allowed: points that it may lose.
+        notes: what else has to be said.
+        picture: points lost against what is left.
+    """
+
+    minimize: str
+    metric: str
+    trials: tuple[Tried, ...]
+    best: int | None
+    kept: bool
+    allowed: float
+    notes: tuple[str, ...]
+    picture: Curve
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of `cells`."""
+        return (
+            "trial",
+            "settings",
+            "lost [95 % CI]",
+            "on test",
+            LEFT[self.minimize],
+            "MACs",
+            "took",
+            "Pareto front",
+        )
+
+    def cells(self) -> list[tuple[str, ...]]:
+        """The table, the best ones first."""
+        order = sorted(self.trials, key=lambda one: (not one.front, one.left is None, one.left, one.trial))
+        return [_cells(one, one.trial == self.best) for one in order]
+
+
+def found(study: Study, minimize: str, metric: str, allowed: float | None, notes: Sequence[str]) -> Tuning:
+    """What the study holds now."""
+    every = study.trials
+    best_ones = {one.number for one in study.optuna.best_trials} if any(one.values for one in every) else set[int]()
+    # A trial that was taken up again stands in the study twice: once as failed without figures.
+    again = {one.system_attrs["failed_trial"] for one in every if "failed_trial" in one.system_attrs}
+    rows = tuple(_tried(one, one.number in best_ones) for one in every if one.number not in again)
+    measured = [one for one in rows if one.left is not None]
+    limit = ALLOWED if allowed is None else allowed
+    kept = [one for one in measured if one.keeps(limit)]
+    best = min(kept, key=lambda one: one.left or 0) if kept else min(measured, key=lambda one: one.lost or 0, default=None)
+    number = None if best is None else best.trial
+    return Tuning(minimize, metric, rows, number, bool(kept), limit, tuple(notes), _picture(rows, minimize, metric))
+
+
+def write(tuning: Tuning, out: Path) -> Tuning:
+    """tune.md, tune.json, tune.svg, report.html and best/ in the folder of the search.
+
+    Raises:
+        BadInput: it cannot be written.
+    """
+    try:
+        return _written(tuning, out)
+    except OSError as error:
+        raise BadInput(f"{out} cannot be written ({error.strerror or error}). Make room there, and add --join.") from error
+
+
+def _written(tuning: Tuning, out: Path) -> Tuning:
+    best = next((one for one in tuning.trials if one.trial == tuning.best), None)
+    if best is not None:
+        tuning = dataclasses.replace(tuning, notes=(*tuning.notes, *_copied(best, out / BEST)))
+    drawn = pictures.picture(tuning.picture, out / PICTURE)
+    atomic.write(out / FIGURES, (json.dumps(dataclasses.asdict(tuning), indent=1, ensure_ascii=False) + "\n").encode())
+    parts = [f"# {len(tuning.trials)} trials", grid(tuning.columns, tuning.cells()), bullets(tuning.notes)]
+    parts += [f"![{tuning.picture.title}]({PICTURE})"] if drawn else []
+    atomic.write(out / TABLE, ("\n\n".join(part for part in parts if part) + "\n").encode())
+    front = sorted((one for one in tuning.trials if one.front and one.folder), key=lambda one: one.left or 0)
+    here = [folder for one in front if (folder := Path(one.folder or "")).joinpath("report.json").exists()][:_ON_THE_PAGE]
+    if here:
+        atomic.write(out / PAGE, page_of(*here, names=[folder.name for folder in here]).encode())
+    return tuning
+
+
+def _copied(best: Tried, place: Path) -> list[str]:
+    """The run of the best trial beside the others; says where it is if it is not here."""
+    source = Path(best.folder or "")
+    if not best.folder or not (source / "report.json").exists():
+        return [f"The best trial, {best.trial}, is on {best.host or 'another machine'}, in {best.folder}: best/ was not written."]
+    # Beside its place and renamed: other workers of the same folder may be doing the same.
+    staging = place.parent / f"{leftovers.hidden(place.name)}part"
+    shutil.copytree(source, staging, ignore=shutil.ignore_patterns(".*"))
+    shutil.rmtree(place, ignore_errors=True)
+    staging.rename(place)
+    return []
+
+
+def _tried(trial: FrozenTrial, front: bool) -> Tried:
+    facts = trial.user_attrs
+    lost = facts.get("lost")
+    reason = str(facts.get("reason", "")) or ("" if trial.state.is_finished() else f"is {trial.state.name.lower()}")
+    if not reason and facts.get("outcome") == "quality lost":
+        reason = "breaks its contract"
+    return Tried(
+        trial.number,
+        dict(facts.get("values") or {k: str(v) for k, v in trial.params.items()}),
+        *((trial.values[0], (lost["low"], lost["high"]), trial.values[1]) if trial.values and lost else (None, None, None)),
+        facts.get("test"),
+        facts.get("test_ci95") and tuple(facts["test_ci95"]),
+        facts.get("macs"),
+        facts.get("params"),
+        facts.get("seconds"),
+        front,
+        facts.get("folder") if trial.values else None,
+        str(facts.get("host", "")),
+        reason,
+    )
+
+
+def _cells(one: Tried, best: bool) -> tuple[str, ...]:
+    def share(value: float | None) -> str:
+        return "-" if value is None else f"{value:.1%}"
+
+    settings = " ".join(f"{name}={value}" for name, value in one.settings.items())
+    if one.lost is None:
+        return (str(one.trial), settings, "-", "-", "-", "-", "-", one.reason)
+    low, high = one.lost_ci95 or (one.lost, one.lost)
+    front = "best" if best else "yes" if one.front else one.reason
+    return (
+        str(one.trial),
+        settings,
+        f"{one.lost:+.2f} [{low:+.2f}, {high:+.2f}]",
+        "-" if one.test is None else f"{one.test:+.2f}",
+        share(one.left),
+        share(one.macs),
+        "-" if one.seconds is None else duration(one.seconds),
+        front,
+    )
+
+
+def _picture(rows: Sequence[Tried], minimize: str, metric: str) -> Curve:
+    there = [one for one in rows if one.left is not None and one.lost is not None]
+    front = sorted((one.left or 0.0, one.lost or 0.0) for one in there if one.front)
+    series = [Series(str(one.trial), (one.left or 0.0,), (one.lost or 0.0,)) for one in there]
+    if len(front) > 1:
+        series.append(Series(pictures.FRONT, tuple(x for x, _ in front), tuple(y for _, y in front)))
+    title, across = f"Points lost against {LEFT[minimize]} left", f"{LEFT[minimize]}, share of the dense model's"
+    return Curve(title, across, f"{metric}, points lost on held-out images", tuple(series))

@@ -1,0 +1,179 @@
+"""Which settings a search tries, and between which values. Whatever the user has set is not searched.
+
+--over method=entropic,obs        one of several values
+--over lr=1e-4..1e-2              any number between two, drawn in logarithms where the ends are a factor of ten apart
+--over target=0.2..0.8            shares of what is made small: MACs, or parameters where `--minimize` is params or size
+"""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from compress.errors import BadInput, CompressError
+from compress.method_table import METHODS
+from compress.pipeline.contract import UNITS
+from compress.pipeline.sequence import stages_of
+from compress.recipe import Recipe, merged
+
+SEARCHED = (
+    *("method", "target", "inputs", "depth", "order", "iterations", "linearize", "align", "calibration", "reconstruct"),
+    *("from_scratch", "epochs", "optimizer", "lr", "weight_decay", "batch_size", "warmup", "distill", "temperature"),
+    *("entropy_guidance", "precision", "clip", "ema", "export", "calibrator", "int8_error", "qat", "seed"),
+)
+"""Settings of what is done to a model; those of the model, the data and the measuring are the same for all trials."""
+NONE = "none"
+"""How a setting is left to its default rule, as lr and align are without a number."""
+_LOGARITHMIC = 10.0
+
+
+class Suggests(Protocol):
+    """The part of an Optuna trial that values come from."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int: ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values, as they are written."""
+
+    values: tuple[str, ...]
+
+    def suggested(self, name: str, trial: Suggests) -> str:
+        return trial.suggest_categorical(name, self.values)
+
+
+@dataclass(frozen=True)
+class Range:
+    """A number between two; a whole one where `whole`."""
+
+    low: float
+    high: float
+    whole: bool = False
+
+    def suggested(self, name: str, trial: Suggests) -> str:
+        log = self.low > 0 and self.high / self.low >= _LOGARITHMIC
+        if self.whole:
+            return str(trial.suggest_int(name, int(self.low), int(self.high), log=log))
+        return f"{trial.suggest_float(name, self.low, self.high, log=log):.4g}"
+
+
+Space = Mapping[str, Choice | Range]
+
+
+def space(recipe: Recipe, fixed: Collection[str], over: Sequence[str]) -> Space:
+    """What is searched: what `over` says, and without it what usually pays, but for the settings that are `fixed`.
+
+    Raises:
+        BadInput: a setting that is not searched, values that it does not take, or nothing to search.
+    """
+    said = dict(_read(text) for text in over)
+    if both := [name for name in said if name in fixed]:
+        raise BadInput(f"--{_dashed(both[0])} and --over {both[0]} both say what it is. Leave one of them out.")
+    usual = {name: values for name, values in _usual(recipe).items() if name not in fixed}
+    found = {**({"target": usual["target"]} if "target" in usual else {}), **said} if said else usual
+    if not found:
+        raise BadInput("Every setting that is searched was given; needed is one that is open. Leave --target or --method out.")
+    for name, values in found.items():
+        for text in values.values if isinstance(values, Choice) else (f"{values.low:g}", f"{values.high:g}"):
+            try:
+                stages_of(recipe_of(recipe, {name: text}))
+            except CompressError as error:
+                raise BadInput(f"--over {name} cannot be {text}: {error}") from error
+    return found
+
+
+def recipe_of(base: Recipe, values: Mapping[str, str]) -> Recipe:
+    """The recipe with values as they are written in a search.
+
+    Raises:
+        BadInput: one that the setting does not take, or settings that do not go together.
+    """
+    return merged(base.model_dump(), {name: _valued(base, name, text) for name, text in values.items()})
+
+
+def suggested(found: Space, trial: Suggests) -> dict[str, str]:
+    """The values of one trial."""
+    return {name: values.suggested(name, trial) for name, values in found.items()}
+
+
+def usual_first(found: Space) -> list[dict[str, Any]]:
+    """Trials to begin with: the defaults at four sizes, so that no search ends below what a user would have tried."""
+    sizes: Sequence[Any] = (0.5, 0.35, 0.25, 0.7)
+    target = found.get("target")
+    if isinstance(target, Choice):
+        sizes = target.values[: len(sizes)]
+    elif isinstance(target, Range):
+        sizes = [share for share in sizes if target.low <= share <= target.high]
+    usual = {name: values.values[0] for name, values in found.items() if isinstance(values, Choice) and name != "target"}
+    return [{**usual, "target": size} for size in sizes] if target else [usual]
+
+
+def written(found: Space) -> str:
+    """As text, for a study that others join."""
+    return json.dumps(
+        {
+            n: list(v.values) if isinstance(v, Choice) else {"low": v.low, "high": v.high, "whole": v.whole}
+            for n, v in found.items()
+        }
+    )
+
+
+def read(text: str) -> Space:
+    """The space that `written` wrote."""
+    return {n: Range(**v) if isinstance(v, dict) else Choice(tuple(v)) for n, v in json.loads(text).items()}
+
+
+def _usual(recipe: Recipe) -> Space:
+    found: dict[str, Choice | Range] = {
+        "method": Choice(tuple(name for name in ("entropic", "obs", "magnitude") if METHODS[name].sizes)),
+        "target": Range(0.1, 0.9),
+        "reconstruct": Choice(("0", "100")),
+    }
+    if recipe.epochs > 0:
+        found |= {"iterations": Choice(("1", "2", "3")), "lr": Choice((NONE, "0.0003", "0.001", "0.003"))}
+        found |= {"order": Choice(("width-depth", "depth-width"))}
+    if recipe.minimize in ("size", "latency"):
+        found |= {"export": Choice(("onnx", "onnx+onnx-int8"))}
+    return found
+
+
+def _read(text: str) -> tuple[str, Choice | Range]:
+    name, equals, values = (part.strip() for part in text.partition("="))
+    name = name.replace("-", "_")
+    if not equals or not values:
+        raise BadInput(f"--over is '{text}'; needed is NAME=VALUE,VALUE or NAME=LOW..HIGH, such as lr=1e-4..1e-2.")
+    if name not in SEARCHED:
+        raise BadInput(f"--over names '{name}', which is not searched; what is: {', '.join(SEARCHED)}.")
+    low, dots, high = values.partition("..")
+    if not dots:
+        return name, Choice(tuple(dict.fromkeys(part.strip() for part in values.split(",") if part.strip())))
+    try:
+        ends = float(low), float(high)
+    except ValueError:
+        raise BadInput(f"--over {name} is '{values}'; needed are two numbers, such as 1e-4..1e-2.") from None
+    if not ends[0] < ends[1] < float("inf"):
+        raise BadInput(f"--over {name} goes from {low} to {high}; needed is a smaller number first, then a larger one.")
+    return name, Range(*ends, whole=int in _kinds(name) and float not in _kinds(name))
+
+
+def _valued(base: Recipe, name: str, text: str) -> Any:
+    if name == "export":
+        return tuple(text.split("+"))
+    if name == "target" and "=" not in text:
+        return f"{UNITS[base.minimize]}={text}"
+    return None if text == NONE and type(None) in _kinds(name) else text
+
+
+def _kinds(name: str) -> tuple[Any, ...]:
+    annotation = Recipe.model_fields[name].annotation
+    return typing.get_args(annotation) or (annotation,)
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
