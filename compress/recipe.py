@@ -49,6 +49,9 @@ class Recipe(BaseModel):
         "auto",
         description="quality: auto, top1, top5, f1, label_accuracy, mae, psnr, miou, perplexity, agreement or module:function",
     )
+    allow_doubtful: bool = Field(
+        False, description="go on where the model guesses on this data, or does far better with another normalization"
+    )
     loss: str = Field("auto", description="fine-tuning loss: auto, cross_entropy, bce, mse, l1 or module:function")
     # what to do
     method: str = Field("entropic", description="a name that 'compress methods' lists")

@@ -16,6 +16,8 @@ from click.testing import CliRunner, Result
 import compress
 from compress.cli.main import cli
 from compress.errors import BadInput
+from compress.pipeline.exports import lost_too_much
+from compress.recipe import make
 from compress.report import records
 from compress.report.records import Environment, ExportRecord, Latency, Quality, Report, StageRecord
 from compress.report.summary_picture import stages_picture
@@ -95,7 +97,7 @@ def verdicts(*arguments: object) -> dict[str, str]:
     ],
 )
 def test_the_interval_decides_and_not_the_point(here: Path, rule: str, limit: str, verdict: str):
-    result = invoke("gate", "report.json", f"--{rule}", limit)
+    result = invoke("gate", "report.json", f"--{rule}", limit, "--on-noise", "fail")
     assert result.exit_code == (0 if verdict == "pass" else 5), result.output
     assert result.stdout.startswith(verdict) and rule in result.stdout.splitlines()[0]
     assert invoke("gate", "report.json", f"--{rule}", limit, "--on-noise", "pass").exit_code == (5 if verdict == "fail" else 0)
@@ -119,10 +121,22 @@ def test_a_time_is_told_to_the_microsecond(here: Path):
 
 
 def test_the_function_judges_as_the_command_does(here: Path):
-    found = compress.gate("report.json", max_drop=0.4, max_size=1e6)
+    found = compress.gate("report.json", max_drop=0.4, max_size=1e6, on_noise="fail")
     assert not found.passed and [r.verdict for r in found.rules] == ["cannot tell", "pass"]
     assert (found.rules[0].low, found.rules[0].high) == (0.1, 0.45)
     assert compress.gate("report.json", max_drop=0.4, on_noise="pass").passed
+
+
+def test_by_default_a_gate_takes_noise_as_the_run_of_that_report_does(here: Path):
+    dense, result = report().dense.quality, report().result.quality
+    for policy in ("pass", "fail"):
+        recipe = make(model="m.pt", data="digits", max_drop=0.4, target="macs=0.5", on_noise=policy)
+        assert compress.gate("report.json", max_drop=0.4, on_noise=policy).passed == (lost_too_much(recipe, dense, result) is None)
+    recipe = make(model="m.pt", data="digits", max_drop=0.4, target="macs=0.5")
+    invoke("gate", "report.json", "--max-drop", 0.4, "--junit", "j.xml")
+    assert ElementTree.parse("j.xml").getroot()[0].get("skipped") == "1"
+    assert compress.gate("report.json", max_drop=0.4).passed == (lost_too_much(recipe, dense, result) is None)
+    assert not compress.gate("report.json", min_speedup=1.85).passed  # what a run does not judge
 
 
 def test_what_has_no_interval_cannot_be_told(here: Path):
@@ -222,6 +236,7 @@ def test_a_baseline_is_only_replaced_by_a_result_that_keeps_the_rules(here: Path
 
 def test_junit_and_markdown_say_what_the_terminal_says(here: Path):
     flags = ("--max-drop", 0.4, "--min-speedup", 1.5, "--max-size", "1KB", "--junit", "j.xml", "--markdown", "s.md")
+    flags = (*flags, "--on-noise", "fail")
     assert invoke("gate", "report.json", *flags).exit_code == 5
     suite = ElementTree.parse("j.xml").getroot()[0]
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("3", "2", "0")

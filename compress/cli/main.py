@@ -71,7 +71,7 @@ def analyze(model: str, every: bool, quiet: bool, log_format: LogFormat, as_json
     path_argument("model"),
     out_option("plan.json", "where the plan is written"),
     click.option("--apply-to", help="another checkpoint that the plan is carried out on, into the folder model.compressed"),
-    settings(*LOADING, "data", *DECISION, *TIMING, *STATISTICS),
+    settings(*LOADING, "data", *DECISION, *TIMING, *STATISTICS, "allow_doubtful"),
     force_option,
     telling,
     json_option,
@@ -244,6 +244,8 @@ def package(run: str, as_json: bool, **settings: Any) -> None:
         say(f"digest: {made.digest}")
         if made.broken:
             say(f"Warning: the run broke its contract ({made.broken}); README.txt and manifest.json say so.")
+        for warning in made.warnings:
+            say(f"Warning: {warning}")
 
 
 @command(json_option, example="compress doctor")

@@ -19,7 +19,9 @@ from compress.data.settings import PRESETS
 from compress.edits import MODELS
 from compress.errors import BadInput
 from compress.measure.cost import cost
-from compress.pipeline.prepare import TRAINED_WITHOUT, prepare
+from compress.measure import quality
+from compress.pipeline.doubts import other_normalization
+from compress.pipeline.prepare import prepare
 from compress.progress import Progress, silent
 from compress.recipe import Recipe, code_in, make, toml
 from compress.report.sentences import count
@@ -28,7 +30,7 @@ from compress.stage import Context
 RECIPE, DATA = Path("recipe.toml"), Path("data.toml")
 Ask = Callable[[str, str, Sequence[str]], str]
 """(question, answer by default, known answers; none where anything may be said) -> answer."""
-INFER, NONE = "infer", "none"
+INFER = "infer"
 LOSS = "1"
 """Points of quality that may be lost where nobody says otherwise."""
 WRITTEN = ("model", "arch", "arch_kwargs", "weights_entry", "output", "input_shape", "data", "max_drop", "target")
@@ -87,10 +89,10 @@ def init(
     if not given.get("data"):
         given["data"] = str(DATA) if DATA.exists() else _one_of(found_here.sources(Path()), "data", "--data", answer)
     of_data = {"source": given["data"]}
-    context, given = _opened(given, answer, progress)
+    (context, metric), given = _opened(given, answer, progress)
     if not given["data"].endswith(".toml"):
         _refuse_data(force)
-        of_data |= _normalization(context, answer)
+        of_data |= _normalization(context, metric, answer)
         given["data"] = str(DATA)
     if given.get("max_drop") is None:
         given["max_drop"] = _number(answer("How many points of quality may be lost?", LOSS, ()))
@@ -115,10 +117,10 @@ def _one_of(found: list[str], what: str, option: str, ask: Ask) -> str:
     return found[0] if len(found) == 1 else ask(f"Which is the {what}?", found[0], found)
 
 
-def _opened(given: dict[str, Any], ask: Ask, progress: Progress) -> tuple[Context, dict[str, Any]]:
+def _opened(given: dict[str, Any], ask: Ask, progress: Progress) -> tuple[tuple[Context, quality.Metric], dict[str, Any]]:
     """Model and data together; where weights alone are found, their architecture is asked for."""
     try:
-        return prepare(make(**given), progress)[0], given
+        return prepare(make(**given), progress), given
     except BadInput as error:
         if given.get("arch") or "needed is the architecture" not in str(error):
             raise
@@ -126,7 +128,7 @@ def _opened(given: dict[str, Any], ask: Ask, progress: Progress) -> tuple[Contex
         if not answer:
             raise
         given = {**given, "arch": answer}
-    return prepare(make(**given), progress)[0], given
+    return prepare(make(**given), progress), given
 
 
 def _named_in(model: str) -> str:
@@ -137,13 +139,13 @@ def _named_in(model: str) -> str:
     return max((f"torchvision:{one}" for one in list_models() if one in name), key=len, default="")
 
 
-def _normalization(context: Context, ask: Ask) -> dict[str, str]:
+def _normalization(context: Context, metric: quality.Metric, ask: Ask) -> dict[str, str]:
     inferred = next((note for note in context.data.notes if note.startswith("Normalization inferred")), None)
     if inferred is None:
         return {}
     known = [INFER, *PRESETS]
-    # Where the model does much better without, that was looked at already.
-    likely = NONE if any(TRAINED_WITHOUT in one for one in context.dense.warnings) else INFER
+    other = other_normalization(context.dense, context.data, metric)
+    likely = INFER if other is None else other.name
     chosen = ask(f"{inferred.partition('. ')[0]}. How was it in training?", likely, known)
     return {} if chosen == INFER else {"normalize": chosen}
 

@@ -12,7 +12,7 @@ from compress.measure.cost import Cost, cost
 from compress.pipeline import contract, expected
 from compress.pipeline.given import NOTHING, Given
 from compress.pipeline.latency_cache import LatencyCache
-from compress.pipeline.prepare import guessing, prepare
+from compress.pipeline.prepare import prepare
 from compress.pipeline.sequence import stages_of
 from compress.progress import Progress, silent
 from compress.recipe import Recipe
@@ -73,8 +73,7 @@ def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True, g
     deciding = [stage for stage in stages if stage.traits.decides is Decides.BEFORE_TRAINING]
     width_alone = quick and any("width" in stage.traits.removes for stage in deciding)
     chosen = [stage for stage in deciding if not (width_alone and stage.traits.races)]
-    context, metric = prepare(recipe, progress, given)
-    guessing(context, metric)
+    context, _ = prepare(recipe, progress, given, refusing=True)
     context = replace(context, race=LatencyCache(recipe, context.device).race, fitting=not width_alone)
     dense = planned = context.dense
     for stage in stages:

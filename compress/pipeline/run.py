@@ -96,7 +96,7 @@ def carry_out(
     """
     stages, trackers, purse = stages_of(recipe), chosen(log), Purse()
     with purse.on("opening data and model"):
-        context, metric = prepare(recipe, progress, given)
+        context, metric = prepare(recipe, progress, given, refusing=True)
     sums = {
         "recipe_sha256": recipe_sha256,
         "data_sha256": sha256(Path(recipe.data).expanduser()) if recipe.data.endswith(".toml") else None,

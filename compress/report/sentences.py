@@ -142,15 +142,16 @@ def broken(contract: Broken) -> str:
             )
 
 
-def reached(first: StageRecord, last: StageRecord, chance: float | None = None) -> str:
-    """What a run that kept its contracts came to; `chance`: the quality of guessing."""
+def reached(first: StageRecord, last: StageRecord, chance: float | None = None, doubtful: bool = False) -> str:
+    """What a run that kept its contracts came to; `chance`: the quality of guessing, `doubtful`: the run warns of its figures."""
     assert first.quality is not None and last.quality is not None
     guessed = (
         f"The result is {NO_BETTER} ({100 * chance:.3g} %): " if chance is not None and guesses(last.quality, chance) else ""
     )
     speed = f"latency {last.latency.ratio:.2f}x ({last.latency.verdict})" if last.latency else "not timed"
+    doubt = "Doubtful, see the warnings: " if doubtful and not guessed else ""
     return (
-        f"{guessed}{first.params / last.params:.2f}x fewer parameters, {first.macs / last.macs:.2f}x fewer MACs, {speed}, "
+        f"{doubt}{guessed}{first.params / last.params:.2f}x fewer parameters, {first.macs / last.macs:.2f}x fewer MACs, {speed}, "
         f"{last.quality.metric} {change(first.quality, last.quality)}."
     )
 
