@@ -181,7 +181,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 QUICK: dict[str, Any] = {
     "data": "digits", "target": "params=0.5", "align": 1, "epochs": 0, "rounds": 5, "calibration": 40, "export": (), "depth": 0,
+    "allow_doubtful": True,
 }  # fmt: skip
+"""Of a net that was never trained."""
 
 
 def test_each_method_has_a_run_of_its_own_and_one_that_cannot_is_told(here: Path):

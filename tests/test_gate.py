@@ -19,7 +19,9 @@ from compress.errors import BadInput
 from compress.pipeline.exports import lost_too_much
 from compress.recipe import make
 from compress.report import records
+from compress.report.html import headline
 from compress.report.records import Environment, ExportRecord, Latency, Quality, Report, StageRecord
+from compress.report.sentences import sentences
 from compress.report.summary_picture import stages_picture
 from tests.runs import edited
 
@@ -152,6 +154,23 @@ def test_a_timing_whose_rounds_scatter_cannot_be_told(here: Path):
     Path("report.json").write_text(report(changed(RESULT, latency=latency(1.9, 1.8, 2, noisy=True))).to_json())
     found = verdicts("--min-speedup", 1.1, "--max-latency", 50, "--baseline", "b.json", "--tolerance", "latency=90%")
     assert found == dict.fromkeys(("min-speedup", "max-latency", "tolerance latency"), "cannot tell")
+
+
+def test_the_size_that_is_judged_is_that_of_the_file_that_is_shipped(here: Path):
+    file = ExportRecord(format="onnx", path="model.onnx", sha256="ab" * 32, bytes=1_040_000)  # its stage's has 1,000,000
+    Path("report.json").write_text(report(exports=(file,), target="size=1MB").to_json())
+    compress.gate("report.json", baseline="b.json", update_baseline=True)
+    result = invoke("gate", "report.json", "--max-size", "1.02MB")
+    assert result.exit_code == 5 and "1.04 MB (model.onnx)" in result.stdout
+    assert invoke("gate", "report.json", "--baseline", "b.json", "--tolerance", "size=0%").exit_code == 0
+    assert verdicts("--max-drop", 1) == {"max-drop": "pass"}
+    Path("other").mkdir()
+    Path("other/report.json").write_text(report(target="size=1MB").to_json())
+    beside = compress.compare("report.json", "other").runs
+    assert [(run.file_bytes, run.missed) for run in beside] == [(1_040_000, True), (1_000_000, False)]
+    read = records.read("report.json")[0]
+    assert "3.85x smaller file (4 MB -> 1.04 MB)" in sentences(read)[0]
+    assert "3.85 times smaller" in headline.figures(read)[2].value and "to 1.04 MB" in headline.figures(read)[2].beside
 
 
 def test_an_exported_file_is_judged_by_its_own_size_and_quality(here: Path):

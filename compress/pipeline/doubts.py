@@ -125,26 +125,26 @@ def told_or_refused(dense: Artifact, data: Data, metric: quality.Metric, recipe:
     return dense.warning(odd)
 
 
-def refuse_guessing(context: Context, metric: quality.Metric) -> None:
-    """Refuse a dense model that is no better than guessing, or warn of it where somebody insists, or few samples tell.
+def guessing(context: Context, metric: quality.Metric) -> str | None:
+    """Refuse a dense model that is no better than guessing; what to say of it where somebody insists, or few samples tell.
 
     Raises:
         BadInput: it only guesses, and its weights are what the method goes by.
     """
     recipe = context.recipe
     if metric.name not in sentences.GUESSED or not context.data.spec.labeled:
-        return
+        return None
     odd, samples = None, 0
     for limit in _GUESSED:
         batches = context.data.test.batches(quality.BATCH, limit=limit, seed=recipe.seed, device=context.device)
         counted = quality.finished(quality.count(context.dense.module, batches, metric, context.device), metric)
         odd = sentences.guessing(Quality(**dataclasses.asdict(counted)), context.data.spec.classes)
-        if odd is None:
-            return
         samples = counted.samples
-    if not recipe.allow_doubtful and samples >= _ENOUGH and not _begins_anew(recipe):
+        if odd is None or samples < limit:
+            break
+    if odd and not recipe.allow_doubtful and samples >= _ENOUGH and not _begins_anew(recipe):
         raise BadInput(f"{odd} Nothing can be told of what compressing it costs: correct that, or {INSIST}.")
-    warnings.warn(str(odd), CompressWarning, stacklevel=2)
+    return odd
 
 
 def _begins_anew(recipe: Recipe) -> bool:

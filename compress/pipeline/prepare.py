@@ -65,7 +65,7 @@ def prepare(
     """Open data and model, and check that they fit each other: the head of every command that looks at both.
 
     Raises:
-        BadInput: they do not; with `refusing` also where what would be found of them were worth nothing (`doubts`).
+        BadInput: they do not; with `refusing` also where the inputs are not those of the model's training (`doubts`).
     """
     device = find_device(recipe.device)
     # For its refusal, before model and data are opened.
@@ -103,10 +103,7 @@ def prepare(
     dense = replace(dense, module=dense.on(device))
     # Stages get a number; whether rounding pays is the pipeline's question, because it is measured.
     settled = recipe.model_copy(update={"align": recipe.align or 1})
-    context = Context(dense, data, settled, device, progress, initial=_initial(recipe, dense, device))
-    if refusing:
-        doubts.refuse_guessing(context, metric)
-    return context, metric
+    return Context(dense, data, settled, device, progress, initial=_initial(recipe, dense, device)), metric
 
 
 def own_meaning(recipe: Recipe) -> bool:

@@ -27,7 +27,7 @@ from compress.errors import (
     UnsupportedModel,
 )
 from compress.loggers.logged import Loggers, chosen, logged
-from compress.pipeline import contract, latency_target
+from compress.pipeline import contract, doubts, latency_target
 from compress.pipeline.expected import Expected
 from compress.pipeline.exports import Exports, export_all, lost_too_much
 from compress.pipeline.failures import disk_errors, failures, interruptions
@@ -105,6 +105,8 @@ def carry_out(
     widest = replace(context, recipe=looked.widest(recipe)) if looked else context
     for stage in stages:
         stage.check(context.dense, widest)  # before anything slow, and before out/ is touched
+    with purse.on("counting quality"):
+        doubts.guessing(context, metric)  # for its refusal: what is no reason for one, the first row tells
     with (
         open_workspace(Path(out), recipe, resume=resume, force=force) as workspace,
         interruptions(workspace),

@@ -126,7 +126,8 @@ def max_size(at: Side, limit: str | float) -> Ruling:
     allowed = amount(str(limit), BYTES)
     if not allowed:
         raise BadInput(f"--max-size is '{limit}'; needed is a size such as 6.5MB, 800KB or 2MiB.")
-    return _counted("max-size", at.now.file_bytes, allowed, "B")
+    ruling = _counted("max-size", at.now.file_bytes, allowed, "B")
+    return replace(ruling, found=f"{ruling.found} ({at.file})") if at.file else ruling
 
 
 def max_macs(at: Side, limit: str | float) -> Ruling:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from compress.measure.points import drop
 from compress.report.records import Broken, Latency, Outcome, QatRecord, Quality, Report, StageRecord
+from compress.report.shipped import file_bytes
 from exporters.standalone.machine import LEAST_CALM
 
 UNITS = {"psnr": " dB"}
@@ -70,11 +71,11 @@ def times(dense: float, now: float) -> str:
 
 def sentences(report: Report) -> list[str]:
     """What the result is beside the dense model, one plain sentence per fact."""
-    dense, result = report.dense, report.result
+    dense, result, shipped = report.dense, report.result, file_bytes(report)
     said = [
         f"{times(dense.params, result.params)} fewer parameters ({count(dense.params)} -> {count(result.params)}), "
         f"{times(dense.macs, result.macs)} fewer multiply-accumulates ({count(dense.macs)} -> {count(result.macs)}), "
-        f"{times(dense.file_bytes, result.file_bytes)} smaller file ({size(dense.file_bytes)} -> {size(result.file_bytes)})."
+        f"{times(dense.file_bytes, shipped)} smaller file ({size(dense.file_bytes)} -> {size(shipped)})."
     ]
     if result.latency is not None:
         said.append(_latency(result.latency))
