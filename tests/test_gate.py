@@ -133,7 +133,9 @@ def test_by_default_a_gate_takes_noise_as_the_run_of_that_report_does(here: Path
     dense, result = report().dense.quality, report().result.quality
     for policy in ("pass", "fail"):
         recipe = make(model="m.pt", data="digits", max_drop=0.4, target="macs=0.5", on_noise=policy)
-        assert compress.gate("report.json", max_drop=0.4, on_noise=policy).passed == (lost_too_much(recipe, dense, result) is None)
+        assert compress.gate("report.json", max_drop=0.4, on_noise=policy).passed == (
+            lost_too_much(recipe, dense, result) is None
+        )
     recipe = make(model="m.pt", data="digits", max_drop=0.4, target="macs=0.5")
     invoke("gate", "report.json", "--max-drop", 0.4, "--junit", "j.xml")
     assert ElementTree.parse("j.xml").getroot()[0].get("skipped") == "1"
@@ -372,8 +374,8 @@ def test_a_baseline_without_the_figure_is_refused_and_so_is_a_report(here: Path,
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("", "Invalid JSON"),
-        (report().to_json()[:-40], "Invalid JSON"),
+        ("", "needed is JSON"),
+        (report().to_json()[:-40], "needed is JSON"),
         (edited(report().to_json(), '"schema": 2', '"schema": 3'), "newer"),
         (edited(report().to_json(), '"schema": 2', '"schema": 0'), "older"),
         (edited(report().to_json(), '"params": 250000', '"params": "many"'), "params"),

@@ -185,9 +185,11 @@ def test_json_lines_tell_progress_warnings_and_the_error(monkeypatch: pytest.Mon
     assert all(re.match(r"\d{4}-\d\d-\d\dT", one["time"]) for one in told) and result.exit_code == 2
 
 
-def test_quiet_leaves_the_error_alone(monkeypatch: pytest.MonkeyPatch):
-    assert working(monkeypatch, "--quiet").stderr == "Error: no\n"
+def test_quiet_leaves_warnings_and_the_error_alone(monkeypatch: pytest.MonkeyPatch):
+    assert working(monkeypatch, "--quiet").stderr == "Warning: odd\nError: no\n"
     assert "Warning: odd" in working(monkeypatch).stderr
+    told = [json.loads(line) for line in working(monkeypatch, "--quiet", "--log-format", "json").stderr.splitlines()]
+    assert [one["event"] for one in told] == ["warning", "error"]
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------------

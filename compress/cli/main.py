@@ -21,6 +21,7 @@ from compress.cli.tables import told
 from compress.cli.terminal import say
 from compress.cli.torchless import TARGET
 from compress.errors import BadInput
+from compress.user.wording import many
 from exporters.runtimes import RUNTIMES
 
 STATISTICS = ("calibration", "device", "seed")
@@ -240,7 +241,7 @@ def package(run: str, as_json: bool, **settings: Any) -> None:
         print_json(made)
     else:
         signed = ", signed" if made.signed else ""
-        say(f"{made.path}: {len(made.models)} models, {made.files} files, {made.bytes:,} bytes{signed}")
+        say(f"{made.path}: {many(len(made.models), 'model')}, {made.files} files, {made.bytes:,} bytes{signed}")
         say(f"digest: {made.digest}")
         if made.broken:
             say(f"Warning: the run broke its contract ({made.broken}); README.txt and manifest.json say so.")

@@ -14,6 +14,7 @@ from compress.errors import BadInput
 from compress.report import pictures, records
 from compress.report.comparison import Comparison, compared, markdown, spans
 from compress.user import files
+from compress.user.wording import many
 
 _FREE = ("method", "target", "tolerance", "export")
 """Settings in which runs may differ and still be compared: what is asked for is in the table."""
@@ -33,7 +34,7 @@ def compare(*runs: str | Path, out: str | Path | None = None, force: bool = Fals
     """
     names = dict.fromkeys(map(str, runs))
     if len(names) < 2:
-        raise BadInput(f"Found {len(names)} different runs; needed are two or more to compare. Give the folders of runs.")
+        raise BadInput(f"Found {many(len(names), 'different run')}; needed are two or more to compare. Give the folders of runs.")
     opened = {name: records.read(name) for name in names}
     found = compared({name: report for name, (report, _) in opened.items()}, {})
     settings = {name: _settings(path.parent / "recipe.toml") for name, (_, path) in opened.items()}

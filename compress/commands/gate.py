@@ -1,8 +1,8 @@
 """`compress gate`: does the report of a run keep the rules that a project set? For CI: quick, and red only for a reason.
 
 A rule is kept where the whole 95 % interval of what was measured is on the right side of its limit, not where the point is.
-Where the interval holds the limit the verdict is "cannot tell", and `on_noise` says what becomes of it: by default such a `max_drop` passes, as it does in the run itself, so that
-the two agree about one report, and any other rule fails.
+Where the interval holds the limit the verdict is "cannot tell", and `on_noise` says what becomes of it: by default such a
+`max_drop` passes, as it does in the run itself, so that the two agree about one report, and any other rule fails.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Gate:
         passed: every rule is kept, or cannot be told where `on_noise` lets that pass.
         rules: the verdict on each.
         updated: the baseline that was written; None where none was asked for, or a rule is broken.
-        notes: that the model only guesses; what the run warned of; what could not be looked for in the files that the verdict was drawn from.
+        notes: that the model only guesses; what the run warned of; what could not be looked for in the files that were read.
     """
 
     passed: bool
@@ -72,7 +72,7 @@ def gate(
         tolerance: figure=percent, such as latency=5%, or quality=points; one or several.
         update_baseline: do not compare with the baseline but write this result there, if the other rules are kept.
         export: judge this exported file, such as onnx-int8, instead of the result that it was made from.
-        on_noise: what becomes of a rule of which nothing can be told; by default `max_drop` passes, as in a run, any other fails.
+        on_noise: what becomes of a rule of which nothing can be told; by default `max_drop` passes, as in a run, others fail.
         junit: a file for a CI server.
         markdown: a file for a job's summary.
 

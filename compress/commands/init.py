@@ -18,8 +18,8 @@ from compress.commands.setting_schemas import FOLDER, texts
 from compress.data.settings import PRESETS
 from compress.edits import MODELS
 from compress.errors import BadInput
-from compress.measure.cost import cost
 from compress.measure import quality
+from compress.measure.cost import cost
 from compress.pipeline.doubts import other_normalization
 from compress.pipeline.prepare import prepare
 from compress.progress import Progress, silent

@@ -18,6 +18,7 @@ from compress.data.splits import Augment, Data, DataSpec, Split, scaled
 from compress.data.stores import Files, Store, Stored
 from compress.errors import BadInput, EmptyData
 from compress.recipe import is_data
+from compress.user.wording import many
 
 SAMPLE = 10_000  # images for mean and std: their standard error is then below 0.3 % of the std even for flat images
 FEW = 256  # images that show whether there is anything to see, and files that are read for mean and std
@@ -191,7 +192,10 @@ def _normalization(
                 f"trained with others, write mean and std into a data.toml."
             )
     if len(mean) not in (1, channels):
-        raise BadInput(f"The normalization has {len(mean)} values, the images have {channels} channels. Give one value for each.")
+        raise BadInput(
+            f"The normalization has {many(len(mean), 'value')}, the images have {many(channels, 'channel')}. "
+            "Give one value for each."
+        )
     return (mean * channels, std * channels, inferred) if len(mean) == 1 else (mean, std, inferred)
 
 

@@ -23,6 +23,7 @@ from compress.pipeline.given import NOTHING, Given
 from compress.progress import Progress, silent
 from compress.recipe import DRAWN, Recipe
 from compress.stage import Context
+from compress.user.wording import many
 
 
 def opened(recipe: Recipe, given: Given = NOTHING) -> tuple[Artifact, Data | None]:
@@ -88,7 +89,7 @@ def prepare(
     first = next(iter(data.train.batches(1)))
     if len(dense.inputs) != len(first.inputs):
         raise BadInput(
-            f"The model takes {len(dense.inputs)} inputs, the data gives {len(first.inputs)}. "
+            f"The model takes {many(len(dense.inputs), 'input')}, the data gives {len(first.inputs)}. "
             "Needed are data with as many: a factory (--data module:factory) can give them."
         )
     metric, chosen = quality.choose(recipe.metric, data.spec.task, data.spec.labeled)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from compress.measure.points import drop
 from compress.report.records import Broken, Latency, Outcome, QatRecord, Quality, Report, StageRecord
 from compress.report.shipped import file_bytes
+from compress.user.wording import many
 from exporters.standalone.machine import LEAST_CALM
 
 UNITS = {"psnr": " dB"}
@@ -108,7 +109,7 @@ def exports(report: Report) -> list[str]:
         if export.qat is not None:
             said.append(_qat(export.path, export.qat))
         if export.kept_float:
-            said.append(f"{export.path} keeps {len(export.kept_float)} layers in float: {', '.join(export.kept_float)}.")
+            said.append(f"{export.path} keeps {many(len(export.kept_float), 'layer')} in float: {', '.join(export.kept_float)}.")
     return said + [f"No {failed.format} was written: {failed.reason}" for failed in report.failed_exports]
 
 
