@@ -32,7 +32,8 @@ class Gate:
         passed: every rule is kept, or cannot be told where `on_noise` lets that pass.
         rules: the verdict on each.
         updated: the baseline that was written; None where none was asked for, or a rule is broken.
-        notes: that the model only guesses; what the run warned of; what could not be looked for in the files that were read.
+        notes: that the model only guesses; how a limit was understood; what the run warned of; what could not be looked for in
+            the files that were read.
     """
 
     passed: bool
@@ -106,7 +107,8 @@ def gate(
         sources[place] = earlier
         found += [rules.tolerance(at, earlier, text) for text in tolerances]
     unknown = [f"{name} {sealed.UNKNOWN}." for name, one in sources.items() if one.checksum is None]
-    notes = (*filter(None, [sentences.at_chance(read)]), *(f"The run warned: {one}" for one in read.warnings), *unknown)
+    said = filter(None, [sentences.at_chance(read), rules.understood(at, max_drop)])
+    notes = (*said, *(f"The run warned: {one}" for one in read.warnings), *unknown)
     passed = not any(_red(ruling, on_noise) for ruling in found)
     if junit is not None:
         write_text(Path(junit), rulings.junit(found, f"compress gate {path}", lambda ruling: _red(ruling, on_noise)), "--junit")
