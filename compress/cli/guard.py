@@ -150,6 +150,16 @@ class Commands(click.Group):
         summaries(self, ctx, formatter)
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:
+        """As in click, but that a reader who has seen enough (`| head`) is no error."""
+        before = sys.stdout
+        try:
+            return self._main(args, *rest, **settings)
+        except SystemExit as end:
+            if sys.stdout is not before:  # click puts another one there when nobody reads any more
+                end.code = 0
+            raise
+
+    def _main(self, args: Sequence[str] | None, *rest: Any, **settings: Any) -> Any:
         """As in click, whose own way to tell a wrong option is text."""
         words = list(sys.argv[1:] if args is None else args)
         if "--json" not in words or not settings.pop("standalone_mode", True):

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from compress.cli.tables import print_table, told
-from compress.cli.terminal import say
+from compress.cli.terminal import echo, say
 from compress.progress import duration
 from compress.user import files
 
@@ -160,7 +160,7 @@ def _timing(t: Any) -> tuple[str, ...]:
 
 def print_json(value: object) -> None:
     """One JSON document on standard output."""
-    click.echo(files.json_text(plain(value)))
+    echo(files.json_text(plain(value)))
 
 
 def plain(value: Any) -> Any:
