@@ -32,6 +32,7 @@ from compress.pipeline.expected import Expected
 from compress.pipeline.exports import Exports, export_all, lost_too_much
 from compress.pipeline.failures import disk_errors, failures, interruptions
 from compress.pipeline.final_report import report_of, write
+from compress.pipeline.finished import SAID, finished
 from compress.pipeline.given import NOTHING, Given
 from compress.pipeline.harness import Harness
 from compress.pipeline.latency_cache import LatencyCache
@@ -119,8 +120,11 @@ def carry_out(
         races = LatencyCache(recipe, context.device)
         harness = Harness(recipe, context.data, context.dense, context.device, metric, races, purse)
         running = _Run(workspace, harness, replace(context, race=races.race), told)
+        before = finished(workspace) if resume else None
         running.every(stages)
-        report, remedy = _finished(running, sums)
+        if before is not None:
+            progress(SAID, 1.0, "")
+        report, remedy = _finished(running, sums) if before is None else (before, running.with_last_kept(before)[1])
         if report.outcome is not Outcome.KEPT:
             raise GateFailed(f"{report.verdict} {workspace.out} {remedy}", report)
     return report, running.done[-1].artifact
