@@ -209,7 +209,7 @@ def test_a_folder_with_other_files_is_refused(recipe: Recipe, tmp_path: Path):
     assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter1.tex"]
 
 
-def test_a_finished_run_is_not_done_again(finished: tuple[Recipe, Path, Report], tmp_path: Path):
+def test_a_finished_run_is_not_done_again(finished: tuple[Recipe, Path, Report], recipe: Recipe, tmp_path: Path):
     recipe, out, report = finished
     shutil.copytree(out, tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.name != "recipe.toml"}

@@ -43,9 +43,15 @@ def registered(group: click.Group, *options: Callable[[Command], Command], examp
         built = guarded(function)
         for option in reversed(options):
             built = option(built)
-        return group.command(function.__name__, cls=Page, epilog=f"\b\nExample:\n  {example}")(built)
+        return group.command(function.__name__, cls=Page, epilog=f"\b\nExample:\n  {_in_lines(example)}")(built)
 
     return register
+
+
+def _in_lines(example: str) -> str:
+    """A command as a shell takes it, in lines of which none is longer than 80 columns on a page of help."""
+    lines = textwrap.wrap(example, 70, break_long_words=False, break_on_hyphens=False)
+    return " \\\n    ".join(lines)
 
 
 def path_argument(name: str, required: bool = True, nargs: int = 1) -> Callable[[Command], Command]:

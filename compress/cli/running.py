@@ -141,7 +141,7 @@ def asked(question: str, default: str, known: Sequence[str]) -> str:
 
 @command(
     out_option("demo-out", "folder of the demonstration"),
-    settings("target", "epochs", "device", "seed"),
+    settings("target", "epochs", "threads", "device", "seed"),
     force_option,
     telling,
     json_option,
