@@ -12,8 +12,6 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
-from torch import nn
 
 import compress
 from compress.cli.main import cli
@@ -24,6 +22,7 @@ from compress.data.settings import Settings
 from compress.errors import BadInput
 from compress.recipe import Recipe, from_toml, make
 from compress.report.html.command_line import command_line
+from tests.runs import invoke, untrained
 
 QUICK = ("--target", "params=0.5", "--align", "1", "--epochs", "0", "--rounds", "5", "--calibration", "40")
 NET = """
@@ -33,16 +32,10 @@ def net():
 """
 
 
-def invoke(*arguments: object, answers: str = "") -> Result:
-    return CliRunner().invoke(cli, [str(a) for a in arguments], input=answers)
-
-
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)).eval()
-    torch.save(net, "model.pt")
+    untrained(tmp_path)
     random = np.random.default_rng(0)
     np.savez("arrays.npz", x=random.integers(0, 255, (90, 8, 8), dtype=np.uint8), y=np.arange(90) % 10)
     return tmp_path
