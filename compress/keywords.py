@@ -51,6 +51,7 @@ class StepSettings(TypedDict, total=False):
     input_shape: str | Sequence[int] | Sequence[Sequence[int] | str]
     # data
     metric: str
+    allow_doubtful: bool
     loss: str
     # what to do
     method: str

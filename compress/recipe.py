@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from compress.errors import BadInput
 from compress.measure.asked import parse_target
 from compress.method_table import CHANNELS_TARGET, METHODS, WEIGHTS_TARGET
-from compress.user import files
+from compress.user import files, wording
 
 DEFAULT_TARGET, DEFAULT_WEIGHTS = CHANNELS_TARGET, WEIGHTS_TARGET
 DRAWN = "drawn"
@@ -48,6 +48,9 @@ class Recipe(BaseModel):
     metric: str = Field(
         "auto",
         description="quality: auto, top1, top5, f1, label_accuracy, mae, psnr, miou, perplexity, agreement or module:function",
+    )
+    allow_doubtful: bool = Field(
+        False, description="go on where the model guesses on this data, or does far better with another normalization"
     )
     loss: str = Field("auto", description="fine-tuning loss: auto, cross_entropy, bce, mse, l1 or module:function")
     # what to do
@@ -244,10 +247,10 @@ def make(**settings: Any) -> Recipe:
         name = ".".join(str(part) for part in first["loc"]).replace("_", "-")
         if first["type"] == "extra_forbidden":
             raise BadInput(_unknown(str(first["loc"][0]))) from error
-        message = first["msg"].removeprefix("Value error, ")
+        message = wording.needed(first)
         if not name:
             raise BadInput(message) from error
-        raise BadInput(f"--{name} is {first['input']!r}: {message}.".replace("..", ".")) from error
+        raise BadInput(f"--{name} is {first['input']!r}; {message}.".replace("..", ".")) from error
 
 
 def _unknown(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The folder of a run without the run: what packages are made of, in a second."""
+"""What many tests begin with: a folder with a model and data, the command line, and the folder of a run without the run."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from click.testing import CliRunner, Result
 from torch import nn
 
 import exporters
 from compress.artifact import Artifact
 from compress.checkpoint.save import save
+from compress.cli.main import cli
 from compress.edits import Plan
 from compress.graph.trace.trace import trace
 from compress.recipe import make
@@ -29,6 +31,27 @@ ENVIRONMENT = Environment(
     gpu=None,
     date="d",
 )
+
+
+def invoke(*arguments: object, answers: str = "") -> Result:
+    """A command; `answers` are what somebody types."""
+    return CliRunner().invoke(cli, [str(a) for a in arguments], input=answers)
+
+
+def untrained(folder: Path) -> None:
+    """model.pt: a net for gray pictures of ten kinds."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)).eval()
+    torch.save(net, folder / "model.pt")
+
+
+def model_and_data(folder: Path) -> None:
+    """The same, and data.npz with real numbers for it."""
+    untrained(folder)
+    random = np.random.default_rng(0)
+    parts = {"train": 60, "test": 40}
+    arrays = {f"x_{name}": random.standard_normal((n, 1, 8, 8)).astype(np.float32) for name, n in parts.items()}
+    np.savez(folder / "data.npz", **arrays, **{f"y_{name}": np.arange(n) % 10 for name, n in parts.items()})
 
 
 def edited(text: str, old: str = "", new: str = "") -> str:

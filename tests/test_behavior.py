@@ -13,7 +13,7 @@ from compress.artifact import Artifact
 from compress.checkpoint.load import open_artifact
 from compress.errors import CompressWarning, UnsupportedModel
 from compress.graph.trace.trace import trace
-from compress.pipeline.prepare import doubted
+from compress.pipeline.doubts import uncounted
 
 NETS = """
 import torch
@@ -146,6 +146,6 @@ def test_layers_whose_macs_could_not_be_counted_are_named_in_a_warning():
     inputs = (torch.zeros(1, 4),)
     dense = Artifact(trace(nn.Sequential(Uncounted(), nn.Linear(4, 2)), inputs), inputs)
     with pytest.warns(CompressWarning, match=r"The MACs of 0 \(Uncounted\) could not be counted"):
-        assert len(doubted(dense).warnings) == 1
+        assert len(uncounted(dense).warnings) == 1
     counted = Artifact(trace(nn.Linear(4, 2), inputs), inputs)
-    assert doubted(counted) is counted
+    assert uncounted(counted) is counted

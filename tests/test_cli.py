@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -111,9 +112,10 @@ def test_a_command_has_a_python_twin_with_the_same_arguments(command: str):
 @pytest.mark.parametrize("command", sorted(cli.commands))
 def test_help_ends_with_an_example_that_can_be_parsed(command: str):
     text = invoke(command, "--help").stdout.rstrip()
-    heading, _, example = text.rpartition("\n")
-    assert heading.rstrip().endswith("Example:")
-    words = example.split()
+    heading, _, example = text.rpartition("Example:\n")
+    assert heading and "\n\n" not in example
+    assert max(map(len, text.splitlines())) <= 80
+    words = shlex.split(example.replace("\\\n", " "))
     assert words[:2] == ["compress", command]
     parsed = cli.commands[command].make_context(command, words[2:])
     assert parsed.params is not None

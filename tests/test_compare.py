@@ -152,6 +152,23 @@ def test_folders_are_compared_and_what_differs_in_their_recipes_is_told(tmp_path
     assert twice.exit_code == 2 and "Found 1 different run" in twice.stderr
 
 
+def test_a_run_that_was_cut_off_is_named_and_the_others_are_compared(tmp_path: Path):
+    folders = [written(tmp_path, name, *args) for name, *args in (("a", 2.0, 0.9), ("b", 1.5, 0.91))]
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/recipe.toml").write_text('method = "obs"\n')
+    found = compress.compare(*folders, tmp_path / "c")
+    assert [(run.run, bool(run.reason)) for run in found.runs] == [
+        *((str(one), False) for one in folders),
+        (str(tmp_path / "c"), True),
+    ]
+    assert "c was cut off and is left out; 'compress run --resume --out" in found.warnings[0]
+    with pytest.raises(BadInput, match="c was cut off and without a result"):
+        compress.compare(folders[0], tmp_path / "c")
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(BadInput, match=r"nothing/report\.json cannot be read"):
+        compress.compare(*folders, tmp_path / "nothing")
+
+
 def test_a_missed_budget_is_told_at_a_shell_and_in_every_file(tmp_path: Path):
     one = written(tmp_path, "one", 3, 0.8, target="macs=0.5", macs=356)
     two = written(tmp_path, "two", 2, 0.9, target="macs=0.5", macs=499)
@@ -181,7 +198,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 QUICK: dict[str, Any] = {
     "data": "digits", "target": "params=0.5", "align": 1, "epochs": 0, "rounds": 5, "calibration": 40, "export": (), "depth": 0,
+    "allow_doubtful": True,
 }  # fmt: skip
+"""Of a net that was never trained."""
 
 
 def test_each_method_has_a_run_of_its_own_and_one_that_cannot_is_told(here: Path):

@@ -200,3 +200,7 @@ def test_a_run_and_the_gate_judge_by_one_rule(net: Path, tmp_path: Path):
         compress.run(net, target="params=0.03", max_drop=0.1, out=out, **QUICK)
     ruling = compress.gate(out, max_drop=0.1)
     assert [r.verdict for r in ruling.rules] == ["fail"]
+    written = (out / "report.json").stat().st_mtime_ns
+    with pytest.raises(GateFailed, match=r"more than max_drop=0\.1") as again:  # finished, and as broken as before
+        compress.run(net, target="params=0.03", max_drop=0.1, out=out, resume=True, **QUICK)
+    assert again.value.report is not None and (out / "report.json").stat().st_mtime_ns == written

@@ -13,7 +13,7 @@ from PIL import Image
 from compress import data as package
 from compress.data import check_input, check_output, from_arrays, open_data
 from compress.data.splits import Augment, change
-from compress.errors import BadInput, EmptyData
+from compress.errors import BadInput, CompressWarning, EmptyData
 
 DIGITS = 1797
 
@@ -102,7 +102,7 @@ def test_a_test_part_without_images_of_a_class_says_so_and_keeps_the_numbers(tmp
         path.unlink()
     data = open_data(tmp_path)
     target = next(data.test.batches(30)).target
-    assert target is not None and set(target.tolist()) == {0, 2} and says(data, "test part", "no image of 1 classes", "bee")
+    assert target is not None and set(target.tolist()) == {0, 2} and says(data, "test part", "no image of 1 class,", "bee")
 
 
 def test_a_test_class_that_is_not_in_train_is_refused(tmp_path):
@@ -463,17 +463,24 @@ def test_what_is_no_regular_file_is_refused_instead_of_waited_for(tmp_path):
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 16, 16)])
 def test_data_of_another_shape_than_the_model_takes_is_refused(shape, tmp_path):
-    with pytest.raises(BadInput, match="The model takes inputs of"):
+    with pytest.raises(BadInput, match="The input shape is"):
         open_data("digits", shape=shape)
-    with pytest.raises(BadInput, match="The model takes inputs of"):
+    with pytest.raises(BadInput, match="The input shape is"):
         check_input(open_data("digits"), shape)
 
 
 def test_a_folder_is_resized_to_the_model_and_says_so_but_is_not_recolored(tmp_path):
     folder(tmp_path)
-    data = open_data(tmp_path, shape=(3, 4, 6))
-    assert data.spec.shape == (3, 4, 6) and says(data, "8x8", "4x6")
-    with pytest.raises(BadInput, match="takes 1 channels"):
+    data = open_data(tmp_path, shape=(3, 4, 4))
+    assert data.spec.shape == (3, 4, 4) and says(data, "8x8", "4x4")
+    # All of one size, and another shape: hardly what the model was trained on.
+    with pytest.warns(CompressWarning, match="are 8x8, and the input shape is 3x4x6, of other proportions. .* --input-shape"):
+        data = open_data(tmp_path, shape=(3, 4, 6))
+    assert data.spec.shape == (3, 4, 6) and says(data, "8x8", "4x6") and says(data, "other proportions")
+    said = (
+        r"input shape is 1x8x8, .* have 3 channels. Give --input-shape 3x8x8, or leave it out; where the model takes 1 channel,"
+    )
+    with pytest.raises(BadInput, match=said):
         open_data(tmp_path, shape=(1, 8, 8))
 
 

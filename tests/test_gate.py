@@ -16,8 +16,12 @@ from click.testing import CliRunner, Result
 import compress
 from compress.cli.main import cli
 from compress.errors import BadInput
+from compress.pipeline.exports import lost_too_much
+from compress.recipe import make
 from compress.report import records
+from compress.report.html import headline
 from compress.report.records import Environment, ExportRecord, Latency, Quality, Report, StageRecord
+from compress.report.sentences import sentences
 from compress.report.summary_picture import stages_picture
 from tests.runs import edited
 
@@ -95,7 +99,7 @@ def verdicts(*arguments: object) -> dict[str, str]:
     ],
 )
 def test_the_interval_decides_and_not_the_point(here: Path, rule: str, limit: str, verdict: str):
-    result = invoke("gate", "report.json", f"--{rule}", limit)
+    result = invoke("gate", "report.json", f"--{rule}", limit, "--on-noise", "fail")
     assert result.exit_code == (0 if verdict == "pass" else 5), result.output
     assert result.stdout.startswith(verdict) and rule in result.stdout.splitlines()[0]
     assert invoke("gate", "report.json", f"--{rule}", limit, "--on-noise", "pass").exit_code == (5 if verdict == "fail" else 0)
@@ -119,10 +123,24 @@ def test_a_time_is_told_to_the_microsecond(here: Path):
 
 
 def test_the_function_judges_as_the_command_does(here: Path):
-    found = compress.gate("report.json", max_drop=0.4, max_size=1e6)
+    found = compress.gate("report.json", max_drop=0.4, max_size=1e6, on_noise="fail")
     assert not found.passed and [r.verdict for r in found.rules] == ["cannot tell", "pass"]
     assert (found.rules[0].low, found.rules[0].high) == (0.1, 0.45)
     assert compress.gate("report.json", max_drop=0.4, on_noise="pass").passed
+
+
+def test_by_default_a_gate_takes_noise_as_the_run_of_that_report_does(here: Path):
+    dense, result = report().dense.quality, report().result.quality
+    for policy in ("pass", "fail"):
+        recipe = make(model="m.pt", data="digits", max_drop=0.4, target="macs=0.5", on_noise=policy)
+        assert compress.gate("report.json", max_drop=0.4, on_noise=policy).passed == (
+            lost_too_much(recipe, dense, result) is None
+        )
+    recipe = make(model="m.pt", data="digits", max_drop=0.4, target="macs=0.5")
+    invoke("gate", "report.json", "--max-drop", 0.4, "--junit", "j.xml")
+    assert ElementTree.parse("j.xml").getroot()[0].get("skipped") == "1"
+    assert compress.gate("report.json", max_drop=0.4).passed == (lost_too_much(recipe, dense, result) is None)
+    assert not compress.gate("report.json", min_speedup=1.85).passed  # what a run does not judge
 
 
 def test_what_has_no_interval_cannot_be_told(here: Path):
@@ -138,6 +156,23 @@ def test_a_timing_whose_rounds_scatter_cannot_be_told(here: Path):
     Path("report.json").write_text(report(changed(RESULT, latency=latency(1.9, 1.8, 2, noisy=True))).to_json())
     found = verdicts("--min-speedup", 1.1, "--max-latency", 50, "--baseline", "b.json", "--tolerance", "latency=90%")
     assert found == dict.fromkeys(("min-speedup", "max-latency", "tolerance latency"), "cannot tell")
+
+
+def test_the_size_that_is_judged_is_that_of_the_file_that_is_shipped(here: Path):
+    file = ExportRecord(format="onnx", path="model.onnx", sha256="ab" * 32, bytes=1_040_000)  # its stage's has 1,000,000
+    Path("report.json").write_text(report(exports=(file,), target="size=1MB").to_json())
+    compress.gate("report.json", baseline="b.json", update_baseline=True)
+    result = invoke("gate", "report.json", "--max-size", "1.02MB")
+    assert result.exit_code == 5 and "1.04 MB (model.onnx)" in result.stdout
+    assert invoke("gate", "report.json", "--baseline", "b.json", "--tolerance", "size=0%").exit_code == 0
+    assert verdicts("--max-drop", 1) == {"max-drop": "pass"}
+    Path("other").mkdir()
+    Path("other/report.json").write_text(report(target="size=1MB").to_json())
+    beside = compress.compare("report.json", "other").runs
+    assert [(run.file_bytes, run.missed) for run in beside] == [(1_040_000, True), (1_000_000, False)]
+    read = records.read("report.json")[0]
+    assert "3.85x smaller file (4 MB -> 1.04 MB)" in sentences(read)[0]
+    assert "3.85 times smaller" in headline.figures(read)[2].value and "to 1.04 MB" in headline.figures(read)[2].beside
 
 
 def test_an_exported_file_is_judged_by_its_own_size_and_quality(here: Path):
@@ -222,6 +257,7 @@ def test_a_baseline_is_only_replaced_by_a_result_that_keeps_the_rules(here: Path
 
 def test_junit_and_markdown_say_what_the_terminal_says(here: Path):
     flags = ("--max-drop", 0.4, "--min-speedup", 1.5, "--max-size", "1KB", "--junit", "j.xml", "--markdown", "s.md")
+    flags = (*flags, "--on-noise", "fail")
     assert invoke("gate", "report.json", *flags).exit_code == 5
     suite = ElementTree.parse("j.xml").getroot()[0]
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("3", "2", "0")
@@ -338,8 +374,8 @@ def test_a_baseline_without_the_figure_is_refused_and_so_is_a_report(here: Path,
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("", "Invalid JSON"),
-        (report().to_json()[:-40], "Invalid JSON"),
+        ("", "needed is JSON"),
+        (report().to_json()[:-40], "needed is JSON"),
         (edited(report().to_json(), '"schema": 2', '"schema": 3'), "newer"),
         (edited(report().to_json(), '"schema": 2', '"schema": 0'), "older"),
         (edited(report().to_json(), '"params": 250000', '"params": "many"'), "params"),

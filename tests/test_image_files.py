@@ -182,7 +182,7 @@ def test_links_that_lead_in_a_circle_are_left_out_and_named(tmp_path, target):
     (root / "cat" / "deep" / "round").symlink_to(target)
     data = open_data(root)
     assert len(data.train) + len(data.held_out) + len(data.test) == 16
-    assert says(data, "1 entries", "deep/round (a link to a folder that is read already)")
+    assert says(data, "1 entry", "deep/round (a link to a folder that is read already)")
 
 
 # --- EXIF orientation -----------------------------------------------------------------------------------------------------

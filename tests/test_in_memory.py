@@ -27,7 +27,7 @@ from compress.checkpoint.load.live_module import take
 from compress.commands import keyword_errors
 from compress.data import Data, from_arrays
 from compress.data.objects import open_objects
-from compress.errors import BadInput, CompressError, EmptyData, UnsupportedModel
+from compress.errors import BadInput, CompressError, CompressWarning, EmptyData, UnsupportedModel
 from compress.pipeline.result import Result
 from compress.recipe import Recipe
 from exporters.errors import ExportError
@@ -54,8 +54,9 @@ def test_a_run_in_memory_gives_the_plan_and_the_figures_of_the_run_of_its_file(t
     np.savez(tmp_path / "data.npz", x=x, y=y)
     model = plain()
     torch.save(model, tmp_path / "model.pt")
-    report = compress.run(tmp_path / "model.pt", data=tmp_path / "data.npz", out=tmp_path / "by-file", **QUICK)
-    result = compress.run(model, data=(x, y), out=tmp_path / "in-memory", **QUICK)
+    quick = {**QUICK, "allow_doubtful": True}  # it was never trained
+    report = compress.run(tmp_path / "model.pt", data=tmp_path / "data.npz", out=tmp_path / "by-file", **quick)
+    result = compress.run(model, data=(x, y), out=tmp_path / "in-memory", **quick)
     assert (tmp_path / "by-file/plan.json").read_bytes() == (tmp_path / "in-memory/plan.json").read_bytes()
     assert result.plan.to_json() == (tmp_path / "by-file/plan.json").read_text()
     figures = [[(s.params, s.macs, s.file_bytes, s.quality) for s in one.stages] for one in (report, result.report)]
@@ -657,3 +658,11 @@ def test_a_copy_shares_nothing_with_its_model():
     own = take(model).module
     assert not {p.data_ptr() for p in own.state_dict().values()} & {p.data_ptr() for p in model.state_dict().values()}
     assert same(dict(own.state_dict()), dict(copy.deepcopy(model).state_dict()))
+
+
+def test_a_model_in_half_precision_says_in_which_one_it_comes_back():
+    x, y = samples()
+    with pytest.warns(CompressWarning, match=r"are float16; .* and what comes back is float32, too; \.half"):
+        result = compress.run(net().half(), data=(x, y), **QUICK)
+    assert {p.dtype for p in result.model.parameters()} == {torch.float32}
+    assert any("are float16" in note for note in result.report.notes)

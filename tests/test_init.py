@@ -12,8 +12,6 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
-from torch import nn
 
 import compress
 from compress.cli.main import cli
@@ -24,6 +22,7 @@ from compress.data.settings import Settings
 from compress.errors import BadInput
 from compress.recipe import Recipe, from_toml, make
 from compress.report.html.command_line import command_line
+from tests.runs import invoke, untrained
 
 QUICK = ("--target", "params=0.5", "--align", "1", "--epochs", "0", "--rounds", "5", "--calibration", "40")
 NET = """
@@ -33,16 +32,10 @@ def net():
 """
 
 
-def invoke(*arguments: object, answers: str = "") -> Result:
-    return CliRunner().invoke(cli, [str(a) for a in arguments], input=answers)
-
-
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)).eval()
-    torch.save(net, "model.pt")
+    untrained(tmp_path)
     random = np.random.default_rng(0)
     np.savez("arrays.npz", x=random.integers(0, 255, (90, 8, 8), dtype=np.uint8), y=np.arange(90) % 10)
     return tmp_path
@@ -56,7 +49,7 @@ def test_without_a_question_the_only_model_and_the_only_data_are_taken_and_a_run
     assert tomllib.loads(Path("data.toml").read_text()) == {"source": "arrays.npz"}
     assert "# " in Path("recipe.toml").read_text() and "Normalization inferred" in Path("data.toml").read_text()
     shown = invoke("run", "--dry-run")
-    assert shown.exit_code == 0 and "1 groups of channels made smaller" in shown.stdout, shown.output
+    assert shown.exit_code == 0 and "1 group of channels made smaller" in shown.stdout, shown.output
 
 
 def test_answers_stand_in_the_files():
@@ -73,6 +66,38 @@ def test_answers_stand_in_the_files():
     assert invoke("run", "--dry-run").exit_code == 2
 
 
+def test_a_wrong_answer_is_told_why_and_asked_for_again():
+    torch.save(torch.load("model.pt", weights_only=False).state_dict(), "weights.pt")
+    Path("model.pt").unlink()
+    Path("net.py").write_text(NET)
+    result = invoke("init", answers="net.py:nothing\nnet.py:net\nimagenette\ninfer\nmuch\n0.5\n")
+    assert result.exit_code == 0, result.output
+    assert "'much' is no number of points, 0 or more, such as 0.5. How many" in result.stderr
+    assert "net.py has no function 'nothing'" in result.stderr or "nothing" in result.stderr
+    made = tomllib.loads(Path("recipe.toml").read_text())
+    assert (made["arch"], made["max_drop"]) == ("net.py:net", 0.5)
+
+
+def test_a_class_beside_weights_is_named_and_not_run():
+    torch.save(torch.load("model.pt", weights_only=False).state_dict(), "weights.pt")
+    code = "open('it-ran', 'w')\nfrom torch import nn\nclass Net(nn.Module): pass\nclass Other: pass\n"
+    Path("net.py").write_text(code)
+    Path("broken.py").write_text("def")
+    result = invoke("init", "weights.pt", "--yes")
+    assert result.exit_code == 2 and result.stderr.rstrip().endswith("Here net.py:Net may be it: add --arch net.py:Net.")
+    assert not Path("it-ran").exists()
+
+
+def test_a_data_toml_that_stays_is_said():
+    assert invoke("init", "--yes").exit_code == 0
+    Path("data.toml").write_text('source = "arrays.npz"\nnormalize = "mnist"\n')
+    again = invoke("init", "--yes", "--force")
+    assert again.exit_code == 0 and "Note: data.toml was here and stays as it is" in again.stdout, again.output
+    assert "mnist" in Path("data.toml").read_text()
+    anew = invoke("init", "--yes", "--force", "--data", "arrays.npz")
+    assert anew.exit_code == 0 and "stays as it is" not in anew.stdout and "mnist" not in Path("data.toml").read_text()
+
+
 def test_what_is_given_is_not_asked_for_and_is_written():
     result = invoke("init", "model.pt", "--data", "arrays.npz", "--max-drop", "2", "--export", "onnx,pt2", answers="infer\n")
     assert result.exit_code == 0, result.output
@@ -85,7 +110,7 @@ def test_what_is_given_is_not_asked_for_and_is_written():
         (("nothing.pt", "--yes"), "", "There is no model file nothing.pt"),
         (("model.pt", "--data", "nowhere", "--yes"), "", "nowhere"),
         (("model.pt",), "", "Nobody answered, so nothing was written"),
-        (("model.pt",), "infer\nmuch\n", "'much' is no number"),
+        (("model.pt",), "infer\nmuch\n-1\nnan\nnan\n", "'nan' is no number of points"),
         (("model.pt", "--target", "macs=7", "--yes"), "", "macs=7"),
     ],
 )

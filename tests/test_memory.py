@@ -8,16 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from click.testing import CliRunner, Result
-from torch import nn
+from click.testing import Result
 
 from compress.cli.guard import sentence
-from compress.cli.main import cli
 from compress.errors import NotEnoughMemory
 from compress.user import memory
+from tests.runs import invoke, model_and_data
 
 WORDS = [
     MemoryError(),
@@ -33,19 +30,13 @@ WORDS = [
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current folder with a model and data in it."""
     monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)).eval()
-    torch.save(net, "model.pt")
-    random = np.random.default_rng(0)
-    parts = {"train": 60, "test": 40}
-    arrays = {f"x_{name}": random.standard_normal((n, 1, 8, 8)).astype(np.float32) for name, n in parts.items()}
-    np.savez("data.npz", **arrays, **{f"y_{name}": np.arange(n) % 10 for name, n in parts.items()})
+    model_and_data(tmp_path)
     return tmp_path
 
 
 def run(*more: str) -> Result:
     quick = ("--target", "params=0.5", "--align", "1", "--epochs", "0", "--rounds", "5", "--calibration", "40")
-    return CliRunner().invoke(cli, ["run", "model.pt", "--data", "data.npz", *quick, *more])
+    return invoke("run", "model.pt", "--data", "data.npz", *quick, *more)
 
 
 @pytest.mark.parametrize("error", WORDS, ids=lambda error: f"{type(error).__name__} {str(error)[:20]}")

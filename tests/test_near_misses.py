@@ -39,7 +39,7 @@ def test_a_target(text: str):
         make(model="a.pt", data="digits", target=text)
 
 
-@pytest.mark.parametrize("text", ["params=0", "macs=2000", "banana", "banana=0.5", "", "=", "size=lots"])
+@pytest.mark.parametrize("text", ["params=0", "macs=1.5", "macs=2000", "banana", "banana=0.5", "", "=", "size=lots"])
 def test_nothing_is_suggested_where_nothing_comes_close(text: str):
     assert meant.target(text, UNITS) == ""
 

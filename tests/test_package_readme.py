@@ -14,14 +14,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 from runs import edited, made_run
-from test_picture import folder, settings
+from test_picture import packed
 
 import compress
 from compress.cli.main import cli
 from compress.errors import GateFailed
 from compress.packaging.readme import readme
 from compress.packaging.samples import Samples
-from compress.recipe import make
 from compress.report import records
 from exporters.standalone import checksums, picture
 
@@ -29,12 +28,7 @@ from exporters.standalone import checksums, picture
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Unpacked, of a model of gray pictures, with a picture.raw of one in it."""
-    place = tmp_path_factory.mktemp("run")
-    run = made_run(place)
-    folder(place / "p")
-    settings(place, "p", "size = [8, 8]", "channels = 1", 'resize = "stretch"', "mean = [0.5]", "std = [0.25]")
-    (run / "recipe.toml").write_text(make(model="model.pt", data=str(place / "data.toml")).to_toml())
-    checksums.unpack(compress.package(run, out=place / "package.tar.gz", name="digits").path, place / "package")
+    place = packed(tmp_path_factory.mktemp("run"), name="digits")
     shutil.copytree(place / "package", place / "used")
     gray = Image.open(sorted((place / "p").rglob("*.png"))[0]).convert("L").resize((8, 8), Image.Resampling.BILINEAR)
     (place / "used" / "picture.raw").write_bytes(gray.tobytes())

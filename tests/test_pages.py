@@ -234,6 +234,7 @@ def liveliest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 QUICK_RUN = {
     "data": "digits",
+    "allow_doubtful": True,
     "method": "liveliest",
     "target": "macs=0.6",
     "epochs": 0.1,

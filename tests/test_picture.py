@@ -74,17 +74,19 @@ def test_the_script_makes_the_inputs_that_were_measured(tmp_path, resize, channe
         assert np.allclose(picture.prepared(paths[number], taken), x.numpy(), atol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a run on wide pictures that were stretched."""
-    place = tmp_path_factory.mktemp("run")
+def packed(place: Path, **how: str) -> Path:
+    """Of a run on wide pictures that were stretched: `place`, in which the package lies packed and unpacked."""
     run = made_run(place)
     folder(place / "p")
     settings(place, "p", "size = [8, 8]", "channels = 1", 'resize = "stretch"', "mean = [0.5]", "std = [0.25]")
     (run / "recipe.toml").write_text(make(model="model.pt", data=str(place / "data.toml")).to_toml())
-    made = compress.package(run, out=place / "package.tar.gz", license="MIT")
-    checksums.unpack(made.path, place / "package")
+    checksums.unpack(compress.package(run, out=place / "package.tar.gz", **how).path, place / "package")
     return place
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return packed(tmp_path_factory.mktemp("run"), license="MIT")
 
 
 def test_the_package_says_in_words_and_for_a_program_how_a_picture_becomes_the_input(package):

@@ -209,6 +209,21 @@ def test_a_folder_with_other_files_is_refused(recipe: Recipe, tmp_path: Path):
     assert [p.name for p in (tmp_path / "thesis").iterdir()] == ["chapter1.tex"]
 
 
+def test_a_finished_run_is_not_done_again(finished: tuple[Recipe, Path, Report], recipe: Recipe, tmp_path: Path):
+    recipe, out, report = finished
+    shutil.copytree(out, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.name != "recipe.toml"}
+    told: list[str] = []
+    again = run(recipe, tmp_path / "out", resume=True, progress=lambda what, *_: told.append(str(what)))
+    assert again == report.model_copy(update={"checksum": again.checksum}) and any("finished already" in one for one in told)
+    now = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.name != "recipe.toml"}
+    assert {path for path in before if path.is_file() and before[path] != now.get(path)} == set()
+    # A file that is gone is written once more.
+    (tmp_path / "out/model.onnx").unlink()
+    run(recipe, tmp_path / "out", resume=True)
+    assert (tmp_path / "out/model.onnx").exists()
+
+
 def test_resume_with_other_settings_is_refused(finished: tuple[Recipe, Path, Report], recipe: Recipe):
     with pytest.raises(BadInput, match=r"other settings \(--seed 0, now 5\)"):
         run(finished[0].model_copy(update={"seed": 5}), finished[1], resume=True)

@@ -373,6 +373,7 @@ def test_a_run_that_is_killed_while_it_searches_goes_on(tmp_path: Path):
     recipe = make(
         model=str(tmp_path / "model.pt"),
         data="digits",
+        allow_doubtful=True,
         method="rl-entropy",
         episodes=8,
         calibration=200,

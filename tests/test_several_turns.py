@@ -82,7 +82,7 @@ def test_targets_and_epochs_are_split_and_the_way_ends_at_the_target(tmp_path: P
     torch.save(net(), tmp_path / "model.pt")
     recipe = make(
         model=str(tmp_path / "model.pt"), data="digits", target="params=0.2", iterations=2, epochs=2, depth=0, align=1, rounds=5,
-        method="obs", export=(), device="cpu",
+        method="obs", export=(), device="cpu", allow_doubtful=True,
     )  # fmt: skip
     report = run(recipe, tmp_path / "out")
     params = {record.stage: record.params for record in report.stages}

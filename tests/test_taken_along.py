@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import tarfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import compress
+from compress.data.settings import PRESETS
 from compress.errors import BadInput, CompressWarning
 
 QUICK: dict[str, Any] = {"epochs": 0, "rounds": 5, "calibration": 64, "device": "cpu", "align": 1, "depth": 0}
@@ -28,8 +31,11 @@ def samples(count: int = 400) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def learned() -> nn.Module:
+    return fitted(*samples())
+
+
+def fitted(x: Tensor, y: Tensor) -> nn.Module:
     torch.manual_seed(0)
-    x, y = samples()
     net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4))
     optimizer = torch.optim.Adam(net.parameters(), 1e-2)
     for _ in range(300):
@@ -71,9 +77,51 @@ def test_a_normalization_that_the_model_was_not_trained_with_is_told(raw: bool, 
     if not raw:
         data = tmp_path / "data.toml"
         data.write_text(f'source = "{tmp_path / "data.npz"}"\nmean = [0]\nstd = [1]\n')
+    how: dict[str, Any] = {"data": str(data), "target": "macs=0.5", "out": tmp_path / "out", **QUICK}
+    if raw:
+        for command in (compress.run, compress.plan):
+            with pytest.raises(BadInput, match=r'and on \d+% with none, .*data.npz" and normalize = "none".*allow_doubtful=True'):
+                command(tmp_path / "net.pt", **how)
+        assert not (tmp_path / "out").exists()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        report = compress.run(tmp_path / "net.pt", data=str(data), target="macs=0.5", out=tmp_path / "out", **QUICK)
-    said = [w for w in report.warnings if "it was trained without" in w]
+        report = compress.run(tmp_path / "net.pt", allow_doubtful=True, **how)
+    said = [w for w in report.warnings if "probably not those of its training" in w]
     assert len(said) == raw and sum(w.category is CompressWarning and str(w.message) in said for w in caught) == raw
     assert (report.dense.quality.value > 0.9) != raw
+    # What nobody should overlook stays with the result wherever it goes.
+    assert report.verdict.startswith("Doubtful, see the warnings: ") == raw
+    assert any(said[0] in note for note in compress.gate(tmp_path / "out", max_params=1.0).notes) if raw else True
+    packed = compress.package(tmp_path / "out", out=tmp_path / "package.tar.gz")
+    assert list(packed.warnings) == said
+    with tarfile.open(packed.path) as archive:
+        names = {Path(name).name: name for name in archive.getnames()}
+        told, known = (archive.extractfile(names[name]).read().decode() for name in ("README.txt", "manifest.json"))  # type: ignore[union-attr]
+    assert json.loads(known)["warnings"] == said and ("WARNING: The model is right on" in told) == raw
+
+
+def test_the_usual_normalization_that_fits_is_named_and_one_that_somebody_wrote_is_doubted_too(tmp_path: Path):
+    x, y = samples()
+    mean, std = PRESETS["mnist"]
+    net = fitted((x - mean[0]) / std[0], y)
+    np.savez(tmp_path / "data.npz", x=x.numpy(), y=y.numpy())
+    torch.save(net, tmp_path / "net.pt")
+    (tmp_path / "data.toml").write_text('source = "data.npz"\nmean = [0.9]\nstd = [0.1]\n')
+    for given, line in (("data.npz", 'normalize = "mnist", and give'), ("data.toml", 'Write normalize = "mnist" into')):
+        with pytest.raises(BadInput, match=line):
+            compress.run(tmp_path / "net.pt", data=str(tmp_path / given), target="macs=0.5", out=tmp_path / "out", **QUICK)
+
+
+def test_a_model_that_guesses_is_refused_before_anything_slow(tmp_path: Path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)).eval()
+    x, y = samples(600)
+    how: dict[str, Any] = {"data": (x, y), "target": "macs=0.5", "out": tmp_path / "out", **QUICK}
+    with pytest.raises(BadInput, match=r"no better than guessing among 4 classes .* allow_doubtful=True"):
+        compress.run(net, **how)
+    assert not (tmp_path / "out").exists()
+    with pytest.warns(CompressWarning, match="no better than guessing"):
+        assert compress.run(net, allow_doubtful=True, **how).report.warnings
+    few = {name: part[:60] for name, part in (("x_train", x), ("y_train", y), ("x_test", x), ("y_test", y))}
+    with pytest.warns(CompressWarning, match="no better than guessing"):  # so few samples tell no model from one that guesses
+        compress.run(net, **{**how, "data": few, "out": tmp_path / "few"})

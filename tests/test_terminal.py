@@ -25,7 +25,8 @@ from compress.cli.main import cli
 from compress.errors import BadInput, CompressWarning
 from compress.progress import Milestone, about, under
 from compress.recipe import Recipe
-from compress.report import weights
+from compress.report import records, weights
+from tests.runs import made_run
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = """
@@ -185,9 +186,11 @@ def test_json_lines_tell_progress_warnings_and_the_error(monkeypatch: pytest.Mon
     assert all(re.match(r"\d{4}-\d\d-\d\dT", one["time"]) for one in told) and result.exit_code == 2
 
 
-def test_quiet_leaves_the_error_alone(monkeypatch: pytest.MonkeyPatch):
-    assert working(monkeypatch, "--quiet").stderr == "Error: no\n"
+def test_quiet_leaves_warnings_and_the_error_alone(monkeypatch: pytest.MonkeyPatch):
+    assert working(monkeypatch, "--quiet").stderr == "Warning: odd\nError: no\n"
     assert "Warning: odd" in working(monkeypatch).stderr
+    told = [json.loads(line) for line in working(monkeypatch, "--quiet", "--log-format", "json").stderr.splitlines()]
+    assert [one["event"] for one in told] == ["warning", "error"]
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------------
@@ -346,3 +349,44 @@ def test_a_locale_that_lacks_a_character_gets_an_escape():
         [sys.executable, "-m", "compress", "diff", "é→.json", "x.json"], capture_output=True, cwd=ROOT, env=environment
     )
     assert found.returncode == 2 and found.stderr.startswith(b"Error: ") and b"\xe9\\u2192.json" in found.stderr
+
+
+# ---- who reads only the beginning ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("methods", 0),
+        ("methods --json", 0),
+        ("--help", 0),
+        ("completion bash", 0),
+        ("gate run --max-size 1B", 5),
+        ("gate run", 2),
+    ],
+)
+def test_a_reader_who_has_seen_enough_is_no_error_and_hides_none(words: str, code: int, tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    made = records.read(made_run(tmp_path / "run"))[0]
+    result = made.stages[0].model_copy(update={"stage": "remove", "params": 9})
+    (tmp_path / "run" / "report.json").write_text(made.model_copy(update={"stages": (*made.stages, result)}).to_json())
+    # The pipe is closed before the first word is written.
+    line = f"{sys.executable} -m compress {words} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{code}\n" and "roken" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_path_with_a_typing_error_is_told_before_torch_is_loaded(tmp_path: Path):
+    (tmp_path / "model.pt").touch()
+    for words, said in (
+        (["run", "modle.pt", "--data", "digits"], "There is no model file modle.pt. Needed is"),
+        (["run", "model.pt", "--data", "imgs"], "There is no data at 'imgs'. Give"),
+        (["run", "--recipe", "recipe.tml"], "The recipe recipe.tml cannot be read"),
+        (["run", "model.pt", "--data", "digits", "--plan", "plan.jsn"], "The plan plan.jsn cannot be read"),
+        (["finetune", "model.pt", "--data", "digits", "--teacher", "big.pt"], "There is no model file big.pt."),
+        (["bench", "a.onnx"], "There is no file a.onnx."),
+    ):
+        code = f"import sys; sys.argv = ['compress', *{words}]\nfrom compress.__main__ import main\ntry: main()\n"
+        code += "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout == "2 False\n" and done.stderr.startswith(f"Error: {said}"), done.stderr

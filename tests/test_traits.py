@@ -27,7 +27,7 @@ from compress.recipe import Recipe, make
 from compress.refit import refit
 from compress.stage import Context, Decides, Stage, Traits
 
-QUICK = {"data": "digits", "calibration": 60, "device": "cpu", "rounds": 5}
+QUICK = {"data": "digits", "calibration": 60, "device": "cpu", "rounds": 5, "allow_doubtful": True}
 
 
 @dataclass(frozen=True)
@@ -168,9 +168,8 @@ def test_depth_that_may_cost_nothing_is_refused_and_not_planned_as_nothing(model
 
 def test_a_dry_run_from_a_plan_counts_groups_once_and_claims_no_refit(model: str):
     compress.plan(model, out="first.json", method="half", **QUICK)
-    result = CliRunner().invoke(
-        cli, ["run", model, "--data", "digits", "--method", "half", "--plan", "first.json", "--dry-run", "--calibration", "60"]
-    )
+    words = ["run", model, "--data", "digits", "--method", "half", "--plan", "first.json", "--dry-run", "--calibration", "60"]
+    result = CliRunner().invoke(cli, [*words, "--allow-doubtful"])
     assert "The plan: 2 groups of channels made smaller." in result.stdout
     assert "edits of first.json (method half) come first." in result.stdout and "refitted" not in result.stdout
 

@@ -103,7 +103,14 @@ def test_data_settings_that_name_code_need_trust(here: Path):
 
 
 def test_a_run_folder_runs_no_code_when_it_is_packed(here: Path):
-    quick: dict[str, Any] = {"target": "params=0.5", "align": 1, "epochs": 0, "rounds": 5, "calibration": 40}
+    quick: dict[str, Any] = {
+        "target": "params=0.5",
+        "align": 1,
+        "epochs": 0,
+        "rounds": 5,
+        "calibration": 40,
+        "allow_doubtful": True,
+    }
     compress.run("model.pt", out="out", data="digits", method="magnitude", **quick)
     recipe = Path("out/recipe.toml")
     recipe.write_text(recipe.read_text().replace('data = "digits"', 'data = "evil.py:factory"'))

@@ -15,7 +15,7 @@ import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
 
 from compress.cli.guard import registered
-from compress.cli.terminal import say
+from compress.cli.terminal import echo, say
 from compress.cli.torchless import quick
 from compress.errors import BadInput
 from compress.method_table import METHODS
@@ -138,7 +138,7 @@ def completion(shell: str, install: bool) -> None:
     In bash: eval "$(compress completion bash)". --install writes it to where the shell looks by itself.
     """
     if not install:
-        click.echo(script(shell))
+        echo(script(shell))
         return
     place = Path(PLACES[shell]).expanduser()
     try:

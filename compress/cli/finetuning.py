@@ -30,6 +30,7 @@ TRAINING = (
         help="keyword arguments of the teacher's factory, where they are not those of --arch-kwargs; may be repeated",
     ),
     out_option("tuned.compressed", "folder of the trained model"),
+    click.option("--threads", type=click.IntRange(0), default=0, help="threads that it computes with; 0: all cores"),
     settings(*LOADING, "data", "metric", "loss", *TRAINING, "device", "seed"),
     force_option,
     telling,
@@ -41,6 +42,7 @@ def finetune(
     teacher: str | None,
     teacher_arch: str | None,
     out: Path,
+    threads: int,
     force: bool,
     quiet: bool,
     log_format: LogFormat,
@@ -68,6 +70,7 @@ def finetune(
             teacher_arch_kwargs=dict(pairs) if pairs else None,
             out=out,
             force=force,
+            threads=threads,
             progress=progress,
             **typed,
         )

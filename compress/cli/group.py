@@ -12,6 +12,7 @@ from compress import __version__
 from compress.cli import completion as completion
 from compress.cli.guard import EXIT_CODES, Command, Commands, registered
 from compress.cli.torchless import quick
+from compress.cli.typed_paths import refuse_missing
 from compress.user import memory
 
 
@@ -31,6 +32,7 @@ def command(*options: Callable[[Command], Command], example: str) -> Callable[[C
     def register(function: Command) -> click.Command:
         @functools.wraps(function)
         def checked(*args: Any, **kwargs: Any) -> Any:
+            refuse_missing(kwargs)
             memory.check()
             return function(*args, **kwargs)
 

@@ -43,9 +43,15 @@ def registered(group: click.Group, *options: Callable[[Command], Command], examp
         built = guarded(function)
         for option in reversed(options):
             built = option(built)
-        return group.command(function.__name__, cls=Page, epilog=f"\b\nExample:\n  {example}")(built)
+        return group.command(function.__name__, cls=Page, epilog=f"\b\nExample:\n  {_in_lines(example)}")(built)
 
     return register
+
+
+def _in_lines(example: str) -> str:
+    """A command as a shell takes it, in lines of which none is longer than 80 columns on a page of help."""
+    lines = textwrap.wrap(example, 70, break_long_words=False, break_on_hyphens=False)
+    return " \\\n    ".join(lines)
 
 
 def path_argument(name: str, required: bool = True, nargs: int = 1) -> Callable[[Command], Command]:
@@ -158,6 +164,16 @@ class Commands(click.Group):
         summaries(self, ctx, formatter)
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Any:
+        """As in click, but that a reader who has seen enough (`| head`) is no error."""
+        before = sys.stdout
+        try:
+            return self._main(args, *rest, **settings)
+        except SystemExit as end:
+            if sys.stdout is not before:  # click puts another one there when nobody reads any more
+                end.code = 0
+            raise
+
+    def _main(self, args: Sequence[str] | None, *rest: Any, **settings: Any) -> Any:
         """As in click, whose own way to tell a wrong option is text."""
         words = list(sys.argv[1:] if args is None else args)
         if "--json" not in words or not settings.pop("standalone_mode", True):

@@ -1,4 +1,4 @@
-"""What a person sees on standard error while a command works: bars, one line, lines with the time, JSON, or nothing.
+"""What a person sees on standard error while a command works: bars, one line, lines with the time, JSON, or warnings alone.
 
 a terminal of 60 columns and more    a bar for the whole command and one for the step in progress
 a narrower one                       one line: 3/6 finetune, epoch 2 of 3, about 2 min left
@@ -46,7 +46,7 @@ def telling(function: Command) -> Command:
         show_default=True,
         help="of progress, warnings and errors: text, or a JSON document a line",
     )
-    quiet = click.option("--quiet", "-q", is_flag=True, help="no progress and no warnings; the report has them")
+    quiet = click.option("--quiet", "-q", is_flag=True, help="no progress; warnings and errors stay")
     return quiet(form(function))
 
 
@@ -106,12 +106,12 @@ def shown(quiet: bool = False, log_format: LogFormat = "text", still: bool = Fal
     `still`: somebody is asked meanwhile, so that nothing may move on the terminal.
     """
     console = Console(stderr=True, highlight=False)
-    if quiet:
-        with told_at_once(lambda line: None):
-            yield lambda what, share, detail="": None
-    elif log_format == "json":
+    if log_format == "json":
         with told_at_once(lambda line: json_line("warning", message=line.removeprefix("Warning: "))):
-            yield json_lines()
+            yield _nothing if quiet else json_lines()
+    elif quiet:
+        with told_at_once(_line):
+            yield _nothing
     elif still or not console.is_terminal or console.is_dumb_terminal:
         with told_at_once(_line):
             yield lines()
@@ -120,6 +120,10 @@ def shown(quiet: bool = False, log_format: LogFormat = "text", still: bool = Fal
         wide = max(console.width - len("^C") - 1, 1)
         with (_bars if console.width >= NARROW else _one_line)(Console(stderr=True, highlight=False, width=wide)) as told:
             yield told
+
+
+def _nothing(what: str, share: float, detail: str = "") -> None:
+    """No progress."""
 
 
 @contextmanager

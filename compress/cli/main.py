@@ -22,6 +22,7 @@ from compress.cli.tables import told
 from compress.cli.terminal import say
 from compress.cli.torchless import TARGET
 from compress.errors import BadInput
+from compress.user.wording import many
 from exporters.runtimes import RUNTIMES
 
 STATISTICS = ("calibration", "device", "seed")
@@ -72,7 +73,7 @@ def analyze(model: str, every: bool, quiet: bool, log_format: LogFormat, as_json
     path_argument("model"),
     out_option("plan.json", "where the plan is written"),
     click.option("--apply-to", help="another checkpoint that the plan is carried out on, into the folder model.compressed"),
-    settings(*LOADING, "data", *DECISION, *TIMING, *STATISTICS),
+    settings(*LOADING, "data", *DECISION, *TIMING, *STATISTICS, "allow_doubtful"),
     force_option,
     telling,
     json_option,
@@ -241,10 +242,12 @@ def package(run: str, as_json: bool, **settings: Any) -> None:
         print_json(made)
     else:
         signed = ", signed" if made.signed else ""
-        say(f"{made.path}: {len(made.models)} models, {made.files} files, {made.bytes:,} bytes{signed}")
+        say(f"{made.path}: {many(len(made.models), 'model')}, {made.files} files, {made.bytes:,} bytes{signed}")
         say(f"digest: {made.digest}")
         if made.broken:
             say(f"Warning: the run broke its contract ({made.broken}); README.txt and manifest.json say so.")
+        for warning in made.warnings:
+            say(f"Warning: {warning}")
 
 
 @command(json_option, example="compress doctor")

@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from compress.cli.tables import print_table, told
-from compress.cli.terminal import say
+from compress.cli.terminal import echo, say
 from compress.progress import duration
 from compress.user import files
+from compress.user.wording import many
 
 
 def print_records(records: Sequence[Any], title: str | None = None) -> None:
@@ -99,14 +100,14 @@ def counted(edits: Sequence[Any]) -> str:
     from compress.edits import Keep, Linearize, Merge, Pointwise
 
     kinds = {
-        Keep: "groups of channels made smaller",
-        Linearize: "activations linearized",
-        Pointwise: "convolutions made 1x1",
-        Merge: "segments merged into one layer",
+        Keep: ("group", "of channels made smaller"),
+        Linearize: ("activation", "linearized"),
+        Pointwise: ("convolution", "made 1x1"),
+        Merge: ("segment", "merged into one layer"),
     }
     # By layer: a plan that went on from another one narrows the same group twice.
     numbers = {kind: len({edit.layer for edit in edits if isinstance(edit, kind)}) for kind in kinds}
-    return ", ".join(f"{n} {kinds[kind]}" for kind, n in numbers.items() if n) or "nothing changes"
+    return ", ".join(f"{many(n, kinds[kind][0])} {kinds[kind][1]}" for kind, n in numbers.items() if n) or "nothing changes"
 
 
 def print_timings(timings: Mapping[str, Any]) -> None:
@@ -160,7 +161,7 @@ def _timing(t: Any) -> tuple[str, ...]:
 
 def print_json(value: object) -> None:
     """One JSON document on standard output."""
-    click.echo(files.json_text(plain(value)))
+    echo(files.json_text(plain(value)))
 
 
 def plain(value: Any) -> Any:

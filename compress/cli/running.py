@@ -56,14 +56,23 @@ def run(
     from compress.cli.output import print_comparison, print_decision, print_json
 
     recipe = recipe or nearest(model, out, flags["resume"])
+    before = written(out) if flags["resume"] else None
     with broken_contract(out, quiet, as_json), shown(quiet, log_format) as progress:
         done = cast(Any, api.run)(model, recipe=recipe, out=out, dry_run=dry_run, progress=progress, **given(flags))
+    if before is not None and before == written(out):
+        say(f"The run in {out} was finished already: nothing was done again.", err=True)
     if as_json:
         print_json(done)
     elif flags["methods"]:
         print_comparison(done, out)
     else:
         print_decision(done, None) if dry_run else closing(done, out, quiet)
+
+
+def written(out: Path) -> int | None:
+    """When the report of a run was written; None where there is none."""
+    path = out / "report.json"
+    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 def nearest(model: str | None, out: Path, resume: bool) -> Path | None:
@@ -132,7 +141,7 @@ def asked(question: str, default: str, known: Sequence[str]) -> str:
 
 @command(
     out_option("demo-out", "folder of the demonstration"),
-    settings("target", "epochs", "device", "seed"),
+    settings("target", "epochs", "threads", "device", "seed"),
     force_option,
     telling,
     json_option,

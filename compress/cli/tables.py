@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from compress.cli.terminal import say
+from compress.cli.terminal import nobody_reads, say
 from compress.report.escape import printable
 
 GAP = 2
@@ -116,10 +116,17 @@ def facts(rows: Iterable[tuple[str, str]]) -> None:
             say(f"{'' if number else title:{name}}{printable(line)}")
 
 
+class _Console(Console):
+    """Ends no command because nobody reads its table to the end."""
+
+    def on_broken_pipe(self) -> None:
+        nobody_reads()
+
+
 def console(wide: bool = False) -> Console:
     """Standard output; `wide`: where it is not a terminal, lines are not wrapped."""
-    made = Console(highlight=False)
-    return Console(highlight=False, width=NO_TERMINAL) if wide and not made.is_terminal else made
+    made = _Console(highlight=False)
+    return _Console(highlight=False, width=NO_TERMINAL) if wide and not made.is_terminal else made
 
 
 def cell(value: object) -> str:

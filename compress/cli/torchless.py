@@ -59,9 +59,8 @@ TARGET = (
     click.option(
         "--on-noise",
         type=click.Choice(["pass", "fail"]),
-        default="fail",
-        show_default=True,
-        help="what becomes of a rule when the interval is too wide to tell",
+        help="what becomes of a rule when the interval is too wide to tell  [default: pass for --max-drop, as in a run; else "
+        "fail]",
     ),
     file_option("--junit", "write the verdicts for a CI server"),
     file_option("--markdown", "write the verdicts for a job's summary"),

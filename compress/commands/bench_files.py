@@ -44,6 +44,9 @@ def stored(
         UnsupportedModel: a module that has no form without its class.
     """
     files = list[tuple[str, Path]]()
+    paths = [Path(model).resolve() for model in models if not isinstance(model, nn.Module)]
+    if twice := [path for path in dict.fromkeys(paths) if paths.count(path) > 1]:
+        raise BadInput(f"{twice[0].name} is given twice; needed is each model once, for a comparison with itself tells nothing.")
     named = [type(model).__name__ for model in models if isinstance(model, nn.Module)]
     for number, model in enumerate(models, 1):
         if not isinstance(model, nn.Module):

@@ -14,6 +14,7 @@ from compress.errors import BadInput
 from compress.report import pictures, records
 from compress.report.comparison import Comparison, compared, markdown, spans
 from compress.user import files
+from compress.user.wording import many
 
 _FREE = ("method", "target", "tolerance", "export")
 """Settings in which runs may differ and still be compared: what is asked for is in the table."""
@@ -21,7 +22,7 @@ _FILES = ("compare.md", "compare.json", "compare.svg")
 
 
 def compare(*runs: str | Path, out: str | Path | None = None, force: bool = False) -> Comparison:
-    """Put runs beside each other.
+    """Put runs beside each other; one that was cut off is named and left out.
 
     Args:
         runs: folders of runs, or their report.json; two at least.
@@ -29,18 +30,30 @@ def compare(*runs: str | Path, out: str | Path | None = None, force: bool = Fals
         force: write over what is there.
 
     Raises:
-        BadInput: fewer than two runs, a report that cannot be read, or no common metric.
+        BadInput: fewer than two runs that have a result, a report that cannot be read, or no common metric.
     """
     names = dict.fromkeys(map(str, runs))
     if len(names) < 2:
-        raise BadInput(f"Found {len(names)} different runs; needed are two or more to compare. Give the folders of runs.")
-    opened = {name: records.read(name) for name in names}
-    found = compared({name: report for name, (report, _) in opened.items()}, {})
+        raise BadInput(f"Found {many(len(names), 'different run')}; needed are two or more to compare. Give the folders of runs.")
+    cut_off = [name for name in names if _cut_off(Path(name))]
+    opened = {name: records.read(name) for name in names if name not in cut_off}
+    if len(opened) < 2:
+        raise BadInput(
+            f"{', '.join(cut_off)} {'was' if len(cut_off) == 1 else 'were'} cut off and without a result, so there is nothing to "
+            "compare. Finish it: 'compress run --resume --out FOLDER'."
+        )
+    found = compared({name: report for name, (report, _) in opened.items()}, dict.fromkeys(cut_off, "cut off"))
     settings = {name: _settings(path.parent / "recipe.toml") for name, (_, path) in opened.items()}
-    found = dataclasses.replace(found, warnings=(*found.warnings, *_differing(settings)))
+    lacking = [f"{name} was cut off and is left out; 'compress run --resume --out {name}' finishes it." for name in cut_off]
+    found = dataclasses.replace(found, warnings=(*lacking, *found.warnings, *_differing(settings)))
     if out is not None:
         write(found, Path(out), force)
     return found
+
+
+def _cut_off(folder: Path) -> bool:
+    """The folder of a run that has no report yet; any other that has none is refused by name."""
+    return (folder / "recipe.toml").is_file() and not (folder / "report.json").exists()
 
 
 def write(found: Comparison, out: Path, force: bool) -> None:

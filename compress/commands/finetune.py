@@ -7,11 +7,13 @@ training did to the quality on the test data is told, with a paired interval.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
+import torch
 from torch import nn
 from torch.fx import GraphModule
 
@@ -66,6 +68,7 @@ def finetune(
     data: DataLike,
     *,
     teacher: nn.Module | None = None,
+    threads: int = 0,
     progress: Progress = silent,
     **settings: Unpack[StepSettings],
 ) -> M: ...
@@ -79,6 +82,7 @@ def finetune(
     teacher_arch_kwargs: Mapping[str, Any] | None = None,
     out: Place = TUNED,
     force: bool = False,
+    threads: int = 0,
     progress: Progress = silent,
     **settings: Unpack[StepSettings],
 ) -> Tuned: ...
@@ -92,6 +96,7 @@ def finetune(
     teacher_arch_kwargs: Mapping[str, Any] | None = None,
     out: Place = TUNED,
     force: bool = False,
+    threads: int = 0,
     progress: Progress = silent,
     **settings: Any,
 ) -> nn.Module | Tuned:
@@ -109,6 +114,7 @@ def finetune(
         teacher_arch_kwargs: keywords of that class; those of `arch` where neither is given.
         out: folder of the trained model, where `model` is a file.
         force: replace an older folder.
+        threads: that torch computes with meanwhile; 0: as many as before.
         progress: told what is being done.
         settings: as for `run`; those of fine-tuning matter here, such as `epochs`, `lr`, `batch_size` and `loss`.
 
@@ -121,9 +127,10 @@ def finetune(
             raise BadInput(f"The model is the file {model} and the teacher a module; needed are two files, or two modules.")
         free(Path(out), force)
         recipe, given = resolved_recipe(model, None, {**settings, "data": data})
-        context, metric = prepare(recipe, progress, given)
-        dense = None if teacher is None else _opened(teacher, teacher_arch, teacher_arch_kwargs, context)
-        return _tuned(context, metric, dense, Path(out))
+        with _computing_on(threads):
+            context, metric = prepare(recipe, progress, given)
+            dense = None if teacher is None else _opened(teacher, teacher_arch, teacher_arch_kwargs, context)
+            return _tuned(context, metric, dense, Path(out))
     if isinstance(teacher, str | Path):
         raise BadInput(
             f"The teacher is the file {teacher} and the model a module; needed is a module: compress.load opens files."
@@ -133,8 +140,26 @@ def finetune(
     opened = given.data or open_data(recipe.data, seed=recipe.seed, trust=recipe.trust_recipe)
     device = find_device(recipe.device)
     held = teacher is not None and holds_norms(recipe)
-    found = train(module, opened, recipe, device, teacher=teacher, progress=progress, hold_norms=held).module
+    with _computing_on(threads):
+        found = train(module, opened, recipe, device, teacher=teacher, progress=progress, hold_norms=held).module
     return found.to(device_of(model)).train(model.training)
+
+
+@contextmanager
+def _computing_on(threads: int) -> Generator[None]:
+    """So many threads of torch while the block lasts.
+
+    Raises:
+        BadInput: fewer than none.
+    """
+    if threads < 0:
+        raise BadInput(f"--threads is {threads}; needed is a whole number of 0 or more.")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _tuned(context: Context, metric: quality.Metric, teacher: nn.Module | None, out: Path) -> Tuned:

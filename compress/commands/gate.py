@@ -1,7 +1,8 @@
 """`compress gate`: does the report of a run keep the rules that a project set? For CI: quick, and red only for a reason.
 
 A rule is kept where the whole 95 % interval of what was measured is on the right side of its limit, not where the point is.
-Where the interval holds the limit the verdict is "cannot tell", and `on_noise` says what becomes of it.
+Where the interval holds the limit the verdict is "cannot tell", and `on_noise` says what becomes of it: by default such a
+`max_drop` passes, as it does in the run itself, so that the two agree about one report, and any other rule fails.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ class Gate:
     """What a gate found.
 
     Attributes:
-        passed: every rule is kept, or cannot be told where `on_noise` is "pass".
+        passed: every rule is kept, or cannot be told where `on_noise` lets that pass.
         rules: the verdict on each.
         updated: the baseline that was written; None where none was asked for, or a rule is broken.
-        notes: that the model only guesses; what could not be looked for in the files that the verdict was drawn from.
+        notes: that the model only guesses; how a limit was understood; what the run warned of; what could not be looked for in
+            the files that were read.
     """
 
     passed: bool
@@ -53,7 +55,7 @@ def gate(
     tolerance: str | Sequence[str] = (),
     update_baseline: bool = False,
     export: str | None = None,
-    on_noise: Noise = "fail",
+    on_noise: Noise | None = None,
     junit: str | Path | None = None,
     markdown: str | Path | None = None,
 ) -> Gate:
@@ -71,7 +73,7 @@ def gate(
         tolerance: figure=percent, such as latency=5%, or quality=points; one or several.
         update_baseline: do not compare with the baseline but write this result there, if the other rules are kept.
         export: judge this exported file, such as onnx-int8, instead of the result that it was made from.
-        on_noise: what becomes of a rule of which nothing can be told.
+        on_noise: what becomes of a rule of which nothing can be told; by default `max_drop` passes, as in a run, others fail.
         junit: a file for a CI server.
         markdown: a file for a job's summary.
 
@@ -105,10 +107,11 @@ def gate(
         sources[place] = earlier
         found += [rules.tolerance(at, earlier, text) for text in tolerances]
     unknown = [f"{name} {sealed.UNKNOWN}." for name, one in sources.items() if one.checksum is None]
-    notes = (*filter(None, [sentences.at_chance(read)]), *unknown)
-    passed = all(r.verdict == "pass" or (r.verdict == "cannot tell" and on_noise == "pass") for r in found)
+    said = filter(None, [sentences.at_chance(read), rules.understood(at, max_drop)])
+    notes = (*said, *(f"The run warned: {one}" for one in read.warnings), *unknown)
+    passed = not any(_red(ruling, on_noise) for ruling in found)
     if junit is not None:
-        write_text(Path(junit), rulings.junit(found, f"compress gate {path}", on_noise == "fail"), "--junit")
+        write_text(Path(junit), rulings.junit(found, f"compress gate {path}", lambda ruling: _red(ruling, on_noise)), "--junit")
     if markdown is not None:
         write_text(Path(markdown), rulings.markdown(found, passed, notes, stages_picture(read)), "--markdown")
     updated = None
@@ -116,6 +119,12 @@ def gate(
         write_text(place, baselines.of(at).to_json(), "--baseline")
         updated = str(place)
     return Gate(passed, tuple(found), updated, notes)
+
+
+def _red(ruling: Ruling, on_noise: Noise | None) -> bool:
+    if ruling.verdict != "cannot tell":
+        return ruling.verdict == "fail"
+    return on_noise == "fail" or (on_noise is None and ruling.rule != "max-drop")
 
 
 def _judge(limits: dict[Callable[..., Ruling], Any], at: Any) -> list[Ruling]:

@@ -6,11 +6,12 @@ Nothing is written before model and data were opened and go together.
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from compress.commands import found_here
 from compress.commands.outputs import write_text
@@ -18,17 +19,21 @@ from compress.commands.setting_schemas import FOLDER, texts
 from compress.data.settings import PRESETS
 from compress.edits import MODELS
 from compress.errors import BadInput
+from compress.measure import quality
 from compress.measure.cost import cost
-from compress.pipeline.prepare import TRAINED_WITHOUT, prepare
+from compress.pipeline.doubts import other_normalization
+from compress.pipeline.prepare import prepare
 from compress.progress import Progress, silent
 from compress.recipe import Recipe, code_in, make, toml
 from compress.report.sentences import count
 from compress.stage import Context
+from compress.user import files
 
 RECIPE, DATA = Path("recipe.toml"), Path("data.toml")
+T = TypeVar("T")
 Ask = Callable[[str, str, Sequence[str]], str]
 """(question, answer by default, known answers; none where anything may be said) -> answer."""
-INFER, NONE = "infer", "none"
+INFER = "infer"
 LOSS = "1"
 """Points of quality that may be lost where nobody says otherwise."""
 WRITTEN = ("model", "arch", "arch_kwargs", "weights_entry", "output", "input_shape", "data", "max_drop", "target")
@@ -84,18 +89,20 @@ def init(
     answer: Ask = ask if ask is not None and not yes else _likely
     given = {name: value for name, value in settings.items() if value is not None}
     given["model"] = str(model) if model is not None else _one_of(found_here.models(Path()), "model", "MODEL", answer)
+    kept = not given.get("data") and DATA.exists()
     if not given.get("data"):
         given["data"] = str(DATA) if DATA.exists() else _one_of(found_here.sources(Path()), "data", "--data", answer)
     of_data = {"source": given["data"]}
-    context, given = _opened(given, answer, progress)
+    (context, metric), given = _opened(given, answer, progress)
     if not given["data"].endswith(".toml"):
         _refuse_data(force)
-        of_data |= _normalization(context, answer)
+        of_data |= _normalization(context, metric, answer)
         given["data"] = str(DATA)
     if given.get("max_drop") is None:
-        given["max_drop"] = _number(answer("How many points of quality may be lost?", LOSS, ()))
+        given["max_drop"] = _taken(answer, "How many points of quality may be lost?", LOSS, _points)
     made = make(**{"target": "macs=0.5", **given} if given.get("tolerance") is None else given)
-    return _written(made, of_data, context)
+    said = (f"{DATA} was here and stays as it is; name the source with --data to have it written anew.",) if kept else ()
+    return _written(made, of_data, context, said)
 
 
 def _likely(_: str, default: str, known: Sequence[str]) -> str:
@@ -106,27 +113,71 @@ def _one_of(found: list[str], what: str, option: str, ask: Ask) -> str:
     """The one that there is, or the one that is chosen."""
     if not found:
         needed = "pictures or an .npz" if what == "data" else f"a file {', '.join(MODELS)}"
-        answer = ask(f"Nothing in this folder looks like {what} ({needed}). Where is it?", "", ())
-        if not answer:
-            raise BadInput(f"Nothing in this folder looks like {what} ({needed}). Name it with {option}.")
-        return answer
+        nothing = f"Nothing in this folder looks like {what} ({needed})."
+        return _taken(
+            ask, f"{nothing} Where is it?", "", lambda answer: _there(answer, what, f"{nothing} Name it with {option}.")
+        )
     if len(found) > 1 and ask is _likely:
         raise BadInput(f"{', '.join(found[:5])}: any of these may be the {what}. Name one with {option}.")
     return found[0] if len(found) == 1 else ask(f"Which is the {what}?", found[0], found)
 
 
-def _opened(given: dict[str, Any], ask: Ask, progress: Progress) -> tuple[Context, dict[str, Any]]:
+def _opened(given: dict[str, Any], ask: Ask, progress: Progress) -> tuple[tuple[Context, quality.Metric], dict[str, Any]]:
     """Model and data together; where weights alone are found, their architecture is asked for."""
     try:
-        return prepare(make(**given), progress)[0], given
+        return prepare(make(**given), progress), given
     except BadInput as error:
         if given.get("arch") or "needed is the architecture" not in str(error):
             raise
-        answer = ask("The file holds weights only. Which architecture are they of?", _named_in(given["model"]), ())
-        if not answer:
-            raise
-        given = {**given, "arch": answer}
-    return prepare(make(**given), progress)[0], given
+        refused, likely = error, found_here.classes(Path())
+        if ask is _likely and not _named_in(given["model"]):
+            raise BadInput(f"{error} Here {_shown(likely)}" if likely else str(error)) from error
+
+        def opened(arch: str) -> tuple[tuple[Context, quality.Metric], dict[str, Any]]:
+            if not arch:
+                raise refused
+            return prepare(make(**given, arch=arch), progress), {**given, "arch": arch}
+
+        # A class of this folder is named, but only who sits there says that its code may run.
+        default = _named_in(given["model"]) or next(iter(likely), "")
+        return _taken(ask, "The file holds weights only. Which architecture are they of?", default, opened)
+
+
+def _shown(classes: Sequence[str]) -> str:
+    """Which of them there are, as a sentence."""
+    return f"{', '.join(classes[:5])} may be it: add --arch {classes[0]}."
+
+
+def _taken(ask: Ask, question: str, default: str, take: Callable[[str], T]) -> T:
+    """What the answer comes to; one that cannot be taken is told why, and asked for again.
+
+    Raises:
+        BadInput: nobody sits there, or the same answer comes again.
+    """
+    said, before = "", None
+    while True:
+        answer = ask(f"{said}{question}", default, ())
+        try:
+            return take(answer)
+        except BadInput as error:
+            if ask is _likely or answer == before:
+                raise
+            said, before = f"{error} ", answer
+
+
+def _there(answer: str, what: str, nothing: str) -> str:
+    """A path that exists, or another source of data.
+
+    Raises:
+        BadInput: no answer, or nothing is there.
+    """
+    if not answer:
+        raise BadInput(nothing)
+    if what == "model" and not Path(answer).exists():
+        raise BadInput(files.no_model(Path(answer)))
+    if what == "data" and answer != "digits" and ":" not in answer:
+        files.source(answer)
+    return answer
 
 
 def _named_in(model: str) -> str:
@@ -137,22 +188,25 @@ def _named_in(model: str) -> str:
     return max((f"torchvision:{one}" for one in list_models() if one in name), key=len, default="")
 
 
-def _normalization(context: Context, ask: Ask) -> dict[str, str]:
+def _normalization(context: Context, metric: quality.Metric, ask: Ask) -> dict[str, str]:
     inferred = next((note for note in context.data.notes if note.startswith("Normalization inferred")), None)
     if inferred is None:
         return {}
     known = [INFER, *PRESETS]
-    # Where the model does much better without, that was looked at already.
-    likely = NONE if any(TRAINED_WITHOUT in one for one in context.dense.warnings) else INFER
+    other = other_normalization(context.dense, context.data, metric)
+    likely = INFER if other is None else other.name
     chosen = ask(f"{inferred.partition('. ')[0]}. How was it in training?", likely, known)
     return {} if chosen == INFER else {"normalize": chosen}
 
 
-def _number(answer: str) -> float:
+def _points(answer: str) -> float:
     try:
-        return float(answer)
+        found = float(answer)
     except ValueError:
-        raise BadInput(f"'{answer}' is no number; needed are points of quality, such as 0.5. Nothing was written.") from None
+        found = -1.0
+    if not 0 <= found < math.inf:
+        raise BadInput(f"'{answer}' is no number of points, 0 or more, such as 0.5.")
+    return found
 
 
 def _refuse_data(force: bool) -> None:
@@ -160,19 +214,19 @@ def _refuse_data(force: bool) -> None:
         raise BadInput(f"{DATA} exists already. Add --force to replace it, or give --data {DATA}.")
 
 
-def _written(recipe: Recipe, of_data: dict[str, str], context: Context) -> Setup:
-    files = {RECIPE: recipe_text(recipe, context)}
+def _written(recipe: Recipe, of_data: dict[str, str], context: Context, said: tuple[str, ...]) -> Setup:
+    texts_of = {RECIPE: recipe_text(recipe, context)}
     # The folder's own data.toml stays as it is.
     if recipe.data == str(DATA) and of_data["source"] != str(DATA):
-        files[DATA] = data_text(of_data, context.data.notes)
+        texts_of[DATA] = data_text(of_data, context.data.notes)
     Path(FOLDER).mkdir(exist_ok=True)
-    files |= {Path(FOLDER) / name: text for name, text in texts().items()}
-    for path, text in files.items():
+    texts_of |= {Path(FOLDER) / name: text for name, text in texts().items()}
+    for path, text in texts_of.items():
         write_text(path, text, "folder")
     trust = ["--trust-pickle"] if recipe.trust_pickle else []
     named = code_in(recipe.model_dump()) or code_in({"data": of_data["source"]}) or recipe.trust_recipe
     command = " ".join(["compress run", *trust, *(["--trust-recipe"] if named else [])])
-    return Setup(tuple(files), tuple(context.data.notes), command)
+    return Setup(tuple(texts_of), (*said, *context.data.notes), command)
 
 
 def recipe_text(recipe: Recipe, context: Context) -> str:

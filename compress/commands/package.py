@@ -51,6 +51,7 @@ class Packed:
         digest: sha256 of its list of hashes, which names all of its content; `compress verify --digest` checks it.
         signed: a signature is in it.
         broken: the contract that the run broke; empty where it kept all.
+        warnings: of the run, which make its figures doubtful.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class Packed:
     files: int
     signed: bool
     broken: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def package(
@@ -116,9 +118,8 @@ def package(
     _prove(packed)
     write_bytes(Path(out), packed, "Make room, or give another --out.")
     digests = (hashlib.sha256(data).hexdigest() for data in (packed, content[checksums.SUMS]))
-    return Packed(
-        Path(out), next(digests), len(packed), next(digests), tuple(models), len(content), sign is not None, broken(report)
-    )
+    about = broken(report), report.warnings
+    return Packed(Path(out), next(digests), len(packed), next(digests), tuple(models), len(content), sign is not None, *about)
 
 
 def _from_data(folder: Path) -> Samples:

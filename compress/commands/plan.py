@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from compress.edits import Plan
-from compress.errors import BadInput
+from compress.errors import BadInput, CompressWarning
 from compress.measure.cost import Cost, cost
-from compress.pipeline import contract, expected
+from compress.pipeline import contract, doubts, expected
 from compress.pipeline.given import NOTHING, Given
 from compress.pipeline.latency_cache import LatencyCache
-from compress.pipeline.prepare import guessing, prepare
+from compress.pipeline.prepare import prepare
 from compress.pipeline.sequence import stages_of
 from compress.progress import Progress, silent
 from compress.recipe import Recipe
@@ -73,12 +74,13 @@ def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True, g
     deciding = [stage for stage in stages if stage.traits.decides is Decides.BEFORE_TRAINING]
     width_alone = quick and any("width" in stage.traits.removes for stage in deciding)
     chosen = [stage for stage in deciding if not (width_alone and stage.traits.races)]
-    context, metric = prepare(recipe, progress, given)
-    guessing(context, metric)
+    context, metric = prepare(recipe, progress, given, refusing=True)
     context = replace(context, race=LatencyCache(recipe, context.device).race, fitting=not width_alone)
     dense = planned = context.dense
     for stage in stages:
         stage.check(dense, context)
+    if (odd := doubts.guessing(context, metric)) is not None:
+        warnings.warn(odd, CompressWarning, stacklevel=2)
     for stage in chosen:
         planned = stage(planned, context)
     plan = Plan(planned.plan.edits, recipe.method, recipe.align or 1)

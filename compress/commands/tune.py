@@ -85,7 +85,7 @@ def tune(
         searched = space.space(base, fixed, [over] if isinstance(over, str) else over)
     if base.tolerance is not None or base.plan is not None:
         raise BadInput("A search varies the --target; it does not go with --tolerance or --plan. Leave them out.")
-    context, metric = prepare(base, progress, given)
+    context, metric = prepare(base, progress, given, refusing=True)
     same = _what(context)
     if opened is None:
         facts = {**same, "recipe": base.to_toml(), "space": space.written(searched), "compress": __version__}

@@ -21,6 +21,7 @@ from compress.data.sources import Part, Source, named
 from compress.data.stores import WHOLE, Stored, channels_first
 from compress.data.targets import meaning, zeros_and_ones
 from compress.errors import BadInput, EmptyData, extra
+from compress.user.wording import many
 
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -84,7 +85,8 @@ def open_arrays(
     for name, target in targets.items():
         if name in inputs and len(target) != len(inputs[name]):
             raise BadInput(
-                f"{where} has {len(inputs[name])} images but {len(target)} labels in '{name}'. Needed is one for each."
+                f"{where} has {many(len(inputs[name]), 'image')} but {many(len(target), 'label')} in '{name}'. "
+                "Needed is one for each."
             )
     if targets and not inputs.keys() <= targets.keys():
         lacking = inputs.keys() - targets.keys()
@@ -152,8 +154,8 @@ def _as_images(
     found = tuple(inputs["train"].shape[1:])
     if shape is not None and tuple(shape) != found:
         raise BadInput(
-            f"The model takes inputs of {'x'.join(map(str, shape))}, {where} has {'x'.join(map(str, found))}. "
-            f"Give the right data, or write size = [H, W] or channels = 1 or 3 into a data.toml to convert it."
+            f"The input shape is {'x'.join(map(str, shape))}, {where} has {'x'.join(map(str, found))}. Correct --input-shape, "
+            f"or leave it out; or write size = [H, W] or channels = 1 or 3 into a data.toml to convert the data."
         )
     if not settings.size and len(found) == 3:
         notes.append(f"The input shape {'x'.join(map(str, found))} is that of the arrays.")

@@ -10,6 +10,7 @@ from compress.data.splits import Data
 from compress.data.stores import WHOLE
 from compress.data.targets import OTHERWISE
 from compress.errors import BadInput
+from compress.user.wording import many
 
 
 def check_input(data: Data, shape: Sequence[int]) -> None:
@@ -20,8 +21,8 @@ def check_input(data: Data, shape: Sequence[int]) -> None:
     """
     if tuple(shape) != data.spec.shape:
         raise BadInput(
-            f"The model takes inputs of {_by(shape)}, the data has {_by(data.spec.shape)}. "
-            f"Give the right data, or spell channels and size in a data.toml."
+            f"The input shape is {_by(shape)}, the data has {_by(data.spec.shape)}. "
+            f"Correct --input-shape, or spell channels and size in a data.toml."
         )
 
 
@@ -44,7 +45,7 @@ def check_output(data: Data, shape: Sequence[int], own: bool = False) -> tuple[s
         outputs = 1 if len(shape) < 2 else shape[-1 if task == "text" else 1]
         if outputs == 1 and classes == 2:
             return (_binary(data.spec.classes or ()),)
-        found = f"The labels of {data.spec.source} reach class {classes - 1}, the model has {outputs} outputs"
+        found = f"The labels of {data.spec.source} reach class {classes - 1}, the model has {many(outputs, 'output')}"
         if classes > outputs and own:
             return (f"{found}: what they mean is left to the metric and loss given; --distill 0 leaves the dense model's out.",)
         if classes > outputs:
@@ -55,9 +56,15 @@ def check_output(data: Data, shape: Sequence[int], own: bool = False) -> tuple[s
         return () if classes == outputs else (_fewer_classes(classes, outputs),)
     target = next(data.train.batches(1)).target
     if not own and target is not None and target[0].numel() != torch.Size(shape[1:]).numel():
-        raise BadInput(f"The targets have the shape {tuple(target.shape[1:])}, the model's outputs {tuple(shape[1:])}.")
-    many = f"A label holds where its output is above 0: outputs are taken as logits of {classes} labels."
-    return (many,) if task == "multilabel" else ()
+        whole = target.numel() == len(target) and bool((target == target.round()).all())
+        remedy = (
+            "If they are numbers of classes, make them whole numbers: y.long() in torch, y.astype(int) in numpy"
+            if whole
+            else "Give a value for each output, or --metric and --loss of your own"
+        )
+        raise BadInput(f"The targets have the shape {tuple(target.shape[1:])}, the model's outputs {tuple(shape[1:])}. {remedy}.")
+    several = f"A label holds where its output is above 0: outputs are taken as logits of {classes} labels."
+    return (several,) if task == "multilabel" else ()
 
 
 def _binary(names: Sequence[str]) -> str:

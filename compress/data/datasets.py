@@ -15,12 +15,12 @@ from torch import Tensor
 from compress.data.arrays import open_arrays
 from compress.data.preparation import Preparation
 from compress.data.settings import PRESETS, Settings
-from compress.data.sources import Part, Source, find, named, unreadable_out
+from compress.data.sources import Part, Source, named, unreadable_out
 from compress.data.splits import Data
 from compress.data.stores import Items, Store, Stored, to_tensor
 from compress.data.targets import Converted, meaning
 from compress.errors import BadInput, EmptyData
-from compress.user import code
+from compress.user import code, files
 
 
 def open_torchvision(text: str, settings: Settings, shape: tuple[int, ...] | None) -> Source:
@@ -39,7 +39,7 @@ def open_torchvision(text: str, settings: Settings, shape: tuple[int, ...] | Non
         raise BadInput(f"torchvision has no data set '{name}'. {hint}")
     if not name or not folder:
         raise BadInput(f"The data is 'torchvision:{text}'; needed is torchvision:NAME@DIR, such as torchvision:CIFAR10@data.")
-    find(folder)
+    files.source(folder)
     known = inspect.signature(maker.__init__).parameters
     choices = [("train", {"train": True}), ("test", {"train": False})]
     if "train" not in known:

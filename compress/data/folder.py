@@ -8,6 +8,7 @@ root/images/*.jpg  root/masks/*.png           segmentation: a mask of class numb
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from compress.data.settings import Settings
 from compress.data.sources import Part, Source, number_classes, unreadable_out
 from compress.data.splits import too_many
 from compress.data.stores import Files, Stored, name_some
-from compress.errors import BadInput, EmptyData
+from compress.errors import BadInput, CompressWarning, EmptyData
+from compress.user.wording import many
 
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 PROBES = 256  # image headers looked at for the size and the number of channels
@@ -51,7 +53,7 @@ def open_folder(root: Path, settings: Settings, shape: tuple[int, ...] | None, d
     notes = [f"{sum(x.others for x in listings.values())} files of {root} are no images and were left out."]
     notes = [] if notes[0].startswith("0 ") else notes
     if odd := [text for listing in listings.values() for text in listing.odd]:
-        notes.append(f"{len(odd)} entries of {root} were left out: {name_some(odd)}.")
+        notes.append(f"{many(len(odd), 'entry', 'entries')} of {root} left out: {name_some(odd)}.")
     listings, said = _agreeing(listings, root)
     channels, size, resize, told = _geometry(listings, settings, shape, root, draws)
     notes += said + told
@@ -64,7 +66,7 @@ def open_folder(root: Path, settings: Settings, shape: tuple[int, ...] | None, d
     total = sum(len(x.paths) for x in listings.values())
     fits = total * size[0] * size[1] * (channels + bool(listings["train"].masks)) <= settings.memory_gb * 1e9
     notes.append(
-        f"{total} images of {channels}x{size[0]}x{size[1]} "
+        f"{many(total, 'image')} of {channels}x{size[0]}x{size[1]} "
         + ("were decoded into memory." if fits else "are decoded while running: they would not fit into memory_gb.")
     )
     parts, broken = {}, []
@@ -106,7 +108,7 @@ def _list(root: Path) -> Listing:
     odd = (*own.odd, *(text for below in found.values() for text in below.odd))
     if direct and labeled:
         raise BadInput(
-            f"{root} has {len(direct)} images of its own beside folders with images ({', '.join(list(labeled)[:5])}). "
+            f"{root} has {many(len(direct), 'image')} of its own beside folders with images ({', '.join(list(labeled)[:5])}). "
             f"Needed are either class folders or images without labels: move one of the two away."
         )
     if direct:
@@ -131,7 +133,7 @@ def _with_masks(images: Path, masks: Path) -> Listing:
     if not paths:
         raise EmptyData(f"{images} has no images. Put images there, and a mask of the same name into {masks}.")
     if lonely:
-        raise BadInput(f"{len(lonely)} images have no mask of the same name in {masks}: {name_some(lonely)}.")
+        raise BadInput(f"{many(len(lonely), 'image')} without a mask of the same name in {masks}: {name_some(lonely)}.")
     return Listing(paths, (), tuple(by_stem[path.stem] for path in paths), found.others, odd=(*found.odd, *drawn.odd))
 
 
@@ -167,10 +169,15 @@ def _class_names(listings: dict[str, Listing], settings: Settings, root: Path) -
     names = settings.classes or tuple(sorted(train)) or None
     lacking = {part: [name for name in names or () if name not in listing.labels] for part, listing in listings.items()}
     return names, [
-        f"The {part} part of {root} has no image of {len(some)} classes, whose numbers stay: {name_some(some)}."
+        f"The {part} part of {root} has no image of {many(len(some), 'class', 'classes')}, whose numbers stay: {name_some(some)}."
         for part, some in lacking.items()
         if some and train
     ]
+
+
+def by(shape: Sequence[int]) -> str:
+    """3x28x28."""
+    return "x".join(map(str, shape))
 
 
 def _geometry(
@@ -190,22 +197,27 @@ def _geometry(
     if settings.channels is None:
         notes.append(f"The images are {'gray: 1 channel' if gray else 'colored: 3 channels'}.")
     if shape is not None and len(shape) != 3:
-        told = "x".join(map(str, shape)) or "scalar"
         raise BadInput(
-            f"The model's input is {told}, and the images of {root} have channels, height and width. Give --input-shape "
-            "3x32x32 or the like, or leave it out."
+            f"The input shape is {by(shape) or 'scalar'}, and the images of {root} have channels, height and width. Give "
+            "--input-shape 3x32x32 or the like, or leave it out."
         )
     if shape is not None and shape[0] != channels:
         raise BadInput(
-            f"The model takes {shape[0]} channels, the images of {root} have {channels}. Write channels = {shape[0]} into a "
-            f"data.toml to convert them."
+            f"The input shape is {by(shape)}, and the images of {root} have {many(channels, 'channel')}. Give --input-shape "
+            f"{by((channels, *shape[1:]))}, or leave it out; where the model takes {many(shape[0], 'channel')}, write channels = "
+            f"{shape[0]} into a data.toml."
         )
     wanted = settings.size or (None if shape is None else (shape[1], shape[2]))
     if wanted is not None:
         if shape is not None and wanted != tuple(shape[1:]):
-            raise BadInput(
-                f"The model takes {shape[1]}x{shape[2]}, the data settings say {wanted[0]}x{wanted[1]}. Make them agree."
+            raise BadInput(f"The input shape is {by(shape)}, the data settings say size = {list(wanted)}. Make them agree.")
+        if len(sizes) == 1 and shape is not None and sizes[0][0] * wanted[1] != sizes[0][1] * wanted[0]:
+            odd = (
+                f"All images of {root} that were looked at are {by(sizes[0])}, and the input shape is {by(shape)}, of other "
+                "proportions. If that is not what the model was trained on, correct --input-shape, or leave it out."
             )
+            warnings.warn(odd, CompressWarning, stacklevel=2)
+            notes.append(odd)
         if sizes != [wanted]:
             how = "scaled and cut to the center" if settings.resize == "crop" else "stretched"
             notes.append(f"Images of other sizes (such as {sizes[0][0]}x{sizes[0][1]}) are {how}: {wanted[0]}x{wanted[1]}.")

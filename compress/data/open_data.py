@@ -13,11 +13,13 @@ from compress.data.arrays import open_arrays, open_digits, open_npz
 from compress.data.datasets import open_factory, open_torchvision
 from compress.data.folder import open_folder
 from compress.data.settings import PRESETS, Settings, from_toml, make
-from compress.data.sources import Part, Source, find
+from compress.data.sources import Part, Source
 from compress.data.splits import Augment, Data, DataSpec, Split, scaled
 from compress.data.stores import Files, Store, Stored
 from compress.errors import BadInput, EmptyData
 from compress.recipe import is_data
+from compress.user import files
+from compress.user.wording import many
 
 SAMPLE = 10_000  # images for mean and std: their standard error is then below 0.3 % of the std even for flat images
 FEW = 256  # images that show whether there is anything to see, and files that are read for mean and std
@@ -47,7 +49,7 @@ def open_data(
     text = str(spec)
     if text.endswith(".toml"):
         place = text
-        settings = from_toml(find(place))
+        settings = from_toml(files.source(place))
         text = settings.source
         if not trust and not is_data(text):
             raise BadInput(
@@ -68,7 +70,7 @@ def open_data(
     elif not is_data(text):
         source = open_factory(text, settings, shape)
     else:
-        path = find(text)
+        path = files.source(text)
         if path.is_dir():
             source = open_folder(path, settings, shape, torch.Generator().manual_seed(seed))
         elif path.suffix == ".npz":
@@ -191,7 +193,10 @@ def _normalization(
                 f"trained with others, write mean and std into a data.toml."
             )
     if len(mean) not in (1, channels):
-        raise BadInput(f"The normalization has {len(mean)} values, the images have {channels} channels. Give one value for each.")
+        raise BadInput(
+            f"The normalization has {many(len(mean), 'value')}, the images have {many(channels, 'channel')}. "
+            "Give one value for each."
+        )
     return (mean * channels, std * channels, inferred) if len(mean) == 1 else (mean, std, inferred)
 
 

@@ -25,7 +25,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from compress.errors import BadInput
-from compress.user import files
+from compress.user import files, wording
 
 PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "none": ((0.0,), (1.0,)),
@@ -102,7 +102,7 @@ def make(where: str = "data settings", **values: Any) -> Settings:
         if first["type"] == "extra_forbidden":
             raise BadInput(f"{where}: {_unknown([str(part) for part in first['loc']])}") from error
         name = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
+        message = wording.needed(first)
         raise BadInput(f"{where}: {name + ' is ' + repr(first['input']) + '; ' if name else ''}{message}.") from error
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -108,21 +107,3 @@ def unreadable_out(part: Part, where: str) -> tuple[Part, list[str]]:
     loaded = [Stored(v) for v in values]
     targets = None if part.targets is None else loaded.pop()
     return Part(tuple(loaded), targets), list(broken.values())
-
-
-def find(path: str) -> Path:
-    """A path that exists.
-
-    Raises:
-        BadInput: it does not, or the name is no known source at all.
-    """
-    found = Path(path).expanduser()
-    if not found.exists():
-        raise BadInput(
-            f"There is no data at '{path}'. Give an image folder, an .npz file, torchvision:NAME@DIR, digits, module:factory "
-            f"or a data.toml."
-        )
-    # A pipe would be waited for without end.
-    if not found.is_file() and not found.is_dir():
-        raise BadInput(f"The data '{path}' is no regular file. Give a folder or a file on disk.")
-    return found

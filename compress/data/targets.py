@@ -18,6 +18,7 @@ from torch import Tensor
 
 from compress.data.stores import Store
 from compress.errors import BadInput
+from compress.user.wording import many
 
 OTHERWISE = "task = ... in a data.toml says otherwise"
 
@@ -104,7 +105,7 @@ def label_names(targets: Sequence[Tensor], names: Sequence[str] | None, where: s
     if len({y.shape[1] for y in targets}) > 1:
         raise BadInput(f"The parts of {where} have different numbers of labels. Needed are the same columns.")
     if names is not None and len(names) != count:
-        raise BadInput(f"{where} has {count} labels, but {len(names)} names for them. Give one name for each.")
+        raise BadInput(f"{where} has {many(count, 'label')}, but {many(len(names), 'name')} for them. Give one name for each.")
     found = tuple(names or map(str, range(count)))
     same = (targets[0] == targets[0][:1]).all(0)
     if bool(same.all()):

@@ -22,6 +22,7 @@ from compress.edits import Linearize
 from compress.errors import PlanMismatch
 from compress.graph import operations
 from compress.graph.channel_affine import channel_affine
+from compress.user.wording import many
 
 _PASSING = operations.POOLS | operations.SAME
 
@@ -114,7 +115,7 @@ def linearize(module: GraphModule, edits: Sequence[Linearize]) -> GraphModule:
             )
         if (channels := channels_at(nodes[activation.node], activation.axis)) != edit.channels:
             raise PlanMismatch(
-                f"The plan expects {edit.channels} channels at {edit.layer}, this model has {channels}. "
+                f"The plan expects {many(edit.channels, 'channel')} at {edit.layer}, this model has {channels}. "
                 "Run 'compress plan' again."
             )
         owner, _, name = edit.layer.rpartition(".")

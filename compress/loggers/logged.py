@@ -13,6 +13,7 @@ from pathlib import Path
 from compress.curves import TrainingCurve
 from compress.errors import BadInput, CompressWarning, extra
 from compress.loggers.sinks import QUIET, SINKS, Sink
+from compress.measure import meant
 from compress.recipe import Recipe
 from compress.report import records
 from compress.report.records import StageRecord
@@ -108,7 +109,7 @@ def chosen(log: str | Sequence[str]) -> tuple[str, ...]:
     there: list[str] = []
     for name in filter(None, names):
         if name not in SINKS:
-            raise BadInput(f"--log is '{name}'; known are {', '.join(SINKS)}, several with commas.")
+            raise BadInput(f"--log is '{name}'; known are {', '.join(SINKS)}, several with commas.{meant.one_of(name, SINKS)}")
         if find_spec(name) is None:
             warnings.warn(
                 f"The run is not logged to {name}, which is not installed, and goes on without: {extra(name)}.",

@@ -26,6 +26,10 @@ _FORMATS = {
 }
 
 
+_PERCENT = 5
+"""From here on a share is taken for a percentage that lacks its sign."""
+
+
 def target(text: str, units: Iterable[str]) -> str:
     """What to say of a --target that cannot be read; empty where nothing comes close."""
     unit, equals, value = (part.strip() for part in text.lower().partition("="))
@@ -49,8 +53,15 @@ def target(text: str, units: Iterable[str]) -> str:
     meant = meant or "macs"
     if meant == "size":
         return f" Did you mean size={share:g}MB?"
-    share = share / 100 if 1 < share <= 100 else share
+    # 25 is meant in percent; 1.5 may be anything, and is told the range.
+    share = share / 100 if _PERCENT <= share <= 100 else share
     return f" Did you mean {meant}={share:g}?" if 0 < share < 1 else ""
+
+
+def one_of(name: str, known: Iterable[str]) -> str:
+    """What to say of a name that is none of some; empty where nothing comes close."""
+    close = difflib.get_close_matches(name.lower(), list(known), 1)
+    return f" Did you mean {close[0]}?" if close else ""
 
 
 def export(name: str, known: Iterable[str]) -> str:

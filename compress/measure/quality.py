@@ -29,6 +29,7 @@ from compress.errors import BadInput, EmptyData
 from compress.measure import labels
 from compress.measure.device import placed
 from compress.user import code
+from compress.user.wording import many
 
 BATCH = 256
 """Samples that are measured at once."""
@@ -279,7 +280,7 @@ def _confusion(output: Tensor, target: Tensor) -> Tensor:
         raise BadInput(f"Outputs of shape {tuple(output.shape)} do not fit masks of shape {tuple(target.shape)}.")
     counted = (target != IGNORE) & (target >= 0)
     if bool((target[counted] >= classes).any()):
-        raise BadInput(f"The masks reach class {int(target[counted].max())}, the model has {classes} outputs.")
+        raise BadInput(f"The masks reach class {int(target[counted].max())}, the model has {many(classes, 'output')}.")
     # A pair (true, predicted) as one number, counted by one bincount.
     pairs = target[counted] * classes + output.argmax(1)[counted]
     return pairs.bincount(minlength=classes * classes)

@@ -55,6 +55,7 @@ def manifest(
         "task": samples.task or None,
         "classes": None if samples.classes is None else list(samples.classes),
         "contract": {"kept": report.outcome is Outcome.KEPT, "outcome": report.outcome.value, "verdict": report.verdict},
+        "warnings": list(report.warnings),
         "decision": decision(samples, outputs),
         "quality": None if quality is None else quality.model_dump(mode="json"),
         "latency": _latency(report),

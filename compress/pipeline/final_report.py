@@ -50,7 +50,9 @@ def report_of(
         method=recipe.method,
         outcome=Outcome.KEPT if broken is None else broken.outcome,
         broken=broken,
-        verdict=sentences.reached(stages[0], stages[-1], chance) if broken is None else sentences.broken(broken),
+        verdict=sentences.reached(stages[0], stages[-1], chance, bool(result.warnings))
+        if broken is None
+        else sentences.broken(broken),
         seed=recipe.seed,
         environment=environment(),
         stages=tuple(stages),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,16 +15,15 @@ from compress.artifact import Artifact
 from compress.checkpoint.load import open_artifact, parse_shape, refusal
 from compress.checkpoint.load.live_module import in_memory
 from compress.data import Data, check_output, open_data
-from compress.errors import BadInput, CompressWarning
+from compress.errors import BadInput
 from compress.measure import meant, quality
-from compress.measure.cost import cost
 from compress.measure.runtime import choose
+from compress.pipeline import doubts
 from compress.pipeline.given import NOTHING, Given
 from compress.progress import Progress, silent
 from compress.recipe import DRAWN, Recipe
-from compress.report import sentences
-from compress.report.records import Quality
 from compress.stage import Context
+from compress.user.wording import many
 
 
 def opened(recipe: Recipe, given: Given = NOTHING) -> tuple[Artifact, Data | None]:
@@ -63,8 +60,14 @@ def opened(recipe: Recipe, given: Given = NOTHING) -> tuple[Artifact, Data | Non
     return artifact, data
 
 
-def prepare(recipe: Recipe, progress: Progress = silent, given: Given = NOTHING) -> tuple[Context, quality.Metric]:
-    """Open data and model, and check that they fit each other: the head of every command that looks at both."""
+def prepare(
+    recipe: Recipe, progress: Progress = silent, given: Given = NOTHING, refusing: bool = False
+) -> tuple[Context, quality.Metric]:
+    """Open data and model, and check that they fit each other: the head of every command that looks at both.
+
+    Raises:
+        BadInput: they do not; with `refusing` also where the inputs are not those of the model's training (`doubts`).
+    """
     device = find_device(recipe.device)
     # For its refusal, before model and data are opened.
     choose(recipe.runtime)
@@ -86,7 +89,7 @@ def prepare(recipe: Recipe, progress: Progress = silent, given: Given = NOTHING)
     first = next(iter(data.train.batches(1)))
     if len(dense.inputs) != len(first.inputs):
         raise BadInput(
-            f"The model takes {len(dense.inputs)} inputs, the data gives {len(first.inputs)}. "
+            f"The model takes {many(len(dense.inputs), 'input')}, the data gives {len(first.inputs)}. "
             "Needed are data with as many: a factory (--data module:factory) can give them."
         )
     metric, chosen = quality.choose(recipe.metric, data.spec.task, data.spec.labeled)
@@ -96,73 +99,12 @@ def prepare(recipe: Recipe, progress: Progress = silent, given: Given = NOTHING)
     if not own:
         _refuse_sigmoid(dense, data, shape)
     dense = dense.noting(*data.notes, *odd, *([chosen] if chosen else []))
-    dense = doubted(dense)
-    dense = twice_normalized(dense, data, metric)
+    dense = doubts.told_or_refused(doubts.uncounted(dense), data, metric, recipe, refusing)
     # Moved once, here: every stage finds the model where the run works.
     dense = replace(dense, module=dense.on(device))
     # Stages get a number; whether rounding pays is the pipeline's question, because it is measured.
     settled = recipe.model_copy(update={"align": recipe.align or 1})
     return Context(dense, data, settled, device, progress, initial=_initial(recipe, dense, device)), metric
-
-
-def doubted(dense: Artifact) -> Artifact:
-    """With a warning of layers that multiply and were not counted: shares, targets and gates in MACs leave them out."""
-    if not (passed := cost(dense.module, dense.inputs).uncounted):
-        return dense
-    more = f" and {len(passed) - 3} more" if len(passed) > 3 else ""
-    odd = f"The MACs of {', '.join(passed[:3])}{more} could not be counted: every figure in MACs leaves them out."
-    warnings.warn(odd, CompressWarning, stacklevel=2)
-    return dense.warning(odd)
-
-
-TRAINED_WITHOUT = "it was trained without"
-"""What the warning says, for those who can act on it."""
-_LOOKED_AT = 64  # samples: this stands in front of every command that opens data
-_BETTER = 0.2
-"""Share of right answers by which inputs as they are have to be better for a warning; far beyond what so few samples scatter."""
-
-
-def twice_normalized(dense: Artifact, data: Data, metric: quality.Metric) -> Artifact:
-    """With a warning where the model does much better on inputs without the normalization that was inferred for them."""
-    spec = data.spec
-    if metric.name != "top1" or not spec.labeled or not spec.inferred:
-        return dense
-    batch = next(iter(data.train.batches(_LOOKED_AT)))
-    (x,), target = batch.inputs[:1], batch.target
-    if len(batch.inputs) > 1 or target is None or x.ndim != 2 + len(spec.shape[1:]) or len(spec.mean) != x.shape[1]:
-        return dense
-    scale, shift = (torch.tensor(values).view(1, -1, *[1] * (x.ndim - 2)) for values in (spec.std, spec.mean))
-    shares = [_right(dense, inputs, target) for inputs in (x, x * scale + shift)]
-    if shares[1] < shares[0] + _BETTER:
-        return dense
-    odd = (
-        f"The model is right on {shares[0]:.0%} of {len(x)} training samples with the normalization that was inferred, and on "
-        f"{shares[1]:.0%} of them as they are: {TRAINED_WITHOUT}. Write a mean of 0 and a std of 1 for each channel into a "
-        "data.toml."
-    )
-    warnings.warn(odd, CompressWarning, stacklevel=2)
-    return dense.warning(odd)
-
-
-_GUESSED = 2000
-"""Samples that tell guessing from knowing; a run looks at all of them."""
-
-
-def guessing(context: Context, metric: quality.Metric) -> None:
-    """Warn where the dense model is no better than guessing, as a run does of its first row: here of so many test samples."""
-    if metric.name not in sentences.GUESSED or not context.data.spec.labeled:
-        return
-    samples = context.data.test.batches(quality.BATCH, limit=_GUESSED, seed=context.recipe.seed)
-    counted = quality.count(context.dense.module, samples, metric, context.device)
-    found = Quality(**dataclasses.asdict(quality.finished(counted, metric)))
-    if (odd := sentences.guessing(found, context.data.spec.classes)) is not None:
-        warnings.warn(odd, CompressWarning, stacklevel=2)
-
-
-def _right(dense: Artifact, x: torch.Tensor, target: torch.Tensor) -> float:
-    with torch.no_grad():
-        found = quality.first_output(dense.module(x)).argmax(1)
-    return float((found == target).float().mean()) if found.shape == target.shape else 0.0
 
 
 def own_meaning(recipe: Recipe) -> bool:

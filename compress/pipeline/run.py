@@ -27,11 +27,12 @@ from compress.errors import (
     UnsupportedModel,
 )
 from compress.loggers.logged import Loggers, chosen, logged
-from compress.pipeline import contract, latency_target
+from compress.pipeline import contract, doubts, latency_target
 from compress.pipeline.expected import Expected
 from compress.pipeline.exports import Exports, export_all, lost_too_much
 from compress.pipeline.failures import disk_errors, failures, interruptions
 from compress.pipeline.final_report import report_of, write
+from compress.pipeline.finished import SAID, finished
 from compress.pipeline.given import NOTHING, Given
 from compress.pipeline.harness import Harness
 from compress.pipeline.latency_cache import LatencyCache
@@ -99,7 +100,8 @@ def carry_out(
     """
     stages, trackers, purse = stages_of(recipe), chosen(log), Purse()
     with purse.on("opening data and model"):
-        context, metric = (shared.for_run(recipe, progress), shared.metric) if shared else prepare(recipe, progress, given)
+        opened = (shared.for_run(recipe, progress), shared.metric) if shared else prepare(recipe, progress, given, refusing=True)
+        context, metric = opened
     sums = {
         "recipe_sha256": recipe_sha256,
         "data_sha256": sha256(Path(recipe.data).expanduser()) if recipe.data.endswith(".toml") else None,
@@ -108,6 +110,8 @@ def carry_out(
     widest = replace(context, recipe=looked.widest(recipe)) if looked else context
     for stage in stages:
         stage.check(context.dense, widest)  # before anything slow, and before out/ is touched
+    with purse.on("counting quality"):
+        doubts.guessing(context, metric)  # for its refusal: what is no reason for one, the first row tells
     with (
         open_workspace(Path(out), recipe, resume=resume, force=force) as workspace,
         interruptions(workspace),
@@ -121,10 +125,13 @@ def carry_out(
         known = shared and shared.dense
         harness = Harness(recipe, context.data, context.dense, context.device, metric, races, purse, known)
         running = _Run(workspace, harness, replace(context, race=races.race), told)
+        before = finished(workspace) if resume else None
         running.every(stages)
         if shared:
             shared.dense = known or harness.measured(running.done[0].record, workspace.folder(0, "dense") / "model.onnx")
-        report, remedy = _finished(running, sums)
+        if before is not None:
+            progress(SAID, 1.0, "")
+        report, remedy = _finished(running, sums) if before is None else (before, running.with_last_kept(before)[1])
         if report.outcome is not Outcome.KEPT:
             raise GateFailed(f"{report.verdict} {workspace.out} {remedy}", report)
     return report, running.done[-1].artifact

@@ -22,6 +22,7 @@ from compress.stage import Context
 from compress.statistics.collect import Sampling, Statistics, collect
 from compress.statistics.consumers import consumers
 from compress.statistics.layers import Layer, layers
+from compress.user.wording import many
 
 _MEMORY = 5e9  # bytes of activations that both models may hold between two layers
 
@@ -145,8 +146,8 @@ def refitted(small: Artifact, context: Context) -> Artifact:
     if not done.recalibrated:
         return result
     return result.noting(
-        f"Running statistics of {len(done.recalibrated)} norms were taken anew on the calibration images: the layers before them "
-        "lost inputs and cannot be refitted."
+        f"Running statistics of {many(len(done.recalibrated), 'norm')} were taken anew on the calibration images: the layers "
+        "before them lost inputs and cannot be refitted."
     )
 
 

@@ -17,18 +17,20 @@ from compress.measure import points
 from compress.report import sentences
 from compress.report.intervals import Interval, difference, ratio, share
 from compress.report.records import Environment, Latency, Quality, Report, StageRecord
+from compress.report.shipped import FORMAT, file_bytes, shipped
 
-TIMED = "onnx"
+TIMED = FORMAT
 """The export whose times are those of the stages."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """A stage of a run, the dense model beside it, and where both were measured."""
+    """A stage of a run, the dense model beside it, and where both were measured; `file` is the one whose size that is."""
 
     dense: StageRecord
     now: StageRecord
     environment: Environment
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,11 @@ class Change:
 
 
 def side(report: Report, stage: StageRecord | None = None) -> Side:
-    """One side of a comparison: the result, where no stage is named."""
-    return Side(report.dense, stage or report.result, report.environment)
+    """One side of a comparison: the result with the size of what is shipped, where no stage is named."""
+    if stage is not None or (found := shipped(report)) is None:
+        return Side(report.dense, stage or report.result, report.environment)
+    now = report.result.model_copy(update={"file_bytes": file_bytes(report)})
+    return Side(report.dense, now, report.environment, found.path)
 
 
 def exported(report: Report, format: str) -> Side:
@@ -69,7 +74,7 @@ def exported(report: Report, format: str) -> Side:
     own |= {} if found.bytes is None else {"file_bytes": found.bytes}
     own |= {} if found.quality is None else {"quality": found.quality}
     own |= {} if format == TIMED else {"latency": None}
-    return Side(report.dense, report.result.model_copy(update=own), report.environment)
+    return Side(report.dense, report.result.model_copy(update=own), report.environment, found.path)
 
 
 def change(figure: str, old: Side, new: Side) -> Change:
@@ -146,7 +151,8 @@ def drop(at: Side) -> Interval | None:
     if dense is None or now is None or dense.metric != now.metric:
         return None
     lost = points.drop(dense, now)
-    if at.now.model_copy(update={"stage": at.dense.stage, "seconds": at.dense.seconds}) == at.dense:
+    same = {name: getattr(at.dense, name) for name in ("stage", "seconds", "file_bytes")}
+    if at.now.model_copy(update=same) == at.dense:
         return Interval.exact(0.0)  # a stage that only looked
     return None if now.drop_ci95 is None else Interval(lost, *now.drop_ci95)
 

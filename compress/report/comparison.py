@@ -20,6 +20,7 @@ from compress.recipe import parse_target
 from compress.report import pictures, sentences
 from compress.report.markdown import bullets, grid
 from compress.report.records import Report
+from compress.report.shipped import file_bytes
 
 COLUMNS = ("run", "method", "params", "MACs", "file", "speed-up [95 % CI]", "quality", "change [95 % CI]", "time", "Pareto front")
 CLOSE = 0.02
@@ -37,7 +38,7 @@ class Run:
 
     Attributes:
         params, macs: shares of the dense model's.
-        file_bytes: of the ONNX file.
+        file_bytes: of the file that is shipped.
         speed_up, speed_up_ci95: over the run's own dense model; None where nothing was timed.
         quality: of the metric of the comparison; `lost` is in points beside the run's own dense model.
         seconds: of all stages, without measuring.
@@ -114,13 +115,14 @@ def _run(name: str, report: Report) -> Run:
     dense, result = report.dense, report.result
     latency, quality = result.latency, result.quality
     unit, asked = _asked(report.target)
-    reached = {"params": result.params / dense.params, "macs": result.macs / dense.macs, "size": result.file_bytes}.get(unit)
+    size = file_bytes(report)
+    reached = {"params": result.params / dense.params, "macs": result.macs / dense.macs, "size": size}.get(unit)
     return Run(
         name,
         report.method,
         result.params / dense.params,
         result.macs / dense.macs,
-        result.file_bytes,
+        size,
         latency and latency.ratio,
         latency and latency.ci95,
         quality and quality.value,

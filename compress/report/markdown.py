@@ -10,6 +10,7 @@ from compress.report.escape import markdown as text
 from compress.report.pictures import file_name
 from compress.report.records import Closeness, Report
 from compress.report.table import columns, rows
+from compress.user.wording import many
 
 PARITY = (
     "The worst difference and the relative error (root mean square) are between the file in its runtime and the model in torch, "
@@ -121,7 +122,7 @@ def settings(report: Report) -> list[tuple[str, str]]:
         ("plan sha256", report.plan_sha256),
         ("data.toml sha256", report.data_sha256),
         ("recipe sha256", report.recipe_sha256),
-        ("CPU", f"{env.cpu}, {env.cores} cores"),
+        ("CPU", f"{env.cpu}, {many(env.cores, 'core')}"),
         ("GPU", env.gpu or "none"),
         ("OS", env.os),
         (

@@ -21,6 +21,8 @@ from compress.report.baseline import Baseline
 from compress.report.changes import FIGURES, Side, change, drop, speed_up
 from compress.report.intervals import Interval
 
+HARDLY = 0.1
+"""Points of a share below which a limit was probably meant as a fraction."""
 NOISY = "retry on an idle machine"
 Verdict = Literal["pass", "fail", "cannot tell"]
 
@@ -78,7 +80,7 @@ def unknown(rule: str, found: str, limit: str, reason: str) -> Ruling:
 def max_drop(at: Side, limit: float) -> Ruling:
     """Points of quality lost beside the dense model."""
     if limit < 0:
-        raise BadInput(f"--max-drop is {limit:g}; needed is a number of points that may be lost, 0 or more.")
+        raise BadInput(f"--max-drop is {limit:g}; needed are points that may be lost, 0 or more: 1 allows 91 % for 92 %.")
     dense, now = at.dense.quality, at.now.quality
     if dense is None or now is None or dense.metric != now.metric:
         raise BadInput("--max-drop asks for a loss of quality, and the report has none. Measure it: run again with --data.")
@@ -88,6 +90,15 @@ def max_drop(at: Side, limit: float) -> Ruling:
         lost = f"{points.drop(dense, now):.2f}{unit}"
         return unknown("max-drop", lost, f"at most {limit:.2f}{unit}", "the report holds no interval of the loss: run again")
     return judged("max-drop", found, limit, unit)
+
+
+def understood(at: Side, limit: float | None) -> str | None:
+    """What a `--max-drop` stands for that looks like a fraction; None where it does not."""
+    now = at.now.quality
+    if limit is None or now is None or now.points != 100 or not 0 < limit < HARDLY:
+        return None
+    points = f"{100 * limit:g}"
+    return f"--max-drop {limit:g} was taken as {limit:g} of 100 points; for {points} of them give --max-drop {points}."
 
 
 def min_speedup(at: Side, limit: float) -> Ruling:
@@ -126,7 +137,8 @@ def max_size(at: Side, limit: str | float) -> Ruling:
     allowed = amount(str(limit), BYTES)
     if not allowed:
         raise BadInput(f"--max-size is '{limit}'; needed is a size such as 6.5MB, 800KB or 2MiB.")
-    return _counted("max-size", at.now.file_bytes, allowed, "B")
+    ruling = _counted("max-size", at.now.file_bytes, allowed, "B")
+    return replace(ruling, found=f"{ruling.found} ({at.file})") if at.file else ruling
 
 
 def max_macs(at: Side, limit: str | float) -> Ruling:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from xml.etree import ElementTree
 
 from compress.report.escape import markdown as text
@@ -31,10 +31,10 @@ def sentence(rulings: Sequence[Ruling], passed: bool) -> str:
 COUNTED = {"pass": "passed", "fail": "failed", "cannot tell": "inconclusive"}
 
 
-def junit(rulings: Sequence[Ruling], name: str, noise_fails: bool) -> str:
-    """A JUnit file: a test case per rule; what cannot be told is a failure or a skipped case."""
-    red = [r for r in rulings if r.verdict == "fail" or (r.verdict == "cannot tell" and noise_fails)]
-    skipped = [r for r in rulings if r.verdict == "cannot tell" and not noise_fails]
+def junit(rulings: Sequence[Ruling], name: str, fails: Callable[[Ruling], bool]) -> str:
+    """A JUnit file: a test case per rule; one that cannot be told is a failure where `fails` says so, else a skipped case."""
+    red = [r for r in rulings if fails(r)]
+    skipped = [r for r in rulings if r.verdict == "cannot tell" and r not in red]
     counts = {"tests": str(len(rulings)), "failures": str(len(red)), "errors": "0", "skipped": str(len(skipped))}
     root = ElementTree.Element("testsuites", counts)
     suite = ElementTree.SubElement(root, "testsuite", {"name": _printable(name), **counts})

@@ -16,6 +16,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from compress.errors import BadInput
+from compress.user import wording
 
 ENTRY = "checksum"
 CHANGED = (
@@ -62,4 +63,4 @@ def refused(error: ValidationError, schema: int) -> str:
     if where == "schema" and isinstance(first["input"], int):
         age, remedy = ("newer", "install a newer compress") if first["input"] > schema else ("older", "make the file again")
         return f"its schema {first['input']} is {age} than {schema}, the one that this version reads: {remedy}"
-    return f"{where or 'the file'}: {first['msg']}; needed is a file of schema {schema}, as 'compress run' writes it"
+    return f"{where or 'the file'}: {wording.needed(first)}, in a file of schema {schema}, as 'compress run' writes it"

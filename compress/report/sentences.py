@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from compress.measure.points import drop
 from compress.report.records import Broken, Latency, Outcome, QatRecord, Quality, Report, StageRecord
+from compress.report.shipped import file_bytes
+from compress.user.wording import many
 from exporters.standalone.machine import LEAST_CALM
 
 UNITS = {"psnr": " dB"}
@@ -70,11 +72,11 @@ def times(dense: float, now: float) -> str:
 
 def sentences(report: Report) -> list[str]:
     """What the result is beside the dense model, one plain sentence per fact."""
-    dense, result = report.dense, report.result
+    dense, result, shipped = report.dense, report.result, file_bytes(report)
     said = [
         f"{times(dense.params, result.params)} fewer parameters ({count(dense.params)} -> {count(result.params)}), "
         f"{times(dense.macs, result.macs)} fewer multiply-accumulates ({count(dense.macs)} -> {count(result.macs)}), "
-        f"{times(dense.file_bytes, result.file_bytes)} smaller file ({size(dense.file_bytes)} -> {size(result.file_bytes)})."
+        f"{times(dense.file_bytes, shipped)} smaller file ({size(dense.file_bytes)} -> {size(shipped)})."
     ]
     if result.latency is not None:
         said.append(_latency(result.latency))
@@ -107,7 +109,7 @@ def exports(report: Report) -> list[str]:
         if export.qat is not None:
             said.append(_qat(export.path, export.qat))
         if export.kept_float:
-            said.append(f"{export.path} keeps {len(export.kept_float)} layers in float: {', '.join(export.kept_float)}.")
+            said.append(f"{export.path} keeps {many(len(export.kept_float), 'layer')} in float: {', '.join(export.kept_float)}.")
     return said + [f"No {failed.format} was written: {failed.reason}" for failed in report.failed_exports]
 
 
@@ -142,15 +144,16 @@ def broken(contract: Broken) -> str:
             )
 
 
-def reached(first: StageRecord, last: StageRecord, chance: float | None = None) -> str:
-    """What a run that kept its contracts came to; `chance`: the quality of guessing."""
+def reached(first: StageRecord, last: StageRecord, chance: float | None = None, doubtful: bool = False) -> str:
+    """What a run that kept its contracts came to; `chance`: the quality of guessing, `doubtful`: the run warns of its figures."""
     assert first.quality is not None and last.quality is not None
     guessed = (
         f"The result is {NO_BETTER} ({100 * chance:.3g} %): " if chance is not None and guesses(last.quality, chance) else ""
     )
     speed = f"latency {last.latency.ratio:.2f}x ({last.latency.verdict})" if last.latency else "not timed"
+    doubt = "Doubtful, see the warnings: " if doubtful and not guessed else ""
     return (
-        f"{guessed}{first.params / last.params:.2f}x fewer parameters, {first.macs / last.macs:.2f}x fewer MACs, {speed}, "
+        f"{doubt}{guessed}{first.params / last.params:.2f}x fewer parameters, {first.macs / last.macs:.2f}x fewer MACs, {speed}, "
         f"{last.quality.metric} {change(first.quality, last.quality)}."
     )
 

@@ -27,6 +27,7 @@ from compress.selection import depth
 from compress.selection.merge_candidates import HOPELESS, Candidate, candidates
 from compress.selection.output_divergence import moved
 from compress.stage import Context, Decides, Traits
+from compress.user.wording import many
 
 _HALVINGS = 8
 
@@ -100,10 +101,11 @@ class Linearize:
             lost = drop(start, depth.held_out(shorter, context))
             if lost <= points:
                 activations = sum(len(one.segment.activations) for one in chosen)
-                where = f"{len(chosen)} segment{'s' * (len(chosen) > 1)}"
+                where = many(len(chosen), "segment")
+                refitted = ", with the layers refitted to make up for it," if fit_activations.refits(context.recipe) else ""
                 return shorter.noting(
                     f"Depth: {activations} of {len(depth.free(artifact))} activations were linearized in {where}, "
-                    f"which {_costs(lost)} of held-out {start.metric} before fine-tuning.",
+                    f"which together{refitted} {_costs(lost)} of held-out {start.metric} before fine-tuning.",
                     *self._each(artifact, context, chosen, straight, start),
                 )
             limit = min(limit, sum(max(spans[found.index(one)].loss, 0.0) for one in chosen)) / 2
@@ -128,7 +130,7 @@ class Linearize:
             less = f", {', '.join(one.segment.pointwise)} with its kernel reduced to 1x1" if one.segment.pointwise else ""
             said.append(
                 f"Depth: {one.segment.layers[0]} to {one.segment.layers[-1]} as one layer, {', '.join(one.segment.activations)} "
-                f"linearized{less}: saves {gain}; by itself and before any refit it {_costs(drop(start, alone))}."
+                f"linearized{less}: saves {gain}; alone, and with nothing refitted, it {_costs(drop(start, alone))}."
             )
             context.progress("cost of segments", (number + 1) / len(chosen), one.segment.layers[0])
         return said

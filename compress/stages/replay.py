@@ -10,6 +10,7 @@ from compress.edits import Factor, Merge, Plan, read
 from compress.recipe import Recipe
 from compress.refit import refit
 from compress.stage import Context, Decides, Traits
+from compress.user.wording import many
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Replay:
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         plan, merges = _begun(context)
         origin = f"{context.recipe.plan} (method {plan.method or 'unknown'})"
-        said = f"The {len(plan.edits)} edits of {origin} come first" + (", refitted." if context.fitting else ".")
+        said = f"The {many(len(plan.edits), 'edit')} of {origin} come first" + (", refitted." if context.fitting else ".")
         if merges:
             said += f" Its {merges} merges were left out; a method that merges finds them again."
         return refit.refitted(apply(plan, artifact), context).noting(said)

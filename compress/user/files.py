@@ -7,6 +7,8 @@ import re
 import stat
 from pathlib import Path
 
+from compress.errors import BadInput
+
 MOST = 64 * 2**20
 """Bytes; a plan of a network with 10,000 layers has a tenth of it."""
 
@@ -30,6 +32,34 @@ def json_text(value: object) -> str:
 
     # No word of JSON has a line break inside, so that every one here lies between two words.
     return re.sub(r"\[\n[^\[\]{}]*?\n\s*\]", joined, text)
+
+
+MODEL_NEEDED = (
+    "Needed is a file that torch.save wrote (a module or a state_dict), a .safetensors file, or a model.compressed folder."
+)
+
+
+def no_model(path: Path) -> str:
+    """What to say where there is no model."""
+    return f"There is no model file {path}. {MODEL_NEEDED}"
+
+
+def source(path: str) -> Path:
+    """A source of data that exists.
+
+    Raises:
+        BadInput: it does not, or the name is no known source at all.
+    """
+    found = Path(path).expanduser()
+    if not found.exists():
+        raise BadInput(
+            f"There is no data at '{path}'. Give an image folder, an .npz file, torchvision:NAME@DIR, digits, module:factory "
+            f"or a data.toml."
+        )
+    # A pipe would be waited for without end.
+    if not found.is_file() and not found.is_dir():
+        raise BadInput(f"The data '{path}' is no regular file. Give a folder or a file on disk.")
+    return found
 
 
 def told(error: BaseException) -> str:

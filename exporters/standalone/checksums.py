@@ -58,6 +58,7 @@ def unpack(archive: Path, folder: Path) -> None:
     Raises:
         Refused: not an archive, or one with links, devices, folders, names that leave the folder, duplicates, or too much of it.
     """
+    seen = set()  # type: ignore[var-annotated]
     try:
         size = archive.stat().st_size
         # By ratio and in all: neither a small bomb nor a huge archive fills the disk.
@@ -66,7 +67,7 @@ def unpack(archive: Path, folder: Path) -> None:
             packed = file.read(2) == b"\x1f\x8b"  # by its first bytes, since a name proves nothing
             file.seek(0)
             stream = gzip.GzipFile(fileobj=file) if packed else file
-            capped, seen = _Capped(stream, most), set()  # type: ignore[arg-type,var-annotated]
+            capped = _Capped(stream, most)  # type: ignore[arg-type]
             # r|: as a stream, since a seek would go around the cap.
             with tarfile.open(fileobj=capped, mode="r|") as tar:  # type: ignore[call-overload]
                 for member in tar:
@@ -76,6 +77,11 @@ def unpack(archive: Path, folder: Path) -> None:
     except Refused:
         raise
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:
+        if isinstance(error, tarfile.ReadError) and not seen:
+            raise Refused(
+                f"{archive} is no package, or the beginning of one was damaged. Needed is a package.tar.gz as 'compress package' "
+                "writes it, or the folder that it was unpacked into."
+            ) from error
         raise Refused(f"{archive} cannot be opened ({error}). Needed is a whole package.tar.gz; fetch it again.") from error
     if not seen:
         raise Refused(f"{archive} is empty. Needed is a package.tar.gz of 'compress package'.")
@@ -123,6 +129,11 @@ def sums(folder: Path) -> dict[str, str]:
     """The package's own list: name -> sha256."""
     try:
         lines = (folder / SUMS).read_text(encoding="ascii").splitlines()
+    except FileNotFoundError as error:
+        raise Refused(
+            f"{folder} is no unpacked package: it has no {SUMS}. Needed is the folder that a package.tar.gz was unpacked into; "
+            "'compress package' makes one of a run."
+        ) from error
     except (OSError, ValueError) as error:
         raise Refused(f"{folder} has no readable {SUMS} ({error}). Needed is a package of 'compress package'.") from error
     found = {line[66:]: line[:64] for line in lines if re.fullmatch(r"[0-9a-f]{64}  \S+", line)}

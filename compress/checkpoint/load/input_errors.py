@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from compress.graph.trace.lines import silent
+from compress.user.wording import many
 
 
 def misfit(module: nn.Module, inputs: Sequence[Tensor]) -> str | None:
@@ -42,9 +43,9 @@ def _expected(name: str, layer: nn.Module, given: Tensor, first: bool) -> str | 
         axis = -1 - len(layer.kernel_size)
         if given.ndim >= -axis and given.shape[axis] != layer.in_channels:
             gets = "" if first else f" and gets {given.shape[axis]}"
-            return f"{which} takes {layer.in_channels} channel{'s' * (layer.in_channels > 1)}{gets}"
+            return f"{which} takes {many(layer.in_channels, 'channel')}{gets}"
     elif isinstance(layer, nn.Linear) and given.shape[-1:] != (layer.in_features,):
-        return f"{which} takes {layer.in_features} values and gets {given.shape[-1] if given.ndim else 1}"
+        return f"{which} takes {many(layer.in_features, 'value')} and gets {given.shape[-1] if given.ndim else 1}"
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import warnings
 from collections.abc import Sequence
 from os import PathLike
 from typing import Any, cast
@@ -18,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from compress.artifact import Artifact
 from compress.checkpoint.load import state_dict
 from compress.checkpoint.load.model import Loaded, artifact_of
-from compress.errors import BadInput
+from compress.errors import BadInput, CompressWarning
 from compress.graph.trace.wrapped import unwrapped
 
 WHERE = "The model"
@@ -44,6 +45,10 @@ def take(model: nn.Module) -> Loaded:
             f"{WHERE} cannot be copied ({type(error).__name__}: {first}). Take out of it what copy.deepcopy refuses, such as "
             "outputs that it keeps, or save its state_dict and give the file with arch=."
         ) from error
+    for said in state_dict.other_types(inner.parameters()):
+        # Whoever goes on with the result in the same program meets another type there.
+        told = f"{said.rstrip('.')}, and what comes back is float32, too; .half(), or .to() of the type, changes it back."
+        warnings.warn(told, CompressWarning, stacklevel=2)
     return Loaded(own, (*notes, *state_dict.settle(own, WHERE)))
 
 

@@ -29,6 +29,7 @@ from compress.checkpoint.sums import GRAPH, NO_SUMS, WEIGHTS, compare
 from compress.errors import BadInput
 from compress.graph.trace.shapes import MAX_VALUES
 from compress.graph.trace.trace import trace
+from compress.user.wording import many
 
 Shape = tuple[int, ...]
 
@@ -102,8 +103,8 @@ def _whole(module: nn.Module) -> tuple[nn.Module, list[str]]:
 
 def _needs_arch(where: str, found: Mapping[str, Tensor]) -> str:
     return (
-        f"{where} holds weights only ({len(found)} tensors, the first is {next(iter(found))}); needed is the architecture too. "
-        "Add --arch torchvision:NAME, timm:NAME, hf:FOLDER, package.module:factory or path/to/file.py:factory."
+        f"{where} holds weights only ({many(len(found), 'tensor')}, the first is {next(iter(found))}); needed is the "
+        "architecture too. Add --arch torchvision:NAME, timm:NAME, hf:FOLDER, package.module:factory or path/to/file.py:factory."
     )
 
 
@@ -254,6 +255,11 @@ def refusal(module: nn.Module, inputs: Sequence[Tensor], of_data: bool) -> BadIn
             turned = by([(last[-1], *last[:-1])])
             return BadInput(f"The input shape is {shapes}, {expected}. Channels come first: --input-shape {turned}.")
         return BadInput(f"The input shape is {shapes}, {expected}. Give what it needs with --input-shape CxHxW, once per input.")
+    if inputs[0].ndim == 4 and inputs[0].shape[-1] == channels != inputs[0].shape[1]:
+        return BadInput(
+            f"The data gives inputs of {shapes}, {expected}. Channels come first: x.permute(0, 3, 1, 2) in torch, "
+            "x.transpose(0, 3, 1, 2) in numpy."
+        )
     found = inputs[0].shape[1] if inputs[0].ndim == 4 else None
     settings = f"channels = {channels}" if channels != found else "size = [HEIGHT, WIDTH]"
     remedy = f"Set {settings} in a data.toml, or give" if channels in (1, 3) else "Give"

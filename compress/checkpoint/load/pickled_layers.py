@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from compress.checkpoint.allowlist import LAYER_NAMES, LAYERS, build, recover
 from compress.errors import BadInput
 from compress.graph.names import MAX_NAME, part
+from compress.user.wording import many
 
 MAX_DEPTH = 64
 MAX_LAYERS = 200_000
@@ -120,7 +121,7 @@ class _Builder:
         if made.training:
             notes.append("The module was saved in training mode; it is used in eval mode.")
         if self.left_out:
-            notes.append(f"{len(self.left_out)} tensors that no layer uses ({self.left_out[0]}, ...) were left out.")
+            notes.append(f"{many(len(self.left_out), 'tensor')} that no layer uses left out ({self.left_out[0]}, ...).")
         return made, notes
 
     def refuse(self, what: str, path: str) -> BadInput:

@@ -18,8 +18,9 @@ from typing import IO
 from compress.checkpoint.load.scan import opcodes
 from compress.checkpoint.sums import GRAPH, WEIGHTS
 from compress.errors import BadInput
+from compress.user import files
 
-_NEEDED = "Needed is a file that torch.save wrote (a module or a state_dict), a .safetensors file, or a model.compressed folder."
+_NEEDED = files.MODEL_NEEDED
 _MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of torch.save before 1.6
 
 
@@ -48,7 +49,7 @@ def identify(path: Path) -> Kind:
         with path.open("rb") as file:
             head = file.read(512)
     except FileNotFoundError:
-        raise BadInput(f"There is no model file {path}. {_NEEDED}") from None
+        raise BadInput(files.no_model(path)) from None
     except OSError as error:
         raise BadInput(f"The model file {path} cannot be read ({error.strerror}). {_NEEDED}") from error
     _refuse_text(path, head)

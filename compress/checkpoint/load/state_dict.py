@@ -12,6 +12,7 @@ from compress.checkpoint.load import architectures, lazy_layers
 from compress.checkpoint.load.entries import SHOWN, Weights, inner
 from compress.errors import BadInput
 from compress.graph.trace.plain_weights import make_plain
+from compress.user.wording import many
 
 _COUNTERS = ("total_ops", "total_params")  # buffers that a popular FLOP counter leaves behind
 LARGEST = 1e15  # squares of activations are summed in float32, which ends at 3e38
@@ -58,7 +59,7 @@ def _matched(weights: Weights, module: nn.Module, entry: str | None, where: str)
     counters = [name for name in weights if name not in wanted and name.rpartition(".")[2] in _COUNTERS]
     if counters:
         weights = {name: tensor for name, tensor in weights.items() if name not in counters}
-        notes.append(f"{len(counters)} entries that are no weights ({counters[0]}, ...) were left out.")
+        notes.append(f"{many(len(counters), 'entry', 'entries')} without weights left out ({counters[0]}, ...).")
     weights, said = inner(weights, wanted, entry, where)
     notes += said
     outer = {name.partition(".")[0] for name in weights}

@@ -30,6 +30,7 @@ from compress.graph.channels.atom_state import tensors_in
 from compress.graph.channels.solve import Channels
 from compress.graph.liveness import Liveness
 from compress.graph.surgery.remove import staying
+from compress.user.wording import many
 
 _UNIFORM = 1e-5
 """Relative spread over positions that is float32 adding the same numbers in another order."""
@@ -81,7 +82,7 @@ def fold(
     module = copy.deepcopy(module)
     for path, share in moved.items():
         _add(module.get_submodule(path), share)
-    notes.append(f"The constants of removed channels went into the biases of {len(moved)} layers, exactly.")
+    notes.append(f"The constants of removed channels went into the biases of {many(len(moved), 'layer')}, exactly.")
     return module, tuple(notes)
 
 

@@ -21,6 +21,7 @@ from compress.edits import Keep
 from compress.errors import PlanMismatch
 from compress.graph.channels.solve import Channels
 from compress.graph.surgery.size_arguments import rewrite
+from compress.user.wording import many
 
 
 def keep(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> GraphModule:
@@ -94,7 +95,7 @@ def staying(channels: Channels, edits: Sequence[Keep]) -> Tensor:
         named.add(edit.layer)
         if group.channels != edit.channels:
             raise PlanMismatch(
-                f"The plan expects {edit.channels} channels on {edit.layer}, this model has {group.channels}. "
+                f"The plan expects {many(edit.channels, 'channel')} on {edit.layer}, this model has {group.channels}. "
                 "Run 'compress plan' again."
             )
         if group.frozen is not None and len(edit.keep) < edit.channels:

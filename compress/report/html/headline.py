@@ -16,6 +16,7 @@ from compress.report.html.view import Figure, Tone, Verdict
 from compress.report.promise import kept
 from compress.report.records import Latency, Outcome, Quality, Report, StageRecord
 from compress.report.rules import Verdict as Verdicts
+from compress.report.shipped import file_bytes
 
 _BROKEN = {
     Outcome.NOT_EXACT: "Do not use this result: the smaller model is not the one that was decided on.",
@@ -50,7 +51,7 @@ def figures(report: Report) -> tuple[Figure, ...]:
     return (
         _quality(dense.quality, result.quality, report),
         _speed(dense.latency, result.latency, report.large_batch),
-        _size(dense, result),
+        _size(dense, result, file_bytes(report)),
     )
 
 
@@ -100,7 +101,7 @@ def _beside(report: Report) -> list[str]:
 def _comparison(report: Report) -> str:
     """What the result is beside the dense model, in one sentence without numbers."""
     dense, result = report.dense, report.result
-    words = ["smaller" if result.file_bytes < dense.file_bytes else "no smaller"]
+    words = ["smaller" if file_bytes(report) < dense.file_bytes else "no smaller"]
     if result.latency is not None:
         words.append({"faster": "faster", "slower": "slower", "cannot tell": "not measurably faster"}[result.latency.verdict])
     return f"The result is {' and '.join(words)} than the original model."
@@ -191,14 +192,14 @@ def _speed(dense: Latency | None, now: Latency | None, many: Latency | None = No
             return Figure("Speed", said, called, f"{interval}; {why}", "unsure", numbers)
 
 
-def _size(dense: StageRecord, now: StageRecord) -> Figure:
-    smaller = now.file_bytes < dense.file_bytes
-    value = f"{sentences.times(dense.file_bytes, now.file_bytes)} smaller" if smaller else "not smaller"
+def _size(dense: StageRecord, now: StageRecord, shipped: int) -> Figure:
+    smaller = shipped < dense.file_bytes
+    value = f"{sentences.times(dense.file_bytes, shipped)} smaller" if smaller else "not smaller"
     beside = (
-        f"file {sentences.size(dense.file_bytes)} to {sentences.size(now.file_bytes)}; "
+        f"file {sentences.size(dense.file_bytes)} to {sentences.size(shipped)}; "
         f"MACs {sentences.count(dense.macs)} to {sentences.count(now.macs)} ({sentences.times(dense.macs, now.macs)} fewer)"
     )
-    ratio = dense.file_bytes / now.file_bytes if now.file_bytes else None
+    ratio = dense.file_bytes / shipped if shipped else None
     return Figure(
         "Size",
         value.replace("x", " times"),

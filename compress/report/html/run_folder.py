@@ -22,7 +22,7 @@ from compress.errors import BadInput
 from compress.recipe import settings_in
 from compress.report import records, sealed
 from compress.report.records import Report, StageRecord
-from compress.user import files
+from compress.user import files, wording
 
 PAGE = "report.html"
 ANALYSIS = "analysis.json"
@@ -134,9 +134,8 @@ def _records(facts: Iterable[dict[str, Any]], broken: list[str]) -> Iterable[Sta
             yield StageRecord.model_validate(one.get("record"))
         except ValidationError as error:
             first = error.errors()[0]
-            broken.append(
-                f"The record of a stage cannot be read ({'.'.join(map(str, first['loc']))}: {first['msg']}); it is left out."
-            )
+            wrong = f"{'.'.join(map(str, first['loc']))}: {wording.needed(first)}"
+            broken.append(f"The record of a stage cannot be read ({wrong}); it is left out.")
 
 
 def _observed(facts: list[dict[str, Any]], broken: list[str]) -> Observed:

@@ -10,6 +10,7 @@ from compress.report.html import plots
 from compress.report.html.run_folder import RunFolder
 from compress.report.html.view import Beside, Graph, RunView, Table
 from compress.report.records import Report
+from compress.report.shipped import file_bytes
 
 
 def beside(runs: Sequence[RunFolder], views: Sequence[RunView]) -> Beside:
@@ -42,7 +43,7 @@ def _row(run: RunFolder, view: RunView) -> tuple[str, ...]:
         sentences.quality(result.quality) if result.quality else "-",
         sentences.change(dense.quality, result.quality) if both and dense.quality and result.quality else "-",
         sentences.speed_up(result.latency) if result.latency else "-",
-        f"{sentences.size(dense.file_bytes)} → {sentences.size(result.file_bytes)}",
+        f"{sentences.size(dense.file_bytes)} → {sentences.size(file_bytes(run.report))}",
         f"{sentences.count(dense.macs)} → {sentences.count(result.macs)}",
         f"{sentences.count(dense.params)} → {sentences.count(result.params)}",
     )

@@ -1,0 +1,34 @@
+"""Paths that do not exist are told before torch is loaded, which takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from compress.edits import read
+from compress.errors import BadInput
+from compress.recipe import DRAWN, is_data, settings_in
+from compress.user import files
+
+
+def refuse_missing(typed: Mapping[str, Any]) -> None:
+    """Look for the files that a command line names.
+
+    Raises:
+        BadInput: one is not there, in the words of whoever would have opened it.
+    """
+    for name, opened in (("recipe", settings_in), ("plan", read)):
+        if typed.get(name) and not Path(typed[name]).exists():
+            opened(Path(typed[name]))
+    initial = typed.get("initial")
+    models = (typed.get("model"), typed.get("teacher"), typed.get("apply_to"), None if initial == DRAWN else initial)
+    for model in filter(None, models):
+        if not Path(model).exists():
+            raise BadInput(files.no_model(Path(model)))
+    for model in typed.get("models") or ():
+        if not Path(model).exists():
+            raise BadInput(f"There is no file {model}. Give the path of an ONNX file or of a model.")
+    data = typed.get("data")
+    if data and data != "digits" and is_data(data) and not data.startswith("torchvision:"):
+        files.source(data)
