@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from compress.errors import BadInput
-from compress.measure.asked import parse_target
+from compress.measure.asked import parse_memory, parse_target
 from compress.method_table import CHANNELS_TARGET, METHODS, WEIGHTS_TARGET
 from compress.user import files
 
@@ -163,6 +163,11 @@ class Recipe(BaseModel):
     )
     # the run
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+    memory: str | None = Field(
+        None,
+        description="bytes that statistics and reconstruction may hold at once, such as 4GB; what does not fit goes to files; "
+        "by default half of what is free",
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="of everything that is drawn: splits, batches, samples, fresh weights")
 
     @field_validator("target")
@@ -173,6 +178,13 @@ class Recipe(BaseModel):
         unit, equals, asked = value.partition("=")
         value = f"{RENAMED_UNITS.get(unit, unit)}{equals}{asked}"
         parse_target(value)
+        return value
+
+    @field_validator("memory")
+    @classmethod
+    def _memory_can_be_read(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_memory(value)
         return value
 
     @field_validator("linearize", mode="before")
