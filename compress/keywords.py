@@ -102,6 +102,7 @@ class StepSettings(TypedDict, total=False):
     qat: float
     # the run
     device: str
+    memory: str | None
     seed: int
 
 

@@ -6,7 +6,6 @@ A run writes its resolved recipe to `out/recipe.toml`; `compress run --recipe ou
 from __future__ import annotations
 
 import difflib
-import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from compress.errors import BadInput
-from compress.measure.asked import parse_target
+from compress.measure.asked import parse_memory, parse_target
 from compress.method_table import CHANNELS_TARGET, METHODS, WEIGHTS_TARGET
 from compress.user import files, wording
+from compress.user.toml_values import toml
 
 DEFAULT_TARGET, DEFAULT_WEIGHTS = CHANNELS_TARGET, WEIGHTS_TARGET
 DRAWN = "drawn"
@@ -166,6 +166,11 @@ class Recipe(BaseModel):
     )
     # the run
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+    memory: str | None = Field(
+        None,
+        description="bytes that statistics and reconstruction may hold at once, such as 4GB; what does not fit goes to files; "
+        "by default half of what is free",
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="of everything that is drawn: splits, batches, samples, fresh weights")
 
     @field_validator("target")
@@ -176,6 +181,13 @@ class Recipe(BaseModel):
         unit, equals, asked = value.partition("=")
         value = f"{RENAMED_UNITS.get(unit, unit)}{equals}{asked}"
         parse_target(value)
+        return value
+
+    @field_validator("memory")
+    @classmethod
+    def _memory_can_be_read(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_memory(value)
         return value
 
     @field_validator("linearize", mode="before")
@@ -322,19 +334,3 @@ def merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> Recipe:
     # Only what is given wins: an override of None is a flag that was not used.
     dropped = {rivals[name] for name in rivals if overrides.get(name) is not None}
     return make(**{**{name: value for name, value in settings.items() if name not in dropped}, **overrides})
-
-
-def toml(value: Any) -> str:
-    """A value as TOML writes it."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_quoted(k)} = {toml(v)}" for k, v in value.items() if v is not None) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(toml(v) for v in value) + "]"
-    return _quoted(value) if isinstance(value, str) else json.dumps(value)
-
-
-def _quoted(text: str) -> str:
-    """As in JSON, but for what TOML has otherwise: characters beyond 16 bits are written as they are, DEL is not."""
-    found = json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-    # Halves of a pair, as names of files that are no text have them: no file of text holds them.
-    return "".join(f"\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c for c in found)

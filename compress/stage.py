@@ -13,6 +13,7 @@ import torch
 from compress.artifact import Artifact
 from compress.data import Data
 from compress.data.calibration import Calibration
+from compress.data.room import Room, room
 from compress.measure.latency import Timing
 from compress.progress import Progress, silent
 from compress.recipe import Recipe
@@ -75,6 +76,10 @@ class Context:
     def calibration(self) -> Calibration:
         """The images that statistics and refits look at."""
         return Calibration(self.data.train, min(self.recipe.calibration, len(self.data.train)), self.recipe.seed)
+
+    def room(self) -> Room:
+        """The memory for what is held at once, and files in the scratch folder for the rest."""
+        return room(self.recipe.memory, self.device, self.scratch)
 
     @property
     def before(self) -> Artifact:

@@ -16,8 +16,8 @@ from compress.commands.plan import _left_open
 from compress.data import open_data
 from compress.errors import BadInput, GateFailed, Infeasible
 from compress.pipeline import contract
-from compress.pipeline.held_out import Lost
 from compress.pipeline.exports import lost_too_much, undecided
+from compress.pipeline.held_out import Lost
 from compress.recipe import make
 from compress.refit import refit
 from compress.report.promise import kept

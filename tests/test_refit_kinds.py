@@ -23,7 +23,8 @@ from compress.graph.channels.solve import solve
 from compress.graph.merge.batch_norm import fold, pairs, unfold
 from compress.graph.trace.trace import trace
 from compress.refit import refit as calibration
-from compress.refit.tape import Tape, alive_bytes, order, run
+from compress.refit.inputs import Images
+from compress.refit.tape import Tape, needed_bytes, order, run
 from compress.refit.walk import Refitted, refit
 from compress.selection.channels import Losses
 from compress.statistics.collect import collect
@@ -176,8 +177,8 @@ def test_the_loss_says_that_redundant_channels_are_free(name: str):
 def test_the_rows_times_the_weights_are_what_the_layer_computes(name: str):
     found = case(name)
     module = fold(found.dense.module)
-    tape = Tape(module, [(found.images[:3],)], CPU)
-    values = next(tape.ahead([node.name for node in module.graph.nodes if node.op != "output"]))
+    tape = Tape(module, order(module), Images([(found.images[:3],)]))
+    values = tape.ahead(tape.reach(0, 0), [node.name for node in module.graph.nodes if node.op != "output"])
     for one in layers(module).values():
         layer: Any = module.get_submodule(one.path)
         assert torch.equal(from_matrix(layer, as_matrix(layer)), layer.weight)
@@ -291,11 +292,11 @@ def test_a_tape_holds_the_bytes_of_one_sample():
 
     split = Net(halves, stem=conv2(3, WIDTH), out=conv2(WIDTH // 2, 2))
     # Behind chunk: both halves (8 planes), and the whole that they are cut from; 4 bytes a number, whatever the batch.
-    assert alive_bytes(trace(split, (x,))) == 4 * (8 + 8) * 64
+    assert needed_bytes(trace(split, (x,))) == 4 * (8 + 8) * 64
     plain = nn.Sequential(conv2(3, 5), nn.ReLU())
-    assert alive_bytes(trace(plain, (x,))) == 4 * (5 + 5) * 64
+    assert needed_bytes(trace(plain, (x,))) == 4 * (5 + 5) * 64
     sized = Net(lambda s, x: (lambda y: y.view(y.size(0), -1))(s.stem(x)), stem=conv2(3, WIDTH))
-    assert alive_bytes(trace(sized, (x,))) == 4 * (8 + 8) * 64, "a number takes nothing"
+    assert needed_bytes(trace(sized, (x,))) == 4 * (8 + 8) * 64, "a number takes nothing"
 
 
 def test_the_output_of_a_graph_is_evaluated_like_any_other_node():

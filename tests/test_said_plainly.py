@@ -20,12 +20,12 @@ from compress.data import open_data
 from compress.data.objects import open_objects
 from compress.edits import Keep, Plan
 from compress.errors import BadInput
-from compress.recipe import toml
 from compress.report import pictures, sentences
 from compress.report.comparison import cells, compared, spans
 from compress.report.records import Latency, Quality
 from compress.stages.linearize import _costs
 from compress.user.files import json_text
+from compress.user.toml_values import toml
 from tests.test_gate import report
 
 

@@ -9,8 +9,8 @@ import click
 GROUPS: dict[str, tuple[str, ...]] = {
     "Essential": ("data", "target", "max_drop", "method", "epochs", "arch", "input_shape", "export", "device"),
     "Model and data": (
-        "arch_kwargs", "weights_entry", "output", "trust_pickle", "trust_recipe", "metric", "loss", "calibration",
-        "plan", "seed", "allow_doubtful",
+        "arch_kwargs", "weights_entry", "output", "trust_pickle", "trust_recipe", "metric", "loss", "calibration", "plan",
+        "memory", "seed", "allow_doubtful",
     ),
     "Width": ("tolerance", "align", "inputs", "reconstruct", "iterations", "order"),
     "Depth": ("depth", "linearize", "cheap", "entropy"),

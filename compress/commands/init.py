@@ -24,10 +24,11 @@ from compress.measure.cost import cost
 from compress.pipeline.doubts import other_normalization
 from compress.pipeline.prepare import prepare
 from compress.progress import Progress, silent
-from compress.recipe import Recipe, code_in, make, toml
+from compress.recipe import Recipe, code_in, make
 from compress.report.sentences import count
 from compress.stage import Context
 from compress.user import files
+from compress.user.toml_values import toml
 
 RECIPE, DATA = Path("recipe.toml"), Path("data.toml")
 T = TypeVar("T")

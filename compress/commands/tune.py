@@ -14,6 +14,7 @@ from compress import __version__
 from compress.checkpoint.load.live_module import fingerprint
 from compress.errors import BadInput, Infeasible
 from compress.keywords import Settings, with_settings
+from compress.pipeline import doubts
 from compress.pipeline.given import Given, resolved_recipe
 from compress.pipeline.held_out import HeldOut
 from compress.pipeline.prepare import prepare
@@ -70,7 +71,7 @@ def tune(
         BadInput: settings that do not go together, a study of another model or data, or a storage that cannot be reached.
         MissingPackage: Optuna is not installed.
         Infeasible: no trial came to a result, or none keeps `max_drop`; everything is written all the same.
-        StorageLost: the storage went away; finished runs are in their folders.
+        NotWritten: the storage went away; finished runs are in their folders.
     """
     out, given_settings = Path(out), cast("dict[str, Any]", settings)
     place = storage or f"sqlite:///{(out / DATABASE).resolve()}"
@@ -86,6 +87,7 @@ def tune(
     if base.tolerance is not None or base.plan is not None:
         raise BadInput("A search varies the --target; it does not go with --tolerance or --plan. Leave them out.")
     context, metric = prepare(base, progress, given, refusing=True)
+    doubts.guessing(context, metric)
     same = _what(context)
     if opened is None:
         facts = {**same, "recipe": base.to_toml(), "space": space.written(searched), "compress": __version__}

@@ -19,7 +19,7 @@ S_xx, whatever the number of images. Products of some thousand rows are float32,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -142,6 +142,7 @@ class Moments:
         self._sums: tuple[Tensor, ...] | None = None
         self._shift: list[Tensor] = []
         self._waiting: list[tuple[Tensor, Tensor | None]] = []
+        self._away: tuple[Callable[[], Tensor], ...] | None = None
 
     def add(self, x: Tensor, y: Tensor | None = None) -> None:
         """Add rows.
@@ -178,6 +179,21 @@ class Moments:
             for total, part in zip(self._sums, batch, strict=True):
                 total += part
 
+    def put_away(self, put: Callable[[Tensor], Callable[[], Tensor]]) -> None:
+        """Nothing is added any more: the sums go where `put` puts them, which gives the way to get them back."""
+        if self._sums is not None:
+            self._flush()
+            self._away, self._sums = tuple(put(t) for t in self._sums), None
+
+    def rows_alone(self) -> tuple[Tensor, Tensor | None] | None:
+        """All rows and targets as they came, where they are fewer than the columns of one regression: less than their sums."""
+        if self.groups != 1 or self._sums is not None or self._away is not None or not self._waiting:
+            return None
+        if self.rows >= self._waiting[0][0].shape[1]:
+            return None
+        targets = [rows for _, rows in self._waiting if rows is not None]
+        return torch.cat([rows for rows, _ in self._waiting]), torch.cat(targets) if targets else None
+
     @property
     def nbytes(self) -> int:
         """Memory of the sums."""
@@ -210,19 +226,21 @@ class Moments:
     def _means(self) -> list[Tensor]:
         """Mean and covariance of the inputs, then mean, covariance with the inputs and covariance of the targets, if any."""
         self._flush()
-        if self._sums is None:
+        sums = self._sums if self._away is None else tuple(get() for get in self._away)
+        if sums is None:
             raise ValueError("moments of no rows were asked for; add a batch first")
-        mean_x, xx, *rest = (t.cpu().double() / self.rows for t in self._sums)
+        mean_x, xx, *rest = (t.cpu().double() / self.rows for t in sums)
         shift_x, *shift_y = (t[:, 0].cpu().double() for t in self._shift)
-        found = [mean_x + shift_x, xx - _outer(mean_x, mean_x)]
+        found = [mean_x + shift_x, _less(xx, mean_x, mean_x)]
         if rest:
             mean_y, xy, yy = rest
-            found += [mean_y + shift_y[0], xy - _outer(mean_x, mean_y), yy - _outer(mean_y, mean_y)]
+            found += [mean_y + shift_y[0], _less(xy, mean_x, mean_y), _less(yy, mean_y, mean_y)]
         return found
 
 
-def _outer(a: Tensor, b: Tensor) -> Tensor:
-    return a[:, :, None] * b[:, None, :]
+def _less(product: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Means of products without the product of the means, in place: the matrices may be most of the memory."""
+    return product.baddbmm_(a[:, :, None], b[:, None, :], alpha=-1)
 
 
 def _gram(x: Tensor) -> Tensor:

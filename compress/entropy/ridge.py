@@ -5,6 +5,9 @@ With centered moments, mean mu of the inputs and my of the targets, and ridge r 
     W = C_xy^T (C_xx + r I)^{-1}        b = my - W mu
 
 The intercept b is exact and never penalised. The output errors' weighting does not appear: each output has its own best row.
+Where there are fewer rows T than columns, the same weights come from the rows X, Y themselves (centered), in a system of T:
+
+    W = Y^T (X X^T + T r I)^{-1} X        residual  Y - X W^T = T r (X X^T + T r I)^{-1} Y
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ RIDGE = 1e-3
 
 _CONSTANT = 1e-12
 """Variance, relative to the square of the mean, at or below which an input counts as constant: float32 has 1e-7."""
+_COLUMNS = 4096  # that are double precision at once
 _NOTHING = 1e-38
 """The smallest number that float32 holds with all its digits."""
 
@@ -47,6 +51,9 @@ def ridge(moments: Moments, columns: Tensor | None = None, ridge: float = RIDGE)
         columns: input columns to use, all by default.
         ridge: relative to the mean variance of the columns in use.
     """
+    few = moments.rows_alone() if columns is None else None
+    if few is not None and few[1] is not None:
+        return _by_rows(few[0].cpu(), few[1].cpu(), ridge)
     mean_x, mean_y, xx, xy, yy = moments.centered()
     if columns is not None:
         mean_x, xx, xy = mean_x[:, columns], xx[:, columns][:, :, columns], xy[:, columns]
@@ -58,6 +65,25 @@ def ridge(moments: Moments, columns: Tensor | None = None, ridge: float = RIDGE)
     return Fit(weight.flatten(0, 1).float(), bias.flatten().float(), max(error, 0.0))
 
 
+def _by_rows(x: Tensor, y: Tensor, ridge: float) -> Fit:
+    """The fit from fewer rows than columns, of one regression."""
+    mean_x, mean_y = x.double().mean(0), y.double().mean(0)
+    y = y.double() - mean_y
+    products = torch.zeros(len(x), len(x), dtype=torch.float64)
+    variance = torch.zeros(1, dtype=torch.float64)
+    for part, mean in zip(x.split(_COLUMNS, 1), mean_x.split(_COLUMNS), strict=True):
+        wide = part.double() - mean
+        products += wide @ wide.T
+        variance += wide.square().sum()
+    r = len(x) * ridge * _scale(variance / x.numel(), mean_x)
+    half = solve(products + r * torch.eye(len(x), dtype=products.dtype), y)
+    weight = torch.cat(
+        [(part.double() - m).T @ half for part, m in zip(x.split(_COLUMNS, 1), mean_x.split(_COLUMNS), strict=True)]
+    ).T
+    error = float((r * half).square().sum() / y.square().sum().clamp_min(1e-30))
+    return Fit(weight.float(), (mean_y - weight @ mean_x).float(), error)
+
+
 def with_ridge(covariance: Tensor, mean: Tensor, ridge: float) -> Tensor:
     """C + r I, r relative to the mean of the diagonal; never exactly singular, even for inputs that are constant.
 
@@ -66,11 +92,16 @@ def with_ridge(covariance: Tensor, mean: Tensor, ridge: float) -> Tensor:
         mean: of the inputs, (..., q). The rounding of its squares is all that the variance of a constant input is.
         ridge: r, relative.
     """
-    scale = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    rounding = _CONSTANT * mean.square().mean(-1)[..., None, None].clamp(max=1.0)
-    scale = torch.maximum(scale, rounding)
-    scale = torch.where(scale > _NOTHING, scale, _CONSTANT)  # inputs may all be 0
-    return covariance + ridge * scale * torch.eye(covariance.shape[-1], dtype=covariance.dtype)
+    scale = _scale(covariance.diagonal(dim1=-2, dim2=-1).mean(-1), mean)
+    found = covariance.clone()
+    found.diagonal(dim1=-2, dim2=-1).add_(ridge * scale[..., None])
+    return found
+
+
+def _scale(variance: Tensor, mean: Tensor) -> Tensor:
+    """The mean variance of the inputs, as far as it is more than rounding; never 0."""
+    scale = torch.maximum(variance, _CONSTANT * mean.square().mean(-1).clamp(max=1.0))
+    return torch.where(scale > _NOTHING, scale, _CONSTANT)  # inputs may all be 0
 
 
 def solve(matrix: Tensor, right: Tensor) -> Tensor:

@@ -30,3 +30,15 @@ def parse_target(text: str) -> tuple[str, float]:
     else:
         needed = "a fraction lies above 0 and below 1, a size above 0 bytes"
     raise BadInput(f"The target is '{text}'; {needed}.{meant.target(text, UNITS)}")
+
+
+def parse_memory(text: str) -> float:
+    """Bytes of a text such as 4GB or 512MiB.
+
+    Raises:
+        BadInput: it is none, or has no unit that makes it more than a program takes.
+    """
+    found = amount(text, BYTES)
+    if found is None or found < 1e6:
+        raise BadInput(f"The memory is '{text}'; needed is a size such as 4GB or 512MB, at least 1MB.")
+    return found

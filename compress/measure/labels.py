@@ -45,10 +45,15 @@ def drawn(output: Tensor, task: str, generator: torch.Generator) -> Tensor | Non
     """
     if task == "multilabel":
         return torch.bernoulli(output.detach().sigmoid().cpu(), generator=generator).to(output.device)
-    if task == "classification" and output.ndim <= 2:
+    if classes(output, task):
         chances = scores(output).detach().softmax(1).cpu()
         return torch.multinomial(chances, 1, generator=generator)[:, 0].to(output.device)
     return None
+
+
+def classes(output: Tensor, task: str) -> bool:
+    """Whether an output decides between classes, or for labels."""
+    return task == "multilabel" or (task == "classification" and output.ndim <= 2)
 
 
 def surprise(output: Tensor, labels: Tensor, task: str, reduction: str = "mean") -> Tensor:

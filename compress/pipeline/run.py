@@ -100,8 +100,7 @@ def carry_out(
     """
     stages, trackers, purse = stages_of(recipe), chosen(log), Purse()
     with purse.on("opening data and model"):
-        opened = (shared.for_run(recipe, progress), shared.metric) if shared else prepare(recipe, progress, given, refusing=True)
-        context, metric = opened
+        context, metric = shared.for_run(recipe, progress) if shared else prepare(recipe, progress, given, refusing=True)
     sums = {
         "recipe_sha256": recipe_sha256,
         "data_sha256": sha256(Path(recipe.data).expanduser()) if recipe.data.endswith(".toml") else None,
@@ -110,8 +109,9 @@ def carry_out(
     widest = replace(context, recipe=looked.widest(recipe)) if looked else context
     for stage in stages:
         stage.check(context.dense, widest)  # before anything slow, and before out/ is touched
-    with purse.on("counting quality"):
-        doubts.guessing(context, metric)  # for its refusal: what is no reason for one, the first row tells
+    if shared is None:
+        with purse.on("counting quality"):
+            doubts.guessing(context, metric)  # for its refusal: what is no reason for one, the first row tells
     with (
         open_workspace(Path(out), recipe, resume=resume, force=force) as workspace,
         interruptions(workspace),

@@ -35,9 +35,10 @@ class Shared:
     def __post_init__(self) -> None:
         self.context = replace(self.context, findings=_OfTheDense(self.context.dense.module))
 
-    def for_run(self, recipe: Recipe, progress: Progress) -> Context:
-        """What the stages of one run are told."""
-        return replace(self.context, recipe=recipe.model_copy(update={"align": recipe.align or 1}), progress=progress)
+    def for_run(self, recipe: Recipe, progress: Progress) -> tuple[Context, quality.Metric]:
+        """What one run works on, as `prepare` gives it."""
+        settled = recipe.model_copy(update={"align": recipe.align or 1})
+        return replace(self.context, recipe=settled, progress=progress), self.metric
 
 
 class _OfTheDense(Findings):

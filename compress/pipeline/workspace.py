@@ -161,7 +161,8 @@ def _same_settings(out: Path, recipe: Recipe) -> None:
     if not path.exists():
         raise BadInput(f"{out} has no recipe.toml to go on from. Start again with --force.")
     before, now = make(**settings_in(path)).model_dump(), recipe.model_dump()
-    differ = [key for key in now if before[key] != now[key] and key not in TRUST]
+    # How much memory there is changes no result: whoever had too little may give more.
+    differ = [key for key in now if before[key] != now[key] and key not in (*TRUST, "memory")]
     if differ:
         key = differ[0]
         raise BadInput(

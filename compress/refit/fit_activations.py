@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compress.artifact import Artifact, apply
+from compress.data.calibration import STATISTICS
 from compress.edits import Linearize, Plan
 from compress.entropy.closest_affine import AffineSums, Fit
 from compress.errors import EmptyData, UnsupportedModel
 from compress.graph.linearize import Activation, activations, channels_at
 from compress.recipe import Recipe
 from compress.refit import refit
+from compress.refit.tape import needed_bytes
 from compress.stage import Context
 from compress.statistics.activation_states import observed
 
@@ -100,7 +102,7 @@ def fits(artifact: Artifact, context: Context, wanted: Sequence[str]) -> dict[st
     sums = affine_sums(
         # Streaming, as the values of all activations at once would not fit into memory.
         artifact.module,
-        context.calibration.inputs(),
+        context.calibration.inputs(min(STATISTICS, context.room().images(2 * needed_bytes(artifact.module)))),
         tuple(known.values()),
         context.device,
         lambda seen: context.progress("fit activations", min(seen / max(context.calibration.images, 1), 1.0), ""),

@@ -10,7 +10,7 @@ channels that it read are gone. The next norm can at least bring mean and varian
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -49,13 +49,14 @@ def running(module: GraphModule, node: Node) -> Any:
     return norm if calls == 1 and norm.running_mean is not None else None
 
 
-def recalibrate(norm: Any, values: Sequence[Tensor]) -> None:
+def recalibrate(norm: Any, values: Iterable[Tensor]) -> None:
     """Take a norm's running statistics from its inputs, one tensor (n, c, ...) per batch."""
-    moments = torch.zeros(2, values[0].shape[1], dtype=torch.float64)
+    moments, seen = torch.zeros(()), 0
     # Sums in float64: the variance is a difference of two large numbers.
     for x in values:
         rows = x.movedim(1, 0).flatten(1)
-        moments += torch.stack([rows.sum(1), rows.square().sum(1)]).double().cpu()
-    mean, square = moments / sum(x.numel() // x.shape[1] for x in values)
+        moments = moments + torch.stack([rows.sum(1), rows.square().sum(1)]).double().cpu()
+        seen += rows.shape[1]
+    mean, square = moments / seen
     norm.running_mean.copy_(mean)
     norm.running_var.copy_((square - mean.square()).clamp_min(0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,19 +12,19 @@ from torch.fx import GraphModule
 
 from compress.artifact import Artifact, apply
 from compress.data import calibration
+from compress.data.room import Room, told
 from compress.edits import Plan
 from compress.errors import EmptyData
 from compress.graph.channels.solve import Group
 from compress.graph.merge.batch_norm import fold, pairs, unfold
-from compress.refit.tape import alive_bytes
+from compress.refit.inputs import Images
+from compress.refit.tape import needed_bytes
 from compress.refit.walk import Kept, refit
 from compress.stage import Context
-from compress.statistics.collect import Sampling, Statistics, collect
+from compress.statistics.collect import Sampling, Statistics, collect, gram_bytes
 from compress.statistics.consumers import consumers
 from compress.statistics.layers import Layer, layers
 from compress.user.wording import many
-
-_MEMORY = 5e9  # bytes of activations that both models may hold between two layers
 
 
 @dataclass(frozen=True)
@@ -34,23 +34,30 @@ class Both:
     dense: GraphModule
     small: GraphModule
     kept: dict[str, Kept]
-    batches: list[tuple[Tensor, ...]]
-    notes: tuple[str, ...]
+    batches: Images
 
     @property
     def samples(self) -> int:
         """Number of images."""
-        return sum(len(inputs[0]) for inputs in self.batches)
+        return self.batches.samples
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said about the memory that was taken."""
+        room = self.batches.room
+        if not room.away:
+            return ()
+        return (f"{told(room.away)} of activations went through files, as the reconstruction had {room.said} of memory.",)
 
 
 def both(small: Artifact, context: Context) -> Both:
     """Prepare for fitting the weights of `small` to the behavior of the dense model, or of what a turn began with."""
-    batches, notes = images(context)
+    batches = images(context)
     before = context.before
     dense = fold(before.module).to(context.device).requires_grad_(False)
     # The edits since then: what stood in the plan before has shaped `before` already.
     since = replace(small.plan, edits=small.plan.edits[len(before.plan.edits) :])
-    return Both(dense, fold(small.module).to(context.device).requires_grad_(False), kept(before, since), batches, notes)
+    return Both(dense, fold(small.module).to(context.device).requires_grad_(False), kept(before, since), batches)
 
 
 def statistics(artifact: Artifact, context: Context, groups: Sequence[Group], states: bool) -> Statistics:
@@ -72,27 +79,44 @@ def statistics(artifact: Artifact, context: Context, groups: Sequence[Group], st
         device=context.device,
         task=context.data.spec.task,
         sampling=Sampling(seed=recipe.seed),
+        room=_room(context, artifact.module, 2 * needed_bytes(artifact.module)),
         states=states,
         estimator=recipe.entropy,
         progress=lambda share: context.progress("statistics", share, ""),
     )
 
 
-def images(context: Context) -> tuple[list[tuple[Tensor, ...]], tuple[str, ...]]:
-    """Calibration inputs on the run's device, fewer than asked for where the activations would not fit.
+def images(context: Context) -> Images:
+    """All calibration inputs, in parts that go through both models in the memory that there is.
 
     Raises:
         EmptyData: there is none.
+        NotEnoughMemory: not even one image goes through, or one layer cannot be fitted.
     """
-    asked = context.recipe.calibration
-    # 2: both models hold their values at once.
-    room = max(1, int(_MEMORY / (2 * max(alive_bytes(context.before.module), 1))))
-    batches = list(context.calibration.inputs(min(calibration.ROWS, asked, room), most=room, device=context.device))
-    if not batches:
+    module = context.before.module
+    # 2: both models.
+    each = 2 * needed_bytes(module)
+    room = _room(context, module, each)
+    size = min(calibration.ROWS, context.calibration.images)
+    found = Images(context.calibration.inputs(size, device=context.device), room, room.images(each))
+    if not found.samples:
         raise EmptyData("The refit needs at least one training image and there is none. Give images with --data.")
-    if room < context.calibration.images:
-        return batches, (f"Weights were refitted on {room} of {asked} calibration images, as many as fit into memory.",)
-    return batches, ()
+    return found
+
+
+def _room(context: Context, module: GraphModule, each: float) -> Room:
+    """The memory of a stage, said and known to be enough.
+
+    Raises:
+        NotEnoughMemory: not even one image goes through, or one layer cannot be fitted.
+    """
+    room, images = context.room(), context.calibration.images
+    room.check(each, "One image on its way through the model")
+    for path, one in layers(module).items():
+        # The sums, the moments made of them, and the matrix that is solved with its factor.
+        room.check(4 * gram_bytes(module, one, images), f"The layer {path}")
+    context.progress("memory", 0.0, room.said)
+    return room
 
 
 def kept(dense: Artifact, plan: Plan) -> dict[str, Kept]:
@@ -151,7 +175,7 @@ def refitted(small: Artifact, context: Context) -> Artifact:
     )
 
 
-def written_back(small: Artifact, fitted: GraphModule, batches: Sequence[tuple[Tensor, ...]]) -> GraphModule:
+def written_back(small: Artifact, fitted: GraphModule, batches: Iterable[tuple[Tensor, ...]]) -> GraphModule:
     """The smaller model with the folded, fitted weights taken apart into layers and norms again."""
     outputs = output_moments(fitted, [pair.layer for pair in pairs(small.module)], batches)
     device = next(small.module.parameters(), torch.empty(0)).device
@@ -159,7 +183,7 @@ def written_back(small: Artifact, fitted: GraphModule, batches: Sequence[tuple[T
 
 
 def output_moments(
-    module: nn.Module, paths: Sequence[str], batches: Sequence[tuple[Tensor, ...]]
+    module: nn.Module, paths: Sequence[str], batches: Iterable[tuple[Tensor, ...]]
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Mean and variance per channel of some layers' outputs, over images and positions."""
     sums: dict[str, list[Tensor]] = {}

@@ -1,24 +1,27 @@
-"""A model run node by node over all calibration images at once, so that layers can change before what follows is computed.
+"""A model run from one place to the next over all calibration images, so that layers can change before what follows is computed.
 
-A tape holds, for each node that somebody will still read, its value for every batch. `order` is a topological order of the
-graph in which the lighter operand of a sum is computed before the heavier one: the heavier layer can then make up for the
-error of the lighter. What reaches the later calls of a layer is computed before its first, as far as it does not need that.
+A tape holds, for each node that somebody will still read behind its place, the value for every part of the images. `order` is a
+topological order of the graph in which the lighter operand of a sum is computed before the heavier one: the heavier layer can
+then make up for the error of the lighter. What reaches the later calls of a layer is computed before its first, as far as it does
+not need that.
 """
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
-from compress.graph.liveness import Liveness
+from compress.data.room import Held
+from compress.graph.liveness import alive_bytes
+from compress.refit.inputs import Images
 from compress.statistics.layers import LAYERS, columns
+from compress.user import memory
 
 _ADDS = frozenset({"add", "iadd", "add_"})
 # Stored values must survive the operations that read them.
@@ -29,53 +32,72 @@ _TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3
 
 
 class Tape:
-    """Values of one model.
+    """Values of one model at one place of the order, held for all images.
+
+    `reach` goes on from there for one part of the images, `hold` makes where it went to the new place. What lies between two
+    places is computed for one part after the other, and only what is still read behind the second one is ever held.
 
     Attributes:
-        values: node name -> one value per batch.
+        nodes: by name.
+        at: place of each node in the order.
     """
 
-    def __init__(self, module: GraphModule, batches: Sequence[tuple[Tensor, ...]], device: torch.device):
-        self.module, self.batches, self.device = module, batches, device
+    def __init__(self, module: GraphModule, names: Sequence[str], images: Images):
+        self.module, self.images, self.names = module, images, names
         self.nodes = {node.name: node for node in module.graph.nodes}
-        self.live = Liveness(module.graph)
-        self.values: dict[str, list[Any]] = {}
-        inputs = [node.name for node in module.graph.nodes if node.op == "placeholder"]
-        for i, name in enumerate(inputs):
-            self.values[name] = [batch[i] for batch in batches]
+        self.at = {name: place for place, name in enumerate(names)}
+        # The place behind which nobody reads a value any more.
+        self.last = {name: max((self.at[n.name] for n in self.nodes[name].users), default=-1) for name in names}
+        self.inputs = [node.name for node in module.graph.nodes if node.op == "placeholder"]
+        self.done = 0
+        self.held: dict[str, Held] = {}
+        self._new: dict[str, Held] = {}
 
-    def compute(self, name: str) -> None:
-        """Compute a node for every batch."""
-        node = self.nodes[name]
-        if node.op in ("placeholder", "output"):
-            return
+    def reach(self, part: int, until: int) -> dict[str, Any]:
+        """Values of one part that are read at the place before `until` or later, with all nodes in front of `until` computed."""
+        values = {name: held[part] for name, held in self.held.items()}
+        free = dict(zip(self.inputs, self.images[part], strict=True))
+        for name, node in self.nodes.items():
+            if self.last[name] >= self.done and (name in free or (node.op == "get_attr" and self.at[name] < self.done)):
+                values[name] = free[name] if name in free else evaluate(self.module, node, {})
+        return self.further(values, self.done, until)
+
+    def further(self, values: dict[str, Any], since: int, until: int) -> dict[str, Any]:
+        """The same from what `reach` gave for the place `since`."""
         with torch.no_grad():
-            self.values[name] = [
-                evaluate(self.module, node, {n.name: self.values[n.name][i] for n in node.all_input_nodes})
-                for i in range(len(self.batches))
-            ]
+            for place in range(since, until):
+                node = self.nodes[self.names[place]]
+                if node.op not in ("placeholder", "output"):
+                    values[node.name] = evaluate(self.module, node, values)
+                if place < until - 1:
+                    values = {name: value for name, value in values.items() if self.last[name] > place}
+        return values
 
-    @property
-    def samples(self) -> int:
-        """Number of images."""
-        return sum(len(batch[0]) for batch in self.batches)
+    def hold(self, part: int, values: dict[str, Any], until: int) -> None:
+        """Hold of one part what is read at `until` or later; behind the last part this is the new place."""
+        for name, value in values.items():
+            # Images and parameters are there in any case.
+            if self.last[name] >= until and name not in self.held and self.nodes[name].op not in ("placeholder", "get_attr"):
+                self._new.setdefault(name, Held(self.images.room)).append(value)
+        if part < len(self.images) - 1:
+            return
+        for name in [name for name in self.held if self.last[name] < until]:
+            self.held.pop(name).drop()
+        self.held |= self._new
+        if any(part.images < part.whole for part in self.images.parts):
+            memory.trim()
+        self.done, self._new = until, {}
 
-    def ahead(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Values that hold those of some nodes, batch by batch; what is not there yet is computed and not kept."""
+    def ahead(self, values: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        """Values that hold those of some nodes; what is not there yet is computed."""
         missing: set[str] = set()
-        waiting = [name for name in names if name not in self.values]
+        waiting = [name for name in names if name not in values]
         while waiting:
             name = waiting.pop()
             missing.add(name)
-            waiting += [n.name for n in self.nodes[name].all_input_nodes if n.name not in self.values and n.name not in missing]
-        todo = [node for node in self.module.graph.nodes if node.name in missing]
-        for i in range(len(self.batches)):
-            yield run(self.module, todo, {name: values[i] for name, values in self.values.items()})
-
-    def release(self, name: str) -> None:
-        """Let go of what the node was the last to read."""
-        for source in self.live.consumed(self.nodes[name]):
-            del self.values[source.name]
+            waiting += [n.name for n in self.nodes[name].all_input_nodes if n.name not in values and n.name not in missing]
+        with torch.no_grad():
+            return run(self.module, [node for node in self.module.graph.nodes if node.name in missing], values)
 
 
 def evaluate(module: nn.Module, node: Node, values: dict[str, Any]) -> Any:
@@ -155,6 +177,11 @@ def order(module: GraphModule) -> list[str]:
     return done
 
 
+def is_layer(module: GraphModule, node: Node) -> bool:
+    """Whether a node is a layer with weights, so that computing it twice would cost time."""
+    return _weight(module, node) > 0
+
+
 def _weight(module: GraphModule, node: Node) -> int:
     """Weights per output of the layer at a node, 0 where there is none."""
     part: Any = module.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -181,23 +208,7 @@ def _reaches(source: Node, target: Node) -> bool:
     return False
 
 
-def alive_bytes(module: GraphModule) -> int:
-    """Most bytes per sample that a tape holds at once, from the shapes noted at tracing."""
+def needed_bytes(module: GraphModule) -> int:
+    """Most bytes per sample that are held at once where the nodes are computed in `order`."""
     nodes = {n.name: n for n in module.graph.nodes}
-    size = {name: _bytes(node.meta.get("shape")) for name, node in nodes.items()}
-    live = Liveness(module.graph)
-    now = most = 0
-    for name in order(module):
-        now += size[name]
-        most = max(most, now)
-        now -= sum(size[source.name] for source in live.consumed(nodes[name]))
-    return most
-
-
-def _bytes(shape: Any) -> int:
-    if isinstance(shape, tuple | list):
-        if all(isinstance(n, int) for n in shape):
-            # 4 bytes of float32; the batch is left out.
-            return 4 * math.prod(shape[1:])
-        return sum(_bytes(s) for s in shape)
-    return sum(_bytes(s) for s in shape.values()) if isinstance(shape, dict) else 0
+    return alive_bytes(module.graph, [nodes[name] for name in order(module)])

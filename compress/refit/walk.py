@@ -18,7 +18,7 @@ it was before.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,8 +29,11 @@ from torch.fx import GraphModule, Node
 from compress.entropy.moments import Moments
 from compress.entropy.ridge import RIDGE, ridge
 from compress.refit import norms
-from compress.refit.tape import Tape, order, sum_behind
+from compress.refit.inputs import Images
+from compress.refit.inputs import of as images_of
+from compress.refit.tape import Tape, is_layer, order, sum_behind
 from compress.statistics.layers import Layer, columns, from_matrix, layers
+from compress.statistics.portions import Drawn
 
 # Bounds the time of wide layers; below it `_ROWS` decides.
 _WORK = 2e11  # multiply-adds that one layer's moments may take
@@ -58,7 +61,7 @@ def refit(
     dense: GraphModule,
     small: GraphModule,
     kept: Mapping[str, Kept],
-    batches: Sequence[tuple[Tensor, ...]],
+    batches: Images | Sequence[tuple[Tensor, ...]],
     *,
     device: torch.device,
     seed: int = 0,
@@ -79,40 +82,33 @@ def refit(
         only: paths to refit; all by default.
         progress: told the share done and the layer.
     """
-    generator = torch.Generator().manual_seed(seed)
+    drawn, names, batches = Drawn(torch.Generator().manual_seed(seed)), order(dense), images_of(batches)
     known = {name: one for one in layers(dense).values() for name in one.nodes}
-    tapes = Tape(dense, batches, device), Tape(small, batches, device)
-    walk = _Walk(dense, small, layers(small), kept, *tapes, generator, sequential)
+    tapes = Tape(dense, names, batches), Tape(small, names, batches)
+    walk = _Walk(dense, small, layers(small), kept, *tapes, drawn, sequential)
     errors: dict[str, float] = {}
     exact: list[str] = []
     recalibrated: list[str] = []
     changed: set[str] = set()  # nodes with other values than in the dense model
     stale: set[str] = set()  # those that lost inputs on the way and were not repaired since
-    names = order(dense)
     for turn, name in enumerate(names):
         one, node = known.get(name), walk.of_dense.nodes[name]
         reads = {source.name for source in node.all_input_nodes}
-        # The dense value is always needed: as a target, and as what later calls read.
-        walk.of_dense.compute(name)
         if one is not None and one.path not in walk.met:
             walk.met.add(one.path)
             sources = {s.name for call in one.nodes for s in walk.of_dense.nodes[call].all_input_nodes}
             # The same inputs and the same columns: the layer gives what it gave, and a refit could only blur it.
             if not sources & changed and _columns_of(dense, one) == _columns_of(small, one):
                 exact.append(one.path)
-            elif (only is None or one.path in only) and (error := walk.fit(one)) is not None:
+            elif (only is None or one.path in only) and (error := walk.fit(one, turn)) is not None:
                 errors[one.path] = error
         fitted, less = one is not None and one.path in errors, norms.reads_less(dense, small, node)
         # What reads something stale stays stale until a layer is refitted.
         if not fitted and (less or reads & stale):
             stale.add(name)
             if (norm := norms.running(small, node)) is not None:
-                norms.recalibrate(norm, walk.of_small.values[node.all_input_nodes[0].name])
+                norms.recalibrate(norm, walk.small_values(node.all_input_nodes[0].name, turn))
                 recalibrated.append(str(node.target))
-        # After the fit, so that what follows sees the new weights.
-        walk.of_small.compute(name)
-        walk.of_dense.release(name)
-        walk.of_small.release(name)
         if fitted or less or reads & changed or _replaced(dense, small, node):
             changed.add(name)
         progress((turn + 1) / len(names), name)
@@ -129,52 +125,90 @@ class _Walk:
     kept: Mapping[str, Kept]
     of_dense: Tape
     of_small: Tape
-    generator: torch.Generator
+    drawn: Drawn
     sequential: bool
     met: set[str] = field(default_factory=set)
 
-    def fit(self, one: Layer) -> float | None:
+    def fit(self, one: Layer, turn: int) -> float | None:
         """Refit one layer of the smaller model; its relative error, None where there is nothing to compare its outputs with."""
         layer: Any = self.small.get_submodule(one.path)
         moments = Moments(int(getattr(layer, "groups", 1)))
         each = [math.prod(self.of_dense.nodes[call].meta["shape"]) // one.outputs for call in one.nodes]  # of one sample
-        share = _share(one, self.kept[one.path], sum(each) * self.of_dense.samples)
+        share = _share(one, self.kept[one.path], sum(each) * self.of_dense.images.samples)
+        beyond = self._beyond(one, turn)
         with torch.no_grad():
-            for call in one.nodes:
-                self._add(one, call, share, moments)
+            for number, call in enumerate(one.nodes):
+                fits = True
+                for part in range(len(self.of_dense.images)):
+                    # The first pass takes both models to their new places; the values of later calls are looked ahead for.
+                    dense, small = self.of_dense.reach(part, max(turn + 1, self.of_dense.done)), self.of_small.reach(part, turn)
+                    seen = self.of_dense.ahead(dense, self._reads(call)), small
+                    fits = fits and self._add(one, call, share, moments, part, turn, *seen)
+                    if number == 0:
+                        self.of_small.hold(part, small, turn)
+                        self.of_dense.hold(part, self.of_dense.further(dense, turn + 1, beyond), beyond)
         if not moments.rows:
             return None
         fitted = ridge(moments, ridge=RIDGE)
         write(layer, fitted.weight, fitted.bias)
         return fitted.error
 
-    def _add(self, one: Layer, call: str, share: float, moments: Moments) -> None:
-        """Rows and targets of one call, batch by batch."""
-        node = self.of_dense.nodes[call]
-        source = node.all_input_nodes[0].name
-        behind = sum_behind(self.dense, node)
+    def small_values(self, name: str, turn: int) -> Iterator[Any]:
+        """What a node in front of this one gives in the smaller model, part by part."""
+        for part in range(len(self.of_small.images)):
+            values = self.of_small.reach(part, turn)
+            self.of_small.hold(part, values, turn)
+            yield values[name]
+
+    def _reads(self, call: str) -> list[str]:
+        """A call and the node that it reads."""
+        return [call, self.of_dense.nodes[call].all_input_nodes[0].name]
+
+    def _beyond(self, one: Layer, turn: int) -> int:
+        """The place that the dense model goes on to: in front of the next layer, which reads less where something pools."""
+        after = turn + 1
+        names, nodes = self.of_dense.names, self.of_dense.nodes
+        while len(one.nodes) == 1 and after < len(names) and not is_layer(self.dense, nodes[names[after]]):
+            after += 1
+        return max(after, self.of_dense.done)
+
+    def _add(
+        self,
+        one: Layer,
+        call: str,
+        share: float,
+        moments: Moments,
+        number: int,
+        turn: int,
+        dense: dict[str, Any],
+        small: dict[str, Any],
+    ) -> bool:
+        """Rows and targets of one call for one part of the images; whether there are any."""
+        _, source = self._reads(call)
+        behind = sum_behind(self.dense, self.of_dense.nodes[call])
         other = behind[1].name if behind is not None else ""
         # Whether the sum's other operand is known on both sides: then the block repairs the stream.
-        stream = self.sequential and other in self.of_small.values and other in self.of_dense.values
-        kept, own = self.kept[one.path], self.own[one.path]
-        inputs = self.of_small.values[source] if self.sequential and source in self.of_small.values else None
-        for i, found in enumerate(self.of_dense.ahead([call, source])):
-            y = found[call]
-            at = one.places(y, max(1, round(share * y.numel() / one.outputs)), self.generator)
-            # "original" takes the dense inputs; a later call through the layer itself has no small ones yet.
-            seen = found[source] if inputs is None else inputs[i]
-            there = one.counterpart(at, found[source], own, seen)
-            if there is None:
-                return
-            target = one.targets(y, at)
-            if stream:
-                # Dense sum minus the smaller model's stream: what this layer must give (docstring).
-                target = target + one.targets(self.of_dense.values[other][i], at)
-            target = target[:, kept.outputs]
-            if stream:
-                target = target - one.targets(self.of_small.values[other][i], there)
-            x = own.rows(seen, there)
-            moments.add(x if inputs is not None else x[:, _columns(one, own, kept)], target)
+        stream = self.sequential and other in small and self.of_dense.at[other] < turn
+        kept, own, part = self.kept[one.path], self.own[one.path], self.of_dense.images.parts[number]
+        y = dense[call]
+        rows = max(1, round(share * y.numel() / one.outputs * (part.whole / part.images)))
+        at = self.drawn.places(one, call, y, rows, part)
+        # "original" takes the dense inputs; a later call through the layer itself has no small ones yet.
+        sequential = self.sequential and source in small and self.of_small.at[source] < turn
+        seen = small[source] if sequential else dense[source]
+        there = one.counterpart(at, dense[source], own, seen)
+        if there is None:
+            return False
+        target = one.targets(y, at)
+        if stream:
+            # Dense sum minus the smaller model's stream: what this layer must give (docstring).
+            target = target + one.targets(dense[other], at)
+        target = target[:, kept.outputs]
+        if stream:
+            target = target - one.targets(small[other], there)
+        x = own.rows(seen, there)
+        moments.add(x if sequential else x[:, _columns(one, own, kept)], target)
+        return True
 
 
 def write(layer: Any, weight: Tensor, bias: Tensor) -> None:

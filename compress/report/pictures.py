@@ -64,7 +64,8 @@ def picture(curve: Curve, path: Path, spans: Mapping[str, Span] | None = None) -
     if curve.log_x:
         axes.set_xscale("log")
     axes.set(title=_label(curve.title), xlabel=_label(curve.x), ylabel=_label(curve.y))
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
     pyplot.close(figure)
     return True

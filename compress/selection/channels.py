@@ -9,6 +9,7 @@ import torch
 from torch.fx import GraphModule
 
 from compress.entropy import obs, quadratic, regression, swaps
+from compress.entropy.narrowed import WIDEST, narrowed, taps
 from compress.entropy.obs import Sweep
 from compress.entropy.quadratic import Quadratic
 from compress.graph.channels.solve import Group, Member
@@ -35,8 +36,12 @@ class Losses:
     def _each(self, group: Group, member: Member, one: Layer) -> list[Quadratic]:
         """One per group of the layer."""
         weight = as_matrix(self.module.get_submodule(one.path))
-        moments = self.statistics.moments[one.path].centered_linear(weight)
-        owner = member.index.repeat_interleave(one.window.taps)
+        found, owner = self.statistics.moments[one.path], member.index.repeat_interleave(one.window.taps)
+        rows = found.rows_alone() if one.inputs > WIDEST and taps(owner, group.channels) else None
+        if rows is None:
+            moments = found.centered_linear(weight)
+        else:
+            moments, owner = narrowed(rows[0].cpu(), weight.cpu(), owner, group.channels)
         fisher = self.statistics.fisher[one.path]
         floor = _FLOOR * float(fisher.diagonal().mean()) * torch.eye(len(fisher), dtype=fisher.dtype)
         weighting, size = fisher + floor, len(fisher) // one.groups

@@ -19,10 +19,12 @@ from torch.fx import GraphModule
 
 from compress.artifact import Artifact
 from compress.graph.channels.solve import Group
+from compress.graph.liveness import value_bytes
 from compress.measure.labels import drawn, scores, surprise
 from compress.refit import refit
 from compress.selection import depth
 from compress.stage import Context
+from compress.statistics.portions import cut
 
 Scores = dict[str, Tensor]
 """By name of the group: (channels,), float64."""
@@ -39,7 +41,9 @@ def _magnitude(artifact: Artifact, context: Context, groups: Sequence[Group]) ->
 
 def _taylor(artifact: Artifact, context: Context, groups: Sequence[Group]) -> Scores:
     batches = ((b.inputs, b.target) for b in context.calibration.batches())
-    products = weight_products(artifact.on(context.device), batches, context.device, context.recipe.seed, context.data.spec.task)
+    most = context.room().images(2 * sum(map(value_bytes, artifact.module.graph.nodes)), share=1 / 4)
+    how = context.device, context.recipe.seed, context.data.spec.task, most
+    products = weight_products(artifact.on(context.device), batches, *how)
     return {g.name: taylor(artifact.module, g, products) for g in groups}
 
 
@@ -85,8 +89,11 @@ def weight_products(
     device: torch.device,
     seed: int,
     task: str = "classification",
+    most: int = 1 << 30,
 ) -> dict[str, Tensor]:
     """Mean over batches of |w * gradient|, by parameter name. Labels from the data where there are any, else from the model.
+
+    `most` images go through the model at once: the gradient of a batch is the sum of those of its parts.
 
     Source: Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019, per weight instead of per gate.
     """
@@ -99,22 +106,39 @@ def weight_products(
     sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
     number = 0
     for inputs, target in batches:
-        output = module(*(x.to(device) for x in inputs))
-        # Labels that the outputs cannot express are for a metric and a loss of the user's own.
-        beyond = target is not None and task == "classification" and int(target.max()) >= scores(output).shape[1]
-        labels = drawn(output, task, generator) if target is None or beyond else target.to(device)
-        if labels is not None and task in ("classification", "multilabel") and output.ndim <= 2:
-            loss = surprise(output, labels, task)
-        else:
-            loss = (output * torch.randn(output.shape, generator=generator).to(device)).sum(1).mean()
-        # allow_unused: parameters that the output does not depend on have no gradient.
-        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        for (name, p), g in zip(parameters.items(), gradients, strict=True):
-            if g is not None:
-                # |w g|, as the signed products of a filter's entries would cancel.
-                sums[name] += (p.detach() * g).abs()
+        parts = cut(len(inputs[0]), most)
+        results = [_output(module, part.of(inputs), device, len(parts) == 1) for part in parts]
+        about, decided = _about(torch.cat(results), target, task, generator)
+        gradients: dict[str, Tensor] = {}
+        for part in parts:
+            output = results[0] if len(parts) == 1 else _output(module, part.of(inputs), device, True)
+            (mine,) = part.of((about,))
+            loss = surprise(output, mine, task) if decided else (output * mine).sum(1).mean()
+            # allow_unused: parameters that the output does not depend on have no gradient.
+            found = torch.autograd.grad(loss * (part.images / part.whole), list(parameters.values()), allow_unused=True)
+            for name, g in zip(parameters, found, strict=True):
+                if g is not None:
+                    gradients[name] = gradients[name] + g if name in gradients else g
+        for name, g in gradients.items():
+            # |w g|, as the signed products of a filter's entries would cancel.
+            sums[name] += (parameters[name].detach() * g).abs()
         number += 1
     return {name: (total / max(number, 1)).cpu() for name, total in sums.items()}
+
+
+def _output(module: nn.Module, inputs: tuple[Tensor, ...], device: torch.device, differentiated: bool) -> Tensor:
+    with torch.set_grad_enabled(differentiated):
+        return module(*(x.to(device) for x in inputs))
+
+
+def _about(output: Tensor, target: Tensor | None, task: str, generator: torch.Generator) -> tuple[Tensor, bool]:
+    """What the loss of a batch is about, and whether these are labels, instead of a direction."""
+    # Labels that the outputs cannot express are for a metric and a loss of the user's own.
+    beyond = target is not None and task == "classification" and int(target.max()) >= scores(output).shape[1]
+    labels = drawn(output, task, generator) if target is None or beyond else target.to(output.device)
+    if labels is not None and task in ("classification", "multilabel") and output.ndim <= 2:
+        return labels, True
+    return torch.randn(output.shape, generator=generator).to(output.device), False
 
 
 def _per_channel(group: Group, values: dict[str, Tensor]) -> Tensor:

@@ -23,16 +23,19 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
 from compress.artifact import Artifact
-from compress.data.calibration import ROWS
+from compress.data.room import Held
+from compress.graph.liveness import value_bytes
 from compress.measure.quality import first_output
 from compress.recipe import Recipe
 from compress.refit import refit as calibration
 from compress.refit.blocks import Block, blocks, spans
+from compress.refit.inputs import Images
 from compress.refit.tape import run
 from compress.refit.walk import refit
 from compress.stage import Context, Traits
-from compress.statistics.collect import drawn_loss, outer_products
+from compress.statistics.collect import draw, loss_of, outer_products
 from compress.statistics.layers import layers
+from compress.statistics.portions import cut
 from compress.training import distillation
 
 _BATCH = 64
@@ -80,20 +83,18 @@ class Reconstruct:
     def _learn(self, pair: calibration.Both, found: Sequence[Block], fisher: dict[str, Tensor], context: Context) -> None:
         """Fit all runs in order."""
         generator = torch.Generator().manual_seed(context.recipe.seed)
-        inputs = [n.name for n in pair.dense.graph.nodes if n.op == "placeholder"]
-        dense = {name: torch.cat([batch[i] for batch in pair.batches]) for i, name in enumerate(inputs)}
-        small = dense
+        dense = small = _inputs(pair)
         runs = spans(found, self.width)
         for number, members in enumerate(runs):
-            target = _forward(pair.dense, members, dense)
-            if members[-1].channels is not None:
-                target = target.index_select(members[-1].channel_dim, members[-1].channels.to(target.device))
+            target = _forward(pair.dense, members, dense, members[-1].channels)
             problem = _Problem(pair.small, members, small, target, _root(fisher[members[-1].exit], members[-1]))
 
             def tell(share: float, number: int = number, members: Sequence[Block] = members) -> None:
                 context.progress("reconstruct", (number + share) / len(runs), members[0].exit)
 
             problem.solve(context.recipe.reconstruct, self.rate, generator, tell)
+            del problem, target
+            # Only what flows between two blocks is held, each time for one block further.
             dense = {members[0].exit: _forward(pair.dense, members[:1], dense)}
             small = {members[0].exit: _forward(pair.small, members[:1], small)}
 
@@ -104,8 +105,8 @@ class _Problem:
 
     module: GraphModule
     members: Sequence[Block]
-    inputs: dict[str, Tensor]
-    target: Tensor
+    inputs: dict[str, Held]
+    target: Held
     root: Tensor
 
     def solve(self, steps: int, rate: float, generator: torch.Generator, tell: Callable[[float], None]) -> None:
@@ -114,7 +115,7 @@ class _Problem:
         start = [p.detach().clone() for p in parameters]
         before = self._error()
         optimizer = torch.optim.Adam(parameters, lr=rate)
-        samples = len(self.target)
+        samples, most = self.target.samples, self._at_once()
         order, at = torch.randperm(samples, generator=generator), 0
         for p in parameters:
             p.requires_grad_(True)
@@ -122,11 +123,13 @@ class _Problem:
             optimizer.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
             if at + _BATCH > samples:
                 order, at = torch.randperm(samples, generator=generator), 0
-            chosen = order[at : at + _BATCH].to(self.target.device)
+            chosen = order[at : at + _BATCH]
             at += _BATCH
-            loss = self._loss({name: value[chosen] for name, value in self.inputs.items()}, self.target[chosen])
             optimizer.zero_grad()
-            loss.backward()
+            # In parts where a backward pass through all of them does not fit: their gradients add up.
+            for part in chosen.split(most):
+                loss = self._loss({name: value.rows(part) for name, value in self.inputs.items()}, self.target.rows(part))
+                (loss * (len(part) / len(chosen))).backward()
             optimizer.step()
             if step % 20 == 0:
                 tell(step / steps)
@@ -148,14 +151,19 @@ class _Problem:
         e = e.movedim(self.members[-1].channel_dim, -1)
         return (e @ self.root).square().mean()
 
+    def _at_once(self) -> int:
+        """Images of a step that go forward and back together."""
+        # 4: values that are kept, their gradients, and what the layers need for a moment.
+        return self.target.room.images(4 * sum(map(value_bytes, _nodes(self.module, self.members))), share=1 / 4)
+
     def _error(self) -> float:
         total = 0.0
         with torch.no_grad():
-            for at in range(0, len(self.target), ROWS):
-                part = slice(at, at + ROWS)
-                batch = {name: value[part] for name, value in self.inputs.items()}
-                total += float(self._loss(batch, self.target[part])) * len(self.target[part])
-        return total / len(self.target)
+            for number in range(len(self.target)):
+                target = self.target[number]
+                batch = {name: value[number] for name, value in self.inputs.items()}
+                total += float(self._loss(batch, target)) * len(target)
+        return total / self.target.samples
 
 
 def _nodes(module: GraphModule, members: Sequence[Block]) -> list[Node]:
@@ -163,14 +171,26 @@ def _nodes(module: GraphModule, members: Sequence[Block]) -> list[Node]:
     return [n for n in module.graph.nodes if n.name in names]
 
 
-def _forward(module: GraphModule, members: Sequence[Block], inputs: dict[str, Tensor]) -> Tensor:
-    """The exit's value for all images."""
-    nodes, found = _nodes(module, members), []
+def _inputs(pair: calibration.Both) -> dict[str, Held]:
+    """What the models take, by node."""
+    names = [n.name for n in pair.dense.graph.nodes if n.op == "placeholder"]
+    found = {name: Held(pair.batches.room) for name in names}
+    for inputs in pair.batches:
+        for name, value in zip(names, inputs, strict=True):
+            found[name].append(value)
+    return found
+
+
+def _forward(module: GraphModule, members: Sequence[Block], inputs: dict[str, Held], channels: Tensor | None = None) -> Held:
+    """The exit's value for all images, of some channels."""
+    nodes, exit_of = _nodes(module, members), members[-1]
+    room = next(iter(inputs.values())).room
+    found = Held(room)
     with torch.no_grad():
-        for at in range(0, len(next(iter(inputs.values()))), ROWS):
-            batch = {name: value[at : at + ROWS] for name, value in inputs.items()}
-            found.append(run(module, nodes, batch)[members[-1].exit])
-    return torch.cat(found)
+        for number in range(len(next(iter(inputs.values())))):
+            value = run(module, nodes, {name: held[number] for name, held in inputs.items()})[exit_of.exit]
+            found.append(value if channels is None else value.index_select(exit_of.channel_dim, channels.to(value.device)))
+    return found
 
 
 def _root(fisher: Tensor, block: Block) -> Tensor:
@@ -207,24 +227,41 @@ class _Watch(Interpreter):
         return value
 
 
-def _fisher(
-    module: GraphModule, found_blocks: Sequence[Block], batches: Sequence[tuple[Tensor, ...]], context: Context
-) -> dict[str, Tensor]:
+def _fisher(module: GraphModule, found_blocks: Sequence[Block], batches: Images, context: Context) -> dict[str, Tensor]:
     """G at some nodes of the dense model: sum over positions, mean over images, float64 on the CPU."""
     generator = torch.Generator().manual_seed(context.recipe.seed)
     names = [b.exit for b in found_blocks]
     dims = {b.exit: b.channel_dim for b in found_blocks}
     found: dict[str, Tensor] = {}
-    seen = 0
-    for inputs in batches:
+    seen, task = 0, context.data.spec.task
+    most = batches.room.images(2 * sum(map(value_bytes, module.graph.nodes)), share=1 / 4)
+    for numbers in batches.batches():
         if seen >= _FISHER_IMAGES:
             break
-        watch = _Watch(module, names)
-        output = watch.run(*inputs)
-        loss = drawn_loss(first_output(output), context.data.spec.task, generator)
-        gradients = torch.autograd.grad(loss, [watch.kept[name] for name in names], allow_unused=True)
-        for name, g in zip(names, gradients, strict=True):
-            outer = outer_products(torch.zeros_like(watch.kept[name]) if g is None else g, dims[name])
-            found[name] = found[name] + outer if name in found else outer
-        seen += len(inputs[0])
+        pieces = [piece for number in numbers for piece in _pieces(batches[number], most)]
+        whole = len(pieces) == 1
+        # What is drawn for one image depends on the outputs of the whole batch: they come first where it goes in pieces.
+        about = None if whole else draw(torch.cat([_output(module, piece) for piece in pieces]), task, generator)
+        start = 0
+        for piece in pieces:
+            watch = _Watch(module, names)
+            output = first_output(watch.run(*piece))
+            size = len(piece[0])
+            mine = draw(output, task, generator) if about is None else about[start : start + size]
+            start += size
+            kept = [watch.kept[name] for name in names]
+            gradients = torch.autograd.grad(loss_of(output, mine, task), kept, allow_unused=True)
+            for name, value, g in zip(names, kept, gradients, strict=True):
+                outer = outer_products(torch.zeros_like(value) if g is None else g, dims[name])
+                found[name] = found[name] + outer if name in found else outer
+        seen += start
     return {name: total / seen for name, total in found.items()}
+
+
+def _pieces(inputs: tuple[Tensor, ...], most: int) -> list[tuple[Tensor, ...]]:
+    return [part.of(inputs) for part in cut(len(inputs[0]), most)]
+
+
+def _output(module: GraphModule, inputs: tuple[Tensor, ...]) -> Tensor:
+    with torch.no_grad():
+        return first_output(module(*inputs))

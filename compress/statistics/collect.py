@@ -5,12 +5,13 @@
 
 The labels of the loss are drawn from the model's own probabilities, so that G is the Fisher matrix and needs no data labels;
 models that do not classify take a unit Gaussian direction in output space instead (G = J^T J). A consumer's targets are linear in
-its inputs, so no second sum is needed for them. Memory: the Gram matrices of as many consumers as fit `memory`, at least one;
-more passes otherwise.
+its inputs, so no second sum is needed for them. Memory: the Gram matrices of as many consumers as fit, at least one, and more
+passes otherwise; batches go through the model in as many parts as they need (`portions`), which changes nothing of what is found.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,16 +21,18 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from compress.data.room import Held, Room
 from compress.entropy.estimators import BatchMean
 from compress.entropy.moments import Moments
 from compress.entropy.state import States
 from compress.errors import EmptyData
-from compress.measure.labels import drawn, surprise
+from compress.graph.liveness import alive_bytes, value_bytes
+from compress.measure.labels import classes, drawn, surprise
 from compress.measure.quality import first_output
 from compress.statistics.activation_states import observed, watch
 from compress.statistics.layers import Layer, layers
-
-Inputs = tuple[Tensor, ...]
+from compress.statistics.portions import Drawn, Inputs, Part, cut
+from compress.user import memory
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Sampling:
         floor: rows per input column that a layer gets at least, where there are as many.
         ceiling: rows per input column that a layer gets at most.
         fisher_every: one batch in so many is differentiated.
-        memory: bytes of Gram matrices held at once.
+        memory: bytes of Gram matrices held at once, where no room is given.
         seed: of positions and labels.
     """
 
@@ -85,6 +88,7 @@ def collect(
     device: torch.device,
     task: str,
     sampling: Sampling | None = None,
+    room: Room | None = None,
     states: bool = True,
     estimator: str = "pooled",
     progress: Callable[[float], None] = lambda share: None,
@@ -99,6 +103,7 @@ def collect(
         device: where it runs.
         task: of the data; "classification" and "multilabel" say what the output (n, k) decides.
         sampling: by default that of `Sampling`.
+        room: for Gram matrices and the values of a batch; by default batches go through whole.
         states: whether to count activation states.
         estimator: of the state entropy, "pooled", "easier" or "egp"; the last two depend on the size of the batches.
         progress: told the share done.
@@ -109,38 +114,81 @@ def collect(
     sampling = sampling or Sampling()
     known = layers(module)
     found = Statistics()
+    most = sampling.memory if room is None else room.limit / 2
     # An empty part: states alone are asked for, which takes one pass as well.
-    parts = _parts([known[p] for p in paths], sampling.memory) or [[]]
+    parts = _parts([(known[p], gram_bytes(module, known[p], images)) for p in paths], most) or [[]]
+    sizes = _Sizes.of(module, room, estimator if states else "pooled")
     for number, part in enumerate(parts):
         # States are counted in the first pass only, or they would be counted several times.
-        run = _Pass(module, part, found, sampling, images, device, task, estimator if states and number == 0 else None)
+        run = _Pass(module, part, found, sampling, images, device, task, estimator if states and number == 0 else None, sizes)
         with run.hooked():
             for turn, inputs in enumerate(batches()):
                 run.batch(inputs, differentiate=bool(part) and turn % sampling.fisher_every == 0)
+                if sizes.forward < len(inputs[0]):
+                    memory.trim()
                 progress((number + min(run.seen / max(images, 1), 1.0)) / len(parts))
         if not run.seen:
             raise EmptyData("The statistics need at least one image and there is none. Give training images with --data.")
         for one in part:
             # Summed over images above; the mean is what the loss of one sample means.
             found.fisher[one.path] /= run.differentiated
+            # Of several passes only the present one's sums stay in memory.
+            if room is not None and len(parts) > 1:
+                found.moments[one.path].put_away(_filed(room))
         found.images = run.seen
     found.states = {path: counts.cpu() for path, counts in found.states.items()}
     return found
 
 
-def _parts(wanted: Sequence[Layer], memory: float) -> list[list[Layer]]:
-    """Consumers by pass."""
+def _filed(room: Room) -> Callable[[Tensor], Callable[[], Tensor]]:
+    """What puts a tensor into the room, and gives the way to it."""
+
+    def put(value: Tensor) -> Callable[[], Tensor]:
+        held = Held(room)
+        held.append(value)
+        return lambda: held[0]
+
+    return put
+
+
+def _parts(wanted: Sequence[tuple[Layer, float]], memory: float) -> list[list[Layer]]:
+    """Consumers by pass, from the bytes that each needs."""
     parts: list[list[Layer]] = []
     room = 0.0
-    for one in wanted:
-        # 8 bytes of float64 for each entry of the Gram matrix.
-        need = 8.0 * one.groups * one.inputs**2
+    for one, need in wanted:
         if not parts or need > room:
             parts.append([])
             room = memory
         parts[-1].append(one)
         room -= need
     return parts
+
+
+def gram_bytes(module: GraphModule, one: Layer, images: int) -> float:
+    """Bytes of a consumer's Gram matrix, or of the rows themselves where they are fewer than its columns."""
+    shapes = [n.meta.get("shape") for n in module.graph.nodes if n.name in one.nodes]
+    rows = images * sum(math.prod(shape) // one.outputs for shape in shapes if isinstance(shape, tuple | list))
+    columns = one.groups * one.inputs
+    # 8 bytes of float64 for each entry of the matrix.
+    return min(8.0 * columns * one.inputs, 4.0 * rows * columns if 0 < rows < one.inputs else float("inf"))
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """How many images go through the model at once: forward alone, and with what a backward pass needs."""
+
+    forward: int = 1 << 30
+    backward: int = 1 << 30
+
+    @staticmethod
+    def of(module: GraphModule, room: Room | None, estimator: str) -> _Sizes:
+        # Published estimates of the entropy are means over batches as they come.
+        if room is None or estimator != "pooled":
+            return _Sizes()
+        nodes = list(module.graph.nodes)
+        return _Sizes(
+            room.images(2 * alive_bytes(module.graph, nodes)), room.images(2 * sum(map(value_bytes, nodes)), share=1 / 4)
+        )
 
 
 class _Pass:
@@ -156,11 +204,13 @@ class _Pass:
         device: torch.device,
         task: str,
         estimator: str | None,
+        sizes: _Sizes,
     ):
         self.module = observed(module, device)
         self.wanted, self.found, self.sampling, self.images = wanted, found, sampling, images
-        self.device, self.task, self.estimator = device, task, estimator
+        self.device, self.task, self.estimator, self.sizes = device, task, estimator, sizes
         self.generator = torch.Generator().manual_seed(sampling.seed)
+        self.drawn = Drawn(self.generator)
         self.seen = self.differentiated = 0
         self.outputs: list[tuple[str, Tensor]] = []
 
@@ -179,38 +229,56 @@ class _Pass:
                 handle.remove()
 
     def batch(self, inputs: Inputs, differentiate: bool) -> None:
-        inputs = tuple(x.to(self.device) for x in inputs)
-        self.outputs = []
-        self.differentiating = differentiate
-        with torch.set_grad_enabled(differentiate):
-            result = self.module(*inputs)
-            if differentiate:
-                self._fisher(first_output(result), len(inputs[0]))
-        self.seen += len(inputs[0])
+        """Look at a batch, part by part where it does not fit as a whole."""
+        whole = len(inputs[0])
+        self.seen += whole
+        if differentiate and whole <= min(self.sizes.forward, self.sizes.backward):
+            result = self._through(inputs, Part(0, whole, whole), looking=True, differentiating=True)
+            self._fisher(result, draw(result, self.task, self.generator))
+            self.differentiated += whole
+            return
+        results = [self._through(part.of(inputs), part, looking=True) for part in cut(whole, self.sizes.forward)]
+        if differentiate:
+            # Once more: what is drawn for one image depends on the outputs of the whole batch.
+            drawn = draw(torch.cat(results), self.task, self.generator)
+            for part in cut(whole, self.sizes.backward):
+                result = self._through(part.of(inputs), part, differentiating=True)
+                self._fisher(result, part.of((drawn,))[0])
+            self.differentiated += whole
+
+    def _through(self, inputs: Inputs, part: Part, looking: bool = False, differentiating: bool = False) -> Tensor:
+        """The first output; the hooks take moments (looking) and keep outputs (differentiating)."""
+        self.outputs, self.part, self.calls = [], part, dict[str, int]()
+        self.looking, self.differentiating = looking, differentiating
+        with torch.set_grad_enabled(differentiating):
+            return first_output(self.module(*(x.to(self.device) for x in inputs)))
 
     def _consumer(self, one: Layer) -> Callable[..., Tensor | None]:
         def hook(part: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            # Without gradients: moments must not become a part of the graph.
-            with torch.no_grad():
-                at = one.places(output, self._rows(one, output), self.generator)
-                self.found.moments[one.path].add(one.rows(args[0], at))
+            if self.looking:
+                # Without gradients: moments must not become a part of the graph.
+                with torch.no_grad():
+                    call = self.calls[one.path] = self.calls.get(one.path, 0) + 1
+                    rows = self._rows(one, output, self.part.whole / self.part.images)
+                    at = self.drawn.places(one, (one.path, call), output, rows, self.part)
+                    self.found.moments[one.path].add(one.rows(args[0], at))
             if self.differentiating:
                 # The graph begins at the first consumer: nothing before it is differentiated.
                 self.outputs.append((one.path, output if output.requires_grad else output.requires_grad_(True)))
 
         return hook
 
-    def _rows(self, one: Layer, output: Tensor) -> int:
-        """Rows of this batch: a share of the layer's own arithmetic, or what a usable Gram matrix needs."""
-        positions = output.numel() // one.outputs
+    def _rows(self, one: Layer, output: Tensor, parts: float) -> int:
+        """Rows of a batch of so many parts: a share of the layer's own arithmetic, or what a usable Gram matrix needs."""
+        positions = output.numel() // one.outputs * parts
         gram = 0.5 * one.inputs  # symmetric
         cheap = self.sampling.share * positions * (one.outputs / one.groups) / gram
-        samples = output.shape[0] / max(self.images, 1)
+        samples = output.shape[0] * parts / max(self.images, 1)
         least, most = (rows * one.inputs * samples for rows in (self.sampling.floor, self.sampling.ceiling))
         return max(1, round(min(max(cheap, least), most)))
 
-    def _fisher(self, result: Tensor, samples: int) -> None:
-        loss = drawn_loss(result, self.task, self.generator)
+    def _fisher(self, result: Tensor, drawn: Tensor) -> None:
+        loss = loss_of(result, drawn, self.task)
         reached = [(path, y) for path, y in self.outputs]
         # allow_unused: a consumer may not reach the first output.
         gradients = torch.autograd.grad(loss, [y for _, y in reached], allow_unused=True)
@@ -220,16 +288,25 @@ class _Pass:
             one = next(w for w in self.wanted if w.path == path)
             outer = outer_products(torch.zeros_like(y) if g is None else g, -1 if one.linear else 1)
             self.found.fisher[path] = self.found.fisher[path] + outer if path in self.found.fisher else outer
-        self.differentiated += samples
 
 
 def drawn_loss(result: Tensor, task: str, generator: torch.Generator) -> Tensor:
     """A loss whose gradient's second moment is the Fisher matrix: labels drawn from the model, or a Gaussian direction."""
+    return loss_of(result, draw(result, task, generator), task)
+
+
+def draw(result: Tensor, task: str, generator: torch.Generator) -> Tensor:
+    """What the loss of a whole batch is about: labels, or a direction in output space."""
     labels = drawn(result, task, generator)
-    if labels is not None:
+    return torch.randn(result.shape, generator=generator).to(result.device) if labels is None else labels
+
+
+def loss_of(result: Tensor, about: Tensor, task: str) -> Tensor:
+    """The loss of a batch, or of a part of one."""
+    if classes(result, task):
         # Sum, so that each sample's gradient is its own, whatever the batch size.
-        return surprise(result, labels, task, "sum")
-    return (result * torch.randn(result.shape, generator=generator).to(result.device)).sum()
+        return surprise(result, about, task, "sum")
+    return (result * about).sum()
 
 
 def outer_products(g: Tensor, channel_dim: int) -> Tensor:

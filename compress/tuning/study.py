@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.errors import BadInput, CompressError, MissingPackage, extra
+from compress.errors import BadInput, MissingPackage, NotWritten, extra
 from exporters.standalone import leftovers
 
 if TYPE_CHECKING:
@@ -31,10 +31,6 @@ _RETRIES = 3
 _RANDOM = 8
 """Trials whose values are drawn before any is estimated from the others."""
 _WORKER = "worker"
-
-
-class StorageLost(CompressError):
-    """The storage of a study does not answer any more."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +190,7 @@ def answering(place: str = "") -> Generator[None]:
 
     Raises:
         BadInput: it cannot be opened.
-        StorageLost: it went away.
+        NotWritten: it went away.
     """
     import optuna
 
@@ -216,7 +212,7 @@ def answering(place: str = "") -> Generator[None]:
             raise BadInput(
                 f"The storage {shown(place)} cannot be used ({told}). See that it runs, or give another --storage."
             ) from error
-        raise StorageLost(
+        raise NotWritten(
             f"The storage of the study does not answer any more ({told}). Runs that are finished are in their folders; repeat "
             "the command with --join when it is back."
         ) from error

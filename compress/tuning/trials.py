@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import exporters
 from compress.artifact import Artifact
 from compress.checkpoint.load import load
-from compress.errors import CompressError, GateFailed
+from compress.errors import CompressError, GateFailed, NotWritten
 from compress.measure.cost import cost
 from compress.measure.points import drop
 from compress.measure.runtime import runner
@@ -33,7 +33,7 @@ from compress.progress import Progress, under
 from compress.recipe import Recipe
 from compress.report.records import ExportRecord, Outcome, Report
 from compress.tuning.space import Space, recipe_of, suggested
-from compress.tuning.study import StorageLost, Study, answering
+from compress.tuning.study import Study, answering
 from exporters.errors import ExportError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Worker:
         facts: dict[str, Any] = {}
         try:
             figures = self._figures(recipe_of(self.base, values), folder, facts)
-        except StorageLost:
+        except NotWritten:
             raise
         # A trial that cannot be carried out is a result, as for --methods.
         except (CompressError, ExportError) as error:
@@ -133,7 +133,7 @@ class Worker:
 
     def _look(self, recipe: Recipe, progress: Progress) -> tuple[float, float]:
         # Cheap: without the steps of block reconstruction.
-        context = self.shared.for_run(recipe.model_copy(update={"reconstruct": 0}), progress)
+        context, _ = self.shared.for_run(recipe.model_copy(update={"reconstruct": 0}), progress)
         made = narrowed(stages_of(recipe), replace(context, race=LatencyCache(recipe, context.device).race))
         return self.held_out.lost(made.module).points, self._share(recipe, made)
 

@@ -1,4 +1,4 @@
-"""Too little memory: how such an error is told from others, and a limit in which nothing would even start.
+"""Too little memory: how such an error is told from others, a limit in which nothing would even start, and how much is free.
 
 Libraries tell it in words of their own. Where one cannot go on at all it ends the process, which no `except` sees: so a limit on
 the address space (`ulimit -v`) is tried out before they are loaded, in a process that may end that way.
@@ -6,10 +6,14 @@ the address space (`ulimit -v`) is tried out before they are loaded, in a proces
 
 from __future__ import annotations
 
+import ctypes
+import os
 import resource
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from compress.errors import NotEnoughMemory
 
@@ -80,3 +84,52 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while seen is not None:
         yield seen
         seen = seen.__cause__ or seen.__context__
+
+
+def free() -> int:
+    """Bytes that this process may still take: what the machine has left, or less where a container or another control group does.
+
+    What files keep in memory counts as free, as the system takes it back when it is asked for.
+    """
+    return max(min(_left_on_the_machine(), *map(_left_in, _control_groups())), 0)
+
+
+def trim() -> None:
+    """Give back to the system what was freed: glibc keeps holes between values that live on, gigabytes of them after a while."""
+    with suppress(OSError, AttributeError):  # another C library has no such function
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _left_on_the_machine() -> int:
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):  # another system than Linux: half of all that is there
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _control_groups() -> list[Path]:
+    """Folders of the groups of this process and of those around them, of both versions; a container sees its own as the root."""
+    roots = {"": Path("/sys/fs/cgroup"), "memory": Path("/sys/fs/cgroup/memory")}
+    found = list(roots.values())
+    try:
+        lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        return found
+    for _, kinds, place in lines:
+        if kinds in roots:
+            inside = roots[kinds] / place.lstrip("/")
+            found += [inside, *(p for p in inside.parents if p.is_relative_to(roots[kinds]))]
+    return found
+
+
+def _left_in(group: Path) -> int:
+    """What the limit of a group leaves; a number beyond every machine where it has none."""
+    for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        try:
+            most, now = int((group / limit).read_text()), int((group / used).read_text())
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            return most - now + int(stat.get("inactive_file", 0))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return sys.maxsize
