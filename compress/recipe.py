@@ -57,7 +57,8 @@ class Recipe(BaseModel):
     method: str = Field("entropic", description="a name that 'compress methods' lists")
     target: str | None = Field(
         None,
-        description="params=0.25, macs=0.5, latency=0.5 (fractions of the dense model), latency=5ms or size=6.5MB; "
+        description="params=0.25, macs=0.5, latency=0.5, memory=0.5 (fractions of the dense model), latency=5ms, memory=20MB "
+        "or size=6.5MB; "
         "activations=0.5 with a depth method, "
         f"weights=0.1 with one that masks weights; "
         f"{DEFAULT_TARGET} where neither it nor a tolerance is given and the method removes channels",

@@ -30,7 +30,15 @@ from compress.tuning.space import Choice, Range
 
 optuna = pytest.importorskip("optuna")
 
-QUICK: dict[str, Any] = {"data": "digits", "epochs": 0, "rounds": 5, "device": "cpu", "minimize": "macs", "depth": 0, "allow_doubtful": True}
+QUICK: dict[str, Any] = {
+    "data": "digits",
+    "epochs": 0,
+    "rounds": 5,
+    "device": "cpu",
+    "minimize": "macs",
+    "depth": 0,
+    "allow_doubtful": True,
+}
 WORKER = """
 import sys, time
 from compress.tuning import study
@@ -330,7 +338,21 @@ def test_three_workers_share_a_postgresql(postgresql: str):
 @pytest.mark.slow
 def test_three_commands_share_a_search(net: Path):
     place, out = f"sqlite:///{net.parent / 's.db'}", net.parent
-    how = ["--data", "digits", "--epochs", "0", "--rounds", "5", "--device", "cpu", "--minimize", "macs", "--depth", "0", "--allow-doubtful"]
+    how = [
+        "--data",
+        "digits",
+        "--epochs",
+        "0",
+        "--rounds",
+        "5",
+        "--device",
+        "cpu",
+        "--minimize",
+        "macs",
+        "--depth",
+        "0",
+        "--allow-doubtful",
+    ]
     line = [sys.executable, "-m", "compress", "tune", "--storage", place, "--quiet"]
     first = subprocess.Popen([*line, str(net), *how, "--trials", "6", "--over", "target=0.3..0.8", "--out", str(out / "a")])
     others = []

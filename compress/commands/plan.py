@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from compress.edits import Plan
 from compress.errors import BadInput, CompressWarning
 from compress.measure.cost import Cost, cost
-from compress.pipeline import contract, doubts, expected
+from compress.pipeline import contract, doubts, expected, measured_target
 from compress.pipeline.given import NOTHING, Given
 from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.prepare import prepare
@@ -76,11 +76,17 @@ def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True, g
     chosen = [stage for stage in deciding if not (width_alone and stage.traits.races)]
     context, metric = prepare(recipe, progress, given, refusing=True)
     context = replace(context, race=LatencyCache(recipe, context.device).race, fitting=not width_alone)
-    dense = planned = context.dense
+    looked = measured_target.wanted(recipe) and not (quick and measured_target.timed(recipe))
+    widest = replace(context, recipe=measured_target.widest(recipe)) if looked else context
     for stage in stages:
-        stage.check(dense, context)
+        stage.check(context.dense, widest)
     if (odd := doubts.guessing(context, metric)) is not None:
         warnings.warn(odd, CompressWarning, stacklevel=2)
+    if looked:
+        recipe, note = measured_target.found(recipe, stages, context, metric)
+        settled = recipe.model_copy(update={"align": recipe.align or 1})
+        context = replace(context, recipe=settled, dense=context.dense.noting(note))
+    dense = planned = context.dense
     for stage in chosen:
         planned = stage(planned, context)
     plan = Plan(planned.plan.edits, recipe.method, recipe.align or 1)

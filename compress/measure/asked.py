@@ -6,13 +6,18 @@ from compress.errors import BadInput
 from compress.measure import meant
 from compress.measure.units import BYTES, TIMES, amount
 
-UNITS = ("params", "macs", "size", "activations", "weights", "latency")
-_TARGETS = "params=FRACTION, macs=FRACTION, size=6.5MB, latency=FRACTION or latency=5ms, activations=FRACTION or weights=FRACTION"
-MS = "ms"
+UNITS = ("params", "macs", "size", "activations", "weights", "latency", "memory")
+_TARGETS = (
+    "params=FRACTION, macs=FRACTION, size=6.5MB, latency=FRACTION or latency=5ms, memory=FRACTION or memory=20MB, "
+    "activations=FRACTION or weights=FRACTION"
+)
+MS, PEAK = "ms", "peak bytes"
+"""Units of what is measured, where no fraction of the dense model's was asked for."""
 
 
 def parse_target(text: str) -> tuple[str, float]:
-    """`params=0.25` -> ("params", 0.25); `size=6.5MB` -> ("size", 6.5e6), bytes; `latency=5ms` -> ("ms", 5.0).
+    """`params=0.25` -> ("params", 0.25); `size=6.5MB` -> ("size", 6.5e6), bytes; `latency=5ms` -> ("ms", 5.0);
+    `memory=20MB` -> ("peak bytes", 2e7).
 
     Raises:
         BadInput: unknown unit, or a value that is not in the unit's range.
@@ -21,6 +26,8 @@ def parse_target(text: str) -> tuple[str, float]:
     share, known = amount(value, {"": 1.0}), unit in UNITS and bool(value)
     if known and unit == "latency" and share is None and (ms := amount(value, TIMES)):
         return MS, ms
+    if known and unit == "memory" and share is None and (peak := amount(value, BYTES)):
+        return PEAK, peak
     found = amount(value, BYTES) if unit == "size" else share
     # Nobody has a model of so few bytes: a unit was forgotten.
     if not known or found is None or (unit == "size" and found < 1000 and share is not None):

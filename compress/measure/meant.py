@@ -37,11 +37,8 @@ def target(text: str, units: Iterable[str]) -> str:
         return f" Did you mean latency={value.removesuffix('ms').strip() or 5}ms?"
     if unit == "latency" and (amount(value, SHARES) or 0) > 1:
         return f" Did you mean {unit}={value}ms?"
-    if unit in ("speedup", "memory"):
-        return (
-            " Memory and speed-ups are no target: give a share of macs or of latency; 'compress gate' judges the result, and "
-            "--max-drop alone looks for the smallest model."
-        )
+    if unit in ("speedup", "speed-up", "speed"):
+        return " A speed-up is no target: give latency=FRACTION, such as latency=0.5 for twice as fast."
     if not equals:
         unit, value = "", unit
     meant = unit if unit in units else _UNITS.get(unit) or next(iter(difflib.get_close_matches(unit, units, 1)), "")

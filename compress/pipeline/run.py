@@ -27,7 +27,7 @@ from compress.errors import (
     UnsupportedModel,
 )
 from compress.loggers.logged import Loggers, chosen, logged
-from compress.pipeline import contract, doubts, latency_target
+from compress.pipeline import contract, doubts, measured_target
 from compress.pipeline.expected import Expected
 from compress.pipeline.exports import Exports, export_all, lost_too_much
 from compress.pipeline.failures import disk_errors, failures, interruptions
@@ -105,7 +105,7 @@ def carry_out(
         "recipe_sha256": recipe_sha256,
         "data_sha256": sha256(Path(recipe.data).expanduser()) if recipe.data.endswith(".toml") else None,
     }
-    looked = contract if contract.wanted(recipe) else latency_target if latency_target.wanted(recipe) else None
+    looked = contract if contract.wanted(recipe) else measured_target if measured_target.wanted(recipe) else None
     widest = replace(context, recipe=looked.widest(recipe)) if looked else context
     for stage in stages:
         stage.check(context.dense, widest)  # before anything slow, and before out/ is touched

@@ -40,8 +40,7 @@ def cost_model(
         )
     if unit in ("latency", "ms"):
         raise BadInput(
-            "A target in latency is looked for by timing, which 'compress run' does; a plan alone needs a target in params, "
-            "macs or size."
+            "A target in latency is looked for by timing, which a dry run does not do; 'compress plan' and 'compress run' do."
         )
     if unit == "activations":
         raise BadInput(

@@ -1,11 +1,13 @@
-"""`--target latency=0.5` or `latency=5ms`: the share of MACs is looked for at which the device takes that long.
+"""`--target latency=5ms`, `memory=20MB`, or shares of either: what is measured of a model, met by looking for a share of MACs.
 
-    looks      channels chosen at a share of MACs and removed, not refitted: time depends on sizes; raced with the dense model
+    looks      channels chosen at a share of MACs and removed, not refitted: time and memory depend on sizes alone
     the next   where the line through the two looks on either side, in logarithms, meets what was asked for
-    the run    an ordinary run at the largest share that is quick enough
+    the run    an ordinary run at the largest share that is small enough
 
-Allocation goes by loss per multiply-accumulate, not per millisecond. Channel counts are rounded to 8 from the first look on, if
-that is measurably faster there, or as `--align` says. Depth is left to the run: what it merges makes the result faster still.
+Time is raced with the dense model, memory is that of the weights and of the activations of a batch that are alive at once.
+Allocation goes by loss per multiply-accumulate, not per millisecond or byte. For a time, channel counts are rounded to 8 from
+the first look on, if that is measurably faster there, or as `--align` says. Depth is left to the run: what it merges makes the
+result smaller still.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from dataclasses import asdict, dataclass, replace
 from compress.artifact import Artifact
 from compress.errors import BadInput, Infeasible
 from compress.measure import quality
-from compress.measure.asked import MS, parse_target
+from compress.measure.asked import MS, PEAK, parse_target
+from compress.measure.cost import cost
 from compress.measure.latency import Timing
 from compress.method_table import METHODS
 from compress.pipeline.contract import FILE
@@ -28,7 +31,8 @@ from compress.pipeline.workspace import Workspace
 from compress.recipe import Recipe
 from compress.stage import Context, Decides, Findings, Race, Stage
 
-UNIT = "latency"
+_WHAT = {"latency": "time", "memory": "peak memory"}
+"""Units of targets that are measured -> what of the dense model they are a share of."""
 _LARGEST, _SMALLEST = 0.95, 0.02
 _CLOSE, _LOOKS = 0.02, 9
 """How close a look has to be to what was asked for, as a share of it, and how many there are at most."""
@@ -40,18 +44,27 @@ class Look:
 
     Attributes:
         macs: share of the dense model's MACs that was asked for.
-        time: share of the dense model's time, and the 95 % interval of that; None where the groups do not allow so few.
+        left: share of the dense model's time or memory, and the 95 % interval of that; None where the groups do not allow so few.
     """
 
     macs: float
-    time: float | None
+    left: float | None
     low: float = 0.0
     high: float = 0.0
 
 
 def wanted(recipe: Recipe) -> bool:
-    """Whether the target is a time."""
-    return recipe.target is not None and recipe.target.startswith(f"{UNIT}=")
+    """Whether the target is a time, or memory."""
+    return _unit(recipe) in _WHAT
+
+
+def timed(recipe: Recipe) -> bool:
+    """Whether it is a time, which only races tell."""
+    return _unit(recipe) == "latency"
+
+
+def _unit(recipe: Recipe) -> str:
+    return (recipe.target or "").partition("=")[0]
 
 
 def widest(recipe: Recipe) -> Recipe:
@@ -69,43 +82,59 @@ def widest(recipe: Recipe) -> Recipe:
 
 
 def found(
-    recipe: Recipe, stages: Sequence[Stage], context: Context, _metric: quality.Metric, workspace: Workspace
+    recipe: Recipe, stages: Sequence[Stage], context: Context, _metric: quality.Metric, workspace: Workspace | None = None
 ) -> tuple[Recipe, str]:
-    """The recipe with the share of MACs in place of the time, and what was tried; from disk where an earlier run has looked.
+    """The recipe with the share of MACs in place of the target, and what was tried; from disk where an earlier run has looked.
 
     Raises:
         BadInput: others took the cores, so that no time can be aimed at.
-        Infeasible: no share is quick enough; says how quick the quickest is.
+        Infeasible: no share is small enough; says how far it goes.
     """
-    place = workspace.out / FILE
-    try:
-        known = json.loads(place.read_text())
-        share, align, looks = float(known["share"]), int(known["align"]), [Look(**one) for one in known["looks"]]
-    except FileNotFoundError:
-        search = _Search(recipe, stages, context)
-        share, align, looks = search.share, search.align, search.looks()
-        told = {"unit": UNIT, "share": share, "align": align, "looks": [asdict(one) for one in looks]}
-        workspace.write(FILE, json.dumps(told, indent=1))
-    except (ValueError, TypeError, KeyError) as error:
-        raise BadInput(f"{place} cannot be read ({error}). Start again with --force.") from error
-    quick = [one for one in looks if one.time is not None and one.time <= share * (1 + _CLOSE)]
-    if not quick:
-        least = min((one.time for one in looks if one.time is not None), default=1.0)
+    share, align, looks = _looked(recipe, stages, context, workspace)
+    what = _WHAT[_unit(recipe)]
+    enough = [one for one in looks if one.left is not None and one.left <= share * (1 + _CLOSE)]
+    if not enough:
+        least = min((one.left for one in looks if one.left is not None), default=1.0)
         raise Infeasible(
-            f"The target {recipe.target} is {share:.3g} of the dense model's time, and removing channels comes down to "
+            f"The target {recipe.target} is {share:.3g} of the dense model's {what}, and removing channels comes down to "
             f"{least:.3g}. Choose more, or let layers be merged as well (--depth)."
         )
-    best = max(quick, key=lambda one: one.macs)
-    parts = [f"{one.macs:.3g}: {one.time:.3g} [{one.low:.3g}, {one.high:.3g}]" for one in looks if one.time is not None]
-    said = f"The target {recipe.target} is {share:.3g} of the dense model's time. Time by share of MACs: {', '.join(parts)}."
+    best = max(enough, key=lambda one: one.macs)
+    parts = [_told(one) for one in looks if one.left is not None]
+    said = f"The target {recipe.target} is {share:.3g} of the dense model's {what}. By share of MACs it is {', '.join(parts)}."
     return recipe.model_copy(update={"target": f"macs={best.macs:.4f}", "align": align}), f"{said} Taken is {best.macs:.4f}."
+
+
+def _looked(
+    recipe: Recipe, stages: Sequence[Stage], context: Context, workspace: Workspace | None
+) -> tuple[float, int | None, list[Look]]:
+    """The share that was asked for, the multiple of channel counts, and every share of MACs that was tried."""
+    place = workspace and workspace.out / FILE
+    try:
+        if place is not None and place.exists():
+            known = json.loads(place.read_text())
+            align = None if known["align"] is None else int(known["align"])
+            return float(known["share"]), align, [Look(**one) for one in known["looks"]]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BadInput(f"{place} cannot be read ({error}). Start again with --force.") from error
+    search = _Search(recipe, stages, context)
+    looks = search.looks()
+    if workspace is not None:
+        told = {"unit": _unit(recipe), "share": search.share, "align": search.align, "looks": [asdict(one) for one in looks]}
+        workspace.write(FILE, json.dumps(told, indent=1))
+    return search.share, search.align, looks
+
+
+def _told(look: Look) -> str:
+    interval = "" if look.low == look.high else f" [{look.low:.3g}, {look.high:.3g}]"
+    return f"{look.left:.3g}{interval} at {look.macs:.3g}"
 
 
 class _Search:
     """Looks for one recipe.
 
     Attributes:
-        share: of the dense model's time.
+        share: of the dense model's time or memory.
         align: multiple of the channel counts.
     """
 
@@ -115,16 +144,21 @@ class _Search:
         self.context = replace(context, findings=Findings())
         self.race = race or LatencyCache(recipe, context.device).race
         unit, asked = parse_target(recipe.target or "")
-        plain = self._carried_out(0.5, recipe.align or 1)
-        timing = self._timed(plain, context.dense)
-        # Of the dense model, by the pair that was timed together.
-        self.share = asked / (timing.p50_ms * timing.ratio) if unit == MS else asked
+        self.align, whole = recipe.align, 1.0
+        if timed(recipe):
+            plain = self._carried_out(0.5, recipe.align or 1)
+            timing = self._timed(plain, context.dense)
+            # Of the dense model, by the pair that was timed together.
+            whole = timing.p50_ms * timing.ratio if unit == MS else 1.0
+            self.align = recipe.align or self._block(plain)
+        elif unit == PEAK:
+            whole = self._peak(context.dense)
+        self.share = asked / whole
         if self.share >= 1:
+            dense = f"{whole:.3g} ms" if unit == MS else f"{whole / 1e6:.3g} MB"
             raise Infeasible(
-                f"The target {recipe.target} is no less than the {timing.p50_ms * timing.ratio:.3g} ms of the dense model: "
-                "nothing has to go. Choose less."
+                f"The target {recipe.target} is no less than the {dense} of the dense model: nothing has to go. Choose less."
             )
-        self.align = recipe.align or self._block(plain)
 
     def looks(self) -> list[Look]:
         """Every share that was tried, in order."""
@@ -136,11 +170,11 @@ class _Search:
             self.context.progress("look for the target", len(tried) / _LOOKS, f"macs={macs:.3g}")
             now = self._look(macs)
             tried.append(now)
-            if now.time is None:
+            if now.left is None:
                 quick = now
-            elif abs(now.time / self.share - 1) <= _CLOSE or (macs in (_SMALLEST, _LARGEST) and len(tried) > 1):
+            elif abs(now.left / self.share - 1) <= _CLOSE or (macs in (_SMALLEST, _LARGEST) and len(tried) > 1):
                 return tried
-            elif now.time > self.share:
+            elif now.left > self.share:
                 slow = now
             else:
                 quick = now
@@ -150,22 +184,28 @@ class _Search:
         return tried
 
     def _next(self, slow: Look, quick: Look | None) -> float:
-        assert slow.time is not None
+        assert slow.left is not None
         if quick is None:
-            return slow.macs * self.share / slow.time * 0.95
-        if quick.time is None:
+            return slow.macs * self.share / slow.left * 0.95
+        if quick.left is None:
             return math.sqrt(slow.macs * quick.macs)
-        rise = math.log(slow.time / quick.time) or 1.0
-        part = min(max(math.log(self.share / quick.time) / rise, 0.1), 0.9)
+        rise = math.log(slow.left / quick.left) or 1.0
+        part = min(max(math.log(self.share / quick.left) / rise, 0.1), 0.9)
         return quick.macs * (slow.macs / quick.macs) ** part
 
     def _look(self, macs: float) -> Look:
         try:
-            smaller = self._carried_out(macs, self.align)
+            smaller = self._carried_out(macs, self.align or 1)
         except Infeasible:  # below what the groups allow
             return Look(macs, None)
+        if not timed(self.recipe):
+            left = self._peak(smaller) / self._peak(self.context.dense)
+            return Look(macs, left, left, left)
         timing = self._timed(smaller, self.context.dense)
         return Look(macs, 1 / timing.ratio, 1 / timing.ci95[1], 1 / timing.ci95[0])
+
+    def _peak(self, one: Artifact) -> float:
+        return cost(one.module, one.inputs).peak_memory_bytes(self.recipe.batch)
 
     def _block(self, plain: Artifact) -> int:
         """Rounded to what kernels like, if that is measurably faster at the same share of MACs."""

@@ -1,4 +1,4 @@
-"""A target in time: the share of MACs is looked for at which the device takes that long."""
+"""A target in time or memory: the share of MACs is looked for at which the model takes that much."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compress.graph.trace.trace import trace
 from compress.measure.asked import parse_target
 from compress.measure.cost import cost
 from compress.measure.latency import Timing
-from compress.pipeline import latency_target
+from compress.pipeline import measured_target
 from compress.pipeline.latency_cache import LatencyCache
 
 FIXED = 0.2
@@ -55,7 +55,10 @@ def whole(net: nn.Module) -> float:
     return cost(trace(net.eval(), (x,)), (x,)).macs
 
 
-SETTINGS = {"data": "digits", "epochs": 0, "export": "", "rounds": 5, "align": 1, "method": "magnitude", "device": "cpu"}
+SETTINGS = {
+    "data": "digits", "epochs": 0, "export": "", "rounds": 5, "align": 1, "method": "magnitude", "device": "cpu",
+    "allow_doubtful": True,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("target", "share"), [("latency=0.6", 0.6), ("latency=4ms", 0.4)])
@@ -72,7 +75,7 @@ def test_the_result_takes_as_long_as_was_asked_for(model: str, tmp_path: Path, t
 def test_a_run_that_goes_on_looks_no_second_time(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first = run(model, target="latency=0.6", out=tmp_path / "out", **SETTINGS)
     (tmp_path / "out/report.json").unlink()
-    monkeypatch.setattr(latency_target._Search, "looks", lambda _: pytest.fail("looked again"))
+    monkeypatch.setattr(measured_target._Search, "looks", lambda _: pytest.fail("looked again"))
     again = run(model, target="latency=0.6", out=tmp_path / "out", resume=True, **SETTINGS)
     assert again.target == first.target and again.plan_sha256 == first.plan_sha256
 
@@ -93,15 +96,55 @@ def test_nothing_is_aimed_at_on_a_busy_machine(model: str, tmp_path: Path, monke
         run(model, target="latency=0.5", out=tmp_path / "out", **SETTINGS)
 
 
-def test_a_plan_alone_and_methods_without_a_size_refuse_a_time(model: str, tmp_path: Path):
-    with pytest.raises(BadInput, match="'compress run' does"):
-        plan(model, target="latency=0.5", **{k: v for k, v in SETTINGS.items() if k in ("data", "method", "device")})
+PLANNED = {name: value for name, value in SETTINGS.items() if name in ("data", "method", "device", "align", "allow_doubtful")}
+
+
+def test_a_plan_alone_is_made_for_a_time(model: str, tmp_path: Path):
+    found = plan(model, target="latency=0.6", out=tmp_path / "plan.json", **PLANNED)
+    left = found.planned.macs / found.dense.macs
+    assert FIXED + (1 - FIXED) * left**0.8 == pytest.approx(0.6, rel=0.04)
+    assert any("is 0.6 of the dense model's time" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("target", "batch"), [("memory=0.6", 1), ("memory={}", 1), ("memory=0.5", 16)])
+def test_the_result_needs_as_much_memory_as_was_asked_for(model: str, tmp_path: Path, target: str, batch: int):
+    wanted = 0.6 * whole_peak(model, batch) if "{" in target else None
+    report = run(model, target=target.format(f"{(wanted or 0) / 1e6:.6f}MB"), batch=batch, out=tmp_path / "out", **SETTINGS)
+    left = report.result.peak_memory_bytes / report.dense.peak_memory_bytes
+    assert left == pytest.approx(0.5 if batch > 1 else 0.6, rel=0.05)  # of few channels each counts
+    assert any("of the dense model's peak memory" in note for note in report.notes)
+    assert json.loads((tmp_path / "out/search.json").read_text())["unit"] == "memory"
+
+
+def whole_peak(model: str, batch: int) -> int:
+    x = torch.zeros(1, 1, 8, 8)
+    return cost(trace(torch.load(model, weights_only=False).eval(), (x,)), (x,)).peak_memory_bytes(batch)
+
+
+def test_memory_is_planned_without_timing(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(LatencyCache, "race", lambda *_: pytest.fail("timed"))
+    found = run(model, target="memory=0.6", dry_run=True, **PLANNED)
+    assert found.planned.macs < found.dense.macs
+    with pytest.raises(Infeasible, match=r"is no less than the [\d.]+ MB of the dense model"):
+        plan(model, target="memory=1GB", out=tmp_path / "plan.json", **PLANNED)
+
+
+def test_a_dry_run_and_methods_without_a_size_refuse_a_time(model: str, tmp_path: Path):
+    with pytest.raises(BadInput, match="which a dry run does not do"):
+        run(model, target="latency=0.5", dry_run=True, **PLANNED)
     with pytest.raises(BadInput, match="which lottery does not size"):
         run(model, target="latency=0.5", out=tmp_path / "out", **{**SETTINGS, "method": "lottery", "epochs": 1, "prune": 0.5})
 
 
 @pytest.mark.parametrize(
-    ("text", "meant"), [("latency=0.5", ("latency", 0.5)), ("latency=5ms", ("ms", 5.0)), ("latency=300us", ("ms", 0.3))]
+    ("text", "meant"),
+    [
+        ("latency=0.5", ("latency", 0.5)),
+        ("latency=5ms", ("ms", 5.0)),
+        ("latency=300us", ("ms", 0.3)),
+        ("memory=0.5", ("memory", 0.5)),
+        ("memory=20MB", ("peak bytes", 2e7)),
+    ],
 )
 def test_times_are_read(text: str, meant: tuple[str, float]):
     unit, amount = parse_target(text)
