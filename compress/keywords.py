@@ -120,6 +120,8 @@ class Unplanned(Common, total=False):
     runtime: Literal["auto", "ort", "ort-cuda", "torch"]
     batch: int
     threads: int
+    on: str | None
+    on_python: str
 
 
 class Settings(Unplanned, total=False):

@@ -154,6 +154,10 @@ class Recipe(BaseModel):
     batch: int = Field(1, ge=1, description="batch size of the latency measurement")
     threads: int = Field(0, ge=0, description="threads of the latency measurement; 0: all cores")
     rounds: int = Field(40, ge=5, description="interleaved latency rounds")
+    on: str | None = Field(
+        None, description="ssh://user@host:port, the device whose ONNX Runtime latency is measured in; without it, here"
+    )
+    on_python: str = Field("python3", description="the Python of that device")
     export: tuple[str, ...] = Field(("onnx",), description="formats of the result; 'compress doctor' lists them")
     opset: int = Field(18, ge=17, le=25, description="ONNX operator set; 17 for TensorRT before 10")
     calibrator: Literal["minmax", "percentile", "entropy"] = Field(
@@ -313,10 +317,12 @@ _OWN_CODE = ("compress.demo:digits_net",)
 
 def code_in(settings: Mapping[str, Any]) -> str:
     """The first setting that names code which would be imported and called, as `arch = os:system`; empty where there is none."""
-    for name in ("arch", "data", "metric", "loss"):
+    for name in ("arch", "data", "metric", "loss", "on", "on_python"):
         value = str(settings.get(name) or "")
         if name == "arch":
             known = value.startswith(("torchvision:", "timm:", "hf:"))
+        elif name == "on_python":
+            known = value == Recipe.model_fields[name].default
         else:
             known = is_data(value) if name == "data" else ":" not in value
         if value and value not in _OWN_CODE and not known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -14,15 +15,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 from runs import made_run
 from test_leftovers import processes, until
+from torch import nn
 
 import compress
 from compress.cli.main import cli
 from compress.errors import BadInput
+from compress.measure.interleaved import Figures
+from compress.pipeline import latency_cache
 from compress.remote import ssh
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
@@ -411,3 +417,78 @@ def test_ssh_asks_nothing_and_trusts_nobody_new():
     words = ssh.device("ssh://me@box:2222", timeout=7).command("true")
     assert words[-3:] == ["--", "box", "true"] and words[words.index("-l") + 1] == "me" and words[words.index("-p") + 1] == "2222"
     assert {"BatchMode=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=7", "ForwardAgent=no"} <= set(words)
+
+
+@pytest.fixture
+def found_by_ssh(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The device, as ssh finds it without being told which configuration to read."""
+    real = shutil.which("ssh")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ssh").write_text(f'#!/bin/sh\nexec {real} -F {host.config} "$@"\n')
+    (tmp_path / "bin" / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))
+    return host.target
+
+
+QUICK = {"data": "digits", "epochs": 0, "depth": 0, "rounds": 5, "device": "cpu", "method": "magnitude", "allow_doubtful": True}
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, 10)).eval()
+
+
+@needs_sshd
+def test_a_run_is_timed_on_the_device(found_by_ssh: str, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(latency_cache, "compare", lambda *_, **__: pytest.fail("timed here"))
+    asked = {"target": "macs=0.5", "on": found_by_ssh, "on_python": sys.executable}
+    report = compress.run(net(), out=tmp_path / "out", **asked, **QUICK).report
+    assert report.dense.latency is not None and report.dense.latency.ratio == 1 and report.dense.latency.p50_ms > 0
+    assert report.result.latency is not None and report.result.latency.ratio != 1
+    assert any(f"Latency is that of {found_by_ssh}, in its ONNX Runtime" in note for note in report.notes)
+    assert list(host.tmp.iterdir()) == []
+
+
+@needs_sshd
+def test_a_target_in_time_is_that_of_the_device(found_by_ssh: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    timed: list[str] = []
+
+    def pretended(shop: ssh.Workshop, candidates: Any, **_: Any) -> list[Figures]:
+        timed.append(shop.there.name)
+        sizes = [path.stat().st_size for path in (candidates[0].path, candidates[1].path)]
+        ratio = sizes[0] / sizes[1]
+        both = [Figures("", "ort", 1, 0, 10.0), Figures("", "ort", 1, 0, 10 / ratio, ratio, (ratio, ratio), 5)]
+        return [dataclasses.replace(one, calm=1.0) for one in both]
+
+    monkeypatch.setattr(latency_cache, "race_there", pretended)
+    asked = {"target": "latency=0.5", "align": 1, "on": found_by_ssh, "on_python": sys.executable}
+    report = compress.run(net(), out=tmp_path / "out", **asked, **QUICK).report
+    assert timed and set(timed) == {found_by_ssh.removeprefix("ssh://")}
+    assert report.result.latency is not None and 1 / report.result.latency.ratio == pytest.approx(0.5, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"on": "device"}, "needed is local or ssh://user@host:port"),
+        ({"on": "ssh://host", "runtime": "torch"}, "does not go with on="),
+    ],
+)
+def test_a_device_that_cannot_be_timed_is_refused(tmp_path: Path, settings: dict[str, str], says: str):
+    with pytest.raises(BadInput, match=says):
+        compress.run(net(), out=tmp_path / "out", **settings, **QUICK)
+
+
+@needs_sshd
+def test_a_device_that_is_not_reached_ends_the_run_before_anything_slow(tmp_path: Path):
+    with pytest.raises(BadInput, match=r"nobody\.invalid"):
+        compress.run(net(), out=tmp_path / "out", on="ssh://nobody.invalid", **QUICK)
+
+
+def test_a_recipe_of_somebody_else_reaches_no_device_and_runs_nothing_there(tmp_path: Path):
+    for line in ('on = "ssh://host"', 'on_python = "rm -rf /"'):
+        (tmp_path / "recipe.toml").write_text(f'model = "a.pt"\ndata = "digits"\n{line}\n')
+        with pytest.raises(BadInput, match="names code"):
+            compress.run(recipe=tmp_path / "recipe.toml", out=tmp_path / "out")

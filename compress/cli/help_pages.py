@@ -19,7 +19,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "patience", "entropy_guidance",
     ),
     "Measuring and export": (
-        "minimize", "on_noise", "runtime", "batch", "threads", "rounds", "opset", "calibrator", "int8_error", "qat",
+        "minimize", "on_noise", "runtime", "batch", "threads", "rounds", "on", "on_python", "opset", "calibrator",
+        "int8_error", "qat",
     ),
     "Research": (
         "spatial", "reward", "episodes", "initial", "variants", "structure", "scope", "prune", "prune_of", "rewind",

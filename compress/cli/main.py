@@ -28,7 +28,7 @@ from exporters.runtimes import RUNTIMES
 STATISTICS = ("calibration", "device", "seed")
 DECISION = ("method", "target", "tolerance", "inputs", "align", "depth", "linearize")
 WHERE = ("auto", *RUNTIMES, "ort-cuda")
-TIMING = ("runtime", "batch", "threads", "rounds")
+TIMING = ("runtime", "batch", "threads", "rounds", "on", "on_python")
 
 
 @command(

@@ -131,7 +131,9 @@ class Harness:
     def remember_dense(self, path: Path) -> None:
         """After a resume: the dense model's runner, from the file that the first run left."""
         # Timed in this process again: latencies of another session would not be comparable.
-        self._dense_run, self._dense_file = self._run(self.dense, path), path
+        self._dense_file = path
+        if self.recipe.on is None:
+            self._dense_run = self._run(self.dense, path)
 
     def measured(self, record: StageRecord, file: Path) -> Measured | None:
         """What another run of this model needs not measure again; None where this one has counted no answers of it."""
@@ -141,6 +143,8 @@ class Harness:
         return self.races.runner(artifact, path, self.inputs(self.recipe.batch))
 
     def _latency(self, artifact: Artifact, stage: str, path: Path) -> Latency:
+        if self.recipe.on is not None:
+            return self._there(artifact)
         run = self._run(artifact, path)
         self._dense_run = self._dense_run or run
         # The dense model raced against itself would be a race of one: it has no ratio.
@@ -148,6 +152,13 @@ class Harness:
         timings = self.races.compared(runs, "dense")
         found = self._of(timings[stage if len(runs) > 1 else "dense"], self.recipe.batch)
         return found.model_copy(update={"dense_rounds_ms": _figures(timings["dense"].rounds_ms)}) if len(runs) > 1 else found
+
+    def _there(self, artifact: Artifact) -> Latency:
+        """On the device of the recipe, where two files are timed at a time."""
+        timing = self.races.race(artifact, self.dense)
+        if artifact.module is self.dense.module:
+            timing = dataclasses.replace(timing, ratio=1.0, ci95=(1.0, 1.0))
+        return self._of(timing, self.recipe.batch)
 
     def in_large_batch(self, artifact: Artifact, alone: Latency | None) -> Latency | None:
         """Latency of the result where many samples come at once: what is faster one by one is often less so there.
@@ -173,7 +184,7 @@ class Harness:
         return Latency(
             runtime=self.races.runtime,
             batch=batch,
-            threads=self.recipe.threads or usable_cores(),
+            threads=self.recipe.threads or (usable_cores() if self.recipe.on is None else 0),
             p50_ms=timing.p50_ms,
             ratio=timing.ratio,
             ci95=timing.ci95,

@@ -1,5 +1,7 @@
 """Two models raced in the target runtime, and the outcome remembered: what stages ask for when a decision needs milliseconds.
 
+The runtime is one of this machine or, with `--on`, ONNX Runtime on a device that ssh reaches.
+
 Latency depends on structure and shapes, not on the values of weights. An outcome is kept by a digest of both models: their
 graphs, layers and input shapes, the settings of the runtime, the versions and the device. A race too noisy to tell is run
 again, and forgotten if that is no better.
@@ -25,11 +27,15 @@ from torch.fx.node import map_arg
 
 import exporters
 from compress.artifact import Artifact
+from compress.errors import BadInput
 from compress.graph.channel_affine import ChannelAffine
+from compress.measure.interleaved import Candidate, Figures
 from compress.measure.latency import Timing, compare
 from compress.measure.runtime import choose, runner, usable_cores
 from compress.pipeline.cache_folder import cache_folder
 from compress.recipe import Recipe
+from compress.remote.race import race as race_there
+from compress.remote.ssh import device, workshop
 from compress.report.environment import environment
 from exporters import atomic, onnx_for_timing
 from exporters.standalone import leftovers, machine
@@ -63,7 +69,14 @@ class LatencyCache:
     @property
     def runtime(self) -> str:
         """The runtime that is timed, resolved."""
-        return choose(self.recipe.runtime)
+        if self.recipe.on is None:
+            return choose(self.recipe.runtime)
+        if self.recipe.runtime not in ("auto", "ort"):
+            raise BadInput(
+                f"--runtime {self.recipe.runtime} does not go with --on, which times in ONNX Runtime alone. Leave one out."
+            )
+        device(self.recipe.on)  # for its refusal
+        return "ort"
 
     def race(self, one: Artifact, other: Artifact) -> Timing:
         """Speed of one model over another, timed in turns, or as measured before on this machine."""
@@ -90,6 +103,8 @@ class LatencyCache:
         return runner(self.runtime, target, inputs, self.recipe.threads)
 
     def _measure(self, one: Artifact, other: Artifact) -> Timing:
+        if self.recipe.on is not None:
+            return self._measured_there(one, other)
         with leftovers.folder() as folder:
             runs = {}
             for name, artifact in (("one", one), ("other", other)):
@@ -99,6 +114,35 @@ class LatencyCache:
                 runs[name] = self.runner(artifact, path, self._batch(artifact))
             timing = self._compared(runs)
             return self._compared(runs) if timing.noisy else timing
+
+    def _measured_there(self, one: Artifact, other: Artifact) -> Timing:
+        with leftovers.folder() as folder:
+            paths = {name: folder / f"{name}.onnx" for name in ("other", "one")}
+            for path, artifact in zip(paths.values(), (other, one), strict=True):
+                self.write(artifact, path)
+            return self.of_files(paths["other"], paths["one"], self._batch(one))
+
+    def of_files(self, reference: Path, one: Path, inputs: tuple[Tensor, ...]) -> Timing:
+        """Speed of an ONNX file over another, here or on the device of the recipe; nothing is remembered.
+
+        Raises:
+            BadInput: the device cannot be reached, or does not run one of them.
+        """
+        recipe = self.recipe
+        if recipe.on is None:
+            runs = {
+                name: runner(self.runtime, path, inputs, recipe.threads) for name, path in (("other", reference), ("one", one))
+            }
+            return self._compared(runs)
+        shapes = tuple(tuple(x.shape[1:]) for x in inputs)
+        pair = [Candidate(path.name, "ort", path, recipe.batch, recipe.threads, shapes) for path in (reference, one)]
+        with workshop(device(recipe.on), recipe.on_python) as shop:
+            found = race_there(shop, pair, rounds=recipe.rounds, seed=recipe.seed)
+        if failed := [figures.reason for figures in found if figures.reason is not None]:
+            raise BadInput(
+                f"{recipe.on} does not run the model: {failed[0]}. See what its ONNX Runtime can with 'compress bench'."
+            )
+        return _timing(found[1])
 
     def write(self, artifact: Artifact, path: Path) -> None:
         """The file that is timed: written in milliseconds where the runtime makes the same of that as of the real one."""
@@ -121,9 +165,17 @@ class LatencyCache:
     def _key(self, one: Artifact, other: Artifact) -> str:
         where = environment().model_dump(exclude={"date", "compress"})
         recipe = self.recipe
-        settings = (self.runtime, recipe.batch, recipe.threads or usable_cores(), recipe.rounds, recipe.opset, str(self.device))
+        cores = recipe.threads or (usable_cores() if recipe.on is None else 0)
+        settings = (self.runtime, recipe.batch, cores, recipe.rounds, recipe.opset, str(self.device), recipe.on)
         text = json.dumps([where, settings, _structure(one), _structure(other)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _timing(found: Figures) -> Timing:
+    """Of a device; what scatters there is of no worth."""
+    assert found.p50_ms is not None and found.ratio is not None and found.ci95 is not None and found.samples is not None
+    scatter = float("inf") if found.noisy else 1.0
+    return Timing(found.p50_ms, found.ratio, found.ci95, found.samples, found.p50_ci95_ms, scatter, calm=found.calm or 0.0)
 
 
 _PLAIN_FUNCTIONS = frozenset(

@@ -17,9 +17,9 @@ from compress.checkpoint.load.live_module import in_memory
 from compress.data import Data, check_output, open_data
 from compress.errors import BadInput
 from compress.measure import meant, quality
-from compress.measure.runtime import choose
 from compress.pipeline import doubts
 from compress.pipeline.given import NOTHING, Given
+from compress.pipeline.latency_cache import LatencyCache
 from compress.progress import Progress, silent
 from compress.recipe import DRAWN, Recipe
 from compress.stage import Context
@@ -70,7 +70,7 @@ def prepare(
     """
     device = find_device(recipe.device)
     # For its refusal, before model and data are opened.
-    choose(recipe.runtime)
+    _ = LatencyCache(recipe, device).runtime
     if unknown := [name for name in recipe.export if name not in exporters.EXPORTERS]:
         raise BadInput(
             f"--export is '{unknown[0]}'; known are {', '.join(exporters.EXPORTERS)}."
@@ -98,13 +98,18 @@ def prepare(
     odd = check_output(data, shape, own)
     if not own:
         _refuse_sigmoid(dense, data, shape)
-    dense = dense.noting(*data.notes, *odd, *([chosen] if chosen else []))
+    dense = dense.noting(*_elsewhere(recipe), *data.notes, *odd, *([chosen] if chosen else []))
     dense = doubts.told_or_refused(doubts.uncounted(dense), data, metric, recipe, refusing)
     # Moved once, here: every stage finds the model where the run works.
     dense = replace(dense, module=dense.on(device))
     # Stages get a number; whether rounding pays is the pipeline's question, because it is measured.
     settled = recipe.model_copy(update={"align": recipe.align or 1})
     return Context(dense, data, settled, device, progress, initial=_initial(recipe, dense, device)), metric
+
+
+def _elsewhere(recipe: Recipe) -> list[str]:
+    """What has to be said of figures that are not this machine's."""
+    return [f"Latency is that of {recipe.on}, in its ONNX Runtime; all else was measured here."] if recipe.on else []
 
 
 def own_meaning(recipe: Recipe) -> bool:

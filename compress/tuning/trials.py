@@ -21,7 +21,6 @@ from compress.checkpoint.load import load
 from compress.errors import CompressError, GateFailed, NotWritten
 from compress.measure.cost import cost
 from compress.measure.points import drop
-from compress.measure.runtime import runner
 from compress.pipeline.answers import answers
 from compress.pipeline.contract import narrowed
 from compress.pipeline.held_out import HeldOut
@@ -192,6 +191,4 @@ class Worker:
         if races.runtime == "torch" or known is None:
             raise CompressError("A file of 8 bits is timed in ONNX Runtime, not in torch. Take --runtime ort, or --export onnx.")
         inputs = tuple(x.repeat(recipe.batch, *[1] * (x.ndim - 1)) for x in context.dense.inputs)
-        files = {"dense": known.file, "one": file}
-        runs = {name: runner(races.runtime, path, inputs, recipe.threads) for name, path in files.items()}
-        return races.compared(runs, "dense")["one"].ratio
+        return races.of_files(known.file, file, inputs).ratio
