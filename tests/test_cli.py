@@ -174,7 +174,7 @@ def test_an_error_is_one_sentence_with_its_exit_code(monkeypatch: pytest.MonkeyP
         raise error
 
     monkeypatch.setattr("compress.api.run", fail)
-    sentence = refused(invoke("run", "model.pt"), exit_code)
+    sentence = refused(invoke("run", __file__), exit_code)
     if isinstance(error, Interrupted):
         assert "--resume" in sentence
 
@@ -249,7 +249,7 @@ def test_export_writes_a_file_that_equals_the_model(here: Path):
 
 
 def test_export_refuses_an_unknown_format_before_it_opens_anything(here: Path):
-    assert "'tflight'" in refused(invoke("export", "nothing.pt", "--format", "tflight"), 2)
+    assert "'tflight'" in refused(invoke("export", "model.pt", "--format", "tflight"), 2)
 
 
 def test_bench_compares_files_with_the_first_one(here: Path):

@@ -81,7 +81,7 @@ def test_removing_constant_channels_changes_nothing(make):
     small = apply(without_dead(layer), dense)
     assert small.module.get_submodule(layer).out_channels == 5
     assert distance(outputs(small.module, image()), outputs(dense.module, image())) < SAME
-    assert small.notes == ("The constants of removed channels went into the biases of 1 layers, exactly.",)
+    assert small.notes == ("The constants of removed channels went into the biases of 1 layer, exactly.",)
     # Without the folding the difference is there to be seen.
     alive = Keep(layer, 8, tuple(i for i in range(8) if i not in (0, 2, 3)))
     assert distance(outputs(apply(Plan((alive,)), dense).module, image()), outputs(dense.module, image())) > 100 * SAME

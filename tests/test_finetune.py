@@ -105,7 +105,7 @@ def test_a_model_learns_from_its_teacher_alone_where_there_are_no_labels(place: 
             "gives 7 for each sample",
         ),
         (["--teacher", "wide.pt"], "The teacher: "),
-        (["--teacher", "nothing.pt"], "The teacher: "),
+        (["--teacher", "nothing.pt"], "no model file nothing.pt"),
         (["--teacher-arch-kwargs", "classes"], "--teacher-arch-kwargs is 'classes'"),
         (["--epochs", "0"], "--epochs is 0"),
         (["--out", "nowhere/tuned"], "The folder nowhere of --out does not exist"),

@@ -299,7 +299,7 @@ def test_a_metric_and_a_loss_of_ones_own_say_what_the_outputs_mean(tmp_path):
     own = {"metric": f"{tmp_path}/mine.py:right", "loss": f"{tmp_path}/mine.py:loss"}
     given = {**QUICK, "data": str(tmp_path / "data.npz"), "method": "taylor"}
     assert run(net(tmp_path, 1), out=tmp_path / "out", **given, **own).result.quality
-    with pytest.raises(BadInput, match="reach class 3, the model has 1 outputs"):
+    with pytest.raises(BadInput, match="reach class 3, the model has 1 output\\."):
         run(net(tmp_path, 1), out=tmp_path / "refused", **given)
 
 

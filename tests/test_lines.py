@@ -229,4 +229,4 @@ def test_a_line_of_slope_0_hands_its_offset_to_the_layers_that_read_it():
     module = linearize(traced(nn.Sequential(block(3, 8), nn.Conv2d(8, 6, 1), head(6))), [dead_line(offset=0.7)])
     small = apply(Plan((without(),)), Artifact(module, IMAGE))
     assert distance(outputs(small.module, images()), outputs(module, images())) < SAME
-    assert small.notes == ("The constants of removed channels went into the biases of 1 layers, exactly.",)
+    assert small.notes == ("The constants of removed channels went into the biases of 1 layer, exactly.",)

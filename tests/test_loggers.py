@@ -110,7 +110,7 @@ def test_a_tracker_that_nobody_knows_is_refused_before_anything_is_written(tmp_p
     with pytest.raises(BadInput, match="log is 'neptune'; known are tensorboard, mlflow, wandb, trackio"):
         run(tmp_path / "out", "tensorboard,neptune")
     assert not (tmp_path / "out").exists()
-    done = CliRunner().invoke(cli, ["run", "none.pt", "--data", "digits", "--log", "neptune"])
+    done = CliRunner().invoke(cli, ["run", __file__, "--data", "digits", "--log", "neptune"])
     assert done.exit_code == 2 and "--log is 'neptune'" in done.stderr
 
 

@@ -170,7 +170,7 @@ def working(monkeypatch: pytest.MonkeyPatch, *flags: str) -> Any:
         raise BadInput("no")
 
     monkeypatch.setattr("compress.api.run", run)
-    return CliRunner().invoke(cli, ["run", "model.pt", *flags])
+    return CliRunner().invoke(cli, ["run", __file__, *flags])
 
 
 def test_json_lines_tell_progress_warnings_and_the_error(monkeypatch: pytest.MonkeyPatch):
