@@ -344,6 +344,23 @@ def test_rounded_widths_stay_only_where_they_pay(recipe: Recipe, align: int | No
     assert align == 1 or any("rounded" in note and "95 %" in note for note in result.notes)
 
 
+@dataclass(frozen=True)
+class KeepTwo(Halve):
+    """Keeps 5 of 8 channels, or 2 where counts are rounded: a target that rounding misses from below."""
+
+    def __call__(self, artifact: Artifact, context: Context) -> Artifact:
+        keep = tuple(range(5 if context.recipe.align == 1 else 2))
+        return apply(Plan((Keep("0", 8, keep),), align=context.recipe.align), artifact)
+
+
+@pytest.mark.parametrize(("interval", "widths"), [((1.2, 1.4), 5), ((9.0, 9.9), 2)])
+def test_what_is_faster_only_because_it_is_smaller_is_not_rounded(recipe: Recipe, interval: tuple[float, float], widths: int):
+    context, _ = prepare.prepare(recipe)
+    context = replace(context, race=lambda one, other: Timing(1.0, sum(interval) / 2, interval, 5))
+    result = with_widths_that_pay(KeepTwo(), context.dense, context, None)
+    assert result.module.get_submodule("0").out_channels == widths
+
+
 def test_an_infeasible_target_leaves_no_folder(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     class Refuses(Halve):
         def check(self, artifact: Artifact, context: object) -> None:

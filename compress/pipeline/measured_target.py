@@ -26,7 +26,7 @@ from compress.measure.latency import Timing
 from compress.method_table import METHODS
 from compress.pipeline.contract import FILE
 from compress.pipeline.latency_cache import LatencyCache
-from compress.pipeline.rounding import BLOCK
+from compress.pipeline.rounding import BLOCK, pays
 from compress.pipeline.workspace import Workspace
 from compress.recipe import Recipe
 from compress.stage import Context, Decides, Findings, Race, Stage
@@ -208,12 +208,12 @@ class _Search:
         return cost(one.module, one.inputs).peak_memory_bytes(self.recipe.batch)
 
     def _block(self, plain: Artifact) -> int:
-        """Rounded to what kernels like, if that is measurably faster at the same share of MACs."""
+        """Rounded to what kernels like, if that pays at the same share of MACs."""
         try:
             rounded = self._carried_out(0.5, BLOCK)
         except Infeasible:
             return 1
-        return BLOCK if self.race(rounded, plain).faster else 1
+        return BLOCK if pays(self.race(rounded, plain), rounded, plain) else 1
 
     def _timed(self, one: Artifact, other: Artifact) -> Timing:
         timing = self.race(one, other)
