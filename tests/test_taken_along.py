@@ -125,3 +125,24 @@ def test_a_model_that_guesses_is_refused_before_anything_slow(tmp_path: Path):
     few = {name: part[:60] for name, part in (("x_train", x), ("y_train", y), ("x_test", x), ("y_test", y))}
     with pytest.warns(CompressWarning, match="no better than guessing"):  # so few samples tell no model from one that guesses
         compress.run(net, **{**how, "data": few, "out": tmp_path / "few"})
+
+
+def test_samples_sorted_by_class_hide_no_wrong_normalization(learned: nn.Module, tmp_path: Path):
+    x, y = samples()
+    order = y[:300].argsort()
+    parts = {"x_train": x[:300][order], "y_train": y[:300][order], "x_test": x[300:], "y_test": y[300:]}
+    np.savez(tmp_path / "data.npz", **{name: part.numpy() for name, part in parts.items()})
+    with pytest.raises(BadInput, match='normalize = "none"'):
+        compress.run(learned, data=str(tmp_path / "data.npz"), target="macs=0.5", out=tmp_path / "out", **QUICK)
+
+
+def test_pictures_as_real_numbers_that_were_not_normalized_are_told(tmp_path: Path):
+    x, y = samples()
+    mean, std = PRESETS["mnist"]
+    net, pictures = fitted((x - mean[0]) / std[0], y), x.clamp(0, 1)
+    with pytest.warns(CompressWarning, match=r"normalization that they come with, and on \d+% with that of mnist.*real numbers"):
+        compress.run(net, data=(pictures, y), target="macs=0.5", out=tmp_path / "out", **QUICK)
+    normalized = (x - mean[0]) / std[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compress.run(net, data=(normalized, y), target="macs=0.5", out=tmp_path / "right", **QUICK)

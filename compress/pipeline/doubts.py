@@ -48,25 +48,31 @@ class Other:
     Attributes:
         name: of `PRESETS`.
         said: both shares, in a sentence.
+        sure: whether the other one was only inferred or written down; real numbers are what somebody made them.
     """
 
     name: str
     said: str
+    sure: bool
 
 
 def other_normalization(dense: Artifact, data: Data, metric: quality.Metric) -> Other | None:
     """The usual normalization with which the model does far better; None where none does, or nobody can tell."""
     spec = data.spec
-    if metric.name != "top1" or not spec.labeled or not _normalized(spec):
+    if metric.name != "top1" or not spec.labeled:
         return None
-    batch = next(iter(data.train.batches(_LOOKED_AT)))
+    # Drawn, not the first ones: folders are sorted by class.
+    batch = next(iter(data.train.batches(_LOOKED_AT, limit=_LOOKED_AT)))
     (x,), target = batch.inputs[:1], batch.target
-    if len(batch.inputs) > 1 or target is None or x.ndim != 2 + len(spec.shape[1:]) or len(spec.mean) != x.shape[1]:
+    if len(batch.inputs) > 1 or target is None or x.ndim != 2 + len(spec.shape[1:]) or len(spec.mean) not in (0, x.shape[1]):
+        return None
+    normalized = _normalized(spec)
+    if not normalized and not _as_from_a_picture(x):
         return None
     given = _right(dense, x, target)
     if given > 1 - _BETTER:
         return None  # nothing can be so much better
-    plain = x * _beside(spec.std, x) + _beside(spec.mean, x)
+    plain = x * _beside(spec.std, x) + _beside(spec.mean, x) if normalized else x
     found = {
         name: _right(dense, (plain - _beside(mean, x)) / _beside(std, x), target)
         for name, (mean, std) in PRESETS.items()
@@ -77,18 +83,24 @@ def other_normalization(dense: Artifact, data: Data, metric: quality.Metric) -> 
     alone = float(target.flatten().bincount().max()) / target.numel()
     if found[best] < max(given, alone) + _BETTER:
         return None
-    whose = "that was inferred" if spec.inferred else "of the data settings"
+    whose = "that was inferred" if spec.inferred else "of the data settings" if normalized else "that they come with"
     with_other = "with none" if best == "none" else f"with that of {best}"
     return Other(
         best,
         f"The model is right on {given:.0%} of {len(x)} training samples with the normalization {whose}, and on "
         f"{found[best]:.0%} {with_other}",
+        normalized,
     )
 
 
 def _normalized(spec: DataSpec) -> bool:
     """Something is subtracted or divided by here, and not by whoever made the inputs."""
     return spec.inferred or any(spec.mean) or any(value != 1 for value in spec.std)
+
+
+def _as_from_a_picture(x: torch.Tensor) -> bool:
+    """Real numbers of one or three channels from 0 to 1, as `ToTensor` leaves them."""
+    return x.is_floating_point() and x.shape[1] in (1, 3) and float(x.min()) >= 0 and float(x.max()) <= 1
 
 
 def _beside(values: tuple[float, ...], x: torch.Tensor) -> torch.Tensor:
@@ -118,7 +130,7 @@ def told_or_refused(dense: Artifact, data: Data, metric: quality.Metric, recipe:
         remedy = f"Give samples that are normalized as in training ({other.name}), as real numbers"
     else:
         remedy = f'Write a data.toml with source = "{recipe.data}" and {line}, and give --data data.toml'
-    if refusing and not recipe.allow_doubtful:
+    if refusing and other.sure and not recipe.allow_doubtful:
         raise BadInput(f"{other.said}, so that every figure would be of the wrong inputs. {remedy}; or {INSIST}.")
     odd = f"{other.said}: the inputs are probably not those of its training. {remedy}."
     warnings.warn(odd, CompressWarning, stacklevel=2)

@@ -47,6 +47,7 @@ class Tried:
         front: whether no other trial loses as little and leaves as little, and less of one of them.
         folder: of the run, on the machine `host`; None where there is no run.
         reason: why it has no figures, or its contract is broken.
+        noisy: the time of which `left` is the share scattered too much for any claim.
     """
 
     trial: int
@@ -63,6 +64,7 @@ class Tried:
     folder: str | None = None
     host: str = ""
     reason: str = ""
+    noisy: bool = False
 
     def keeps(self, allowed: float) -> bool:
         """Whether it loses no more than is allowed, with a standard error to spare: of many, one is always lucky."""
@@ -128,6 +130,10 @@ def found(study: Study, minimize: str, metric: str, allowed: float | None, notes
     kept = [one for one in measured if one.keeps(limit)]
     best = min(kept, key=lambda one: one.left or 0) if kept else min(measured, key=lambda one: one.lost or 0, default=None)
     number = None if best is None else best.trial
+    if any(one.noisy for one in rows):
+        notes = (*notes, "A time with ? scattered too much for any claim, and the order of such trials is chance.")
+    if best is not None and not kept:
+        notes = (*notes, f"No trial keeps {limit:g} points, with a standard error to spare: {number} loses least.")
     return Tuning(minimize, metric, rows, number, bool(kept), limit, tuple(notes), _picture(rows, minimize, metric))
 
 
@@ -191,6 +197,7 @@ def _tried(trial: FrozenTrial, front: bool) -> Tried:
         facts.get("folder") if trial.values else None,
         str(facts.get("host", "")),
         reason,
+        bool(facts.get("noisy")),
     )
 
 
@@ -208,7 +215,7 @@ def _cells(one: Tried, best: bool) -> tuple[str, ...]:
         settings,
         f"{one.lost:+.2f} [{low:+.2f}, {high:+.2f}]",
         "-" if one.test is None else f"{one.test:+.2f}",
-        share(one.left),
+        share(one.left) + (" ?" if one.noisy else ""),
         share(one.macs),
         "-" if one.seconds is None else duration(one.seconds),
         front,

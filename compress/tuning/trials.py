@@ -117,6 +117,7 @@ class Worker:
             "macs": report.result.macs / report.dense.macs,
             "params": report.result.params / report.dense.params,
             "outcome": report.outcome.value,
+            "noisy": recipe.minimize == "latency" and bool(report.result.latency and report.result.latency.noisy),
         }
         return lost.points, left
 
