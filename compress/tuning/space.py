@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import typing
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from compress.errors import BadInput, CompressError
-from compress.method_table import METHODS
 from compress.pipeline.contract import UNITS
 from compress.pipeline.sequence import stages_of
 from compress.recipe import Recipe, merged
@@ -22,9 +21,10 @@ from compress.recipe import Recipe, merged
 SEARCHED = (
     *("method", "target", "inputs", "depth", "order", "iterations", "linearize", "align", "calibration", "reconstruct"),
     *("from_scratch", "epochs", "optimizer", "lr", "weight_decay", "batch_size", "warmup", "distill", "temperature"),
-    *("entropy_guidance", "precision", "clip", "ema", "export", "calibrator", "int8_error", "qat", "seed"),
+    *("entropy_guidance", "precision", "clip", "ema", "export", "calibrator", "int8_error", "qat"),
 )
-"""Settings of what is done to a model; those of the model, the data and the measuring are the same for all trials."""
+"""Settings of what is done to a model; those of the model, the data (and its split, which the seed draws) and the
+measuring are the same for all trials."""
 NONE = "none"
 """How a setting is left to its default rule, as lr and align are without a number."""
 _LOGARITHMIC = 10.0
@@ -116,12 +116,7 @@ def usual_first(found: Space) -> list[dict[str, Any]]:
 
 def written(found: Space) -> str:
     """As text, for a study that others join."""
-    return json.dumps(
-        {
-            n: list(v.values) if isinstance(v, Choice) else {"low": v.low, "high": v.high, "whole": v.whole}
-            for n, v in found.items()
-        }
-    )
+    return json.dumps({name: list(v.values) if isinstance(v, Choice) else asdict(v) for name, v in found.items()})
 
 
 def read(text: str) -> Space:
@@ -131,7 +126,7 @@ def read(text: str) -> Space:
 
 def _usual(recipe: Recipe) -> Space:
     found: dict[str, Choice | Range] = {
-        "method": Choice(tuple(name for name in ("entropic", "obs", "magnitude") if METHODS[name].sizes)),
+        "method": Choice(("entropic", "obs", "magnitude")),
         "target": Range(0.1, 0.9),
         "reconstruct": Choice(("0", "100")),
     }
