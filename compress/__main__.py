@@ -13,7 +13,7 @@ import sys
 def main() -> None:
     """The command line; which half of it is needed, its first word says."""
     from compress.cli.torchless import quick
-    from compress.pipeline.cache_folder import gather
+    from compress.user.cache_folder import gather
 
     gather()
     for stream in (sys.stdout, sys.stderr):

@@ -11,9 +11,10 @@ from torch import nn
 from compress.artifact import Artifact
 from compress.graph.trace.trace import trace
 from compress.measure.latency import Timing
-from compress.pipeline import cache_folder, latency_cache
+from compress.pipeline import latency_cache
 from compress.pipeline.latency_cache import LatencyCache
 from compress.recipe import make
+from compress.user import cache_folder
 
 
 def net(width: int, seed: int = 0) -> Artifact:

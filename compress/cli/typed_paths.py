@@ -10,6 +10,7 @@ from compress.edits import read
 from compress.errors import BadInput
 from compress.recipe import DRAWN, is_data, settings_in
 from compress.user import files
+from compress.user.shard_paths import shards
 
 
 def refuse_missing(typed: Mapping[str, Any]) -> None:
@@ -30,5 +31,7 @@ def refuse_missing(typed: Mapping[str, Any]) -> None:
         if not Path(model).exists():
             raise BadInput(f"There is no file {model}. Give the path of an ONNX file or of a model.")
     data = typed.get("data")
-    if data and data != "digits" and is_data(data) and not data.startswith("torchvision:"):
+    is_path = data and data != "digits" and is_data(data) and not data.startswith("torchvision:")
+    # Shards are files that braces and stars stand for.
+    if data and is_path and not shards(data):
         files.source(data)

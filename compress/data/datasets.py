@@ -136,10 +136,12 @@ def from_datasets(
         for name, dataset in found.items()
     }
     total = sum(len(dataset) for dataset in found.values())
+    # None unasked: a data set may hold what two processes cannot share, such as an open file.
+    workers = settings.workers or 0
     notes = [f"Items of {where} are used as they come{'' if sample.dtype == torch.uint8 else ', already normalized'}."]
     if total * sample.numel() * sample.element_size() <= settings.memory_gb * 1e9:
         # A data set with random transforms would be frozen in its first draw: augmentation belongs to [augment].
-        parts = {name: unreadable_out(part, where)[0] for name, part in parts.items()}
+        parts = {name: unreadable_out(part, where, workers)[0] for name, part in parts.items()}
         notes.append("They were read once and kept: random transforms of the data set act only once.")
     task, parts = _task(parts, to_tensor(item[1]), settings, where, notes) if pair else (settings.task or "classification", parts)
     classes = settings.classes or tuple(map(str, getattr(found["train"], "classes", ()))) or None
@@ -156,6 +158,7 @@ def from_datasets(
         ready,
         tuple(notes),
         preparation=Preparation("items"),
+        workers=workers,
     )
 
 

@@ -8,35 +8,32 @@ root/images/*.jpg  root/masks/*.png           segmentation: a mask of class numb
 
 from __future__ import annotations
 
-import warnings
+import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from compress.data.images import SUFFIXES, Header, header
+from compress.data.image_source import Pictured, open_pictures
+from compress.data.images import SUFFIXES
 from compress.data.listing import image_files
-from compress.data.preparation import Preparation
 from compress.data.settings import Settings
-from compress.data.sources import Part, Source, number_classes, unreadable_out
-from compress.data.splits import too_many
-from compress.data.stores import Files, Stored, name_some
-from compress.errors import BadInput, CompressWarning, EmptyData
+from compress.data.sources import Source
+from compress.data.stores import Files, name_some
+from compress.errors import BadInput, EmptyData
 from compress.user.wording import many
 
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-PROBES = 256  # image headers looked at for the size and the number of channels
 
 
 @dataclass(frozen=True)
 class Listing:
     """Files of one part, sorted by name."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[str, ...]
     labels: tuple[str, ...] = ()
-    masks: tuple[Path, ...] = ()
+    masks: tuple[str, ...] = ()
     others: int = 0  # files that are no images
     empty: tuple[str, ...] = ()  # class folders without an image
     odd: tuple[str, ...] = ()  # no regular files, and links that lead back
@@ -55,36 +52,23 @@ def open_folder(root: Path, settings: Settings, shape: tuple[int, ...] | None, d
     if odd := [text for listing in listings.values() for text in listing.odd]:
         notes.append(f"{many(len(odd), 'entry', 'entries')} of {root} left out: {name_some(odd)}.")
     listings, said = _agreeing(listings, root)
-    channels, size, resize, told = _geometry(listings, settings, shape, root, draws)
-    notes += said + told
-    task = settings.task or ("segmentation" if listings["train"].masks else "classification")
-    # Without labels the task says what the outputs mean.
-    if task not in ("classification", "segmentation") and (listings["train"].labels or listings["train"].masks):
-        raise BadInput(f"{root} is an image folder, which has no targets for the task '{task}'. Give an .npz or module:factory.")
-    classes, said = _class_names(listings, settings, root)
-    notes += said
-    total = sum(len(x.paths) for x in listings.values())
-    fits = total * size[0] * size[1] * (channels + bool(listings["train"].masks)) <= settings.memory_gb * 1e9
-    notes.append(
-        f"{many(total, 'image')} of {channels}x{size[0]}x{size[1]} "
-        + ("were decoded into memory." if fits else "are decoded while running: they would not fit into memory_gb.")
-    )
-    parts, broken = {}, []
-    for name, listing in listings.items():
-        part = _part(listing, size, channels, resize, classes, settings, root)
-        if fits:
-            part, bad = unreadable_out(part, str(root))
-            broken += bad
-        parts[name] = part
-    if len(broken) > settings.max_unreadable * total:
-        raise BadInput(too_many(broken, total, settings.max_unreadable))
-    if broken:
-        notes.append(f"{len(broken)} of {total} images cannot be read and were left out: {name_some(broken)}.")
-    classes = _checked_classes(parts, task, classes, root)
-    made = Preparation("files", "gray" if channels == 1 else "RGB", settings.resize if resize else None, settings.upright)
-    return Source(
-        parts, (channels, *size), task, classes, notes=tuple(notes), preparation=made, example=str(listings["train"].paths[0])
-    )
+    classes, lacking = _class_names(listings, settings, root)
+    parts = {name: _pictured(listing, classes, root) for name, listing in listings.items()}
+    return open_pictures(parts, classes, settings, shape, draws, str(root), [*notes, *said, *lacking])
+
+
+def _pictured(listing: Listing, classes: Sequence[str] | None, root: Path) -> Pictured:
+    if listing.masks:
+        return Pictured(Files(listing.paths), masks=Files(listing.masks))
+    if not listing.labels:
+        return Pictured(Files(listing.paths))
+    number = {name: i for i, name in enumerate(classes or ())}
+    unknown = sorted(set(listing.labels) - number.keys())
+    if unknown:
+        raise BadInput(
+            f"{root} has class folders that the data settings do not list: {', '.join(unknown[:5])}. Add them to classes."
+        )
+    return Pictured(Files(listing.paths), torch.tensor([number[name] for name in listing.labels]))
 
 
 def _parts(root: Path) -> dict[str, Path]:
@@ -128,13 +112,17 @@ def _list(root: Path) -> Listing:
 
 def _with_masks(images: Path, masks: Path) -> Listing:
     found, drawn = image_files(images, deep=False), image_files(masks, deep=False)
-    paths, by_stem = found.images, {path.stem: path for path in drawn.images}
-    lonely = [str(path) for path in paths if path.stem not in by_stem]
+    paths, by_stem = found.images, {_stem(path): path for path in drawn.images}
+    lonely = [path for path in paths if _stem(path) not in by_stem]
     if not paths:
         raise EmptyData(f"{images} has no images. Put images there, and a mask of the same name into {masks}.")
     if lonely:
         raise BadInput(f"{many(len(lonely), 'image')} without a mask of the same name in {masks}: {name_some(lonely)}.")
-    return Listing(paths, (), tuple(by_stem[path.stem] for path in paths), found.others, odd=(*found.odd, *drawn.odd))
+    return Listing(paths, (), tuple(by_stem[_stem(path)] for path in paths), found.others, odd=(*found.odd, *drawn.odd))
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(os.path.basename(path))[0]
 
 
 def _agreeing(listings: dict[str, Listing], root: Path) -> tuple[dict[str, Listing], list[str]]:
@@ -167,108 +155,10 @@ def _class_names(listings: dict[str, Listing], settings: Settings, root: Path) -
         if extra:
             raise BadInput(f"{root} has test classes that are not in train/: {', '.join(extra[:5])}. Add them, or {remedy}.")
     names = settings.classes or tuple(sorted(train)) or None
-    lacking = {part: [name for name in names or () if name not in listing.labels] for part, listing in listings.items()}
+    present = {part: set(listing.labels) for part, listing in listings.items()}
+    lacking = {part: [name for name in names or () if name not in labels] for part, labels in present.items()}
     return names, [
         f"The {part} part of {root} has no image of {many(len(some), 'class', 'classes')}, whose numbers stay: {name_some(some)}."
         for part, some in lacking.items()
         if some and train
     ]
-
-
-def by(shape: Sequence[int]) -> str:
-    """3x28x28."""
-    return "x".join(map(str, shape))
-
-
-def _geometry(
-    listings: dict[str, Listing], settings: Settings, shape: tuple[int, ...] | None, root: Path, draws: torch.Generator
-) -> tuple[int, tuple[int, int], str | None, list[str]]:
-    """(channels, (height, width), how to resize, notes), from the settings, the model's input, or the images."""
-    everything = [path for listing in listings.values() for path in listing.paths]
-    some = sorted(torch.randperm(len(everything), generator=draws)[:PROBES].tolist())
-    with ThreadPoolExecutor() as pool:
-        headers = [found for found in pool.map(header, (everything[i] for i in some)) if found is not None]
-    if not headers:
-        raise EmptyData(f"None of {len(some)} images looked at in {root} can be read, such as {everything[some[0]]}.")
-    sizes = sorted({one.upright if settings.upright else one.size for one in headers})
-    gray = all(one.mode in ("1", "L", "LA", "F") or one.mode.startswith("I") for one in headers)
-    notes = _said_of(headers, settings)
-    channels = settings.channels or (1 if gray else 3)
-    if settings.channels is None:
-        notes.append(f"The images are {'gray: 1 channel' if gray else 'colored: 3 channels'}.")
-    if shape is not None and len(shape) != 3:
-        raise BadInput(
-            f"The input shape is {by(shape) or 'scalar'}, and the images of {root} have channels, height and width. Give "
-            "--input-shape 3x32x32 or the like, or leave it out."
-        )
-    if shape is not None and shape[0] != channels:
-        raise BadInput(
-            f"The input shape is {by(shape)}, and the images of {root} have {many(channels, 'channel')}. Give --input-shape "
-            f"{by((channels, *shape[1:]))}, or leave it out; where the model takes {many(shape[0], 'channel')}, write channels = "
-            f"{shape[0]} into a data.toml."
-        )
-    wanted = settings.size or (None if shape is None else (shape[1], shape[2]))
-    if wanted is not None:
-        if shape is not None and wanted != tuple(shape[1:]):
-            raise BadInput(f"The input shape is {by(shape)}, the data settings say size = {list(wanted)}. Make them agree.")
-        if len(sizes) == 1 and shape is not None and sizes[0][0] * wanted[1] != sizes[0][1] * wanted[0]:
-            odd = (
-                f"All images of {root} that were looked at are {by(sizes[0])}, and the input shape is {by(shape)}, of other "
-                "proportions. If that is not what the model was trained on, correct --input-shape, or leave it out."
-            )
-            warnings.warn(odd, CompressWarning, stacklevel=2)
-            notes.append(odd)
-        if sizes != [wanted]:
-            how = "scaled and cut to the center" if settings.resize == "crop" else "stretched"
-            notes.append(f"Images of other sizes (such as {sizes[0][0]}x{sizes[0][1]}) are {how}: {wanted[0]}x{wanted[1]}.")
-        return channels, wanted, settings.resize, notes
-    if len(sizes) > 1:
-        raise BadInput(
-            f"The images of {root} have several sizes ({sizes[0][0]}x{sizes[0][1]} to {sizes[-1][0]}x{sizes[-1][1]}). "
-            f"Give the model's with --input-shape CxHxW, or size = [H, W] in a data.toml."
-        )
-    notes.append(f"The input size {sizes[0][0]}x{sizes[0][1]} is that of the images.")
-    return channels, sizes[0], None, notes
-
-
-def _said_of(headers: Sequence[Header], settings: Settings) -> list[str]:
-    """What some of the images are, and what is done with it."""
-    turned, how = sum(one.turned for one in headers), "turned upright" if settings.upright else "used as stored"
-    otherwise = "" if settings.upright else "; upright = true in a data.toml turns them"
-    kinds = {
-        f"have an EXIF orientation and are {how}{otherwise}": turned,
-        "have 16 bits, of which the upper eight are used": sum(one.mode.startswith("I") for one in headers),
-        "have transparency, which is left out": sum("A" in one.mode and one.mode != "LAB" for one in headers),
-    }
-    return [f"{count} of {len(headers)} images looked at {what}." for what, count in kinds.items() if count]
-
-
-def _part(
-    listing: Listing,
-    size: tuple[int, int],
-    channels: int,
-    resize: str | None,
-    classes: Sequence[str] | None,
-    settings: Settings,
-    root: Path,
-) -> Part:
-    images = Files(listing.paths, size, channels, resize, settings.upright)
-    if listing.masks:
-        return Part((images,), Files(listing.masks, size, 0, resize, settings.upright))
-    if not listing.labels:
-        return Part((images,))
-    number = {name: i for i, name in enumerate(classes or ())}
-    unknown = sorted(set(listing.labels) - number.keys())
-    if unknown:
-        raise BadInput(
-            f"{root} has class folders that the data settings do not list: {', '.join(unknown[:5])}. Add them to classes."
-        )
-    return Part((images,), Stored(torch.tensor([number[name] for name in listing.labels])))
-
-
-def _checked_classes(parts: dict[str, Part], task: str, names: Sequence[str] | None, root: Path) -> tuple[str, ...] | None:
-    targets = [part.targets for part in parts.values() if part.targets is not None]
-    if not targets:
-        return None if names is None else tuple(names)
-    some = [store.read(torch.arange(len(store))[: PROBES if isinstance(store, Files) else None]) for store in targets]
-    return number_classes(some, task, names, str(root))

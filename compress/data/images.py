@@ -7,9 +7,8 @@ refused: a plain conversion makes one constant of it.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -45,11 +44,10 @@ class Header:
         return self.orientation in range(2, 9)
 
 
-def header(path: Path) -> Header | None:
-    """The header of a file without decoding, or None where it is no image."""
+def header(path: str | BinaryIO) -> Header | None:
+    """The header of a file without decoding, or None where it is no image. Pillow may warn."""
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
-            warnings.simplefilter("ignore")
+        with Image.open(path, formats=FORMATS) as image:
             # Pillow turns pictures of TIFF itself, and would decode those of PNG to look for EXIF behind the pixels.
             passed = image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info)
             turned = 1 if passed else image.getexif().get(ORIENTATION, 1)
@@ -58,11 +56,11 @@ def header(path: Path) -> Header | None:
         return None
 
 
-def pixels(path: Path, size: tuple[int, int], channels: int, resize: str | None, upright: bool = False) -> np.ndarray:
+def pixels(path: str | BinaryIO, size: tuple[int, int], channels: int, resize: str | None, upright: bool = False) -> np.ndarray:
     """One image file as uint8, (height, width, channels), or (height, width) for a mask.
 
     Args:
-        path: of the file.
+        path: of the file, or its bytes.
         size: (height, width) that comes out.
         channels: 1 or 3; 0 for a mask of class numbers.
         resize: None (another size is an error), "crop" (cover, then cut the center) or "stretch".

@@ -16,12 +16,12 @@ class Found:
     """What lies below a folder.
 
     Attributes:
-        images: sorted by path.
+        images: as Path sorts them. Text, since a million of Path take longer to make than to find.
         others: files that are no images by their suffix.
         odd: no regular files (pipes, sockets, devices, broken links), and links to folders that were read already.
     """
 
-    images: tuple[Path, ...]
+    images: tuple[str, ...]
     others: int
     odd: tuple[str, ...]
 
@@ -32,38 +32,45 @@ def image_files(root: Path, deep: bool) -> Found:
     Raises:
         BadInput: a folder cannot be listed.
     """
-    images, others, odd = list[Path](), 0, list[str]()
+    images, others, odd = list[str](), 0, list[str]()
     # A link to a folder around this one would lead in a circle, and the pictures of all classes into this one.
     seen = {_identity(folder) for folder in (*root.absolute().parents, *root.resolve().parents)}
-    waiting = [root]
-    while waiting:
-        folder = waiting.pop()
+
+    def entered(folder: str) -> Iterator[os.DirEntry[str]]:
         if (here := _identity(folder)) in seen:
             odd.append(f"{folder} (a link to a folder that is read already)")
-            continue
+            return iter(())
         seen.add(here)
-        for entry in _entries(folder):
-            path, hidden = Path(entry.path), entry.name.startswith(".")
-            if entry.is_dir():
-                waiting += [path] * (deep and not hidden)
-            elif hidden or path.suffix.lower() not in SUFFIXES:
-                others += 1
-            elif entry.is_file():
-                images.append(path)
-            else:
-                odd.append(f"{path} (no regular file)")
-    return Found(tuple(sorted(images)), others, tuple(sorted(odd)))
+        return iter(_entries(folder))
+
+    # Files and folders by name, one below the other: so the paths come out sorted.
+    open_ones = [entered(str(root))]
+    while open_ones:
+        entry = next(open_ones[-1], None)
+        if entry is None:
+            open_ones.pop()
+            continue
+        hidden = entry.name.startswith(".")
+        if entry.is_dir():
+            if deep and not hidden:
+                open_ones.append(entered(entry.path))
+        elif hidden or os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
+            others += 1
+        elif entry.is_file():
+            images.append(entry.path)
+        else:
+            odd.append(f"{entry.path} (no regular file)")
+    return Found(tuple(images), others, tuple(sorted(odd)))
 
 
-def _identity(folder: Path) -> tuple[int, int]:
+def _identity(folder: str | Path) -> tuple[int, int]:
     found = os.stat(folder)
     return found.st_dev, found.st_ino
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+def _entries(folder: str) -> list[os.DirEntry[str]]:
     try:
-        # Backwards, as the last one that waits is read first.
         with os.scandir(folder) as entries:
-            yield from sorted(entries, key=lambda entry: entry.name, reverse=True)
+            return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise BadInput(f"{folder} cannot be listed ({error.strerror}). Make it readable, or take it away.") from error

@@ -13,12 +13,14 @@ from compress.data.arrays import open_arrays, open_digits, open_npz
 from compress.data.datasets import open_factory, open_torchvision
 from compress.data.folder import open_folder
 from compress.data.settings import PRESETS, Settings, from_toml, make
+from compress.data.shards import open_shards
 from compress.data.sources import Part, Source
 from compress.data.splits import Augment, Data, DataSpec, Split, scaled
-from compress.data.stores import Files, Store, Stored
+from compress.data.stores import Pictures, Store, Stored, together
 from compress.errors import BadInput, EmptyData
 from compress.recipe import is_data
 from compress.user import files
+from compress.user.shard_paths import shards
 from compress.user.wording import many
 
 SAMPLE = 10_000  # images for mean and std: their standard error is then below 0.3 % of the std even for flat images
@@ -36,7 +38,7 @@ def open_data(
     """Open a user's data.
 
     Args:
-        spec: image folder, .npz, torchvision:NAME@DIR, digits, module:factory, file.py:factory or data.toml.
+        spec: image folder, .npz, shards (.tar), torchvision:NAME@DIR, digits, module:factory, file.py:factory or data.toml.
         seed: of the splits and of the sample behind mean and std.
         shape: (channels, height, width) that the model takes, where it is known.
         settings: what a data.toml would say.
@@ -59,8 +61,8 @@ def open_data(
     settings = settings or make()
     if not text:
         raise EmptyData(
-            "No data was given. Give --data: an image folder, an .npz file, torchvision:NAME@DIR, digits, module:factory "
-            "or a data.toml."
+            "No data was given. Give --data: an image folder, an .npz file, .tar shards, torchvision:NAME@DIR, digits, "
+            "module:factory or a data.toml."
         )
     shape = None if shape is None else tuple(shape)
     if text == "digits":
@@ -69,6 +71,8 @@ def open_data(
         source = open_torchvision(text.removeprefix("torchvision:"), settings, shape)
     elif not is_data(text):
         source = open_factory(text, settings, shape)
+    elif found := shards(text):
+        source = open_shards(found, settings, shape, torch.Generator().manual_seed(seed), text)
     else:
         path = files.source(text)
         if path.is_dir():
@@ -76,7 +80,9 @@ def open_data(
         elif path.suffix == ".npz":
             source = open_npz(path, settings, shape)
         else:
-            raise BadInput(f"{path} is a {path.suffix or 'plain'} file; needed is an image folder, an .npz file or a data.toml.")
+            raise BadInput(
+                f"{path} is a {path.suffix or 'plain'} file; needed is an image folder, an .npz file, .tar shards or a data.toml."
+            )
     return source if isinstance(source, Data) else divided(source, settings, seed, text)
 
 
@@ -140,7 +146,7 @@ def divided(source: Source, settings: Settings, seed: int, name: str) -> Data:
         )
 
     def split(part: Part, index: Tensor) -> Split:
-        return Split(part.inputs, part.targets, index, spec, settings.max_unreadable)
+        return Split(part.inputs, part.targets, index, spec, settings.max_unreadable, source.workers)
 
     return Data(split(train, rest), split(held_part, held_index), split(test_part, test_index), spec, tuple(notes))
 
@@ -208,10 +214,11 @@ def _refuse_constant(source: Source, index: Tensor, seed: int, name: str) -> Non
     """
     store = source.parts["train"].inputs[0]
     # Items of a user's own may be costly, and may be drawn anew each time.
-    if not isinstance(store, Stored | Files):
+    if not isinstance(store, Stored | Pictures):
         return
     numbers = _some(store, index, seed)[:FEW]
-    some = store.read(numbers)[[number not in store.broken for number in numbers.tolist()]]
+    ((some,),) = together([store], [numbers], source.workers)
+    some = some[[number not in store.broken for number in numbers.tolist()]]
     if len(some) > 1 and bool((some.transpose(0, 1).flatten(1).diff(dim=1) == 0).all()):
         such = f" (such as {source.example})" if source.example else ""
         raise BadInput(
@@ -232,8 +239,8 @@ def _measured(source: Source, index: Tensor, seed: int) -> tuple[tuple[float, ..
     some = _some(store, index, seed)
     total = square = torch.zeros(source.shape[0], dtype=torch.float64)
     count = 0
-    for chunk in some.split(500):
-        x = scaled(store.read(chunk)).transpose(0, 1).flatten(1)
+    for (values,) in together([store], some.split(500), source.workers):
+        x = scaled(values).transpose(0, 1).flatten(1)
         total, square, count = total + x.double().sum(1), square + x.double().square().sum(1), count + x.shape[1]
     mean = total / count
     std = (square / count - mean.square()).clamp_min(0).sqrt()

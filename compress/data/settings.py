@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from compress.errors import BadInput
 from compress.user import files, wording
+from compress.user.shard_paths import SUFFIXES
 
 PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "none": ((0.0,), (1.0,)),
@@ -71,6 +72,7 @@ class Settings(BaseModel):
     augment: AugmentSettings | None = None
     split: SplitSettings = Field(default_factory=lambda: SplitSettings(**{}))
     max_unreadable: float = Field(0.05, ge=0, lt=1, description="share of unreadable images that is put up with")
+    workers: int | None = Field(None, ge=0, le=256, description="processes that read samples while the model computes")
     memory_gb: float = Field(1.0, gt=0, description="decode everything at the start if it fits into this")
 
     @field_validator("size", mode="before")
@@ -130,6 +132,12 @@ def from_toml(path: Path) -> Settings:
     name, at, folder = source.partition("@")
     if at and name.startswith("torchvision:"):
         values["source"] = f"{name}@{path.parent / folder}"
-    elif (source != "digits" and (path.parent / source).exists()) or (path.parent / source.rpartition(":")[0]).is_file():
+    elif source != "digits" and _is_beside(path.parent, source):
         values["source"] = str(path.parent / source)
     return make(str(path), **values)
+
+
+def _is_beside(folder: Path, source: str) -> bool:
+    """Whether a source is a path from that folder: there, a function in a file there, or shards by their pattern."""
+    there = (folder / source).exists() or (folder / source.rpartition(":")[0]).is_file()
+    return there or (source.endswith(SUFFIXES) and not source.startswith("~"))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compress.data.preparation import Preparation
-from compress.data.stores import IGNORE, WHOLE, Store, Stored
+from compress.data.stores import IGNORE, WHOLE, Store, Stored, together
 from compress.data.targets import label_names
 from compress.errors import BadInput, EmptyData
 
@@ -35,6 +35,7 @@ class Source:
         preset: name of the normalization that belongs to this data, where it is known.
         preparation: how a picture became an input.
         example: name of a training file, where the samples are files.
+        workers: processes that read samples which are not in memory.
         ready: inputs are normalized already and are used as they come.
     """
 
@@ -47,6 +48,7 @@ class Source:
     notes: tuple[str, ...] = field(default=())
     example: str = ""
     preparation: Preparation | None = None
+    workers: int = 0
 
 
 def named(
@@ -88,7 +90,7 @@ def number_classes(targets: Sequence[Tensor], task: str, names: Sequence[str] | 
     return tuple(names)
 
 
-def unreadable_out(part: Part, where: str) -> tuple[Part, list[str]]:
+def unreadable_out(part: Part, where: str, workers: int = 0) -> tuple[Part, list[str]]:
     """The part in memory, without the samples that could not be read; those are named.
 
     Raises:
@@ -97,7 +99,7 @@ def unreadable_out(part: Part, where: str) -> tuple[Part, list[str]]:
     count = len(part.inputs[0])
     everything = torch.arange(count)
     stores = (*part.inputs, *(() if part.targets is None else (part.targets,)))
-    values = [store.read(everything) for store in stores]
+    (values,) = together(stores, [everything], workers)
     broken = {number: text for store in stores for number, text in store.broken.items()}
     if count and len(broken) == count:
         raise EmptyData(f"None of the {count} images of {where} can be read. The first: {next(iter(broken.values()))}.")

@@ -8,7 +8,6 @@ uint8 image / 255            (float images: as they are)
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compress.data.preparation import Preparation
-from compress.data.stores import IGNORE, WHOLE, Store, Stored, channels_first, name_some
+from compress.data.stores import IGNORE, WHOLE, Store, channels_first, name_some, together
 from compress.data.targets import zeros_and_ones
 from compress.errors import BadInput, EmptyData
 
@@ -75,13 +74,14 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class Split:
-    """Some of the samples of a source. `index[i]` is the number of sample i in its stores."""
+    """Some of the samples of a source. `index[i]` is the number of sample i in its stores; `workers` processes read slow ones."""
 
     inputs: tuple[Store, ...]
     targets: Store | None
     index: Tensor
     spec: DataSpec
     max_unreadable: float = 0.05
+    workers: int = 0
 
     def __len__(self) -> int:
         return len(self.index)
@@ -128,8 +128,9 @@ class Split:
             chunks.pop()
         # One stream of random numbers for the changes, on the CPU: the same ones whatever the device.
         draws = torch.Generator().manual_seed(_mix(seed, epoch, 2))
-        for inputs, target in self._samples(chunks):
-            yield self._finished(inputs, target, draws if augment else None, torch.device(device))
+        place = torch.device(device)
+        for inputs, target in self._samples(chunks, _mix(seed, epoch, 3), place):
+            yield self._finished(inputs, target, draws if augment else None, place)
 
     def _order(self, shuffle: bool, seed: int, epoch: int, limit: int | None) -> Tensor:
         order = self.index
@@ -140,31 +141,22 @@ class Split:
             order = order[torch.randperm(len(order), generator=torch.Generator().manual_seed(_mix(seed, epoch, 1)))]
         return order
 
-    def _samples(self, chunks: Sequence[Tensor]) -> Iterator[tuple[tuple[Tensor, ...], Tensor | None]]:
-        """Raw samples chunk by chunk; slow stores are read one chunk ahead."""
-        if all(isinstance(store, Stored) for store in self.inputs):
-            yield from (self._read(chunk) for chunk in chunks)
-            return
-        with ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(self._read, chunks[0])
-            for following in [*chunks[1:], None]:
-                inputs, target = ahead.result()
-                if following is not None:
-                    ahead = pool.submit(self._read, following)
-                if len(inputs[0]):
-                    yield inputs, target
-
-    def _read(self, index: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
-        inputs = tuple(store.read(index) for store in self.inputs)
-        target = None if self.targets is None else self.targets.read(index)
+    def _samples(
+        self, chunks: Sequence[Tensor], seed: int, device: torch.device
+    ) -> Iterator[tuple[tuple[Tensor, ...], Tensor | None]]:
+        """Raw samples chunk by chunk, without those that cannot be read."""
         stores = (*self.inputs, *(() if self.targets is None else (self.targets,)))
-        broken = {number for store in stores for number in store.broken}
-        if len(broken) > self.max_unreadable * len(self.inputs[0]):
-            raise BadInput(too_many(self.unreadable, len(self.inputs[0]), self.max_unreadable))
-        if broken:
-            good = torch.tensor([number not in broken for number in index.tolist()])
-            inputs, target = tuple(x[good] for x in inputs), None if target is None else target[good]
-        return inputs, target
+        total = len(self.inputs[0])
+        for chunk, values in zip(chunks, together(stores, chunks, self.workers, seed, device.type == "cuda"), strict=True):
+            broken = {number for store in stores for number in store.broken}
+            if len(broken) > self.max_unreadable * total:
+                raise BadInput(too_many(self.unreadable, total, self.max_unreadable))
+            if broken:
+                good = torch.tensor([number not in broken for number in chunk.tolist()])
+                values = [x[good] for x in values]
+            target = None if self.targets is None else values.pop()
+            if len(values[0]):
+                yield tuple(values), target
 
     def _finished(
         self, inputs: tuple[Tensor, ...], target: Tensor | None, draws: torch.Generator | None, device: torch.device
@@ -176,7 +168,8 @@ class Split:
             first, changed = change(first, target if spatial else None, self.spec.augment, draws)
             target = changed if spatial else target
         mean, std = (torch.tensor(v, device=device).view(-1, *[1] * (first.ndim - 2)) for v in (self.spec.mean, self.spec.std))
-        first = (scaled(first) - mean) / std
+        # In place where the tensor is new: fresh memory costs more than the arithmetic.
+        first = (scaled(first) - mean).div_(std)
         if target is not None:
             target = _as_numbers(target, self.spec)
         return Batch((first, *(scaled(x.to(device)) for x in rest)), target)
@@ -199,7 +192,7 @@ class Data:
 
 def scaled(values: Tensor) -> Tensor:
     """Float32; 8-bit images on the scale 0-1."""
-    return values.float() / 255 if values.dtype == torch.uint8 else values.float()
+    return values.float().div_(255) if values.dtype == torch.uint8 else values.float()
 
 
 def _as_numbers(target: Tensor, spec: DataSpec) -> Tensor:

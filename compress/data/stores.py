@@ -1,26 +1,23 @@
-"""Where samples live: in one tensor, in image files, or in somebody's data set.
+"""Where samples live: in one tensor, in files of pictures, or in somebody's data set.
 
 A store has a length and `read(index)`; everything above it (splits, batches, augmentation) is the same for all three.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from compress.data.feeding import PIECE, pieces
 from compress.data.images import pixels, with_channels
 from compress.errors import BadInput
 
-CHUNK = 256  # files per task of the decoding pool: far above the cost of a task, small enough to balance
 IGNORE = 255  # class number of mask pixels that count for nothing
 WHOLE = ("classification", "segmentation", "text")
 """Tasks whose targets are numbers of classes."""
@@ -53,9 +50,41 @@ class Stored:
         return self.values[index]
 
 
+class Encoded(Protocol):
+    """Pictures as they lie in files, by number."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, number: int) -> str:
+        """What messages call it."""
+        ...
+
+    def file(self, number: int) -> str | BinaryIO:
+        """What Pillow opens."""
+        ...
+
+
 @dataclass(frozen=True)
 class Files:
-    """Image files, decoded when they are read, by several threads.
+    """A file for each picture."""
+
+    paths: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, number: int) -> str:
+        """Its path."""
+        return self.paths[number]
+
+    def file(self, number: int) -> str:
+        """Its path."""
+        return self.paths[number]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures that are decoded when they are read.
 
     Attributes:
         size: (height, width) that every sample gets.
@@ -64,7 +93,7 @@ class Files:
         upright: turned as EXIF says.
     """
 
-    paths: tuple[Path, ...]
+    encoded: Encoded
     size: tuple[int, int]
     channels: int
     resize: str | None = None
@@ -72,24 +101,17 @@ class Files:
     broken: dict[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.encoded)
 
     def read(self, index: Tensor) -> Tensor:
         numbers = index.tolist()
         shape = self.size if self.channels == 0 else (*self.size, self.channels)
         out = np.zeros((len(numbers), *shape), np.uint8)
-
-        def decode(start: int) -> None:
-            for row in range(start, min(start + step, len(numbers))):
-                try:
-                    out[row] = pixels(self.paths[numbers[row]], self.size, self.channels, self.resize, self.upright)
-                except Exception as error:  # Pillow raises a dozen kinds over damaged bytes
-                    self.broken[numbers[row]] = f"{self.paths[numbers[row]]} ({type(error).__name__}: {error})"
-
-        workers = min(8, os.cpu_count() or 1)
-        step = max(1, min(CHUNK, -(-len(numbers) // workers)))
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(decode, range(0, len(numbers), step)))
+        for row, number in enumerate(numbers):
+            try:
+                out[row] = pixels(self.encoded.file(number), self.size, self.channels, self.resize, self.upright)
+            except Exception as error:  # Pillow raises a dozen kinds over damaged bytes
+                self.broken[number] = f"{self.encoded.name(number)} ({type(error).__name__}: {error})"
         images = torch.from_numpy(out)
         return images if self.channels == 0 else channels_first(images)
 
@@ -106,13 +128,7 @@ class Items:
         return len(self.items)
 
     def read(self, index: Tensor) -> Tensor:
-        values = [self._value(i) for i in index.tolist()]
-        try:
-            return torch.stack(values)
-        except RuntimeError as error:
-            raise BadInput(
-                f"The data set's items cannot be stacked ({error}). Needed are items of one shape: resize them there."
-            ) from error
+        return _joined(torch.stack, [self._value(i) for i in index.tolist()])
 
     def _value(self, number: int) -> Tensor:
         try:
@@ -124,6 +140,47 @@ class Items:
             raise BadInput(
                 f"The data set {type(self.items).__name__} raises at item {number} ({type(error).__name__}: {told}). Correct it."
             ) from error
+
+
+def together(
+    stores: Sequence[Store], chunks: Sequence[Tensor], workers: int, seed: int = 0, pinned: bool = False
+) -> Iterator[list[Tensor]]:
+    """Samples of several stores, chunk by chunk; what turns out to be unreadable stands in their `broken`.
+
+    Args:
+        stores: sample i is the same one in all of them.
+        chunks: numbers of samples.
+        workers: processes that read, as `feeding.pieces` has them.
+        seed: of what a data set draws there.
+        pinned: for a GPU that copies by itself.
+    """
+    if all(isinstance(store, Stored) for store in stores):
+        yield from ([store.read(chunk) for store in stores] for chunk in chunks)
+        return
+
+    def read(index: Tensor) -> tuple[list[Tensor], list[dict[int, str]]]:
+        values = [store.read(index) for store in stores]
+        return values, [{i: store.broken[i] for i in index.tolist() if i in store.broken} for store in stores]
+
+    divided = [chunk.split(PIECE) for chunk in chunks]
+    found = pieces(read, [piece for pieces_of_one in divided for piece in pieces_of_one], workers, seed, pinned)
+    for pieces_of_one in divided:
+        parts = list[list[Tensor]]()
+        for _ in pieces_of_one:
+            values, broken = next(found)
+            parts.append(values)
+            for store, what in zip(stores, broken, strict=True):
+                store.broken.update(what)
+        yield parts[0] if len(parts) == 1 else [_joined(torch.cat, list(of_one)) for of_one in zip(*parts, strict=True)]
+
+
+def _joined(how: Callable[[list[Tensor]], Tensor], parts: list[Tensor]) -> Tensor:
+    try:
+        return how(parts)
+    except RuntimeError as error:
+        raise BadInput(
+            f"The data set's items cannot be stacked ({error}). Needed are items of one shape: resize them there."
+        ) from error
 
 
 def channels_first(images: Tensor) -> Tensor:

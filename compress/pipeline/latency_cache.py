@@ -32,11 +32,11 @@ from compress.graph.channel_affine import ChannelAffine
 from compress.measure.interleaved import Candidate, Figures
 from compress.measure.latency import Timing, compare
 from compress.measure.runtime import choose, runner, usable_cores
-from compress.pipeline.cache_folder import cache_folder
 from compress.recipe import Recipe
 from compress.remote.race import race as race_there
 from compress.remote.ssh import device, workshop
 from compress.report.environment import environment
+from compress.user.cache_folder import cache_folder
 from exporters import atomic, onnx_for_timing
 from exporters.standalone import leftovers, machine
 
