@@ -82,6 +82,8 @@ def _judged(report: Report) -> tuple[Tone, str, list[str]]:
     smaller = _comparison(report)
     if doubts == [UNLIMITED]:
         return "unsure", f"{smaller} Whether its quality will do was not judged.", said
+    if report.undecided:
+        return "unsure", f"{smaller} Whether it kept --max-drop {report.max_drop:g} cannot be told.", said
     if doubts:
         return "unsure", f"{smaller} There are reasons for doubt.", said
     return "good", f"{smaller} It kept every limit that was set.", said
