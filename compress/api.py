@@ -178,6 +178,8 @@ def run(
     resolved, given = resolved_recipe(model, recipe, settings)
     if methods and (dry_run or "method" in settings):
         raise BadInput(f"--methods does not go with {'--dry-run' if dry_run else '--method'}. Leave one of them out.")
+    if resume and force:
+        raise BadInput("--resume goes on with what is there, and --force throws it away. Leave one of them out.")
     if dry_run:
         return decide(resolved, progress, given=given)
     how: dict[str, Any] = {"given": given, "resume": resume, "force": force, "progress": progress, "log": log}

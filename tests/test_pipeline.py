@@ -21,7 +21,7 @@ from compress.artifact import Artifact, apply
 from compress.checkpoint.load import load
 from compress.data import open_data
 from compress.edits import Keep, Plan, from_json
-from compress.errors import BadInput, GateFailed, Infeasible, StageFailed
+from compress.errors import BadInput, GateFailed, Infeasible, NotWritten, StageFailed
 from compress.graph.channels.solve import solve
 from compress.measure.latency import Timing
 from compress.method_table import METHODS, Method
@@ -253,6 +253,21 @@ def test_a_full_disk_is_told_and_leaves_no_half_written_stage(recipe: Recipe, tm
     with pytest.raises(BadInput, match=r"No space left on device.*Make room.*--resume"):
         run(recipe, tmp_path / "out")
     assert [p.name for p in (tmp_path / "out/stages").iterdir()] == ["00-dense"]
+
+
+def test_a_disk_that_spilled_values_fill_is_told_with_what_helps(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*args: object) -> None:
+        raise NotWritten("The disk takes no more. Give more --memory.") from OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pipeline, "save", full)
+    with pytest.raises(NotWritten, match=r"Give more --memory\. Finished stages are kept \(dense\): add --resume"):
+        run(recipe, tmp_path / "out")
+
+
+def test_going_on_and_beginning_anew_contradict_each_other(recipe: Recipe, tmp_path: Path):
+    with pytest.raises(BadInput, match="resume=True goes on with what is there, and force=True throws it away"):
+        compress.run(recipe=recipe, out=tmp_path / "out", resume=True, force=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_drop_beyond_the_contract_ends_with_the_gates_exit_code(recipe: Recipe, tmp_path: Path):

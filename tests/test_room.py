@@ -98,6 +98,13 @@ def test_values_that_are_changed_in_place_do_not_change_the_file():
     assert torch.equal(held[0], torch.ones(2000))
 
 
+@pytest.mark.parametrize(("needed", "told"), [(2.7e6, "--memory 3MB."), (2.71e9, "--memory 2.8GB.")])
+def test_a_limit_that_is_too_small_is_told_with_one_that_just_does(needed: float, told: str):
+    with pytest.raises(NotEnoughMemory) as error:
+        Room(1e6).check(needed, "A layer")
+    assert str(error.value).endswith(told)
+
+
 def test_nothing_is_left_after_a_kill(tmp_path: Path):
     code = (
         "import os, sys, torch; from pathlib import Path; from compress.data.room import Held, Room; "

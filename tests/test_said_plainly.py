@@ -20,13 +20,15 @@ from compress.data import open_data
 from compress.data.objects import open_objects
 from compress.edits import Keep, Plan
 from compress.errors import BadInput
-from compress.report import pictures, sentences
-from compress.report.comparison import cells, compared, spans
+from compress.report import pictures, rules, sentences
+from compress.report.changes import side
+from compress.report.comparison import cells, compared, legend, spans
+from compress.report.html.headline import of_report
 from compress.report.records import Latency, Quality
 from compress.stages.linearize import _costs
 from compress.user.files import json_text
 from compress.user.toml_values import toml
-from tests.test_gate import report
+from tests.test_gate import latency, quality, report, stage
 
 
 def invoke(*arguments: object) -> Result:
@@ -164,8 +166,34 @@ def test_an_input_of_other_axes_than_an_image_is_refused_with_a_folder(shape: st
 def test_noise_is_not_told_as_a_model_that_is_no_faster():
     noisy = Latency(runtime="ort", batch=1, threads=1, p50_ms=1.0, ratio=10.5, ci95=(10.2, 11.0), noisy=True, calm=0.1)
     said = sentences._latency(noisy)
-    assert (
-        said.startswith("Too noisy to tell whether it is faster")
-        and "other processes took the cores in 90% of its rounds" in said
-    )
+    assert said.startswith("Too noisy to tell in ort") and "other processes took the cores in 90% of its rounds" in said
     assert "Not measurably faster" in sentences._latency(noisy.model_copy(update={"noisy": False, "ci95": (0.9, 1.2)}))
+
+
+@pytest.mark.parametrize(
+    ("ci95", "noisy", "told"),
+    [
+        ((1.1, 1.4), False, "faster"),
+        ((0.7, 0.9), False, "slower"),
+        ((0.9, 1.1), False, "not measurably faster or slower"),
+        ((2.4, 2.7), True, "too noisy to tell"),
+        ((0.7, 0.9), True, "too noisy to tell, slower in these rounds"),
+    ],
+)
+def test_the_four_outcomes_of_a_timing_have_the_same_words_wherever_they_are_told(
+    ci95: tuple[float, float], noisy: bool, told: str
+):
+    now = latency(sum(ci95) / 2, *ci95, noisy=noisy)
+    large = now.model_copy(update={"batch": 8})
+    made = report(stage("remove", 0.5, now, quality(0.93)), large_batch=large)
+    verdict, sides = of_report(made), compared({"a": made}, {})
+    assert told in verdict.headline and sentences.reached(*made.stages).count(f"({told})") == 1
+    assert sides.runs[0].pace == told and cells(sides)[0][5].endswith("?") == (told not in ("faster", "slower"))
+    speed = verdict.figures[1]
+    assert f"in batches of 8 {sentences.speed_up(large)}: {told}" in speed.interval
+    if told not in ("faster", "slower"):
+        assert speed.value == told and f"a is {told}" in legend(sides)[0]
+        assert told.capitalize() in sentences._latency(now)
+    if noisy:
+        ruling = rules.min_speedup(side(made), 1.1)
+        assert ruling.verdict == "cannot tell" and ruling.reason.startswith("too noisy to tell: ")

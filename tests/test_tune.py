@@ -373,3 +373,19 @@ def test_three_commands_share_a_search(net: Path):
 def test_every_method_of_the_usual_search_sizes_channels():
     usual = space.space(BASE, set(), [])["method"]
     assert isinstance(usual, Choice) and all(METHODS[name].sizes for name in usual.values)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"trials": 0}, "trials=? ?i?s? ?0"),
+        ({"join": True, "force": True}, "Leave one of them out"),
+        ({"data": "nowhere"}, "nowhere"),
+    ],
+)
+def test_a_search_that_is_refused_leaves_no_folder(tmp_path: Path, settings: dict[str, Any], said: str):
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    torch.save(net, tmp_path / "m.pt")
+    with pytest.raises(BadInput, match=said):
+        compress.tune(tmp_path / "m.pt", out=tmp_path / "search", **(QUICK | settings))
+    assert not (tmp_path / "search").exists()

@@ -14,6 +14,7 @@ from compress.report import sentences, weights
 from compress.report.html.command_line import command_line
 from compress.report.html.headline import UNLIMITED, of_report
 from compress.report.html.run_folder import PAGE
+from compress.report.promise import kept
 from compress.report.records import Outcome, Report
 from compress.report.table import columns, rows, table
 
@@ -38,7 +39,8 @@ def print_report(report: Report, out: object, quiet: bool = False) -> None:
     # The error that ends a run which broke its contract says the rest.
     if report.outcome is Outcome.KEPT:
         for sentence in verdict.sentences:
-            if sentence not in report.warnings and sentence != report.verdict:
+            # Without --quiet the warnings stand above already.
+            if (quiet or sentence not in report.warnings) and sentence != report.verdict:
                 told(sentence)
     said = [(one.name.lower(), "; ".join(filter(None, (one.value, one.beside, one.interval)))) for one in verdict.figures]
     facts([*said, ("files", f"{', '.join(_files(report, folder))}")])
@@ -89,18 +91,23 @@ def _files(report: Report, folder: Path) -> Iterator[str]:
 def next_command(report: Report, folder: Path) -> str:
     """What most people would do now, as a shell takes it."""
     place = shlex.quote(str(folder))
-    if report.outcome is Outcome.QUALITY_LOST:
+    verdict, dense, now = of_report(report), report.dense.quality, report.result.quality
+    unlimited = UNLIMITED in verdict.sentences
+    # A limit that this result breaks is no next step.
+    lost = unlimited and dense is not None and now is not None and kept(dense, now, 1).verdict == "fail"
+    if report.outcome is Outcome.QUALITY_LOST or lost:
         return longer(folder) or f"compress report {place}"
-    verdict = of_report(report)
     if report.outcome is not Outcome.KEPT or verdict.tone == "bad" or not report.exports:
         return f"compress report {place}"
-    return f"compress gate {place} --max-drop 1" if UNLIMITED in verdict.sentences else f"compress package {place}"
+    return f"compress gate {place} --max-drop 1" if unlimited else f"compress package {place}"
 
 
 def longer(folder: Path) -> str:
     """The same run with twice the training, into a folder of its own; empty where no command line can repeat it."""
     from compress.recipe import Recipe, settings_in
 
+    if not (folder / "recipe.toml").is_file():
+        return ""
     settings = settings_in(folder / "recipe.toml")
     epochs = 2 * float(settings.get("epochs", 0)) or Recipe.model_fields["epochs"].default
     return command_line({**settings, "epochs": epochs}, f"{folder}-longer")

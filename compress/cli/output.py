@@ -149,11 +149,13 @@ def _timing(t: Any) -> tuple[str, ...]:
     def shown(value: float | None, digits: int, scale: float = 1.0) -> str:
         return "" if value is None else f"{scale * value:.{digits}f}"
 
-    first = t.ci95 == (1.0, 1.0)
+    from compress.report.sentences import pace
+
+    told = "" if t.ci95 == (1.0, 1.0) and not t.noisy else pace(t.ci95, t.noisy)
     return (
         t.runtime, str(t.batch), str(t.threads),
         shown(t.p50_ms, 3), shown(t.p90_ms, 3), shown(t.p99_ms, 3), shown(t.per_second, 1),
-        f"{t.ratio:.2f}x", f"{t.ci95[0]:.2f} - {t.ci95[1]:.2f}", "" if first and not t.noisy else t.verdict, str(t.samples),
+        f"{t.ratio:.2f}x", f"{t.ci95[0]:.2f} - {t.ci95[1]:.2f}", told, str(t.samples),
         shown(t.peak_bytes, 0, 1e-6), shown(t.load_ms, 0), shown(t.first_ms, 2), shown(t.joules, 4),
         shown(t.gpu_ms, 3), shown(t.gpu_bytes, 0, 1e-6), t.device or "",
     )  # fmt: skip

@@ -73,9 +73,13 @@ def tune(
         Infeasible: no trial came to a result, or none keeps `max_drop`; everything is written all the same.
         NotWritten: the storage went away; finished runs are in their folders.
     """
+    if join and force:
+        raise BadInput("--join goes on with what is there, and --force throws it away. Leave one of them out.")
+    if trials < 1:
+        raise BadInput(f"--trials is {trials}; needed is at least 1.")
     out, given_settings = Path(out), cast("dict[str, Any]", settings)
     place = storage or f"sqlite:///{(out / DATABASE).resolve()}"
-    _folder(out, join, force, storage is None)
+    there = _looked(out, join, force, storage is None)
     opened = studies.joined(place, study) if join else None
     if opened:
         base, given = _recipe_of(opened, model, given_settings)
@@ -89,6 +93,7 @@ def tune(
     context, metric = prepare(base, progress, given, refusing=True)
     doubts.guessing(context, metric)
     same = _what(context)
+    _cleared(out, there)
     if opened is None:
         facts = {**same, "recipe": base.to_toml(), "space": space.written(searched), "compress": __version__}
         opened = studies.made(place, study, trials, space.usual_first(searched), facts)
@@ -99,24 +104,36 @@ def tune(
     return tuned
 
 
-def _folder(out: Path, join: bool, force: bool, embedded: bool) -> None:
-    """Make the folder of the search; what is in it is another search's, unless this one goes on with it."""
+def _looked(out: Path, join: bool, force: bool, embedded: bool) -> list[Path]:
+    """What is to be cleared from the folder of the search: another search, unless this one goes on with it."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        there = [path.name for path in out.iterdir() if not path.name.startswith(".")]
+        there = [path.name for path in out.iterdir() if not path.name.startswith(".")] if out.exists() else []
         ours = {DATABASE, FOLDER, front.BEST, front.TABLE, front.FIGURES, front.PICTURE, "report.html"}
         if join:
             if embedded and DATABASE not in there:
                 raise BadInput(f"{out} holds no study to join. Leave --join out, or give its --storage.")
-            return
+            return []
         if there and not (force and set(there) <= ours):
             kind = "another search" if set(there) <= ours else "files that are not of a search"
             more = ", --join to go on with it, --force to replace it" if set(there) <= ours else ""
             raise BadInput(f"{out} holds {kind}. Give another --out{more}.")
-        for one in (out / name for name in there):
+        return [out / name for name in there]
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _cleared(out: Path, there: Sequence[Path]) -> None:
+    """Make the folder, not before everything that could be refused was."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for one in there:
             shutil.rmtree(one) if one.is_dir() else one.unlink()
     except OSError as error:
-        raise BadInput(f"{out} cannot be written ({error.strerror}). Choose a folder that can with --out.") from error
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: Path, error: OSError) -> BadInput:
+    return BadInput(f"{out} cannot be written ({error.strerror}). Choose a folder that can with --out.")
 
 
 def _typed(recipe: Recipe | str | Path | None) -> Sequence[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from compress.errors import BadInput
+from compress.errors import BadInput, GateFailed
 from compress.remote.ssh import device, on_device
 from exporters.standalone import checksums
 from exporters.standalone import verify as script
@@ -41,6 +41,7 @@ def verify(
         ssh_config: the file that ssh reads instead of ~/.ssh/config.
 
     Raises:
+        GateFailed: a damaged archive.
         BadInput: no package, an archive that is not safe to open, or a device that is not reached, or has no room or Python.
     """
     signers = None if allowed_signers is None else Path(allowed_signers)
@@ -51,7 +52,7 @@ def verify(
     try:
         found = script.verify(Path(package), here, rounds, threads, signers, identity, digest)
     except checksums.Refused as error:
-        raise BadInput(str(error)) from error
+        raise (GateFailed if isinstance(error, checksums.Damaged) else BadInput)(str(error)) from error
     if there is None or hashes_only or not found.passed:
         return found
     options = ("--rounds", str(rounds), "--threads", str(threads), "--digest", found.digest)

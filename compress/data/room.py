@@ -9,6 +9,7 @@ reading and let go afterwards, so that what was read does not stay in memory.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from contextlib import suppress
@@ -66,7 +67,7 @@ class Room:
         if needed > self.limit:
             raise NotEnoughMemory(
                 f"{what} alone needs {told(needed)} of memory, more than {self.said or told(self.limit)}. "
-                f"Give at least --memory {np.ceil(needed / 1e8) / 10:.1f}GB."
+                f"Give at least --memory {_at_least(needed)}."
             )
 
     def take(self, size: int, near: bool) -> bool:
@@ -211,6 +212,11 @@ def room(asked: str | None, device: torch.device, folder: Path | None) -> Room:
         return Room(given, folder, device, said=f"{told(given)} ({'--memory' if asked else 'half of what is free'})")
     given = parse_memory(asked) if asked else torch.cuda.mem_get_info(device)[0] / 2
     return Room(given, folder, device, host, f"{told(given)} ({'--memory' if asked else 'half of what the GPU has free'})")
+
+
+def _at_least(size: float) -> str:
+    """As `--memory` takes it, rounded up."""
+    return f"{math.ceil(size / 1e8) / 10:.1f}GB" if size > 1e8 else f"{math.ceil(size / 1e6)}MB"
 
 
 def told(size: float) -> str:

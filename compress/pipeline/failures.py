@@ -47,7 +47,7 @@ def disk_errors(workspace: Workspace, done: Sequence[str]) -> Generator[None]:
         if memory.short(found):
             raise memory.refusal("The run", done, found) from error
         workspace.check()  # a folder that is gone is another thing than a full disk
-        raise BadInput(
-            f"{workspace.out} cannot be written ({told(found)}). Make room there; "
-            f"finished stages are kept ({', '.join(done) or 'none'}): add --resume to go on."
-        ) from error
+        kept = f"finished stages are kept ({', '.join(done) or 'none'}): add --resume to go on."
+        if isinstance(error, NotWritten):  # which says what else would help
+            raise NotWritten(f"{error} {kept[0].upper()}{kept[1:]}") from error
+        raise BadInput(f"{workspace.out} cannot be written ({told(found)}). Make room there; {kept}") from error

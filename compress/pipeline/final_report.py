@@ -50,7 +50,7 @@ def report_of(
         method=recipe.method,
         outcome=Outcome.KEPT if broken is None else broken.outcome,
         broken=broken,
-        verdict=sentences.reached(stages[0], stages[-1], chance, bool(result.warnings))
+        verdict=sentences.reached(stages[0], stages[-1], chance, bool(result.warnings or doubts))
         if broken is None
         else sentences.broken(broken),
         seed=recipe.seed,

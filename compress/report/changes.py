@@ -111,7 +111,7 @@ def _not_comparable(old: Side, new: Side, before: Latency, after: Latency) -> st
         if getattr(before, what) != getattr(after, what):
             return f"timed with another {what} ({getattr(before, what)}, now {getattr(after, what)})"
     if before.noisy or after.noisy:
-        return next(sentences.unsteady(one) for one in (before, after) if one.noisy)
+        return f"{sentences.TOO_NOISY}: {next(sentences.unsteady(one) for one in (before, after) if one.noisy)}"
     if (old.dense.params, old.dense.macs) != (new.dense.params, new.dense.macs):
         return "timed beside another dense model"
     return ""

@@ -25,7 +25,7 @@ from compress.report.shipped import file_bytes
 COLUMNS = ("run", "method", "params", "MACs", "file", "speed-up [95 % CI]", "quality", "change [95 % CI]", "time", "Pareto front")
 CLOSE = 0.02
 """How far from each other, as a share of what was asked for, budgets are still equal."""
-MISSED = " *"
+MISSED, UNCLAIMED = " *", " ?"
 LEGEND = (
     "* is more than 2 % off the target of the run. 'Pareto front' holds among runs whose budgets came out equal, within 2 %; "
     "'-': there is no other one."
@@ -40,6 +40,7 @@ class Run:
         params, macs: shares of the dense model's.
         file_bytes: of the file that is shipped.
         speed_up, speed_up_ci95: over the run's own dense model; None where nothing was timed.
+        pace: what may be said of that: faster, slower, neither, or nothing, because it is too noisy to tell.
         quality: of the metric of the comparison; `lost` is in points beside the run's own dense model.
         seconds: of all stages, without measuring.
         target: what was asked for, such as macs=0.5.
@@ -66,6 +67,7 @@ class Run:
     missed: bool = False
     front: bool | None = False
     reason: str = ""
+    pace: str | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ def _run(name: str, report: Report) -> Run:
         report.target,
         reached,
         reached is not None and abs(reached / asked - 1) > CLOSE,
+        pace=latency and sentences.pace(latency.ci95, latency.noisy),
     )
 
 
@@ -234,7 +237,7 @@ def cells(found: Comparison) -> list[tuple[str, ...]]:
             shown(row.params, ".1%") + mark(row, "params"),
             shown(row.macs, ".1%") + mark(row, "macs"),
             "-" if row.file_bytes is None else sentences.size(row.file_bytes) + mark(row, "size"),
-            shown(row.speed_up, ".2f", row.speed_up_ci95),
+            shown(row.speed_up, ".2f", row.speed_up_ci95) + ("" if row.pace in (None, "faster", "slower") else UNCLAIMED),
             "-" if row.quality is None else sentences.figure(row.quality, found.metric, found.points),
             shown(row.lost, "+.2f", row.lost_ci95, -1),
             "-" if row.seconds is None else duration(row.seconds),
@@ -246,7 +249,8 @@ def cells(found: Comparison) -> list[tuple[str, ...]]:
 
 def legend(found: Comparison) -> list[str]:
     """What the mark in the table means, where it is there."""
-    return [LEGEND] if any(row.missed for row in found.runs) else []
+    paces = "; ".join(f"{row.run} is {row.pace}" for row in found.runs if row.pace not in (None, "faster", "slower"))
+    return [LEGEND] * any(row.missed for row in found.runs) + ([f"? supports no claim of speed: {paces}."] if paces else [])
 
 
 def markdown(found: Comparison, picture: str | None) -> str:

@@ -20,10 +20,10 @@ from compress.report import sentences
 from compress.report.baseline import Baseline
 from compress.report.changes import FIGURES, Side, change, drop, speed_up
 from compress.report.intervals import Interval
+from compress.report.records import Latency
 
 HARDLY = 0.1
 """Points of a share below which a limit was probably meant as a fraction."""
-NOISY = "retry on an idle machine"
 Verdict = Literal["pass", "fail", "cannot tell"]
 
 
@@ -112,7 +112,7 @@ def min_speedup(at: Side, limit: float) -> Ruling:
             "min-speedup",
             f"{at.now.latency.ratio:.2f}x",
             f"at least {limit:.2f}x",
-            f"{sentences.unsteady(at.now.latency)}: {NOISY}",
+            _unsteady(at.now.latency),
         )
     return judged("min-speedup", speed_up(at.now.latency), limit, "x", least=True)
 
@@ -125,11 +125,13 @@ def max_latency(at: Side, limit: float) -> Ruling:
     if latency is None:
         raise BadInput("--max-latency asks for a latency, and the report has none. Run again with a --runtime that is at hand.")
     if latency.p50_ci95_ms is None or latency.noisy:
-        why = (
-            f"{sentences.unsteady(latency)}: {NOISY}" if latency.noisy else "the report holds no interval of the time: run again"
-        )
+        why = _unsteady(latency) if latency.noisy else "the report holds no interval of the time: run again"
         return unknown("max-latency", f"{latency.p50_ms:.3f} ms", f"at most {limit:.3f} ms", why)
     return judged("max-latency", Interval(latency.p50_ms, *latency.p50_ci95_ms), limit, " ms", digits=3)
+
+
+def _unsteady(latency: Latency) -> str:
+    return f"{sentences.TOO_NOISY}: {sentences.unsteady(latency)}; retry on an idle machine"
 
 
 def max_size(at: Side, limit: str | float) -> Ruling:

@@ -25,7 +25,14 @@ def sentence(rulings: Sequence[Ruling], passed: bool) -> str:
     """The whole verdict."""
     counts = [(sum(r.verdict == verdict for r in rulings), words) for verdict, words in COUNTED.items()]
     told = ", ".join(f"{number} {words}" for number, words in counts if number)
-    return f"{'Passed' if passed else 'Failed'}: {told}."
+    more = ", which --on-noise fail refuses" if passed and any(r.verdict == "cannot tell" for r in rulings) else ""
+    return f"{word(rulings, passed).capitalize()}: {told}{more}."
+
+
+def word(rulings: Sequence[Ruling], passed: bool) -> str:
+    """`passed`, `failed`, or `undecided` where nothing failed because nothing could be told."""
+    undecided = rulings and all(r.verdict == "cannot tell" for r in rulings)
+    return "failed" if not passed else "undecided" if undecided else "passed"
 
 
 COUNTED = {"pass": "passed", "fail": "failed", "cannot tell": "inconclusive"}
@@ -58,7 +65,7 @@ def markdown(rulings: Sequence[Ruling], passed: bool, notes: Sequence[str] = (),
     table = "\n".join("| " + " | ".join(map(text, row)) + " |" for row in rows)
     because = "".join(f"\n- {text(f'{r.rule}: {r.reason}.')}" for r in rulings if r.reason)
     because += "".join(f"\n- {text(note)}" for note in notes)
-    return f"### Compression gate: {'passed' if passed else 'failed'}\n\n{sentence(rulings, passed)}\n\n{table}\n{because}\n" + (
+    return f"### Compression gate: {word(rulings, passed)}\n\n{sentence(rulings, passed)}\n\n{table}\n{because}\n" + (
         f"\n{picture}" if picture else ""
     )
 

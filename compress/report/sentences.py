@@ -1,6 +1,7 @@
 """Figures as people read them, and the sentences that may be said about a run.
 
-A speed-up is only claimed where its confidence interval lies beside 1; otherwise the words are "not measurably faster".
+A speed-up is only claimed where its confidence interval lies beside 1 and the rounds were steady; `pace` has the words for each
+of the four outcomes.
 """
 
 from __future__ import annotations
@@ -48,6 +49,16 @@ def speed_up(latency: Latency) -> str:
     """1.83x [1.79, 1.88], and `?` behind what supports no claim: an interval that holds 1, or noise."""
     low, high = latency.ci95
     return f"{latency.ratio:.2f}x [{low:.2f}, {high:.2f}]" + (" ?" if latency.verdict == "cannot tell" else "")
+
+
+TOO_NOISY = "too noisy to tell"
+
+
+def pace(ci95: tuple[float, float], noisy: bool) -> str:
+    """What may be said of a speed-up over the dense model: faster, slower, neither, or nothing."""
+    if noisy:
+        return f"{TOO_NOISY}, slower in these rounds" if ci95[1] < 1 else TOO_NOISY
+    return "faster" if ci95[0] > 1 else "slower" if ci95[1] < 1 else "not measurably faster or slower"
 
 
 def quality(q: Quality) -> str:
@@ -150,7 +161,7 @@ def reached(first: StageRecord, last: StageRecord, chance: float | None = None, 
     guessed = (
         f"The result is {NO_BETTER} ({100 * chance:.3g} %): " if chance is not None and guesses(last.quality, chance) else ""
     )
-    speed = f"latency {last.latency.ratio:.2f}x ({last.latency.verdict})" if last.latency else "not timed"
+    speed = f"latency {last.latency.ratio:.2f}x ({pace(last.latency.ci95, last.latency.noisy)})" if last.latency else "not timed"
     doubt = "Doubtful, see the warnings: " if doubtful and not guessed else ""
     return (
         f"{doubt}{guessed}{first.params / last.params:.2f}x fewer parameters, {first.macs / last.macs:.2f}x fewer MACs, {speed}, "
@@ -240,10 +251,8 @@ def _latency(now: Latency) -> str:
         case "slower":
             return f"Slower {where}: {now.ratio:.2f}x the speed of the dense model ({interval})."
         case _:
-            if now.noisy:
-                return f"Too noisy to tell whether it is faster {where}: {unsteady(now)} ({interval})."
-            why = f"{interval} holds 1"
-            return f"Not measurably faster {where} (speed-up {now.ratio:.2f}, {why})."
+            told, why = pace(now.ci95, now.noisy).capitalize(), f": {unsteady(now)}" if now.noisy else ""
+            return f"{told} {where}{why} (speed-up {now.ratio:.2f}, {interval}{'' if now.noisy else ' holds 1'})."
 
 
 def _quality(dense: Quality | None, now: Quality) -> str:

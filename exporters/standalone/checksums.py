@@ -33,6 +33,14 @@ CHUNK = 1 << 20
 class Refused(Exception):
     """What was given is no package, or opening it would not be safe."""
 
+    kind, exit_code = "BadInput", 2
+
+
+class Damaged(Refused):
+    """A package that is not whole: the answer to the question, and not a wrong question."""
+
+    kind, exit_code = "GateFailed", 5
+
 
 class _Capped(io.RawIOBase):
     """A stream that ends with a refusal once it has given more bytes than it may."""
@@ -58,7 +66,7 @@ def unpack(archive: Path, folder: Path) -> None:
     Raises:
         Refused: not an archive, or one with links, devices, folders, names that leave the folder, duplicates, or too much of it.
     """
-    seen = set()  # type: ignore[var-annotated]
+    seen, packed = set(), False  # type: ignore[var-annotated]
     try:
         size = archive.stat().st_size
         # By ratio and in all: neither a small bomb nor a huge archive fills the disk.
@@ -77,12 +85,12 @@ def unpack(archive: Path, folder: Path) -> None:
     except Refused:
         raise
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:
-        if isinstance(error, tarfile.ReadError) and not seen:
+        if isinstance(error, tarfile.ReadError) and not seen and not packed:
             raise Refused(
-                f"{archive} is no package, or the beginning of one was damaged. Needed is a package.tar.gz as 'compress package' "
-                "writes it, or the folder that it was unpacked into."
+                f"{archive} is no package, or the beginning of one was damaged. Needed is an archive as 'compress package' "
+                "writes it (package.tar.gz), or the folder that it was unpacked into."
             ) from error
-        raise Refused(f"{archive} cannot be opened ({error}). Needed is a whole package.tar.gz; fetch it again.") from error
+        raise Damaged(f"{archive} is damaged ({error}). Needed is the whole archive, as it was made; fetch it again.") from error
     if not seen:
         raise Refused(f"{archive} is empty. Needed is a package.tar.gz of 'compress package'.")
 

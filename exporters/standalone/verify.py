@@ -334,9 +334,9 @@ def main(arguments: list[str] | None = None) -> int:
         found = verify(given.package, not given.hashes_only, given.rounds, given.threads, *signing)
     except checksums.Refused as error:
         if given.json:
-            print(json.dumps({"error": {"kind": "BadInput", "message": str(error), "exit_code": 2}}))
+            print(json.dumps({"error": {"kind": error.kind, "message": str(error), "exit_code": error.exit_code}}))
         print(f"Error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     print(json.dumps(dataclasses.asdict(found), indent=1) if given.json else "\n".join(lines(found)))
     return found.exit_code
 

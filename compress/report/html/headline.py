@@ -82,6 +82,8 @@ def _judged(report: Report) -> tuple[Tone, str, list[str]]:
     smaller = _comparison(report)
     if doubts == [UNLIMITED]:
         return "unsure", f"{smaller} Whether its quality will do was not judged.", said
+    if report.undecided:
+        return "unsure", f"{smaller} Whether it kept --max-drop {report.max_drop:g} cannot be told.", said
     if doubts:
         return "unsure", f"{smaller} There are reasons for doubt.", said
     return "good", f"{smaller} It kept every limit that was set.", said
@@ -101,10 +103,13 @@ def _beside(report: Report) -> list[str]:
 def _comparison(report: Report) -> str:
     """What the result is beside the dense model, in one sentence without numbers."""
     dense, result = report.dense, report.result
-    words = ["smaller" if file_bytes(report) < dense.file_bytes else "no smaller"]
-    if result.latency is not None:
-        words.append({"faster": "faster", "slower": "slower", "cannot tell": "not measurably faster"}[result.latency.verdict])
-    return f"The result is {' and '.join(words)} than the original model."
+    words = "smaller" if file_bytes(report) < dense.file_bytes else "no smaller"
+    if result.latency is None:
+        return f"The result is {words} than the original model."
+    pace = sentences.pace(result.latency.ci95, result.latency.noisy)
+    if result.latency.noisy:
+        return f"The result is {words} than the original model; its speed is {pace}."
+    return f"The result is {words} and {pace} than the original model."
 
 
 def _doubts(report: Report) -> list[str]:
@@ -175,9 +180,10 @@ def _speed(dense: Latency | None, now: Latency | None, many: Latency | None = No
         return Figure("Speed", "not measured", "", "", "unsure")
     numbers = (now.ratio, *now.ci95)
     low, high = now.ci95
-    interval = f"95 % interval: {low:.2f} to {high:.2f} times"
+    why = f"; {sentences.unsteady(now)}" if now.noisy else ", which holds 1" if now.verdict == "cannot tell" else ""
+    interval = f"95 % interval: {low:.2f} to {high:.2f} times{why}"
     if many is not None:
-        interval += f"; in batches of {many.batch} {sentences.speed_up(many)}"
+        interval += f"; in batches of {many.batch} {sentences.speed_up(many)}: {sentences.pace(many.ci95, many.noisy)}"
     where = f"{now.runtime}, batch {now.batch}, {now.threads} thread{'' if now.threads == 1 else 's'}"
     called = (
         f"{now.p50_ms:.3g} ms a call" + ("" if dense is None else f", the original model {dense.p50_ms:.3g} ms") + f" ({where})"
@@ -188,8 +194,7 @@ def _speed(dense: Latency | None, now: Latency | None, many: Latency | None = No
         case "slower":
             return Figure("Speed", f"slower: {now.ratio:.2f} times as fast", called, interval, "bad", numbers)
         case _:
-            said, why = ("too noisy to tell", sentences.unsteady(now)) if now.noisy else ("not measurably faster", "that holds 1")
-            return Figure("Speed", said, called, f"{interval}; {why}", "unsure", numbers)
+            return Figure("Speed", sentences.pace(now.ci95, now.noisy), called, interval, "unsure", numbers)
 
 
 def _size(dense: StageRecord, now: StageRecord, shipped: int) -> Figure:
