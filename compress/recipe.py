@@ -44,7 +44,7 @@ class Recipe(BaseModel):
     output: str | None = Field(None, description="the output that is kept of several, such as 0 or logits; by default all")
     input_shape: tuple[str, ...] = Field((), description="CxHxW, once per model input; inferred where it can be")
     # data
-    data: str = Field("", description="folder, .npz, .tar shards, torchvision:NAME@DIR, digits, module:factory or data.toml")
+    data: str = Field("", description="folder, .npz, .tar, .parquet, torchvision:NAME@DIR, digits, module:factory or data.toml")
     metric: str = Field(
         "auto",
         description="quality: auto, top1, top5, f1, label_accuracy, mae, psnr, miou, perplexity, agreement or module:function",

@@ -195,9 +195,9 @@ def test_what_is_no_tar_is_refused(tmp_path: Path, content: bytes):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("train-{000..004}.tar", "2 shards of .* cannot be found: .*train-003.tar"),
+        ("train-{000..004}.tar", "2 files of .* cannot be found: .*train-003.tar"),
         ("none-*.tar", "cannot be found"),
-        ("{1..999999999}.tar", "more than 100,000 shards"),
+        ("{1..999999999}.tar", "more than 100,000 files"),
     ],
 )
 def test_shards_that_are_not_there(three: Path, name: str, said: str):
@@ -232,4 +232,4 @@ def test_links_and_folders_in_a_shard_are_no_samples(tmp_path: Path):
 
 def test_the_command_line_knows_shards_before_torch(three: Path):
     found = invoke("run", three / "train-000.tar", "--data", three / "train-{000..009}.tar")
-    assert "7 shards of" in found.output + str(found.exception)
+    assert "7 files of" in found.output + str(found.exception)

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 import torch
@@ -108,7 +109,7 @@ def _by_processes(
                 num_workers=workers,
                 prefetch_factor=AHEAD,
                 multiprocessing_context=multiprocessing.get_context("fork"),
-                worker_init_fn=_begin,
+                worker_init_fn=partial(_begin, os.getpid()),
                 pin_memory=pinned,
                 # Of its own: what others draw here must not depend on how data is read.
                 generator=torch.Generator().manual_seed(seed),
@@ -131,10 +132,10 @@ def _by_processes(
         yield cast("Piece", one)
 
 
-def _begin(_: int) -> None:
-    """A worker ends with whoever waits for it, and leaves signals to that one."""
-    parent = os.getppid()
+def _begin(parent: int, _: int) -> None:
+    """A worker ends with the process that waits for it, and leaves signals to that one."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # It may have ended before the kernel was asked.
     if os.getppid() != parent:
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -18,13 +18,12 @@ import torch
 from compress.data.image_source import Pictured, open_pictures
 from compress.data.images import SUFFIXES
 from compress.data.listing import image_files
+from compress.data.part_names import PARTS
 from compress.data.settings import Settings
 from compress.data.sources import Source
 from compress.data.stores import Files, name_some
 from compress.errors import BadInput, EmptyData
 from compress.user.wording import many
-
-PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True)

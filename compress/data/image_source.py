@@ -28,6 +28,14 @@ class Pictured:
     masks: Encoded | None = None
 
 
+def alike(found: Mapping[str, Pictured], where: str) -> tuple[dict[str, Pictured], list[str]]:
+    """Parts that are labeled the way "train" is, and notes on the others, which are left out."""
+    labeled = found["train"].labels is not None
+    kept = {name: part for name, part in found.items() if (part.labels is not None) == labeled}
+    said = f"{'no ' * labeled}labels, unlike train, and was left out."
+    return kept, [f"The {name} part of {where} has {said}" for name in found if name not in kept]
+
+
 def open_pictures(
     found: Mapping[str, Pictured],
     classes: Sequence[str] | None,

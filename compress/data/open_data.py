@@ -12,6 +12,7 @@ from torch import Tensor
 from compress.data.arrays import open_arrays, open_digits, open_npz
 from compress.data.datasets import open_factory, open_torchvision
 from compress.data.folder import open_folder
+from compress.data.parquet import open_parquet
 from compress.data.settings import PRESETS, Settings, from_toml, make
 from compress.data.shards import open_shards
 from compress.data.sources import Part, Source
@@ -38,7 +39,8 @@ def open_data(
     """Open a user's data.
 
     Args:
-        spec: image folder, .npz, shards (.tar), torchvision:NAME@DIR, digits, module:factory, file.py:factory or data.toml.
+        spec: image folder, .npz, .tar or .parquet files, torchvision:NAME@DIR, digits, module:factory, file.py:factory or a
+            data.toml.
         seed: of the splits and of the sample behind mean and std.
         shape: (channels, height, width) that the model takes, where it is known.
         settings: what a data.toml would say.
@@ -61,8 +63,8 @@ def open_data(
     settings = settings or make()
     if not text:
         raise EmptyData(
-            "No data was given. Give --data: an image folder, an .npz file, .tar shards, torchvision:NAME@DIR, digits, "
-            "module:factory or a data.toml."
+            "No data was given. Give --data: an image folder, an .npz file, .tar or .parquet files, torchvision:NAME@DIR, "
+            "digits, module:factory or a data.toml."
         )
     shape = None if shape is None else tuple(shape)
     if text == "digits":
@@ -72,7 +74,8 @@ def open_data(
     elif not is_data(text):
         source = open_factory(text, settings, shape)
     elif found := shards(text):
-        source = open_shards(found, settings, shape, torch.Generator().manual_seed(seed), text)
+        opened = open_shards if found[0].suffix == ".tar" else open_parquet
+        source = opened(found, settings, shape, torch.Generator().manual_seed(seed), text)
     else:
         path = files.source(text)
         if path.is_dir():
@@ -81,7 +84,8 @@ def open_data(
             source = open_npz(path, settings, shape)
         else:
             raise BadInput(
-                f"{path} is a {path.suffix or 'plain'} file; needed is an image folder, an .npz file, .tar shards or a data.toml."
+                f"{path} is a {path.suffix or 'plain'} file; needed is an image folder, an .npz file, .tar or .parquet "
+                "files, or a data.toml."
             )
     return source if isinstance(source, Data) else divided(source, settings, seed, text)
 

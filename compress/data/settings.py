@@ -54,6 +54,14 @@ class SplitSettings(BaseModel):
     held_out: float = Field(0.1, gt=0, lt=1, description="of what is left for training")
 
 
+class ColumnSettings(BaseModel):
+    """Section [columns]: which ones of a table on disk are used, where several might be."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    image: str | None = None
+    label: str | None = None
+
+
 class Settings(BaseModel):
     """The fields of a data.toml; None means: infer, and say so."""
 
@@ -70,6 +78,7 @@ class Settings(BaseModel):
     std: tuple[float, ...] | None = None
     classes: tuple[str, ...] | None = None
     augment: AugmentSettings | None = None
+    columns: ColumnSettings = Field(default_factory=ColumnSettings)
     split: SplitSettings = Field(default_factory=lambda: SplitSettings(**{}))
     max_unreadable: float = Field(0.05, ge=0, lt=1, description="share of unreadable images that is put up with")
     workers: int | None = Field(None, ge=0, le=256, description="processes that read samples while the model computes")
@@ -110,7 +119,7 @@ def make(where: str = "data settings", **values: Any) -> Settings:
 
 def _unknown(place: list[str]) -> str:
     """What to say of a key, or of a key in a section, that does not exist."""
-    sections: dict[str, type[BaseModel]] = {"augment": AugmentSettings, "split": SplitSettings}
+    sections: dict[str, type[BaseModel]] = {"augment": AugmentSettings, "split": SplitSettings, "columns": ColumnSettings}
     known = (sections[place[0]] if len(place) > 1 else Settings).model_fields
     close = difflib.get_close_matches(place[-1], known, n=1)
     remedy = f"Did you mean {close[0]}?" if close else f"Known are {', '.join(known)}."

@@ -22,9 +22,9 @@ from typing import NamedTuple
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from compress.data.folder import PARTS
-from compress.data.image_source import Pictured, open_pictures
+from compress.data.image_source import Pictured, alike, open_pictures
 from compress.data.images import SUFFIXES
+from compress.data.part_names import by_part
 from compress.data.settings import Settings
 from compress.data.sources import Source
 from compress.data.stores import name_some
@@ -87,7 +87,7 @@ def open_shards(
     """Shards as a source.
 
     Args:
-        paths: the parts are told by words of their names, train, val and test; where there is no train, all are one part.
+        paths: parts are told by words of their names, train, val and test.
         settings: what a data.toml says.
         shape: (channels, height, width) that the model takes, where it is known.
         draws: which headers are looked at.
@@ -98,30 +98,15 @@ def open_shards(
         EmptyData: no picture.
     """
     found = {path: _read(path) for path in paths}
-    parts: dict[str, list[tuple[Path, Sample]]] = {}
-    for path in paths:
-        parts.setdefault(_part(path), []).extend((path, sample) for sample in found[path].samples)
-    if "train" not in parts:
-        parts = {"train": [place for places in parts.values() for place in places]}
+    parts = {part: [(path, one) for path in some for one in found[path].samples] for part, some in by_part(paths).items()}
     if not parts["train"]:
         kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
         raise EmptyData(f"{where} has no picture to train on. Needed are members such as 0001.jpg ({kinds}) and 0001.cls.")
     others = sum(one.others for one in found.values())
     notes = [f"{many(others, 'member')} of {where} are neither pictures nor .cls and were left out."] if others else []
     pictured = {name: Pictured(Members(places), _labels(places, where)) for name, places in parts.items() if places}
-    labeled = pictured["train"].labels is not None
-    kept = {name: part for name, part in pictured.items() if (part.labels is not None) == labeled}
-    notes += [
-        f"The {name} shards of {where} have {'no ' * labeled}labels, unlike train, and were left out."
-        for name in pictured
-        if name not in kept
-    ]
-    return open_pictures(kept, settings.classes, settings, shape, draws, where, notes)
-
-
-def _part(path: Path) -> str:
-    words = [PARTS[word] for word in re.split(r"[^a-z]+", path.stem.lower()) if word in PARTS]
-    return words[-1] if words else "train"
+    kept, told_of = alike(pictured, where)
+    return open_pictures(kept, settings.classes, settings, shape, draws, where, [*notes, *told_of])
 
 
 def _labels(places: Sequence[tuple[Path, Sample]], where: str) -> torch.Tensor | None:

@@ -53,8 +53,8 @@ def source(path: str) -> Path:
     found = Path(path).expanduser()
     if not found.exists():
         raise BadInput(
-            f"There is no data at '{path}'. Give an image folder, an .npz file, .tar shards, torchvision:NAME@DIR, digits, "
-            f"module:factory or a data.toml."
+            f"There is no data at '{path}'. Give an image folder, an .npz file, .tar or .parquet files, torchvision:NAME@DIR, "
+            f"digits, module:factory or a data.toml."
         )
     # A pipe would be waited for without end.
     if not found.is_file() and not found.is_dir():

@@ -1,4 +1,4 @@
-"""Shards by name: what train-{0000..0146}.tar and shards/*.tar stand for. No torch: told before anything is imported."""
+"""Files of many samples by name: what train-{0000..0146}.tar and data/*.parquet stand for. No torch: told before it is loaded."""
 
 from __future__ import annotations
 
@@ -12,32 +12,49 @@ from compress.errors import BadInput
 from compress.user.wording import many
 
 MOST = 100_000
-SUFFIXES = (".tar", ".tar.gz", ".tgz")
+KINDS = (".tar", ".parquet", ".arrow")
+SUFFIXES = (*KINDS, ".tar.gz", ".tgz")
+IN_FOLDERS = ("*.tar", "*.parquet", "data/*.parquet")
 
 
 def shards(text: str) -> list[Path]:
-    """The shards that `train-{0000..0146}.tar`, `shards/*.tar`, one tar file or a folder of nothing else stand for; [] if none.
+    """The files of samples that a name stands for; [] if none.
+
+    Args:
+        text: `train-{0000..0146}.tar`, `shards/*.parquet`, one such file, a folder of them, or one that Hugging Face's
+            `save_to_disk` wrote.
 
     Raises:
-        BadInput: one of them is not there, or is compressed.
+        BadInput: one of them is not there, is compressed, or of another kind than the others.
     """
     path = Path(text).expanduser()
     if path.is_dir():
-        inside = sorted(path.glob("*.tar"))
-        return inside if inside and not any(entry.is_dir() for entry in path.iterdir()) else []
-    if not text.endswith(SUFFIXES):
+        return _inside(path)
+    if not text.rstrip("}").endswith(SUFFIXES):
         return []
     found = [Path(one).expanduser() for one in itertools.islice(_expanded(text), MOST + 1)]
     if len(found) > MOST:
-        raise BadInput(f"'{text}' stands for more than {MOST:,} shards. Give fewer.")
+        raise BadInput(f"'{text}' stands for more than {MOST:,} files. Give fewer.")
     found = [one for shard in found for one in (sorted(map(Path, glob.glob(str(shard)))) if "*" in str(shard) else [shard])]
     if lacking := [str(one) for one in found if not one.is_file()] or ([text] if not found else []):
-        raise BadInput(
-            f"{many(len(lacking), 'shard')} of '{text}' cannot be found: {', '.join(lacking[:5])}. Correct the numbers."
-        )
-    if packed := [str(one) for one in found if not one.name.endswith(".tar")]:
+        raise BadInput(f"{many(len(lacking), 'file')} of '{text}' cannot be found: {', '.join(lacking[:5])}. Correct the name.")
+    if packed := [str(one) for one in found if not one.name.endswith(KINDS)]:
         raise BadInput(f"{packed[0]} is compressed; needed are plain .tar files, in which a sample can be read. Unpack it.")
+    if len(kinds := sorted({one.suffix for one in found})) > 1:
+        raise BadInput(f"'{text}' stands for {' and '.join(kinds)} files; needed are files of one kind. Give one of the two.")
     return list(dict.fromkeys(found))
+
+
+def _inside(folder: Path) -> list[Path]:
+    """Those of a folder; none where pictures in folders stand beside them."""
+    if (folder / "dataset_dict.json").is_file():
+        return sorted(folder.glob("*/data-*.arrow"))
+    if (folder / "state.json").is_file():
+        return sorted(folder.glob("data-*.arrow"))
+    for pattern in IN_FOLDERS:
+        if found := sorted(folder.glob(pattern)):
+            return found if "/" in pattern or not any(entry.is_dir() for entry in folder.iterdir()) else []
+    return []
 
 
 def _expanded(text: str) -> Iterator[str]:
