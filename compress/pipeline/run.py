@@ -47,6 +47,7 @@ from compress.recipe import Recipe
 from compress.report import sentences
 from compress.report.records import Exactness, Outcome, Report, StageRecord
 from compress.stage import Context, Stage
+from compress.user import files
 from exporters.atomic import sha256
 
 
@@ -98,6 +99,7 @@ def carry_out(
         StageFailed: a stage broke; finished ones are on disk.
         Interrupted: somebody stopped it; finished stages are on disk.
     """
+    files.spelled(Path(out))
     stages, trackers, purse = stages_of(recipe), chosen(log), Purse()
     with purse.on("opening data and model"):
         context, metric = shared.for_run(recipe, progress) if shared else prepare(recipe, progress, given, refusing=True)
