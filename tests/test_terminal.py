@@ -354,14 +354,17 @@ def test_a_locale_that_lacks_a_character_gets_an_escape():
 
 
 @pytest.mark.parametrize(
-    "words", ["run model.pt --data digits --out aüsg", "export model.pt --out aü.onnx", "bench aü.onnx b.onnx", "tune ü.pt --data digits"]
+    "words",
+    ["run model.pt --data digits --out aüsg", "export model.pt --out aü.onnx", "bench aü.onnx b.onnx", "tune ü.pt --data digits"],
 )
 def test_a_path_that_the_locale_does_not_have_is_refused_before_anything_slow(words: str, tmp_path: Path):
     (tmp_path / "model.pt").touch()
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-m", "compress", *words.split()]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, env=environment)
-    assert done.returncode == 2 and "is not UTF-8 in this locale" in done.stderr and "Set LC_ALL=C.UTF-8" in done.stderr, done.stderr
+    assert done.returncode == 2 and "is not UTF-8 in this locale" in done.stderr and "Set LC_ALL=C.UTF-8" in done.stderr, (
+        done.stderr
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
 
 
