@@ -6,12 +6,14 @@ import importlib
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import compress
 from compress.cli import terminal
 from compress.commands.demo import ARCH
-from compress.errors import BadInput
-from compress.pipeline import final_report
+from compress.errors import BadInput, EmptyData
+from compress.pipeline import final_report, given
 from compress.report import records
 from compress.report.records import Stays
 from compress.tuning.front import Tried, Tuning
@@ -68,6 +70,15 @@ def test_a_gate_is_as_wide_as_the_terminal(tmp_path: Path, monkeypatch: pytest.M
     narrow = invoke("gate", tmp_path / "run", "--max-params", "1M", "--max-macs", "0.5").stdout
     assert max(map(len, wide.splitlines())) > 20 and wide.split() == narrow.split()
     assert [line for line in narrow.splitlines() if len(line) > 20 and " " in line] == []
+
+
+def test_data_in_memory_is_not_sent_to_a_file(monkeypatch: pytest.MonkeyPatch):
+    def refusing(*_: object, **__: object) -> None:
+        raise EmptyData('Write task = "regression" into a data.toml.')
+
+    monkeypatch.setattr(given, "open_objects", refusing)
+    with pytest.raises(EmptyData, match=r"into compress\.data\.open_objects\(data, settings="):
+        given.resolved_recipe(nn.Linear(2, 2), None, {"data": (torch.zeros(2, 2), torch.zeros(2))})
 
 
 def test_only_a_run_that_linearizes_says_what_could_not_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
