@@ -219,7 +219,7 @@ def binary(name: str, folder: Path) -> Parser:
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)).eval()
     if name == "weights.safetensors":
         save_file(net.state_dict(), good)
-        arch = "compress.demo:digits_net"
+        arch = "compress.commands.demo:digits_net"
         return as_file(opened, lambda path: load_model(path, arch=arch)), [good.read_bytes()]
     if name == "model.pt":
         torch.save(net, good)

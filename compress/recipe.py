@@ -311,8 +311,8 @@ def settings_in(path: Path) -> dict[str, Any]:
 
 
 TRUST = ("trust_pickle", "trust_recipe")
-_OWN_CODE = ("compress.demo:digits_net",)
-"""Of this package."""
+_OWN_CODE = ("compress.commands.demo:digits_net", "compress.demo:digits_net")
+"""Of this package, as it is called now and as recipes name it."""
 
 
 def code_in(settings: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-DIGITS = ("--arch", "compress.demo:digits_net", "--data", "digits", "--rounds", "10")
+DIGITS = ("--arch", "compress.commands.demo:digits_net", "--data", "digits", "--rounds", "10")
 RUNS: dict[str, tuple[str, ...]] = {
     "demo": ("demo",),
     "width": ("run", "{model}", *DIGITS, "--target", "params=0.25", "--align", "1", "--reconstruct", "20", "--epochs", "1"),

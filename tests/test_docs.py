@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from pages import PAGES, README, ROOT, name, prose
+from pages import PAGES, README, ROOT, blocks, name, prose
 
 import compress
 import exporters
@@ -103,6 +103,11 @@ def test_the_readme_is_one_screen():
 def test_every_command_is_in_the_readme(command: str):
     sentence = TEXT[TEXT.index("\nCommands: ") :].split("\n\n")[0]
     assert f"`{command}`" in sentence
+
+
+def test_the_python_of_the_readme_shows_where_a_normalization_goes():
+    (code,) = (block.text for block in blocks(README) if block.language == "python")
+    assert "Normalize(" in code and "as_trained" in code
 
 
 def test_the_ci_script_runs_what_the_readme_names():

@@ -182,6 +182,10 @@ def test_guessing_is_told_from_knowing():
     assert sentences.guessing(top(0.2, samples=20), ten) and sentences.guessing(top(0.5, samples=20), ten) is None
     assert sentences.guessing(top(0.5, metric="top5"), ten) and sentences.guessing(top(0.6, metric="top5"), ten) is None
     assert sentences.guessing(top(1.0, metric="top5"), ten[:5]) is None  # the best five of five hold everything
+    # Of three samples, all right is what one guess in eight comes to.
+    said = sentences.guessing(top(1.0, samples=3), ("a", "b"))
+    assert said is not None and said.startswith("3 test samples of 2 classes are too few to tell") and "no better" not in said
+    assert not sentences.guesses(top(1.0, samples=3), 0.5) and sentences.guessing(top(1.0, samples=8), ("a", "b")) is None
     assert sentences.guessing(top(0.05, metric="miou"), ten) is None and sentences.guessing(top(0.1), None) is None
     assert sentences.guessing(None, ten) is None
 

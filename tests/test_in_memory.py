@@ -30,6 +30,7 @@ from compress.data.objects import open_objects
 from compress.errors import BadInput, CompressError, CompressWarning, EmptyData, UnsupportedModel
 from compress.pipeline.result import Result
 from compress.recipe import Recipe
+from compress.report.html.headline import of_report
 from exporters.errors import ExportError
 
 QUICK: Any = {"target": "macs=0.5", "epochs": 0.1, "rounds": 5, "calibration": 60, "align": 1, "depth": 0, "threads": 1}
@@ -666,3 +667,7 @@ def test_a_model_in_half_precision_says_in_which_one_it_comes_back():
         result = compress.run(net().half(), data=(x, y), **QUICK)
     assert {p.dtype for p in result.model.parameters()} == {torch.float32}
     assert any("are float16" in note for note in result.report.notes)
+    (warned,) = (warning for warning in result.report.warnings if "comes back is float32" in warning)
+    # No figure is doubtful because of it.
+    assert warned in result.report.asides and not result.report.verdict.startswith("Doubtful")
+    assert "figures doubtful" not in " ".join(of_report(result.report).sentences)

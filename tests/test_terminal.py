@@ -18,10 +18,12 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+import compress
 from compress.cli import completion, tables
 from compress.cli.help_pages import BRIEF, GROUPS
 from compress.cli.live import Now, lines, short
 from compress.cli.main import cli
+from compress.commands import outputs
 from compress.errors import BadInput, CompressWarning
 from compress.progress import Milestone, about, under
 from compress.recipe import Recipe
@@ -349,6 +351,29 @@ def test_a_locale_that_lacks_a_character_gets_an_escape():
         [sys.executable, "-m", "compress", "diff", "é→.json", "x.json"], capture_output=True, cwd=ROOT, env=environment
     )
     assert found.returncode == 2 and found.stderr.startswith(b"Error: ") and b"\xe9\\u2192.json" in found.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["run model.pt --data digits --out aüsg", "export model.pt --out aü.onnx", "bench aü.onnx b.onnx", "tune ü.pt --data digits"],
+)
+def test_a_path_that_the_locale_does_not_have_is_refused_before_anything_slow(words: str, tmp_path: Path):
+    (tmp_path / "model.pt").touch()
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-m", "compress", *words.split()]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and "is not UTF-8 in this locale" in done.stderr and "Set LC_ALL=C.UTF-8" in done.stderr, (
+        done.stderr
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_python_refuses_such_a_path_as_well(tmp_path: Path):
+    odd = tmp_path / "a\udcff"
+    (tmp_path / "model.pt").touch()
+    for refused in (lambda: outputs.free(odd, force=False), lambda: compress.run(tmp_path / "model.pt", data="digits", out=odd)):
+        with pytest.raises(BadInput, match="is not UTF-8 in this locale"):
+            refused()
 
 
 # ---- who reads only the beginning ------------------------------------------------------------------------------------------

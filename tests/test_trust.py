@@ -79,6 +79,7 @@ def test_a_setting_that_is_typed_makes_up_for_the_one_in_the_file(here: Path):
         ("arch", "torchvision:resnet18", False),
         ("arch", "timm:resnet18", False),
         ("arch", "net.py:Net", True),
+        ("arch", "compress.commands.demo:digits_net", False),
         ("arch", "compress.demo:digits_net", False),
         ("arch", "compress.demo:digits_net.__globals__", True),
         ("data", "torchvision:CIFAR10@data", False),

@@ -163,6 +163,7 @@ def test_what_is_searched_is_read(text: str, name: str, values: object):
     [
         ("lr", "needed is NAME=VALUE,VALUE or NAME=LOW..HIGH"),
         ("seed=1,2", "'seed', which is not searched"),
+        ("tarket=0.2..0.8", r"which is not searched; .* Did you mean target\?"),
         ("model=a,b", "'model', which is not searched; what is: method"),
         ("lr=0.1..0.01", "a smaller number first"),
         ("lr=a..b", "needed are two numbers"),

@@ -79,6 +79,8 @@ def nearest(model: str | None, out: Path, resume: bool) -> Path | None:
     """The recipe that is meant where none is named: with --resume that of the folder, without a MODEL the one that lies here."""
     if resume and (out / RECIPE).exists():
         return out / RECIPE
+    if resume and model is None and not out.exists():
+        raise BadInput(f"There is no folder {out} to go on in. Give the --out of a run that began, or leave --resume out.")
     return RECIPE if model is None and RECIPE.exists() else None
 
 
@@ -151,6 +153,7 @@ def demo(out: Path, force: bool, quiet: bool, log_format: LogFormat, as_json: bo
     """Train a small net on scikit-learn's digits, then compress it: a whole run in about a minute."""
     from compress import api
     from compress.cli.output import print_json
+    from compress.commands.demo import ARCH
 
     with broken_contract(out / "run", quiet, as_json), shown(quiet, log_format) as progress:
         report = api.demo(out=out, force=force, progress=progress, **given(flags))
@@ -158,4 +161,4 @@ def demo(out: Path, force: bool, quiet: bool, log_format: LogFormat, as_json: bo
         print_json(report)
         return
     closing(report, out / "run", quiet)
-    say(f"The dense model is {out / 'model.pt'}: other commands open it with --arch compress.demo:digits_net --data digits.")
+    say(f"The dense model is {out / 'model.pt'}: other commands open it with --arch {ARCH} --data digits.")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 
 import click
 
@@ -13,6 +15,22 @@ from compress.report.escape import printable
 def say(text: str = "", err: bool = False) -> None:
     """Write a line for a person to read."""
     echo(printable(text), err)
+
+
+def columns() -> int:
+    """Of the terminal that standard output goes to; 0 where it goes to none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+
+
+def flow(text: str) -> None:
+    """A line for a person to read, broken between words where the terminal is narrower; a word stays whole, however long."""
+    text, wide = printable(text), columns()
+    if not wide or len(text) <= wide:
+        say(text)
+        return
+    # Columns do not stand below each other any more.
+    for line in textwrap.wrap(" ".join(text.split()), max(wide, 10), break_long_words=False, break_on_hyphens=False):
+        say(line)
 
 
 def echo(text: str, err: bool = False) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from compress.cli.guard import EXIT_CODES, Command, Commands, force_option, json_option, path_argument, registered
-from compress.cli.terminal import say
+from compress.cli.terminal import flow, say
 
 LIMITS: tuple[tuple[str, type, str], ...] = (
     ("--max-drop", float, "points of quality that may be lost beside the dense model"),
@@ -84,13 +84,13 @@ def gate(report: str, as_json: bool, **rules: Any) -> None:
         from compress.report.rulings import lines, sentence
 
         for line in lines(found.rules):
-            say(line)
+            flow(line)
         if found.rules:
-            say(sentence(found.rules, found.passed))
+            flow(sentence(found.rules, found.passed))
         if found.updated:
-            say(f"{found.updated} is written.")
+            flow(f"{found.updated} is written.")
         for note in found.notes:
-            say(f"Note: {note}")
+            flow(f"Note: {note}")
     if not found.passed:
         raise click.exceptions.Exit(5)
 
@@ -123,7 +123,7 @@ def verify(package: str, as_json: bool, **settings: Any) -> None:
         print_json(found)
     else:
         for line in lines(found):
-            say(line)
+            flow(line)
     if not found.passed:
         raise click.exceptions.Exit(found.exit_code)
 

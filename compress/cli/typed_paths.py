@@ -19,6 +19,9 @@ def refuse_missing(typed: Mapping[str, Any]) -> None:
     Raises:
         BadInput: one is not there, in the words of whoever would have opened it.
     """
+    for written in ("out", "model", "teacher", "apply_to"):
+        if typed.get(written):
+            files.spelled(Path(typed[written]))
     for name, opened in (("recipe", settings_in), ("plan", read)):
         if typed.get(name) and not Path(typed[name]).exists():
             opened(Path(typed[name]))
@@ -28,6 +31,7 @@ def refuse_missing(typed: Mapping[str, Any]) -> None:
         if not Path(model).exists():
             raise BadInput(files.no_model(Path(model)))
     for model in typed.get("models") or ():
+        files.spelled(Path(model))
         if not Path(model).exists():
             raise BadInput(f"There is no file {model}. Give the path of an ONNX file or of a model.")
     data = typed.get("data")

@@ -20,7 +20,7 @@ from compress.recipe import make
 from compress.report.records import Report
 from compress.training import train
 
-ARCH = "compress.demo:digits_net"
+ARCH = "compress.commands.demo:digits_net"
 EPOCHS = 15.0
 DEMO: dict[str, Any] = {"target": "params=0.25", "align": 8, "epochs": 5, "batch": 64}
 """What the demonstration asks for where nothing else is said."""
@@ -61,7 +61,7 @@ class Demo:
 
 
 def digits_net() -> DigitsNet:
-    """The net with fresh weights, as `--arch compress.demo:digits_net` builds it."""
+    """The net with fresh weights, as `--arch compress.commands.demo:digits_net` builds it."""
     return DigitsNet()
 
 

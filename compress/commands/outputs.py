@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from compress.errors import BadInput
+from compress.user import files
 from exporters import atomic
 
 
@@ -23,6 +24,7 @@ def write_bytes(path: Path, content: bytes, remedy: str) -> None:
 
 def free(out: Path, force: bool) -> None:
     """Refuse to write over what is there, before any work is done."""
+    files.spelled(out)
     if out.exists() and not force:
         raise BadInput(f"{out} exists already. Give another --out, or --force to replace it.")
     if not out.parent.is_dir():

@@ -27,6 +27,7 @@ from compress.tuning import front, space
 from compress.tuning import study as studies
 from compress.tuning.front import Tuning
 from compress.tuning.trials import FOLDER, Worker
+from compress.user import files
 
 HERE = ("model", "arch", "arch_kwargs", "data", "device", "threads", *TRUST)
 """Settings that say where things are on this machine; who joins a study may give his own."""
@@ -106,6 +107,7 @@ def tune(
 
 def _looked(out: Path, join: bool, force: bool, embedded: bool) -> list[Path]:
     """What is to be cleared from the folder of the search: another search, unless this one goes on with it."""
+    files.spelled(out)
     try:
         there = [path.name for path in out.iterdir() if not path.name.startswith(".")] if out.exists() else []
         ours = {DATABASE, FOLDER, front.BEST, front.TABLE, front.FIGURES, front.PICTURE, "report.html"}

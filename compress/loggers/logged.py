@@ -27,7 +27,7 @@ class Loggers:
     """The trackers of one run that still work."""
 
     def __init__(self, names: Sequence[str], out: Path, recipe: Recipe) -> None:
-        self.out, self.recipe = out, recipe
+        self.out, self.recipe, self.lost = out, recipe, list[str]()
         self.waiting = list(names)
         self.open: dict[str, Sink] = {}
         self.stages, self.trainings = 0, 0
@@ -74,12 +74,11 @@ class Loggers:
         except Exception as error:  # each library has kinds of its own; a run of hours does not end over a tracker
             self.open.pop(name, None)
             told = " ".join(str(error).split())[:200] or type(error).__name__
-            warnings.warn(
+            self.lost.append(
                 f"The run is no longer logged to {name} ({told}), and goes on without. Everything is in the run's folder; look "
-                f"at the tracker's own settings, or leave --log {name} out.",
-                CompressWarning,
-                stacklevel=2,
+                f"at the tracker's own settings, or leave --log {name} out."
             )
+            warnings.warn(self.lost[-1], CompressWarning, stacklevel=2)
 
 
 def figures_of(record: StageRecord) -> dict[str, float]:
@@ -99,26 +98,23 @@ def figures_of(record: StageRecord) -> dict[str, float]:
     return {key: float(value) for key, value in found.items() if math.isfinite(value)}
 
 
-def chosen(log: str | Sequence[str]) -> tuple[str, ...]:
-    """Names of trackers; those that are not installed are left out with a warning, before anything slow.
+def chosen(log: str | Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of trackers, and a warning of each that is left out because it is not installed, told before anything slow.
 
     Raises:
         BadInput: one that nobody knows.
     """
     names = dict.fromkeys(name.strip() for text in ((log,) if isinstance(log, str) else log) for name in text.split(","))
-    there: list[str] = []
+    there, lacking = list[str](), list[str]()
     for name in filter(None, names):
         if name not in SINKS:
             raise BadInput(f"--log is '{name}'; known are {', '.join(SINKS)}, several with commas.{meant.one_of(name, SINKS)}")
         if find_spec(name) is None:
-            warnings.warn(
-                f"The run is not logged to {name}, which is not installed, and goes on without: {extra(name)}.",
-                CompressWarning,
-                stacklevel=2,
-            )
+            lacking.append(f"The run is not logged to {name}, which is not installed, and goes on without: {extra(name)}.")
+            warnings.warn(lacking[-1], CompressWarning, stacklevel=2)
             continue
         there.append(name)
-    return tuple(there)
+    return tuple(there), tuple(lacking)
 
 
 @contextmanager

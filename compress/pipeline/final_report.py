@@ -10,6 +10,7 @@ from compress.checkpoint.save import save
 from compress.errors import UnsupportedModel
 from compress.pipeline.exports import Exports, lost_too_much, undecided
 from compress.pipeline.layer_records import layer_records, staying
+from compress.pipeline.sequence import stages_of
 from compress.pipeline.workspace import Workspace
 from compress.recipe import Recipe
 from compress.report import sentences
@@ -68,7 +69,7 @@ def report_of(
         curves=result.curves,
         chance=chance,
         layers=layer_records(dense, result),
-        stays=staying(dense),
+        stays=staying(dense) if any("depth" in stage.traits.removes for stage in stages_of(recipe)) else (),
         activations=result.observed.activations,
         trainings=result.observed.trainings,
     )

@@ -24,6 +24,8 @@ from compress.errors import BadInput
 from compress.recipe import Recipe, from_toml, make, merged
 
 IN_MEMORY = "in memory"
+_SETTINGS = "compress.data.open_objects(data, settings=compress.data.settings.make(...))"
+"""Where what a data.toml says is said of data that is in no file."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,11 @@ def _opened_data(recipe: Recipe, given: Given, data: object) -> tuple[Recipe, Gi
     if data is None:
         return recipe, given
     shapes = [tuple(x.shape[1:]) for x in given.inputs] or [parse_shape(text) for text in recipe.input_shape]
-    opened = open_objects(data, seed=recipe.seed, shape=shapes[0] if shapes else None)
+    try:
+        opened = open_objects(data, seed=recipe.seed, shape=shapes[0] if shapes else None)
+    except BadInput as error:
+        error.args = (str(error).replace("a data.toml", _SETTINGS), *error.args[1:])
+        raise
     digits = fingerprint_of_data(opened)
     named = f"{IN_MEMORY} ({by_name(data)}{', sha256 ' + digits if digits else ''})"
     return recipe.model_copy(update={"data": named}), replace(given, data=opened)

@@ -18,6 +18,7 @@ import torch
 
 from compress.artifact import Artifact
 from compress.checkpoint.load import load
+from compress.checkpoint.load.live_module import comes_back_otherwise
 from compress.checkpoint.save import save
 from compress.curves import CURVES, OBSERVED
 from compress.edits import from_json
@@ -47,6 +48,7 @@ from compress.recipe import Recipe
 from compress.report import sentences
 from compress.report.records import Exactness, Outcome, Report, StageRecord
 from compress.stage import Context, Stage
+from compress.user import files
 from exporters.atomic import sha256
 
 
@@ -98,7 +100,9 @@ def carry_out(
         StageFailed: a stage broke; finished ones are on disk.
         Interrupted: somebody stopped it; finished stages are on disk.
     """
-    stages, trackers, purse = stages_of(recipe), chosen(log), Purse()
+    files.spelled(Path(out))
+    stages, (trackers, lacking), purse = stages_of(recipe), chosen(log), Purse()
+    asides = (*lacking, *(comes_back_otherwise(given.model) if given.model is not None else ()))
     with purse.on("opening data and model"):
         context, metric = shared.for_run(recipe, progress) if shared else prepare(recipe, progress, given, refusing=True)
     sums = {
@@ -131,13 +135,13 @@ def carry_out(
             shared.dense = known or harness.measured(running.done[0].record, workspace.folder(0, "dense") / "model.onnx")
         if before is not None:
             progress(SAID, 1.0, "")
-        report, remedy = _finished(running, sums) if before is None else (before, running.with_last_kept(before)[1])
+        report, remedy = _finished(running, sums, asides) if before is None else (before, running.with_last_kept(before)[1])
         if report.outcome is not Outcome.KEPT:
             raise GateFailed(f"{report.verdict} {workspace.out} {remedy}", report)
     return report, running.done[-1].artifact
 
 
-def _finished(running: _Run, sums: Mapping[str, str | None]) -> tuple[Report, str]:
+def _finished(running: _Run, sums: Mapping[str, str | None], asides: Sequence[str]) -> tuple[Report, str]:
     """Exports and the report, and what a broken contract leaves."""
     recipe, workspace, result = running.harness.recipe, running.workspace, running.done[-1].artifact
     with disk_errors(workspace, running.names):
@@ -148,6 +152,8 @@ def _finished(running: _Run, sums: Mapping[str, str | None]) -> tuple[Report, st
             made = export_all(recipe, workspace.out, result, running.context.data, running.harness.quality_of, dense)
         workspace.check()  # exporters make the folder of a file where it is missing
         report, remedy = running.with_last_kept(running.report(made).model_copy(update=sums))
+        beside = (*asides, *running.told.lost)
+        report = report.model_copy(update={"warnings": (*report.warnings, *beside), "asides": beside})
         report = write(workspace, result, report)
         workspace.check()
     return report, remedy

@@ -261,7 +261,8 @@ class Report(Sealed):
     plan_sha256: Sha256 | None = None
     data_sha256: Sha256 | None = Field(default=None, description="of the data.toml, where the data is described by one")
     recipe_sha256: Sha256 | None = Field(default=None, description="of the file given as --recipe; recipe.toml is what was read")
-    warnings: tuple[str, ...] = Field(default=(), description="what makes the figures doubtful; to be read before them")
+    warnings: tuple[str, ...] = Field(default=(), description="what was warned of; to be read before the figures")
+    asides: tuple[str, ...] = Field(default=(), description="those of the warnings that make no figure doubtful")
     notes: tuple[str, ...] = ()
     curves: tuple[Curve, ...] = Field(default=(), description="findings that stages left to be drawn")
     pictures: tuple[str, ...] = Field(default=(), description="files that show the curves, in the folder pictures")

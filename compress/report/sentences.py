@@ -205,8 +205,14 @@ def chance_of(quality: Quality | None, classes: Sequence[str] | None) -> float |
 
 
 def guesses(found: Quality, chance: float) -> bool:
-    """No better than chance: two standard errors above it still count as that."""
-    return found.value <= chance + 2 * math.sqrt(chance * (1 - chance) / max(found.samples, 1))
+    """No better than chance: two standard errors above it still count as that, where so many samples can tell."""
+    above = _above(found, chance)
+    return above < 1 and found.value <= above
+
+
+def _above(found: Quality, chance: float) -> float:
+    """From here on somebody who guesses would hardly be right so often; 1 and more with a few samples."""
+    return chance + 2 * math.sqrt(chance * (1 - chance) / max(found.samples, 1))
 
 
 NO_BETTER = "no better than guessing"
@@ -226,7 +232,14 @@ def at_chance(report: Report) -> str | None:
 def guessing(dense: Quality | None, classes: Sequence[str] | None) -> str | None:
     """What to say where the dense model is no better than guessing."""
     chance = chance_of(dense, classes)
-    if dense is None or chance is None or classes is None or not guesses(dense, chance):
+    if dense is None or chance is None or classes is None:
+        return None
+    if _above(dense, chance) >= 1:
+        return (
+            f"{many(dense.samples, 'test sample')} of {len(classes)} classes {'is' if dense.samples == 1 else 'are'} too few to "
+            "tell even a model that is always right from one that guesses: give more."
+        )
+    if not guesses(dense, chance):
         return None
     return (
         f"The dense model's {dense.metric} of {quality(dense)} is {NO_BETTER} among {len(classes)} classes "

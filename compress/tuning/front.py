@@ -107,7 +107,7 @@ class Tuning:
             "lost [95 % CI]",
             "on test",
             LEFT[self.minimize],
-            "MACs",
+            *self._beside,
             "took",
             "Pareto front",
         )
@@ -115,7 +115,12 @@ class Tuning:
     def cells(self) -> list[tuple[str, ...]]:
         """The table, the best ones first."""
         order = sorted(self.trials, key=lambda one: (not one.front, one.left is None, one.left, one.trial))
-        return [_cells(one, one.trial == self.best) for one in order]
+        return [_cells(one, one.trial == self.best, bool(self._beside)) for one in order]
+
+    @property
+    def _beside(self) -> tuple[str, ...]:
+        """What is shown beside what was made small, and is not the same."""
+        return () if self.minimize == "macs" else ("MACs",)
 
 
 def found(study: Study, minimize: str, metric: str, allowed: float | None, notes: Sequence[str]) -> Tuning:
@@ -201,13 +206,13 @@ def _tried(trial: FrozenTrial, front: bool) -> Tried:
     )
 
 
-def _cells(one: Tried, best: bool) -> tuple[str, ...]:
+def _cells(one: Tried, best: bool, with_macs: bool) -> tuple[str, ...]:
     def share(value: float | None) -> str:
         return "-" if value is None else f"{value:.1%}"
 
     settings = " ".join(f"{name}={value}" for name, value in one.settings.items())
     if one.lost is None:
-        return (str(one.trial), settings, "-", "-", "-", "-", "-", one.reason)
+        return (str(one.trial), settings, *"---", *("-" * with_macs), "-", one.reason)
     low, high = one.lost_ci95 or (one.lost, one.lost)
     front = "best" if best else "yes" if one.front else one.reason
     return (
@@ -216,7 +221,7 @@ def _cells(one: Tried, best: bool) -> tuple[str, ...]:
         f"{one.lost:+.2f} [{low:+.2f}, {high:+.2f}]",
         "-" if one.test is None else f"{one.test:+.2f}",
         share(one.left) + (" ?" if one.noisy else ""),
-        share(one.macs),
+        *((share(one.macs),) if with_macs else ()),
         "-" if one.seconds is None else duration(one.seconds),
         front,
     )

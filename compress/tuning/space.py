@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from compress.errors import BadInput, CompressError
+from compress.measure import meant
 from compress.pipeline.contract import UNITS
 from compress.pipeline.sequence import stages_of
 from compress.recipe import Recipe, merged
@@ -144,7 +145,9 @@ def _read(text: str) -> tuple[str, Choice | Range]:
     if not equals or not values:
         raise BadInput(f"--over is '{text}'; needed is NAME=VALUE,VALUE or NAME=LOW..HIGH, such as lr=1e-4..1e-2.")
     if name not in SEARCHED:
-        raise BadInput(f"--over names '{name}', which is not searched; what is: {', '.join(SEARCHED)}.")
+        raise BadInput(
+            f"--over names '{name}', which is not searched; what is: {', '.join(SEARCHED)}.{meant.one_of(name, SEARCHED)}"
+        )
     low, dots, high = values.partition("..")
     if not dots:
         return name, Choice(tuple(dict.fromkeys(part.strip() for part in values.split(",") if part.strip())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
 import importlib.util
@@ -39,8 +40,19 @@ def function(name: str, what: str) -> Callable[..., Any]:
     found = getattr(module, attribute, None)
     if not callable(found):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise BadInput(f"{what} is '{name}', but {place} has no function {attribute}; it has: {', '.join(public[:8]) or 'none'}.")
+        # What it imported is of no use to anybody, where it has something of its own.
+        own = [key for key in public if _of(module, vars(module)[key])] or public
+        close = difflib.get_close_matches(attribute, own, 1)
+        meant = f" Did you mean {place}:{close[0]}?" if close else ""
+        raise BadInput(
+            f"{what} is '{name}', but {place} has no function {attribute}; it has: {', '.join(own[:8]) or 'none'}.{meant}"
+        )
     return found
+
+
+def _of(module: Any, value: Any) -> bool:
+    """Whether something was written in this module, or in one below it."""
+    return f"{getattr(value, '__module__', '')}.".startswith(f"{module.__name__}.")
 
 
 def guarded(name: str, what: str) -> Callable[..., Any]:

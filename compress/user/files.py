@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
+import sys
 from pathlib import Path
 
 from compress.errors import BadInput
@@ -60,6 +62,24 @@ def source(path: str) -> Path:
     if not found.is_file() and not found.is_dir():
         raise BadInput(f"The data '{path}' is no regular file. Give a folder or a file on disk.")
     return found
+
+
+def spelled(path: Path) -> None:
+    """Refuse a path that Python finds and others do not: what is not written in Python takes it in UTF-8, whatever the locale.
+
+    Raises:
+        BadInput: in this locale the path is other bytes, or none.
+    """
+    whole = str(path.absolute())
+    try:
+        if os.fsencode(whole) == whole.encode("utf-8"):
+            return
+    except UnicodeEncodeError:  # bytes that the locale has no character for
+        pass
+    raise BadInput(
+        f"The path {whole} is not UTF-8 in this locale (its encoding is {sys.getfilesystemencoding()}); needed is one that "
+        "ONNX Runtime and other libraries find as well. Set LC_ALL=C.UTF-8 (or PYTHONUTF8=1), or take a path in ASCII."
+    )
 
 
 def told(error: BaseException) -> str:

@@ -45,11 +45,15 @@ def take(model: nn.Module) -> Loaded:
             f"{WHERE} cannot be copied ({type(error).__name__}: {first}). Take out of it what copy.deepcopy refuses, such as "
             "outputs that it keeps, or save its state_dict and give the file with arch=."
         ) from error
-    for said in state_dict.other_types(inner.parameters()):
-        # Whoever goes on with the result in the same program meets another type there.
-        told = f"{said.rstrip('.')}, and what comes back is float32, too; .half(), or .to() of the type, changes it back."
+    for told in comes_back_otherwise(model):
         warnings.warn(told, CompressWarning, stacklevel=2)
     return Loaded(own, (*notes, *state_dict.settle(own, WHERE)))
+
+
+def comes_back_otherwise(model: nn.Module) -> list[str]:
+    """What to say where whoever goes on with the result in the same program meets another type of weights there."""
+    after = "and what comes back is float32, too; .half(), or .to() of the type, changes it back."
+    return [f"{said.rstrip('.')}, {after}" for said in state_dict.other_types(inside(model).parameters())]
 
 
 def inside(model: nn.Module) -> nn.Module:

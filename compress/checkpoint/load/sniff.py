@@ -68,6 +68,8 @@ def _directory(path: Path) -> Kind:
     missing = [name for name in (GRAPH, WEIGHTS) if not (path / name).is_file()]
     if not missing:
         return Kind.COMPRESSED
+    if (path / "model.compressed").is_dir():
+        raise BadInput(f"{path} is the folder of a run; needed is one model. Give its result, {path / 'model.compressed'}.")
     found = sorted(p.name for p in path.iterdir())[:4]
     raise BadInput(
         f"The model {path} is a folder without {' and '.join(missing)} (it holds {', '.join(found) or 'nothing'}). "

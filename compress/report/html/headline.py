@@ -126,7 +126,7 @@ def _doubts(report: Report) -> list[str]:
         doubts.append("It is slower than the original model where it was timed.")
     doubts += [f"No {failed.format} was written: {failed.reason}" for failed in report.failed_exports]
     # A run of this version warns of what stands among the doubts already.
-    if more := [warning for warning in report.warnings if warning not in doubts]:
+    if more := [warning for warning in report.warnings if warning not in (*doubts, *report.asides)]:
         doubts.append(f"{len(more)} warning{'s make' if len(more) > 1 else ' makes'} the figures doubtful: {more[0]}")
     return doubts
 
