@@ -10,6 +10,7 @@ from torch import nn
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 import compress
+from compress.detection import mean_precision
 from compress.detection.coco import open_coco
 from compress.detection.drawn import draw
 from compress.detection.wholes import found
@@ -64,3 +65,18 @@ def test_drawn_images_are_read_as_they_were_written(tmp_path: Path):
     assert image.shape == (3, 64, 64) and len(data) == 3 and target["boxes"].shape == (len(target["labels"]), 4)
     with pytest.raises(BadInput, match="needed is COCO's JSON file"):
         open_coco(tmp_path)
+
+
+def test_the_true_boxes_have_full_precision_and_lose_nothing_against_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("pycocotools")
+    data = open_coco(draw(tmp_path / "a", count=4, size=64))
+    answers = iter([data[i][1] for i in range(4)] * 3)
+
+    def true(*_: object) -> dict[str, torch.Tensor]:
+        found = next(answers)
+        return {**found, "scores": torch.ones(len(found["labels"]))}
+
+    monkeypatch.setattr(mean_precision, "_torchvision", true)
+    detector = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=4)
+    assert mean_precision.mean_precision(detector, data).value == pytest.approx(1)
+    assert mean_precision.lost(detector, detector, data).ci95 == (0, 0)
