@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+from torch.utils._pytree import tree_leaves
+from torchvision.models.detection import ssd, ssdlite320_mobilenet_v3_large
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 
 import compress
-from compress.detection import mean_precision
+from compress.detection import mean_precision, wholes
 from compress.detection.coco import open_coco
 from compress.detection.drawn import draw
 from compress.detection.wholes import found
 from compress.edits import Keep, Plan
-from compress.errors import BadInput
+from compress.errors import BadInput, UnsupportedModel
 from compress.graph.channels.solve import solve
 from compress.graph.surgery.put_back import put_back
 from compress.graph.surgery.remove import keep
@@ -40,6 +43,86 @@ def test_code_that_counts_channels_gives_way_to_its_graph():
     small = keep(dense, channels, [Keep(group.name, group.channels, tuple(range(1, group.channels)))])
     made = put_back(whole, dense, small)
     assert torch.equal(made(x), small(x)) and made.state_dict().keys() == whole.state_dict().keys()
+
+
+def tiny() -> ssd.SSD:
+    """A detector that takes a second: images of 64 x 64 pixels and five small layers."""
+    torch.manual_seed(0)
+    backbone = Maps()
+    anchors = DefaultBoxGenerator([[2], [2]])
+    head = ssd.SSDHead([24, 16], anchors.num_anchors_per_location(), 4)
+    return ssd.SSD(backbone, anchors, (64, 64), 4, head=head)
+
+
+class Maps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Sequential(nn.Conv2d(3, 16, 3, 4, 1), nn.BatchNorm2d(16), nn.ReLU())
+        self.two, self.three = nn.Conv2d(16, 24, 3, 2, 1), nn.Conv2d(24, 16, 3, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        large = self.two(self.one(x)).relu()
+        return {"0": large, "1": self.three(large).relu()}
+
+
+IMAGES = [torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(seed)) for seed in range(8)]
+TARGETS = [{"boxes": torch.tensor([[10.0, 10, 50, 50]]), "labels": torch.tensor([1])} for _ in IMAGES]
+
+
+def answers(model: nn.Module) -> list[torch.Tensor]:
+    """What the part of a detector says of the images."""
+    whole = found(model)
+    assert whole is not None
+    with torch.no_grad():
+        return tree_leaves(copy.deepcopy(whole.part).eval()(*whole.seen(IMAGES, 8)))
+
+
+def test_channels_go_from_a_detector_by_what_its_images_say_and_its_optimizer_follows():
+    detector = tiny().train()
+    optimizer = torch.optim.Adam(detector.parameters(), lr=1e-3)
+    sum(detector(IMAGES, TARGETS).values()).backward()
+    optimizer.step()
+    kept = {name: value.clone() for name, value in detector.state_dict().items()}
+    made = compress.remove(detector, zip(IMAGES, TARGETS, strict=True), target="macs=0.8", calibration=8)
+    assert isinstance(made.model, ssd.SSD) and made.model.training and made.before is detector
+    assert all(torch.equal(kept[name], value) for name, value in detector.state_dict().items())
+    small, dense = (dict(m.named_parameters()) for m in (made.model, detector))
+    smaller = [name for name, p in small.items() if p.shape != dense[name].shape]
+    assert "backbone.one.0.weight" in smaller or "backbone.two.weight" in smaller
+    moments = {name: optimizer.state[p]["exp_avg"].sum() for name, p in dense.items()}
+    compress.follow(optimizer, made)
+    assert all(optimizer.state[p]["exp_avg"].shape == p.shape for p in small.values())
+    whole = [name for name in small if name not in smaller]
+    assert whole and all(optimizer.state[small[name]]["exp_avg"].sum() == moments[name] for name in whole)
+    sum(made.model(IMAGES, TARGETS).values()).backward()
+    optimizer.step()
+
+
+def test_the_part_of_a_detector_is_saved_and_exported_and_the_whole_is_refused_elsewhere(tmp_path: Path):
+    detector = tiny().eval()
+    compress.save(detector, tmp_path / "part.compressed", inputs=IMAGES[:1])
+    whole = found(detector)
+    assert whole is not None
+    with torch.no_grad():
+        again = tree_leaves(compress.load(tmp_path / "part.compressed")(*whole.seen(IMAGES, 8)))
+    assert all(torch.equal(a, b) for a, b in zip(again, answers(detector), strict=True)) and len(again) == 2
+    assert compress.export(detector, out=tmp_path / "part.onnx", inputs=IMAGES[:1]).path.exists()
+    for refused in (
+        lambda: compress.run(detector, data=list(zip(IMAGES, TARGETS, strict=True)), out=tmp_path / "out"),
+        lambda: compress.plan(detector, data=IMAGES),
+        lambda: compress.export(detector, out=tmp_path / "other.onnx"),
+        lambda: compress.save(detector, tmp_path / "other"),
+    ):
+        with pytest.raises(UnsupportedModel, match=r"whole detector \(SSD\).*compress\.remove and compress\.edit take"):
+            refused()
+
+
+def test_as_many_images_count_as_fit_into_memory(monkeypatch: pytest.MonkeyPatch):
+    whole = found(tiny())
+    assert whole is not None
+    assert len(whole.seen(IMAGES, 8)[0]) == 8
+    monkeypatch.setattr(wholes, "MOST_BYTES", 3.5 * 3 * 64 * 64 * 4)
+    assert len(whole.seen(iter(IMAGES), 8)[0]) == 3
 
 
 def test_a_detector_loses_channels_in_its_own_class_and_trains_by_its_own_losses():

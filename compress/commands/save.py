@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compress.artifact import Artifact
-from compress.checkpoint.load.live_module import as_module, examples, in_memory, inside
+from compress.checkpoint.load.live_module import as_module, examples, in_memory
 from compress.checkpoint.save import save as saved
 from compress.detection import wholes
 
@@ -31,6 +31,6 @@ def save(
     """
     if isinstance(model, Artifact) or (isinstance(model, GraphModule) and inputs is None):
         return saved(model, path)
-    if inputs is not None and (detector := wholes.found(inside(as_module(model)))) is not None:
-        return saved(in_memory(detector.part, inputs=detector.seen(inputs, 1)), path)
-    return saved(in_memory(as_module(model), inputs=() if inputs is None else examples(inputs)), path)
+    taken, seen = wholes.part_of(as_module(model), inputs)
+    wholes.refuse(taken)
+    return saved(in_memory(taken, inputs=() if seen is None else examples(seen)), path)

@@ -90,7 +90,8 @@ def remove(
         refit: fit the weights that stay to the outputs of the given model, by least squares. Without it no weight changes its
             value, and the smaller model computes what the given one does with these channels masked.
         progress: told what is being done.
-        settings: as for `run`; `method`, `calibration`, `align`, `seed`, `device` and `inputs` matter here.
+        settings: as for `run`; `method`, `calibration`, `align`, `seed`, `device` and `inputs` matter here. Of a detector as many
+            images count as `calibration` says and as fit into a gigabyte, the first ones.
 
     Raises:
         BadInput: the model, the data or a setting cannot be used, or the method removes no channels before training.

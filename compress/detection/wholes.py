@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -25,12 +26,15 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.models.detection.ssd import SSD
 
+from compress.checkpoint.load.live_module import inside
 from compress.errors import BadInput, EmptyData, UnsupportedModel
 from compress.graph.surgery.put_back import put_back
 
 BOXES = 16
 """Proposals of each image that statistics are made of, drawn: they are what the box head sees, foreground and background."""
 BATCH = 8
+MOST_BYTES = 1e9
+"""Of what the part sees, which is held in memory at once."""
 EXACT = 1e-4  # of the largest output: the same layers in float32, convolutions of which a library may choose for another graph
 
 
@@ -49,19 +53,23 @@ class Whole:
     tensors: Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 
     def seen(self, data: object, count: int) -> tuple[Tensor, ...]:
-        """What the part sees of the first `count` images of data.
+        """What the part sees of the first `count` images of data, of fewer where that would be more than `MOST_BYTES`.
 
         Raises:
             BadInput, EmptyData: no images; see `images`.
         """
-        found = [image for image, _ in zip(images(data), range(count), strict=False)]
-        if not found:
+        given = images(data)
+        first = next(given, None)
+        if first is None:
             raise EmptyData("The data gives no image; needed is a tensor of shape (3, height, width). Give one.")
         training = [(m, m.training) for m in self.model.modules()]
         try:
             self.model.eval()
             with torch.no_grad():
-                return self.tensors(found)
+                seen = self.tensors([first])
+                fit = max(1, int(MOST_BYTES / sum(x.nbytes for x in seen)))
+                further = list(islice(given, min(count, fit) - 1))
+                return self.tensors([first, *further]) if further else seen
         finally:
             for m, was in training:
                 m.training = was
@@ -99,6 +107,26 @@ def found(model: nn.Module) -> Whole | None:
     if _is_yolo(model):
         return Whole(model, Yolo(cast(Any, model)), lambda given: (_stacked(model, given),))
     return None
+
+
+def part_of(model: object, inputs: object) -> tuple[Any, Any]:
+    """The part of a detector, and what it sees of a list of images; any other model and its inputs as they are."""
+    detector = found(inside(model)) if isinstance(model, nn.Module) and inputs is not None else None
+    return (model, inputs) if detector is None else (detector.part, detector.seen(inputs, 1))
+
+
+def refuse(model: nn.Module) -> None:
+    """Refuse a whole detector where only a model from tensors to tensors will do.
+
+    Raises:
+        UnsupportedModel: it is one.
+    """
+    if found(whole := inside(model)) is not None:
+        raise UnsupportedModel(
+            f"The model is a whole detector ({type(whole).__name__}), whose code makes boxes of lists of images; needed is "
+            "one that makes tensors of tensors. compress.remove and compress.edit take detectors; compress.save and "
+            "compress.export write the part that computes tensors, given inputs=[image]."
+        )
 
 
 class OneStage(nn.Module):
