@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 from torchvision.models.detection import ssd, ssdlite320_mobilenet_v3_large
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 
 import compress
+from compress.artifact import apply
 from compress.detection import mean_precision, wholes
-from compress.detection.coco import open_coco
+from compress.detection.coco import CocoImages, open_coco
 from compress.detection.drawn import draw
 from compress.detection.wholes import found
 from compress.edits import Keep, Plan
@@ -142,24 +146,62 @@ def test_a_detector_loses_channels_in_its_own_class_and_trains_by_its_own_losses
     assert set(made.eval()(images)[1]) == {"boxes", "scores", "labels"}
 
 
-def test_drawn_images_are_read_as_they_were_written(tmp_path: Path):
-    data = open_coco(draw(tmp_path / "a", count=3, size=64))
-    image, target = data[0]
-    assert image.shape == (3, 64, 64) and len(data) == 3 and target["boxes"].shape == (len(target["labels"]), 4)
+def test_smaller_layers_that_compute_something_else_in_the_detector_are_refused(monkeypatch: pytest.MonkeyPatch):
+    detector = tiny()
+    plan = Plan((Keep("backbone.one.0", 16, tuple(range(9))),))
+    made = compress.edit(detector, plan, inputs=IMAGES[:2])
+
+    def wrong(whole: nn.Module, dense: GraphModule, small: GraphModule) -> nn.Module:
+        found = put_back(whole, dense, small)
+        with torch.no_grad():
+            found.get_parameter("backbone.two.weight")[0, 0, 0, 0] += 0.1
+        return found
+
+    whole, small = found(detector), apply(made.plan, made.traced).module
+    assert whole is not None
+    wanted = tree_leaves(small(*whole.seen(IMAGES, 8)))
+    assert all(torch.equal(a, b) for a, b in zip(answers(made.model), wanted, strict=True))
+    monkeypatch.setattr(wholes, "put_back", wrong)
+    with pytest.raises(UnsupportedModel, match="SSD computes something else with the smaller layers"):
+        compress.edit(detector, plan, inputs=IMAGES[:2])
+
+
+def test_images_are_read_with_the_boxes_of_the_file_and_without_crowds(tmp_path: Path):
+    folder = draw(tmp_path / "a", count=3, size=64)
+    data = open_coco(folder)
+    content = json.loads((folder / "annotations.json").read_text())
+    for i, entry in enumerate(content["images"]):
+        image, target = data[i]
+        own = [one for one in content["annotations"] if one["image_id"] == entry["id"]]
+        assert image.shape == (3, 64, 64) and image.min() >= 0 and 0.5 < image.max() <= 1
+        assert target["boxes"].tolist() == [[x, y, x + w, y + h] for x, y, w, h in (one["bbox"] for one in own)]
+        assert target["labels"].tolist() == [one["category_id"] for one in own]
+    content["annotations"][0]["iscrowd"] = 1
+    (folder / "annotations.json").write_text(json.dumps(content))
+    first = content["annotations"][0]["image_id"] - 1
+    assert len(open_coco(folder)[first][1]["boxes"]) == len(data[first][1]["boxes"]) - 1
     with pytest.raises(BadInput, match="needed is COCO's JSON file"):
         open_coco(tmp_path)
 
 
-def test_the_true_boxes_have_full_precision_and_lose_nothing_against_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_precision_and_its_loss_are_those_counted_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("pycocotools")
-    data = open_coco(draw(tmp_path / "a", count=4, size=64))
-    answers = iter([data[i][1] for i in range(4)] * 3)
+    drawn = open_coco(draw(tmp_path / "a", count=4, size=64))
+    one = [replace(r, boxes=((10.0, 10.0, 20.0, 30.0),), labels=(1,), crowds=(False,)) for r in drawn.records]
+    data = CocoImages(one, {1: "square"})
+    dense, small = tiny(), tiny()
+    order = iter([*range(4), *range(4), *range(4)])  # each detector is asked for each image, in order
 
-    def true(*_: object) -> dict[str, torch.Tensor]:
-        found = next(answers)
-        return {**found, "scores": torch.ones(len(found["labels"]))}
+    def said(model: nn.Module, *_: object) -> dict[str, torch.Tensor]:
+        image = next(order)
+        there, keep = data[image][1], 1 if model is dense or image % 2 == 0 else 0
+        return {"boxes": there["boxes"][:keep], "labels": there["labels"][:keep], "scores": torch.ones(keep)}
 
-    monkeypatch.setattr(mean_precision, "_torchvision", true)
-    detector = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=4)
-    assert mean_precision.mean_precision(detector, data).value == pytest.approx(1)
-    assert mean_precision.lost(detector, detector, data).ci95 == (0, 0)
+    monkeypatch.setattr(mean_precision, "_torchvision", said)
+    assert mean_precision.mean_precision(dense, data) == mean_precision.Precision(1, 1, 4)
+    lost = mean_precision.lost(dense, small, data)
+    # Two of four boxes found, none wrong: full precision at the recalls 0, 0.01, ..., 0.5 of the 101 that COCO looks at.
+    assert lost.after.value == pytest.approx(51 / 101) and lost.before.value == pytest.approx(1)
+    assert lost.points == pytest.approx(100 * 50 / 101)
+    # A draw of four images has all or none of the missed ones with a chance of 1/16 each, which is more than 2.5 %.
+    assert lost.ci95 == pytest.approx((0, 100))
