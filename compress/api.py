@@ -43,6 +43,7 @@ from compress.commands.sensitivity import Agreement, agreement
 from compress.commands.steps import edit, follow, linearize, merge, quantize, reconstruct, remove
 from compress.commands.tune import tune
 from compress.commands.verify import verify
+from compress.detection.wholes import part_of
 from compress.edits import Plan, read
 from compress.errors import BadInput
 from compress.graph.trace.trace import trace
@@ -320,7 +321,8 @@ def export(
 ) -> exporters.Exported:
     """Write a model in the format of another runtime, compared with torch on the same inputs: real ones where there is data.
 
-    Without `out` the file is called model, with the ending of the format. 8 bits need `data` to calibrate on.
+    Without `out` the file is called model, with the ending of the format. 8 bits need `data` to calibrate on. Of a detector in
+    memory the part that computes tensors is written; its `inputs` are a list of images.
 
     Raises:
         BadInput: unknown format, the model cannot be opened, or `out` exists and `force` is not given.
@@ -335,6 +337,7 @@ def export(
     exporters.require(format)
     path = Path(out or f"model{exporters.ENDING[format]}")
     free(path, force)
-    recipe, given = resolved_recipe(model, None, settings)
+    taken, inputs = part_of(model, settings.get("inputs"))
+    recipe, given = resolved_recipe(taken, None, {**settings, "inputs": inputs} if taken is not model else settings)
     artifact, data = opened(recipe, given)
     return exports.write(format, artifact, path, recipe, data, {})

@@ -30,7 +30,7 @@ TIERS: tuple[frozenset[str], ...] = (
     frozenset({"graph.surgery", "graph.merge"}),
     frozenset({"artifact", "data"}),
     frozenset({"stage", "checkpoint", "keywords"}),
-    frozenset({"checkpoint.load", "training", "statistics"}),
+    frozenset({"checkpoint.load", "training", "statistics", "detection"}),
     frozenset({"refit"}),
     frozenset({"selection"}),
     frozenset({"search"}),

@@ -13,14 +13,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
+import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.optim import Optimizer
 
 from compress.artifact import Artifact, apply
 from compress.checkpoint.load.live_module import as_module, examples, in_memory, inside
+from compress.detection import wholes
 from compress.edits import Edit, Plan
 from compress.errors import BadInput, PlanMismatch
 from compress.keywords import StepSettings, with_step_settings
@@ -30,7 +32,7 @@ from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.prepare import prepare
 from compress.pipeline.sequence import stages_of
 from compress.progress import Progress, silent
-from compress.recipe import Recipe
+from compress.recipe import Recipe, make
 from compress.stage import Context, Decides, Stage
 from compress.stages.merge import Merge
 from compress.stages.reconstruct import Reconstruct
@@ -51,14 +53,14 @@ class Edited:
     """A model after one edit, and what an optimizer needs to follow it.
 
     Attributes:
-        model: the smaller model.
+        model: the smaller model; a detector comes back in its own class.
         plan: the edits that led to it; it can be stored, and carried out again by `edit` or `compress apply`.
         notes: what was decided, a sentence each.
         before: the module that was given; it is as it was.
         traced: the same as the edits know it.
     """
 
-    model: GraphModule
+    model: nn.Module
     plan: Plan
     notes: tuple[str, ...]
     before: nn.Module
@@ -82,13 +84,14 @@ def remove(
     """Take channels out, those that the method of the settings can do without, and reconstruct the layers behind them.
 
     Args:
-        model: any module that can be traced.
-        data: as for `run`.
-        target: as for `run`, of the model as it is given; less than that is left.
+        model: any module that can be traced, or a detector of torchvision or ultralytics, whose part that computes tensors is.
+        data: as for `run`; for a detector images as it takes them, alone or in pairs with targets, such as `open_coco` gives.
+        target: as for `run`, of the model as it is given; less than that is left. Of a detector: of that part.
         refit: fit the weights that stay to the outputs of the given model, by least squares. Without it no weight changes its
             value, and the smaller model computes what the given one does with these channels masked.
         progress: told what is being done.
-        settings: as for `run`; `method`, `calibration`, `align`, `seed`, `device` and `inputs` matter here.
+        settings: as for `run`; `method`, `calibration`, `align`, `seed`, `device` and `inputs` matter here. Of a detector as many
+            images count as `calibration` says and as fit into a gigabyte, the first ones.
 
     Raises:
         BadInput: the model, the data or a setting cannot be used, or the method removes no channels before training.
@@ -100,8 +103,26 @@ def remove(
             f"compress.remove goes down to its target ({target}) and looks for none that keeps max_drop. Leave max_drop out, or "
             "take compress.run, which looks for it."
         )
+    if (detector := wholes.found(inside(as_module(model)))) is not None:
+        return _removed(detector, data, {**settings, "target": target}, progress, refit)
     recipe, context = _context(model, data, {**settings, "target": target}, progress)
     return _edited(model, _stage(recipe, "width"), replace(context, fitting=refit))
+
+
+def _removed(detector: wholes.Whole, data: object, settings: dict[str, Any], progress: Progress, refit: bool) -> Edited:
+    """`remove` in the part of a detector, which then goes back into it."""
+    asked = make(**{name: value for name, value in settings.items() if name in ("calibration", "seed")})
+    with seeded(asked.seed, torch.device("cpu")):
+        seen = detector.seen(data, asked.calibration)
+    recipe, context = _context(detector.part, (seen, None), settings, progress)
+    made = _edited(detector.part, _stage(recipe, "width"), replace(context, fitting=refit))
+    return _put_back(detector, made, seen)
+
+
+def _put_back(detector: wholes.Whole, made: Edited, seen: tuple[Tensor, ...]) -> Edited:
+    some = tuple(x[: wholes.BATCH] for x in seen)
+    whole = detector.with_layers(made.traced.module, cast(GraphModule, made.model), some)
+    return replace(made, model=whole, before=detector.model)
 
 
 @with_step_settings
@@ -152,15 +173,18 @@ def edit(model: nn.Module, plan: Plan, *, inputs: Examples) -> Edited:
     Args:
         model: a module of the architecture that the plan was made for.
         plan: the edits.
-        inputs: an example of each input, batch first.
+        inputs: an example of each input, batch first; for a detector one image or more, as a list.
 
     Raises:
         PlanMismatch: the plan was made for another model.
         UnsupportedModel: the model cannot be traced.
     """
-    traced = in_memory(as_module(model), inputs=examples(inputs))
+    detector = wholes.found(inside(as_module(model)))
+    seen = examples(inputs) if detector is None else detector.seen(inputs, wholes.BATCH)
+    traced = in_memory(as_module(model) if detector is None else detector.part, inputs=seen)
     smaller = apply(plan, traced)
-    return Edited(_as_given(smaller.module, model), plan, smaller.notes, model, traced)
+    made = Edited(_as_given(smaller.module, model), plan, smaller.notes, model, traced)
+    return made if detector is None else _put_back(detector, made, seen)
 
 
 @with_step_settings

@@ -20,6 +20,7 @@ from compress.data import Data
 from compress.data.batches import by_name
 from compress.data.objects import fingerprint as fingerprint_of_data
 from compress.data.objects import open_objects
+from compress.detection import wholes
 from compress.errors import BadInput
 from compress.recipe import Recipe, from_toml, make, merged
 
@@ -80,10 +81,13 @@ def _taken(model: object, settings: Mapping[str, Any]) -> tuple[dict[str, Any], 
 
     Raises:
         BadInput: a model, data or inputs that cannot be any.
+        UnsupportedModel: a whole detector.
     """
     text = dict(settings)
     if model is not None:
         refuse_other(model)
+        if isinstance(model, nn.Module):
+            wholes.refuse(model)  # before the data: images with boxes would be refused for what they are
         text["model"] = f"{IN_MEMORY} ({_model(model)})" if isinstance(model, nn.Module) else str(model)
     data = text.get("data")
     if isinstance(data, str | PathLike):

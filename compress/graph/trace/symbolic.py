@@ -83,6 +83,7 @@ class SymbolicTracer(Tracer):
         self.record_stack_traces = False  # `source` below is all that is needed, at a tenth of the time
         self.opaque, self.branches, self.inputs = opaque, Branches(root, inputs), inputs
         self.failed_in = ""
+        self.inside = ""  # the module that is gone through
 
     @staticmethod
     def of(model: nn.Module, inputs: tuple[Tensor, ...], opaque: dict[str, str]) -> tuple[nn.Module, Graph]:
@@ -110,13 +111,16 @@ class SymbolicTracer(Tracer):
         return module_qualified_name in self.opaque or is_leaf(m)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """As torch.fx does it, without the record of all modules around a node, which nobody reads here."""
+        """As torch.fx does it, with a record of the innermost module around a node instead of all of them."""
         if self.branches.busy:  # called by control_flow, which wants values and not nodes
             return forward(*args, **kwargs)
         path = self.path_of_module(m)
         try:
             if not self.is_leaf_module(m, path):
-                return forward(*args, **kwargs)
+                around, self.inside = self.inside, path
+                found = forward(*args, **kwargs)
+                self.inside = around
+                return found
             # A short cut past create_proxy's walk through nested arguments, for nearly all calls of layers have plain tensors.
             if not kwargs and all(type(a) is Number for a in args):
                 return self.proxy(self.create_node("call_module", path, tuple(a.node for a in args), {}))
@@ -157,4 +161,5 @@ class SymbolicTracer(Tracer):
     def create_node(self, *args: Any, **kwargs: Any) -> Node:
         node = self.graph.create_node(*args, **kwargs)
         node.meta["source"] = user_line(SymbolicTracer.of.__code__)
+        node.meta["module"] = self.inside
         return node

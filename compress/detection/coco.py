@@ -1,0 +1,137 @@
+"""Images with boxes in COCO's format: a folder of images, and a JSON file of what is on them.
+
+    images/*.png    annotations.json = {"images":      [{"id": 1, "file_name": "a.png", "width": 320, "height": 240}, ...],
+                                        "categories":  [{"id": 1, "name": "square"}, ...],
+                                        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [x, y, width, height]}, ...]}
+
+An item is what torchvision's detectors train on: an image in real numbers from 0 to 1, and boxes as (left, top, right, bottom)
+with the category ids as labels. The file is somebody else's: everything that is read from it is looked at first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.functional import pil_to_tensor
+
+from compress.errors import BadInput, EmptyData
+
+Target = dict[str, Tensor]
+Item = tuple[Tensor, Target]
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one image; boxes as (left, top, width, height), and whether each is a crowd, which nobody trains on."""
+
+    id: int
+    path: Path
+    boxes: tuple[Box, ...]
+    labels: tuple[int, ...]
+    crowds: tuple[bool, ...]
+
+
+class CocoImages(Dataset[Item]):
+    """The images, read when they are needed; `categories` has the name of each label."""
+
+    def __init__(self, records: list[Record], categories: Mapping[int, str]):
+        self.records, self.categories = records, dict(categories)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Item:
+        record = self.records[index]
+        try:
+            with Image.open(record.path) as file:
+                image = pil_to_tensor(file.convert("RGB")).float() / 255
+        except OSError as error:
+            raise BadInput(f"{record.path} cannot be read as an image ({error}). Replace it, or take it out.") from error
+        single = ~torch.tensor(record.crowds, dtype=torch.bool)
+        boxes = torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return image, {"boxes": boxes[single], "labels": torch.tensor(record.labels, dtype=torch.int64)[single]}
+
+
+def open_coco(folder: str | Path, annotations: str | Path | None = None) -> CocoImages:
+    """Images with boxes.
+
+    Args:
+        folder: of the images, whose names in the file count from it.
+        annotations: the JSON file; without it annotations.json in the folder.
+
+    Raises:
+        BadInput: a file that is missing, no JSON, or not of this format; names the entry.
+        EmptyData: no image.
+    """
+    root = Path(folder)
+    path = root / "annotations.json" if annotations is None else Path(annotations)
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); needed is COCO's JSON file. Name it.") from error
+    except ValueError as error:
+        raise BadInput(f"{path} is no JSON ({error}); needed is COCO's JSON file. Correct it.") from error
+    lists = {name: _entries(content, name, path) for name in ("images", "categories", "annotations")}
+    categories = {_whole(c, "id", path): str(c.get("name", c.get("id"))) for c in lists["categories"]}
+    if min(categories, default=1) < 1:
+        raise BadInput(f"{path} has the category id {min(categories)}; needed are ids from 1 (0 is the background). Change it.")
+    found = {_whole(image, "id", path): _file(root, image, path) for image in lists["images"]}
+    if not found:
+        raise EmptyData(f"{path} names no image; needed is at least one. Add them.")
+    boxes: dict[int, list[tuple[Box, int, bool]]] = {id: [] for id in found}
+    for one in lists["annotations"]:
+        of, label = _whole(one, "image_id", path), _whole(one, "category_id", path)
+        for number, known, what in ((of, found, "image"), (label, categories, "category")):
+            if number not in known:
+                raise BadInput(f"{path} has a box of the {what} {number}, which it does not list. Add it, or leave the box out.")
+        boxes[of].append((_box(one, path), label, bool(one.get("iscrowd"))))
+    return CocoImages([_record(id, file, boxes[id]) for id, file in found.items()], categories)
+
+
+def _record(id: int, file: Path, boxes: list[tuple[Box, int, bool]]) -> Record:
+    return Record(id, file, tuple(b for b, _, _ in boxes), tuple(n for _, n, _ in boxes), tuple(c for _, _, c in boxes))
+
+
+def _entries(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
+    entries: Any = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in cast("list[Any]", entries)):
+        raise BadInput(f"{path} has no list '{name}' of objects; needed are images, categories, annotations. Write it so.")
+    return cast("list[dict[str, Any]]", entries)
+
+
+def _whole(entry: Mapping[str, Any], name: str, path: Path) -> int:
+    value = entry.get(name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise BadInput(f"{path} has {name} {value!r} in {str(dict(entry))[:80]}; needed is a whole number. Correct it.")
+    return value
+
+
+def _file(root: Path, entry: Mapping[str, Any], path: Path) -> Path:
+    name = entry.get("file_name")
+    file = root / name if isinstance(name, str) else None
+    if file is None or not file.resolve().is_relative_to(root.resolve()) or not file.is_file():
+        raise BadInput(f"{path} names the image {name!r}; needed is a file inside {root}. Correct it.")
+    return file
+
+
+def _box(entry: Mapping[str, Any], path: Path) -> Box:
+    box: Any = entry.get("bbox")
+    numbers = cast("list[Any]", box) if isinstance(box, list) else []
+    plain = len(numbers) == 4 and all(isinstance(n, int | float) and abs(n) < 1e9 for n in numbers)
+    if not plain or numbers[2] <= 0 or numbers[3] <= 0:
+        raise BadInput(
+            f"{path} has the box {str(box)[:60]} on image {entry.get('image_id')}; needed are [x, y, width, height], the last "
+            "two above 0. Correct it."
+        )
+    left, top, width, height = (float(n) for n in numbers)
+    return left, top, width, height
