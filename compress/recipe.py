@@ -6,6 +6,7 @@ A run writes its resolved recipe to `out/recipe.toml`; `compress run --recipe ou
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -332,7 +333,7 @@ def code_in(settings: Mapping[str, Any]) -> str:
 
 def is_data(text: str) -> bool:
     """Whether a source of data is read, and not imported and called."""
-    return text.startswith("torchvision:") or ":" not in text or Path(text).exists()
+    return text.startswith("torchvision:") or ":" not in text or os.path.exists(text)
 
 
 def merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> Recipe:

@@ -233,3 +233,11 @@ def test_links_and_folders_in_a_shard_are_no_samples(tmp_path: Path):
 def test_the_command_line_knows_shards_before_torch(three: Path):
     found = invoke("run", three / "train-000.tar", "--data", three / "train-{000..009}.tar")
     assert "7 files of" in found.output + str(found.exception)
+
+
+@pytest.mark.parametrize("source", ["a" * 5000, "a" * 5000 + ":f", "x/" * 3000, "a" * 300 + ".tar"])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path, source: str):
+    (tmp_path / "data.toml").write_text(f'source = "{source}"')
+    for given in (source, tmp_path / "data.toml"):
+        with pytest.raises(BadInput):
+            open_data(given)

@@ -18,6 +18,7 @@ held_out = 0.1
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -148,5 +149,6 @@ def from_toml(path: Path) -> Settings:
 
 def _is_beside(folder: Path, source: str) -> bool:
     """Whether a source is a path from that folder: there, a function in a file there, or shards by their pattern."""
-    there = (folder / source).exists() or (folder / source.rpartition(":")[0]).is_file()
+    # Of os.path: what is no name of a file at all, or too long for one, is not there.
+    there = os.path.exists(folder / source) or os.path.isfile(folder / source.rpartition(":")[0])
     return there or (source.endswith(SUFFIXES) and not source.startswith("~"))

@@ -53,7 +53,13 @@ def source(path: str) -> Path:
         BadInput: it does not, or the name is no known source at all.
     """
     found = Path(path).expanduser()
-    if not found.exists():
+    try:
+        there = found.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise BadInput(
+            f"The data '{path[:80]}' cannot be looked at ({told(error)}). Give a path that this user can read."
+        ) from error
+    if not there:
         raise BadInput(
             f"There is no data at '{path}'. Give an image folder, an .npz file, .tar or .parquet files, torchvision:NAME@DIR, "
             f"digits, module:factory or a data.toml."

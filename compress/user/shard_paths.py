@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ def shards(text: str) -> list[Path]:
         BadInput: one of them is not there, is compressed, or of another kind than the others.
     """
     path = Path(text).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):
         return _inside(path)
     if not text.rstrip("}").endswith(SUFFIXES):
         return []
@@ -36,7 +37,7 @@ def shards(text: str) -> list[Path]:
     if len(found) > MOST:
         raise BadInput(f"'{text}' stands for more than {MOST:,} files. Give fewer.")
     found = [one for shard in found for one in (sorted(map(Path, glob.glob(str(shard)))) if "*" in str(shard) else [shard])]
-    if lacking := [str(one) for one in found if not one.is_file()] or ([text] if not found else []):
+    if lacking := [str(one) for one in found if not os.path.isfile(one)] or ([text] if not found else []):
         raise BadInput(f"{many(len(lacking), 'file')} of '{text}' cannot be found: {', '.join(lacking[:5])}. Correct the name.")
     if packed := [str(one) for one in found if not one.name.endswith(KINDS)]:
         raise BadInput(f"{packed[0]} is compressed; needed are plain .tar files, in which a sample can be read. Unpack it.")
