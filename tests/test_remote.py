@@ -121,7 +121,7 @@ def python(path: Path, version: str, importable: bool = True) -> str:
 def test_a_package_is_checked_and_timed_there_and_leaves_nothing_behind(host: Host, packed: Path):
     found = compress.verify(packed, rounds=10, threads=1, target=host.target, ssh_config=host.config, python=sys.executable)
     (model,) = found.models
-    assert found.passed and model.status == "equal" and model.p50_ms and model.p50_ms > 0 and model.rounds == 10
+    assert found.passed and model.status == "equal" and model.p50_ms and model.p50_ms > 0 and 10 <= model.rounds <= 20
     assert found.package == str(packed) and found.environment["python"].startswith("3.")
     assert list(host.tmp.iterdir()) == []
 
@@ -226,7 +226,7 @@ def test_models_are_timed_there_in_turns_and_leave_nothing_behind(host: Host, pa
     assert [(f.batch, f.model) for f in timed] == [(1, str(file)), (1, str(packed)), (2, str(file)), (2, str(packed))]
     assert timed[0].ratio == timed[2].ratio == 1, "each batch size has a first of its own"
     for f in timed:
-        assert f.p50_ms and f.p90_ms and f.peak_bytes and f.load_ms and f.samples == 5 and f.threads == 1 and f.version
+        assert f.p50_ms and f.p90_ms and f.peak_bytes and f.load_ms and f.samples >= 5 and f.threads == 1 and f.version
         assert f.device and f.runtime == "ort" and f.verdict in ("faster", "slower", "cannot tell")
     gaps = [f.reason for f in found.values() if f.reason is not None]
     assert len(gaps) == 2 and "no file that ort runs" in gaps[0]

@@ -88,7 +88,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypa
     file = tmp_path / "file"
     file.write_text("")
     monkeypatch.setenv(cache_folder.CACHE, str(file))
-    assert watch().race(net(4), net(16)).samples == 5
+    assert watch().race(net(4), net(16)).samples >= 5
 
 
 def test_a_race_too_noisy_to_tell_is_repeated_and_not_remembered(cache: Path, monkeypatch: pytest.MonkeyPatch):

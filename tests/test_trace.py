@@ -219,3 +219,12 @@ def test_a_model_of_tokens_that_wants_whole_numbers_is_told_what_to_do():
 
     with pytest.raises(BadInput, match=r"float32 here.*\.long\(\)"):
         trace(Table(), (torch.zeros(1, 4),))
+
+
+def test_a_graph_inside_of_a_model_is_traced_as_its_layers():
+    inner = nn.Sequential(conv(3, 4), nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), conv(4, 5)))
+    inside = trace(inner.eval(), (image(),))
+    model = Net(lambda s, x: s.after(s.inside(x)), inside=inside, after=nn.Sequential(conv(5, 2), nn.ReLU())).eval()
+    traced = trace(model, (image(),))
+    assert torch.equal(traced(image()), model(image()))
+    assert traced.state_dict().keys() == model.state_dict().keys()

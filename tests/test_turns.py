@@ -42,7 +42,7 @@ def test_every_candidate_has_its_figures_and_a_broken_one_its_reason(file: Path)
     assert bad.reason is not None and "does not open" in bad.reason and bad.p50_ms is None
     assert first.reason is None and first.ratio == 1 and first.ci95 == (1, 1)  # the first that runs is the reference
     assert first.p50_ms and first.p90_ms and first.p99_ms and first.p50_ms <= first.p90_ms * 1.5 and first.p90_ms <= first.p99_ms
-    assert first.per_second == pytest.approx(3e3 / first.p50_ms) and first.samples == 5 and first.threads == 1
+    assert first.per_second == pytest.approx(3e3 / first.p50_ms) and first.samples >= 5 and first.threads == 1
     assert first.load_ms and first.first_ms and first.version
     # Python, numpy and ONNX Runtime: some 60 MB; with torch it would be several hundred.
     assert first.peak_bytes is not None and 2e7 < first.peak_bytes < 2e8

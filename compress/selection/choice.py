@@ -179,7 +179,7 @@ class Choice:
             unit, asked = parse_target(wanted)
             reached = asked * split.cost / target
             shown = f"{reached / 1e6:.3g}MB" if unit == "size" else f"{reached:.3g}"
-            return split.counts, (f"Reached {unit}={shown}, target {wanted}: {why}.",)
+            return split.counts, (f"Reached {unit}={shown} by removing channels, target {wanted}: {why}.",)
         return split.counts, ()
 
 

@@ -90,6 +90,8 @@ def unpack(archive: Path, folder: Path) -> None:
                 f"{archive} is no package, or the beginning of one was damaged. Needed is an archive as 'compress package' "
                 "writes it (package.tar.gz), or the folder that it was unpacked into."
             ) from error
+        if isinstance(error, OSError) and error.errno is not None:  # of the system's; damage has no number
+            raise Refused(f"{archive} cannot be opened ({error}). Needed is a package.tar.gz of 'compress package'.") from error
         raise Damaged(f"{archive} is damaged ({error}). Needed is the whole archive, as it was made; fetch it again.") from error
     if not seen:
         raise Refused(f"{archive} is empty. Needed is a package.tar.gz of 'compress package'.")

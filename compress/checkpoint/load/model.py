@@ -66,14 +66,14 @@ def load_model(
     kind, where = identify(path), f"The model file {path}"
     if kind is Kind.COMPRESSED:
         module, whole = _load(path)
-        return Loaded(module, (*whole, *_unused(arch), *state_dict.settle(module, where)))
+        return Loaded(module, (*whole, *_unused(arch, where), *state_dict.settle(module, where)))
     saved = _read_safetensors(path) if kind is Kind.SAFETENSORS else unpickle(path, kind, trust_pickle)
     found, notes, entry = entries.find(saved, where, weights_entry)
     if isinstance(found, nn.Module | Record):
         if entry is not None:
             raise BadInput(f"{where} has no entry '{entry}' with weights. Leave --weights-entry out, or give one that it has.")
         module, more = pickled_layers.module(found, where) if isinstance(found, Record) else _whole(found)
-        notes += [*more, *_unused(arch)]
+        notes += [*more, *_unused(arch, where)]
     elif arch is None:
         raise BadInput(_needs_arch(where, found))
     else:
@@ -85,8 +85,8 @@ def load_model(
     return Loaded(module, tuple(notes))
 
 
-def _unused(arch: str | None) -> tuple[str, ...]:
-    return (f"--arch {arch} was not needed: the file holds the whole model.",) if arch else ()
+def _unused(arch: str | None, where: str) -> tuple[str, ...]:
+    return (f"{where} holds the whole model: --arch {arch} was not needed for it.",) if arch else ()
 
 
 def _whole(module: nn.Module) -> tuple[nn.Module, list[str]]:

@@ -47,7 +47,8 @@ def sharing(model: nn.Module) -> nn.Module:
     for m in simple:
         # All shells before any is filled, because modules may refer to each other in any order.
         memo[id(m)] = type(m).__new__(type(m))
-    for m in simple:
+    # The innermost first: a class that copies itself, as GraphModule does, looks into the modules that it holds.
+    for m in reversed(simple):
         own = memo[id(m)].__dict__
         own.update(vars(m))
         for name, value in vars(m).items():
