@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
@@ -205,3 +206,17 @@ def test_precision_and_its_loss_are_those_counted_by_hand(tmp_path: Path, monkey
     assert lost.points == pytest.approx(100 * 50 / 101)
     # A draw of four images has all or none of the missed ones with a chance of 1/16 each, which is more than 2.5 %.
     assert lost.ci95 == pytest.approx((0, 100))
+
+
+def test_a_picture_of_a_kind_that_is_not_listed_is_not_opened(tmp_path):
+    data = open_coco(draw(tmp_path / "shapes", count=1))
+    Image.new("RGB", (160, 160)).save(data.records[0].path, "PCX")
+    with pytest.raises(BadInput, match="cannot be read as an image"):
+        data[0]
+
+
+def test_annotations_nested_without_end_are_refused(tmp_path):
+    folder = draw(tmp_path / "shapes", count=1)
+    (folder / "annotations.json").write_text("[" * 200_000)
+    with pytest.raises(BadInput, match="is no JSON"):
+        open_coco(folder)

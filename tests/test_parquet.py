@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from encoded import picture
 
 from compress.data.open_data import open_data
 from compress.data.settings import from_toml, make
@@ -28,12 +26,6 @@ LAZY = make(normalize="none", memory_gb=1e-9, workers=2)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(cache_folder.CACHE, str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def picture(number: int) -> bytes:
-    made = io.BytesIO()
-    Image.fromarray(np.random.default_rng(number).integers(0, 256, (6, 6, 3), np.uint8)).save(made, "PNG")
-    return made.getvalue()
 
 
 def table(numbers: range, names: list[str] | None = None, **columns: Any) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from encoded import picture
 from PIL import Image
 from runs import invoke
 
@@ -26,12 +27,6 @@ from compress.user.shard_paths import shards
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(cache_folder.CACHE, str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def picture(number: int) -> bytes:
-    made = io.BytesIO()
-    Image.fromarray(np.random.default_rng(number).integers(0, 256, (6, 6, 3), np.uint8)).save(made, "PNG")
-    return made.getvalue()
 
 
 def shard(path: Path, members: list[tuple[str, bytes]]) -> Path:

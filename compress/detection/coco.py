@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
+from compress.data.images import FORMATS
 from compress.errors import BadInput, EmptyData
 
 Target = dict[str, Tensor]
@@ -52,7 +53,7 @@ class CocoImages(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         record = self.records[index]
         try:
-            with Image.open(record.path) as file:
+            with Image.open(record.path, formats=FORMATS) as file:
                 image = pil_to_tensor(file.convert("RGB")).float() / 255
         except OSError as error:
             raise BadInput(f"{record.path} cannot be read as an image ({error}). Replace it, or take it out.") from error
@@ -79,7 +80,7 @@ def open_coco(folder: str | Path, annotations: str | Path | None = None) -> Coco
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror}); needed is COCO's JSON file. Name it.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path} is no JSON ({error}); needed is COCO's JSON file. Correct it.") from error
     lists = {name: _entries(content, name, path) for name in ("images", "categories", "annotations")}
     categories = {_whole(c, "id", path): str(c.get("name", c.get("id"))) for c in lists["categories"]}
