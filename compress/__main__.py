@@ -6,6 +6,7 @@ Commands that CI calls over and over need none of the settings of a run; they st
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 
@@ -16,6 +17,7 @@ def main() -> None:
     from compress.user.cache_folder import gather
 
     gather()
+    one_of_several(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         # In a locale that lacks a character, the rest of the line is worth more than the character.
         if isinstance(stream, io.TextIOWrapper):
@@ -31,6 +33,23 @@ def main() -> None:
     finally:
         # The command is over, and its exit code is settled: taking torch down afterwards takes a good part of a second.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def one_of_several(words: list[str]) -> None:
+    """Where torchrun has started several processes: the first one alone speaks, and of a command that can be shared."""
+    count = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    if count == 1:
+        return
+    if os.environ.get("RANK", "0") != "0":
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (to the end of the process)
+    if words[:1] != ["run"]:
+        what = f"'compress {words[0]}'" if words else "'compress'"
+        print(
+            f"Error: torchrun has started {count} processes, and {what} works in one; needed is 'compress run' for several. "
+            "Leave torchrun out.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 if __name__ == "__main__":

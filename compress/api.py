@@ -112,6 +112,7 @@ def run(
     resume: bool = False,
     force: bool = False,
     log: str | Sequence[str] = (),
+    nproc: int = 1,
     progress: Progress = silent,
     **settings: Unpack[Settings],
 ) -> Result: ...
@@ -126,6 +127,7 @@ def run(
     resume: bool = False,
     force: bool = False,
     log: str | Sequence[str] = (),
+    nproc: int = 1,
     progress: Progress = silent,
     **settings: Unpack[Settings],
 ) -> Report: ...
@@ -162,6 +164,7 @@ def run(
     resume: bool = False,
     force: bool = False,
     log: str | Sequence[str] = (),
+    nproc: int = 1,
     progress: Progress = silent,
     **settings: Any,
 ) -> Result | Report | Decision | Comparison:
@@ -181,6 +184,8 @@ def run(
         raise BadInput(f"--methods does not go with {'--dry-run' if dry_run else '--method'}. Leave one of them out.")
     if resume and force:
         raise BadInput("--resume goes on with what is there, and --force throws it away. Leave one of them out.")
+    if nproc != 1 and (dry_run or methods):
+        raise BadInput(f"--nproc does not go with {'--dry-run' if dry_run else '--methods'}. Leave one of them out.")
     if dry_run:
         return decide(resolved, progress, given=given)
     how: dict[str, Any] = {"given": given, "resume": resume, "force": force, "progress": progress, "log": log}
@@ -190,7 +195,7 @@ def run(
         if methods:
             return run_methods(resolved, methods.split(",") if isinstance(methods, str) else methods, folder, **how)
         digest = sha256(Path(recipe)) if isinstance(recipe, str | Path) else None
-        report, artifact = pipeline.carry_out(resolved, folder, recipe_sha256=digest, **how)
+        report, artifact = pipeline.carry_out(resolved, folder, recipe_sha256=digest, nproc=nproc, **how)
         return report if given.model is None else result(report, artifact, folder, device_of(given.model))
 
 

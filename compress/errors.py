@@ -10,6 +10,7 @@
     ├── UnsupportedModel         4   a model that cannot be traced or has nothing removable
     ├── MissingPackage           4   a package that a method needs is not installed
     ├── GateFailed               5   a quality or parity contract that does not hold
+    ├── ProcessLost              1   one of several processes of a run ended
     └── StageFailed              1   a stage broke; names the stages that are on disk
 
 Beside it stands what is no error: `Interrupted` (130, Ctrl-C) and `Terminated` (143, SIGTERM), which nothing should take for a
@@ -80,6 +81,10 @@ class MissingPackage(CompressError):
     """A package that a method needs is not installed; the message has the line that installs it."""
 
     exit_code = 4
+
+
+class ProcessLost(CompressError):
+    """One of several processes that share a run ended before the others."""
 
 
 class GateFailed(CompressError):

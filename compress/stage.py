@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
@@ -16,6 +16,8 @@ from compress.data.calibration import Calibration
 from compress.data.room import Room, room
 from compress.measure.latency import Timing
 from compress.progress import Progress, silent
+from compress.ranks import ALONE, Ranks
+from compress.ranks.team import ONE, Team
 from compress.recipe import Recipe
 
 T = TypeVar("T")
@@ -40,6 +42,10 @@ class Findings:
             self._known[place] = (model, find())  # the model beside it, so that no other one takes its id
         return self._known[place][1]
 
+    def knows(self, model: object, key: Hashable) -> bool:
+        """Whether that was found."""
+        return (id(model), key) in self._known
+
 
 def once(findings: Findings | None, model: object, key: Hashable, find: Callable[[], T]) -> T:
     """From the findings, where there are any."""
@@ -58,6 +64,8 @@ class Context:
         race: the pipeline's latency cache, for a choice that needs milliseconds; None where nothing is timed.
         findings: what was found out about models before, for stages that are asked again; None where nothing is kept.
         fitting: False in a dry run, which asks what a stage edits: `refit.refitted` then leaves the weights as they are.
+        ranks: the processes that carry out the function that is running now; only the team calls one in several.
+        team: calls a function in all processes of the run.
     """
 
     dense: Artifact
@@ -71,6 +79,20 @@ class Context:
     initial: Artifact | None = None
     findings: Findings | None = None
     fitting: bool = True
+    ranks: Ranks = ALONE
+    team: Team = ONE
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process of the run is told: it shows nothing, times nothing and writes into no folder of this one."""
+        told = {"progress": silent, "race": None, "scratch": None, "findings": None}
+        return self.__dict__ | told
+
+    def together(self, function: Callable[..., T], *arguments: Any, keep: bool = False) -> T:
+        """What a function of (*arguments, context) gives, called in every process of the run at once.
+
+        With `keep` the others keep what they found, until the next such call, and know it where it is an argument.
+        """
+        return self.team.call(_in_ranks, (function, arguments, self), keep)
 
     @property
     def calibration(self) -> Calibration:
@@ -85,6 +107,10 @@ class Context:
     def before(self) -> Artifact:
         """What refitted weights hold on to: the dense model, or what the last iteration's training made of it."""
         return self.trained or self.dense
+
+
+def _in_ranks(ranks: Ranks, function: Callable[..., T], arguments: tuple[Any, ...], context: Context) -> T:
+    return function(*arguments, replace(context, ranks=ranks))
 
 
 class Decides(Enum):

@@ -21,7 +21,7 @@ MODULES_IN_THE_ROOT = 12
 
 TIERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "curves", "progress"}),
-    frozenset({"user"}),
+    frozenset({"user", "ranks"}),
     frozenset({"edits", "method_table"}),
     frozenset({"graph", "entropy", "measure"}),
     frozenset({"recipe"}),

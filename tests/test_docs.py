@@ -166,8 +166,10 @@ def test_flags_that_a_page_names_exist(page: Path):
     if name(page) != "reference/settings":  # where the old names are told; every other page shows the new ones
         known -= {f"--{old}" for old in RENAMED}
     known |= set(re.findall(r'add_argument\("(--[a-z-]+)"', Path(engine.__file__ or "").read_text()))
-    # of pip, of click, of `cli.help_pages`, and of docker
+    # of pip, of click, of `cli.help_pages`, of docker, and of torchrun and Slurm
     known |= {"--index-url", "--version", "--help", "--help-all", "--rm", "--gpus", "--network"}
+    known |= {"--nnodes", "--nproc-per-node", "--rdzv-id", "--rdzv-backend", "--rdzv-endpoint"}
+    known |= {"--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--time"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", page.read_text())) - known == set()
 
 

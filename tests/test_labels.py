@@ -20,7 +20,7 @@ from compress.measure.points import drop
 from compress.measure.quality import Quality, choose, evaluate
 from compress.recipe import make
 from compress.selection.scores import weight_products
-from compress.statistics.collect import drawn_loss
+from compress.statistics.drawn_labels import drawn_loss
 from compress.training import distillation
 from compress.training.losses import objective
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from compress.data.splits import Batch, Split
+from compress.ranks import Ranks, Share
 
 STATISTICS = 125
 """Images of a pass that adds up statistics of every layer."""
@@ -46,7 +47,18 @@ class Calibration:
         return self.split.batches(size, limit=limit, seed=self.seed, device=device)
 
     def inputs(
-        self, size: int = STATISTICS, *, most: int | None = None, device: torch.device | str = "cpu"
+        self,
+        size: int = STATISTICS,
+        *,
+        most: int | None = None,
+        device: torch.device | str = "cpu",
+        share: Share | None = None,
     ) -> Iterator[tuple[Tensor, ...]]:
-        """The same, without what they should give."""
-        return (batch.inputs for batch in self.batches(size, most=most, device=device))
+        """The same, without what they should give; of a `share` only what it holds."""
+        only = None if share is None else share.numbers
+        limit = self.images if most is None else min(most, self.images)
+        return (batch.inputs for batch in self.split.batches(size, limit=limit, seed=self.seed, device=device, only=only))
+
+    def share(self, ranks: Ranks, size: int = STATISTICS) -> Share:
+        """A process's share of the batches of `size`."""
+        return ranks.share(self.split.count(size, self.images))

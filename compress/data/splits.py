@@ -18,6 +18,7 @@ from compress.data.preparation import Preparation
 from compress.data.stores import IGNORE, WHOLE, Store, channels_first, name_some, together
 from compress.data.targets import zeros_and_ones
 from compress.errors import BadInput, EmptyData
+from compress.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ class Split:
         limit: int | None = None,
         drop_last: bool = False,
         device: torch.device | str = "cpu",
+        only: range | None = None,
+        ranks: Ranks = ALONE,
     ) -> Iterator[Batch]:
         """Batches of the split, the same ones for the same arguments.
 
@@ -115,6 +118,8 @@ class Split:
             limit: that many samples only, drawn from the seed (never the first ones: folders are sorted by class).
             drop_last: leave an incomplete last batch out.
             device: where batches end up; 8-bit images travel as such and are augmented and normalized there.
+            only: numbers of the batches that are wanted, all by default; others are not read.
+            ranks: processes among which the samples of every batch are dealt out.
 
         Raises:
             EmptyData: the split is empty.
@@ -126,11 +131,18 @@ class Split:
         chunks = list(order.split(batch_size))
         if drop_last and len(chunks) > 1 and len(chunks[-1]) < batch_size:
             chunks.pop()
+        chunks = chunks if only is None else [chunks[number] for number in only]
+        chunks = [own for chunk in chunks if len(own := ranks.part(chunk))]
         # One stream of random numbers for the changes, on the CPU: the same ones whatever the device.
-        draws = torch.Generator().manual_seed(_mix(seed, epoch, 2))
+        draws = torch.Generator().manual_seed(_mix(seed + ranks.number, epoch, 2))
         place = torch.device(device)
         for inputs, target in self._samples(chunks, _mix(seed, epoch, 3), place):
             yield self._finished(inputs, target, draws if augment else None, place)
+
+    def count(self, batch_size: int, limit: int | None = None) -> int:
+        """Number of batches of a pass."""
+        samples = len(self) if limit is None else min(limit, len(self))
+        return -(-samples // batch_size)
 
     def _order(self, shuffle: bool, seed: int, epoch: int, limit: int | None) -> Tensor:
         order = self.index

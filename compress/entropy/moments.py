@@ -9,11 +9,16 @@ tap t the input at
 
 and zero where that is outside. A linear layer is a convolution without axes. From T rows of group g
 
-    s_x = sum x    s_y = sum y    S_xx = sum x x^T    S_xy = sum x y^T    S_yy = sum y y^T
+    m_x = mean x    m_y = mean y    C_xx = sum (x - m_x) (x - m_x)^T    C_xy, C_yy likewise
 
-of x and y less the means of the first rows (a channel that is always on may lie at 100 and vary by 0.01: its square would drown)
-follow all centered second moments, hence every ridge regression of y on a subset of the columns. Memory is a few times that of
-S_xx, whatever the number of images. Products of some thousand rows are float32, sums of these are float64.
+follows every ridge regression of y on a subset of the columns. Memory is a few times that of C_xx, whatever the number of images.
+Rows wait until there are some thousand; these are centered on their own means (a channel that is always on may lie at 100 and
+vary by 0.01: its square would drown) and multiplied in float32, and then added in float64, where two sets of a and b rows give
+
+    C = C_a + C_b + a b / (a + b) (m_b - m_a) (m_b - m_a)^T
+
+Source: Chan, Golub, LeVeque, "Algorithms for Computing the Sample Variance", The American Statistician 37 (1983), eq. 2.1, for
+matrices.
 """
 
 from __future__ import annotations
@@ -21,11 +26,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from compress.ranks import Ranks
 
 _BLOCK = 384  # columns
 _ROWS = 4096  # rows that wait for a product, or as many as there are columns
@@ -134,13 +141,14 @@ def patches(x: Tensor, window: Window, at: Positions) -> Tensor:
 
 
 class Moments:
-    """Running sums over batches. `groups` > 1: that many independent regressions side by side (grouped convolution)."""
+    """Running moments over batches. `groups` > 1: that many independent regressions side by side (grouped convolution)."""
 
     def __init__(self, groups: int = 1):
         self.groups = groups
         self.rows = 0
-        self._sums: tuple[Tensor, ...] | None = None
-        self._shift: list[Tensor] = []
+        self._settled = 0
+        self._means: tuple[Tensor, ...] = ()
+        self._products: tuple[Tensor, ...] = ()
         self._waiting: list[tuple[Tensor, Tensor | None]] = []
         self._away: tuple[Callable[[], Tensor], ...] | None = None
 
@@ -156,9 +164,9 @@ class Moments:
         self._waiting.append((x.float(), None if y is None else y.float()))
         self.rows += len(x)
         if sum(len(rows) for rows, _ in self._waiting) >= max(_ROWS, x.shape[1] // self.groups):
-            self._flush()
+            self.settle()
 
-    def _flush(self) -> None:
+    def settle(self) -> None:
         """Multiply the rows that wait, in one product: adding a wide matrix in float64 costs as much as making it."""
         if not self._waiting:
             return
@@ -166,28 +174,65 @@ class Moments:
         if targets := [rows for _, rows in self._waiting if rows is not None]:
             parts.append(torch.cat(targets))
         self._waiting = []
-        parts = [t.reshape(len(t), self.groups, -1).transpose(0, 1) for t in parts]
-        self._shift = self._shift or [t.mean(1, keepdim=True) for t in parts]
-        x, *targets = (t - shift for t, shift in zip(parts, self._shift, strict=True))
-        batch: tuple[Tensor, ...] = (x.sum(1), _gram(x))
+        count = len(parts[0])
+        parts = [t.reshape(count, self.groups, -1).transpose(0, 1) for t in parts]
+        means = [t.mean(1, keepdim=True) for t in parts]
+        x, *targets = (t - mean for t, mean in zip(parts, means, strict=True))
+        products: tuple[Tensor, ...] = (_gram(x),)
         for y in targets:
-            batch += (y.sum(1), x.mT @ y, y.mT @ y)
+            products += (x.mT @ y, y.mT @ y)
         wide = torch.float32 if x.device.type == "mps" else torch.float64  # mps has no float64
-        if self._sums is None:
-            self._sums = tuple(t.to(wide) for t in batch)
+        # The mean of some thousand float32 numbers is off by its own rounding.
+        exact = [m[:, 0].to(wide) + t.mean(1).to(wide) for m, t in zip(means, (x, *targets), strict=True)]
+        self._merge(count, exact, products, wide)
+
+    def _merge(self, count: int, means: Sequence[Tensor], products: Sequence[Tensor], wide: torch.dtype) -> None:
+        """Add the moments of other rows (module docstring)."""
+        if not self._settled:
+            self._means, self._products = tuple(means), tuple(t.to(wide) for t in products)
         else:
-            for total, part in zip(self._sums, batch, strict=True):
+            both = self._settled + count
+            apart = [other - mine for mine, other in zip(self._means, means, strict=True)]
+            for total, part, (a, b) in zip(self._products, products, _pairs(apart), strict=True):
                 total += part
+                _add_outer(total, a, b, self._settled * count / both)
+            self._means = tuple(mine + d * (count / both) for mine, d in zip(self._means, apart, strict=True))
+        self._settled += count
+
+    def join(self, ranks: Ranks, device: torch.device) -> None:
+        """Put together what every process has added; afterwards all have the same. Some may have added nothing."""
+        if ranks.count == 1:
+            return
+        # Rows that are few, and wait to be used as they are, stay rows.
+        if not any(ranks.gathered(self._settled)):
+            mine = [(x.cpu(), None if y is None else y.cpu()) for x, y in self._waiting]
+            self._waiting = [rows for part in ranks.gathered(mine) for rows in part]
+            self.rows = sum(len(x) for x, _ in self._waiting)
+            return
+        self.settle()
+        known = ranks.gathered((self._settled, [(t.shape, t.dtype) for t in (*self._means, *self._products)]))
+        shapes = next(shapes for rows, shapes in known if rows)
+        if not self._settled:
+            empty = tuple(torch.zeros(shape, dtype=kind, device=device) for shape, kind in shapes)
+            # One mean and one product, or two and three.
+            self._means, self._products = empty[: len(empty) // 2], empty[len(empty) // 2 :]
+        counts = [rows for rows, _ in known]
+        self.rows = sum(counts)
+        means = tuple(ranks.summed(mine * (self._settled / self.rows)) for mine in self._means)
+        apart = [mine - mean for mine, mean in zip(self._means, means, strict=True)]
+        for total, (a, b) in zip(self._products, _pairs(apart), strict=True):
+            _add_outer(total, a, b, self._settled)
+        self._products, self._means, self._settled = tuple(map(ranks.summed, self._products)), means, self.rows
 
     def put_away(self, put: Callable[[Tensor], Callable[[], Tensor]]) -> None:
-        """Nothing is added any more: the sums go where `put` puts them, which gives the way to get them back."""
-        if self._sums is not None:
-            self._flush()
-            self._away, self._sums = tuple(put(t) for t in self._sums), None
+        """Nothing is added any more: the products go where `put` puts them, which gives the way to get them back."""
+        if self._products:
+            self.settle()
+            self._away, self._products = tuple(put(t) for t in self._products), ()
 
     def rows_alone(self) -> tuple[Tensor, Tensor | None] | None:
-        """All rows and targets as they came, where they are fewer than the columns of one regression: less than their sums."""
-        if self.groups != 1 or self._sums is not None or self._away is not None or not self._waiting:
+        """All rows and targets as they came, where they are fewer than the columns of one regression, and so need less memory."""
+        if self.groups != 1 or self._settled or not self._waiting:
             return None
         if self.rows >= self._waiting[0][0].shape[1]:
             return None
@@ -197,8 +242,8 @@ class Moments:
     @property
     def nbytes(self) -> int:
         """Memory of the sums."""
-        self._flush()
-        return sum(t.numel() * t.element_size() for t in self._sums or ())
+        self.settle()
+        return sum(t.numel() * t.element_size() for t in (*self._means, *self._products))
 
     def centered(self) -> Centered:
         """Means and covariances, float64 on the CPU.
@@ -206,11 +251,10 @@ class Moments:
         Raises:
             ValueError: nothing was added, or no targets.
         """
-        mean_x, xx, *rest = self._means()
+        means, xx, *rest = self._covariances()
         if not rest:
             raise ValueError("moments without targets were asked for their targets; add them, or give the weights")
-        mean_y, xy, yy = rest
-        return Centered(mean_x, mean_y, xx, xy, yy)
+        return Centered(means[0], means[1], xx, *rest)
 
     def centered_linear(self, weight: Tensor) -> Centered:
         """The same for targets y = W x + b, which need no sums of their own: C_xy = C_xx W^T, C_yy = W C_xx W^T.
@@ -218,29 +262,29 @@ class Moments:
         Args:
             weight: (groups * m, q), the layer's own weights, flattened. The mean of y is without b.
         """
-        mean_x, xx, *_ = self._means()
+        (mean_x, *_), xx, *_ = self._covariances()
         w = weight.detach().cpu().double().reshape(self.groups, -1, xx.shape[1])
         xy = xx @ w.mT
         return Centered(mean_x, (w @ mean_x[:, :, None])[:, :, 0], xx, xy, w @ xy)
 
-    def _means(self) -> list[Tensor]:
-        """Mean and covariance of the inputs, then mean, covariance with the inputs and covariance of the targets, if any."""
-        self._flush()
-        sums = self._sums if self._away is None else tuple(get() for get in self._away)
-        if sums is None:
+    def _covariances(self) -> tuple[Any, ...]:
+        """The means, then the covariance of the inputs, that with the targets and that of the targets, if any."""
+        self.settle()
+        products = self._products if self._away is None else tuple(get() for get in self._away)
+        if not products:
             raise ValueError("moments of no rows were asked for; add a batch first")
-        mean_x, xx, *rest = (t.cpu().double() / self.rows for t in sums)
-        shift_x, *shift_y = (t[:, 0].cpu().double() for t in self._shift)
-        found = [mean_x + shift_x, _less(xx, mean_x, mean_x)]
-        if rest:
-            mean_y, xy, yy = rest
-            found += [mean_y + shift_y[0], _less(xy, mean_x, mean_y), _less(yy, mean_y, mean_y)]
-        return found
+        return [t.cpu().double() for t in self._means], *(t.cpu().double() / self.rows for t in products)
 
 
-def _less(product: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Means of products without the product of the means, in place: the matrices may be most of the memory."""
-    return product.baddbmm_(a[:, :, None], b[:, None, :], alpha=-1)
+def _pairs(values: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """What the products are of: inputs with themselves, with the targets, and these with themselves."""
+    x, *rest = values
+    return [(x, x), *((x, y) for y in rest), *((y, y) for y in rest)]
+
+
+def _add_outer(total: Tensor, a: Tensor, b: Tensor, factor: float) -> None:
+    """Products of two vectors, in place: the matrices may be most of the memory."""
+    total.baddbmm_(a[:, :, None], b[:, None, :], alpha=factor)
 
 
 def _gram(x: Tensor) -> Tensor:

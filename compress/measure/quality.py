@@ -28,6 +28,7 @@ from torch.nn import functional
 from compress.errors import BadInput, EmptyData
 from compress.measure import labels
 from compress.measure.device import placed
+from compress.ranks import ALONE, Ranks
 from compress.user import code
 from compress.user.wording import many
 
@@ -146,8 +147,9 @@ def count(
     device: torch.device | str = "cpu",
     teacher: Callable[..., Any] | None = None,
     slices: int = 1,
+    ranks: Ranks = ALONE,
 ) -> Counted:
-    """What `evaluate` adds up, in so many slices of each batch; the other arguments and the errors are the same."""
+    """What `evaluate` adds up, in so many slices of each batch, over the batches of all `ranks`; the rest is the same."""
     found: list[Tensor] = []
     samples = 0
     with torch.no_grad(), _measuring(module, device) as answer, _measuring(teacher, device) as reference:
@@ -160,6 +162,7 @@ def count(
             target = _target(metric, batch.target, inputs, reference).to(output.device)
             found.append(_sliced(metric, output, target, slices if metric.sliceable else 1))
             samples += len(output)
+    found, samples = [rows for part in ranks.gathered(found) for rows in part], sum(ranks.gathered(samples))
     if not found:
         raise EmptyData(f"There is no sample to measure {metric.name} on. Give more data.")
     return Counted(torch.cat(found), samples)
@@ -187,13 +190,12 @@ def choose(name: str, task: str, labeled: bool) -> tuple[Metric, str]:
         chosen = SUITABLE[task][0]
         chosen = chosen if labeled else "agreement" if task in CLASSES else chosen
         against = "" if labeled else " with the dense model, for lack of labels"
-        return _suited(
-            METRICS[chosen], task
-        ), f"Quality is {chosen}{against}: chosen for the task {task}; --metric takes another."
+        said = f"Quality is {chosen}{against}: chosen for the task {task}; --metric takes another."
+        return _suited(METRICS[chosen], task), said
     if name not in METRICS:
         raise BadInput(f"The metric is '{name}'; known are auto, {', '.join(METRICS)} and module:function.")
     metric = METRICS[name]
-    # Without labels anything can be compared with the dense model, but no largest output says which labels hold.
+    # Without labels anything can be compared with the dense model, but no largest output says which hold.
     if (labeled or task == "multilabel") and name not in SUITABLE[task]:
         raise BadInput(
             f"The metric {name} does not suit the task {task}; needed is {' or '.join(SUITABLE[task])}, or module:function. "
@@ -331,8 +333,8 @@ def _custom(name: str) -> Metric:
         # Times its samples: batches of different sizes then weigh by what they hold.
         return torch.tensor([value * len(output), float(len(output))], dtype=torch.float64)
 
-    higher = bool(getattr(function, "higher_is_better", True))
-    return Metric(name, sums, _ratio, higher, float(getattr(function, "points", 1.0)), labels=False, sliceable=False)
+    how = bool(getattr(function, "higher_is_better", True)), float(getattr(function, "points", 1.0))
+    return Metric(name, sums, _ratio, *how, labels=False, sliceable=False)
 
 
 METRICS: dict[str, Metric] = {

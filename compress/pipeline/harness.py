@@ -22,12 +22,13 @@ from compress.edits import Edit, Factor, Keep, Merge, Plan
 from compress.graph.surgery import remove
 from compress.measure import quality
 from compress.measure.cost import cost
-from compress.measure.drop import SLICES, drop_interval
+from compress.measure.drop import drop_interval
 from compress.measure.latency import Timing
 from compress.measure.runtime import usable_cores
-from compress.pipeline.answers import quickest
+from compress.pipeline.answers import counted, quickest
 from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.spent import Purse
+from compress.ranks.team import ONE, Team
 from compress.recipe import Recipe
 from compress.report.records import Exactness, Latency, StageRecord
 from compress.report.records import Quality as QualityRecord
@@ -66,6 +67,7 @@ class Harness:
     races: LatencyCache
     purse: Purse = field(default_factory=Purse)
     known: Measured | None = None
+    team: Team = ONE
     _dense_run: Callable[[], object] | None = field(default=None, init=False)
     _dense_counted: quality.Counted | None = field(default=None, init=False)
     _dense_file: Path | None = field(default=None, init=False)
@@ -213,11 +215,11 @@ class Harness:
         return self._finished(self._count(answer))
 
     def _counted(self, artifact: Artifact, path: Path | None) -> quality.Counted:
-        return self._count(artifact.module if path is None else quickest(artifact, path, self.device, self.samples()))
+        threads = self.team.threads
+        return self._count(artifact.module if path is None else quickest(artifact, path, self.device, self.samples(), threads))
 
     def _count(self, answer: Callable[..., Any]) -> quality.Counted:
-        batches = self.data.test.batches(quality.BATCH, device=self.device)
-        return quality.count(answer, batches, self.metric, self.device, self.dense.module, SLICES)
+        return self.team.call(counted, (answer, self.data.test, self.metric, self.device, self.dense.module))
 
 
 def _figures(rounds: tuple[float, ...]) -> tuple[float, ...]:

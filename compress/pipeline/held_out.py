@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from compress.measure import quality
-from compress.measure.drop import SLICES, drop_interval
+from compress.measure.drop import drop_interval
 from compress.measure.points import drop
+from compress.pipeline.answers import counted
 from compress.stage import Context
 
 
@@ -39,5 +40,5 @@ class HeldOut:
         return Lost(points, *(drop_interval(self.metric, self.dense, now, self.context.recipe.seed) or (points, points)))
 
     def _counted(self, answer: Callable[..., Any]) -> quality.Counted:
-        batches = self.context.data.held_out.batches(quality.BATCH, device=self.context.device)
-        return quality.count(answer, batches, self.metric, self.context.device, self.context.dense.module, SLICES)
+        context = self.context
+        return context.team.call(counted, (answer, context.data.held_out, self.metric, context.device, context.dense.module))

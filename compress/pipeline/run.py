@@ -23,12 +23,14 @@ from compress.checkpoint.save import save
 from compress.curves import CURVES, OBSERVED
 from compress.edits import from_json
 from compress.errors import (
+    CompressError,
     CompressWarning,
     GateFailed,
     UnsupportedModel,
 )
 from compress.loggers.logged import Loggers, chosen, logged
 from compress.pipeline import contract, doubts, measured_target
+from compress.pipeline.crew import crew, follow, opened_by_all
 from compress.pipeline.expected import Expected
 from compress.pipeline.exports import Exports, export_all, lost_too_much
 from compress.pipeline.failures import disk_errors, failures, interruptions
@@ -37,13 +39,13 @@ from compress.pipeline.finished import SAID, finished
 from compress.pipeline.given import NOTHING, Given
 from compress.pipeline.harness import Harness
 from compress.pipeline.latency_cache import LatencyCache
-from compress.pipeline.prepare import prepare
 from compress.pipeline.rounding import with_widths_that_pay
 from compress.pipeline.sequence import stages_of
 from compress.pipeline.shared import Shared
 from compress.pipeline.spent import Purse
 from compress.pipeline.workspace import Workspace, open_workspace
 from compress.progress import Milestone, Progress, silent
+from compress.ranks.team import Team
 from compress.recipe import Recipe
 from compress.report import sentences
 from compress.report.records import Exactness, Outcome, Report, StageRecord
@@ -78,6 +80,7 @@ def carry_out(
     recipe_sha256: str | None = None,
     log: str | Sequence[str] = (),
     shared: Shared | None = None,
+    nproc: int = 1,
 ) -> tuple[Report, Artifact]:
     """Carry out a recipe and write `out/`: its report, and the model that it ends with.
 
@@ -91,6 +94,7 @@ def carry_out(
         recipe_sha256: of the file that the recipe came from.
         log: trackers that the run is told to, as for `compress.run`.
         shared: model and data that are open already, and what other runs found out about them.
+        nproc: processes that share the work.
 
     Raises:
         BadInput: a setting, file or folder that cannot be used.
@@ -99,12 +103,41 @@ def carry_out(
         GateFailed: the result does not keep `max_drop`, or removal was not exact. Everything is on disk.
         StageFailed: a stage broke; finished ones are on disk.
         Interrupted: somebody stopped it; finished stages are on disk.
+        ProcessLost: one of several processes ended; finished stages are on disk.
     """
+    how: dict[str, Any] = {"recipe_sha256": recipe_sha256, "resume": resume, "force": force, "log": log, "shared": shared}
+    with crew(nproc, recipe, given) as team:
+        if team.ranks.number:
+            return follow(team, recipe, given)
+        team.introduce({"team": team})
+        try:
+            done = _carry_out(recipe, out, team, given, progress, **how)
+        except CompressError as error:
+            team.end(None, error)
+            raise
+        team.end(done, None)
+        return done
+
+
+def _carry_out(
+    recipe: Recipe,
+    out: Path | str,
+    team: Team,
+    given: Given,
+    progress: Progress,
+    *,
+    recipe_sha256: str | None,
+    resume: bool,
+    force: bool,
+    log: str | Sequence[str],
+    shared: Shared | None,
+) -> tuple[Report, Artifact]:
     files.spelled(Path(out))
     stages, (trackers, lacking), purse = stages_of(recipe), chosen(log), Purse()
     asides = (*lacking, *(comes_back_otherwise(given.model) if given.model is not None else ()))
     with purse.on("opening data and model"):
-        context, metric = shared.for_run(recipe, progress) if shared else prepare(recipe, progress, given, refusing=True)
+        opened = shared.for_run(recipe, progress) if shared else opened_by_all(team, recipe, progress, given, refusing=True)
+    context, metric = replace(opened[0], team=team), opened[1]
     sums = {
         "recipe_sha256": recipe_sha256,
         "data_sha256": sha256(Path(recipe.data).expanduser()) if recipe.data.endswith(".toml") else None,
@@ -127,7 +160,7 @@ def carry_out(
             context = replace(context, recipe=recipe, dense=context.dense.noting(note))
         races = LatencyCache(recipe, context.device)
         known = shared and shared.dense
-        harness = Harness(recipe, context.data, context.dense, context.device, metric, races, purse, known)
+        harness = Harness(recipe, context.data, context.dense, context.device, metric, races, purse, known, team)
         running = _Run(workspace, harness, replace(context, race=races.race), told)
         before = finished(workspace) if resume else None
         running.every(stages)

@@ -54,3 +54,8 @@ class _OfTheDense(Findings):
         if model is not self._last:
             self._last, self._of_last = model, Findings()
         return self._of_last.of(model, key, find)
+
+    def knows(self, model: object, key: Hashable) -> bool:
+        if model is self._dense:
+            return super().knows(model, key)
+        return model is self._last and self._of_last.knows(model, key)

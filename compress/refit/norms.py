@@ -20,6 +20,7 @@ from torch.fx import GraphModule, Node
 
 from compress.graph.merge.layer_maps import BATCH_NORMS
 from compress.graph.operations import FUNCTIONAL_CONVOLUTIONS
+from compress.ranks import ALONE, Ranks
 from compress.statistics.layers import LAYERS, columns
 
 
@@ -49,14 +50,14 @@ def running(module: GraphModule, node: Node) -> Any:
     return norm if calls == 1 and norm.running_mean is not None else None
 
 
-def recalibrate(norm: Any, values: Iterable[Tensor]) -> None:
-    """Take a norm's running statistics from its inputs, one tensor (n, c, ...) per batch."""
-    moments, seen = torch.zeros(()), 0
+def recalibrate(norm: Any, values: Iterable[Tensor], ranks: Ranks = ALONE) -> None:
+    """Take a norm's running statistics from its inputs, one tensor (n, c, ...) per batch of this process."""
+    moments, seen = torch.zeros(2, norm.num_features, dtype=torch.float64), 0
     # Sums in float64: the variance is a difference of two large numbers.
     for x in values:
         rows = x.movedim(1, 0).flatten(1)
         moments = moments + torch.stack([rows.sum(1), rows.square().sum(1)]).double().cpu()
         seen += rows.shape[1]
-    mean, square = moments / seen
+    mean, square = ranks.summed(moments) / sum(ranks.gathered(seen))
     norm.running_mean.copy_(mean)
     norm.running_var.copy_((square - mean.square()).clamp_min(0))

@@ -17,6 +17,7 @@ from compress.edits import Plan
 from compress.errors import EmptyData
 from compress.graph.channels.solve import Group
 from compress.graph.merge.batch_norm import fold, pairs, unfold
+from compress.ranks import ALONE, Ranks
 from compress.refit.inputs import Images
 from compress.refit.tape import needed_bytes
 from compress.refit.walk import Kept, refit
@@ -71,9 +72,10 @@ def statistics(artifact: Artifact, context: Context, groups: Sequence[Group], st
     recipe = context.recipe
     # EASIER and EGP average over mini-batches, so their estimate follows the batch size.
     size = calibration.STATISTICS if recipe.entropy == "pooled" else recipe.batch_size
+    share = context.calibration.share(context.ranks, size)
     return collect(
         artifact.module,
-        lambda: context.calibration.inputs(size),
+        lambda: context.calibration.inputs(size, share=share),
         consumers(artifact.module, groups),
         images=context.calibration.images,
         device=context.device,
@@ -82,7 +84,9 @@ def statistics(artifact: Artifact, context: Context, groups: Sequence[Group], st
         room=_room(context, artifact.module, 2 * needed_bytes(artifact.module)),
         states=states,
         estimator=recipe.entropy,
-        progress=lambda share: context.progress("statistics", share, ""),
+        progress=lambda done: context.progress("statistics", done, ""),
+        ranks=context.ranks,
+        share=share,
     )
 
 
@@ -98,7 +102,9 @@ def images(context: Context) -> Images:
     each = 2 * needed_bytes(module)
     room = _room(context, module, each)
     size = min(calibration.ROWS, context.calibration.images)
-    found = Images(context.calibration.inputs(size, device=context.device), room, room.images(each))
+    share = context.calibration.share(context.ranks, size)
+    inputs = context.calibration.inputs(size, device=context.device, share=share)
+    found = Images(inputs, room, room.images(each), context.ranks, share)
     if not found.samples:
         raise EmptyData("The refit needs at least one training image and there is none. Give images with --data.")
     return found
@@ -111,6 +117,8 @@ def _room(context: Context, module: GraphModule, each: float) -> Room:
         NotEnoughMemory: not even one image goes through, or one layer cannot be fitted.
     """
     room, images = context.room(), context.calibration.images
+    # The same for all: how many passes there are follows from it.
+    room = replace(room, limit=min(context.ranks.gathered(room.limit / context.ranks.local)))
     room.check(each, "One image on its way through the model")
     for path, one in layers(module).items():
         # The sums, the moments made of them, and the matrix that is solved with its factor.
@@ -153,8 +161,10 @@ def refitted(small: Artifact, context: Context) -> Artifact:
 
     Where the context asks for no fitting, the model comes back as it is.
     """
-    if not context.fitting:
-        return small
+    return context.together(_refitted, small) if context.fitting else small
+
+
+def _refitted(small: Artifact, context: Context) -> Artifact:
     pair = both(small, context)
     done = refit(
         pair.dense,
@@ -166,7 +176,7 @@ def refitted(small: Artifact, context: Context) -> Artifact:
         sequential=context.recipe.inputs == "sequential",
         progress=lambda share, name: context.progress("refit", share, name),
     )
-    result = replace(small, module=written_back(small, pair.small, pair.batches)).noting(*pair.notes)
+    result = replace(small, module=written_back(small, pair.small, pair.batches, context.ranks)).noting(*pair.notes)
     if not done.recalibrated:
         return result
     return result.noting(
@@ -175,17 +185,19 @@ def refitted(small: Artifact, context: Context) -> Artifact:
     )
 
 
-def written_back(small: Artifact, fitted: GraphModule, batches: Iterable[tuple[Tensor, ...]]) -> GraphModule:
+def written_back(
+    small: Artifact, fitted: GraphModule, batches: Iterable[tuple[Tensor, ...]], ranks: Ranks = ALONE
+) -> GraphModule:
     """The smaller model with the folded, fitted weights taken apart into layers and norms again."""
-    outputs = output_moments(fitted, [pair.layer for pair in pairs(small.module)], batches)
+    outputs = output_moments(fitted, [pair.layer for pair in pairs(small.module)], batches, ranks)
     device = next(small.module.parameters(), torch.empty(0)).device
     return unfold(small.module, copy.deepcopy(fitted).to(device), outputs)
 
 
 def output_moments(
-    module: nn.Module, paths: Sequence[str], batches: Iterable[tuple[Tensor, ...]]
+    module: nn.Module, paths: Sequence[str], batches: Iterable[tuple[Tensor, ...]], ranks: Ranks = ALONE
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Mean and variance per channel of some layers' outputs, over images and positions."""
+    """Mean and variance per channel of some layers' outputs, over images and positions; the batches are those of one process."""
     sums: dict[str, list[Tensor]] = {}
     seen: dict[str, int] = {}
 
@@ -207,5 +219,18 @@ def output_moments(
     finally:
         for handle in handles:
             handle.remove()
+    if ranks.count > 1:
+        sums, seen = _together(ranks.gathered((sums, seen)))
     means = {path: total / seen[path] for path, (total, _) in sums.items()}
     return {path: (means[path], (sums[path][1] / seen[path] - means[path].square()).clamp_min(0)) for path in sums}
+
+
+def _together(parts: Sequence[tuple[dict[str, list[Tensor]], dict[str, int]]]) -> tuple[dict[str, list[Tensor]], dict[str, int]]:
+    """Sums and counts by path, added over processes, of which some may have none."""
+    sums: dict[str, list[Tensor]] = {}
+    seen: dict[str, int] = {}
+    for mine, count in parts:
+        for path, new in mine.items():
+            sums[path] = [a + b for a, b in zip(sums[path], new, strict=True)] if path in sums else new
+            seen[path] = seen.get(path, 0) + count[path]
+    return sums, seen

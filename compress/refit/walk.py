@@ -82,7 +82,7 @@ def refit(
         only: paths to refit; all by default.
         progress: told the share done and the layer.
     """
-    drawn, names, batches = Drawn(torch.Generator().manual_seed(seed)), order(dense), images_of(batches)
+    drawn, names, batches = Drawn(seed), order(dense), images_of(batches)
     known = {name: one for one in layers(dense).values() for name in one.nodes}
     tapes = Tape(dense, names, batches), Tape(small, names, batches)
     walk = _Walk(dense, small, layers(small), kept, *tapes, drawn, sequential)
@@ -107,7 +107,7 @@ def refit(
         if not fitted and (less or reads & stale):
             stale.add(name)
             if (norm := norms.running(small, node)) is not None:
-                norms.recalibrate(norm, walk.small_values(node.all_input_nodes[0].name, turn))
+                norms.recalibrate(norm, walk.small_values(node.all_input_nodes[0].name, turn), batches.ranks)
                 recalibrated.append(str(node.target))
         if fitted or less or reads & changed or _replaced(dense, small, node):
             changed.add(name)
@@ -132,21 +132,25 @@ class _Walk:
     def fit(self, one: Layer, turn: int) -> float | None:
         """Refit one layer of the smaller model; its relative error, None where there is nothing to compare its outputs with."""
         layer: Any = self.small.get_submodule(one.path)
-        moments = Moments(int(getattr(layer, "groups", 1)))
+        moments, images = Moments(int(getattr(layer, "groups", 1))), self.of_dense.images
         each = [math.prod(self.of_dense.nodes[call].meta["shape"]) // one.outputs for call in one.nodes]  # of one sample
-        share = _share(one, self.kept[one.path], sum(each) * self.of_dense.images.samples)
+        share = _share(one, self.kept[one.path], sum(each) * images.samples)
+        few = sum(each) * images.samples < one.inputs  # rows so few that they stay rows
         beyond = self._beyond(one, turn)
         with torch.no_grad():
             for number, call in enumerate(one.nodes):
                 fits = True
-                for part in range(len(self.of_dense.images)):
+                for part in range(len(images)):
                     # The first pass takes both models to their new places; the values of later calls are looked ahead for.
                     dense, small = self.of_dense.reach(part, max(turn + 1, self.of_dense.done)), self.of_small.reach(part, turn)
                     seen = self.of_dense.ahead(dense, self._reads(call)), small
                     fits = fits and self._add(one, call, share, moments, part, turn, *seen)
+                    if images.ends_lane(part) and not few:
+                        moments.settle()
                     if number == 0:
                         self.of_small.hold(part, small, turn)
                         self.of_dense.hold(part, self.of_dense.further(dense, turn + 1, beyond), beyond)
+        moments.join(images.ranks, layer.weight.device)
         if not moments.rows:
             return None
         fitted = ridge(moments, ridge=RIDGE)

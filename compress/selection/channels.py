@@ -13,6 +13,7 @@ from compress.entropy.narrowed import WIDEST, narrowed, taps
 from compress.entropy.obs import Sweep
 from compress.entropy.quadratic import Quadratic
 from compress.graph.channels.solve import Group, Member
+from compress.ranks import ALONE, Ranks
 from compress.statistics.collect import Statistics
 from compress.statistics.consumers import measured
 from compress.statistics.layers import Layer, as_matrix, layers
@@ -33,6 +34,11 @@ class Losses:
         known = layers(self.module)
         return [form for member in measured(group, known) for form in self._each(group, member, known[member.module])]
 
+    def work(self, group: Group) -> float:
+        """How long a group takes beside another: the cubes of its consumers' columns."""
+        known = layers(self.module)
+        return sum(float(known[m.module].inputs) ** 3 for m in measured(group, known))
+
     def _each(self, group: Group, member: Member, one: Layer) -> list[Quadratic]:
         """One per group of the layer."""
         weight = as_matrix(self.module.get_submodule(one.path))
@@ -51,15 +57,15 @@ class Losses:
         ]
 
 
-def sweeps(losses: Losses, groups: Sequence[Group], progress: Callable[[float], None]) -> dict[str, Sweep]:
+def sweeps(losses: Losses, groups: Sequence[Group], progress: Callable[[float], None], ranks: Ranks = ALONE) -> dict[str, Sweep]:
     """Loss curve and order of elimination of every group that has a measured consumer."""
-    found: dict[str, Sweep] = {}
-    for number, group in enumerate(groups):
+
+    def sweep(group: Group) -> Sweep | None:
         forms = losses.of(group)
-        if forms:
-            found[group.name] = obs.eliminate(forms)
-        progress((number + 1) / len(groups))
-    return found
+        return obs.eliminate(forms) if forms else None
+
+    found = ranks.each(groups, sweep, losses.work, progress)
+    return {group.name: one for group, one in zip(groups, found, strict=True) if one is not None}
 
 
 def entropic(forms: Sequence[Quadratic], sweep: Sweep, keep: int, exchange: bool = True) -> list[int]:

@@ -34,8 +34,9 @@ from compress.stage import Context, once
 Selector = Literal["entropic", "entropic-path", "obs", "obs-swaps", "magnitude", "taylor", "random", "state-entropy"]
 MEASURED = ("entropic", "entropic-path", "obs", "obs-swaps")
 """Selectors that measure the loss; the others give each channel a number."""
-Choose = Callable[[Group, int], Sequence[int]]
-"""Which channels of a group stay, if so many do."""
+Measured = tuple[selection.Losses, Mapping[str, Sweep]]
+Choose = Callable[[Sequence[tuple[Group, int]]], Sequence[tuple[int, ...]]]
+"""Which channels of some groups stay, if so many of each do."""
 _CLOSE = 0.02  # relative distance from the target beyond which the report says so
 
 
@@ -85,14 +86,14 @@ class Choice:
         self.check(artifact, context)
         groups = self._groups(artifact)
         if self.selector in MEASURED:
-            losses, sweeps = self._measured(artifact, context, groups, losses)
-            curves, choose = {name: sweep.losses for name, sweep in sweeps.items()}, self._chooser(losses, sweeps)
+            measured = self._measured(artifact, context, groups, losses)
+            curves, choose = {name: sweep.losses for name, sweep in measured[1].items()}, self._by_loss(measured, context)
             why = "no layer that reads them can be refitted"
         else:
             key = (self.selector, *self._asked(context, groups))
             scores = once(context.findings, artifact.module, key, lambda: SCORES[self.selector](artifact, context, groups))
             curves = {name: _what_goes(worth) for name, worth in scores.items()}
-            choose, why = _best(scores), f"{self.selector} finds nothing to measure behind them"
+            choose, why = _by_score(scores), f"{self.selector} finds nothing to measure behind them"
         # Groups without a curve cannot be judged and stay whole, which the report says.
         whole = [g.name for g in groups if g.name not in curves]
         groups = [g for g in groups if g.name in curves]
@@ -101,26 +102,30 @@ class Choice:
         counts, notes = self._counts(artifact, context, groups, curves)
         if whole:
             notes = (*notes, f"{len(whole)} groups stay whole because {why}: {', '.join(whole[:5])}.")
-        edits = []
-        for number, (group, count) in enumerate(zip(groups, counts, strict=True)):
-            if count < group.channels:
-                key = (self.selector, "kept", group.name, count, *self._asked(context, groups))
-                kept = once(context.findings, artifact.module, key, lambda g=group, n=count: tuple(sorted(choose(g, n))))
-                edits.append(Keep(group.name, group.channels, kept))
-            context.progress("choose channels", (number + 1) / len(groups), group.name)
-        return tuple(edits), notes
+        wanted = [(group, count) for group, count in zip(groups, counts, strict=True) if count < group.channels]
+        asked, findings = self._asked(context, groups), context.findings
+
+        def place(one: tuple[Group, int]) -> tuple[object, ...]:
+            return (self.selector, "kept", one[0].name, one[1], *asked)
+
+        new = [one for one in wanted if findings is None or not findings.knows(artifact.module, place(one))]
+        chosen = {group.name: kept for (group, _), kept in zip(new, choose(new), strict=True)}
+        return tuple(
+            Keep(one[0].name, one[0].channels, once(findings, artifact.module, place(one), lambda g=one[0]: chosen[g.name]))
+            for one in wanted
+        ), notes
 
     def _measured(
         self, artifact: Artifact, context: Context, groups: Sequence[Group], losses: selection.Losses | None
-    ) -> tuple[selection.Losses, Mapping[str, Sweep]]:
+    ) -> Measured:
         """The loss of removing channels of each group, and its curve."""
-
-        def measure() -> tuple[selection.Losses, Mapping[str, Sweep]]:
-            found = losses or selection.Losses(artifact.module, refit.statistics(artifact, context, groups, states=False))
-            return found, selection.sweeps(found, groups, lambda share: context.progress("loss curves", share, ""))
-
         key = ("loss curves", id(losses), *self._asked(context, groups))
-        return once(context.findings, artifact.module, key, measure)
+        if losses is not None:
+            known = losses
+            return once(context.findings, artifact.module, key, lambda: _swept(known, groups, context))
+        return once(
+            context.findings, artifact.module, key, lambda: context.together(_measured, artifact, tuple(groups), keep=True)
+        )
 
     @staticmethod
     def _asked(context: Context, groups: Sequence[Group]) -> tuple[object, ...]:
@@ -128,14 +133,14 @@ class Choice:
         recipe = context.recipe
         return (id(context.data), recipe.calibration, recipe.seed, context.device, tuple(g.name for g in groups))
 
-    def _chooser(self, losses: selection.Losses, sweeps: Mapping[str, Sweep]) -> Choose:
+    def _by_loss(self, measured: Measured, context: Context) -> Choose:
         """Channels by measured loss."""
-        if self.selector == "obs":
-            return lambda group, count: sweeps[group.name].kept(count)
-        if self.selector == "obs-swaps":
-            return lambda group, count: swaps.improve(losses.of(group), sweeps[group.name].kept(count))
-        finished = self.selector == "entropic"
-        return lambda group, count: selection.entropic(losses.of(group), sweeps[group.name], count, finished)
+
+        def choose(wanted: Sequence[tuple[Group, int]]) -> list[tuple[int, ...]]:
+            arguments = measured, self.selector, tuple(wanted)
+            return context.together(_chosen, *arguments) if context.team.keeps(measured) else _chosen(*arguments, context)
+
+        return choose
 
     def _groups(self, artifact: Artifact) -> list[Group]:
         found = budget.removable(artifact.module, artifact.channels)
@@ -183,8 +188,41 @@ class Choice:
         return split.counts, ()
 
 
-def _best(scores: Mapping[str, Tensor]) -> Choose:
-    return lambda group, count: scores[group.name].topk(count).indices.tolist()
+def _measured(artifact: Artifact, groups: Sequence[Group], context: Context) -> Measured:
+    losses = selection.Losses(artifact.module, refit.statistics(artifact, context, groups, states=False))
+    return _swept(losses, groups, context)
+
+
+def _swept(losses: selection.Losses, groups: Sequence[Group], context: Context) -> Measured:
+    return losses, selection.sweeps(losses, groups, lambda share: context.progress("loss curves", share, ""), context.ranks)
+
+
+def _chosen(
+    measured: Measured, selector: Selector, wanted: Sequence[tuple[Group, int]], context: Context
+) -> list[tuple[int, ...]]:
+    """Channels by measured loss, by a selector of `MEASURED`."""
+    losses, sweeps = measured
+
+    def kept(one: tuple[Group, int]) -> tuple[int, ...]:
+        group, count = one
+        sweep = sweeps[group.name]
+        if selector == "obs":
+            found = sweep.kept(count)
+        elif selector == "obs-swaps":
+            found = swaps.improve(losses.of(group), sweep.kept(count))
+        else:
+            found = selection.entropic(losses.of(group), sweep, count, selector == "entropic")
+        return tuple(sorted(found))
+
+    def told(share: float) -> None:
+        context.progress("choose channels", share, "")
+
+    return context.ranks.each(wanted, kept, lambda one: losses.work(one[0]), told)
+
+
+def _by_score(scores: Mapping[str, Tensor]) -> Choose:
+    """Those with the largest numbers."""
+    return lambda wanted: [tuple(sorted(scores[group.name].topk(count).indices.tolist())) for group, count in wanted]
 
 
 def _what_goes(worth: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from compress.recipe import Recipe
 from compress.stage import Context, Traits
 from compress.training import reinitialized, train
 from compress.training.gradual_linearize import blended, settled
+from compress.training.loop import Training
 from compress.training.losses import objective
 
 SHORT = 1.0
@@ -53,14 +54,19 @@ class Finetune:
             module, notes = cast(GraphModule, again), (said,)
         if recipe.linearize == "gradual":
             module = blended(module, context.before.module)
-        found = train(
-            module,
-            context.data,
-            recipe,
-            context.device,
-            teacher=context.dense.module,
-            progress=lambda what, share, detail: context.progress(self.name, share, detail),
-            hold_norms=holds_norms(recipe),
-        )
+        found = context.together(_trained, module, self.name)
         tuned = replace(artifact, module=settled(cast(GraphModule, found.module))).noting(*notes, *found.notes)
         return tuned.observing(trainings=found.curves(self.name))
+
+
+def _trained(module: GraphModule, name: str, context: Context) -> Training:
+    return train(
+        module,
+        context.data,
+        context.recipe,
+        context.device,
+        teacher=context.dense.module,
+        progress=lambda what, share, detail: context.progress(name, share, detail),
+        hold_norms=holds_norms(context.recipe),
+        ranks=context.ranks,
+    )

@@ -33,7 +33,7 @@ from compress.refit.inputs import Images
 from compress.refit.tape import run
 from compress.refit.walk import refit
 from compress.stage import Context, Traits
-from compress.statistics.collect import draw, loss_of, outer_products
+from compress.statistics.drawn_labels import draw, loss_of, outer_products
 from compress.statistics.layers import layers
 from compress.statistics.portions import cut
 from compress.training import distillation

@@ -27,11 +27,12 @@ from compress.entropy.moments import Moments
 from compress.entropy.state import States
 from compress.errors import EmptyData
 from compress.graph.liveness import alive_bytes, value_bytes
-from compress.measure.labels import classes, drawn, surprise
 from compress.measure.quality import first_output
+from compress.ranks import ALONE, Ranks, Share
 from compress.statistics.activation_states import observed, watch
+from compress.statistics.drawn_labels import draw, loss_of, outer_products
 from compress.statistics.layers import Layer, layers
-from compress.statistics.portions import Drawn, Inputs, Part, cut
+from compress.statistics.portions import Drawn, Inputs, Part, cut, stream
 from compress.user import memory
 
 
@@ -92,12 +93,14 @@ def collect(
     states: bool = True,
     estimator: str = "pooled",
     progress: Callable[[float], None] = lambda share: None,
+    ranks: Ranks = ALONE,
+    share: Share | None = None,
 ) -> Statistics:
     """Run the pass.
 
     Args:
         module: dense model; not changed.
-        batches: starts a pass over the images.
+        batches: starts a pass over the images, or over this process's share of them.
         paths: consumers whose moments and Fisher matrices are wanted.
         images: number of images that a pass will bring.
         device: where it runs.
@@ -107,11 +110,13 @@ def collect(
         states: whether to count activation states.
         estimator: of the state entropy, "pooled", "easier" or "egp"; the last two depend on the size of the batches.
         progress: told the share done.
+        ranks: the processes that share the pass.
+        share: which batches come; by default all, in one lane.
 
     Raises:
         EmptyData: there are no images.
     """
-    sampling = sampling or Sampling()
+    sampling, first = sampling or Sampling(), share.numbers.start if share else 0
     known = layers(module)
     found = Statistics()
     most = sampling.memory if room is None else room.limit / 2
@@ -122,11 +127,14 @@ def collect(
         # States are counted in the first pass only, or they would be counted several times.
         run = _Pass(module, part, found, sampling, images, device, task, estimator if states and number == 0 else None, sizes)
         with run.hooked():
-            for turn, inputs in enumerate(batches()):
-                run.batch(inputs, differentiate=bool(part) and turn % sampling.fisher_every == 0)
+            for turn, inputs in enumerate(batches(), first):
+                run.batch(inputs, turn, differentiate=bool(part) and turn % sampling.fisher_every == 0)
+                if share is not None and turn in share.ends:
+                    run.settle()
                 if sizes.forward < len(inputs[0]):
                     memory.trim()
-                progress((number + min(run.seen / max(images, 1), 1.0)) / len(parts))
+                progress((number + min(run.seen * ranks.count / max(images, 1), 1.0)) / len(parts))
+        run.join(ranks)
         if not run.seen:
             raise EmptyData("The statistics need at least one image and there is none. Give training images with --data.")
         for one in part:
@@ -209,8 +217,7 @@ class _Pass:
         self.module = observed(module, device)
         self.wanted, self.found, self.sampling, self.images = wanted, found, sampling, images
         self.device, self.task, self.estimator, self.sizes = device, task, estimator, sizes
-        self.generator = torch.Generator().manual_seed(sampling.seed)
-        self.drawn = Drawn(self.generator)
+        self.drawn = Drawn(sampling.seed)
         self.seen = self.differentiated = 0
         self.outputs: list[tuple[str, Tensor]] = []
 
@@ -228,23 +235,49 @@ class _Pass:
             for handle in handles:
                 handle.remove()
 
-    def batch(self, inputs: Inputs, differentiate: bool) -> None:
+    def batch(self, inputs: Inputs, number: int, differentiate: bool) -> None:
         """Look at a batch, part by part where it does not fit as a whole."""
-        whole = len(inputs[0])
+        whole, labels = len(inputs[0]), stream(self.sampling.seed, "labels", number)
         self.seen += whole
         if differentiate and whole <= min(self.sizes.forward, self.sizes.backward):
-            result = self._through(inputs, Part(0, whole, whole), looking=True, differentiating=True)
-            self._fisher(result, draw(result, self.task, self.generator))
+            result = self._through(inputs, Part(0, whole, whole, number), looking=True, differentiating=True)
+            self._fisher(result, draw(result, self.task, labels))
             self.differentiated += whole
             return
-        results = [self._through(part.of(inputs), part, looking=True) for part in cut(whole, self.sizes.forward)]
+        results = [self._through(part.of(inputs), part, looking=True) for part in cut(whole, self.sizes.forward, number)]
         if differentiate:
             # Once more: what is drawn for one image depends on the outputs of the whole batch.
-            drawn = draw(torch.cat(results), self.task, self.generator)
-            for part in cut(whole, self.sizes.backward):
+            drawn = draw(torch.cat(results), self.task, labels)
+            for part in cut(whole, self.sizes.backward, number):
                 result = self._through(part.of(inputs), part, differentiating=True)
                 self._fisher(result, part.of((drawn,))[0])
             self.differentiated += whole
+
+    def settle(self) -> None:
+        """The end of a lane: products of rows do not go beyond it, but where rows are so few that they stay rows."""
+        for one in self.wanted:
+            if not self._few(one):
+                self.found.moments[one.path].settle()
+
+    def _few(self, one: Layer) -> bool:
+        """Whether all the rows of a pass are expected to be fewer than the columns."""
+        shapes = [n.meta.get("shape") for n in self.module.graph.nodes if n.name in one.nodes]
+        positions = sum(math.prod(shape) // one.outputs for shape in shapes if isinstance(shape, tuple | list))
+        return self.images * min(positions, self._wanted(one, positions, 1)) < one.inputs
+
+    def join(self, ranks: Ranks) -> None:
+        """What all processes have found, in each of them."""
+        if ranks.count == 1:
+            return
+        for one in self.wanted:
+            self.found.moments[one.path].join(ranks, self.device)
+            # A process may have differentiated none of its batches, or had none at all.
+            mine = self.found.fisher.get(one.path, torch.zeros(one.outputs, one.outputs, dtype=torch.float64))
+            self.found.fisher[one.path] = ranks.summed(mine)
+        if self.estimator is not None:
+            self.found.states = _together(ranks, {path: counts.cpu() for path, counts in self.found.states.items()})
+            self.found.estimates = _together(ranks, self.found.estimates)
+        self.seen, self.differentiated = map(sum, zip(*ranks.gathered((self.seen, self.differentiated)), strict=True))
 
     def _through(self, inputs: Inputs, part: Part, looking: bool = False, differentiating: bool = False) -> Tensor:
         """The first output; the hooks take moments (looking) and keep outputs (differentiating)."""
@@ -270,12 +303,15 @@ class _Pass:
 
     def _rows(self, one: Layer, output: Tensor, parts: float) -> int:
         """Rows of a batch of so many parts: a share of the layer's own arithmetic, or what a usable Gram matrix needs."""
-        positions = output.numel() // one.outputs * parts
+        return max(1, round(self._wanted(one, output.numel() // one.outputs * parts, output.shape[0] * parts)))
+
+    def _wanted(self, one: Layer, positions: float, images: float) -> float:
+        """Rows of so many positions of so many images."""
         gram = 0.5 * one.inputs  # symmetric
         cheap = self.sampling.share * positions * (one.outputs / one.groups) / gram
-        samples = output.shape[0] * parts / max(self.images, 1)
-        least, most = (rows * one.inputs * samples for rows in (self.sampling.floor, self.sampling.ceiling))
-        return max(1, round(min(max(cheap, least), most)))
+        share = images / max(self.images, 1)
+        least, most = (rows * one.inputs * share for rows in (self.sampling.floor, self.sampling.ceiling))
+        return min(max(cheap, least), most)
 
     def _fisher(self, result: Tensor, drawn: Tensor) -> None:
         loss = loss_of(result, drawn, self.task)
@@ -290,26 +326,10 @@ class _Pass:
             self.found.fisher[path] = self.found.fisher[path] + outer if path in self.found.fisher else outer
 
 
-def drawn_loss(result: Tensor, task: str, generator: torch.Generator) -> Tensor:
-    """A loss whose gradient's second moment is the Fisher matrix: labels drawn from the model, or a Gaussian direction."""
-    return loss_of(result, draw(result, task, generator), task)
-
-
-def draw(result: Tensor, task: str, generator: torch.Generator) -> Tensor:
-    """What the loss of a whole batch is about: labels, or a direction in output space."""
-    labels = drawn(result, task, generator)
-    return torch.randn(result.shape, generator=generator).to(result.device) if labels is None else labels
-
-
-def loss_of(result: Tensor, about: Tensor, task: str) -> Tensor:
-    """The loss of a batch, or of a part of one."""
-    if classes(result, task):
-        # Sum, so that each sample's gradient is its own, whatever the batch size.
-        return surprise(result, about, task, "sum")
-    return (result * about).sum()
-
-
-def outer_products(g: Tensor, channel_dim: int) -> Tensor:
-    """Sum of g g^T over samples and positions, (c, c), float64 on the CPU."""
-    rows = g.movedim(channel_dim, -1).flatten(0, -2)
-    return (rows.T @ rows).double().cpu()
+def _together(ranks: Ranks, found: dict[str, Any]) -> dict[str, Any]:
+    """Counts by path, added over all processes."""
+    total: dict[str, Any] = {}
+    for part in ranks.gathered(found):
+        for path, counts in part.items():
+            total[path] = total[path] + counts if path in total else counts
+    return total

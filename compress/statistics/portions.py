@@ -6,6 +6,7 @@ comes, and every part is given its own.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -20,27 +21,34 @@ Inputs = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Part:
-    """Some images of a batch: from `start` on, so many, of `whole`."""
+    """Some images of a batch: from `start` on, so many, of `whole`; `batch` is the number of the batch in its pass."""
 
     start: int
     images: int
     whole: int
+    batch: int = 0
 
     def of(self, inputs: Inputs) -> Inputs:
         """The part of a batch."""
         return inputs if self.images == self.whole else tuple(x[self.start : self.start + self.images] for x in inputs)
 
 
-def cut(whole: int, most: int) -> list[Part]:
+def cut(whole: int, most: int, batch: int = 0) -> list[Part]:
     """The parts of a batch, at most so many images each."""
-    return [Part(start, min(most, whole - start), whole) for start in range(0, whole, most)]
+    return [Part(start, min(most, whole - start), whole, batch) for start in range(0, whole, most)]
+
+
+def stream(seed: int, *what: Hashable) -> torch.Generator:
+    """Random numbers of something's own: the same ones, whoever draws them and whatever was drawn before."""
+    digest = hashlib.blake2b(repr((seed, *what)).encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
 class Drawn:
     """Output positions of a batch."""
 
-    def __init__(self, generator: torch.Generator):
-        self.generator = generator
+    def __init__(self, seed: int):
+        self.seed = seed
         self._known: dict[Hashable, Positions] = {}
 
     def places(self, one: Layer, call: Hashable, y: Tensor, rows: int, part: Part) -> Positions:
@@ -57,7 +65,7 @@ class Drawn:
         each = here / part.images
         if part.start == 0:
             sizes = (round(each * part.whole), *one.images(y).shape[2:])
-            self._known[call] = sample(sizes, rows, self.generator)
+            self._known[call] = sample(sizes, rows, stream(self.seed, "places", part.batch, call))
         at = self._known[call]
         if part.images == part.whole:
             return at

@@ -30,6 +30,7 @@ from compress.data import Batch, Data
 from compress.errors import BadInput
 from compress.measure import quality
 from compress.progress import Progress
+from compress.ranks import ALONE, Ranks
 from compress.recipe import Recipe
 from compress.training import harm
 from compress.training.gradual_linearize import advance
@@ -87,6 +88,7 @@ def train(
     progress: Progress | None = None,
     observer: Observer | None = None,
     hold_norms: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Training:
     """Train a copy of a model; the model itself, the teacher and the random state of the caller stay as they are.
 
@@ -103,6 +105,8 @@ def train(
         hold_norms: batch norms keep their running statistics, and use them, if the model is good already: a short training
             otherwise spends itself on the statistics of batches. A start that agrees with the teacher too little has statistics
             that are worth nothing; there they follow the batches all the same.
+        ranks: the processes that call this together. Each has its samples of every batch, so a batch is as large as it is with
+            one process; gradients are averaged at every step, running statistics of norms whenever they are looked at.
 
     Raises:
         BadInput: nothing to learn from, labels that the outputs cannot express, or a loss that is not finite.
@@ -113,7 +117,8 @@ def train(
     metric, _ = quality.choose(recipe.metric, data.spec.task, data.spec.labeled)
     with seeded(recipe.seed, device):
         loop, notes = prepared(module, data, recipe, device, teacher, progress)
-        loop = replace(loop, observer=observer, hold_norms=hold_norms)
+        loop = replace(loop, observer=observer, hold_norms=hold_norms, ranks=ranks)
+        _refuse_idle(loop)
         volume = "" if loop.guidance is None else loop.guidance.said()
         history, best, state, harmed = _run(loop, metric)
     result = copy.deepcopy(module).cpu()  # not the student, whose weights lie in another memory layout
@@ -136,10 +141,13 @@ def _run(loop: Loop, metric: quality.Metric) -> tuple[list[Epoch], int, dict[str
     start = time.perf_counter()
 
     def counted(metric: quality.Metric, slices: int) -> quality.Counted:
-        batches = (laid(b, loop) for b in loop.data.held_out.batches(quality.BATCH, device=loop.device))
+        split = loop.data.held_out
+        mine = loop.ranks.share(split.count(quality.BATCH)).numbers
+        batches = (laid(b, loop) for b in split.batches(quality.BATCH, device=loop.device, only=mine))
+        loop.ranks.mean([b for b in measured.buffers() if b.is_floating_point()])
         # What would be left if training ended here: the affine functions alone (see `gradual_linearize`).
         advance(measured, 1.0)
-        return quality.count(measured, batches, metric, loop.device, loop.teacher, slices)
+        return quality.count(measured, batches, metric, loop.device, loop.teacher, slices, loop.ranks)
 
     def look() -> quality.Quality:
         return quality.finished(counted(metric, 1), metric)
@@ -180,6 +188,20 @@ def _run(loop: Loop, metric: quality.Metric) -> tuple[list[Epoch], int, dict[str
     return history, best, state, ()
 
 
+def _refuse_idle(loop: Loop) -> None:
+    """Every process needs a sample of every batch.
+
+    Raises:
+        BadInput: there are more processes than samples.
+    """
+    samples = min(loop.recipe.batch_size, len(loop.data.train))
+    if samples < loop.ranks.count:
+        raise BadInput(
+            f"A batch has {samples} samples for {loop.ranks.count} processes; needed is one for each. Take fewer processes, or a "
+            "larger --batch-size."
+        )
+
+
 def _as_good(now: quality.Quality, top: quality.Quality) -> bool:
     """No worse than the best by more than a standard error, where that is known: for shares of samples."""
     return now.value >= top.value - top.standard_error if now.higher_is_better else now.value <= top.value
@@ -206,6 +228,7 @@ def _epoch(loop: Loop, done: int, count: int) -> float:
         augment=True,
         drop_last=True,
         device=loop.device,
+        ranks=loop.ranks,
     )
     taken = 0
     for batch in batches:
@@ -243,10 +266,14 @@ def _step(loop: Loop, batch: Batch) -> Tensor:
         output = loop.student(*batch.inputs)
     # The loss in float32, outside of autocast.
     loss = loop.loss(output, batch.target, dense)
+    if loop.ranks.count > 1:
+        # The mean over the whole batch is that over processes of means that weigh as many samples as each has.
+        loss = loss * (len(output) * loop.ranks.count / min(loop.recipe.batch_size, len(loop.data.train)))
     if loop.guidance is not None:
         loss = loss - loop.recipe.entropy_guidance * loop.guidance.reward()
     loop.optimizer.zero_grad(set_to_none=True)
     loop.scaler.scale(loss).backward()
+    loop.ranks.mean([p.grad for p in trainable(loop.student) if p.grad is not None])
     if loop.recipe.clip or loop.observer is not None:
         # Observers and the clip need the true gradients, not those of the scaled loss.
         loop.scaler.unscale_(loop.optimizer)

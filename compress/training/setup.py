@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from compress.data import Batch, Data, check_output
 from compress.measure import quality
 from compress.progress import Progress, duration
+from compress.ranks import ALONE, Ranks
 from compress.recipe import Recipe
 from compress.training.guidance import Guidance, guidance
 from compress.training.losses import Objective, objective, taught
@@ -51,6 +52,7 @@ class Loop:
         report: called with the number of steps done and the mean loss.
         observer: told of steps and epochs.
         hold_norms: batch norms keep their running statistics, and use them.
+        ranks: the processes that train together, each on its samples of every batch.
     """
 
     student: nn.Module
@@ -70,6 +72,7 @@ class Loop:
     guidance: Guidance | None = None
     observer: Observer | None = None
     hold_norms: bool = False
+    ranks: Ranks = ALONE
 
     @property
     def distils(self) -> bool:

@@ -1,0 +1,141 @@
+"""What several processes find out together, beside what one finds out alone: `python in_ranks.py CHECK`, once in each process.
+
+The first process prints its findings as JSON; the test that starts the processes looks at them (`test_ranks`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import compress
+from compress.data.splits import Data, DataSpec, Split
+from compress.data.stores import Stored
+from compress.entropy.moments import Moments
+from compress.errors import BadInput, CompressError, ProcessLost
+from compress.measure import quality
+from compress.pipeline.answers import counted
+from compress.ranks import ALONE, Ranks
+from compress.ranks.team import Team
+from compress.recipe import make
+from compress.training import train
+
+CPU = torch.device("cpu")
+
+
+def split(samples: int) -> Split:
+    """Numbered samples with labels."""
+    torch.manual_seed(1)
+    spec = DataSpec((1, 6, 6), (0.0,), (1.0,), classes=tuple("abc"))
+    x, y = torch.randn(samples, 1, 6, 6), torch.arange(samples) % 3
+    return Split((Stored(x),), Stored(y), torch.arange(samples), spec)
+
+
+def moments(ranks: Ranks) -> dict[str, Any]:
+    """Rows in ten batches, in two (one process has none) and so few that they stay rows."""
+    found: dict[str, Any] = {}
+    for name, batches, rows, columns in (("many", 10, 500, 7), ("none", 2, 500, 7), ("few", 3, 5, 40)):
+        torch.manual_seed(0)
+        x, y = 0.01 * torch.randn(batches, rows, columns) + 100, torch.randn(batches, rows, 3)
+        one, other = Moments(), Moments()
+        for part, who in ((ALONE.share(batches), one), (ranks.share(batches), other)):
+            for number in part.numbers:
+                who.add(x[number], y[number])
+                if number in part.ends and name != "few":
+                    who.settle()
+        other.join(ranks, CPU)
+        if name == "few":
+            alone, together = one.rows_alone(), other.rows_alone()
+            assert alone is not None and together is not None
+            found[name] = all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+            continue
+        pairs = zip(one.centered(), other.centered(), strict=True)
+        found[name] = max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
+        found[f"{name} rows"] = [one.rows, other.rows]
+    return found
+
+
+def quality_of(ranks: Ranks) -> dict[str, Any]:
+    """A count over 600 samples, and one in which a process has no batch."""
+    torch.manual_seed(2)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    same = []
+    for samples in (600, 300):
+        arguments = net, split(samples), quality.METRICS["top1"], CPU, net
+        one, other = counted(ALONE, *arguments), counted(ranks, *arguments)
+        same.append(torch.equal(one.slices, other.slices) and one.samples == other.samples == samples)
+    return {"same": same}
+
+
+def failing(ranks: Ranks, who: int) -> int:
+    """A function that one process cannot carry out."""
+    if ranks.number == who:
+        raise BadInput("This is not what was needed.")
+    return int(ranks.summed(torch.ones(1)))
+
+
+def errors(ranks: Ranks, store: dist.Store) -> dict[str, Any]:
+    """What the first process is told where another one fails, and that it is the end."""
+    team, told = Team(ranks, store), list[str]()
+    if ranks.number:
+        team.serve()
+    assert team.call(failing, (99,)) == ranks.count
+    for _ in range(2):
+        try:
+            team.call(failing, (1,))
+        except CompressError as error:
+            told.append(f"{type(error).__name__}: {error}")
+    return {"told": told, "lost": ProcessLost.__name__}
+
+
+def training(ranks: Ranks) -> dict[str, Any]:
+    """The gradient of a step on a batch that three processes do not share evenly."""
+    data = split(64)
+    told = make(epochs=1, batch_size=32, optimizer="sgd", lr=0.1, distill=0.0, model="-", data="-")
+    every = Data(data, split(60), split(60), data.spec)
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    one, other = train(net, every, told), train(net, every, told, ranks=ranks)
+    apart = max(float((a - b).abs().max()) for a, b in zip(one.module.parameters(), other.module.parameters(), strict=True))
+    moved = max(float((a - b).abs().max()) for a, b in zip(one.module.parameters(), net.parameters(), strict=True))
+    return {"apart": apart, "moved": moved}
+
+
+def other_data(ranks: Ranks) -> dict[str, Any]:
+    """A run in memory in which every process has data of its own."""
+    del ranks
+    torch.manual_seed(int(os.environ["RANK"]))
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3))
+    try:
+        compress.run(net, data=(torch.randn(60, 1, 6, 6), torch.arange(60) % 3), allow_doubtful=True)
+    except BadInput as error:
+        return {"told": str(error)}
+    return {}
+
+
+CHECKS: dict[str, Callable[[Ranks], dict[str, Any]]] = {"moments": moments, "quality": quality_of, "training": training}
+
+
+def main(check: str) -> None:
+    if check == "data":
+        found = other_data(ALONE)
+        number = int(os.environ["RANK"])
+    else:
+        store, number, count = next(iter(dist.rendezvous("env://")))
+        dist.init_process_group("gloo", store=store, rank=number, world_size=count, timeout=timedelta(minutes=2))
+        ranks = Ranks(number, count)
+        found = errors(ranks, store) if check == "errors" else CHECKS[check](ranks)
+    if not number:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
