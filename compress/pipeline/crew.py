@@ -43,7 +43,7 @@ from exporters.standalone.tied import tied
 _LONGEST = timedelta(days=7)
 """A process waits for the first one as long as that times, writes and decides; that one's end is known by its connection."""
 _PATIENCE_S = 10
-_FOLLOW = "from compress.pipeline.crew import follow_stdin; follow_stdin()"
+FOLLOW = "from compress.pipeline.crew import follow_stdin; follow_stdin()"
 
 
 def by_torchrun() -> int:
@@ -64,7 +64,7 @@ def crew(nproc: int, recipe: Recipe, given: Given) -> Iterator[Team]:
     if started > 1 and nproc > 1:
         raise BadInput(f"torchrun has started {started} processes, and --nproc asks for {nproc} of each. Give one of the two.")
     if started > 1:
-        with _connected(*next(iter(rendezvous("env://"))), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) as team:
+        with connected(*next(iter(rendezvous("env://"))), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) as team:
             yield team
     elif nproc > 1:
         with _begun(nproc, recipe, given) as team:
@@ -94,7 +94,7 @@ def _begun(count: int, recipe: Recipe, given: Given) -> Iterator[Team]:
             own = {"RANK": str(number), "LOCAL_RANK": str(number), "LOCAL_WORLD_SIZE": str(count)}
             others.append(
                 subprocess.Popen(
-                    tied([sys.executable, "-c", _FOLLOW]),
+                    tied([sys.executable, "-c", FOLLOW]),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -109,7 +109,7 @@ def _begun(count: int, recipe: Recipe, given: Given) -> Iterator[Team]:
             if any(other.poll() is not None for other in others):
                 raise lost(count)
             time.sleep(0.05)
-        with _connected(store, 0, count, count) as team:
+        with connected(store, 0, count, count) as team:
             yield team
     finally:
         for other in others:
@@ -120,7 +120,7 @@ def _begun(count: int, recipe: Recipe, given: Given) -> Iterator[Team]:
 
 
 @contextmanager
-def _connected(store: Store, number: int, count: int, local: int) -> Iterator[Team]:
+def connected(store: Store, number: int, count: int, local: int) -> Iterator[Team]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
@@ -226,5 +226,5 @@ def follow(team: Team, recipe: Recipe, given: Given) -> Any:
 def follow_stdin() -> None:
     """A process that `--nproc` has started, with the recipe on its standard input."""
     recipe = Recipe.model_validate_json(sys.stdin.read())
-    with suppress(CompressError), _connected(*next(iter(rendezvous("env://"))), int(os.environ["LOCAL_WORLD_SIZE"])) as team:
+    with suppress(CompressError), connected(*next(iter(rendezvous("env://"))), int(os.environ["LOCAL_WORLD_SIZE"])) as team:
         follow(team, recipe, NOTHING)
