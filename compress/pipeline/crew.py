@@ -219,7 +219,11 @@ def follow(team: Team, recipe: Recipe, given: Given) -> Any:
         CompressError: what it ended with.
     """
     team.introduce({"team": team})
-    opened_by_all(team, recipe, silent, given, refusing=False)
+    try:
+        opened_by_all(team, recipe, silent, given, refusing=False)
+    except Exception as error:
+        team.say(error)
+        raise
     return team.serve()
 
 
