@@ -179,3 +179,11 @@ def test_files_of_two_kinds_or_two_sets(tmp_path: Path):
     parquet(tmp_path / "b.parquet", table(range(20), label=["a"] * 20))
     with pytest.raises(BadInput, match="of other types than"):
         open_data(str(tmp_path / "{a,b}.parquet"))
+
+
+@pytest.mark.parametrize("source", ["digits", "folder"])
+def test_columns_of_what_is_no_table_are_refused(tmp_path: Path, source: str):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "data.toml").write_text(f'source = "{source}"\n[columns]\nimage = "img"\n')
+    with pytest.raises(BadInput, match=r"\[columns\] chooses among the columns of tables, and .* is none"):
+        open_data(str(tmp_path / "data.toml"))

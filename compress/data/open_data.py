@@ -67,13 +67,19 @@ def open_data(
             "digits, module:factory or a data.toml."
         )
     shape = None if shape is None else tuple(shape)
+    found = shards(text) if is_data(text) else []
+    if settings.columns.model_fields_set and (not found or found[0].suffix == ".tar"):
+        raise BadInput(
+            f"[columns] chooses among the columns of tables, and {text} is none; needed are .parquet files, or a folder that "
+            "save_to_disk wrote. Leave [columns] out."
+        )
     if text == "digits":
         source = open_digits(settings, shape)
     elif text.startswith("torchvision:"):
         source = open_torchvision(text.removeprefix("torchvision:"), settings, shape)
     elif not is_data(text):
         source = open_factory(text, settings, shape)
-    elif found := shards(text):
+    elif found:
         opened = open_shards if found[0].suffix == ".tar" else open_parquet
         source = opened(found, settings, shape, torch.Generator().manual_seed(seed), text)
     else:
