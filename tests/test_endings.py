@@ -184,7 +184,7 @@ def test_guessing_is_told_from_knowing():
     assert sentences.guessing(top(1.0, metric="top5"), ten[:5]) is None  # the best five of five hold everything
     # Of three samples, all right is what one guess in eight comes to.
     said = sentences.guessing(top(1.0, samples=3), ("a", "b"))
-    assert said is not None and said.startswith("3 test samples of 2 classes are too few to tell") and "no better" not in said
+    assert said is not None and said.startswith("Of 2 classes 3 test samples are too few to tell") and "no better" not in said
     assert not sentences.guesses(top(1.0, samples=3), 0.5) and sentences.guessing(top(1.0, samples=8), ("a", "b")) is None
     assert sentences.guessing(top(0.05, metric="miou"), ten) is None and sentences.guessing(top(0.1), None) is None
     assert sentences.guessing(None, ten) is None

@@ -134,13 +134,23 @@ def test_by_default_a_gate_takes_noise_as_the_run_of_that_report_does(here: Path
     for policy in ("pass", "fail"):
         recipe = make(model="m.pt", data="digits", max_drop=0.4, target="macs=0.5", on_noise=policy)
         assert compress.gate("report.json", max_drop=0.4, on_noise=policy).passed == (
-            lost_too_much(recipe, dense, result) is None
+            lost_too_much(recipe, dense, result, None) is None
         )
     recipe = make(model="m.pt", data="digits", max_drop=0.4, target="macs=0.5")
     invoke("gate", "report.json", "--max-drop", 0.4, "--junit", "j.xml")
     assert ElementTree.parse("j.xml").getroot()[0].get("skipped") == "1"
-    assert compress.gate("report.json", max_drop=0.4).passed == (lost_too_much(recipe, dense, result) is None)
+    assert compress.gate("report.json", max_drop=0.4).passed == (lost_too_much(recipe, dense, result, None) is None)
     assert not compress.gate("report.json", min_speedup=1.85).passed  # what a run does not judge
+
+
+def test_a_gate_tells_nothing_of_quality_where_the_dense_model_guesses(here: Path):
+    guesses = report(changed(RESULT, quality=quality(0.5, (0, 0))), changed(DENSE, quality=quality(0.5)), chance=0.5)
+    Path("report.json").write_text(guesses.to_json())
+    said = invoke("gate", "report.json", "--max-drop", 1, "--baseline", "report.json", "--tolerance", "quality=1")
+    assert said.stdout.count("the dense model itself is no better than guessing on this data") == 2
+    alone = invoke("gate", "report.json", "--max-drop", 1)
+    assert verdicts("--max-drop", 1) == {"max-drop": "cannot tell"} and alone.exit_code == 0 and "Undecided" in alone.stdout
+    assert invoke("gate", "report.json", "--max-drop", 1, "--on-noise", "fail").exit_code == 5
 
 
 def test_what_has_no_interval_cannot_be_told(here: Path):

@@ -283,6 +283,7 @@ def test_only_a_result_that_nothing_speaks_against_reads_as_a_success(
 def test_a_model_that_guesses_is_no_success_whatever_it_saves(tmp_path: Path, top1: float, words: str):
     made = report(changed(RESULT, quality=quality(top1)), chance=0.1, max_drop=100.0)
     seen = view(put(tmp_path, made)).verdict
+    assert ("--max-drop 100 is kept cannot be told: the result is no better" in " ".join(seen.sentences)) == (top1 < 0.2)
     assert seen.tone == "bad" and words in seen.headline and "Kept" not in " ".join(seen.sentences)
 
 

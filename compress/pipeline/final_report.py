@@ -43,10 +43,11 @@ def report_of(
     dense, result = models
     exactness = [one for one in proofs if one is not None]
     worst = max(exactness, key=lambda e: e.worst_abs / e.tolerance) if exactness else None
+    first, last = stages[0].quality, stages[-1].quality
+    chance = sentences.chance_of(first, classes)
+    doubts = undecided(recipe, first, last, chance)
     # In this order: an inexact model makes every number after it meaningless.
-    doubts = undecided(recipe, stages[0].quality, stages[-1].quality)
-    broken = _inexact(worst) or lost_too_much(recipe, stages[0].quality, stages[-1].quality) or made.broken
-    chance = sentences.chance_of(stages[0].quality, classes)
+    broken = _inexact(worst) or lost_too_much(recipe, first, last, chance) or made.broken
     return Report(
         method=recipe.method,
         outcome=Outcome.KEPT if broken is None else broken.outcome,

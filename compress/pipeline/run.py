@@ -223,7 +223,8 @@ class _Run:
         remedy = sentences.KEPT_ALL_THE_SAME.get(report.outcome, "")
         records = [d.record for d in self.done]
         edited = [number for number, d in enumerate(self.done[:-1]) if d.artifact.plan.edits]
-        keeping = [n for n in edited if lost_too_much(self.harness.recipe, records[0].quality, records[n].quality) is None]
+        dense, chance = records[0].quality, report.chance
+        keeping = [n for n in edited if lost_too_much(self.harness.recipe, dense, records[n].quality, chance) is None]
         if report.outcome is not Outcome.QUALITY_LOST or not keeping:
             return report, remedy
         last = keeping[-1]

@@ -229,16 +229,32 @@ def at_chance(report: Report) -> str | None:
     return None
 
 
+def untold(dense: Quality, now: Quality, chance: float | None) -> str | None:
+    """Why a loss beside the dense model says nothing, however small it is; None where nothing speaks against it."""
+    if chance is None:
+        return None
+    if _above(dense, chance) >= 1:
+        return _too_few(dense)
+    if guesses(dense, chance):
+        return (
+            f"the dense model itself is {NO_BETTER} on this data ({quality(dense)}, guessing {100 * chance:.3g} %), so the "
+            "labels, their order or the preprocessing are probably not those of its training"
+        )
+    return f"the result is {NO_BETTER} ({100 * chance:.3g} %)" if guesses(now, chance) else None
+
+
+def _too_few(dense: Quality) -> str:
+    are = "is" if dense.samples == 1 else "are"
+    return f"{many(dense.samples, 'test sample')} {are} too few to tell even a model that is always right from one that guesses"
+
+
 def guessing(dense: Quality | None, classes: Sequence[str] | None) -> str | None:
     """What to say where the dense model is no better than guessing."""
     chance = chance_of(dense, classes)
     if dense is None or chance is None or classes is None:
         return None
     if _above(dense, chance) >= 1:
-        return (
-            f"{many(dense.samples, 'test sample')} of {len(classes)} classes {'is' if dense.samples == 1 else 'are'} too few to "
-            "tell even a model that is always right from one that guesses: give more."
-        )
+        return f"Of {len(classes)} classes {_too_few(dense)}: give more."
     if not guesses(dense, chance):
         return None
     return (

@@ -72,7 +72,7 @@ def _judged(report: Report) -> tuple[Tone, str, list[str]]:
     if report.broken is not None or report.outcome is not Outcome.KEPT:
         return "bad", _BROKEN.get(report.outcome, "A contract of this run is broken."), said
     if (found := sentences.at_chance(report)) is not None:
-        return "bad", found, _beside(report)
+        return "bad", found, [*_beside(report), *_undecided(report)]
     if report.result is report.dense or unchanged(report):
         return "unsure", "Nothing was changed: the result is the original model.", said
     if (lost := _gone(report)) is not None:
@@ -112,6 +112,15 @@ def _comparison(report: Report) -> str:
     return f"The result is {words} and {pace} than the original model."
 
 
+def _undecided(report: Report) -> list[str]:
+    """Why nothing can be told of the limit of the loss, where one was set."""
+    before, after, limit = report.dense.quality, report.result.quality, report.max_drop
+    if before is None or after is None or limit is None:
+        return []
+    found = kept(before, after, limit, report.chance)
+    return [found.said(after.metric, limit)] if found.verdict == "cannot tell" else []
+
+
 def _doubts(report: Report) -> list[str]:
     """Why a result that kept its contracts is no plain success."""
     doubts: list[str] = []
@@ -120,8 +129,7 @@ def _doubts(report: Report) -> list[str]:
     elif report.max_drop is None:
         doubts.append(UNLIMITED)
     else:
-        found = kept(report.dense.quality, report.result.quality, report.max_drop)
-        doubts += [found.said(report.result.quality.metric, report.max_drop)] if found.verdict == "cannot tell" else []
+        doubts += _undecided(report)
     if report.result.latency is not None and report.result.latency.verdict == "slower":
         doubts.append("It is slower than the original model where it was timed.")
     doubts += [f"No {failed.format} was written: {failed.reason}" for failed in report.failed_exports]
@@ -161,7 +169,7 @@ def _quality(dense: Quality | None, now: Quality | None, report: Report) -> Figu
         else f"95 % interval of the difference: {_signed(ends[1], unit)} to {_signed(ends[0], unit)}"
     )
     limit = report.max_drop
-    tone: Tone = "plain" if limit is None else _TONES[kept(dense, now, limit).verdict]
+    tone: Tone = "plain" if limit is None else _TONES[kept(dense, now, limit, report.chance).verdict]
     if sentences.at_chance(report) is not None or report.outcome is Outcome.QUALITY_LOST or _gone(report) is not None:
         tone = "bad"
     return Figure("Quality", value, beside, interval, tone, (now.value, *ends) if ends is not None else (now.value, None, None))
