@@ -79,7 +79,8 @@ def test_a_model_in_the_place_of_a_plan_is_told_from_a_broken_plan():
     assert result.exit_code == 2 and "model.pt is a model, where a plan was needed" in result.stderr
     assert "compress apply PLAN MODEL" in result.stderr
     done = invoke("apply", "plan.json", "model.pt", "--input-shape", "3x16x16")
-    assert "Nothing was refitted or trained: 'compress run --plan plan.json' does both." in done.stdout
+    assert "Nothing was refitted or trained; with --data, this does both:" in done.stdout
+    assert done.stdout.splitlines()[-1] == "compress run model.pt --input-shape 3x16x16 --plan plan.json"
 
 
 def test_an_architecture_is_explained_without_weights():

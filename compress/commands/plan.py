@@ -14,6 +14,7 @@ from compress.pipeline import contract, doubts, expected, measured_target
 from compress.pipeline.given import NOTHING, Given
 from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.prepare import prepare
+from compress.pipeline.rounding import advised
 from compress.pipeline.sequence import stages_of
 from compress.progress import Progress, silent
 from compress.recipe import Recipe
@@ -90,7 +91,7 @@ def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True, g
     for stage in chosen:
         planned = stage(planned, context)
     plan = Plan(planned.plan.edits, recipe.method, recipe.align or 1)
-    planned = planned.noting(*_left_open(recipe, [stage.name for stage in deciding if stage not in chosen]))
+    planned = advised(planned).noting(*_left_open(recipe, [stage.name for stage in deciding if stage not in chosen]))
     sizes = [size(cost(one.module, one.inputs)) for one in (dense, planned)]
     seconds = expected.all_of(stages_of(recipe), context) if quick and not contract.wanted(recipe) else None
     return Decision(plan, sizes[0], sizes[1], planned.notes, seconds)

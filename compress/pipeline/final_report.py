@@ -10,6 +10,7 @@ from compress.checkpoint.save import save
 from compress.errors import UnsupportedModel
 from compress.pipeline.exports import Exports, lost_too_much, undecided
 from compress.pipeline.layer_records import layer_records, staying
+from compress.pipeline.rounding import advised
 from compress.pipeline.sequence import stages_of
 from compress.pipeline.workspace import Workspace
 from compress.recipe import Recipe
@@ -66,7 +67,7 @@ def report_of(
         undecided=bool(doubts),
         plan_sha256=result.plan.digest,
         warnings=tuple(dict.fromkeys((*result.warnings, *doubts))),
-        notes=tuple(dict.fromkeys(result.notes)),
+        notes=tuple(dict.fromkeys(advised(result).notes)),
         curves=result.curves,
         chance=chance,
         layers=layer_records(dense, result),
