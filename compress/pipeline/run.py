@@ -7,8 +7,8 @@ This is the one place that times, measures, saves, resumes and turns a stage's c
 
 from __future__ import annotations
 
+import functools
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,11 +22,7 @@ from compress.checkpoint.load.live_module import comes_back_otherwise
 from compress.checkpoint.save import save
 from compress.curves import CURVES, OBSERVED
 from compress.edits import from_json
-from compress.errors import (
-    CompressWarning,
-    GateFailed,
-    UnsupportedModel,
-)
+from compress.errors import GateFailed, UnsupportedModel
 from compress.loggers.logged import Loggers, chosen, logged
 from compress.pipeline import contract, doubts, measured_target
 from compress.pipeline.expected import Expected
@@ -284,10 +280,13 @@ class _Run:
             else:
                 record = self.harness.record(artifact, name, seconds, folder)
             kept = artifact if same else _saved(artifact, name, folder)
-            # A model that guesses is no model to compress; told once, at the first row.
-            if not self.done and (odd := sentences.guessing(record.quality, self.context.data.spec.classes)) is not None:
-                warnings.warn(odd, CompressWarning, stacklevel=2)
-                kept = kept.warning(odd)
+            # What makes its quality doubtful is told once, at the first row.
+            if not self.done:
+                told = (
+                    doubts.guesses(record.quality, self.context),
+                    doubts.seen_in_training(self.context, self.harness.metric),
+                )
+                kept = functools.reduce(doubts.warned, filter(None, told), kept)
             made.append(_Done(kept, record, exactness))
             facts = {"same": same, "record": record.model_dump(), "exactness": exactness and exactness.model_dump()}
             return {
