@@ -7,6 +7,7 @@ of the four outcomes.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
 from compress.measure.points import drop
@@ -49,6 +50,11 @@ def speed_up(latency: Latency) -> str:
     """1.83x [1.79, 1.88], and `?` behind what supports no claim: an interval that holds 1, or noise."""
     low, high = latency.ci95
     return f"{latency.ratio:.2f}x [{low:.2f}, {high:.2f}]" + (" ?" if latency.verdict == "cannot tell" else "")
+
+
+def dense_ms(latency: Latency) -> float:
+    """Median of the dense model in the same rounds; that of other rounds says as much about the machine as about the models."""
+    return statistics.median(latency.dense_rounds_ms) if latency.dense_rounds_ms else latency.p50_ms * latency.ratio
 
 
 TOO_NOISY = "too noisy to tell"

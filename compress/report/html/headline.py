@@ -50,7 +50,7 @@ def figures(report: Report) -> tuple[Figure, ...]:
     dense, result = report.dense, report.result
     return (
         _quality(dense.quality, result.quality, report),
-        _speed(dense.latency, result.latency, report.large_batch),
+        _speed(result.latency, report.large_batch),
         _size(dense, result, file_bytes(report)),
     )
 
@@ -183,7 +183,7 @@ def _worse(lost: float, unit: str) -> str:
     return "the same" if abs(lost) < 0.005 else f"{abs(lost):.2f}{unit} {'worse' if lost > 0 else 'better'}"
 
 
-def _speed(dense: Latency | None, now: Latency | None, many: Latency | None = None) -> Figure:
+def _speed(now: Latency | None, many: Latency | None = None) -> Figure:
     if now is None:
         return Figure("Speed", "not measured", "", "", "unsure")
     numbers = (now.ratio, *now.ci95)
@@ -193,9 +193,7 @@ def _speed(dense: Latency | None, now: Latency | None, many: Latency | None = No
     if many is not None:
         interval += f"; in batches of {many.batch} {sentences.speed_up(many)}: {sentences.pace(many.ci95, many.noisy)}"
     where = f"{now.runtime}, batch {now.batch}, {now.threads} thread{'' if now.threads == 1 else 's'}"
-    called = (
-        f"{now.p50_ms:.3g} ms a call" + ("" if dense is None else f", the original model {dense.p50_ms:.3g} ms") + f" ({where})"
-    )
+    called = f"{now.p50_ms:.3g} ms a call, the original model {sentences.dense_ms(now):.3g} ms in the same rounds ({where})"
     match now.verdict:
         case "faster":
             return Figure("Speed", f"{now.ratio:.2f} times as fast", called, interval, "good", numbers)
