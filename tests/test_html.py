@@ -489,6 +489,12 @@ def test_the_command_writes_the_page_into_the_folder_of_the_run(tmp_path: Path, 
     assert invoke("report", tmp_path / "out/report.json").exit_code == 0
     put(tmp_path / "other", whole())
     monkeypatch.chdir(tmp_path)
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "report.json").write_text("{")
+    result = invoke("report", damaged)
+    assert result.exit_code == 2 and "report.html is written, without what cannot be read. damaged: The report" in result.stderr
+    assert (damaged / "report.html").exists()
     assert invoke("report", "out", "other").exit_code == 0 and "2 runs beside" in Path("report.html").read_text()
     refused = invoke("report", "out", "other")
     assert refused.exit_code == 2 and "--force" in refused.stderr

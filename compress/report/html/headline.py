@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from compress.measure.points import drop
 from compress.report import sentences
-from compress.report.html.run_folder import RunFolder
+from compress.report.html.run_folder import UNFINISHED, RunFolder
 from compress.report.html.view import Figure, Tone, Verdict
 from compress.report.promise import kept
 from compress.report.records import Latency, Outcome, Quality, Report, StageRecord
@@ -63,7 +63,7 @@ def _unfinished(run: RunFolder) -> Verdict:
         if done
         else "No stage of it is finished, so there is nothing that was measured."
     )
-    headline = "This run has no result." if run.problem.startswith("There is no") else "The report of this run cannot be used."
+    headline = "This run has no result." if run.problem.startswith(UNFINISHED) else "The report of this run cannot be used."
     return Verdict("bad", headline, tuple(said), ())
 
 
