@@ -48,6 +48,11 @@ def test_a_promise_is_kept_broken_or_not_to_be_told(quality: Quality, limit: flo
     assert found.enough == pytest.approx(enough, abs=1) if enough else found.enough is None
 
 
+def test_about_how_many_samples_would_do_is_more_than_there_are():
+    found = kept(DENSE, Quality(metric="top1", value=0.89, samples=1001, drop_ci95=(0.0, 2.0005)), 2.0, None)
+    assert found.enough == 1100  # two digits of 1,002, upwards
+
+
 def test_noise_passes_or_fails_as_the_recipe_says_and_is_told_either_way():
     unsure = now(0.89, -1.0, 3.0)
     for policy in ("pass", "fail"):

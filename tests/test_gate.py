@@ -122,6 +122,13 @@ def test_a_time_is_told_to_the_microsecond(here: Path):
     assert line == "pass max-latency 2.000 ms [1.900, 2.200] at most 2.500 ms"
 
 
+def test_a_narrow_terminal_has_the_parts_of_a_verdict_below_each_other(here: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("compress.cli.torchless.columns", lambda: 38)
+    told = invoke("gate", "report.json", "--max-drop", 0.4, "--max-macs", 0.3).stdout.splitlines()
+    assert told[:3] == ["cannot tell  max-drop", "  found 0.30 points [0.10, 0.45]", "  allowed at most 0.40 points"]
+    assert told[4:7] == ["pass  max-macs", "  found 25.00 % of dense", "  allowed at most 30.00 % of dense"]
+
+
 def test_the_function_judges_as_the_command_does(here: Path):
     found = compress.gate("report.json", max_drop=0.4, max_size=1e6, on_noise="fail")
     assert not found.passed and [r.verdict for r in found.rules] == ["cannot tell", "pass"]

@@ -68,6 +68,16 @@ def test_channels_that_come_last_are_answered_with_the_shape_that_works(shape: s
     assert invoke("explain", "model.pt", "--input-shape", "3x32x32").exit_code == 0
 
 
+def test_options_that_are_called_otherwise_elsewhere_are_answered_with_their_name_here():
+    result = invoke("export", "model.pt", "--to", "onnx")
+    assert result.exit_code == 2 and "Did you mean '--format'?" in result.stderr
+
+
+def test_a_share_above_one_is_answered_with_an_example():
+    result = invoke("run", "model.pt", "--data", "digits", "--target", "macs=1.5")
+    assert result.exit_code == 2 and "as in macs=0.5" in result.stderr
+
+
 def test_a_shape_with_too_few_axes_is_bad_input():
     result = invoke("explain", "model.pt", "--input-shape", "3x32")
     assert result.exit_code == 2 and "3x32" in result.stderr

@@ -72,7 +72,8 @@ def print_decision(decision: Any, next_line: str = "") -> None:
     for note in decision.notes:
         told(f"Note: {note}")
     if decision.seconds is not None:
-        told(f"The run will take about {duration(decision.seconds)} here, and what timing and exports take.")
+        rough = "perhaps half or three times that"
+        told(f"The run will take about {duration(decision.seconds)} here, {rough}, and what timing and exports take.")
     told(f"The plan: {counted(decision.plan.edits)}. {'It is written; next:' if next_line else 'Nothing was written.'}")
     if next_line:
         say(next_line)  # on one line, however long: it is copied

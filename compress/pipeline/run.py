@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from compress.checkpoint.load.live_module import comes_back_otherwise
 from compress.checkpoint.save import save
 from compress.curves import CURVES, OBSERVED
 from compress.edits import from_json
-from compress.errors import GateFailed, UnsupportedModel
+from compress.errors import CompressWarning, GateFailed, UnsupportedModel
 from compress.loggers.logged import Loggers, chosen, logged
 from compress.pipeline import contract, doubts, measured_target
 from compress.pipeline.expected import Expected
@@ -38,7 +39,7 @@ from compress.pipeline.rounding import with_widths_that_pay
 from compress.pipeline.sequence import stages_of
 from compress.pipeline.shared import Shared
 from compress.pipeline.spent import Purse
-from compress.pipeline.workspace import Workspace, open_workspace
+from compress.pipeline.workspace import Workspace, open_workspace, refuse_taken
 from compress.progress import Milestone, Progress, silent
 from compress.recipe import Recipe
 from compress.report import sentences
@@ -97,6 +98,7 @@ def carry_out(
         Interrupted: somebody stopped it; finished stages are on disk.
     """
     files.spelled(Path(out))
+    refuse_taken(Path(out), recipe, resume=resume, force=force)
     stages, (trackers, lacking), purse = stages_of(recipe), chosen(log), Purse()
     asides = (*lacking, *(comes_back_otherwise(given.model) if given.model is not None else ()))
     with purse.on("opening data and model"):
@@ -249,6 +251,10 @@ class _Run:
         if number == 0:
             self.harness.remember_dense(folder / "model.onnx")
         exactness = Exactness(**facts["exactness"]) if facts["exactness"] else None
+        # What the first row warned of, when it was measured; the rest was told again as the data was opened.
+        for said in facts.get("warnings", ()) if number == 0 else ():
+            if said not in self.context.dense.warnings:
+                warnings.warn(said, CompressWarning, stacklevel=2)
         artifact = Artifact(
             module,
             self.context.dense.inputs,

@@ -52,9 +52,9 @@ class Kept:
 
 
 def _about(number: float) -> int:
-    """To two digits: more would claim to know."""
-    digits = math.floor(math.log10(number)) - 1
-    return int(round(number, -digits)) if digits > 0 else math.ceil(number)
+    """To two digits, upwards: more would claim to know, and fewer would not do."""
+    step = 10 ** max(math.floor(math.log10(number)) - 1, 0)
+    return math.ceil(round(number / step, 6)) * step
 
 
 def kept(dense: Quality, now: Quality, limit: float, chance: float | None) -> Kept:

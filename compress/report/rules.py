@@ -166,7 +166,8 @@ def _share_or_count(rule: str, found: int, dense: int, limit: str | float) -> Ru
     if share is not None and 0 < share <= 1:
         if not dense:
             raise BadInput(f"--{rule} {limit} is a share of the dense model, which has none. Give a number.")
-        return judged(rule, Interval.exact(found / dense), share, " of dense", digits=4)
+        ruling = judged(rule, Interval.exact(100 * found / dense), 100 * share, " % of dense")
+        return replace(ruling, value=found / dense, low=found / dense, high=found / dense)
     allowed = amount(str(limit), COUNTS)
     if not allowed:
         raise BadInput(

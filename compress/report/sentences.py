@@ -169,9 +169,11 @@ def reached(first: StageRecord, last: StageRecord, chance: float | None = None, 
     )
     speed = f"latency {last.latency.ratio:.2f}x ({pace(last.latency.ci95, last.latency.noisy)})" if last.latency else "not timed"
     doubt = "Doubtful, see the warnings: " if doubtful and not guessed else ""
+    few = chance is not None and _above(first.quality, chance) >= 1
+    lost = f"too few samples ({last.quality.samples}) to tell" if few else change(first.quality, last.quality)
     return (
         f"{doubt}{guessed}{first.params / last.params:.2f}x fewer parameters, {first.macs / last.macs:.2f}x fewer MACs, {speed}, "
-        f"{last.quality.metric} {change(first.quality, last.quality)}."
+        f"{last.quality.metric} {lost}."
     )
 
 
