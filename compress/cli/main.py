@@ -89,7 +89,7 @@ def plan(
     MODEL is not touched. `compress apply` carries the plan out on any checkpoint of the same architecture; --apply-to does so at
     once.
 
-    Channel counts are not rounded unless --align says so; a run rounds them where that is measurably faster.
+    Channel counts are rounded where that is measurably faster, as in a run, unless --align says how.
     """
     from compress import api
     from compress.cli.output import print_decision, print_json
