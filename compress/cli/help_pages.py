@@ -67,8 +67,10 @@ class Page(click.Command):
         except click.NoSuchOption as error:
             known = {name for one in self.params for name in one.opts}
             meant = [name for name in CALLED_OTHERWISE.get(error.option_name, ()) if name in known]
-            error.possibilities = meant or error.possibilities
-            raise
+            if not meant:
+                raise
+            said = f"No such option '{error.option_name}'. Did you mean '{meant[0]}'?"
+            raise click.NoSuchOption(error.option_name, said, ctx=error.ctx) from None
 
     @property
     def long(self) -> bool:
