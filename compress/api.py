@@ -186,6 +186,8 @@ def run(
         raise BadInput("--resume goes on with what is there, and --force throws it away. Leave one of them out.")
     if nproc != 1 and (dry_run or methods):
         raise BadInput(f"--nproc does not go with {'--dry-run' if dry_run else '--methods'}. Leave one of them out.")
+    if resume and dry_run:
+        raise BadInput("--resume goes on with a run, and --dry-run carries nothing out. Leave one of them out.")
     if dry_run:
         return decide(resolved, progress, given=given)
     how: dict[str, Any] = {"given": given, "resume": resume, "force": force, "progress": progress, "log": log}

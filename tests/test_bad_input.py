@@ -19,8 +19,14 @@ from torch import Tensor, nn
 
 import compress
 from compress.cli.main import cli
-from compress.errors import BadInput
+from compress.data import check_output, from_arrays
+from compress.data.checks import by_position
+from compress.data.objects import open_objects
+from compress.errors import BadInput, CompressWarning
+from compress.measure.quality import METRICS
+from compress.pipeline import doubts
 from compress.recipe import make
+from compress.stage import Context
 from exporters.onnx import OPSETS
 
 QUICK = ("--target", "params=0.5", "--align", "1", "--epochs", "0", "--rounds", "5", "--calibration", "40", "--allow-doubtful")
@@ -362,6 +368,30 @@ def test_images_in_color_for_a_grey_model_are_told_without_words_of_torch_and_th
     assert "The data gives inputs of 3x8x8, the model's first layer (0) takes 1 channel. Set channels = 1" in sentence
     Path("data.toml").write_text('source = "color.npz"\nchannels = 1\n')
     assert compress.plan("model.pt", data="data.toml", calibration=40, out=None).plan.edits
+    # What a program holds is used as it is: there is nothing to convert it.
+    with pytest.raises(BadInput, match=r"takes 1 channel\. Give the data it was trained on\.$"):
+        compress.plan("model.pt", data=(torch.rand(80, 3, 8, 8), torch.arange(80) % 10), out=None)
+
+
+def test_classes_that_are_some_of_the_models_are_taken_by_position_with_a_warning():
+    arrays(classes=3)
+    data = from_arrays(dict(np.load("data.npz")), classes=("cat", "dog", "horse"))
+    said = by_position(data, (1, 10))
+    assert said is not None and "3 classes (cat, dog, horse) and the model 10 outputs, so labels are taken by position" in said
+    assert by_position(data, (1, 3)) is None and check_output(data, (1, 10)) == ()
+    assert by_position(from_arrays(dict(np.load("data.npz"))), (1, 10)) is None  # numbers are the model's own
+    with pytest.warns(CompressWarning, match=r"as classes = \[...\] in compress\.data\.open_objects"):
+        compress.plan("model.pt", data=data, calibration=40, out=None, allow_doubtful=True)
+
+
+@pytest.mark.parametrize(("own", "more"), [(True, {}), (False, {"from_scratch": True}), (False, {})])
+def test_samples_of_training_that_quality_is_counted_on_are_a_warning(own: bool, more: dict[str, Any]):
+    x, y = torch.rand(80, 1, 8, 8), torch.arange(80) % 10
+    data = open_objects({"train": (x, y)} | ({"test": (x, y)} if own else {}))
+    recipe = make(model="model.pt", data="in memory (x)", target="params=0.5", **more)
+    said = doubts.seen_in_training(Context(None, data, recipe, torch.device("cpu")), METRICS["top1"])  # type: ignore[arg-type]
+    assert (said is None) == (own or bool(more))
+    assert said is None or ("top1 is counted on 16 samples" in said and 'data={"train": ..., "test": ...}' in said)
 
 
 def test_images_of_another_size_name_the_layer_that_does_not_fit():

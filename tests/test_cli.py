@@ -26,6 +26,7 @@ from compress import api, errors
 from compress.artifact import Artifact
 from compress.cli import guard, options
 from compress.cli.main import cli
+from compress.edits import Keep
 from compress.errors import BadInput, GateFailed, Infeasible, Interrupted, StageFailed, UnsupportedModel
 from compress.measure.cost import cost
 from compress.measure.latency import Timing
@@ -347,6 +348,9 @@ def test_a_plan_with_depth_is_replayed_on_another_checkpoint(data: tuple[str, ..
     assert "linearize" in made.stdout and "merged into one layer" in made.stdout
     smaller = compress.load("model.compressed")
     assert sum(isinstance(m, nn.Linear) for m in smaller.modules()) < 3
+    line = shlex.split(made.stdout.splitlines()[-1])
+    assert line == ["compress", "apply", "plan.json", "deep.pt", *data[:2]]
+    assert invoke(*line[1:], "--force").exit_code == 0
     assert "The plan" in refused(invoke("apply", "plan.json", "model.pt", "--input-shape", "1x8x8", "--force"), 2)
     assert "decides while it trains" in refused(invoke("plan", "deep.pt", *data, "--method", "easier", "--force"), 2)
 
@@ -360,6 +364,18 @@ def test_explain_lists_rectifiers_and_what_could_merge_across_them(here: Path):
     assert "--depth speaks of the whole model" in refused(
         invoke("explain", "model.pt", "0", "--depth", "--input-shape", "1x8x8"), 2
     )
+
+
+def test_a_plan_rounds_channel_counts_as_a_run_does(monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 24, 3), nn.ReLU(), nn.Conv2d(24, 24, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24 * 16, 4))
+    data = (torch.rand(80, 1, 8, 8), torch.arange(80) % 4)
+    how: dict[str, Any] = {"data": data, "target": "macs=0.6", "calibration": 40, "depth": 0, "rounds": 5, "allow_doubtful": True}
+    for faster in (True, False):
+        monkeypatch.setattr("compress.pipeline.rounding.pays", lambda *_, found=faster: found)
+        plans = compress.plan(net, **how), compress.run(net, dry_run=True, **how)
+        counts = [[len(edit.keep) for edit in one.plan.edits if isinstance(edit, Keep)] for one in plans]
+        assert counts[0] == counts[1] and all(count % 8 == 0 for count in counts[0]) == faster
 
 
 def test_plan_does_not_write_over_what_is_there(data: tuple[str, ...]):

@@ -75,7 +75,7 @@ def test_a_limit_that_nothing_could_be_told_of_is_not_told_as_passed():
 def test_an_undecided_limit_is_told_with_its_reason_under_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     dense, now = report().dense.quality, report().result.quality
     assert dense is not None and now is not None
-    reason = kept(dense, now, 0.4).said("top1", 0.4)
+    reason = kept(dense, now, 0.4, None).said("top1", 0.4)
     made = report(max_drop=0.4, undecided=True, warnings=(reason,))
     for quiet in (True, False):
         print_report(made, tmp_path, quiet)

@@ -43,24 +43,52 @@ def now(value: float, low: float, high: float) -> Quality:
     ],
 )
 def test_a_promise_is_kept_broken_or_not_to_be_told(quality: Quality, limit: float, verdict: str, enough: int | None):
-    found = kept(DENSE, quality, limit)
+    found = kept(DENSE, quality, limit, None)
     assert found.verdict == verdict
     assert found.enough == pytest.approx(enough, abs=1) if enough else found.enough is None
+
+
+def test_about_how_many_samples_would_do_is_more_than_there_are():
+    found = kept(DENSE, Quality(metric="top1", value=0.89, samples=1001, drop_ci95=(0.0, 2.0005)), 2.0, None)
+    assert found.enough == 1100  # two digits of 1,002, upwards
 
 
 def test_noise_passes_or_fails_as_the_recipe_says_and_is_told_either_way():
     unsure = now(0.89, -1.0, 3.0)
     for policy in ("pass", "fail"):
         recipe = make(model="a.pt", data="digits", target="macs=0.5", max_drop=2.0, on_noise=policy)
-        (said,) = undecided(recipe, DENSE, unsure)
+        (said,) = undecided(recipe, DENSE, unsure, None)
         assert said == (
             "Whether --max-drop 2 is kept cannot be told with 400 samples: 1.00 [-1.00, 3.00] points of top1 are lost. "
             "About 1,600 would do."
         )
-        broken = lost_too_much(recipe, DENSE, unsure)
+        broken = lost_too_much(recipe, DENSE, unsure, None)
         assert (broken is None) == (policy == "pass")
         assert broken is None or (broken.reason == said and broken.outcome is Outcome.QUALITY_LOST)
-        assert undecided(recipe, DENSE, now(0.87, 2.5, 3.5)) == () and lost_too_much(recipe, DENSE, now(0.87, 2.5, 3.5))
+        lost = now(0.87, 2.5, 3.5)
+        assert undecided(recipe, DENSE, lost, None) == () and lost_too_much(recipe, DENSE, lost, None)
+
+
+@pytest.mark.parametrize(
+    ("dense", "value", "chance", "reason"),
+    [
+        (0.5, 0.5, 0.5, "the dense model itself is no better than guessing on this data"),
+        (0.9, 0.1, 0.1, "the result is no better than guessing"),  # however much may be lost
+        (1.0, 1.0, 0.5, "3 test samples are too few to tell"),
+    ],
+)
+def test_of_models_that_guess_no_promise_is_kept(dense: float, value: float, chance: float, reason: str):
+    samples = 3 if "3" in reason else 400
+    before = Quality(metric="top1", value=dense, samples=samples)
+    after = Quality(metric="top1", value=value, samples=samples, drop_ci95=(0.0, 0.0))
+    found = kept(before, after, 100, chance)
+    assert found.verdict == "cannot tell" and reason in found.said("top1", 100)
+    for policy in ("pass", "fail"):
+        recipe = make(model="a.pt", data="digits", target="macs=0.5", max_drop=100, on_noise=policy)
+        assert reason in undecided(recipe, before, after, chance)[0]
+        assert (lost_too_much(recipe, before, after, chance) is None) == (policy == "pass")
+    # What is lost beyond doubt stays lost.
+    assert kept(before, after.model_copy(update={"drop_ci95": (101.0, 102.0)}), 100, chance).verdict == "fail"
 
 
 @pytest.mark.parametrize(

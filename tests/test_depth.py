@@ -274,7 +274,7 @@ def test_lines_that_cost_too_much_are_not_drawn(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("compress.stages.linearize.drop", lambda start, now: 3.0)
     same = LinearizeStage()(dense, context(dense, depth=1.0))
     assert same.module is dense.module
-    assert any("none keeps to 1 points" in note for note in same.notes)
+    assert any("none keeps to 1 point of" in note for note in same.notes)
 
 
 def test_where_nothing_is_faster_every_rectifier_stays():

@@ -19,9 +19,23 @@ def counted(hits: np.ndarray) -> Counted:
     return Counted(torch.cat([column, torch.ones_like(column)], 1), len(hits))
 
 
-def test_models_that_agree_on_every_sample_lose_nothing_for_sure():
+def test_models_that_agree_on_every_sample_may_differ_on_the_next():
     hits = np.random.default_rng(0).random(500) < 0.9
-    assert drop_interval(METRICS["top1"], counted(hits), counted(hits)) == (0.0, 0.0)
+    low, high = drop_interval(METRICS["top1"], counted(hits), counted(hits)) or (0, 0)
+    assert -low == high == pytest.approx(100 * 1.96**2 / (500 + 1.96**2), abs=0.001)  # Wilson's bound for 0 of 500
+    low, high = drop_interval(METRICS["top1"], counted(hits[:3]), counted(hits[:3])) or (0, 0)
+    assert high > 50  # of three samples
+
+
+def test_an_answer_that_changed_is_a_loss_for_sure_where_none_can_be_won():
+    """3 of 60 answers are not the dense model's: none lost is impossible, and a bootstrap's percentiles would hold it."""
+    dense, now = np.ones(60, dtype=bool), np.arange(60) >= 3
+    assert drop_interval(METRICS["agreement"], counted(dense), counted(now)) == pytest.approx((1.71, 13.70), abs=0.01)  # Wilson
+    # Of labels some may be won, too: 3 lost and none won happens to equal models once in four.
+    low, high = drop_interval(METRICS["top1"], counted(dense), counted(now)) or (0, 0)
+    assert low < 0 < high
+    low, high = drop_interval(METRICS["agreement"], counted(dense), counted(dense)) or (1, 0)
+    assert low == 0 and high == pytest.approx(6.02, abs=0.01)
 
 
 def test_the_interval_is_that_of_the_samples_that_differ():
@@ -66,5 +80,5 @@ def test_counting_in_slices_gives_the_same_value(name: str):
     batches = [Batch((outputs[:20],), target[:20]), Batch((outputs[20:],), target[20:])]
     whole = evaluate(torch.nn.Identity(), batches, metric, teacher=torch.nn.Identity())
     sliced = count(torch.nn.Identity(), batches, metric, teacher=torch.nn.Identity(), slices=8)
-    assert len(sliced.slices) == 16 and sliced.samples == 37
+    assert len(sliced.slices) == (37 if metric.best else 16) and sliced.samples == 37
     assert metric.finish(sliced.slices.sum(0)) == pytest.approx(whole.value, rel=1e-6)  # sums of fp32 in another order

@@ -18,7 +18,7 @@ import compress
 from compress.cli.guard import terminable
 from compress.errors import BadInput, GateFailed, Infeasible, Interrupted, StageFailed, Terminated, UnsupportedModel
 from compress.report import sentences
-from compress.report.records import Broken, Outcome, Quality
+from compress.report.records import Broken, Outcome, Quality, StageRecord
 from exporters.errors import MissingBackend, ParityError
 from tests.runs import invoke, model_and_data
 
@@ -184,7 +184,7 @@ def test_guessing_is_told_from_knowing():
     assert sentences.guessing(top(1.0, metric="top5"), ten[:5]) is None  # the best five of five hold everything
     # Of three samples, all right is what one guess in eight comes to.
     said = sentences.guessing(top(1.0, samples=3), ("a", "b"))
-    assert said is not None and said.startswith("3 test samples of 2 classes are too few to tell") and "no better" not in said
+    assert said is not None and said.startswith("Of 2 classes 3 test samples are too few to tell") and "no better" not in said
     assert not sentences.guesses(top(1.0, samples=3), 0.5) and sentences.guessing(top(1.0, samples=8), ("a", "b")) is None
     assert sentences.guessing(top(0.05, metric="miou"), ten) is None and sentences.guessing(top(0.1), None) is None
     assert sentences.guessing(None, ten) is None
@@ -204,8 +204,37 @@ def test_a_dry_run_warns_of_it_as_the_run_does_and_tells_the_time():
     dry, done = run("--dry-run"), run()
     told = [next(line for line in one.stderr.splitlines() if line.startswith("Warning: ")) for one in (dry, done)]
     assert told[0] == told[1] and "no better than guessing" in told[0]
-    assert re.search(r"The run will take about [\d.]+ s here, and what timing and exports take\.", dry.stdout)
+    assert re.search(
+        r"The run will take about [\d.]+ s here, perhaps half or three times that, and what timing and exports take\.", dry.stdout
+    )
     assert 0 < json.loads(run("--dry-run", "--json").stdout)["seconds"] < 600
+
+
+def test_a_finished_run_that_is_resumed_warns_again_under_quiet():
+    first, again = run("--quiet"), run("--quiet", "--resume")
+    warned = [[line for line in one.stderr.splitlines() if line.startswith("Warning: ")] for one in (first, again)]
+    assert warned[0] == warned[1] and len(warned[0]) == 1
+    refused = run("--resume", "--dry-run")
+    assert refused.exit_code == 2 and "--dry-run carries nothing out" in refused.stderr
+
+
+def test_a_folder_that_cannot_be_taken_is_refused_before_anything_slow(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("compress.pipeline.run.prepare", lambda *_, **__: pytest.fail("opened"))
+    Path("taken").mkdir()
+    Path("taken/notes.txt").touch()
+    for out, said in (
+        ("model.pt", "is a file"),
+        ("taken", "holds files that are not of a run"),
+        ("model.pt/x", "cannot be written"),
+    ):
+        refused = run("--out", out)
+        assert refused.exit_code == 2 and said in refused.stderr, refused.output
+
+
+def test_of_three_samples_the_verdict_promises_nothing():
+    row = StageRecord(stage="x", params=1, macs=1, file_bytes=1, peak_memory_bytes=1, quality=top(1.0, samples=3), seconds=0)
+    assert sentences.reached(row, row, chance=0.5).endswith("top1 too few samples (3) to tell.")
+    assert sentences.reached(row, row.model_copy(update={"quality": top(1.0)}), chance=0.1).endswith("top1 +0.00.")
 
 
 def test_a_result_that_guesses_reads_as_that_wherever_it_is_told():

@@ -122,6 +122,13 @@ def test_a_time_is_told_to_the_microsecond(here: Path):
     assert line == "pass max-latency 2.000 ms [1.900, 2.200] at most 2.500 ms"
 
 
+def test_a_narrow_terminal_has_the_parts_of_a_verdict_below_each_other(here: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("compress.cli.torchless.columns", lambda: 38)
+    told = invoke("gate", "report.json", "--max-drop", 0.4, "--max-macs", 0.3).stdout.splitlines()
+    assert told[:3] == ["cannot tell  max-drop", "  found 0.30 points [0.10, 0.45]", "  allowed at most 0.40 points"]
+    assert told[4:7] == ["pass  max-macs", "  found 25.00 % of dense", "  allowed at most 30.00 % of dense"]
+
+
 def test_the_function_judges_as_the_command_does(here: Path):
     found = compress.gate("report.json", max_drop=0.4, max_size=1e6, on_noise="fail")
     assert not found.passed and [r.verdict for r in found.rules] == ["cannot tell", "pass"]
@@ -134,13 +141,23 @@ def test_by_default_a_gate_takes_noise_as_the_run_of_that_report_does(here: Path
     for policy in ("pass", "fail"):
         recipe = make(model="m.pt", data="digits", max_drop=0.4, target="macs=0.5", on_noise=policy)
         assert compress.gate("report.json", max_drop=0.4, on_noise=policy).passed == (
-            lost_too_much(recipe, dense, result) is None
+            lost_too_much(recipe, dense, result, None) is None
         )
     recipe = make(model="m.pt", data="digits", max_drop=0.4, target="macs=0.5")
     invoke("gate", "report.json", "--max-drop", 0.4, "--junit", "j.xml")
     assert ElementTree.parse("j.xml").getroot()[0].get("skipped") == "1"
-    assert compress.gate("report.json", max_drop=0.4).passed == (lost_too_much(recipe, dense, result) is None)
+    assert compress.gate("report.json", max_drop=0.4).passed == (lost_too_much(recipe, dense, result, None) is None)
     assert not compress.gate("report.json", min_speedup=1.85).passed  # what a run does not judge
+
+
+def test_a_gate_tells_nothing_of_quality_where_the_dense_model_guesses(here: Path):
+    guesses = report(changed(RESULT, quality=quality(0.5, (0, 0))), changed(DENSE, quality=quality(0.5)), chance=0.5)
+    Path("report.json").write_text(guesses.to_json())
+    said = invoke("gate", "report.json", "--max-drop", 1, "--baseline", "report.json", "--tolerance", "quality=1")
+    assert said.stdout.count("the dense model itself is no better than guessing on this data") == 2
+    alone = invoke("gate", "report.json", "--max-drop", 1)
+    assert verdicts("--max-drop", 1) == {"max-drop": "cannot tell"} and alone.exit_code == 0 and "Undecided" in alone.stdout
+    assert invoke("gate", "report.json", "--max-drop", 1, "--on-noise", "fail").exit_code == 5
 
 
 def test_what_has_no_interval_cannot_be_told(here: Path):

@@ -47,6 +47,9 @@ def test_escaped_text_is_harmless_and_can_be_written(text: str):
 
 def test_ordinary_text_stays_as_it_is():
     assert printable("größer: 2 µs → 3\nlines") == "größer: 2 µs → 3\nlines"
+    # A path as Python has it where the locale is ASCII: bytes that are UTF-8, and one that is none.
+    assert printable(os.fsencode("größer").decode("ascii", "surrogateescape")) == "größer"
+    assert printable("a\udcff") == "a\\xff"
     assert markdown("block.0/conv (3x3)") == "block.0/conv (3x3)"
 
 

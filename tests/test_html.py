@@ -21,7 +21,8 @@ from compress.edits import Keep, Linearize, Merge, Plan
 from compress.errors import BadInput
 from compress.pipeline.given import IN_MEMORY as given_in_memory
 from compress.recipe import make
-from compress.report import sentences
+from compress.report import sentences, table
+from compress.report.html import headline
 from compress.report.html.command_line import IN_MEMORY, command_line
 from compress.report.html.page import _environment, page_of, run_view, viewed
 from compress.report.html.plots import LEFT, WIDTH, labelled, steps, x_axis, y_axis
@@ -283,7 +284,18 @@ def test_only_a_result_that_nothing_speaks_against_reads_as_a_success(
 def test_a_model_that_guesses_is_no_success_whatever_it_saves(tmp_path: Path, top1: float, words: str):
     made = report(changed(RESULT, quality=quality(top1)), chance=0.1, max_drop=100.0)
     seen = view(put(tmp_path, made)).verdict
+    assert ("--max-drop 100 is kept cannot be told: the result is no better" in " ".join(seen.sentences)) == (top1 < 0.2)
     assert seen.tone == "bad" and words in seen.headline and "Kept" not in " ".join(seen.sentences)
+
+
+def test_milliseconds_that_stand_beside_each_other_are_of_the_same_rounds():
+    # Its own row was timed minutes earlier, when the machine was slower.
+    dense = changed(DENSE, latency=latency(1, 1, 1, p50_ms=9.0))
+    timed = latency(2.0, 1.9, 2.1, p50_ms=2.0, rounds_ms=(2.0, 2.0, 2.2), dense_rounds_ms=(4.0, 4.0, 4.2))
+    for found, ms in ((timed, "4 ms"), (timed.model_copy(update={"ratio": 2.5}).lean(), "5 ms")):
+        made = report(changed(RESULT, latency=found), dense)
+        assert f"2 ms a call, the original model {ms} in the same rounds" in headline.figures(made)[1].beside
+        assert f"2 ({ms[0]})" in table.rows(made)[1]
 
 
 def test_a_result_that_is_the_original_model_says_so(tmp_path: Path):
@@ -477,6 +489,12 @@ def test_the_command_writes_the_page_into_the_folder_of_the_run(tmp_path: Path, 
     assert invoke("report", tmp_path / "out/report.json").exit_code == 0
     put(tmp_path / "other", whole())
     monkeypatch.chdir(tmp_path)
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "report.json").write_text("{")
+    result = invoke("report", damaged)
+    assert result.exit_code == 2 and "report.html is written, without what cannot be read. damaged: The report" in result.stderr
+    assert (damaged / "report.html").exists()
     assert invoke("report", "out", "other").exit_code == 0 and "2 runs beside" in Path("report.html").read_text()
     refused = invoke("report", "out", "other")
     assert refused.exit_code == 2 and "--force" in refused.stderr

@@ -88,6 +88,16 @@ def test_a_class_beside_weights_is_named_and_not_run():
     assert not Path("it-ran").exists()
 
 
+def test_the_recipe_names_the_command_that_carries_it_out():
+    assert invoke("init", "--yes").stdout.splitlines()[-1] == "next     compress run"
+    assert "# 'compress run' in this folder carries this out" in Path("recipe.toml").read_text()
+    Path("net.py").write_text("import torch\ndef made():\n    return torch.load('model.pt', weights_only=False)\n")
+    torch.save(torch.load("model.pt", weights_only=False).state_dict(), "weights.pt")
+    made = invoke("init", "weights.pt", "--arch", "net.py:made", "--yes", "--force")
+    assert made.stdout.splitlines()[-1] == "next     compress run --trust-recipe", made.output
+    assert "# 'compress run --trust-recipe' in this folder carries this out" in Path("recipe.toml").read_text()
+
+
 def test_a_data_toml_that_stays_is_said():
     assert invoke("init", "--yes").exit_code == 0
     Path("data.toml").write_text('source = "arrays.npz"\nnormalize = "mnist"\n')

@@ -19,6 +19,7 @@ import compress
 from compress.cli.main import cli
 from compress.errors import BadInput, CompressWarning, GateFailed
 from compress.loggers import logged, sinks
+from compress.recipe import make
 from compress.report import records
 
 QUICK: Any = {"target": "macs=0.6", "method": "magnitude", "epochs": 2, "calibration": 60, "rounds": 5, "align": 1, "qat": 0}
@@ -38,6 +39,8 @@ class Told:
 
     def _called(self, what: str) -> None:
         if what == Told.breaks:
+            if what == "close":  # some exit
+                raise SystemExit("nobody\nanswers")
             raise ConnectionError("nobody\nanswers")
 
     def settings(self, values: Any) -> None:
@@ -90,6 +93,14 @@ def test_a_run_that_breaks_its_contract_is_told_as_failed(told: type[Told], tmp_
     with pytest.raises(GateFailed):
         run(tmp_path / "out", ["tensorboard"], data=(x, right), max_drop=0.1, epochs=0, target="macs=0.1")
     assert told.all[0].calls[-1] == ("close", False) and "files" in [call[0] for call in told.all[0].calls]
+
+
+def test_a_report_that_somebody_changed_does_not_keep_trackers_from_being_closed(told: type[Told], tmp_path: Path):
+    made = logged.Loggers(["tensorboard"], tmp_path, make(model="m.pt", data="digits"))
+    made._begin()
+    (tmp_path / "report.json").write_text("{")
+    made.close(True)
+    assert told.all[0].calls[-2:] == [("files", ["report.json"], "no result"), ("close", True)]
 
 
 @pytest.mark.parametrize("breaks", ["open", "settings", "figures", "files", "close"])

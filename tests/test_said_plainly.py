@@ -68,6 +68,16 @@ def test_channels_that_come_last_are_answered_with_the_shape_that_works(shape: s
     assert invoke("explain", "model.pt", "--input-shape", "3x32x32").exit_code == 0
 
 
+def test_options_that_are_called_otherwise_elsewhere_are_answered_with_their_name_here():
+    result = invoke("export", "model.pt", "--to", "onnx")
+    assert result.exit_code == 2 and "Did you mean '--format'?" in result.stderr
+
+
+def test_a_share_above_one_is_answered_with_an_example():
+    result = invoke("run", "model.pt", "--data", "digits", "--target", "macs=1.5")
+    assert result.exit_code == 2 and "as in macs=0.5" in result.stderr
+
+
 def test_a_shape_with_too_few_axes_is_bad_input():
     result = invoke("explain", "model.pt", "--input-shape", "3x32")
     assert result.exit_code == 2 and "3x32" in result.stderr
@@ -79,7 +89,8 @@ def test_a_model_in_the_place_of_a_plan_is_told_from_a_broken_plan():
     assert result.exit_code == 2 and "model.pt is a model, where a plan was needed" in result.stderr
     assert "compress apply PLAN MODEL" in result.stderr
     done = invoke("apply", "plan.json", "model.pt", "--input-shape", "3x16x16")
-    assert "Nothing was refitted or trained: 'compress run --plan plan.json' does both." in done.stdout
+    assert "Nothing was refitted or trained; with --data, this does both:" in done.stdout
+    assert done.stdout.splitlines()[-1] == "compress run model.pt --input-shape 3x16x16 --plan plan.json"
 
 
 def test_an_architecture_is_explained_without_weights():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from compress.artifact import Artifact, apply
 from compress.commands.analyze import analyze
 from compress.data import from_arrays
-from compress.edits import Keep, Plan
+from compress.edits import Keep, Merge, Plan
 from compress.entropy import quadratic
 from compress.entropy.moments import Moments
 from compress.errors import BadInput, Infeasible, UnsupportedModel
@@ -21,6 +22,7 @@ from compress.graph.channels.solve import solve
 from compress.graph.merge.batch_norm import fold, pairs
 from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
+from compress.pipeline.rounding import advised
 from compress.recipe import make
 from compress.refit import refit
 from compress.refit.blocks import blocks, spans
@@ -307,10 +309,16 @@ def test_aligned_counts_are_multiples():
 
 def test_a_target_that_rounding_misses_is_said_to_be_missed_by_rounding():
     met = [Remove("obs").decide(c.dense, c)[1] for c in (context("residual", target="params=0.6", align=n) for n in (8, 1))]
-    assert met[0][0].startswith("Reached params=") and met[0][0].endswith(
-        "channel counts are multiples of 8, --align 1 comes closer."
-    )
+    assert met[0][0].startswith("Reached params=") and met[0][0].endswith("channel counts are multiples of 8.")
     assert not met[1] or met[1][0].endswith("no closer choice.")
+
+
+def test_less_rounding_is_advised_where_nothing_else_went_below_the_target():
+    c = context("residual")
+    missed = c.dense.noting("Reached macs=0.483 by removing channels, target macs=0.5: channel counts are multiples of 8.")
+    assert "--align 1" in advised(missed).notes[-1]
+    merged = replace(missed, plan=Plan((Merge(("conv1", "conv2")),)))
+    assert advised(merged) is merged and advised(c.dense) is c.dense
 
 
 def test_the_plan_tells_which_positions_are_left():

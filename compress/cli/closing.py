@@ -94,7 +94,7 @@ def next_command(report: Report, folder: Path) -> str:
     verdict, dense, now = of_report(report), report.dense.quality, report.result.quality
     unlimited = UNLIMITED in verdict.sentences
     # A limit that this result breaks is no next step.
-    lost = unlimited and dense is not None and now is not None and kept(dense, now, 1).verdict == "fail"
+    lost = unlimited and dense is not None and now is not None and kept(dense, now, 1, report.chance).verdict == "fail"
     if report.outcome is Outcome.QUALITY_LOST or lost:
         return longer(folder) or f"compress report {place}"
     if report.outcome is not Outcome.KEPT or verdict.tone == "bad" or not report.exports:

@@ -44,6 +44,13 @@ BRIEF = {
 }
 """What the essential settings are for, in a line each."""
 
+CALLED_OTHERWISE = {
+    **dict.fromkeys(("--to", "--as", "--type"), ("--format", "--export")),
+    **dict.fromkeys(("--shape", "--size", "--input-size"), ("--input-shape",)),
+    **dict.fromkeys(("--dataset", "--images"), ("--data",)),
+}
+"""What other tools call an option -> what it may be called here."""
+
 
 class Page(click.Command):
     """A command whose `--help` shows what most people need, where it has many options."""
@@ -52,6 +59,18 @@ class Page(click.Command):
         """With `--help-all`, where the command has that."""
         found = super().get_params(ctx)
         return [*found[:-1], _help_all(), found[-1]] if self.long else found
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As in click, which proposes options that are spelled alike; here also the one that is called otherwise."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            known = {name for one in self.params for name in one.opts}
+            meant = [name for name in CALLED_OTHERWISE.get(error.option_name, ()) if name in known]
+            if not meant:
+                raise
+            said = f"No such option '{error.option_name}'. Did you mean '{meant[0]}'?"
+            raise click.NoSuchOption(error.option_name, said, ctx=error.ctx) from None
 
     @property
     def long(self) -> bool:

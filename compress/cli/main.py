@@ -5,6 +5,8 @@ Nothing here imports torch: `compress --help` answers at once.
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -87,14 +89,16 @@ def plan(
     MODEL is not touched. `compress apply` carries the plan out on any checkpoint of the same architecture; --apply-to does so at
     once.
 
-    Channel counts are not rounded unless --align says so; a run rounds them where that is measurably faster.
+    Channel counts are rounded where that is measurably faster, as in a run, unless --align says how.
     """
     from compress import api
     from compress.cli.output import print_decision, print_json
 
     with shown(quiet, log_format) as progress:
         made = api.plan(model, out=out, apply_to=apply_to, force=force, progress=progress, **given(flags))
-    print_json(made) if as_json else print_decision(made, out)
+    # A shape alone opens the model, without the data.
+    opening = LOADING if flags["input_shape"] else (*LOADING, "data")
+    print_json(made) if as_json else print_decision(made, _line("apply", out, model, flags=flags, names=opening))
 
 
 @command(
@@ -115,7 +119,15 @@ def apply(plan: str, model: str, out: Path, force: bool, **flags: Any) -> None:
     from compress.cli.output import counted
 
     done = api.apply(plan, model, out=out, force=force, **given(flags))
-    told(f"{out}: {counted(done.plan.edits)}. Nothing was refitted or trained: 'compress run --plan {plan}' does both.")
+    told(f"{out}: {counted(done.plan.edits)}. Nothing was refitted or trained; with --data, this does both:")
+    say(_line("run", model, flags={**flags, "plan": plan}, names=(*LOADING, "data", "plan")))
+
+
+def _line(*words: object, flags: Mapping[str, Any], names: Sequence[str]) -> str:
+    """A command with these settings as they were given, as a shell takes it."""
+    from compress.report.html.command_line import flags as typed
+
+    return shlex.join(["compress", *map(str, words), *typed({name: flags.get(name) for name in names})])
 
 
 @command(

@@ -63,8 +63,8 @@ def compared(export: Any) -> str:
     return "; ".join(said) or "not compared"
 
 
-def print_decision(decision: Any, out: object | None) -> None:
-    """What a plan does to each layer, and the model's cost before and after."""
+def print_decision(decision: Any, next_line: str = "") -> None:
+    """What a plan does to each layer, the model's cost before and after, and what carries it out where it was written."""
     print_table(("edit", "layer", "to"), (described(edit) for edit in decision.plan.edits))
     say()
     sizes = [(name, dataclasses.asdict(size)) for name, size in (("dense", decision.dense), ("planned", decision.planned))]
@@ -72,9 +72,11 @@ def print_decision(decision: Any, out: object | None) -> None:
     for note in decision.notes:
         told(f"Note: {note}")
     if decision.seconds is not None:
-        told(f"The run will take about {duration(decision.seconds)} here, and what timing and exports take.")
-    done = f"{out} is written: carry it out with 'compress apply {out} MODEL'." if out else "Nothing was written."
-    told(f"The plan: {counted(decision.plan.edits)}. {done}")
+        rough = "perhaps half or three times that"
+        told(f"The run will take about {duration(decision.seconds)} here, {rough}, and what timing and exports take.")
+    told(f"The plan: {counted(decision.plan.edits)}. {'It is written; next:' if next_line else 'Nothing was written.'}")
+    if next_line:
+        say(next_line)  # on one line, however long: it is copied
 
 
 def described(edit: Any) -> tuple[str, str, str]:

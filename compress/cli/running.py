@@ -67,7 +67,7 @@ def run(
     elif flags["methods"]:
         print_comparison(done, out)
     else:
-        print_decision(done, None) if dry_run else closing(done, out, quiet)
+        print_decision(done) if dry_run else closing(done, out, quiet)
 
 
 def written(out: Path) -> int | None:

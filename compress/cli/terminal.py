@@ -35,8 +35,10 @@ def flow(text: str) -> None:
 
 def echo(text: str, err: bool = False) -> None:
     """Write text; where nobody reads standard output any more, as behind `| head`, the command goes on to its exit code."""
+    # A locale without these characters ends no command: they stand as escapes there.
+    encoding = (sys.stderr if err else sys.stdout).encoding or "utf-8"
     try:
-        click.echo(text, err=err)
+        click.echo(text.encode(encoding, "backslashreplace").decode(encoding), err=err)
     except BrokenPipeError:
         if err:
             raise

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from compress.cli.guard import EXIT_CODES, Command, Commands, force_option, json_option, path_argument, registered
-from compress.cli.terminal import flow, say
+from compress.cli.terminal import columns, flow, say
 
 LIMITS: tuple[tuple[str, type, str], ...] = (
     ("--max-drop", float, "points of quality that may be lost beside the dense model"),
@@ -71,7 +71,9 @@ def gate(report: str, as_json: bool, **rules: Any) -> None:
     """Whether the REPORT of a run keeps the rules of a project: exit code 0, or 5 where it does not.
 
     REPORT is a report.json or the folder of a run. The whole 95 % interval of a figure has to keep the rule; where the interval
-    holds the limit the verdict is "cannot tell".
+    holds the limit, or a model only guesses, the verdict is "cannot tell", and --on-noise says what becomes of that.
+
+    "Undecided" in the last line: nothing failed, because nothing could be told. The exit code is 0 then, as for "Passed".
     """
     from compress.commands.gate import gate as judge
 
@@ -81,9 +83,10 @@ def gate(report: str, as_json: bool, **rules: Any) -> None:
 
         print_json(found)
     else:
-        from compress.report.rulings import lines, sentence
+        from compress.report.rulings import blocks, lines, sentence
 
-        for line in lines(found.rules):
+        table, wide = lines(found.rules), columns()
+        for line in blocks(found.rules) if wide and max(map(len, table), default=0) > wide else table:
             flow(line)
         if found.rules:
             flow(sentence(found.rules, found.passed))

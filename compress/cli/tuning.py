@@ -59,4 +59,5 @@ def tune(model: str | None, out: Path, quiet: bool, log_format: LogFormat, as_js
     print_table(found.columns, found.cells())
     for note in found.notes if not quiet else ():
         told(f"Note: {note}")
-    told(f"The search is in {out}: tune.md, tune.json, report.html and, with matplotlib, tune.svg. Trial {found.best} is best/.")
+    best = "" if found.best is None else f" Trial {found.best} is best/."
+    told(f"The search is in {out}: tune.md, tune.json, report.html and, with matplotlib, tune.svg.{best}")

@@ -216,7 +216,10 @@ def _refuse_data(force: bool) -> None:
 
 
 def _written(recipe: Recipe, of_data: dict[str, str], context: Context, said: tuple[str, ...]) -> Setup:
-    texts_of = {RECIPE: recipe_text(recipe, context)}
+    trust = ["--trust-pickle"] if recipe.trust_pickle else []
+    named = code_in(recipe.model_dump()) or code_in({"data": of_data["source"]}) or recipe.trust_recipe
+    command = " ".join(["compress run", *trust, *(["--trust-recipe"] if named else [])])
+    texts_of = {RECIPE: recipe_text(recipe, context, command)}
     # The folder's own data.toml stays as it is.
     if recipe.data == str(DATA) and of_data["source"] != str(DATA):
         texts_of[DATA] = data_text(of_data, context.data.notes)
@@ -224,20 +227,18 @@ def _written(recipe: Recipe, of_data: dict[str, str], context: Context, said: tu
     texts_of |= {Path(FOLDER) / name: text for name, text in texts().items()}
     for path, text in texts_of.items():
         write_text(path, text, "folder")
-    trust = ["--trust-pickle"] if recipe.trust_pickle else []
-    named = code_in(recipe.model_dump()) or code_in({"data": of_data["source"]}) or recipe.trust_recipe
-    command = " ".join(["compress run", *trust, *(["--trust-recipe"] if named else [])])
     return Setup(tuple(texts_of), (*said, *context.data.notes), command)
 
 
-def recipe_text(recipe: Recipe, context: Context) -> str:
+def recipe_text(recipe: Recipe, context: Context, command: str = "compress run") -> str:
     """Only what differs from the defaults, each setting with what it is for."""
     size = cost(context.dense.module, context.dense.inputs)
     shapes = ", ".join("x".join(map(str, one.shape[1:])) for one in context.dense.inputs)
     lines = [
         f"#:schema ./{FOLDER}/recipe.schema.json",
-        "# 'compress run' in this folder carries this out; flags win over it. Only what differs from the defaults stands here,",
-        "# 'compress run --help-all' tells every setting.",
+        f"# '{command}' in this folder carries this out; flags win over it.",
+        *(["# The flag says that you trust the code which is named here: no file can say so itself."] if "--" in command else []),
+        "# Only what differs from the defaults stands here; 'compress run --help-all' tells every setting.",
         "",
         f"# {count(size.params)} parameters, {count(size.macs)} multiply-accumulates for an input of {shapes}.",
     ]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from functools import wraps
 from inspect import signature
+from os import PathLike
 from typing import Any, TypeVar, cast, get_args
 
 from compress.errors import CompressError, Interrupted
@@ -48,6 +49,12 @@ def in_keywords(message: str, function: Callable[..., Any]) -> str:
     return _FLAG.sub(keyword, message)
 
 
+def _in_memory(function: Callable[..., Any], args: tuple[Any, ...], settings: dict[str, Any]) -> bool:
+    """Whether the data that the function was called with is in no file."""
+    data = settings.get("data", dict(zip(signature(function).parameters, args, strict=False)).get("data"))
+    return data is not None and not isinstance(data, str | PathLike)
+
+
 def speaking_keywords(function: F) -> F:
     """The function, whose errors name its keywords, not the flags of the command line."""
 
@@ -56,7 +63,12 @@ def speaking_keywords(function: F) -> F:
         try:
             return function(*args, **settings)
         except (CompressError, ExportError, Interrupted) as error:
-            error.args = (in_keywords(str(error), function), *error.args[1:])
+            said = in_keywords(str(error), function)
+            if "a data.toml" in said and _in_memory(function, args, settings):
+                from compress.pipeline.given import in_program
+
+                said = in_program(said)
+            error.args = (said, *error.args[1:])
             raise
 
     return cast(F, called)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from compress.errors import BadInput
@@ -29,3 +30,5 @@ def free(out: Path, force: bool) -> None:
         raise BadInput(f"{out} exists already. Give another --out, or --force to replace it.")
     if not out.parent.is_dir():
         raise BadInput(f"The folder {out.parent} of --out does not exist. Make it, or give another --out.")
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise BadInput(f"The folder {out.parent} of --out cannot be written. Give another --out.")

@@ -14,6 +14,7 @@ from compress.pipeline import contract, doubts, expected, measured_target
 from compress.pipeline.given import NOTHING, Given
 from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.prepare import prepare
+from compress.pipeline.rounding import advised, with_widths_that_pay
 from compress.pipeline.sequence import stages_of
 from compress.progress import Progress, silent
 from compress.recipe import Recipe
@@ -59,9 +60,9 @@ def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True, g
     Args:
         recipe: every setting.
         progress: told what is being done.
-        quick: which channels go, and no more: no weight is fitted, and what only a race can decide is left out where channels
-            go as well. Otherwise what a run without any training does: weights refitted, and layers that are measured to be
-            faster as one merged.
+        quick: which channels go, rounded where that is faster, and no more: no weight is fitted, and what else only a race can
+            decide is left out where channels go as well. Otherwise what a run without any training does: weights refitted, and
+            layers that are measured to be faster as one merged.
         given: what stands in memory and not in the recipe.
 
     Raises:
@@ -88,9 +89,11 @@ def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True, g
         context = replace(context, recipe=settled, dense=context.dense.noting(note))
     dense = planned = context.dense
     for stage in chosen:
-        planned = stage(planned, context)
+        # As a run rounds them; what a dry run would have to time on another machine it leaves out.
+        align = (recipe.align or 1) if quick and recipe.on else recipe.align
+        planned = with_widths_that_pay(stage, planned, context, align)
     plan = Plan(planned.plan.edits, recipe.method, recipe.align or 1)
-    planned = planned.noting(*_left_open(recipe, [stage.name for stage in deciding if stage not in chosen]))
+    planned = advised(planned).noting(*_left_open(recipe, [stage.name for stage in deciding if stage not in chosen]))
     sizes = [size(cost(one.module, one.inputs)) for one in (dense, planned)]
     seconds = expected.all_of(stages_of(recipe), context) if quick and not contract.wanted(recipe) else None
     return Decision(plan, sizes[0], sizes[1], planned.notes, seconds)
@@ -119,8 +122,6 @@ def _left_open(recipe: Recipe, raced: Sequence[str]) -> list[str]:
         said.append(
             f"Decided in one iteration: of {recipe.iterations} each but the first decides on what training made of the model."
         )
-    if recipe.align is None:
-        said.append("Channel counts are not rounded here; a run rounds them where that is faster. --align decides.")
     return said
 
 

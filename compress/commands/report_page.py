@@ -6,8 +6,8 @@ from pathlib import Path
 
 from compress.commands.outputs import free, write_text
 from compress.errors import BadInput
-from compress.report.html.page import page_of
-from compress.report.html.run_folder import PAGE
+from compress.report.html.page import rendered, viewed
+from compress.report.html.run_folder import PAGE, UNFINISHED, RunFolder, opened
 
 
 def report_page(*runs: str | Path, out: str | Path | None = None, force: bool = False) -> Path:
@@ -19,12 +19,14 @@ def report_page(*runs: str | Path, out: str | Path | None = None, force: bool = 
         force: write over what is there; the page of a run in its own folder is always made anew.
 
     Raises:
-        BadInput: no run, one that is none, or a file that is there or cannot be written.
+        BadInput: no run, one that is none, or a file that is there or cannot be written. Also, with the page written and what
+            it cannot show, where a file of a run is damaged.
     """
     places = [Path(run) for run in dict.fromkeys(map(str, runs))]
     if not places:
         raise BadInput("No run was given; needed is the folder of one, as in 'compress report out'.")
-    page = page_of(*places, names=_names(places))
+    found = [opened(place, name) for place, name in zip(places, _names(places), strict=True)]
+    page = rendered(viewed(found))
     if out is None and len(places) == 1:
         path = (places[0] if places[0].is_dir() else places[0].parent) / PAGE
     else:
@@ -33,7 +35,14 @@ def report_page(*runs: str | Path, out: str | Path | None = None, force: bool = 
     if path.is_dir():
         raise BadInput(f"{path} is a folder; needed is the name of a file, such as {path / PAGE}. Give another --out.")
     write_text(path, page)
+    if damaged := [f"{run.name}: {reason}" for run in found for reason in _damaged(run)]:
+        raise BadInput(f"{path} is written, without what cannot be read. {' '.join(damaged)}")
     return path
+
+
+def _damaged(run: RunFolder) -> tuple[str, ...]:
+    """What is there of a run and cannot be read; a report that is not there yet is no damage."""
+    return ((run.problem,) if run.problem and not run.problem.startswith(UNFINISHED) else ()) + run.broken
 
 
 def _names(places: list[Path]) -> list[str]:

@@ -93,13 +93,16 @@ def tune(
         raise BadInput("A search varies the --target; it does not go with --tolerance or --plan. Leave them out.")
     context, metric = prepare(base, progress, given, refusing=True)
     doubts.guessing(context, metric)
+    held_out = HeldOut(context, metric)
+    if base.max_drop is not None:
+        held_out.require_telling(f"Which recipes keep --max-drop {base.max_drop:g} cannot be told")
     same = _what(context)
     _cleared(out, there)
     if opened is None:
         facts = {**same, "recipe": base.to_toml(), "space": space.written(searched), "compress": __version__}
         opened = studies.made(place, study, trials, space.usual_first(searched), facts)
     notes = _compared(opened.facts, same, base.minimize, studies.shown(place))
-    Worker(opened, Shared(context, metric), base, searched, out, HeldOut(context, metric), progress).work(trials)
+    Worker(opened, Shared(context, metric), base, searched, out, held_out, progress).work(trials)
     tuned = front.write(front.found(opened, base.minimize, metric.name, base.max_drop, notes), out)
     _refuse(tuned, base)
     return tuned
@@ -202,13 +205,10 @@ def _refuse(tuned: Tuning, base: Recipe) -> None:
     Raises:
         Infeasible: with what was closest.
     """
-    if tuned.best is None:
+    measured = [one for one in tuned.trials if one.left is not None]
+    if not measured:
         reason = next((one.reason for one in tuned.trials if one.reason), "none was finished")
         raise Infeasible(f"No trial came to a result; the first one: {reason}")
-    if base.max_drop is not None and not tuned.kept:
-        best = next(one for one in tuned.trials if one.trial == tuned.best)
-        low, high = best.lost_ci95 or (best.lost, best.lost)
-        raise Infeasible(
-            f"No trial keeps --max-drop {base.max_drop:g}: trial {best.trial} comes closest, with {best.lost:.2f} [{low:.2f}, "
-            f"{high:.2f}] points lost on held-out images. Allow more, train longer (--epochs), or let it try more (--trials)."
-        )
+    if base.max_drop is not None and tuned.best is None:
+        more = "Allow more, train longer (--epochs), or let it try more (--trials)."
+        raise Infeasible(f"{front.none_keeps(measured, base.max_drop)} {more}")

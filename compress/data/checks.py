@@ -53,7 +53,8 @@ def check_output(data: Data, shape: Sequence[int], own: bool = False) -> tuple[s
                 f"{found}. Give the data the model was trained on, list its classes in a data.toml, or give --metric and --loss "
                 f"of your own."
             )
-        return () if classes == outputs else (_fewer_classes(classes, outputs),)
+        # Names that are not their numbers are told with more weight (`by_position`).
+        return () if classes == outputs or by_position(data, shape) else (_fewer_classes(classes, outputs),)
     target = next(data.train.batches(1)).target
     if not own and target is not None and target[0].numel() != torch.Size(shape[1:]).numel():
         whole = target.numel() == len(target) and bool((target == target.round()).all())
@@ -78,6 +79,23 @@ def _fewer_classes(classes: int, outputs: int) -> str:
     return (
         f"The data has {classes} classes, the model {outputs} outputs: labels are taken as outputs 0 to {classes - 1}; "
         "list all classes in a data.toml if that is wrong."
+    )
+
+
+def by_position(data: Data, shape: Sequence[int]) -> str | None:
+    """What to say where named classes, such as those of folders, are fewer than the outputs, of `shape` (n, ...).
+
+    Which outputs they are nobody knows: they are taken as the first ones, in the order of the names.
+    """
+    names = data.spec.classes or ()
+    outputs = 1 if len(shape) < 2 else shape[-1 if data.spec.task == "text" else 1]
+    if data.spec.task not in WHOLE or not 1 < len(names) < outputs or names == tuple(map(str, range(len(names)))):
+        return None
+    some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return (
+        f"The data has {len(names)} classes ({some}) and the model {outputs} outputs, so labels are taken by position, as "
+        f"outputs 0 to {len(names) - 1}. If the model knows them at other places, every quality is of wrong labels: list all of "
+        "its classes, in the order of its outputs, as classes = [...] in a data.toml."
     )
 
 

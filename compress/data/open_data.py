@@ -158,7 +158,8 @@ def divided(source: Source, settings: Settings, seed: int, name: str) -> Data:
     def split(part: Part, index: Tensor) -> Split:
         return Split(part.inputs, part.targets, index, spec, settings.max_unreadable, source.workers)
 
-    return Data(split(train, rest), split(held_part, held_index), split(test_part, test_index), spec, tuple(notes))
+    parts = (split(train, rest), split(held_part, held_index), split(test_part, test_index))
+    return Data(*parts, spec, tuple(notes), own_test=test_part is not train)
 
 
 def _cut(index: Tensor, share: float, seed: int, name: str) -> tuple[Tensor, Tensor]:

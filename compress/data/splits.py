@@ -193,6 +193,7 @@ class Data:
 
     Attributes:
         notes: what was inferred, counted or left out, one sentence each; to be printed.
+        own_test: the source has samples to test on; else some of the training samples were set aside for it.
     """
 
     train: Split
@@ -200,6 +201,7 @@ class Data:
     test: Split
     spec: DataSpec
     notes: tuple[str, ...] = ()
+    own_test: bool = True
 
 
 def scaled(values: Tensor) -> Tensor:

@@ -49,7 +49,10 @@ class Loggers:
         if not self.open:
             return
         paths = [path for name in FILES if (path := self.out / name).is_file()]
-        verdict = records.read(self.out)[0].verdict if (self.out / "report.json").is_file() else "no result"
+        try:
+            verdict = records.read(self.out)[0].verdict
+        except BadInput:  # there is none, or somebody changed it meanwhile
+            verdict = "no result"
         self._each(lambda sink: sink.files(paths, verdict))
         self._each(lambda sink: sink.close(kept))
 
@@ -71,7 +74,8 @@ class Loggers:
     def _guarded(self, name: str, do: Callable[[], None]) -> None:
         try:
             do()
-        except Exception as error:  # each library has kinds of its own; a run of hours does not end over a tracker
+        # Each library has kinds of its own, and some exit; a run of hours does not end over a tracker.
+        except (Exception, SystemExit) as error:
             self.open.pop(name, None)
             told = " ".join(str(error).split())[:200] or type(error).__name__
             self.lost.append(

@@ -35,7 +35,7 @@ def parse_target(text: str) -> tuple[str, float]:
     elif 0 < found < (float("inf") if unit == "size" else 1):
         return unit, found
     else:
-        needed = "a fraction lies above 0 and below 1, a size above 0 bytes"
+        needed = f"a fraction lies above 0 and below 1, as in {'macs' if unit == 'size' else unit}=0.5, and a size above 0 bytes"
     raise BadInput(f"The target is '{text}'; {needed}.{meant.target(text, UNITS)}")
 
 

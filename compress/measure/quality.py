@@ -23,18 +23,16 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from compress.errors import BadInput, EmptyData
-from compress.measure import labels
+from compress.measure import labels, metric_sums
 from compress.measure.device import placed
+from compress.measure.metric_sums import Sums
 from compress.ranks import ALONE, Ranks
 from compress.user import code
-from compress.user.wording import many
 
 BATCH = 256
 """Samples that are measured at once."""
-IGNORE = 255  # class number of mask pixels that count for nothing
 NO_LABELS = "The metric {} needs labels, the data has none. Take --metric agreement, or give labeled data."
 SUITABLE = {
     "classification": ("top1", "top5", "agreement"),
@@ -47,7 +45,6 @@ SUITABLE = {
 """Metrics that mean something for labels of a task."""
 CLASSES = {"classification": 1, "segmentation": 1, "text": -1}
 """Axis of the outputs' classes, for the tasks that have them."""
-LARGEST_PSNR = 100.0  # decibels: the mean over images stays finite where one is reproduced exactly
 
 
 class Samples(Protocol):
@@ -59,10 +56,6 @@ class Samples(Protocol):
     def target(self) -> Tensor | None: ...
 
 
-Sums = Callable[[Tensor, Tensor], Tensor]
-"""(output, target) -> a vector of numbers to be added over batches."""
-
-
 @dataclass(frozen=True)
 class Metric:
     """How quality is counted.
@@ -72,6 +65,7 @@ class Metric:
         reference: "target", or "dense" where the dense model's outputs are the target even if there are labels.
         labels: outputs are compared by their largest class, so that the dense model's output counts as a class number.
         classes: axis of the outputs along which the classes lie.
+        best: among how many of the largest outputs a sample's class has to be to count as a hit; 0 where no hits are counted.
         sliceable: the sums of a batch are those of its slices, added; nobody knows that of a user's function.
     """
 
@@ -84,6 +78,7 @@ class Metric:
     labels: bool = True
     sliceable: bool = True
     classes: int = 1
+    best: int = 0
 
 
 @dataclass(frozen=True)
@@ -169,7 +164,10 @@ def count(
 
 
 def _sliced(metric: Metric, output: Tensor, target: Tensor, slices: int) -> Tensor:
-    """(slices, sums) of one batch."""
+    """(slices, sums) of one batch; sample by sample where each is a hit or none, and slices are wanted at all."""
+    if metric.best and output.ndim == 2 and slices > 1:
+        hit = metric_sums.hits(metric.best, output, target).double().cpu()
+        return torch.stack([hit, torch.ones_like(hit)], 1)
     parts = zip(output.tensor_split(slices), target.tensor_split(slices), strict=True)
     # in float64: counts of many batches are added; batches smaller than the number of slices leave some empty
     return torch.stack([metric.sums(y, t).double().cpu() for y, t in parts if len(y)])
@@ -260,71 +258,6 @@ def _measuring(model: Any, device: torch.device | str) -> Iterator[Any]:
             part.training = mode
 
 
-def _ratio(sums: Tensor) -> float:
-    return float(sums[0] / sums[1].clamp_min(1))  # no sample counted: 0 of 1
-
-
-def _largest(count: int) -> Sums:
-    def sums(output: Tensor, target: Tensor) -> Tensor:
-        if output.ndim < 2 or target.shape != (len(output), *output.shape[2:]):
-            raise BadInput(f"Outputs of shape {tuple(output.shape)} have no classes for labels of shape {tuple(target.shape)}.")
-        # topk of at most as many classes as there are.
-        hit = (output.topk(min(count, output.shape[1]), dim=1).indices == target.unsqueeze(1)).any(1)
-        counted = target != IGNORE if output.ndim > 3 else torch.ones_like(hit)  # of pixels; tokens have any number
-        return torch.stack([(hit & counted).sum(), counted.sum()])
-
-    return sums
-
-
-def _confusion(output: Tensor, target: Tensor) -> Tensor:
-    classes = output.shape[1]
-    if target.shape != (len(output), *output.shape[2:]):
-        raise BadInput(f"Outputs of shape {tuple(output.shape)} do not fit masks of shape {tuple(target.shape)}.")
-    counted = (target != IGNORE) & (target >= 0)
-    if bool((target[counted] >= classes).any()):
-        raise BadInput(f"The masks reach class {int(target[counted].max())}, the model has {many(classes, 'output')}.")
-    # A pair (true, predicted) as one number, counted by one bincount.
-    pairs = target[counted] * classes + output.argmax(1)[counted]
-    return pairs.bincount(minlength=classes * classes)
-
-
-def _mean_iou(sums: Tensor) -> float:
-    counts = sums.view(round(len(sums) ** 0.5), -1)
-    both, either = counts.diagonal(), counts.sum(0) + counts.sum(1) - counts.diagonal()
-    # Classes that occur neither in masks nor in predictions say nothing, and are left out of the mean.
-    return float((both / either)[either > 0].mean()) if bool((either > 0).any()) else 0.0
-
-
-def same_shape(output: Tensor, target: Tensor) -> Tensor:
-    """The target in the output's shape; (n,) and (n, 1) are the same thing.
-
-    Raises:
-        BadInput: another number of values, which arithmetic would broadcast silently.
-    """
-    if output.shape != target.shape and (output.numel() != target.numel() or len(output) != len(target)):
-        shapes = f"{tuple(output.shape)}, the target {tuple(target.shape)}"
-        raise BadInput(f"The model's output has the shape {shapes}; needed is the same.")
-    return target.reshape(output.shape)
-
-
-def _absolute(output: Tensor, target: Tensor) -> Tensor:
-    error = (output - same_shape(output, target)).abs()
-    return torch.stack([error.sum(), torch.tensor(float(error.numel()), device=error.device)])
-
-
-def _surprise(output: Tensor, target: Tensor) -> Tensor:
-    if target.shape != (len(output), *output.shape[2:]):
-        raise BadInput(f"Outputs of shape {tuple(output.shape)} have no classes for tokens of shape {tuple(target.shape)}.")
-    nats = functional.cross_entropy(output.float(), target, reduction="sum").double()
-    return torch.stack([nats, torch.tensor(float(target.numel()), device=nats.device, dtype=torch.float64)])
-
-
-def _decibels(output: Tensor, target: Tensor) -> Tensor:
-    squared = (output - same_shape(output, target)).square().flatten(1).mean(1)
-    each = (-10 * squared.clamp_min(10 ** (-LARGEST_PSNR / 10)).log10()).double()
-    return torch.stack([each.sum(), torch.tensor(float(len(each)), device=each.device, dtype=torch.float64)])
-
-
 def _custom(name: str) -> Metric:
     function = code.guarded(name, "--metric")
 
@@ -333,18 +266,20 @@ def _custom(name: str) -> Metric:
         # Times its samples: batches of different sizes then weigh by what they hold.
         return torch.tensor([value * len(output), float(len(output))], dtype=torch.float64)
 
-    how = bool(getattr(function, "higher_is_better", True)), float(getattr(function, "points", 1.0))
-    return Metric(name, sums, _ratio, *how, labels=False, sliceable=False)
+    higher = bool(getattr(function, "higher_is_better", True))
+    return Metric(name, sums, metric_sums.ratio, higher, float(getattr(function, "points", 1.0)), labels=False, sliceable=False)
 
 
 METRICS: dict[str, Metric] = {
-    "top1": Metric("top1", _largest(1), _ratio),
-    "top5": Metric("top5", _largest(5), _ratio),
+    "top1": Metric("top1", metric_sums.largest(1), metric_sums.ratio, best=1),
+    "top5": Metric("top5", metric_sums.largest(5), metric_sums.ratio, best=5),
     "f1": Metric("f1", labels.found_labels, labels.mean_f1, labels=False),
-    "label_accuracy": Metric("label_accuracy", labels.right_labels, _ratio, labels=False),
-    "mae": Metric("mae", _absolute, _ratio, higher_is_better=False, points=1.0, labels=False),
-    "psnr": Metric("psnr", _decibels, _ratio, points=1.0, labels=False),
-    "miou": Metric("miou", _confusion, _mean_iou),
-    "agreement": Metric("agreement", _largest(1), _ratio, reference="dense"),
-    "perplexity": Metric("perplexity", _surprise, lambda sums: math.exp(min(_ratio(sums), 700.0)), False, points=1.0),
+    "label_accuracy": Metric("label_accuracy", labels.right_labels, metric_sums.ratio, labels=False),
+    "mae": Metric("mae", metric_sums.absolute, metric_sums.ratio, higher_is_better=False, points=1.0, labels=False),
+    "psnr": Metric("psnr", metric_sums.decibels, metric_sums.ratio, points=1.0, labels=False),
+    "miou": Metric("miou", metric_sums.confusion, metric_sums.mean_iou),
+    "agreement": Metric("agreement", metric_sums.largest(1), metric_sums.ratio, reference="dense", best=1),
+    "perplexity": Metric(
+        "perplexity", metric_sums.surprise, lambda total: math.exp(min(metric_sums.ratio(total), 700.0)), False, points=1.0
+    ),
 }

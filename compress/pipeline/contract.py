@@ -110,6 +110,7 @@ class _Search:
         # Shared by all looks: what is seen of the dense model does not depend on the target.
         self.context = replace(self.context, findings=Findings())
         self.held_out = HeldOut(self.context, self.metric)
+        self.held_out.require_telling(f"What keeps --max-drop {self.recipe.max_drop:g} cannot be looked for")
         self.tried: list[Look] = []
 
     def looks(self) -> Sequence[Look]:
@@ -152,7 +153,7 @@ class _Search:
             found = self._lost(f"{unit}={target:.6f}", train)
         except Infeasible:  # below what the groups allow
             found = Lost(_UNREACHABLE, _UNREACHABLE, _UNREACHABLE)
-        kept = found.points + (found.high - found.points) / 2 <= (self.recipe.max_drop or 0)
+        kept = found.keeps(self.recipe.max_drop or 0)
         self.tried.append(Look(target, found.points, found.low, found.high, train, kept))
         return self.tried[-1]
 

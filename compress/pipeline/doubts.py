@@ -16,11 +16,12 @@ from compress.errors import BadInput, CompressWarning
 from compress.measure import quality
 from compress.measure.cost import cost
 from compress.method_table import METHODS
-from compress.pipeline.given import IN_MEMORY
+from compress.pipeline.given import IN_MEMORY, spoken
 from compress.recipe import Recipe
 from compress.report import sentences
 from compress.report.records import Quality
 from compress.stage import Context
+from compress.user.wording import many
 
 INSIST = "add --allow-doubtful to go on all the same"
 _LOOKED_AT = 64  # samples: this stands in front of every command that opens data
@@ -36,8 +37,12 @@ def uncounted(dense: Artifact) -> Artifact:
     if not (passed := cost(dense.module, dense.inputs).uncounted):
         return dense
     more = f" and {len(passed) - 3} more" if len(passed) > 3 else ""
-    odd = f"The MACs of {', '.join(passed[:3])}{more} could not be counted: every figure in MACs leaves them out."
-    warnings.warn(odd, CompressWarning, stacklevel=2)
+    return warned(dense, f"The MACs of {', '.join(passed[:3])}{more} could not be counted: every figure in MACs leaves them out.")
+
+
+def warned(dense: Artifact, odd: str) -> Artifact:
+    """With a warning, which is told at once."""
+    warnings.warn(odd, CompressWarning, stacklevel=3)
     return dense.warning(odd)
 
 
@@ -132,9 +137,22 @@ def told_or_refused(dense: Artifact, data: Data, metric: quality.Metric, recipe:
         remedy = f'Write a data.toml with source = "{recipe.data}" and {line}, and give --data data.toml'
     if refusing and other.sure and not recipe.allow_doubtful:
         raise BadInput(f"{other.said}, so that every figure would be of the wrong inputs. {remedy}; or {INSIST}.")
-    odd = f"{other.said}: the inputs are probably not those of its training. {remedy}."
-    warnings.warn(odd, CompressWarning, stacklevel=2)
-    return dense.warning(odd)
+    return warned(dense, f"{other.said}: the inputs are probably not those of its training. {remedy}.")
+
+
+def seen_in_training(context: Context, metric: quality.Metric) -> str | None:
+    """What to say of quality that is counted on samples which the model was probably trained on; None where it is not."""
+    data = context.data
+    if data.own_test or not data.spec.labeled or _begins_anew(context.recipe):
+        return None
+    if context.recipe.data.startswith(IN_MEMORY):
+        how = 'data={"train": ..., "test": ...}'
+    else:
+        how = "folders train/ and test/, or arrays x_test and y_test beside x_train and y_train"
+    return (
+        f"The data has no part for testing: {metric.name} is counted on {many(len(data.test), 'sample')} set aside from it, and "
+        f"says too much if the model was trained on them. Give samples to test on that it has not seen: {how}."
+    )
 
 
 def guessing(context: Context, metric: quality.Metric) -> str | None:
@@ -150,13 +168,19 @@ def guessing(context: Context, metric: quality.Metric) -> str | None:
     for limit in _GUESSED:
         batches = context.data.test.batches(quality.BATCH, limit=limit, seed=recipe.seed, device=context.device)
         counted = quality.finished(quality.count(context.dense.module, batches, metric, context.device), metric)
-        odd = sentences.guessing(Quality(**dataclasses.asdict(counted)), context.data.spec.classes)
+        odd = guesses(Quality(**dataclasses.asdict(counted)), context)
         samples = counted.samples
         if odd is None or samples < limit:
             break
     if odd and not recipe.allow_doubtful and samples >= _ENOUGH and not _begins_anew(recipe):
         raise BadInput(f"{odd} Nothing can be told of what compressing it costs: correct that, or {INSIST}.")
     return odd
+
+
+def guesses(dense: Quality | None, context: Context) -> str | None:
+    """What to say of a dense model of this quality that only guesses; None where it does not."""
+    odd = sentences.guessing(dense, context.data.spec.classes)
+    return odd and spoken(odd, context.recipe)
 
 
 def _begins_anew(recipe: Recipe) -> bool:

@@ -26,6 +26,7 @@ from compress.measure.points import drop
 from compress.pipeline.answers import answers
 from compress.pipeline.prepare import find_device
 from compress.recipe import Recipe
+from compress.report import sentences
 from compress.report.promise import kept
 from compress.report.records import Broken, Closeness, ExportRecord, FailedExport, Outcome, Parity, QatRecord, Quality
 from compress.training.qat import train_rounded, values
@@ -98,7 +99,8 @@ def export_all(
         if name in QAT_FORMATS and recipe.qat and _seems_to_lose(recipe, dense, record.quality):
             record = after_qat(record, result, path, recipe, data, metadata, measure)
         records.append(record)
-        if (contract := lost_too_much(recipe, dense, record.quality, name)) is not None:
+        chance = sentences.chance_of(dense, data.spec.classes)
+        if (contract := lost_too_much(recipe, dense, record.quality, chance, name)) is not None:
             broken.append(contract)
     return Exports(tuple(records), tuple(failed), broken[0] if broken else None)
 
@@ -209,12 +211,14 @@ def _seems_to_lose(recipe: Recipe, dense: Quality | None, now: Quality | None) -
     return recipe.max_drop is not None and dense is not None and now is not None and drop(dense, now) > recipe.max_drop
 
 
-def lost_too_much(recipe: Recipe, dense: Quality | None, now: Quality | None, export: str | None = None) -> Broken | None:
-    """The contract `--max-drop`, if the result, or an exported file, does not keep it."""
+def lost_too_much(
+    recipe: Recipe, dense: Quality | None, now: Quality | None, chance: float | None, export: str | None = None
+) -> Broken | None:
+    """The contract `--max-drop`, if the result, or an exported file, does not keep it; `chance` is the quality of guessing."""
     # What has no quality to compare cannot be judged, and keeps its contract.
     if recipe.max_drop is None or dense is None or now is None:
         return None
-    found = kept(dense, now, recipe.max_drop)
+    found = kept(dense, now, recipe.max_drop, chance)
     if found.verdict == "pass" or (found.verdict == "cannot tell" and recipe.on_noise == "pass"):
         return None
     outcome = Outcome.QUALITY_LOST if export is None else Outcome.EXPORT_LOST_QUALITY
@@ -231,9 +235,9 @@ def lost_too_much(recipe: Recipe, dense: Quality | None, now: Quality | None, ex
     )
 
 
-def undecided(recipe: Recipe, dense: Quality | None, now: Quality | None) -> tuple[str, ...]:
+def undecided(recipe: Recipe, dense: Quality | None, now: Quality | None, chance: float | None) -> tuple[str, ...]:
     """What has to be said where the test data cannot tell whether `--max-drop` is kept."""
     if recipe.max_drop is None or dense is None or now is None:
         return ()
-    found = kept(dense, now, recipe.max_drop)
+    found = kept(dense, now, recipe.max_drop, chance)
     return (found.said(now.metric, recipe.max_drop),) if found.verdict == "cannot tell" else ()

@@ -10,6 +10,7 @@ from compress.checkpoint.save import save
 from compress.errors import UnsupportedModel
 from compress.pipeline.exports import Exports, lost_too_much, undecided
 from compress.pipeline.layer_records import layer_records, staying
+from compress.pipeline.rounding import advised
 from compress.pipeline.sequence import stages_of
 from compress.pipeline.workspace import Workspace
 from compress.recipe import Recipe
@@ -43,10 +44,11 @@ def report_of(
     dense, result = models
     exactness = [one for one in proofs if one is not None]
     worst = max(exactness, key=lambda e: e.worst_abs / e.tolerance) if exactness else None
+    first, last = stages[0].quality, stages[-1].quality
+    chance = sentences.chance_of(first, classes)
+    doubts = undecided(recipe, first, last, chance)
     # In this order: an inexact model makes every number after it meaningless.
-    doubts = undecided(recipe, stages[0].quality, stages[-1].quality)
-    broken = _inexact(worst) or lost_too_much(recipe, stages[0].quality, stages[-1].quality) or made.broken
-    chance = sentences.chance_of(stages[0].quality, classes)
+    broken = _inexact(worst) or lost_too_much(recipe, first, last, chance) or made.broken
     return Report(
         method=recipe.method,
         outcome=Outcome.KEPT if broken is None else broken.outcome,
@@ -65,7 +67,7 @@ def report_of(
         undecided=bool(doubts),
         plan_sha256=result.plan.digest,
         warnings=tuple(dict.fromkeys((*result.warnings, *doubts))),
-        notes=tuple(dict.fromkeys(result.notes)),
+        notes=tuple(dict.fromkeys(advised(result).notes)),
         curves=result.curves,
         chance=chance,
         layers=layer_records(dense, result),

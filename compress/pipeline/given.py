@@ -110,14 +110,20 @@ def _opened_data(recipe: Recipe, given: Given, data: object) -> tuple[Recipe, Gi
     if data is None:
         return recipe, given
     shapes = [tuple(x.shape[1:]) for x in given.inputs] or [parse_shape(text) for text in recipe.input_shape]
-    try:
-        opened = open_objects(data, seed=recipe.seed, shape=shapes[0] if shapes else None)
-    except BadInput as error:
-        error.args = (str(error).replace("a data.toml", _SETTINGS), *error.args[1:])
-        raise
+    opened = open_objects(data, seed=recipe.seed, shape=shapes[0] if shapes else None)
     digits = fingerprint_of_data(opened)
     named = f"{IN_MEMORY} ({by_name(data)}{', sha256 ' + digits if digits else ''})"
     return recipe.model_copy(update={"data": named}), replace(given, data=opened)
+
+
+def spoken(text: str, recipe: Recipe) -> str:
+    """What is said of data, for whom it is in memory: there is no file to write it into."""
+    return in_program(text) if recipe.data.startswith(IN_MEMORY) else text
+
+
+def in_program(text: str) -> str:
+    """The same where a data.toml is named."""
+    return text.replace("a data.toml", _SETTINGS)
 
 
 def device_of(model: nn.Module | None) -> str:

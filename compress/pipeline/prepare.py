@@ -14,11 +14,13 @@ import exporters
 from compress.artifact import Artifact
 from compress.checkpoint.load import open_artifact, parse_shape, refusal
 from compress.checkpoint.load.live_module import in_memory
+from compress.checkpoint.load.model import OfData
 from compress.data import Data, check_output, open_data
+from compress.data.checks import by_position
 from compress.errors import BadInput
 from compress.measure import meant, quality
 from compress.pipeline import doubts
-from compress.pipeline.given import NOTHING, Given
+from compress.pipeline.given import IN_MEMORY, NOTHING, Given, spoken
 from compress.pipeline.latency_cache import LatencyCache
 from compress.progress import Progress, silent
 from compress.recipe import DRAWN, Recipe
@@ -39,10 +41,9 @@ def opened(recipe: Recipe, given: Given = NOTHING) -> tuple[Artifact, Data | Non
     if data is None and recipe.data:
         data = open_data(recipe.data, seed=recipe.seed, shape=shape, trust=recipe.trust_recipe)
     # A stored model knows its own input shape; of a plain file only the data can tell it.
-    of_data = (
-        data is not None and not shapes and not given.inputs and (given.model is not None or not Path(recipe.model).is_dir())
-    )
-    if data is not None and of_data:
+    known = shapes or given.inputs or (given.model is None and Path(recipe.model).is_dir())
+    of_data: OfData = "no" if data is None or known else _kind(data, recipe)
+    if data is not None and not known:
         shapes = tuple(tuple(x.shape[1:]) for x in next(data.train.batches(1, limit=1)).inputs)
     if given.model is not None:
         found = in_memory(given.model, inputs=given.inputs, shapes=shapes, output=recipe.output, of_data=of_data)
@@ -58,6 +59,13 @@ def opened(recipe: Recipe, given: Given = NOTHING) -> tuple[Artifact, Data | Non
         of_data=of_data,
     )
     return artifact, data
+
+
+def _kind(data: Data, recipe: Recipe) -> OfData:
+    """Pictures can be converted by a data.toml; what a program holds, or its items, are used as they are."""
+    made = data.spec.preparation
+    converted = made is not None and made.origin != "items" and not recipe.data.startswith(IN_MEMORY)
+    return "pictures" if converted else "values"
 
 
 def prepare(
@@ -94,11 +102,14 @@ def prepare(
         )
     metric, chosen = quality.choose(recipe.metric, data.spec.task, data.spec.labeled)
     own = own_meaning(recipe)
-    shape = tuple(quality.first_output(answered(dense, first.inputs)).shape)
+    shape = tuple(quality.first_output(answered(dense, first.inputs, _kind(data, recipe))).shape)
     odd = check_output(data, shape, own)
+    if (places := by_position(data, shape)) is not None:
+        dense = doubts.warned(dense, spoken(places, recipe))
     if not own:
         _refuse_sigmoid(dense, data, shape)
-    dense = dense.noting(*_elsewhere(recipe), *data.notes, *odd, *([chosen] if chosen else []))
+    noted = [*data.notes, *odd, *([chosen] if chosen else [])]
+    dense = dense.noting(*_elsewhere(recipe), *(spoken(one, recipe) for one in noted))
     dense = doubts.told_or_refused(doubts.uncounted(dense), data, metric, recipe, refusing)
     # Moved once, here: every stage finds the model where the run works.
     dense = replace(dense, module=dense.on(device))
@@ -171,7 +182,7 @@ def _initial(recipe: Recipe, dense: Artifact, device: torch.device) -> Artifact 
     return replace(found, module=found.on(device))
 
 
-def answered(dense: Artifact, inputs: tuple[Tensor, ...]) -> Any:
+def answered(dense: Artifact, inputs: tuple[Tensor, ...], of_data: OfData = "values") -> Any:
     """What the model makes of the first sample: a stored model knows its input shape, and the data may have another.
 
     Raises:
@@ -181,12 +192,12 @@ def answered(dense: Artifact, inputs: tuple[Tensor, ...]) -> Any:
         with torch.no_grad():
             return dense.module(*inputs)
     except Exception as error:  # torch raises all kinds
-        if (told := refusal(dense.module, inputs, of_data=True)) is not None:
+        if (told := refusal(dense.module, inputs, of_data)) is not None:
             raise told from error
         needs, found = ("x".join(map(str, x[0].shape[1:])) for x in (dense.inputs, inputs))
         raise BadInput(
             f"The model was traced with inputs of {needs} and does not run on the data's, of {found}. "
-            "Give the data it was trained on, or spell channels and size in a data.toml."
+            f"Give the data it was trained on{', or spell channels and size in a data.toml' if of_data == 'pictures' else ''}."
         ) from error
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from compress.artifact import Artifact
-from compress.edits import Keep
+from compress.edits import Factor, Keep, Merge
 from compress.errors import Infeasible
 from compress.measure.cost import cost
 from compress.measure.latency import Timing
+from compress.selection.choice import ROUNDED
 from compress.stage import Context, Decides, Findings, Stage
 
 BLOCK = 8  # channels; the least block of the kernels in ONNX Runtime and oneDNN
@@ -59,6 +60,14 @@ def with_widths_that_pay(stage: Stage, before: Artifact, context: Context, align
         f"Channel counts are not rounded: in multiples of {multiple}, {_smaller(rounded, plain):.2f} of the MACs of unrounded "
         f"ones, {timing.told}."
     )
+
+
+def advised(artifact: Artifact) -> Artifact:
+    """With what would come closer to the target, where rounding alone missed it: merged layers end below it in any case."""
+    missed = any(ROUNDED in note for note in artifact.notes)
+    if not missed or any(isinstance(edit, Merge | Factor) for edit in artifact.plan.edits):
+        return artifact
+    return artifact.noting("Without rounding channel counts (--align 1) it would come closer to the target.")
 
 
 def pays(timing: Timing, rounded: Artifact, plain: Artifact) -> bool:

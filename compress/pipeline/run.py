@@ -7,6 +7,7 @@ This is the one place that times, measures, saves, resumes and turns a stage's c
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +44,7 @@ from compress.pipeline.rounding import with_widths_that_pay
 from compress.pipeline.sequence import stages_of
 from compress.pipeline.shared import Shared
 from compress.pipeline.spent import Purse
-from compress.pipeline.workspace import Workspace, open_workspace
+from compress.pipeline.workspace import Workspace, open_workspace, refuse_taken
 from compress.progress import Milestone, Progress, silent
 from compress.ranks.team import Team
 from compress.recipe import Recipe
@@ -133,6 +134,7 @@ def _carry_out(
     shared: Shared | None,
 ) -> tuple[Report, Artifact]:
     files.spelled(Path(out))
+    refuse_taken(Path(out), recipe, resume=resume, force=force)
     stages, (trackers, lacking), purse = stages_of(recipe), chosen(log), Purse()
     asides = (*lacking, *(comes_back_otherwise(given.model) if given.model is not None else ()))
     with purse.on("opening data and model"):
@@ -256,7 +258,8 @@ class _Run:
         remedy = sentences.KEPT_ALL_THE_SAME.get(report.outcome, "")
         records = [d.record for d in self.done]
         edited = [number for number, d in enumerate(self.done[:-1]) if d.artifact.plan.edits]
-        keeping = [n for n in edited if lost_too_much(self.harness.recipe, records[0].quality, records[n].quality) is None]
+        dense, chance = records[0].quality, report.chance
+        keeping = [n for n in edited if lost_too_much(self.harness.recipe, dense, records[n].quality, chance) is None]
         if report.outcome is not Outcome.QUALITY_LOST or not keeping:
             return report, remedy
         last = keeping[-1]
@@ -285,6 +288,10 @@ class _Run:
         if number == 0:
             self.harness.remember_dense(folder / "model.onnx")
         exactness = Exactness(**facts["exactness"]) if facts["exactness"] else None
+        # What the first row warned of, when it was measured; the rest was told again as the data was opened.
+        for said in facts.get("warnings", ()) if number == 0 else ():
+            if said not in self.context.dense.warnings:
+                warnings.warn(said, CompressWarning, stacklevel=2)
         artifact = Artifact(
             module,
             self.context.dense.inputs,
@@ -316,10 +323,13 @@ class _Run:
             else:
                 record = self.harness.record(artifact, name, seconds, folder)
             kept = artifact if same else _saved(artifact, name, folder)
-            # A model that guesses is no model to compress; told once, at the first row.
-            if not self.done and (odd := sentences.guessing(record.quality, self.context.data.spec.classes)) is not None:
-                warnings.warn(odd, CompressWarning, stacklevel=2)
-                kept = kept.warning(odd)
+            # What makes its quality doubtful is told once, at the first row.
+            if not self.done:
+                told = (
+                    doubts.guesses(record.quality, self.context),
+                    doubts.seen_in_training(self.context, self.harness.metric),
+                )
+                kept = functools.reduce(doubts.warned, filter(None, told), kept)
             made.append(_Done(kept, record, exactness))
             facts = {"same": same, "record": record.model_dump(), "exactness": exactness and exactness.model_dump()}
             return {

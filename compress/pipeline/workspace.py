@@ -33,6 +33,8 @@ _FILES = tuple(f"model{ending}" for ending in exporters.ENDING.values())
 _WEIGHTS = ("model.bin", "model.int8.bin", "model.onnx.data")
 _TEXTS = ("plan.json", "recipe.toml", "search.json", "report.json", "report.md", PAGE)
 _OURS = ("stages", "pictures", "trackers", "model.compressed", *_FILES, *_WEIGHTS, *_TEXTS)
+_LEFT = tuple(f".{ours}." for ours in _OURS)
+"""How names begin of what a killed run left."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,6 @@ def open_workspace(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> G
         BadInput: it is a file, cannot be written, is in use, holds another run without --resume or --force, or one of other
             settings.
     """
-    if out.exists() and not out.is_dir():
-        raise BadInput(f"{out} is a file; needed is a folder for the results. Choose another name with --out.")
     with ExitStack() as stack:
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -130,13 +130,45 @@ def open_workspace(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> G
         yield workspace
 
 
+def refuse_taken(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> None:
+    """Refuse a folder that `open_workspace` would refuse, as far as a look from outside tells: before anything slow.
+
+    Raises:
+        BadInput: as for `open_workspace`.
+    """
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"{out} is a file; needed is a folder for the results. Choose another name with --out.")
+    try:
+        if out.is_dir():
+            # Where somebody may be at work, the lock says more.
+            if not (out / LOCK).exists():
+                _found(out, recipe, resume, force)
+            return
+        # The nearest folder that is there, in which the others will be made.
+        there = next(one for one in out.absolute().parents if one.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise BadInput(f"{out} cannot be written (in {there}). Choose a folder that can with --out.")
+    except OSError as error:
+        raise BadInput(f"{out} cannot be written ({error.strerror}). Choose a folder that can with --out.") from error
+
+
 def _cleared(out: Path, recipe: Recipe, resume: bool, force: bool) -> None:
-    """Remove what killed runs left, and with `force` another run's results, or refuse."""
-    leftovers.sweep(out, lambda name: name.startswith(tuple(f".{ours}." for ours in _OURS)))
+    """Remove what killed runs left, and what of another run goes for this one, or refuse."""
+    leftovers.sweep(out, lambda name: name.startswith(_LEFT))
     for left in (out / "stages").glob(".*"):
         if leftovers.dead(left.name) is not False:
             shutil.rmtree(left, ignore_errors=True)
-    there = {path.name for path in out.iterdir()} - {LOCK}
+    for name in _found(out, recipe, resume, force):
+        shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
+
+
+def _found(out: Path, recipe: Recipe, resume: bool, force: bool) -> list[str]:
+    """What has to go of another run, with `force`; nothing of one that is gone on with.
+
+    Raises:
+        BadInput: it may not go, or is of other settings.
+    """
+    there = {path.name for path in out.iterdir() if not path.name.startswith(_LEFT)} - {LOCK}
     found = sorted(there & set(_OURS))
     if not _worth_keeping(out, found):
         force = force or bool(found)  # a run that stopped before its first stage was finished
@@ -144,11 +176,10 @@ def _cleared(out: Path, recipe: Recipe, resume: bool, force: bool) -> None:
         raise BadInput(f"{out} holds files that are not of a run; needed is an empty folder. Choose another, or add --force.")
     if found and resume:
         _same_settings(out, recipe)
-    elif found and not force:
+        return []
+    if found and not force:
         raise BadInput(f"{out} holds another run. Add --resume to go on with it, --force to replace it, or choose another --out.")
-    elif found:
-        for name in found:
-            shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
+    return found
 
 
 def _worth_keeping(out: Path, found: list[str]) -> bool:

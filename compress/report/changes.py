@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from compress.errors import BadInput
 from compress.measure import points
+from compress.measure.intervals import Interval, difference, ratio, share
 from compress.report import sentences
-from compress.report.intervals import Interval, difference, ratio, share
 from compress.report.records import Environment, Latency, Quality, Report, StageRecord
 from compress.report.shipped import FORMAT, file_bytes, shipped
 
@@ -25,12 +25,16 @@ TIMED = FORMAT
 
 @dataclass(frozen=True)
 class Side:
-    """A stage of a run, the dense model beside it, and where both were measured; `file` is the one whose size that is."""
+    """A stage of a run, the dense model beside it, and where both were measured.
+
+    `file` is the one whose size that is, `chance` the quality of guessing on the test data, where the report has it.
+    """
 
     dense: StageRecord
     now: StageRecord
     environment: Environment
     file: str = ""
+    chance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,9 @@ class Change:
 def side(report: Report, stage: StageRecord | None = None) -> Side:
     """One side of a comparison: the result with the size of what is shipped, where no stage is named."""
     if stage is not None or (found := shipped(report)) is None:
-        return Side(report.dense, stage or report.result, report.environment)
+        return Side(report.dense, stage or report.result, report.environment, chance=report.chance)
     now = report.result.model_copy(update={"file_bytes": file_bytes(report)})
-    return Side(report.dense, now, report.environment, found.path)
+    return Side(report.dense, now, report.environment, found.path, report.chance)
 
 
 def exported(report: Report, format: str) -> Side:
@@ -74,7 +78,7 @@ def exported(report: Report, format: str) -> Side:
     own |= {} if found.bytes is None else {"file_bytes": found.bytes}
     own |= {} if found.quality is None else {"quality": found.quality}
     own |= {} if format == TIMED else {"latency": None}
-    return Side(report.dense, report.result.model_copy(update=own), report.environment, found.path)
+    return Side(report.dense, report.result.model_copy(update=own), report.environment, found.path, report.chance)
 
 
 def change(figure: str, old: Side, new: Side) -> Change:

@@ -7,7 +7,16 @@ def printable(text: str) -> str:
     """The text with what a terminal would obey, or could not write, as an escape that a person can read; lines stay lines."""
     if text.isascii() and text.replace("\n", "").isprintable():
         return text
+    text = _decoded(text)
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def _decoded(text: str) -> str:
+    """A path of a locale without its characters stands as single bytes in Python: read as UTF-8, which it mostly is."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character of another kind, which stays what it is
+        return text
 
 
 def markdown(given: object) -> str:

@@ -2,7 +2,8 @@
 
     kept           the whole 95 % interval of the points lost is allowed
     broken         the whole interval is beyond what is allowed
-    cannot tell    the limit lies inside; with samples enough for an interval that ends at it, it could be told
+    cannot tell    the limit lies inside; with samples enough for an interval that ends at it, it could be told.
+                   Or one of both models only guesses: then the loss says nothing, however narrow its interval
 
 The half width of an interval goes with one over the square root of the samples.
 """
@@ -13,9 +14,9 @@ import math
 from dataclasses import dataclass
 
 from compress.measure import points
-from compress.report.intervals import Interval
+from compress.measure.intervals import Interval
 from compress.report.records import Quality
-from compress.report.rules import Verdict, judged
+from compress.report.rules import Verdict, judged, telling
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Kept:
         interval: 95 % of it; None where there is but the figure, which then decides.
         samples: that it was counted on.
         enough: about how many samples would tell; None where it can be told, or none would.
+        reason: why nothing can be told where that is not for the width of the interval.
     """
 
     verdict: Verdict
@@ -35,9 +37,12 @@ class Kept:
     interval: tuple[float, float] | None
     samples: int
     enough: int | None
+    reason: str = ""
 
     def said(self, metric: str, limit: float) -> str:
         """Why nothing can be told."""
+        if self.reason:
+            return f"Whether --max-drop {limit:g} is kept cannot be told: {self.reason}."
         low, high = self.interval or (self.lost, self.lost)
         more = f" About {self.enough:,} would do." if self.enough else ""
         return (
@@ -47,20 +52,22 @@ class Kept:
 
 
 def _about(number: float) -> int:
-    """To two digits: more would claim to know."""
-    digits = math.floor(math.log10(number)) - 1
-    return int(round(number, -digits)) if digits > 0 else math.ceil(number)
+    """To two digits, upwards: more would claim to know, and fewer would not do."""
+    step = 10 ** max(math.floor(math.log10(number)) - 1, 0)
+    return math.ceil(round(number / step, 6)) * step
 
 
-def kept(dense: Quality, now: Quality, limit: float) -> Kept:
-    """Whether `now` loses at most `limit` points beside `dense`."""
+def kept(dense: Quality, now: Quality, limit: float, chance: float | None) -> Kept:
+    """Whether `now` loses at most `limit` points beside `dense`; `chance` is the quality of guessing."""
     lost = points.drop(dense, now)
-    if now.drop_ci95 is None:
-        return Kept("pass" if lost <= limit else "fail", lost, None, now.samples, None)
-    low, high = now.drop_ci95
-    verdict = judged("max-drop", Interval(lost, low, high), limit, "").verdict
+    # Without an interval the figure decides.
+    low, high = now.drop_ci95 or (lost, lost)
+    by_interval = judged("max-drop", Interval(lost, low, high), limit, "")
+    ruling = telling(by_interval, dense, now, chance)
+    if ruling is not by_interval:
+        return Kept(ruling.verdict, lost, now.drop_ci95, now.samples, None, ruling.reason)
     enough = None
-    if verdict == "cannot tell" and not math.isclose(lost, limit, abs_tol=1e-6):
+    if ruling.verdict == "cannot tell" and not math.isclose(lost, limit, abs_tol=1e-6):
         half = high - lost if lost < limit else lost - low
         enough = _about(now.samples * (half / abs(limit - lost)) ** 2)
-    return Kept(verdict, lost, now.drop_ci95, now.samples, enough)
+    return Kept(ruling.verdict, lost, now.drop_ci95, now.samples, enough)

@@ -4,6 +4,7 @@
     fail           the whole interval lies on the wrong side
     cannot tell    the limit lies inside the interval, or nothing is known of how wide it is
 
+A loss of quality never passes where the dense model or the result only guesses: of nothing, nothing can be lost.
 What was counted (sizes, parameters, multiply-accumulates) has an interval of no width and is never in doubt.
 """
 
@@ -15,12 +16,12 @@ from typing import Literal
 
 from compress.errors import BadInput
 from compress.measure import points
+from compress.measure.intervals import Interval
 from compress.measure.units import BYTES, COUNTS, SHARES, amount
 from compress.report import sentences
 from compress.report.baseline import Baseline
 from compress.report.changes import FIGURES, Side, change, drop, speed_up
-from compress.report.intervals import Interval
-from compress.report.records import Latency
+from compress.report.records import Latency, Quality
 
 HARDLY = 0.1
 """Points of a share below which a limit was probably meant as a fraction."""
@@ -77,6 +78,13 @@ def unknown(rule: str, found: str, limit: str, reason: str) -> Ruling:
     return Ruling(rule, "cannot tell", found, limit, reason=reason)
 
 
+def telling(ruling: Ruling, dense: Quality | None, now: Quality | None, chance: float | None) -> Ruling:
+    """The verdict on a loss of quality, which can only be told of models that know something."""
+    if ruling.verdict == "fail" or dense is None or now is None or not (reason := sentences.untold(dense, now, chance)):
+        return ruling
+    return replace(ruling, verdict="cannot tell", reason=reason)
+
+
 def max_drop(at: Side, limit: float) -> Ruling:
     """Points of quality lost beside the dense model."""
     if limit < 0:
@@ -89,7 +97,7 @@ def max_drop(at: Side, limit: float) -> Ruling:
     if found is None:
         lost = f"{points.drop(dense, now):.2f}{unit}"
         return unknown("max-drop", lost, f"at most {limit:.2f}{unit}", "the report holds no interval of the loss: run again")
-    return judged("max-drop", found, limit, unit)
+    return telling(judged("max-drop", found, limit, unit), dense, now, at.chance)
 
 
 def understood(at: Side, limit: float | None) -> str | None:
@@ -158,7 +166,8 @@ def _share_or_count(rule: str, found: int, dense: int, limit: str | float) -> Ru
     if share is not None and 0 < share <= 1:
         if not dense:
             raise BadInput(f"--{rule} {limit} is a share of the dense model, which has none. Give a number.")
-        return judged(rule, Interval.exact(found / dense), share, " of dense", digits=4)
+        ruling = judged(rule, Interval.exact(100 * found / dense), 100 * share, " % of dense")
+        return replace(ruling, value=found / dense, low=found / dense, high=found / dense)
     allowed = amount(str(limit), COUNTS)
     if not allowed:
         raise BadInput(
@@ -196,4 +205,6 @@ def tolerance(at: Side, baseline: Baseline, text: str) -> Ruling:
             f"tolerance {figure}", f"{found.old:.4g} -> {found.new:.4g}", f"at most {limit:g}{unit} worse", found.reason
         )
     ruling = judged(f"tolerance {figure}", found.change, limit, unit)
+    if figure == "quality":
+        ruling = telling(ruling, at.dense.quality, at.now.quality, at.chance)
     return replace(ruling, found=f"{ruling.found} worse", limit=f"at most {limit:g}{unit} worse")

@@ -21,6 +21,14 @@ def lines(rulings: Sequence[Ruling]) -> list[str]:
     ]
 
 
+def blocks(rulings: Sequence[Ruling]) -> list[str]:
+    """The same for a terminal in which the lines have no room: a line for the verdict, and one each for what belongs to it."""
+    said: list[str] = []
+    for r in rulings:
+        said += [f"{r.verdict}  {r.rule}", f"  found {r.found}", f"  allowed {r.limit}", *([f"  {r.reason}"] if r.reason else [])]
+    return said
+
+
 def sentence(rulings: Sequence[Ruling], passed: bool) -> str:
     """The whole verdict."""
     counts = [(sum(r.verdict == verdict for r in rulings), words) for verdict, words in COUNTED.items()]

@@ -7,6 +7,7 @@ of the four outcomes.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
 from compress.measure.points import drop
@@ -49,6 +50,11 @@ def speed_up(latency: Latency) -> str:
     """1.83x [1.79, 1.88], and `?` behind what supports no claim: an interval that holds 1, or noise."""
     low, high = latency.ci95
     return f"{latency.ratio:.2f}x [{low:.2f}, {high:.2f}]" + (" ?" if latency.verdict == "cannot tell" else "")
+
+
+def dense_ms(latency: Latency) -> float:
+    """Median of the dense model in the same rounds; that of other rounds says as much about the machine as about the models."""
+    return statistics.median(latency.dense_rounds_ms) if latency.dense_rounds_ms else latency.p50_ms * latency.ratio
 
 
 TOO_NOISY = "too noisy to tell"
@@ -163,9 +169,11 @@ def reached(first: StageRecord, last: StageRecord, chance: float | None = None, 
     )
     speed = f"latency {last.latency.ratio:.2f}x ({pace(last.latency.ci95, last.latency.noisy)})" if last.latency else "not timed"
     doubt = "Doubtful, see the warnings: " if doubtful and not guessed else ""
+    few = chance is not None and _above(first.quality, chance) >= 1
+    lost = f"too few samples ({last.quality.samples}) to tell" if few else change(first.quality, last.quality)
     return (
         f"{doubt}{guessed}{first.params / last.params:.2f}x fewer parameters, {first.macs / last.macs:.2f}x fewer MACs, {speed}, "
-        f"{last.quality.metric} {change(first.quality, last.quality)}."
+        f"{last.quality.metric} {lost}."
     )
 
 
@@ -229,16 +237,32 @@ def at_chance(report: Report) -> str | None:
     return None
 
 
+def untold(dense: Quality, now: Quality, chance: float | None) -> str | None:
+    """Why a loss beside the dense model says nothing, however small it is; None where nothing speaks against it."""
+    if chance is None:
+        return None
+    if _above(dense, chance) >= 1:
+        return _too_few(dense)
+    if guesses(dense, chance):
+        return (
+            f"the dense model itself is {NO_BETTER} on this data ({quality(dense)}, guessing {100 * chance:.3g} %), so the "
+            "labels, their order or the preprocessing are probably not those of its training"
+        )
+    return f"the result is {NO_BETTER} ({100 * chance:.3g} %)" if guesses(now, chance) else None
+
+
+def _too_few(dense: Quality) -> str:
+    are = "is" if dense.samples == 1 else "are"
+    return f"{many(dense.samples, 'test sample')} {are} too few to tell even a model that is always right from one that guesses"
+
+
 def guessing(dense: Quality | None, classes: Sequence[str] | None) -> str | None:
     """What to say where the dense model is no better than guessing."""
     chance = chance_of(dense, classes)
     if dense is None or chance is None or classes is None:
         return None
     if _above(dense, chance) >= 1:
-        return (
-            f"{many(dense.samples, 'test sample')} of {len(classes)} classes {'is' if dense.samples == 1 else 'are'} too few to "
-            "tell even a model that is always right from one that guesses: give more."
-        )
+        return f"Of {len(classes)} classes {_too_few(dense)}: give more."
     if not guesses(dense, chance):
         return None
     return (

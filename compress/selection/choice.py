@@ -37,6 +37,8 @@ MEASURED = ("entropic", "entropic-path", "obs", "obs-swaps")
 Measured = tuple[selection.Losses, Mapping[str, Sweep]]
 Choose = Callable[[Sequence[tuple[Group, int]]], Sequence[tuple[int, ...]]]
 """Which channels of some groups stay, if so many of each do."""
+ROUNDED = "channel counts are multiples of"
+"""What a note says of a target that rounding missed."""
 _CLOSE = 0.02  # relative distance from the target beyond which the report says so
 
 
@@ -175,11 +177,7 @@ class Choice:
         else:
             split = allocate.uniform([g.channels for g in groups], model, target, recipe.align or 1)
         if abs(split.cost / target - 1) > _CLOSE:
-            why = (
-                f"channel counts are multiples of {recipe.align}, --align 1 comes closer"
-                if (recipe.align or 1) > 1
-                else "no closer choice"
-            )
+            why = f"{ROUNDED} {recipe.align}" if (recipe.align or 1) > 1 else "no closer choice"
             wanted = recipe.target or DEFAULT_TARGET
             unit, asked = parse_target(wanted)
             reached = asked * split.cost / target

@@ -110,8 +110,8 @@ class Linearize:
                 )
             limit = min(limit, sum(max(spans[found.index(one)].loss, 0.0) for one in chosen)) / 2
         return artifact.noting(
-            f"Depth: {len(found)} segments are faster as one layer, but none keeps to {points:g} points of held-out "
-            f"{start.metric} (--depth): every activation stays."
+            f"Depth: {len(found)} segments are faster as one layer, but none keeps to {points:g} point"
+            f"{'' if points == 1 else 's'} of held-out {start.metric} (--depth): every activation stays."
         )
 
     def _each(

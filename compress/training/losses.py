@@ -23,7 +23,8 @@ from torch.nn import functional
 
 from compress.errors import BadInput
 from compress.measure.labels import binary_divergence, scores, surprise
-from compress.measure.quality import CLASSES, IGNORE, first_output, same_shape
+from compress.measure.metric_sums import IGNORE, same_shape
+from compress.measure.quality import CLASSES, first_output
 from compress.recipe import Recipe
 from compress.user import code
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from compress.curves import Curve, Series
 from compress.errors import BadInput
+from compress.pipeline.held_out import Lost
 from compress.progress import duration
 from compress.report import pictures
 from compress.report.html.page import page_of
@@ -40,6 +41,7 @@ class Tried:
         trial: its number, which is the name of its folder.
         settings: what differs between the trials.
         lost, lost_ci95: points on held-out images, and the 95 % interval of that; the search goes by these.
+        untold: why these points tell nothing; empty where they do.
         left: share of the dense model's time, or of what else was made small.
         test, test_ci95: points on test images.
         macs, params: shares of the dense model's.
@@ -65,13 +67,13 @@ class Tried:
     host: str = ""
     reason: str = ""
     noisy: bool = False
+    untold: str = ""
 
     def keeps(self, allowed: float) -> bool:
-        """Whether it loses no more than is allowed, with a standard error to spare: of many, one is always lucky."""
+        """Whether it loses no more than is allowed, with a standard error to spare."""
         if self.lost is None:
             return False
-        high = self.lost if self.lost_ci95 is None else self.lost_ci95[1]
-        return self.lost + (high - self.lost) / 2 <= allowed
+        return Lost(self.lost, *(self.lost_ci95 or (self.lost, self.lost)), self.untold).keeps(allowed)
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,8 @@ class Tuning:
         minimize: what was made small.
         metric: what quality is.
         trials: all of them, by number.
-        best: number of the trial in the folder `best`; None where nothing came to a result.
-        kept: whether that one keeps the contract, or loses at most a point where there is none.
-        allowed: points that it may lose.
+        best: number of the trial in the folder `best`; None where none keeps the limit.
+        allowed: points that it may lose: those of `max_drop`, or one where there is none.
         notes: what else has to be said.
         picture: points lost against what is left.
     """
@@ -93,7 +94,6 @@ class Tuning:
     metric: str
     trials: tuple[Tried, ...]
     best: int | None
-    kept: bool
     allowed: float
     notes: tuple[str, ...]
     picture: Curve
@@ -133,13 +133,22 @@ def found(study: Study, minimize: str, metric: str, allowed: float | None, notes
     measured = [one for one in rows if one.left is not None]
     limit = ALLOWED if allowed is None else allowed
     kept = [one for one in measured if one.keeps(limit)]
-    best = min(kept, key=lambda one: one.left or 0) if kept else min(measured, key=lambda one: one.lost or 0, default=None)
-    number = None if best is None else best.trial
+    best = min(kept, key=lambda one: one.left or 0).trial if kept else None
     if any(one.noisy for one in rows):
         notes = (*notes, "A time with ? scattered too much for any claim, and the order of such trials is chance.")
-    if best is not None and not kept:
-        notes = (*notes, f"No trial keeps {limit:g} points, with a standard error to spare: {number} loses least.")
-    return Tuning(minimize, metric, rows, number, bool(kept), limit, tuple(notes), _picture(rows, minimize, metric))
+    if measured and not kept:
+        notes = (*notes, none_keeps(measured, allowed))
+    return Tuning(minimize, metric, rows, best, limit, tuple(notes), _picture(rows, minimize, metric))
+
+
+def none_keeps(measured: Sequence[Tried], allowed: float | None) -> str:
+    """What to say where no trial keeps the limit: which one is closest, and why it is no best one."""
+    closest = min(measured, key=lambda one: one.lost or 0)
+    low, high = closest.lost_ci95 or (closest.lost, closest.lost)
+    limit = f"--max-drop {allowed:g}" if allowed is not None else f"the {ALLOWED:g} point that may be lost without a --max-drop"
+    points = f"{closest.lost:.2f} [{low:.2f}, {high:.2f}] points lost on held-out images"
+    why = f"which tell nothing: {closest.untold}" if closest.untold else "and a standard error is to spare"
+    return f"No trial keeps {limit}: trial {closest.trial} comes closest, with {points}, {why}. None is called best."
 
 
 def write(tuning: Tuning, out: Path) -> Tuning:
@@ -203,6 +212,7 @@ def _tried(trial: FrozenTrial, front: bool) -> Tried:
         str(facts.get("host", "")),
         reason,
         bool(facts.get("noisy")),
+        (lost or {}).get("reason", ""),
     )
 
 

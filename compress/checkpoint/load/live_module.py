@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from compress.artifact import Artifact
 from compress.checkpoint.load import state_dict
-from compress.checkpoint.load.model import Loaded, artifact_of
+from compress.checkpoint.load.model import Loaded, OfData, artifact_of
 from compress.errors import BadInput, CompressWarning
 from compress.graph.trace.wrapped import unwrapped
 
@@ -74,7 +74,7 @@ def in_memory(
     inputs: Sequence[Tensor] = (),
     shapes: Sequence[tuple[int, ...]] = (),
     output: str | None = None,
-    of_data: bool = False,
+    of_data: OfData = "no",
 ) -> Artifact:
     """A module in memory as an artifact; arguments as for `open_artifact`, and `inputs`: examples, batch first.
 

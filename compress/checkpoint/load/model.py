@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,6 +32,8 @@ from compress.graph.trace.trace import trace
 from compress.user.wording import many
 
 Shape = tuple[int, ...]
+OfData = Literal["no", "values", "pictures"]
+"""Whether inputs are the user's data: values as they come, or pictures that a data.toml may convert."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def open_artifact(
     weights_entry: str | None = None,
     output: str | None = None,
     input_shapes: Sequence[Shape] = (),
-    of_data: bool = False,
+    of_data: OfData = "no",
 ) -> Artifact:
     """Load and trace a model.
 
@@ -188,7 +190,7 @@ def open_artifact(
         weights_entry: as for load_model.
         output: which of several outputs is kept, such as logits or 0; all are if it is left out.
         input_shapes: one shape per model input, without the batch, such as (3, 32, 32); a model.compressed folder knows its own.
-        of_data: the shapes are those of the user's data, and the refusal of a model that does not fit says so.
+        of_data: whether the shapes are those of the user's data, of which the refusal of a model that does not fit then speaks.
 
     Raises:
         BadInput: the file cannot be used, or the model does not run on inputs of these shapes.
@@ -202,7 +204,7 @@ def open_artifact(
 
 
 def artifact_of(
-    loaded: Loaded, shapes: Sequence[Shape], *, inputs: Sequence[Tensor] = (), output: str | None = None, of_data: bool = False
+    loaded: Loaded, shapes: Sequence[Shape], *, inputs: Sequence[Tensor] = (), output: str | None = None, of_data: OfData = "no"
 ) -> Artifact | None:
     """A loaded module traced, or None where the shapes of its inputs are not known.
 
@@ -244,12 +246,12 @@ def _made_plain(module: GraphModule) -> list[str]:
     return [f"{computed}: {', '.join(paths[:3])}{more}."] if paths else []
 
 
-def refusal(module: nn.Module, inputs: Sequence[Tensor], of_data: bool) -> BadInput | None:
+def refusal(module: nn.Module, inputs: Sequence[Tensor], of_data: OfData) -> BadInput | None:
     """The error for inputs that a model does not take, told by the layer that fails; None where no layer says why."""
     if (expected := misfit(module, inputs)) is None:
         return None
     shapes, channels = by([x.shape[1:] for x in inputs]), channels_wanted(module)
-    if not of_data:
+    if of_data == "no":
         last = inputs[0].shape[1:]
         if len(last) == 3 and last[-1] == channels != last[0]:
             turned = by([(last[-1], *last[:-1])])
@@ -262,7 +264,7 @@ def refusal(module: nn.Module, inputs: Sequence[Tensor], of_data: bool) -> BadIn
         )
     found = inputs[0].shape[1] if inputs[0].ndim == 4 else None
     settings = f"channels = {channels}" if channels != found else "size = [HEIGHT, WIDTH]"
-    remedy = f"Set {settings} in a data.toml, or give" if channels in (1, 3) else "Give"
+    remedy = f"Set {settings} in a data.toml, or give" if channels in (1, 3) and of_data == "pictures" else "Give"
     return BadInput(f"The data gives inputs of {shapes}, {expected}. {remedy} the data it was trained on.")
 
 

@@ -23,14 +23,19 @@ def command_line(settings: Mapping[str, Any], out: str | None = None) -> str:
     model = settings.get("model")
     if not isinstance(model, str) or not model or in_memory(settings):
         return ""
-    words = ["compress", "run", model]
-    for name, field in Recipe.model_fields.items():
-        value = settings.get(name)
-        if name == "model" or value is None or _plain(value) == _plain(field.get_default(call_default_factory=True)):
-            continue
-        words += _flag(name, value)
+    words = ["compress", "run", model, *flags(settings)]
     words += ["--out", out] if out else []
     return " ".join(map(shlex.quote, words))
+
+
+def flags(settings: Mapping[str, Any]) -> list[str]:
+    """The words of every setting but the model that is not the default, in the order of the recipe."""
+    words: list[str] = []
+    for name, field in Recipe.model_fields.items():
+        value = settings.get(name)
+        if name != "model" and value is not None and _plain(value) != _plain(field.get_default(call_default_factory=True)):
+            words += _flag(name, value)
+    return words
 
 
 def in_memory(settings: Mapping[str, Any]) -> bool:

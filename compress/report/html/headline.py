@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from compress.measure.points import drop
 from compress.report import sentences
-from compress.report.html.run_folder import RunFolder
+from compress.report.html.run_folder import UNFINISHED, RunFolder
 from compress.report.html.view import Figure, Tone, Verdict
 from compress.report.promise import kept
 from compress.report.records import Latency, Outcome, Quality, Report, StageRecord
@@ -50,7 +50,7 @@ def figures(report: Report) -> tuple[Figure, ...]:
     dense, result = report.dense, report.result
     return (
         _quality(dense.quality, result.quality, report),
-        _speed(dense.latency, result.latency, report.large_batch),
+        _speed(result.latency, report.large_batch),
         _size(dense, result, file_bytes(report)),
     )
 
@@ -63,7 +63,7 @@ def _unfinished(run: RunFolder) -> Verdict:
         if done
         else "No stage of it is finished, so there is nothing that was measured."
     )
-    headline = "This run has no result." if run.problem.startswith("There is no") else "The report of this run cannot be used."
+    headline = "This run has no result." if run.problem.startswith(UNFINISHED) else "The report of this run cannot be used."
     return Verdict("bad", headline, tuple(said), ())
 
 
@@ -72,7 +72,7 @@ def _judged(report: Report) -> tuple[Tone, str, list[str]]:
     if report.broken is not None or report.outcome is not Outcome.KEPT:
         return "bad", _BROKEN.get(report.outcome, "A contract of this run is broken."), said
     if (found := sentences.at_chance(report)) is not None:
-        return "bad", found, _beside(report)
+        return "bad", found, [*_beside(report), *_undecided(report)]
     if report.result is report.dense or unchanged(report):
         return "unsure", "Nothing was changed: the result is the original model.", said
     if (lost := _gone(report)) is not None:
@@ -112,6 +112,15 @@ def _comparison(report: Report) -> str:
     return f"The result is {words} and {pace} than the original model."
 
 
+def _undecided(report: Report) -> list[str]:
+    """Why nothing can be told of the limit of the loss, where one was set."""
+    before, after, limit = report.dense.quality, report.result.quality, report.max_drop
+    if before is None or after is None or limit is None:
+        return []
+    found = kept(before, after, limit, report.chance)
+    return [found.said(after.metric, limit)] if found.verdict == "cannot tell" else []
+
+
 def _doubts(report: Report) -> list[str]:
     """Why a result that kept its contracts is no plain success."""
     doubts: list[str] = []
@@ -120,8 +129,7 @@ def _doubts(report: Report) -> list[str]:
     elif report.max_drop is None:
         doubts.append(UNLIMITED)
     else:
-        found = kept(report.dense.quality, report.result.quality, report.max_drop)
-        doubts += [found.said(report.result.quality.metric, report.max_drop)] if found.verdict == "cannot tell" else []
+        doubts += _undecided(report)
     if report.result.latency is not None and report.result.latency.verdict == "slower":
         doubts.append("It is slower than the original model where it was timed.")
     doubts += [f"No {failed.format} was written: {failed.reason}" for failed in report.failed_exports]
@@ -161,7 +169,7 @@ def _quality(dense: Quality | None, now: Quality | None, report: Report) -> Figu
         else f"95 % interval of the difference: {_signed(ends[1], unit)} to {_signed(ends[0], unit)}"
     )
     limit = report.max_drop
-    tone: Tone = "plain" if limit is None else _TONES[kept(dense, now, limit).verdict]
+    tone: Tone = "plain" if limit is None else _TONES[kept(dense, now, limit, report.chance).verdict]
     if sentences.at_chance(report) is not None or report.outcome is Outcome.QUALITY_LOST or _gone(report) is not None:
         tone = "bad"
     return Figure("Quality", value, beside, interval, tone, (now.value, *ends) if ends is not None else (now.value, None, None))
@@ -175,7 +183,7 @@ def _worse(lost: float, unit: str) -> str:
     return "the same" if abs(lost) < 0.005 else f"{abs(lost):.2f}{unit} {'worse' if lost > 0 else 'better'}"
 
 
-def _speed(dense: Latency | None, now: Latency | None, many: Latency | None = None) -> Figure:
+def _speed(now: Latency | None, many: Latency | None = None) -> Figure:
     if now is None:
         return Figure("Speed", "not measured", "", "", "unsure")
     numbers = (now.ratio, *now.ci95)
@@ -185,9 +193,7 @@ def _speed(dense: Latency | None, now: Latency | None, many: Latency | None = No
     if many is not None:
         interval += f"; in batches of {many.batch} {sentences.speed_up(many)}: {sentences.pace(many.ci95, many.noisy)}"
     where = f"{now.runtime}, batch {now.batch}, {now.threads} thread{'' if now.threads == 1 else 's'}"
-    called = (
-        f"{now.p50_ms:.3g} ms a call" + ("" if dense is None else f", the original model {dense.p50_ms:.3g} ms") + f" ({where})"
-    )
+    called = f"{now.p50_ms:.3g} ms a call, the original model {sentences.dense_ms(now):.3g} ms in the same rounds ({where})"
     match now.verdict:
         case "faster":
             return Figure("Speed", f"{now.ratio:.2f} times as fast", called, interval, "good", numbers)

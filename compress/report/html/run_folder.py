@@ -27,6 +27,8 @@ from compress.user import files, wording
 PAGE = "report.html"
 ANALYSIS = "analysis.json"
 """Where a page looks for what `compress analyze --json` printed."""
+UNFINISHED = "There is no report.json"
+"""How the reason begins why a run has no report, where that is no damage."""
 _OF_A_RUN = ("report.json", "recipe.toml", "plan.json", "stages")
 
 
@@ -107,7 +109,7 @@ def opened(place: Path, name: str | None = None) -> RunFolder:
 def _report(place: Path) -> tuple[Report | None, str]:
     path = place / "report.json" if place.is_dir() else place
     if not path.exists():
-        return None, "There is no report.json: the run was cut off, failed, or is still going on."
+        return None, f"{UNFINISHED}: the run was cut off, failed, or is still going on."
     try:
         return records.read(path)[0], ""
     except BadInput as error:

@@ -41,6 +41,20 @@ def difference(a: Interval, b: Interval) -> Interval:
     return Interval(value, value - low, value + high)
 
 
+def paired(a: Interval, b: Interval) -> Interval:
+    """A - b of two shares of the same samples, of which none counts for both: they move against each other.
+
+    The same with the correlation r = -sqrt(a b / ((1 - a) (1 - b))) of two such shares (Zou and Donner, section 2).
+    """
+    value = a.value - b.value
+    r = -math.sqrt(a.value * b.value / ((1 - a.value) * (1 - b.value))) if max(a.value, b.value) < 1 else 0.0
+
+    def half(one: float, other: float) -> float:
+        return math.sqrt(one * one - 2 * r * one * other + other * other)
+
+    return Interval(value, value - half(a.value - a.low, b.high - b.value), value + half(a.high - a.value, b.value - b.low))
+
+
 def ratio(a: Interval, b: Interval) -> Interval:
     """A / b of independent positive figures."""
     logs = difference(*(Interval(math.log(x.value), math.log(x.low), math.log(x.high)) for x in (a, b)))
@@ -52,4 +66,5 @@ def share(value: float, samples: int) -> Interval:
     n, z = samples, Z95
     center = (value + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n))
-    return Interval(value, min(center - half, value), max(center + half, value))
+    # The ends of 0 and 1 are exact, which rounding need not hit.
+    return Interval(value, max(min(center - half, value), 0.0), min(max(center + half, value), 1.0))
