@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from compress.graph.trace.functional import free_name
+from compress.graph.trace.lines import stands_for
 
 
 def present(root: nn.Module, graph: Graph) -> bool:
@@ -97,7 +98,7 @@ class _Written:
 
             def call(op: str, target: Any, *args: Any, options: dict[str, Any] | None = None, of: Node = node) -> Node:
                 made = of.graph.create_node(op, target, args, options)
-                made.meta["source"] = of.meta.get("source", "")
+                stands_for(made, of)
                 return made
 
             with graph.inserting_before(node):

@@ -84,6 +84,7 @@ class Recorder(TorchFunctionMode):
                     self.named.append(tensor)
         self.run = Recording(Graph())
         self.inside = 0
+        self.within = ""  # the module that is gone through
 
     def recorded(self, inputs: tuple[Tensor, ...]) -> Recording:
         """What the root does with these inputs.
@@ -115,7 +116,10 @@ class Recorder(TorchFunctionMode):
                 return called(m, *args, **kwargs)
             try:
                 if not path or not (path in self.opaque or is_leaf(m)):
-                    return called(m, *args, **kwargs)
+                    around, self.within = self.within, path
+                    result = called(m, *args, **kwargs)
+                    self.within = around
+                    return result
                 target = self._argument(args), self._argument(without_defaults(m, kwargs))
                 self.inside += 1
                 try:
@@ -189,6 +193,7 @@ class Recorder(TorchFunctionMode):
     def _node(self, op: str, target: Any, args: Any, kwargs: Any) -> Node:
         node = self.run.graph.create_node(op, target, tuple(args), dict(kwargs))
         node.meta["source"] = user_line(Recorder.recorded.__code__)
+        node.meta["module"] = self.within
         return node
 
     def _result(self, result: Any, node: Node, given: Any, changed: Tensor | None = None) -> Any:
