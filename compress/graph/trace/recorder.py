@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.overrides import TorchFunctionMode
 
+from compress.graph.names import submodules
 from compress.graph.trace.lines import of_torch, user_line
 from compress.graph.trace.symbolic import input_names, is_assertion, is_leaf, without_defaults
 
@@ -74,10 +75,10 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.root, self.opaque, self.answer, self.failed_in = root, opaque, answer, ""
         self.asked = False
-        self.paths = {id(m): path for path, m in root.named_modules()}
+        self.paths = {id(m): path for path, m in submodules(root)}
         self.names: dict[int, str] = {}
         self.named: list[Tensor] = []  # kept: a forward may replace a buffer, and another tensor must not take its id
-        for path, part in root.named_modules():
+        for path, part in submodules(root):
             for name, tensor in (*part._parameters.items(), *part._buffers.items()):
                 if tensor is not None:
                     self.names.setdefault(id(tensor), f"{path}.{name}" if path else name)
