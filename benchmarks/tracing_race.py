@@ -13,21 +13,25 @@ from __future__ import annotations
 
 import argparse
 import gc
-from collections.abc import Iterable
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from statistics import median
 from typing import Any
 
 import torch
+import torch_pruning
 import torchvision
 from results_io import known, write
-from torch import Tensor
-from zoo import RIVAL_LIMIT, build, rival, seconds, time_limit
+from torch import Tensor, nn
+from zoo import build, seconds
 
 from compress.graph.channels.solve import solve
 from compress.graph.trace.trace import trace
 
 ROUNDS = 3
+RIVAL_LIMIT = 100
 SIZES = (64, 224)
 Row = dict[str, Any]
 
@@ -64,7 +68,7 @@ def raced(name: str) -> Row:
     return row
 
 
-def in_turns(model: torch.nn.Module, x: Tensor) -> Row:
+def in_turns(model: nn.Module, x: Tensor) -> Row:
     traces, solves, theirs = [], [], []
     for turn in range(ROUNDS + 1):
         gc.collect()
@@ -82,6 +86,26 @@ def in_turns(model: torch.nn.Module, x: Tensor) -> Row:
     ratios = [(t + s) / r for t, s, r in zip(traces, solves, theirs, strict=True)]
     found = {"trace_s": median(traces), "solve_s": median(solves), "rival_s": median(theirs), "ratio": median(ratios)}
     return {key: round(value, 4) for key, value in found.items()}
+
+
+def rival(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    torch_pruning.DependencyGraph().build_dependency(model, example_inputs=inputs[0], verbose=False)
+
+
+@contextmanager
+def time_limit(limit: int) -> Iterator[None]:
+    """On CPU seconds."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"more than {limit} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, limit)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def summary(rows: dict[str, Row]) -> list[Row]:
