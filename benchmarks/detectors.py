@@ -101,19 +101,36 @@ def ultralytics(name: str) -> tuple[nn.Module, list[Tensor]]:
     """A detector of ultralytics from its own description, and two images as it sees them."""
     tasks: Any = importlib.import_module("ultralytics.nn.tasks")
     defaults: Any = importlib.import_module("ultralytics.cfg").get_cfg()
-    kind = tasks.PoseModel if name.endswith("-pose") else tasks.DetectionModel
+    kinds = {"pose": tasks.PoseModel, "seg": tasks.SegmentationModel, "obb": tasks.OBBModel}
+    kind = tasks.RTDETRDetectionModel if name.startswith("rtdetr") else kinds.get(name.rpartition("-")[2], tasks.DetectionModel)
     detector = kind(f"{name}.yaml", verbose=False)
-    detector.args = defaults  # what its loss reads the gains from, which its trainer sets
+    detector.args, detector.nc = defaults, detector.yaml["nc"]  # what its loss reads, which its trainer sets
     return detector.train(), [torch.rand(3, 160, 160), torch.rand(3, 160, 160)]
 
 
+YOLO = (
+    "v5n",
+    "v8n",
+    "v8n-pose",
+    "v8n-seg",
+    "v8n-obb",
+    "v10n",
+    "11n",
+    "11n-pose",
+    "11n-seg",
+    "26n",
+    "26n-pose",
+    "26n-seg",
+    "26n-obb",
+)
 DETECTORS: dict[str, Callable[[], tuple[nn.Module, list[Tensor]]]] = {
     "SSDlite": partial(torchvision, "ssdlite320_mobilenet_v3_large", None),
     "SSD": partial(torchvision, "ssd300_vgg16", None),
     "RetinaNet": partial(torchvision, "retinanet_resnet50_fpn", 160),
     "FCOS": partial(torchvision, "fcos_resnet50_fpn", 160),
     "Faster R-CNN": partial(torchvision, "fasterrcnn_resnet50_fpn", 160),
-    **{f"YOLO{name}": partial(ultralytics, f"yolo{name}") for name in ("v5n", "v8n", "11n", "v8n-pose")},
+    **{f"YOLO{name}": partial(ultralytics, f"yolo{name}") for name in YOLO},
+    "RT-DETR": partial(ultralytics, "rtdetr-l"),
 }
 
 
@@ -204,8 +221,12 @@ def losses(detector: nn.Module, images: Sequence[Tensor]) -> dict[str, Tensor]:
         "img": torch.stack(list(images)),
         "batch_idx": torch.arange(count).float(),
         "cls": torch.zeros(count, 1),
-        "bboxes": torch.tensor([[0.5, 0.5, 0.6, 0.6]]).repeat(count, 1),
+        "bboxes": torch.tensor([[0.5, 0.5, 0.6, 0.6, 0.1] if "OBB" in type(model).__name__ else [0.5, 0.5, 0.6, 0.6]]).repeat(
+            count, 1
+        ),
         "keypoints": torch.rand(count, 17, 3),
+        "masks": torch.ones(count, 40, 40),
+        "sem_masks": torch.zeros(count, 40, 40, dtype=torch.long),
     }
     total, _ = model.loss(batch)
     return {"loss": total.sum()}

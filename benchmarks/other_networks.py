@@ -187,7 +187,7 @@ def families() -> list[str]:
     library: Any = importlib.import_module("timm")
     found: dict[str, list[str]] = {}
     for name in library.list_models():
-        found.setdefault(re.match(r"[a-z]+", name)[0], []).append(name)  # pyright: ignore[reportOptionalSubscript]
+        found.setdefault(re.match(r"[a-z]+(?:(?<=v)\d+)?", name)[0], []).append(name)  # pyright: ignore[reportOptionalSubscript]
     return [min(names, key=size_of_name) for names in found.values()]
 
 

@@ -1,16 +1,15 @@
-"""All torchvision classifiers: solved, a random third of every removable group removed, compared, exported, raced.
+"""All torchvision classifiers: solved, a random third of every removable group removed, compared, exported.
 
     python benchmarks/zoo.py            # every model that results/zoo.json lacks or has with an error, in its own processes
     python benchmarks/zoo.py --quick    # ten families
     python benchmarks/zoo.py --again    # forget what is there
 
-Weights are random and so are the statistics of every norm, inputs 64 x 64 where the model takes them. For each model:
+Weights are random and so are the statistics of every norm, inputs 64 x 64 where the model takes them. What names no versions
+of its own was run with those in front. For each model:
 
     removed == masked       largest difference over the largest output, on a batch of 2
     null channels           sampled groups: readers zeroed, makers scrambled: the output must not move; unzeroed it must
     ONNX                    the smaller model, exported and compared with torch in ONNX Runtime
-    side by side            CPU seconds of one thread for trace and solve, and for the graph of Torch-Pruning (its groups not
-                            included), taken in turns in one process; the best of each
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -31,7 +29,7 @@ from typing import Any
 
 import torch
 import torchvision
-from results_io import RESULTS, write
+from results_io import RESULTS, known, write
 from torch import Tensor, nn
 
 from compress.edits import Keep
@@ -43,10 +41,8 @@ TOLERANCE = 1e-4
 """Relative to the largest output: float32 sums in another order, through up to 500 layers of random weights."""
 SHARE = 1 / 3
 NULL_GROUPS = 8
-RIVAL_LIMIT = 100
 MODEL_LIMIT = 3600
 RESULT = "result: "
-ROUNDS = 4
 QUICK = ["resnet18", "vgg11_bn", "mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1"]
 QUICK += ["regnet_y_400mf", "densenet121", "efficientnet_b0", "swin_t", "vit_b_32"]
 
@@ -78,10 +74,18 @@ def main() -> None:
 
 
 def store(rows: dict[str, dict[str, Any]], every: Iterable[str]) -> None:
-    versions = {p: version(p) for p in ("torch", "torchvision", "torch-pruning", "onnx", "onnxruntime")}
-    settings = {"tolerance": TOLERANCE, "share_removed": SHARE, "null_groups": NULL_GROUPS, "rival_limit_s": RIVAL_LIMIT}
+    versions = {p: version(p) for p in ("torch", "torchvision", "onnx", "onnxruntime")}
+    settings = {"tolerance": TOLERANCE, "share_removed": SHARE, "null_groups": NULL_GROUPS}
     ordered = {name: rows[name] for name in every if name in rows}
-    write("zoo", {"versions": versions, "settings": settings, "summary": summary(rows, every), "models": ordered})
+    write(
+        "zoo",
+        {
+            "versions": known("zoo").get("versions", versions),
+            "settings": settings,
+            "summary": summary(rows, every),
+            "models": ordered,
+        },
+    )
 
 
 def in_own_process(name: str, parts: list[str]) -> dict[str, Any]:
@@ -98,7 +102,8 @@ def in_own_process(name: str, parts: list[str]) -> dict[str, Any]:
     for each in printed.splitlines():
         if each.startswith(RESULT):
             found |= json.loads(each.removeprefix(RESULT))
-    return {part: found.get(part, {"error": problem}) for part in parts}
+    now = {"torch": version("torch"), "torchvision": version("torchvision")}
+    return {part: found.get(part, {"error": problem}) | {"versions": now} for part in parts}
 
 
 def run_parts(name: str, parts: list[str]) -> None:
@@ -240,7 +245,7 @@ def distance(a: Tensor, b: Tensor) -> float:
     return found if found == found else float("inf")
 
 
-# ---- export, side by side --------------------------------------------------------------------------------------------------
+# ---- export ----------------------------------------------------------------------------------------------------------------
 
 
 def onnx(name: str) -> dict[str, Any]:
@@ -262,52 +267,7 @@ def onnx(name: str) -> dict[str, Any]:
         return {**found, "seconds": round(time.perf_counter() - start, 1)}
 
 
-def race(name: str) -> dict[str, Any]:
-    """Seconds in turns: ours, theirs, ours, theirs. Theirs is asked once where it takes long, and given up after a limit."""
-    model, inputs = build(name)
-    traces, solves, theirs = [], [], []
-    reason = None
-    for _ in range(ROUNDS):
-        module = trace(model, inputs)
-        traces.append(seconds(lambda: trace(model, inputs)))
-        solves.append(seconds(lambda module=module: solve(module, inputs)))
-        if reason is None and (not theirs or theirs[-1] < RIVAL_LIMIT / ROUNDS):
-            try:
-                with time_limit(RIVAL_LIMIT):
-                    theirs.append(seconds(lambda: rival(model, inputs)))
-            except Exception as error:
-                reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:200]
-    ours = {"trace_s": min(traces), "solve_s": min(solves), "both_s": min(t + s for t, s in zip(traces, solves, strict=True))}
-    return {
-        **{k: round(v, 4) for k, v in ours.items()},
-        "rival_s": round(min(theirs), 4) if theirs else None,
-        "rival_error": reason,
-    }
-
-
-def rival(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    import torch_pruning
-
-    torch_pruning.DependencyGraph().build_dependency(model, example_inputs=inputs[0], verbose=False)
-
-
-@contextmanager
-def time_limit(limit: int) -> Iterator[None]:
-    """On CPU seconds."""
-
-    def stop(*_: object) -> None:
-        raise TimeoutError(f"more than {limit} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, limit)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-PARTS: dict[str, Callable[[str], dict[str, Any]]] = {"exactness": exactness, "race": race, "onnx": onnx}
+PARTS: dict[str, Callable[[str], dict[str, Any]]] = {"exactness": exactness, "onnx": onnx}
 
 
 # ---- what is said ----------------------------------------------------------------------------------------------------------
@@ -321,15 +281,12 @@ def good(row: dict[str, Any]) -> bool:
 
 
 def line(name: str, row: dict[str, Any]) -> str:
-    e, r, o = (row.get(part, {}) for part in PARTS)
+    e, o = (row.get(part, {}) for part in PARTS)
     if "removable" not in e:
         return f"{name:24s} FAILED {e.get('error', 'not run')}"
     words = [f"{name:24s} {'ok ' if good(row) else 'BAD'} {e['removable']:3d}/{e['groups']:3d} removable"]
     words.append(f"params {e['parameters_left'] / e['parameters']:.2f}  removed==masked {e['removed_vs_masked']:.1e}")
     words.append(f"null {e['null_worst']:.1e} ({e['null_control_fired']}/{e['null_tested']} fire)")
-    if "both_s" in r:
-        theirs = f"{r['rival_s']:.2f}" if r["rival_s"] else r["rival_error"][:40]
-        words.append(f"trace {r['trace_s']:.2f} + solve {r['solve_s']:.2f} s, Torch-Pruning {theirs}")
     if o:
         words.append(
             f"onnx {o['worst_abs']:.1e} of {o['tolerance']:.1e}" if "worst_abs" in o else f"onnx FAILED {o['error'][:80]}"
@@ -339,7 +296,6 @@ def line(name: str, row: dict[str, Any]) -> str:
 
 def summary(rows: dict[str, dict[str, Any]], every: Iterable[str]) -> dict[str, Any]:
     done = {n: r for n, r in rows.items() if "removable" in r.get("exactness", {})}
-    raced = {n: r["race"] for n, r in rows.items() if r.get("race", {}).get("rival_s")}
     exported = {n: r["onnx"] for n, r in rows.items() if "onnx" in r}
     return {
         "models": len(list(every)),
@@ -352,10 +308,6 @@ def summary(rows: dict[str, dict[str, Any]], every: Iterable[str]) -> dict[str, 
         "worst_null": max((r["exactness"]["null_worst"] for r in done.values()), default=None),
         "null_control_fired": sum(r["exactness"]["null_control_fired"] for r in done.values()),
         "null_tested": sum(r["exactness"]["null_tested"] for r in done.values()),
-        "rival_supports": len(raced),
-        "solve_faster_than_rival": sum(r["solve_s"] <= r["rival_s"] for r in raced.values()),
-        "trace_and_solve_faster_than_rival": sum(r["both_s"] <= r["rival_s"] for r in raced.values()),
-        "slower_than_rival": [n for n, r in raced.items() if r["both_s"] > r["rival_s"]],
         "onnx_equal": sum("worst_abs" in o for o in exported.values()),
         "onnx_failed": {n: o["error"] for n, o in exported.items() if "error" in o},
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +36,7 @@ class Halves(nn.Module):
     def __init__(self):
         super().__init__()
         self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+        self.place = -1  # what the code around it reads
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         a, b = self.first(x).chunk(2, 1)
@@ -48,6 +51,78 @@ def test_code_that_counts_channels_gives_way_to_its_graph():
     small = keep(dense, channels, [Keep(group.name, group.channels, tuple(range(1, group.channels)))])
     made = put_back(whole, dense, small)
     assert torch.equal(made(x), small(x)) and made.state_dict().keys() == whole.state_dict().keys()
+    again = copy.deepcopy(made)  # as a trainer does that averages weights
+    assert torch.equal(again(x), small(x)) and again[0].place == -1
+
+
+class Attends(nn.Module):
+    """Of a class of torch's that is written out, in one that only a run goes through, as symbols are no tensors."""
+
+    def __init__(self, run: bool):
+        super().__init__()
+        self.run, self.layer = run, nn.MultiheadAttention(8, 4, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.run and not isinstance(x, torch.Tensor):
+            raise TypeError
+        y = x.flatten(2).permute(0, 2, 1)
+        return self.layer(y + 1, y + 1, y, need_weights=False)[0].permute(0, 2, 1).reshape(x.shape)
+
+
+@pytest.mark.parametrize("run", [False, True])
+def test_the_graph_of_an_attention_takes_the_place_of_the_submodule_that_calls_it(run: bool):
+    torch.manual_seed(0)
+    whole, x = nn.Sequential(nn.Conv2d(3, 8, 1), Attends(run), nn.ReLU()).eval(), torch.randn(2, 3, 4, 4)
+    dense = trace(whole, (x[:1],))
+    channels = solve(dense, (x[:1],))
+    edits = [Keep(g.name, g.channels, tuple(range(1, g.channels))) for g in channels.removable]
+    small = keep(dense, channels, edits)
+    made = put_back(whole, dense, small)
+    assert edits and torch.equal(made(x), small(x))
+    assert sum(p.numel() for p in made.parameters()) < sum(p.numel() for p in whole.parameters())
+
+
+class Detect(nn.Module):
+    """A head as those of ultralytics: in training it says more of the maps."""
+
+    def __init__(self):
+        super().__init__()
+        self.f, self.i, self.box, self.more = -1, 1, nn.Conv2d(8, 4, 1), nn.Conv2d(8, 2, 1)
+
+    @property
+    def one2many(self) -> dict[str, nn.Module]:
+        return {"box_head": self.box, "more_head": self.more}
+
+    def forward_head(self, x: torch.Tensor, box_head: nn.Module, more_head: nn.Module) -> dict[str, torch.Tensor]:
+        return {"boxes": box_head(x), "feats": x} | ({"more": more_head(x)} if self.training else {})
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.forward_head(x, **self.one2many)
+
+
+class DetectionModel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model, self.save = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), Detect()), [0]
+        self.model[0].f, self.model[0].i = -1, 0
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.model(x)
+
+
+def test_what_a_head_says_in_training_alone_counts_and_one_that_was_fused_has_no_such_layer(monkeypatch: pytest.MonkeyPatch):
+    for name, kind in (("tasks", DetectionModel), ("modules.head", Detect)):
+        there = types.ModuleType(f"ultralytics.nn.{name}")
+        setattr(there, kind.__name__, kind)
+        monkeypatch.setitem(sys.modules, there.__name__, there)
+    detector = DetectionModel().eval()
+    plan = Plan((Keep("model.0", 8, (0, 1, 5)),))
+    made = compress.edit(detector, plan, inputs=IMAGES[:2]).model
+    said = made.train()(torch.stack(IMAGES[:2]))
+    assert said.keys() == {"boxes", "feats", "more"} and said["feats"].shape[1] == 3
+    detector.model[1].more = None
+    again = compress.edit(detector, plan, inputs=IMAGES[:2]).model
+    assert again(torch.stack(IMAGES[:2]))["feats"].shape[1] == 3 and not again.model[1].training
 
 
 def tiny() -> ssd.SSD:

@@ -1,6 +1,8 @@
 """A traced model computes what the user's class computes, keeps its names, and says what it could not follow."""
 
 import copy
+import inspect
+import pickle
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 
 from compress.errors import BadInput, UnsupportedModel
 from compress.graph.channels.solve import solve
+from compress.graph.names import submodules
 from compress.graph.trace.trace import trace
 
 
@@ -228,3 +231,37 @@ def test_a_graph_inside_of_a_model_is_traced_as_its_layers():
     traced = trace(model, (image(),))
     assert torch.equal(traced(image()), model(image()))
     assert traced.state_dict().keys() == model.state_dict().keys()
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), nn.ReLU(), conv(4, 4)).eval()
+
+
+def pickled(module: nn.Module) -> nn.Module:
+    return pickle.loads(pickle.dumps(module))
+
+
+@pytest.mark.parametrize(
+    "way", [copy.deepcopy, pickled, torch.fx.symbolic_trace, lambda m: m.forward, lambda m: torch.fx.GraphModule(m, m.graph)]
+)
+def test_whoever_looks_first_at_a_traced_model_finds_its_forward(way):
+    net, x = small(), torch.randn(2, 3, 8, 8)
+    module = trace(net, (x[:1],))
+    got = way(module)(x)
+    assert torch.equal(got, net(x)) and torch.equal(module(x), got)
+
+
+def test_the_code_that_is_shown_is_that_of_the_graph():
+    module = trace(small(), (torch.randn(1, 3, 8, 8),))
+    assert str(inspect.signature(module.forward)) == "(input)"
+    again = trace(small(), (torch.randn(1, 3, 8, 8),))
+    assert str(again) == str(module) and again.code == module.code and "return" in module.code
+
+
+def test_submodules_are_those_of_torch_in_the_same_order():
+    shared = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
+    net = nn.ModuleDict({"a": nn.Sequential(shared, nn.ReLU()), "b": shared, "c": nn.Module()})
+    net["c"].register_module("none", None)
+    assert submodules(net) == list(net.named_modules())
+    assert submodules(net, again=True) == list(net.named_modules(remove_duplicate=False))

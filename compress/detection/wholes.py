@@ -2,7 +2,8 @@
 
     SSD, RetinaNet, FCOS     backbone -> heads
     Faster, Mask R-CNN       backbone -> (maps, heads of the proposals);  pooled maps of boxes -> box head -> box predictor
-    YOLO (ultralytics)       layers -> the head's convolutions, of boxes, classes and keypoints
+    YOLO (ultralytics)       layers -> the head's convolutions, of boxes, classes, keypoints and masks
+    RT-DETR (ultralytics)    layers -> the maps that its transformer reads
 
 The layers have in the part the names that they have in the detector, so that what was done to them can go back
 (`compress.graph.surgery.put_back`). Maps that boxes are pooled from are outputs of the part and keep their channels; anchors read
@@ -166,7 +167,7 @@ class Yolo(nn.Module):
         super().__init__()
         self.model, self.save = detector.model, frozenset(detector.save)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor) -> list[Any]:
         """Outputs of the head's convolutions."""
         *layers, head = cast("Iterable[Any]", self.model)
         x, kept = images, list[Any]()
@@ -174,8 +175,29 @@ class Yolo(nn.Module):
             x = layer(_of_layers(layer.f, x, kept))
             kept.append(x if layer.i in self.save else None)
         maps = _of_layers(head.f, x, kept)
+        if hasattr(head, "input_proj"):  # a transformer reads all maps as one sequence, whose channels stay
+            return [project(one) for project, one in zip(head.input_proj, maps, strict=True)]
         heads = [head.one2many] + ([head.one2one] if getattr(head, "one2one_cv2", None) is not None else [])
-        return [value for parts in heads for name, value in head.forward_head(maps, **parts).items() if name != "feats"]
+        said = [value for parts in heads for value in _said(head, maps, parts)]
+        if hasattr(head, "proto"):  # masks; the newer kind is made of all maps
+            said.append(_in_training(head.proto, maps if hasattr(head.proto, "feat_fuse") else maps[0]))
+        return said
+
+
+def _said(head: Any, maps: list[Any], parts: dict[str, Any]) -> list[Any]:
+    found = _in_training(head, maps, call="forward_head", **parts)
+    return [value for name, value in found.items() if name != "feats"]
+
+
+def _in_training(part: Any, *args: Any, call: str = "__call__", **layers: Any) -> Any:
+    """What a part says in training, where it may say more; its layers stay in the mode that they are in."""
+    was = part.training
+    # One that was fused has lost layers that only training needs.
+    part.training = None not in (*layers.values(), *part._modules.values())
+    try:
+        return getattr(part, call)(*args, **layers)
+    finally:
+        part.training = was
 
 
 def images(data: object) -> Iterator[Tensor]:
@@ -218,8 +240,9 @@ def _is_yolo(model: nn.Module) -> bool:
     if tasks is None or heads is None or not isinstance(model, tasks.DetectionModel):
         return False
     head = cast(Any, model).model[-1]
-    # A head with a forward of its own computes more than boxes, classes and keypoints from the maps.
-    return isinstance(head, heads.Detect) and type(head).forward is heads.Detect.forward
+    # A head with a forward of its own computes more than boxes, classes, keypoints and masks from the maps.
+    known = [getattr(heads, name, None) for name in ("Detect", "Segment", "Segment26", "RTDETRDecoder")]
+    return any(kind is not None and isinstance(head, kind) and type(head).forward is kind.forward for kind in known)
 
 
 def _transformed(model: Any, given: Sequence[Tensor]) -> Tensor:

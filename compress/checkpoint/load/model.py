@@ -152,7 +152,8 @@ def _read_safetensors(path: Path, expected: Mapping[str, tuple[str, Shape]] | No
                 # Shapes are read from the header, so a wrong file is refused before its data is.
                 shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
                 _compare(path, shapes, {name: shape for name, (_, shape) in expected.items()})
-            return {name: file.get_tensor(name) for name in names}
+            # clone: in the file they begin at any byte, where libraries compute more slowly, and differ in the last bit.
+            return {name: file.get_tensor(name).clone() for name in names}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadInput(f"{path} is truncated, damaged or no .safetensors file ({first}). Copy or download it again.") from error

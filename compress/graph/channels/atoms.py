@@ -113,8 +113,8 @@ def varies(t: Tensor, dim: int) -> bool:
     # Stride 0 is an expanded axis: equal without looking.
     if t.numel() == 0 or t.shape[dim] == 1 or t.stride(dim) == 0:
         return False
-    t = slim(t)
-    return bool((t != t.narrow(dim, 0, 1)).any())
+    values = slim(t).numpy()
+    return bool((values != values.take([0], dim)).any())
 
 
 def varying(t: Tensor) -> list[int]:
@@ -129,7 +129,9 @@ def slim(t: Tensor) -> Tensor:
 
 def _slim(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The same tensors with one element along every axis that is expanded in all of them."""
-    for d in range(tensors[0].ndim):
-        if tensors[0].shape[d] > 1 and all(t.stride(d) == 0 for t in tensors):
-            tensors = tuple(t.narrow(d, 0, 1) for t in tensors)
-    return tensors
+    steps = [t.stride() for t in tensors]
+    shape = tensors[0].shape
+    slim_shape = [n if n <= 1 or any(step[d] for step in steps) else 1 for d, n in enumerate(shape)]
+    if slim_shape == list(shape):
+        return tensors
+    return tuple(t.as_strided(slim_shape, step) for t, step in zip(tensors, steps, strict=True))

@@ -76,12 +76,15 @@ def _first(item: tuple[int, Labels]) -> int:
 def _distinct(s: State, classes: Labels) -> _Axes:
     axes = _Axes([], [], [], [])
     known: dict[bytes, int] = {}
+    met: dict[int, int] = {}  # by the tensor of atoms, which the axes of a layer share
     for key, (role, atoms) in s.axes.items():
-        # Bytes as the key: equal vectors are equal bytes, which is faster than comparing them pair by pair.
-        vector: Labels = classes[atoms.numpy()]
-        number = known.setdefault(vector.tobytes(), len(axes.vectors))
-        if number == len(axes.vectors):
-            axes.vectors.append(vector)
+        number = met.get(id(atoms), -1)
+        if number < 0:
+            # Bytes as the key: equal vectors are equal bytes, which is faster than comparing them pair by pair.
+            vector: Labels = classes[atoms.numpy()]
+            number = met[id(atoms)] = known.setdefault(vector.tobytes(), len(axes.vectors))
+            if number == len(axes.vectors):
+                axes.vectors.append(vector)
         axes.keys.append(key)
         axes.roles.append(role)
         axes.which.append(number)

@@ -16,6 +16,7 @@ from compress.graph.channels.atom_state import State, tensors_in, unknown, where
 from compress.graph.channels.atoms import along, slim
 from compress.graph.channels.dispatch import propagate, reads_entries
 from compress.graph.liveness import Liveness
+from compress.graph.names import submodules
 from compress.graph.trace.shapes import shape_of
 
 _FOLLOWED = 2**19
@@ -26,7 +27,7 @@ def tied_names(module: nn.Module) -> dict[str, str]:
     """Every name of a parameter or buffer -> the first name of the same tensor."""
     first: dict[int, str] = {}
     found: dict[str, str] = {}
-    for path, part in module.named_modules(remove_duplicate=False):
+    for path, part in submodules(module, again=True):
         for key, tensor in (*part._parameters.items(), *part._buffers.items()):
             if tensor is not None:
                 name = f"{path}.{key}" if path else key
@@ -42,7 +43,7 @@ def walk(s: State, module: GraphModule) -> None:
     s.computed = computed_weights.find(module.graph, s.names, lambda user: not reads_entries(user))
     read = _read_parameters(s, module)
     s.step = functools.partial(propagate, s, module)
-    s.modules = dict(module.named_modules(remove_duplicate=False))
+    s.modules = dict(submodules(module, again=True))
     look_up: Callable[[Node], Any] = values.__getitem__
     for node in module.graph.nodes:
         if node.op == "placeholder":

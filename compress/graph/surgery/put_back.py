@@ -128,9 +128,10 @@ def _rewritten(old: nn.Module, owner: str, small: GraphModule) -> GraphModule:
             own = _value(old, node.target) if node.target != name else None
             parts[node.target] = own if own is not None else copy.deepcopy(_value(small, name))
     made = GraphModule(parts, graph, type(old).__name__)
-    for name, value in _attributes(old):
-        if not hasattr(made, name):
-            setattr(made, name, value)
+    kept = {name: value for name, value in _attributes(old) if not hasattr(made, name)}
+    for name, value in kept.items():
+        setattr(made, name, value)
+    made.meta["_user_preserved_attributes"] = kept  # torch.fx makes copies of a graph anew, with these attributes alone
     made.train(old.training)
     return made
 

@@ -20,6 +20,7 @@ from compress.graph.channels.atoms import along
 from compress.graph.channels.propagation import differs
 from compress.graph.operations import ELEMENTWISE, ELEMENTWISE_METHODS, FUNCTIONAL_CONVOLUTIONS
 from compress.graph.partial_norm import PartialNorm, partial_norm
+from compress.graph.trace.lines import stands_for
 
 
 def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counted: frozenset[str], also: bool = False) -> None:
@@ -146,7 +147,7 @@ def _average(node: Node, sized: Sized, stays: Tensor) -> None:
     (kept,) = [_kept(sized.into, stays, d) for d in range(sized.into.ndim) if differs(sized.into, d)]
     with node.graph.inserting_after(node):
         scaled = node.graph.call_function(operator.mul, (node, float(kept.sum()) / len(kept)))
-    scaled.meta["source"] = node.meta.get("source", "")
+    stands_for(scaled, node)
     node.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not scaled)
 
 

@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
+from compress.graph.names import submodules
 from compress.graph.trace.functional import free_name
+from compress.graph.trace.lines import stands_for
 
 
 def present(root: nn.Module, graph: Graph) -> bool:
     """Whether the model has one, and the graph calls it."""
-    if not any(type(m) is nn.MultiheadAttention for m in root.modules()):
+    if not any(type(m) is nn.MultiheadAttention for _, m in submodules(root)):
         return False
     return any(n.op == "call_module" and type(root.get_submodule(str(n.target))) is nn.MultiheadAttention for n in graph.nodes)
 
@@ -32,9 +34,7 @@ def write_out(root: nn.Module, graph: Graph, opaque: dict[str, str]) -> None:
         graph: its nodes know their shapes.
         opaque: paths that stay whole.
     """
-    if not present(root, graph):
-        return
-    taken = {name for name, _ in root.named_modules()}
+    taken = {name for name, _ in submodules(root)}
     calls: dict[str, list[Node]] = {}
     for node in graph.nodes:
         if node.op == "call_module" and type(root.get_submodule(str(node.target))) is nn.MultiheadAttention:
@@ -97,7 +97,7 @@ class _Written:
 
             def call(op: str, target: Any, *args: Any, options: dict[str, Any] | None = None, of: Node = node) -> Node:
                 made = of.graph.create_node(op, target, args, options)
-                made.meta["source"] = of.meta.get("source", "")
+                stands_for(made, of)
                 return made
 
             with graph.inserting_before(node):

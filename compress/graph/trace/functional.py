@@ -14,6 +14,7 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from compress.graph import operations
+from compress.graph.names import submodules
 
 ACTIVATIONS: dict[Any, tuple[type[nn.Module], tuple[str, ...]]] = {
     # function or method name -> (module, its arguments behind the input, in order)
@@ -65,12 +66,10 @@ _DROPOUTS: dict[Any, type[nn.Module]] = {
 
 def modules_for_functions(root: nn.Module, graph: Graph) -> None:
     """Turn functional activations and eval-mode dropouts into module nodes; new names never meet old ones."""
+    found = [(node, made) for node in graph.nodes if (made := _module_for(node)) is not None]
     # Names of attributes count as well (see free_name): add_module refuses a name that the module already has.
-    taken = {name for name, _ in root.named_modules()}
-    for node in list(graph.nodes):  # a copy, since nodes are erased on the way
-        made = _module_for(node)
-        if made is None:
-            continue
+    taken = {name for name, _ in submodules(root)} if found else set[str]()
+    for node, made in found:
         name = free_name(node.name, root, taken)
         root.add_module(name, made)
         with graph.inserting_before(node):
@@ -86,9 +85,9 @@ def module_per_call(root: nn.Module, graph: Graph) -> None:
 
     With parameters (PReLU) the calls share more than a name, and stay one module.
     """
-    taken = {name for name, _ in root.named_modules()}
     # Kept with duplicates: a module reachable by two names may be called by either.
-    modules = dict(root.named_modules(remove_duplicate=False))
+    modules = dict(submodules(root, again=True))
+    taken = set(modules)
     called: set[str] = set()
     for node in graph.nodes:
         path = str(node.target)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 
+from compress.graph.names import submodules
 from compress.graph.trace.constants import Constants
 from compress.graph.trace.functional import free_name
 
@@ -128,7 +129,7 @@ def layers_for_functions(root: nn.Module, graph: Graph, constants: Constants) ->
     Returns:
         Path of each layer whose weight was computed -> `file.py:line` of the call.
     """
-    taken = {name for name, _ in root.named_modules()}
+    taken = {name for name, _ in submodules(root)}
     plain: dict[str, str] = {}
     groups: dict[Any, list[_Call]] = {}
     for node in graph.nodes:

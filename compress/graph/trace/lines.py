@@ -11,6 +11,7 @@ from pathlib import Path
 from types import CodeType
 
 import torch
+from torch.fx import Node
 
 _TORCH = f"{Path(torch.__file__).parent}/"
 _NOT_THEIRS = (_TORCH, f"{Path(__file__).parent}/")  # frames in here are not the user's code
@@ -44,6 +45,11 @@ def user_line(until: CodeType) -> str:
             return f"{name}:{frame.f_lineno}"
         frame = frame.f_back
     return ""
+
+
+def stands_for(made: Node, of: Node) -> None:
+    """Say of a new node that it stands where another does: in the user's code, and in which submodule."""
+    made.meta |= {key: of.meta[key] for key in ("source", "module") if key in of.meta}
 
 
 @functools.cache

@@ -15,6 +15,8 @@ from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weig
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from compress.graph.names import submodules
+
 _SHOWN = 3
 
 
@@ -25,7 +27,9 @@ def make_plain(module: nn.Module) -> list[str]:
         module: in eval mode, where all of these compute the same in every call.
     """
     made: dict[str, list[str]] = {}
-    for path, m in list(module.named_modules()):
+    for path, m in submodules(module):
+        if not m._forward_pre_hooks and not parametrize.is_parametrized(m):
+            continue
         frozen = not any(p.requires_grad for p in m.parameters())
         kinds = [*_parametrized(m), *_hooked(m)]
         if kinds and frozen:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
-from compress.graph.trace.lines import Untraced, silent
+from compress.graph.trace.lines import Untraced, silent, stands_for
 from compress.graph.trace.recorder import IN_PLACE, Recorder, Recording, Unrecorded, plain_output, tensors_in
 
 BATCHES = (2, 3)
@@ -209,5 +209,5 @@ def _constant(root: nn.Module, node: Node, one: Tensor, other: Tensor, batch: _B
             sizes[d] = batch.number(one.shape[d], other.shape[d])
         with batch.graph.inserting_after(node):
             wide = batch.graph.call_method("expand", (node, *sizes))
-        wide.meta["source"] = node.meta.get("source", "")
+        stands_for(wide, node)
         node.replace_all_uses_with(wide, delete_user_cb=lambda user: user is not wide)

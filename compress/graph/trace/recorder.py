@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.overrides import TorchFunctionMode
 
+from compress.graph.names import submodules
 from compress.graph.trace.lines import of_torch, user_line
 from compress.graph.trace.symbolic import input_names, is_assertion, is_leaf, without_defaults
 
@@ -74,16 +75,17 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.root, self.opaque, self.answer, self.failed_in = root, opaque, answer, ""
         self.asked = False
-        self.paths = {id(m): path for path, m in root.named_modules()}
+        self.paths = {id(m): path for path, m in submodules(root)}
         self.names: dict[int, str] = {}
         self.named: list[Tensor] = []  # kept: a forward may replace a buffer, and another tensor must not take its id
-        for path, part in root.named_modules():
+        for path, part in submodules(root):
             for name, tensor in (*part._parameters.items(), *part._buffers.items()):
                 if tensor is not None:
                     self.names.setdefault(id(tensor), f"{path}.{name}" if path else name)
                     self.named.append(tensor)
         self.run = Recording(Graph())
         self.inside = 0
+        self.within = ""  # the module that is gone through
 
     def recorded(self, inputs: tuple[Tensor, ...]) -> Recording:
         """What the root does with these inputs.
@@ -115,7 +117,10 @@ class Recorder(TorchFunctionMode):
                 return called(m, *args, **kwargs)
             try:
                 if not path or not (path in self.opaque or is_leaf(m)):
-                    return called(m, *args, **kwargs)
+                    around, self.within = self.within, path
+                    result = called(m, *args, **kwargs)
+                    self.within = around
+                    return result
                 target = self._argument(args), self._argument(without_defaults(m, kwargs))
                 self.inside += 1
                 try:
@@ -189,6 +194,7 @@ class Recorder(TorchFunctionMode):
     def _node(self, op: str, target: Any, args: Any, kwargs: Any) -> Node:
         node = self.run.graph.create_node(op, target, tuple(args), dict(kwargs))
         node.meta["source"] = user_line(Recorder.recorded.__code__)
+        node.meta["module"] = self.within
         return node
 
     def _result(self, result: Any, node: Node, given: Any, changed: Tensor | None = None) -> Any:

@@ -20,6 +20,7 @@ from torch.fx.node import map_arg
 
 from compress.errors import BadInput
 from compress.graph import operations
+from compress.graph.names import submodules
 
 MAX_VALUES = 2**31
 
@@ -74,7 +75,7 @@ def _without_data(root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> 
     values: dict[Node, Any] = {}
     look_up: Callable[[Node], Any] = values.__getitem__
     # By every name: a module that is shared is called under each of them.
-    modules = dict(root.named_modules(remove_duplicate=False))
+    modules = dict(submodules(root, again=True))
     given = iter(inputs)
     with torch.no_grad():
         for node in graph.nodes:

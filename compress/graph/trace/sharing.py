@@ -7,13 +7,17 @@ a stage that changes them copies them first.
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from compress.graph.names import submodules
+
 _PLAIN = frozenset({type(None), bool, int, float, str, torch.dtype, torch.device, torch.Size})
+_NO_TENSOR = _PLAIN | {dict, OrderedDict, set, tuple}  # said before Tensor is asked, which takes its time
 # Copied key by key below, since their entries are the tensors and modules that must be shared or come from the memo.
 _HELD = frozenset({"_parameters", "_buffers", "_modules"})
 _HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict)) - _HELD
@@ -33,7 +37,7 @@ def sharing(model: nn.Module) -> nn.Module:
     """The copy: fp32, parameters that are frozen stay so. Tensors that are fp32 already share their memory with the model's."""
     # deepcopy looks into memo first, so whatever is entered here is not copied: weights are shared, simple modules prefilled.
     memo: dict[int, Any] = {}
-    every = list(model.modules())
+    every = [m for _, m in submodules(model)]
     for m in every:
         for t in (*m._parameters.values(), *m._buffers.values()):
             # Exact types: a subclass of Tensor may have a way of its own to be copied.
@@ -41,7 +45,7 @@ def sharing(model: nn.Module) -> nn.Module:
                 memo.setdefault(id(t), _shared(t))  # a tensor of several names stays one
         for t in vars(m).values():
             # A weight that a hook computes is an attribute with a history, which deepcopy refuses.
-            if isinstance(t, Tensor) and t.grad_fn is not None:
+            if type(t) not in _NO_TENSOR and isinstance(t, Tensor) and t.grad_fn is not None:
                 memo.setdefault(id(t), t.detach())
     simple = [m for m in every if _copied_by_entries(type(m))]
     for m in simple:

@@ -16,6 +16,7 @@ from torch.fx import Graph, Node, Proxy, Tracer
 from torchvision.ops import StochasticDepth
 
 from compress.graph.channel_affine import ChannelAffine
+from compress.graph.names import submodules
 from compress.graph.partial_norm import PartialNorm
 from compress.graph.trace.control_flow import Branches, Number
 from compress.graph.trace.lines import Untraced, of_torch, user_line
@@ -75,7 +76,7 @@ class SymbolicTracer(Tracer):
         # What is computed from parameters stays in the graph, and what is computed from buffers.
         self.names: dict[int, str] = {}
         self.named: list[Any] = []  # kept: a forward may replace a buffer, and another tensor must not take its id
-        for path, part in root.named_modules():
+        for path, part in submodules(root):
             # setdefault: a tied tensor goes by its first name, as in the state_dict.
             for name, tensor in (*part._parameters.items(), *(part._buffers.items() if buffers else ())):
                 self.names.setdefault(id(tensor), f"{path}.{name}" if path else name)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from compress.errors import BadInput, UnsupportedModel
+from compress.graph.names import submodules
 
 _COMPILED = "OptimizedModule"  # of torch.compile, whose module is slow to import
 
@@ -23,7 +24,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         model = cast(nn.Module, cast(Any, model)._orig_mod)
     if isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedModel("The model is TorchScript, which can no longer be changed. Give the module it was made from.")
-    for path, part in model.named_modules():
+    for path, part in submodules(model):
         if ".quantized" in type(part).__module__:
             raise UnsupportedModel(f"The model is quantized ({path or 'all of it'}). Give the module as it was before.")
         for name, parameter in part._parameters.items():
