@@ -41,7 +41,7 @@ def test_the_closing_line_promises_no_file_that_is_not_there(
     def refuse(*_: object) -> None:
         raise UnsupportedModel("'zeros' cannot be stored without code.")
 
-    monkeypatch.setattr("compress.pipeline.run.save", refuse)  # of a stage
+    monkeypatch.setattr("compress.pipeline.stepwise.save", refuse)  # of a stage
     monkeypatch.setattr("compress.pipeline.final_report.save", refuse)
     settings = {
         "method": "magnitude",

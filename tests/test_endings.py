@@ -69,7 +69,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(monkeypatch: pytest.MonkeyPa
 
 
 def test_who_stops_before_the_first_stage_is_not_told_that_any_is_kept(monkeypatch: pytest.MonkeyPatch):
-    for where in ("compress.pipeline.run.prepare", "compress.pipeline.harness.Harness.record"):
+    for where in ("compress.pipeline.crew.prepare", "compress.pipeline.harness.Harness.record"):
         with monkeypatch.context() as patched:
             stopped_at(patched, where)
             result = run()
@@ -83,7 +83,7 @@ def test_who_stops_a_resumed_run_early_still_has_what_was_there(monkeypatch: pyt
         stopped_at(patched, "compress.refit.refit.refitted")
         run()
     with monkeypatch.context() as patched:
-        stopped_at(patched, "compress.pipeline.run.prepare")
+        stopped_at(patched, "compress.pipeline.crew.prepare")
         assert "what was finished before is kept" in run("--resume").stderr
     assert run("--resume").exit_code == 0
 
@@ -219,7 +219,7 @@ def test_a_finished_run_that_is_resumed_warns_again_under_quiet():
 
 
 def test_a_folder_that_cannot_be_taken_is_refused_before_anything_slow(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("compress.pipeline.run.prepare", lambda *_, **__: pytest.fail("opened"))
+    monkeypatch.setattr("compress.pipeline.crew.prepare", lambda *_, **__: pytest.fail("opened"))
     Path("taken").mkdir()
     Path("taken/notes.txt").touch()
     for out, said in (

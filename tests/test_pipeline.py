@@ -25,8 +25,7 @@ from compress.errors import BadInput, GateFailed, Infeasible, NotWritten, StageF
 from compress.graph.channels.solve import solve
 from compress.measure.latency import Timing
 from compress.method_table import METHODS, Method
-from compress.pipeline import exports, harness, prepare
-from compress.pipeline import run as pipeline
+from compress.pipeline import exports, harness, prepare, stepwise
 from compress.pipeline.prepare import find_device
 from compress.pipeline.rounding import with_widths_that_pay
 from compress.pipeline.run import run
@@ -249,7 +248,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_written_stage(recipe: Recipe, tm
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pipeline, "save", full)
+    monkeypatch.setattr(stepwise, "save", full)
     with pytest.raises(BadInput, match=r"No space left on device.*Make room.*--resume"):
         run(recipe, tmp_path / "out")
     assert [p.name for p in (tmp_path / "out/stages").iterdir()] == ["00-dense"]
@@ -259,7 +258,7 @@ def test_a_disk_that_spilled_values_fill_is_told_with_what_helps(recipe: Recipe,
     def full(*args: object) -> None:
         raise NotWritten("The disk takes no more. Give more --memory.") from OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pipeline, "save", full)
+    monkeypatch.setattr(stepwise, "save", full)
     with pytest.raises(NotWritten, match=r"Give more --memory\. Finished stages are kept \(dense\): add --resume"):
         run(recipe, tmp_path / "out")
 
