@@ -49,7 +49,7 @@ def test_resume_in_a_folder_that_is_not_there_says_that(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(("minimize", "shown"), [("macs", 1), ("params", 1), ("latency", 1)])
 def test_a_search_shows_no_figure_twice(minimize: str, shown: int):
     rows = (Tried(0, {"lr": "1"}, 0.1, (0.0, 0.2), 0.5, macs=0.5, seconds=1), Tried(1, {"lr": "2"}, reason="out of reach"))
-    found = Tuning(minimize, "top1", rows, 0, True, 1.0, (), None)  # type: ignore[arg-type]
+    found = Tuning(minimize, "top1", rows, 0, 1.0, (), None)  # type: ignore[arg-type]
     assert found.columns.count("MACs") == shown and {len(row) for row in found.cells()} == {len(found.columns)}
 
 
@@ -78,7 +78,7 @@ def test_data_in_memory_is_not_sent_to_a_file(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(given, "open_objects", refusing)
     with pytest.raises(EmptyData, match=r"into compress\.data\.open_objects\(data, settings="):
-        given.resolved_recipe(nn.Linear(2, 2), None, {"data": (torch.zeros(2, 2), torch.zeros(2))})
+        compress.plan(nn.Linear(2, 2), data=(torch.zeros(2, 2), torch.zeros(2)))
 
 
 def test_only_a_run_that_linearizes_says_what_could_not_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
