@@ -115,7 +115,10 @@ class Recipe(BaseModel):
     prune_of: Literal["remaining", "original"] = Field("remaining", description="what that is a fraction of")
     rewind: int = Field(0, ge=0, description="epochs of the first training after which lottery takes its original weights")
     align: int | None = Field(
-        None, ge=1, le=64, description="round channel counts to this multiple; without it: to 8 where that is measurably faster"
+        None,
+        ge=1,
+        le=64,
+        description="round channel counts to this multiple; without it: to 8 where that is faster by more than it is smaller",
     )
     calibration: int = Field(1000, ge=1, description="training images for the statistics")
     reconstruct: int = Field(0, ge=0, description="label-free block reconstruction steps per block")

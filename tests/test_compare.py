@@ -287,3 +287,18 @@ def test_lines_of_a_plan_come_along(here: Path):
     (here / "plan.json").write_text(json.dumps({"schema": 1, "edits": [line]}))
     compress.run("model.pt", method="magnitude", plan="plan.json", out=here / "warm", **QUICK)
     assert isinstance(from_json((here / "warm/plan.json").read_text()).edits[0], Linearize)
+
+
+def test_a_result_that_guesses_is_not_on_the_front_and_beats_nobody():
+    good, fast = report("good", 1.5, 0.85), report("fast", 9, 0.11)
+    guessing = fast.model_copy(update={"chance": 0.1})
+    found = compared({"good": good, "guessing": guessing}, {})
+    assert {run.run: run.front for run in found.runs} == {"good": None, "guessing": False}
+    assert "guessing: The result is no better than guessing." in found.warnings
+
+
+def test_another_dense_model_is_told_with_its_figures():
+    weak = report("weak", 2, 0.1)
+    dense = weak.stages[0].model_copy(update={"quality": weak.stages[0].quality.model_copy(update={"value": 0.95})})  # type: ignore[union-attr]
+    found = compared({"one": report("one", 2, 0.8), "other": weak.model_copy(update={"stages": (dense, weak.stages[1])})}, {})
+    assert "its dense model has top1 95.00 %, there 90.00 %" in found.warnings[0]

@@ -10,6 +10,7 @@ import torch
 
 from compress.data import Batch
 from compress.measure.drop import drop_interval
+from compress.measure.intervals import beside_one
 from compress.measure.quality import METRICS, Counted, count, evaluate
 
 
@@ -82,3 +83,15 @@ def test_counting_in_slices_gives_the_same_value(name: str):
     sliced = count(torch.nn.Identity(), batches, metric, teacher=torch.nn.Identity(), slices=8)
     assert len(sliced.slices) == (37 if metric.best else 16) and sliced.samples == 37
     assert metric.finish(sliced.slices.sum(0)) == pytest.approx(whole.value, rel=1e-6)  # sums of fp32 in another order
+
+
+def test_the_end_of_an_interval_is_never_told_as_one_where_it_is_not():
+    assert [beside_one(value) for value in (0.83, 0.998, 0.99996, 1.0, 1.004, 1.2345)] == [
+        "0.83", "0.998", "0.99996", "1.00", "1.004", "1.23",
+    ]  # fmt: skip
+
+
+def test_a_single_sample_that_is_lost_is_no_loss_of_nothing():
+    dense, now = (Counted(torch.tensor([[hit, 1.0]], dtype=torch.float64), 1) for hit in (1.0, 0.0))
+    low, high = drop_interval(METRICS["agreement"], dense, now) or (0.0, 0.0)
+    assert 15 < low < 30 and high == 100

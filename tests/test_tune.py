@@ -246,7 +246,7 @@ def test_a_search_leaves_runs_a_table_and_the_best(net: Path, monkeypatch: pytes
         return record(self, artifact, stage, *rest)
 
     monkeypatch.setattr(Harness, "record", counted)
-    found = tuned(net, trials=5, over=["method=obs", "target=0.3..0.8"])
+    found = tuned(net, trials=5, over=["method=obs", "target=0.3..0.8"], max_drop=50)
     assert calls["dense"] == 1
     out, by_number = net.parent / "tune", {one.trial: one for one in found.trials}
     assert len(found.trials) == 5 and all(one.lost is not None for one in found.trials)

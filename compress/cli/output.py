@@ -10,6 +10,7 @@ import click
 
 from compress.cli.tables import print_table, told
 from compress.cli.terminal import echo, say
+from compress.measure.intervals import beside_one
 from compress.progress import duration
 from compress.user import files
 from compress.user.wording import many
@@ -157,7 +158,7 @@ def _timing(t: Any) -> tuple[str, ...]:
     return (
         t.runtime, str(t.batch), str(t.threads),
         shown(t.p50_ms, 3), shown(t.p90_ms, 3), shown(t.p99_ms, 3), shown(t.per_second, 1),
-        f"{t.ratio:.2f}x", f"{t.ci95[0]:.2f} - {t.ci95[1]:.2f}", told, str(t.samples),
+        f"{t.ratio:.2f}x", f"{beside_one(t.ci95[0])} - {beside_one(t.ci95[1])}", told, str(t.samples),
         shown(t.peak_bytes, 0, 1e-6), shown(t.load_ms, 0), shown(t.first_ms, 2), shown(t.joules, 4),
         shown(t.gpu_ms, 3), shown(t.gpu_bytes, 0, 1e-6), t.device or "",
     )  # fmt: skip

@@ -30,7 +30,7 @@ from compress.packaging import archive, manifest, sbom
 from compress.packaging.readme import readme
 from compress.packaging.samples import COUNT, Samples, files, from_file
 from compress.recipe import code_in, make, settings_in
-from compress.report import records
+from compress.report import records, sentences
 from compress.report.records import ExportRecord
 from exporters.errors import ExportError
 from exporters.standalone import checksums, leftovers, verify
@@ -118,7 +118,7 @@ def package(
     _prove(packed)
     write_bytes(Path(out), packed, "Make room, or give another --out.")
     digests = (hashlib.sha256(data).hexdigest() for data in (packed, content[checksums.SUMS]))
-    about = broken(report), report.warnings
+    about = broken(report), sentences.doubtful(report)
     return Packed(Path(out), next(digests), len(packed), next(digests), tuple(models), len(content), sign is not None, *about)
 
 

@@ -34,7 +34,8 @@ RESAMPLES = 1000
 
 
 def drop_interval(metric: Metric, dense: Counted, now: Counted, seed: int = 0) -> tuple[float, float] | None:
-    """95 % confidence interval of the points lost; negative ends are gains. None where there is but one slice.
+    """95 % confidence interval of the points lost; negative ends are gains. None where there is but one slice of
+    samples that are no hits.
 
     Raises:
         ValueError: the two were not counted on the same slices.
@@ -42,10 +43,10 @@ def drop_interval(metric: Metric, dense: Counted, now: Counted, seed: int = 0) -
     if dense.slices.shape != now.slices.shape:
         raise ValueError(f"slices {tuple(dense.slices.shape)} and {tuple(now.slices.shape)}: needed are the same samples")
     number = len(now.slices)
-    if number < 2:
-        return None
     if metric.best and number == now.samples and bool((dense.slices[:, 1] == 1).all()):
         return _of_hits(metric, dense.slices[:, 0], now.slices[:, 0])
+    if number < 2:
+        return None
     random = np.random.default_rng(seed)
     lost: list[float] = []
     for _ in range(RESAMPLES):

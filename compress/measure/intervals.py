@@ -68,3 +68,9 @@ def share(value: float, samples: int) -> Interval:
     half = z / (1 + z * z / n) * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n))
     # The ends of 0 and 1 are exact, which rounding need not hit.
     return Interval(value, max(min(center - half, value), 0.0), min(max(center + half, value), 1.0))
+
+
+def beside_one(value: float) -> str:
+    """A ratio with two digits behind the point, or as many as tell it from 1: what is below must not read as if it held it."""
+    texts = (f"{value:.{digits}f}" for digits in (2, 3, 4, 5))
+    return next((text for text in texts if float(text) != 1), f"{value:.2f}")

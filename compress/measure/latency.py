@@ -32,6 +32,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from compress.measure.intervals import beside_one
 from exporters.standalone import machine
 
 RESAMPLES = 2000  # the interval's ends move by less than 1 % of its width beyond this
@@ -73,7 +74,7 @@ class Timing:
     @property
     def told(self) -> str:
         """How much faster, with the interval, as a part of a sentence; where nothing may be claimed, why."""
-        said = f"{self.ratio:.2f}x as fast (95 % interval {self.ci95[0]:.2f} to {self.ci95[1]:.2f}"
+        said = f"{self.ratio:.2f}x as fast (95 % interval {beside_one(self.ci95[0])} to {beside_one(self.ci95[1])}"
         if self.calm < machine.LEAST_CALM:
             said += f"; of no worth, other processes took the cores in {1 - self.calm:.0%} of the rounds"
         elif self.noisy:

@@ -112,7 +112,7 @@ def readme(name: str, report: Report, samples: Samples, outputs: Sequence[int], 
     parts = [
         f"{printable(name)}: a model that was made smaller, and what is needed to run it and to check it.\n",
         broken(report),
-        "".join(f"WARNING: {printable(one)}\n" for one in report.warnings),
+        "".join(f"WARNING: {printable(one)}\n" for one in sentences.doubtful(report)),
         f"INPUT\n\n{_inputs(samples)}",
         _prepared(samples),
         f"OUTPUT\n\n{_outputs(samples, outputs)}",

@@ -27,8 +27,9 @@ CLOSE = 0.02
 """How far from each other, as a share of what was asked for, budgets are still equal."""
 MISSED, UNCLAIMED = " *", " ?"
 LEGEND = (
-    "* is more than 2 % off the target of the run. 'Pareto front' holds among runs whose budgets came out equal, within 2 %; "
-    "'-': there is no other one."
+    "* is more than 2 % off the target of the run. 'Pareto front': no other run is as fast and as good, and better in one of "
+    "them; runs of one target are held against each other where their budgets came out equal, within 2 %, and '-' is a run "
+    "without any such other one. A result that only guesses is never on it."
 )
 
 
@@ -49,6 +50,7 @@ class Run:
         front: whether no other run of an equal budget is as fast and as good, and better in one of them; None where there are
             others, and none had the same budget.
         reason: why there is no result; nothing else is known then.
+        guesses: whether the result, or the dense model itself, only guesses: then nothing is known of what it lost.
     """
 
     run: str
@@ -68,6 +70,7 @@ class Run:
     front: bool | None = False
     reason: str = ""
     pace: str | None = None
+    guesses: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ def _run(name: str, report: Report) -> Run:
         reached,
         reached is not None and abs(reached / asked - 1) > CLOSE,
         pace=latency and sentences.pace(latency.ci95, latency.noisy),
+        guesses=sentences.at_chance(report) is not None,
     )
 
 
@@ -157,27 +161,35 @@ def _unbeaten(row: Run, others: Sequence[Run]) -> bool | None:
     def figures(one: Run) -> tuple[float, float]:
         return one.speed_up or 1.0, -(one.lost or 0.0)
 
-    mine, rivals = figures(row), [figures(other) for other in others if _equal(row, other)]
+    if row.guesses:
+        return False
+    mine, rivals = figures(row), [figures(other) for other in others if _equal(row, other) and not other.guesses]
     if others and not rivals:
         return None
     return not any(all(a >= b for a, b in zip(other, mine, strict=True)) and other != mine for other in rivals)
 
 
 def _warnings(reports: Mapping[str, Report]) -> tuple[str, ...]:
-    """What makes a comparison unfair, beside the first run."""
+    """What makes a comparison unfair, beside the first run, and which results are none."""
     names = list(reports)
-    said: list[str] = []
+    said = [f"{name}: {found}" for name, report in reports.items() if (found := sentences.at_chance(report)) is not None]
     for name in names[1:]:
         one, other = reports[names[0]], reports[name]
         if (one.dense.params, one.dense.macs) != (other.dense.params, other.dense.macs):
             said.append(f"{name} began with another model than {names[0]}.")
         elif one.dense.quality and other.dense.quality and one.dense.quality.value != other.dense.quality.value:
-            said.append(f"The dense model of {name} is not as good as that of {names[0]}: other weights, or other data.")
+            said.append(f"{name} began with other weights than {names[0]}, or was measured on other data: {_beside(other, one)}.")
         if one.environment.cpu != other.environment.cpu or one.environment.gpu != other.environment.gpu:
             said.append(f"{name} was timed on another device than {names[0]}; its speed-up is over the dense model there.")
         if one.target != other.target:
             said.append(f"{name} had the target {other.target}, {names[0]} {one.target}.")
     return tuple(said)
+
+
+def _beside(one: Report, other: Report) -> str:
+    assert one.dense.quality and other.dense.quality
+    found = sentences.quality(one.dense.quality), sentences.quality(other.dense.quality)
+    return f"its dense model has {one.dense.quality.metric} {found[0]}, there {found[1]}"
 
 
 def _misses(rows: Sequence[Run]) -> list[str]:

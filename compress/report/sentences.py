@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from compress.measure.intervals import beside_one
 from compress.measure.points import drop
 from compress.report.records import Broken, Latency, Outcome, QatRecord, Quality, Report, StageRecord
 from compress.report.shipped import file_bytes
@@ -49,7 +50,7 @@ def size(n: float) -> str:
 def speed_up(latency: Latency) -> str:
     """1.83x [1.79, 1.88], and `?` behind what supports no claim: an interval that holds 1, or noise."""
     low, high = latency.ci95
-    return f"{latency.ratio:.2f}x [{low:.2f}, {high:.2f}]" + (" ?" if latency.verdict == "cannot tell" else "")
+    return f"{latency.ratio:.2f}x [{beside_one(low)}, {beside_one(high)}]" + (" ?" if latency.verdict == "cannot tell" else "")
 
 
 def dense_ms(latency: Latency) -> float:
@@ -57,6 +58,8 @@ def dense_ms(latency: Latency) -> float:
     return statistics.median(latency.dense_rounds_ms) if latency.dense_rounds_ms else latency.p50_ms * latency.ratio
 
 
+_HALF = 0.5
+"""Of the dense model's quality: whoever is left with less has no use for it, whether a limit was set or not."""
 TOO_NOISY = "too noisy to tell"
 
 
@@ -168,6 +171,8 @@ def reached(first: StageRecord, last: StageRecord, chance: float | None = None, 
         f"The result is {NO_BETTER} ({100 * chance:.3g} %): " if chance is not None and guesses(last.quality, chance) else ""
     )
     speed = f"latency {last.latency.ratio:.2f}x ({pace(last.latency.ci95, last.latency.noisy)})" if last.latency else "not timed"
+    if not guessed and (most := gone(first.quality, last.quality)):
+        guessed = f"{most[:-1]}: "
     doubt = "Doubtful, see the warnings: " if doubtful and not guessed else ""
     few = chance is not None and _above(first.quality, chance) >= 1
     lost = f"too few samples ({last.quality.samples}) to tell" if few else change(first.quality, last.quality)
@@ -237,6 +242,19 @@ def at_chance(report: Report) -> str | None:
     return None
 
 
+def gone(before: Quality | None, after: Quality | None) -> str | None:
+    """That less than half of what is better high is left; None where more is, or where that cannot be said of a metric."""
+    if before is None or after is None or before.metric != after.metric or not before.higher_is_better:
+        return None
+    return "Most of the quality is gone." if before.value > 0 and after.value < _HALF * before.value else None
+
+
+def doubtful(report: Report) -> tuple[str, ...]:
+    """What whoever takes a result has to know first: that it is of no use, or that its figures may mean nothing."""
+    useless = at_chance(report) or gone(report.dense.quality, report.result.quality)
+    return tuple(dict.fromkeys((*((useless,) if useless else ()), *report.warnings)))
+
+
 def untold(dense: Quality, now: Quality, chance: float | None) -> str | None:
     """Why a loss beside the dense model says nothing, however small it is; None where nothing speaks against it."""
     if chance is None:
@@ -281,7 +299,7 @@ def unsteady(latency: Latency) -> str:
 def _latency(now: Latency) -> str:
     low, high = now.ci95
     where = f"in {now.runtime} with batch {now.batch} on {now.threads} thread{'' if now.threads == 1 else 's'}"
-    interval = f"{now.p50_ms:.3g} ms a call; 95 % confidence interval {low:.2f} to {high:.2f}"
+    interval = f"{now.p50_ms:.3g} ms a call; 95 % confidence interval {beside_one(low)} to {beside_one(high)}"
     match now.verdict:
         case "faster":
             return f"{now.ratio:.2f}x faster {where} ({interval})."

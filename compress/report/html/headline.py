@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from compress.measure.intervals import beside_one
 from compress.measure.points import drop
 from compress.report import sentences
 from compress.report.html.run_folder import UNFINISHED, RunFolder
@@ -26,8 +27,6 @@ _BROKEN = {
 }
 _TONES: Mapping[Verdicts, Tone] = {"pass": "good", "fail": "bad", "cannot tell": "unsure"}
 UNLIMITED = "No limit was set for the loss of quality (--max-drop), so nothing was judged by one: look at the figures."
-_HALF = 0.5
-"""Of the dense model's quality: whoever is left with less has no use for it, whether a limit was set or not."""
 
 
 def verdict(run: RunFolder) -> Verdict:
@@ -147,11 +146,7 @@ def unchanged(report: Report) -> bool:
 
 
 def _gone(report: Report) -> str | None:
-    before, after = report.dense.quality, report.result.quality
-    if before is None or after is None or before.metric != after.metric or not before.higher_is_better:
-        return None
-    lost = before.value > 0 and after.value < _HALF * before.value
-    return "Most of the quality is gone." if lost else None
+    return sentences.gone(report.dense.quality, report.result.quality)
 
 
 def _quality(dense: Quality | None, now: Quality | None, report: Report) -> Figure:
@@ -189,7 +184,7 @@ def _speed(now: Latency | None, many: Latency | None = None) -> Figure:
     numbers = (now.ratio, *now.ci95)
     low, high = now.ci95
     why = f"; {sentences.unsteady(now)}" if now.noisy else ", which holds 1" if now.verdict == "cannot tell" else ""
-    interval = f"95 % interval: {low:.2f} to {high:.2f} times{why}"
+    interval = f"95 % interval: {beside_one(low)} to {beside_one(high)} times{why}"
     if many is not None:
         interval += f"; in batches of {many.batch} {sentences.speed_up(many)}: {sentences.pace(many.ci95, many.noisy)}"
     where = f"{now.runtime}, batch {now.batch}, {now.threads} thread{'' if now.threads == 1 else 's'}"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 from compress.curves import Curve, TrainingCurve
+from compress.measure.intervals import beside_one
 from compress.report import sentences, table, weights
 from compress.report.html import plots
 from compress.report.html.run_folder import RunFolder
@@ -256,7 +257,7 @@ def _distribution(now: Latency, names: Sequence[str], both: Sequence[Sequence[fl
         "percent of the rounds",
         series,
         f"A steep line is a steady time. The speed-up is the median over {len(both[0])} rounds of the ratio within a round: "
-        f"{now.ratio:.2f}, 95 % interval {now.ci95[0]:.2f} to {now.ci95[1]:.2f}.",
+        f"{now.ratio:.2f}, 95 % interval {beside_one(now.ci95[0])} to {beside_one(now.ci95[1])}.",
     )
     return made
 
