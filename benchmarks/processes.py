@@ -104,12 +104,11 @@ def lead(team: Team, told: Recipe) -> dict[str, Any]:
 
 def speed(data: Path, nets: Path) -> dict[str, Any]:
     """Two processes of this script."""
-    told = recipe(data, nets, epochs=0.1, batch_size=128)
+    told = recipe(data, nets, epochs=0.1, batch_size=128, calibration=5000)
     store = crew.TCPStore("127.0.0.1", 0, 2, True, wait_for_workers=False)
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
-    other = subprocess.Popen(
-        [sys.executable, "-c", crew.FOLLOW], stdin=subprocess.PIPE, env={**os.environ, **place, "LOCAL_WORLD_SIZE": "2"}
-    )
+    env = {**os.environ, **place, "LOCAL_WORLD_SIZE": "2"}
+    other = subprocess.Popen([sys.executable, "-c", f"import processes; {crew.FOLLOW}"], stdin=subprocess.PIPE, env=env)
     assert other.stdin is not None
     other.stdin.write(told.model_dump_json().encode())
     other.stdin.close()
@@ -228,4 +227,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    import processes as importable  # what is called in another process has to be found there
+
+    importable.main()

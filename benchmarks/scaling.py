@@ -108,9 +108,8 @@ def started(told: Any, count: int) -> Iterator[tuple[Team, Any]]:
     others = []
     for number in range(1, count):
         own = {"RANK": str(number), "LOCAL_RANK": str(number), "LOCAL_WORLD_SIZE": str(count)}
-        others.append(
-            subprocess.Popen([sys.executable, "-c", crew.FOLLOW], stdin=subprocess.PIPE, env={**os.environ, **place, **own})
-        )
+        line, env = [sys.executable, "-c", f"import processes; {crew.FOLLOW}"], {**os.environ, **place, **own}
+        others.append(subprocess.Popen(line, stdin=subprocess.PIPE, env=env))
         pipe = others[-1].stdin
         assert pipe is not None
         pipe.write(told.model_dump_json().encode())
@@ -155,4 +154,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    import scaling as importable  # what is called in another process has to be found there
+
+    importable.main()

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from compress.errors import CompressError, ProcessLost
+from compress.ranks.own_threads import threads
 from compress.ranks.parcel import packed, unpacked
 from compress.ranks.ranks import ALONE, Ranks
 
@@ -80,7 +81,7 @@ class Team:
         broken, self._broken = self._broken, True
         if broken:
             raise lost(self.ranks.count)
-        with self.watched(), self._threads():
+        with self.watched(), threads(self.threads):
             self._send(_Call(function, tuple(arguments), keep))
             found = function(self.ranks, *arguments)
             dist.barrier()  # nobody is ahead of somebody who has failed
@@ -108,14 +109,13 @@ class Team:
         """
         while True:
             with self.watched():
-                told = self._received()
-            if isinstance(told, _End):
-                if told.error is not None:
-                    raise told.error
-                return told.result
-            call = cast("_Call", told)
+                data = self._received()
             try:
-                with self._threads():
+                told = unpacked(data, self._known | {"kept": self._kept})
+                if isinstance(told, _End):
+                    break
+                call = cast("_Call", told)
+                with threads(self.threads):
                     found = call.function(self.ranks, *call.arguments)
                     dist.barrier()
             except BaseException as error:
@@ -123,6 +123,9 @@ class Team:
                 raise
             if call.keep:
                 self._kept = found
+        if told.error is not None:
+            raise told.error
+        return told.result
 
     def say(self, error: BaseException) -> None:
         """Why this process ends, for the first one."""
@@ -147,15 +150,6 @@ class Team:
                 return error if not isinstance(error, ProcessLost) else lost(self.ranks.count, f"process {number}: {error}")
         return lost(self.ranks.count)
 
-    @contextmanager
-    def _threads(self) -> Iterator[None]:
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads or before)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-
     def _send(self, message: object) -> None:
         known = {id(value): name for name, value in self._known.items() if value is not None}
         if self._kept is not None:
@@ -164,12 +158,12 @@ class Team:
         dist.broadcast(torch.tensor([len(data)]), 0)
         dist.broadcast(data, 0)
 
-    def _received(self) -> object:
+    def _received(self) -> bytes:
         size = torch.zeros(1, dtype=torch.int64)
         dist.broadcast(size, 0)
         data = torch.empty(int(size), dtype=torch.uint8)
         dist.broadcast(data, 0)
-        return unpacked(np.asarray(data).tobytes(), self._known | {"kept": self._kept})
+        return np.asarray(data).tobytes()
 
 
 def lost(count: int, why: str = "") -> ProcessLost:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from compress.entropy.obs import Sweep
 from compress.entropy.quadratic import Quadratic
 from compress.graph.channels.solve import Group, Member
 from compress.ranks import ALONE, Ranks
+from compress.ranks.own_threads import for_columns, threads
 from compress.statistics.collect import Statistics
 from compress.statistics.consumers import measured
 from compress.statistics.layers import Layer, as_matrix, layers
@@ -39,6 +41,11 @@ class Losses:
         known = layers(self.module)
         return sum(float(known[m.module].inputs) ** 3 for m in measured(group, known))
 
+    def threads(self, group: Group) -> AbstractContextManager[None]:
+        """As many threads as its matrices are worth."""
+        known = layers(self.module)
+        return threads(for_columns(max((known[m.module].inputs for m in measured(group, known)), default=0)))
+
     def _each(self, group: Group, member: Member, one: Layer) -> list[Quadratic]:
         """One per group of the layer."""
         weight = as_matrix(self.module.get_submodule(one.path))
@@ -61,8 +68,9 @@ def sweeps(losses: Losses, groups: Sequence[Group], progress: Callable[[float], 
     """Loss curve and order of elimination of every group that has a measured consumer."""
 
     def sweep(group: Group) -> Sweep | None:
-        forms = losses.of(group)
-        return obs.eliminate(forms) if forms else None
+        with losses.threads(group):
+            forms = losses.of(group)
+            return obs.eliminate(forms) if forms else None
 
     found = ranks.each(groups, sweep, losses.work, progress)
     return {group.name: one for group, one in zip(groups, found, strict=True) if one is not None}

@@ -204,12 +204,13 @@ def _chosen(
     def kept(one: tuple[Group, int]) -> tuple[int, ...]:
         group, count = one
         sweep = sweeps[group.name]
-        if selector == "obs":
-            found = sweep.kept(count)
-        elif selector == "obs-swaps":
-            found = swaps.improve(losses.of(group), sweep.kept(count))
-        else:
-            found = selection.entropic(losses.of(group), sweep, count, selector == "entropic")
+        with losses.threads(group):
+            if selector == "obs":
+                found = sweep.kept(count)
+            elif selector == "obs-swaps":
+                found = swaps.improve(losses.of(group), sweep.kept(count))
+            else:
+                found = selection.entropic(losses.of(group), sweep, count, selector == "entropic")
         return tuple(sorted(found))
 
     def told(share: float) -> None:
