@@ -134,8 +134,9 @@ def test_the_recipe_names_the_command_that_carries_it_out():
     assert "# 'compress run' in this folder carries this out" in Path("recipe.toml").read_text()
     Path("net.py").write_text("import torch\ndef made():\n    return torch.load('model.pt', weights_only=False)\n")
     torch.save(torch.load("model.pt", weights_only=False).state_dict(), "weights.pt")
+    Path("out").mkdir()
     made = invoke("init", "weights.pt", "--arch", "net.py:made", "--yes", "--force")
-    assert made.stdout.splitlines()[-1] == "next     compress run --trust-recipe", made.output
+    assert made.stdout.splitlines()[-1] == "next     compress run --trust-recipe --out out-2", made.output
     assert "# 'compress run --trust-recipe' in this folder carries this out" in Path("recipe.toml").read_text()
 
 

@@ -76,9 +76,7 @@ def _makers(tree: ast.Module) -> Iterator[tuple[str, tuple[str, ...]]]:
 def _gives(function: ast.FunctionDef, networks: set[str]) -> bool:
     """Whether a function that others may call speaks of networks and returns something."""
     inside = list(ast.walk(function))
-    named = {
-        one.attr if isinstance(one, ast.Attribute) else one.id for one in inside if isinstance(one, ast.Attribute | ast.Name)
-    }
+    named = {getattr(one, "attr", None) or getattr(one, "id", None) for one in inside}
     returns = any(isinstance(one, ast.Return) and one.value is not None for one in inside)
     return not function.name.startswith("_") and bool(named & networks) and returns
 

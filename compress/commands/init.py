@@ -232,7 +232,7 @@ def _written(recipe: Recipe, of_data: dict[str, str], context: Context, said: tu
     texts_of |= {Path(FOLDER) / name: text for name, text in texts().items()}
     for path, text in texts_of.items():
         write_text(path, text, "folder")
-    return Setup(tuple(texts_of), (*said, *context.data.notes), command)
+    return Setup(tuple(texts_of), (*said, *context.data.notes), " ".join([command, *files.elsewhere("out")]))
 
 
 def recipe_text(recipe: Recipe, context: Context, command: str = "compress run") -> str:
