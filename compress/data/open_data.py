@@ -148,6 +148,7 @@ def divided(source: Source, settings: Settings, seed: int, name: str) -> Data:
         name,
         source.preparation,
         inferred,
+        "normalize" if settings.normalize else "mean and std" if settings.mean is not None else "",
     )
     if not spec.labeled:
         labels = "" if settings.task else '; write task = "multilabel" into a data.toml if several labels may hold at once'
