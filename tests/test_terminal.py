@@ -195,6 +195,26 @@ def test_quiet_leaves_warnings_and_the_error_alone(monkeypatch: pytest.MonkeyPat
     assert [one["event"] for one in told] == ["warning", "error"]
 
 
+@pytest.mark.parametrize(
+    ("words", "twice"),
+    [
+        ("run m.pt --target macs=0.5 --epochs 1 --target macs=0.2", "--target"),
+        ("run m.pt -o a --out b", "--out"),
+        ("run m.pt --cheap --no-cheap", "--cheap"),
+        ("gate out --max-drop 1 --max-drop 2", "--max-drop"),
+        ("export m.pt --format onnx --format onnx-int8", "--format"),
+    ],
+)
+def test_an_option_of_one_value_that_is_given_twice_is_refused(words: str, twice: str):
+    result = CliRunner().invoke(cli, words.split())
+    assert result.exit_code == 2 and f"Error: {twice} is given more than once" in result.stderr, result.output
+
+
+def test_what_may_be_repeated_and_a_flag_that_says_the_same_are_taken_more_than_once():
+    words = "run m.pt --arch-kwargs a=1 --arch-kwargs b=2 --quiet --quiet"
+    assert "There is no model file m.pt" in CliRunner().invoke(cli, words.split()).stderr
+
+
 # ---- tables ----------------------------------------------------------------------------------------------------------------
 
 HEADING = ("layer", "channels", "error at half", "stays because", "MACs", "producers")
