@@ -91,14 +91,14 @@ def test_a_model_in_the_place_of_a_plan_is_told_from_a_broken_plan():
     assert result.exit_code == 2 and "model.pt is a model, where a plan was needed" in result.stderr
     assert "compress apply PLAN MODEL" in result.stderr
     done = invoke("apply", "plan.json", "model.pt", "--input-shape", "3x16x16")
-    assert "Nothing was refitted or trained; with --data, this does both:" in done.stdout
+    assert "Nothing was refitted or trained; with --data, this does both, then goes on to its --target:" in done.stdout
     assert done.stdout.splitlines()[-1] == "compress run model.pt --input-shape 3x16x16 --plan plan.json"
     Path("out").mkdir()
     Path("out-2").mkdir()
     np.savez("x.npz", x=np.random.default_rng(0).integers(0, 255, (40, 16, 16, 3), dtype=np.uint8))
     given = ("--data", "x.npz", "--force")
     done = invoke("apply", "plan.json", "model.pt", *given)
-    assert "Nothing was refitted or trained; this does both:" in done.stdout
+    assert "Nothing was refitted or trained; this does both, then goes on to its --target:" in done.stdout
     assert done.stdout.splitlines()[-1].endswith("--data x.npz --plan plan.json --out out-3")
 
 

@@ -121,8 +121,8 @@ def apply(plan: str, model: str, out: Path, force: bool, **flags: Any) -> None:
     from compress.cli.output import counted
 
     done = api.apply(plan, model, out=out, force=force, **given(flags))
-    more = "this does both" if flags["data"] else "with --data, this does both"
-    told(f"{out}: {counted(done.plan.edits)}. Nothing was refitted or trained; {more}:")
+    both = "this does both" if flags["data"] else "with --data, this does both"
+    told(f"{out}: {counted(done.plan.edits)}. Nothing was refitted or trained; {both}, then goes on to its --target:")
     say(_line("run", model, flags={**flags, "plan": plan}, names=(*LOADING, "data", "plan"), end=files.elsewhere("out")))
 
 
