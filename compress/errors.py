@@ -110,14 +110,18 @@ class Interrupted(KeyboardInterrupt):
     """A run was stopped from outside; `done` names the stages that are on disk."""
 
     exit_code = 130
+    word = "Interrupted"
 
     def __init__(self, done: Sequence[str] = ()):
         self.done = tuple(done)
         kept = f"finished stages are kept ({', '.join(done)}): repeat the command with --resume to go on"
-        super().__init__(f"Interrupted; {kept}." if done else "Interrupted before the first stage was finished; nothing is kept.")
+        super().__init__(
+            f"{self.word}; {kept}." if done else f"{self.word} before the first stage was finished; nothing is kept."
+        )
 
 
 class Terminated(Interrupted):
     """The same by SIGTERM, as batch systems and containers send it."""
 
     exit_code = 143
+    word = "Terminated"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,15 @@ ENVIRONMENT = Environment(
 def invoke(*arguments: object, answers: str = "") -> Result:
     """A command; `answers` are what somebody types."""
     return CliRunner().invoke(cli, [str(a) for a in arguments], input=answers)
+
+
+def over(flags: Sequence[str], *more: str) -> list[str]:
+    """Flags, with others in the place of those of their name: one that is there twice is refused."""
+    kept, keeps = list[str](), True
+    for word in flags:
+        keeps = word not in more if word.startswith("--") else keeps
+        kept += [word] if keeps else []
+    return [*kept, *more]
 
 
 def untrained(folder: Path) -> None:

@@ -28,6 +28,7 @@ from compress.pipeline import doubts
 from compress.recipe import make
 from compress.stage import Context
 from exporters.onnx import OPSETS
+from tests.runs import over
 
 QUICK = ("--target", "params=0.5", "--align", "1", "--epochs", "0", "--rounds", "5", "--calibration", "40", "--allow-doubtful")
 """Of a net that was never trained."""
@@ -273,7 +274,7 @@ def test_too_many_unreadable_images_are_counted_and_named():
     ],
 )
 def test_a_setting_that_cannot_be(flags: tuple[str, ...], part: str):
-    assert part in refused(run("model.pt", "--data", "digits", "--epochs", "0", "--calibration", "40", *flags))
+    assert part in refused(run("model.pt", "--data", "digits", *over(("--epochs", "0", "--calibration", "40"), *flags)))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
@@ -283,7 +284,7 @@ def test_cuda_asked_for_and_absent(flags: tuple[str, ...]):
 
 
 def test_a_target_below_what_can_be_reached_names_the_reachable_range():
-    sentence = refused(run("model.pt", "--data", "digits", *QUICK, "--target", "params=0.0001"), exit_code=3)
+    sentence = refused(run("model.pt", "--data", "digits", *over(QUICK, "--target", "params=0.0001")), exit_code=3)
     assert "params=" in sentence
 
 
@@ -463,7 +464,7 @@ def test_functions_of_the_user_that_fail_and_shapes_that_are_none(
         "def fails(*_): raise RuntimeError('boom')\ndef nothing(*_): return float('nan')\ndef words(*_): return 'many'\n"
     )
     torch.save(small_net(), "model.pt")
-    result = run("model.pt", "--data", "digits", *QUICK, *flags)
+    result = run("model.pt", "--data", "digits", *over(QUICK, *flags))
     assert result.exit_code == 2 and re.search(needle, result.stderr), result.output
 
 

@@ -16,6 +16,7 @@ from compress.report.promise import kept
 from compress.report.records import ExportRecord
 from compress.report.rules import Ruling
 from compress.report.rulings import markdown, sentence
+from compress.user import files
 from tests.test_gate import latency, quality, report, stage
 
 NET = """
@@ -91,3 +92,12 @@ def test_a_result_that_lost_points_is_not_sent_to_a_gate_that_it_fails(tmp_path:
     (tmp_path / "recipe.toml").write_text('model = "m.pt"\ndata = "digits"\nepochs = 3\n')
     now = stage("finetune", 0.25, latency(1.9, 1.8, 2.0), quality(0.881, (4.0, 5.8)))
     assert "--epochs 6" in next_command(report(now, exports=(export,)), tmp_path)
+    Path(f"{tmp_path}-longer").mkdir()
+    assert next_command(report(now, exports=(export,)), tmp_path).endswith(f"--out {tmp_path}-longer-2")
+
+
+def test_a_line_to_copy_names_a_place_where_nothing_is_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert files.elsewhere("package", ".tar.gz") == []
+    Path("package.tar.gz").touch()
+    assert files.elsewhere("package", ".tar.gz") == ["--out", "package-2.tar.gz"]

@@ -15,7 +15,7 @@ import pytest
 from click.testing import Result
 
 import compress
-from compress.cli.guard import terminable
+from compress.cli.guard import interruption, terminable
 from compress.errors import BadInput, GateFailed, Infeasible, Interrupted, StageFailed, Terminated, UnsupportedModel
 from compress.report import sentences
 from compress.report.records import Broken, Outcome, Quality, StageRecord
@@ -61,7 +61,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(monkeypatch: pytest.MonkeyPa
         stopped_at(patched, "compress.refit.refit.refitted", stop)
         result = run("--json")
     assert result.exit_code == exit_code
-    assert "finished stages are kept (dense, analyze): repeat the command with --resume" in result.stderr
+    assert f"{kind}; finished stages are kept (dense, analyze): repeat the command with --resume" in result.stderr
     assert json.loads(result.stdout)["error"]["kind"] == kind
     assert not Path("out/report.json").exists() and not list(Path("out/stages").glob(".*"))
     again = run("--resume")
@@ -92,6 +92,13 @@ def test_commands_without_stages_say_nothing_of_them(monkeypatch: pytest.MonkeyP
     stopped_at(monkeypatch, "compress.api.explain")
     result = invoke("explain", "model.pt", "--input-shape", "1x8x8")
     assert result.exit_code == 130 and result.stderr == "Error: Interrupted.\n"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Terminated()])
+def test_what_stopped_a_command_is_called_by_its_name_wherever_it_is_told(error: KeyboardInterrupt):
+    word = "Terminated" if isinstance(error, Terminated) else "Interrupted"
+    for resume, join in ((None, False), (None, True), (True, False), (False, False)):
+        assert interruption(error, resume, join)[0].startswith(word)
 
 
 def test_sigterm_is_as_before_when_a_command_is_over_and_in_other_threads():

@@ -17,6 +17,7 @@ import compress
 from compress.cli.main import cli
 from compress.cli.options import given
 from compress.cli.running import nearest
+from compress.commands.found_here import architectures
 from compress.commands.setting_schemas import data_schema, recipe_schema
 from compress.data.settings import Settings
 from compress.errors import BadInput
@@ -29,6 +30,27 @@ NET = """
 from torch import nn
 def net():
     return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+"""
+FAMILY = """
+from torch import nn
+class Block(nn.Module):
+    def __init__(self, channels, stride): ...
+class ResNet(nn.Module):
+    def __init__(self, blocks, classes=10): ...
+def resnet8(classes=10):
+    return ResNet(1, classes)
+def resnet20(classes=10) -> ResNet:
+    return ResNet(3, classes)
+def _hidden():
+    return ResNet(3)
+def loss(net, x):
+    return nn.functional.relu(net(x))
+def main():
+    print(ResNet(3))
+def data():
+    return {"x": 1}
+class Small(nn.Module):
+    def __init__(self, classes=10): ...
 """
 
 
@@ -88,13 +110,33 @@ def test_a_class_beside_weights_is_named_and_not_run():
     assert not Path("it-ran").exists()
 
 
+def test_what_can_be_called_is_proposed_first_and_what_is_named_like_the_weights_before_all(here: Path):
+    Path("net.py").write_text(FAMILY)
+    assert [one.arch for one in architectures(here, "resnet20-best.pt")] == [
+        "net.py:resnet20",
+        "net.py:resnet8",
+        "net.py:Small",
+        "net.py:ResNet",
+        "net.py:Block",
+    ]
+    assert [one.needs for one in architectures(here)] == [(), (), (), ("channels", "stride"), ("blocks",)]
+
+
+def test_what_needs_arguments_is_never_proposed_as_a_line_that_is_ready(here: Path):
+    Path("net.py").write_text("from torch import nn\nclass Net(nn.Module):\n    def __init__(self, width, *, depth, n=1): ...\n")
+    torch.save(torch.load("model.pt", weights_only=False).state_dict(), "weights.pt")
+    result = invoke("init", "weights.pt", "--data", "arrays.npz", "--yes")
+    assert "Here net.py:Net (width, depth) may be it: add --arch FILE:CLASS, and --arch-kwargs" in result.stderr
+
+
 def test_the_recipe_names_the_command_that_carries_it_out():
     assert invoke("init", "--yes").stdout.splitlines()[-1] == "next     compress run"
     assert "# 'compress run' in this folder carries this out" in Path("recipe.toml").read_text()
     Path("net.py").write_text("import torch\ndef made():\n    return torch.load('model.pt', weights_only=False)\n")
     torch.save(torch.load("model.pt", weights_only=False).state_dict(), "weights.pt")
+    Path("out").mkdir()
     made = invoke("init", "weights.pt", "--arch", "net.py:made", "--yes", "--force")
-    assert made.stdout.splitlines()[-1] == "next     compress run --trust-recipe", made.output
+    assert made.stdout.splitlines()[-1] == "next     compress run --trust-recipe --out out-2", made.output
     assert "# 'compress run --trust-recipe' in this folder carries this out" in Path("recipe.toml").read_text()
 
 

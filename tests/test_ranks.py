@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from in_ranks import CPU
-from runs import invoke, model_and_data
+from runs import invoke, model_and_data, over
 from test_leftovers import processes, until
 from torch import nn
 
@@ -123,7 +123,7 @@ def test_a_traced_model_arrives_as_it_was_sent():
 def command(folder: Path, out: str, *more: str) -> list[str]:
     files = [str(folder / "model.pt"), "--data", str(folder / "data.npz"), "--out", str(folder / out)]
     how = ["--target", "macs=0.5", "--epochs", "2", "--batch-size", "16", "--export", "", "--rounds", "5", "--trust-pickle"]
-    return ["run", *files, *how, "--allow-doubtful", "--align", "1", "--depth", "0", *more]
+    return ["run", *files, *over(how, *more), "--allow-doubtful", "--align", "1", "--depth", "0"]
 
 
 def ran(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -144,7 +144,7 @@ def test_several_processes_make_the_plan_that_one_makes(tmp_path: Path):
 @pytest.mark.parametrize("moment", [0.0, 3.0, 9.0])
 def test_a_run_that_loses_a_process_ends_in_a_sentence_and_goes_on(tmp_path: Path, moment: float):
     model_and_data(tmp_path)
-    words = [*command(tmp_path, "out"), "--epochs", "1000", "--nproc", "2"]
+    words = command(tmp_path, "out", "--epochs", "1000", "--nproc", "2")
     running = subprocess.Popen([sys.executable, "-m", "compress", *words], stderr=subprocess.PIPE, text=True)
     until(lambda: processes("follow_stdin"))
     time.sleep(moment)

@@ -20,6 +20,8 @@ from compress.data import open_data
 from compress.data.objects import open_objects
 from compress.edits import Keep, Plan
 from compress.errors import BadInput
+from compress.pipeline.prepare import prepare
+from compress.recipe import make
 from compress.report import pictures, rules, sentences
 from compress.report.changes import side
 from compress.report.comparison import cells, compared, legend, spans
@@ -89,8 +91,24 @@ def test_a_model_in_the_place_of_a_plan_is_told_from_a_broken_plan():
     assert result.exit_code == 2 and "model.pt is a model, where a plan was needed" in result.stderr
     assert "compress apply PLAN MODEL" in result.stderr
     done = invoke("apply", "plan.json", "model.pt", "--input-shape", "3x16x16")
-    assert "Nothing was refitted or trained; with --data, this does both:" in done.stdout
+    assert "Nothing was refitted or trained; with --data, this does both, then goes on to its --target:" in done.stdout
     assert done.stdout.splitlines()[-1] == "compress run model.pt --input-shape 3x16x16 --plan plan.json"
+    Path("out").mkdir()
+    Path("out-2").mkdir()
+    np.savez("x.npz", x=np.random.default_rng(0).integers(0, 255, (40, 16, 16, 3), dtype=np.uint8))
+    given = ("--data", "x.npz", "--force")
+    done = invoke("apply", "plan.json", "model.pt", *given)
+    assert "Nothing was refitted or trained; this does both, then goes on to its --target:" in done.stdout
+    assert done.stdout.splitlines()[-1].endswith("--data x.npz --plan plan.json --out out-3")
+
+
+def test_how_training_images_are_changed_is_said_only_where_something_is_trained():
+    x = np.random.default_rng(0).integers(0, 255, (40, 16, 16, 3), dtype=np.uint8)
+    np.savez("x.npz", x=x, y=np.arange(40) % 10)
+    for epochs in (0, 1):
+        context, _ = prepare(make(model="model.pt", data="x.npz", epochs=epochs, export=("onnx",)))
+        said = "Training images are changed by flips and shifts up to 2 pixels" in " ".join(context.dense.notes)
+        assert said == bool(epochs)
 
 
 def test_an_architecture_is_explained_without_weights():

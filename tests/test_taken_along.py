@@ -136,6 +136,30 @@ def test_samples_sorted_by_class_hide_no_wrong_normalization(learned: nn.Module,
         compress.run(learned, data=str(tmp_path / "data.npz"), target="macs=0.5", out=tmp_path / "out", **QUICK)
 
 
+@pytest.mark.parametrize(
+    ("stated", "part"),
+    [
+        (
+            'normalize = "none"',
+            r"of the data settings, and on \d+% with that of mnist, .*data.toml, in the place of normalize; or",
+        ),
+        ("mean = [0.9]\nstd = [0.1]", r"of the data settings, and on .*data.toml, in the place of mean and std; or"),
+        ("", r"that was inferred, and on .*data.toml; or"),
+    ],
+)
+def test_a_wrong_normalization_that_somebody_stated_is_refused_and_the_line_that_stands_there_named(
+    stated: str, part: str, learned: nn.Module, tmp_path: Path
+):
+    x, y = samples()
+    mean, std = PRESETS["mnist"]
+    torch.save(fitted((x - mean[0]) / std[0], y) if "none" in stated else learned, tmp_path / "net.pt")
+    pictures = (x.clamp(0, 1) * 255).to(torch.uint8)
+    np.savez(tmp_path / "data.npz", x=pictures.numpy(), y=y.numpy())
+    (tmp_path / "data.toml").write_text(f'source = "data.npz"\n{stated}\n')
+    with pytest.raises(BadInput, match=part):
+        compress.plan(tmp_path / "net.pt", data=str(tmp_path / "data.toml"), target="macs=0.5", out=None, **QUICK)
+
+
 def test_pictures_as_real_numbers_that_were_not_normalized_are_told(tmp_path: Path):
     x, y = samples()
     mean, std = PRESETS["mnist"]

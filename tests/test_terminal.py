@@ -23,7 +23,9 @@ from compress.cli import completion, tables
 from compress.cli.help_pages import BRIEF, GROUPS
 from compress.cli.live import Now, lines, short
 from compress.cli.main import cli
+from compress.cli.output import print_differences
 from compress.commands import outputs
+from compress.commands.diff import Difference
 from compress.errors import BadInput, CompressWarning
 from compress.progress import Milestone, about, under
 from compress.recipe import Recipe
@@ -195,6 +197,26 @@ def test_quiet_leaves_warnings_and_the_error_alone(monkeypatch: pytest.MonkeyPat
     assert [one["event"] for one in told] == ["warning", "error"]
 
 
+@pytest.mark.parametrize(
+    ("words", "twice"),
+    [
+        ("run m.pt --target macs=0.5 --epochs 1 --target macs=0.2", "--target"),
+        ("run m.pt -o a --out b", "--out"),
+        ("run m.pt --cheap --no-cheap", "--cheap"),
+        ("gate out --max-drop 1 --max-drop 2", "--max-drop"),
+        ("export m.pt --format onnx --format onnx-int8", "--format"),
+    ],
+)
+def test_an_option_of_one_value_that_is_given_twice_is_refused(words: str, twice: str):
+    result = CliRunner().invoke(cli, words.split())
+    assert result.exit_code == 2 and f"Error: {twice} is given more than once" in result.stderr, result.output
+
+
+def test_what_may_be_repeated_and_a_flag_that_says_the_same_are_taken_more_than_once():
+    words = "run m.pt --arch-kwargs a=1 --arch-kwargs b=2 --quiet --quiet"
+    assert "There is no model file m.pt" in CliRunner().invoke(cli, words.split()).stderr
+
+
 # ---- tables ----------------------------------------------------------------------------------------------------------------
 
 HEADING = ("layer", "channels", "error at half", "stays because", "MACs", "producers")
@@ -216,6 +238,25 @@ def test_a_table_fits_and_breaks_no_name(columns: int, monkeypatch: pytest.Monke
         assert re.search(rf"(^|\s){re.escape(word)}($|\s)", said), (word, said)
     for word in " ".join(HEADING[1:]).split():
         assert word in said
+
+
+@pytest.mark.parametrize(("width", "split"), [(90, True), (200, False)])
+def test_differences_keep_what_names_them_beside_every_figure_and_checksums_are_short(
+    width: int, split: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    made = Console(width=width, force_terminal=True, no_color=True, highlight=False)
+    monkeypatch.setattr(tables, "console", lambda wide=False: made)
+    reason = "measured in different rounds, and other processes took the cores in all of them"
+    print_differences(
+        [
+            Difference("finetune-and-more", "large batch latency", 0.7364, 0.7392, verdict="cannot tell", reason=reason),
+            Difference("exports", "model.onnx sha256", "0" * 64, "1" * 64, 1.0, (0.5, 1.5)),
+        ]
+    )
+    said = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    headings = [line for line in said.splitlines() if line.startswith("where")]
+    assert len(headings) == 1 + split and all(line.split()[1] == "what" for line in headings), said
+    assert "0" * 12 + "..." in said and "0" * 13 not in said
 
 
 def test_a_sentence_is_broken_between_words_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

@@ -17,6 +17,7 @@ from compress.report.html.run_folder import PAGE
 from compress.report.promise import kept
 from compress.report.records import Outcome, Report
 from compress.report.table import columns, rows, table
+from compress.user import files
 
 DISPENSABLE = ("peak memory", "time", "params", "file")
 """Columns of the stage table that go first where there is no room; the page has them all."""
@@ -97,9 +98,10 @@ def next_command(report: Report, folder: Path) -> str:
     lost = unlimited and dense is not None and now is not None and kept(dense, now, 1, report.chance).verdict == "fail"
     if report.outcome is Outcome.QUALITY_LOST or lost:
         return longer(folder) or f"compress report {place}"
+    package = ["compress", "package", str(folder), *files.elsewhere("package", ".tar.gz")]
     if report.outcome is not Outcome.KEPT or verdict.tone == "bad" or not report.exports:
         return f"compress report {place}"
-    return f"compress gate {place} --max-drop 1" if unlimited else f"compress package {place}"
+    return f"compress gate {place} --max-drop 1" if unlimited else shlex.join(package)
 
 
 def longer(folder: Path) -> str:
@@ -110,4 +112,4 @@ def longer(folder: Path) -> str:
         return ""
     settings = settings_in(folder / "recipe.toml")
     epochs = 2 * float(settings.get("epochs", 0)) or Recipe.model_fields["epochs"].default
-    return command_line({**settings, "epochs": epochs}, f"{folder}-longer")
+    return command_line({**settings, "epochs": epochs}, files.untaken(f"{folder}-longer"))

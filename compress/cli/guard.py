@@ -123,11 +123,11 @@ def interruption(error: KeyboardInterrupt, resume: bool | None, join: bool = Fal
     """
     stopped = error if isinstance(error, Interrupted) else Interrupted()
     if join:
-        said = "Interrupted; finished trials are kept: repeat the command with --join to go on."
+        said = f"{stopped.word}; finished trials are kept: repeat the command with --join to go on."
     elif resume is None:
-        said = "Interrupted."
+        said = f"{stopped.word}."
     elif resume and not stopped.done:
-        said = "Interrupted; what was finished before is kept: repeat the command to go on."
+        said = f"{stopped.word}; what was finished before is kept: repeat the command to go on."
     else:
         said = str(stopped)
     return said, stopped.exit_code, type(stopped).__name__

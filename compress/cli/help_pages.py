@@ -61,8 +61,9 @@ class Page(click.Command):
         return [*found[:-1], _help_all(), found[-1]] if self.long else found
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As in click, which proposes options that are spelled alike; here also the one that is called otherwise."""
+        """As in click, but that an option of one value is not given two, and that one which is called otherwise is proposed."""
         try:
+            _refuse_twice(self.make_parser(ctx).parse_args(list(args))[2], ctx)
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             known = {name for one in self.params for name in one.opts}
@@ -140,3 +141,16 @@ def summaries(group: click.Group, ctx: click.Context, formatter: click.HelpForma
     rows = [(name, one.get_short_help_str(limit=10**6)) for name, one in found if one is not None and not one.hidden]
     with formatter.section("Commands"):
         formatter.write_dl(rows)
+
+
+def _refuse_twice(given: list[click.Parameter], ctx: click.Context) -> None:
+    """Refuse an option that is there twice, of whose values the first would be dropped without a word.
+
+    Raises:
+        UsageError: there is one.
+    """
+    options = [one for one in given if isinstance(one, click.Option) and not (one.multiple or one.count)]
+    for option in options:
+        # A flag that can only be set means the same however often it is there.
+        if options.count(option) > 1 and (not option.is_flag or option.secondary_opts):
+            raise click.UsageError(f"{option.opts[0]} is given more than once, and one value can hold. Give it once.", ctx)

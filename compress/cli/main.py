@@ -24,6 +24,7 @@ from compress.cli.tables import told
 from compress.cli.terminal import say
 from compress.cli.torchless import TARGET
 from compress.errors import BadInput
+from compress.user import files
 from compress.user.wording import many
 from exporters.runtimes import RUNTIMES
 
@@ -98,7 +99,8 @@ def plan(
         made = api.plan(model, out=out, apply_to=apply_to, force=force, progress=progress, **given(flags))
     # A shape alone opens the model, without the data.
     opening = LOADING if flags["input_shape"] else (*LOADING, "data")
-    print_json(made) if as_json else print_decision(made, _line("apply", out, model, flags=flags, names=opening))
+    line = _line("apply", out, model, flags=flags, names=opening, end=files.elsewhere("model", ".compressed"))
+    print_json(made) if as_json else print_decision(made, line)
 
 
 @command(
@@ -119,15 +121,16 @@ def apply(plan: str, model: str, out: Path, force: bool, **flags: Any) -> None:
     from compress.cli.output import counted
 
     done = api.apply(plan, model, out=out, force=force, **given(flags))
-    told(f"{out}: {counted(done.plan.edits)}. Nothing was refitted or trained; with --data, this does both:")
-    say(_line("run", model, flags={**flags, "plan": plan}, names=(*LOADING, "data", "plan")))
+    both = "this does both" if flags["data"] else "with --data, this does both"
+    told(f"{out}: {counted(done.plan.edits)}. Nothing was refitted or trained; {both}, then goes on to its --target:")
+    say(_line("run", model, flags={**flags, "plan": plan}, names=(*LOADING, "data", "plan"), end=files.elsewhere("out")))
 
 
-def _line(*words: object, flags: Mapping[str, Any], names: Sequence[str]) -> str:
-    """A command with these settings as they were given, as a shell takes it."""
+def _line(*words: object, flags: Mapping[str, Any], names: Sequence[str], end: Sequence[str]) -> str:
+    """A command with these settings as they were given, and the words at its end, as a shell takes it."""
     from compress.report.html.command_line import flags as typed
 
-    return shlex.join(["compress", *map(str, words), *typed({name: flags.get(name) for name in names})])
+    return shlex.join(["compress", *map(str, words), *typed({name: flags.get(name) for name in names}), *end])
 
 
 @command(

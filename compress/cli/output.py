@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,13 +17,23 @@ from compress.user import files
 from compress.user.wording import many
 
 
-def print_records(records: Sequence[Any], title: str | None = None) -> None:
-    """Data classes of one kind as a table, a column for each field that any of them fills."""
+def print_records(records: Sequence[Any], title: str | None = None, named: int = 1) -> None:
+    """Data classes of one kind as a table, a column for each field that any of them fills; the first `named` name a record."""
     if not records:
         say("nothing to show")
         return
     names = [f.name for f in dataclasses.fields(records[0]) if any(getattr(r, f.name) not in (None, "", ()) for r in records)]
-    print_table([name.replace("_", " ") for name in names], ([getattr(r, name) for name in names] for r in records), title)
+    print_table([name.replace("_", " ") for name in names], ([getattr(r, name) for name in names] for r in records), title, named)
+
+
+def print_differences(found: Sequence[Any]) -> None:
+    """What changed between two reports. Of checksums, which differ in every digit, the first digits tell enough."""
+    for_people = [dataclasses.replace(one, old=_shortened(one.old), new=_shortened(one.new)) for one in found]
+    print_records(for_people, named=2)
+
+
+def _shortened(value: object) -> object:
+    return f"{value[:12]}..." if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else value
 
 
 def print_comparison(found: Any, out: object | None) -> None:
@@ -58,7 +69,7 @@ def compared(export: Any) -> str:
     said = [] if export.parity is None else [f"worst absolute difference to torch {export.parity.worst_abs:.2g}"]
     if (close := export.closeness) is not None:
         agreement = "" if close.agreement is None else f", same class on {close.agreement:.2%}"
-        said.append(f"relative error {close.relative:.2g}{agreement} of {close.samples} samples")
+        said.append(f"relative error {close.relative:.2g}{agreement} of {many(close.samples, 'sample')}")
     if export.kept_float:
         said.append(f"in float: {', '.join(export.kept_float)}")
     return "; ".join(said) or "not compared"

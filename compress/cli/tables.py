@@ -1,7 +1,7 @@
 """Tables and sentences on standard output, made for the width of the terminal: nothing is cut off, no name broken inside.
 
 it fits                       a table
-it does not                   the same columns in several tables below each other, the first column in each
+it does not                   the same columns in several tables below each other, those that name a row in each
 not even two columns do       a paragraph for every row
 """
 
@@ -24,15 +24,15 @@ LEAST = 12
 NO_TERMINAL = 200
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-    """A table on standard output; columns whose every cell is a number lean right."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None, named: int = 1) -> None:
+    """A table on standard output; columns whose every cell is a number lean right. The first `named` columns name a row."""
     cells = [[printable(cell(value)) for value in row] for row in rows]
     out = console(wide=True)
-    made = list(parts(columns, cells, out.width))
+    made = list(parts(columns, cells, out.width, named))
     if title:
         told(title)
     for number, places in enumerate(made):
-        if len(places) == 1 < len(columns):
+        if len(places) == named < len(columns):
             _paragraphs(columns, cells)
             return
         if number:
@@ -40,19 +40,20 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
         out.print(_table([columns[i] for i in places], [[row[i] for i in places] for row in cells], out.width))
 
 
-def parts(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> Iterable[list[int]]:
-    """Places of the columns that go into one table, in order; the first column is in each."""
+def parts(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int, named: int = 1) -> Iterable[list[int]]:
+    """Places of the columns that go into one table, in order; the first `named` columns are in each."""
     least = [min_width([name, *(row[i] for row in cells)]) for i, name in enumerate(columns)]
-    chosen = [0]
-    for place in range(1, len(columns)):
+    names = list(range(named))
+    chosen = names
+    for place in range(named, len(columns)):
         if sum(least[i] + GAP for i in chosen) + least[place] > width:
             yield chosen
-            if chosen == [0]:  # not even two fit
+            if chosen == names:  # not even one more fits
                 return
-            chosen = [0]
-        chosen.append(place)
-    if sum(least[i] + GAP for i in chosen) - GAP > width and len(chosen) > 1:
-        yield [0]
+            chosen = names
+        chosen = [*chosen, place]
+    if sum(least[i] + GAP for i in chosen) - GAP > width and len(chosen) > named:
+        yield names
         return
     yield chosen
 

@@ -173,14 +173,14 @@ def diff(old: str, new: str, as_json: bool) -> None:
 
     Each change of a figure has its 95 % interval; "worse" is in percent of the old value, for quality in points.
     """
-    from compress.cli.output import print_json, print_records
+    from compress.cli.output import print_differences, print_json
     from compress.commands.diff import diff as compare
 
     found = compare(old, new)
     if as_json:
         print_json(found)
     elif found:
-        print_records(found)
+        print_differences(found)
     else:
         say("Nothing changed.")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from compress.commands import found_here
+from compress.commands.found_here import Architecture
 from compress.commands.outputs import write_text
 from compress.commands.setting_schemas import FOLDER, texts
 from compress.data.settings import PRESETS
@@ -130,7 +131,7 @@ def _opened(given: dict[str, Any], ask: Ask, progress: Progress) -> tuple[tuple[
     except BadInput as error:
         if given.get("arch") or "needed is the architecture" not in str(error):
             raise
-        refused, likely = error, found_here.classes(Path())
+        refused, likely = error, found_here.architectures(Path(), given["model"])
         if ask is _likely and not _named_in(given["model"]):
             raise BadInput(f"{error} Here {_shown(likely)}" if likely else str(error)) from error
 
@@ -140,13 +141,17 @@ def _opened(given: dict[str, Any], ask: Ask, progress: Progress) -> tuple[tuple[
             return prepare(make(**given, arch=arch), progress), {**given, "arch": arch}
 
         # A class of this folder is named, but only who sits there says that its code may run.
-        default = _named_in(given["model"]) or next(iter(likely), "")
+        default = _named_in(given["model"]) or next((one.arch for one in likely if not one.needs), "")
         return _taken(ask, "The file holds weights only. Which architecture are they of?", default, opened)
 
 
-def _shown(classes: Sequence[str]) -> str:
-    """Which of them there are, as a sentence."""
-    return f"{', '.join(classes[:5])} may be it: add --arch {classes[0]}."
+def _shown(found: Sequence[Architecture]) -> str:
+    """Which of them there are, as a sentence with the flag; a line is proposed only where it can work."""
+    ready = [one.arch for one in found if not one.needs]
+    if ready:
+        return f"{', '.join(ready[:5])} may be it: add --arch {ready[0]}."
+    named = ", ".join(f"{one.arch} ({', '.join(one.needs)})" for one in found[:5])
+    return f"{named} may be it: add --arch FILE:CLASS, and --arch-kwargs NAME=VALUE for each argument in brackets."
 
 
 def _taken(ask: Ask, question: str, default: str, take: Callable[[str], T]) -> T:
@@ -227,7 +232,7 @@ def _written(recipe: Recipe, of_data: dict[str, str], context: Context, said: tu
     texts_of |= {Path(FOLDER) / name: text for name, text in texts().items()}
     for path, text in texts_of.items():
         write_text(path, text, "folder")
-    return Setup(tuple(texts_of), (*said, *context.data.notes), command)
+    return Setup(tuple(texts_of), (*said, *context.data.notes), " ".join([command, *files.elsewhere("out")]))
 
 
 def recipe_text(recipe: Recipe, context: Context, command: str = "compress run") -> str:

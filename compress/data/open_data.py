@@ -25,6 +25,8 @@ from compress.user.shard_paths import shards
 from compress.user.wording import many
 
 SAMPLE = 10_000  # images for mean and std: their standard error is then below 0.3 % of the std even for flat images
+CHANGED = "Training images are changed"
+"""How the note begins that matters only where something is trained."""
 FEW = 256  # images that show whether there is anything to see, and files that are read for mean and std
 
 
@@ -148,6 +150,7 @@ def divided(source: Source, settings: Settings, seed: int, name: str) -> Data:
         name,
         source.preparation,
         inferred,
+        "normalize" if settings.normalize else "mean and std" if settings.mean is not None else "",
     )
     if not spec.labeled:
         labels = "" if settings.task else '; write task = "multilabel" into a data.toml if several labels may hold at once'
@@ -272,9 +275,7 @@ def _augment(source: Source, settings: Settings, notes: list[str]) -> Augment:
         return Augment()
     chosen = Augment(source.shape[0] == 3, min(source.shape[1:]) // 8)
     flips = "flips and " if chosen.flip else ""
-    notes.append(
-        f"Training images are changed by {flips}shifts up to {chosen.shift} pixels; [augment] in a data.toml says otherwise."
-    )
+    notes.append(f"{CHANGED} by {flips}shifts up to {chosen.shift} pixels; [augment] in a data.toml says otherwise.")
     return chosen
 
 

@@ -59,6 +59,7 @@ class DataSpec:
             image) or "text" (a token for each token).
         preparation: how a picture became an input; None where a user's own code made the data.
         inferred: whether mean and std were measured here, since nobody said what the model was trained with.
+        stated: the settings of the data that say the normalization, "normalize" or "mean and std"; empty where none does.
     """
 
     shape: tuple[int, ...]
@@ -71,6 +72,7 @@ class DataSpec:
     source: str = ""
     preparation: Preparation | None = None
     inferred: bool = False
+    stated: str = ""
 
 
 @dataclass(frozen=True)

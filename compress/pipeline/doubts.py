@@ -88,13 +88,22 @@ def other_normalization(dense: Artifact, data: Data, metric: quality.Metric) -> 
     alone = float(target.flatten().bincount().max()) / target.numel()
     if found[best] < max(given, alone) + _BETTER:
         return None
-    whose = "that was inferred" if spec.inferred else "of the data settings" if normalized else "that they come with"
+    whose = next(
+        said
+        for said, holds in (
+            ("that was inferred", spec.inferred),
+            ("of the data settings", spec.stated),
+            ("of their data set", normalized),
+            ("that they come with", True),
+        )
+        if holds
+    )
     with_other = "with none" if best == "none" else f"with that of {best}"
     return Other(
         best,
         f"The model is right on {given:.0%} of {len(x)} training samples with the normalization {whose}, and on "
         f"{found[best]:.0%} {with_other}",
-        normalized,
+        normalized or bool(spec.stated),
     )
 
 
@@ -130,7 +139,8 @@ def told_or_refused(dense: Artifact, data: Data, metric: quality.Metric, recipe:
         return dense
     line = f'normalize = "{other.name}"'
     if recipe.data.endswith(".toml"):
-        remedy = f"Write {line} into {recipe.data}, in the place of mean and std"
+        instead = f", in the place of {data.spec.stated}" if data.spec.stated else ""
+        remedy = f"Write {line} into {recipe.data}{instead}"
     elif recipe.data.startswith(IN_MEMORY):
         remedy = f"Give samples that are normalized as in training ({other.name}), as real numbers"
     else:

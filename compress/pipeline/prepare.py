@@ -17,6 +17,7 @@ from compress.checkpoint.load.live_module import in_memory
 from compress.checkpoint.load.model import OfData
 from compress.data import Data, check_output, open_data
 from compress.data.checks import by_position
+from compress.data.open_data import CHANGED
 from compress.errors import BadInput
 from compress.measure import meant, quality
 from compress.pipeline import doubts
@@ -108,7 +109,10 @@ def prepare(
         dense = doubts.warned(dense, spoken(places, recipe))
     if not own:
         _refuse_sigmoid(dense, data, shape)
-    noted = [*data.notes, *odd, *([chosen] if chosen else [])]
+    # Rounding may be trained without --epochs.
+    trained = recipe.epochs > 0 or any(name.startswith("onnx-int8") for name in recipe.export)
+    told = [note for note in data.notes if trained or not note.startswith(CHANGED)]
+    noted = [*told, *odd, *([chosen] if chosen else [])]
     dense = dense.noting(*_elsewhere(recipe), *(spoken(one, recipe) for one in noted))
     dense = doubts.told_or_refused(doubts.uncounted(dense), data, metric, recipe, refusing)
     # Moved once, here: every stage finds the model where the run works.

@@ -17,6 +17,7 @@ from compress.measure import points
 from compress.measure.intervals import Interval
 from compress.report.records import Quality
 from compress.report.rules import Verdict, judged, telling
+from compress.user.wording import many
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Kept:
         low, high = self.interval or (self.lost, self.lost)
         more = f" About {self.enough:,} would do." if self.enough else ""
         return (
-            f"Whether --max-drop {limit:g} is kept cannot be told with {self.samples:,} samples: {self.lost:.2f} "
+            f"Whether --max-drop {limit:g} is kept cannot be told with {many(self.samples, 'sample')}: {self.lost:.2f} "
             f"[{low:.2f}, {high:.2f}] points of {metric} are lost.{more}"
         )
 

@@ -111,8 +111,8 @@ def sentences(report: Report) -> list[str]:
         e = report.exactness
         said.append(
             f"Channels removed {'equal' if e.holds else 'do NOT equal'} channels masked, and layers merged the layers they "
-            f"replace: worst difference {e.worst_abs:.2g}, allowed {e.tolerance:.2g}, on {e.samples} samples, before any weight "
-            "was refitted."
+            f"replace: worst difference {e.worst_abs:.2g}, allowed {e.tolerance:.2g}, on {many(e.samples, 'sample')}, before any "
+            "weight was refitted."
         )
     return said
 
@@ -189,7 +189,7 @@ def trained(before: Quality, after: Quality, teacher: Quality | None) -> list[st
     between = "" if after.drop_ci95 is None else f" [{-high + 0.0:+.2f}, {-low + 0.0:+.2f}]"
     told = "" if after.drop_ci95 is None or low > 0 or high < 0 else "; the interval holds 0, so no change can be claimed"
     said = [
-        f"{after.metric} on {after.samples:,} test samples: {quality(before)} before training, {quality(after)} after "
+        f"{after.metric} on {many(after.samples, 'test sample')}: {quality(before)} before training, {quality(after)} after "
         f"({change(before, after)}{between}{told})."
     ]
     if teacher is not None and teacher.metric == after.metric:
@@ -311,7 +311,7 @@ def _latency(now: Latency) -> str:
 
 
 def _quality(dense: Quality | None, now: Quality) -> str:
-    value = f"{now.metric} {quality(now)} on {now.samples:,} samples"
+    value = f"{now.metric} {quality(now)} on {many(now.samples, 'sample')}"
     if dense is None or dense.metric != now.metric:
         return f"{value}."
     lost = drop(dense, now)

@@ -37,6 +37,7 @@ from compress.statistics.drawn_labels import draw, loss_of, outer_products
 from compress.statistics.layers import layers
 from compress.statistics.portions import cut
 from compress.training import distillation
+from compress.user.wording import many
 
 _BATCH = 64
 _RATE = 2e-3
@@ -77,7 +78,7 @@ class Reconstruct:
             )
         module = calibration.written_back(artifact, pair.small, pair.batches)
         gain = f"{1 - after / before:.0%}"
-        note = f"Block reconstruction lowered the distance to the dense model by {gain} on its {pair.samples} images."
+        note = f"Block reconstruction lowered the distance to the dense model by {gain} on its {many(pair.samples, 'image')}."
         return replace(artifact, module=module).noting(note, *pair.notes)
 
     def _learn(self, pair: calibration.Both, found: Sequence[Block], fisher: dict[str, Tensor], context: Context) -> None:

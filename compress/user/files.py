@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -86,6 +87,18 @@ def spelled(path: Path) -> None:
         f"The path {whole} is not UTF-8 in this locale (its encoding is {sys.getfilesystemencoding()}); needed is one that "
         "ONNX Runtime and other libraries find as well. Set LC_ALL=C.UTF-8 (or PYTHONUTF8=1), or take a path in ASCII."
     )
+
+
+def untaken(stem: str, ending: str = "") -> str:
+    """A name that nothing has yet, for a line that somebody copies: out, or else out-2, out-3, ..."""
+    names = itertools.chain((stem,), (f"{stem}-{number}" for number in itertools.count(2)))
+    return next(f"{name}{ending}" for name in names if not Path(f"{name}{ending}").exists())
+
+
+def elsewhere(stem: str, ending: str = "") -> list[str]:
+    """The words of `--out` that a printed line needs: none where nothing lies at the default place, which would be refused."""
+    free = untaken(stem, ending)
+    return [] if free == f"{stem}{ending}" else ["--out", free]
 
 
 def told(error: BaseException) -> str:

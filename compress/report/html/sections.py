@@ -13,6 +13,7 @@ from compress.report.html import plots
 from compress.report.html.run_folder import RunFolder
 from compress.report.html.view import Choice, Graph, Remark, Switched, Table, Tone
 from compress.report.records import Latency, Report, StageRecord
+from compress.user.wording import many
 
 Cost = Callable[[StageRecord], float | None]
 COSTS: Mapping[str, tuple[str, str, Cost]] = {
@@ -270,8 +271,9 @@ def exactness(report: Report) -> tuple[Tone, str] | None:
     word = "equal" if found.holds else "do NOT equal"
     return (
         "good" if found.holds else "bad",
-        f"Channels removed {word} channels masked, and layers merged the layers they replace: the worst difference of outputs is "
-        f"{found.worst_abs:.2g}, allowed {found.tolerance:.2g}, on {found.samples:,} samples, before any weight was refitted.",
+        f"Channels removed {word} channels masked, and layers merged the layers they replace: the worst difference of outputs "
+        f"is {found.worst_abs:.2g}, allowed {found.tolerance:.2g}, on {many(found.samples, 'sample')}, before any weight was "
+        "refitted.",
     )
 
 
