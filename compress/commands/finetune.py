@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
-import torch
 from torch import nn
 from torch.fx import GraphModule
 
@@ -29,6 +28,7 @@ from compress.measure.drop import SLICES, drop_interval
 from compress.pipeline.given import device_of, resolved_recipe
 from compress.pipeline.prepare import find_device, prepare
 from compress.progress import Progress, silent
+from compress.ranks import own_threads
 from compress.recipe import Recipe
 from compress.report.records import Quality
 from compress.stage import Context
@@ -154,12 +154,8 @@ def _computing_on(threads: int) -> Generator[None]:
     """
     if threads < 0:
         raise BadInput(f"--threads is {threads}; needed is a whole number of 0 or more.")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
+    with own_threads.threads(threads):
         yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _tuned(context: Context, metric: quality.Metric, teacher: nn.Module | None, out: Path) -> Tuned:
