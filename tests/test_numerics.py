@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from runs import over
 from torch import Tensor, nn
 
 from compress.checkpoint.load import load
@@ -46,7 +47,8 @@ def data(train: int = 60, test: int = 40) -> Tensor:
 def run(model: nn.Module, *more: str) -> Result:
     torch.save(model, "model.pt")
     quick = ("--align", "1", "--epochs", "0", "--rounds", "5", "--calibration", "40", "--export", "", "--force")
-    return CliRunner().invoke(cli, ["run", "model.pt", "--data", "data.npz", "--target", "params=0.45", *quick, *more])
+    words = ["run", "model.pt", "--data", "data.npz", "--target", "params=0.45", *quick]
+    return CliRunner().invoke(cli, over(words, *more))
 
 
 def kept() -> dict[str, set[int]]:
