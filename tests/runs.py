@@ -40,7 +40,7 @@ def invoke(*arguments: object, answers: str = "") -> Result:
 
 
 def over(flags: Sequence[str], *more: str) -> list[str]:
-    """Flags, with others in the place of those of their name: one that is there twice is refused."""
+    """Flags, with others in the place of those of their name: one that is there twice is worth a note."""
     kept, keeps = list[str](), True
     for word in flags:
         keeps = word not in more if word.startswith("--") else keeps

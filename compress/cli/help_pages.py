@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from compress.cli.terminal import say
+
 GROUPS: dict[str, tuple[str, ...]] = {
     "Essential": ("data", "target", "max_drop", "method", "epochs", "arch", "input_shape", "export", "device"),
     "Model and data": (
@@ -61,9 +63,9 @@ class Page(click.Command):
         return [*found[:-1], _help_all(), found[-1]] if self.long else found
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As in click, but that an option of one value is not given two, and that one which is called otherwise is proposed."""
+        """As in click, but that an option of one value that is given two is told, and one that is called otherwise proposed."""
         try:
-            _refuse_twice(self.make_parser(ctx).parse_args(list(args))[2], ctx)
+            _tell_twice(self.make_parser(ctx).parse_args(list(args))[2])
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             known = {name for one in self.params for name in one.opts}
@@ -143,14 +145,10 @@ def summaries(group: click.Group, ctx: click.Context, formatter: click.HelpForma
         formatter.write_dl(rows)
 
 
-def _refuse_twice(given: list[click.Parameter], ctx: click.Context) -> None:
-    """Refuse an option that is there twice, of whose values the first would be dropped without a word.
-
-    Raises:
-        UsageError: there is one.
-    """
+def _tell_twice(given: list[click.Parameter]) -> None:
+    """Say which value counts of an option that is there twice: the last, so that scripts can go on with a line of others."""
     options = [one for one in given if isinstance(one, click.Option) and not (one.multiple or one.count)]
-    for option in options:
+    for option in dict.fromkeys(options):
         # A flag that can only be set means the same however often it is there.
         if options.count(option) > 1 and (not option.is_flag or option.secondary_opts):
-            raise click.UsageError(f"{option.opts[0]} is given more than once, and one value can hold. Give it once.", ctx)
+            say(f"Note: {option.opts[0]} is given more than once; the last one counts.", err=True)
