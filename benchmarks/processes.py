@@ -20,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -102,22 +103,33 @@ def lead(team: Team, told: Recipe) -> dict[str, Any]:
     return {"speed": rows}
 
 
-def speed(data: Path, nets: Path) -> dict[str, Any]:
-    """Two processes of this script."""
-    told = recipe(data, nets, epochs=0.1, batch_size=128, calibration=5000)
-    store = crew.TCPStore("127.0.0.1", 0, 2, True, wait_for_workers=False)
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
-    env = {**os.environ, **place, "LOCAL_WORLD_SIZE": "2"}
-    other = subprocess.Popen([sys.executable, "-c", f"import processes; {crew.FOLLOW}"], stdin=subprocess.PIPE, env=env)
-    assert other.stdin is not None
-    other.stdin.write(told.model_dump_json().encode())
-    other.stdin.close()
-    with crew.connected(store, 0, 2, 2) as team:
+@contextmanager
+def started(told: Recipe, count: int) -> Iterator[Team]:
+    """Processes of this script, of which this is the first."""
+    store = crew.TCPStore("127.0.0.1", 0, count, True, wait_for_workers=False)
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(count)}
+    others = []
+    for number in range(1, count):
+        own = {"RANK": str(number), "LOCAL_RANK": str(number), "LOCAL_WORLD_SIZE": str(count)}
+        line, env = [sys.executable, "-c", f"import processes; {crew.FOLLOW}"], {**os.environ, **place, **own}
+        others.append(subprocess.Popen(line, stdin=subprocess.PIPE, env=env))
+        pipe = others[-1].stdin
+        assert pipe is not None
+        pipe.write(told.model_dump_json().encode())
+        pipe.close()
+    with crew.connected(store, 0, count, count) as team:
         team.introduce({"team": team})
-        found = lead(team, told)
+        yield team
         team.end(None, None)
-    other.wait()
-    return found
+    for other in others:
+        other.wait()
+
+
+def speed(data: Path, nets: Path) -> dict[str, Any]:
+    """Parts of a run by one process and by two."""
+    told = recipe(data, nets, epochs=0.1, batch_size=128, calibration=5000)
+    with started(told, 2) as team:
+        return lead(team, told)
 
 
 def compressed(words: list[str], **how: Any) -> subprocess.CompletedProcess[str]:

@@ -14,19 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
-from processes import recipe, watched
+from processes import recipe, started, watched
 from results_io import known, write
 from torch.fx import GraphModule
 
@@ -37,7 +32,6 @@ from compress.pipeline.given import NOTHING
 from compress.progress import silent
 from compress.ranks import Ranks
 from compress.ranks.ranks import LANES
-from compress.ranks.team import Team
 from compress.selection.budget import removable
 from compress.statistics.consumers import consumers
 from compress.statistics.layers import layers
@@ -100,33 +94,12 @@ class Slow(Ranks):
         return super().summed(value)
 
 
-@contextmanager
-def started(told: Any, count: int) -> Iterator[tuple[Team, Any]]:
-    """Processes of this script, of which this is the first."""
-    store = crew.TCPStore("127.0.0.1", 0, count, True, wait_for_workers=False)
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(count)}
-    others = []
-    for number in range(1, count):
-        own = {"RANK": str(number), "LOCAL_RANK": str(number), "LOCAL_WORLD_SIZE": str(count)}
-        line, env = [sys.executable, "-c", f"import processes; {crew.FOLLOW}"], {**os.environ, **place, **own}
-        others.append(subprocess.Popen(line, stdin=subprocess.PIPE, env=env))
-        pipe = others[-1].stdin
-        assert pipe is not None
-        pipe.write(told.model_dump_json().encode())
-        pipe.close()
-    with crew.connected(store, 0, count, count) as team:
-        team.introduce({"team": team})
-        yield team, crew.opened_by_all(team, told, silent, NOTHING, refusing=False)[0]
-        team.end(None, None)
-    for other in others:
-        other.wait()
-
-
 def check(data: Path, nets: Path) -> dict[str, Any]:
     """The statistics of VGG-16, whose matrices are large, by 1, 2 and 4 processes, with and without the slow network."""
     told, rows = recipe(data, nets, "vgg16_bn"), []
     for count in (2, 4):
-        with started(told, count) as (team, context):
+        with started(told, count) as team:
+            context = crew.opened_by_all(team, told, silent, NOTHING, refusing=False)[0]
             seconds = {}
             for name, ranks in (("fast", team.ranks), ("slow", Slow(team.ranks.number, team.ranks.count, team.ranks.local))):
                 team.ranks, Slow.waited = ranks, 0.0

@@ -24,11 +24,12 @@ from compress.data import open_data
 from compress.errors import BadInput, CompressError
 from compress.keywords import StepSettings, with_step_settings
 from compress.measure import quality
-from compress.measure.drop import SLICES, drop_interval
+from compress.measure.drop import drop_interval
+from compress.pipeline.answers import counted
 from compress.pipeline.given import device_of, resolved_recipe
 from compress.pipeline.prepare import find_device, prepare
 from compress.progress import Progress, silent
-from compress.ranks import own_threads
+from compress.ranks import ALONE, own_threads
 from compress.recipe import Recipe
 from compress.report.records import Quality
 from compress.stage import Context
@@ -162,22 +163,19 @@ def _tuned(context: Context, metric: quality.Metric, teacher: nn.Module | None, 
     """Train, measure before and after, write."""
     recipe, dense = context.recipe, context.dense
 
-    def counted(module: nn.Module) -> quality.Counted:
-        batches = context.data.test.batches(quality.BATCH, device=context.device)
-        return quality.count(module, batches, metric, context.device, teacher, SLICES)
-
+    how = context.data.test, metric, context.device, teacher
     _refuse_nothing_to_learn(recipe, context, metric, teacher)
-    before = counted(dense.module)
+    before = counted(ALONE, dense.module, *how)
     held = holds_norms(recipe)
     found = train(dense.module, context.data, recipe, context.device, teacher=teacher, progress=context.progress, hold_norms=held)
     context.progress("measure", 0.0, "")
-    after = counted(found.module)
+    after = counted(ALONE, found.module, *how)
     save(replace(dense, module=cast(GraphModule, found.module)), out)
     return Tuned(
         out,
         _record(metric, before),
         _record(metric, after, drop_interval(metric, before, after)),
-        None if teacher is None else _record(metric, counted(teacher)),
+        None if teacher is None else _record(metric, counted(ALONE, teacher, *how)),
         (*dense.notes, *found.notes),
     )
 

@@ -71,7 +71,7 @@ def counted(
     split: Split,
     metric: quality.Metric,
     device: torch.device,
-    teacher: Callable[..., Any],
+    teacher: Callable[..., Any] | None,
 ) -> quality.Counted:
     """What a metric adds up over a split, of which every process takes its share of the batches."""
     batches = split.batches(quality.BATCH, device=device, only=ranks.share(split.count(quality.BATCH)).numbers)
