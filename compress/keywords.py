@@ -117,7 +117,7 @@ class Unplanned(Common, total=False):
 
     target: str | None
     depth: float | None
-    runtime: Literal["auto", "ort", "ort-cuda", "torch"]
+    runtime: Literal["auto", "ort", "ort-cuda", "torch", "openvino", "openvino-int8"]
     batch: int
     threads: int
     on: str | None

@@ -154,7 +154,9 @@ class Recipe(BaseModel):
         "latency", description="what --max-drop without a target makes small"
     )
     on_noise: Literal["pass", "fail"] = Field("pass", description="where samples cannot tell whether --max-drop is kept")
-    runtime: Literal["auto", "ort", "ort-cuda", "torch"] = Field("auto", description="where latency is measured")
+    runtime: Literal["auto", "ort", "ort-cuda", "torch", "openvino", "openvino-int8"] = Field(
+        "auto", description="where latency is measured"
+    )
     batch: int = Field(1, ge=1, description="batch size of the latency measurement")
     threads: int = Field(0, ge=0, description="threads of the latency measurement; 0: all cores")
     rounds: int = Field(40, ge=5, description="interleaved latency rounds")

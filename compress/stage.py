@@ -15,6 +15,7 @@ from compress.data import Data
 from compress.data.calibration import Calibration
 from compress.data.room import Room, room
 from compress.measure.latency import Timing
+from compress.measure.layer_times import TimeBudget
 from compress.progress import Progress, silent
 from compress.ranks import ALONE, Ranks
 from compress.ranks.team import ONE, Team
@@ -64,6 +65,7 @@ class Context:
         race: the pipeline's latency cache, for a choice that needs milliseconds; None where nothing is timed.
         findings: what was found out about models before, for stages that are asked again; None where nothing is kept.
         fitting: False in a dry run, which asks what a stage edits: `refit.refitted` then leaves the weights as they are.
+        time: milliseconds that stages which can (`Traits.times`) split over the layers in place of the target; None: the target.
         ranks: the processes that carry out the function that is running now; only the team calls one in several.
         team: calls a function in all processes of the run.
     """
@@ -79,6 +81,7 @@ class Context:
     initial: Artifact | None = None
     findings: Findings | None = None
     fitting: bool = True
+    time: TimeBudget | None = None
     ranks: Ranks = ALONE
     team: Team = ONE
 
@@ -132,6 +135,7 @@ class Traits:
         races: chooses by timing, which a quick dry run leaves out.
         trains: leaves a trained model, which the stages of the next iteration hold on to.
         once: too slow to be carried out a second time with channel counts rounded.
+        times: splits a budget of milliseconds where the context has one.
     """
 
     decides: Decides = Decides.NOTHING
@@ -140,6 +144,7 @@ class Traits:
     races: bool = False
     trains: bool = False
     once: bool = False
+    times: bool = False
 
 
 @runtime_checkable
@@ -170,3 +175,16 @@ class Stage(Protocol):
         ...
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact: ...
+
+
+@runtime_checkable
+class Estimates(Protocol):
+    """A stage that can say what its choice will lose before it makes it."""
+
+    def estimated(self, artifact: Artifact, context: Context) -> float | None:
+        """Loss by its own measure, which compares for other targets and multiples of channels; None where it measures none.
+
+        Raises:
+            Infeasible: the target is out of reach.
+        """
+        ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,18 @@ def test_the_torch_runner_leaves_the_number_of_threads(net: nn.Module, images: T
     before = torch.get_num_threads()
     runner("torch", net, (images,), threads=before + 1)()
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("runtime", "close"), [("openvino", 1e-5), ("openvino-int8", 0.1)])
+def test_openvino_gives_the_same_outputs_or_says_what_it_lacks(file: Path, images: Tensor, runtime: str, close: float):
+    missing = [name for name in exporters.NEEDS[runtime] if importlib.util.find_spec(name) is None]
+    if missing:
+        with pytest.raises(BadInput, match=rf"The runtime {runtime} was asked for, but .*pip install"):
+            choose(runtime)
+        return
+    theirs, ours = runner(runtime, file, (images,), threads=1)(), runner("ort", file, (images,), threads=1)()
+    assert isinstance(ours, list) and isinstance(theirs, list)
+    np.testing.assert_allclose(theirs[0], ours[0], atol=close * np.abs(ours[0]).max())
 
 
 def test_a_missing_file_is_bad_input(tmp_path: Path, images: Tensor):

@@ -375,6 +375,29 @@ def test_what_is_faster_only_because_it_is_smaller_is_not_rounded(recipe: Recipe
     assert result.module.get_submodule("0").out_channels == widths
 
 
+@dataclass(frozen=True)
+class Weighed(KeepFive):
+    """Expects to lose 0.2 with rounded counts, and as much as `unrounded` with those that are as quick."""
+
+    unrounded: float = 0.0
+
+    def estimated(self, artifact: Artifact, context: Context) -> float:
+        if context.recipe.align == 8:
+            assert context.recipe.target == "macs=0.500000"
+            return 0.2
+        assert context.recipe.target == "macs=0.384615", "1.3 times as quick: as many fewer MACs"
+        return self.unrounded
+
+
+@pytest.mark.parametrize(("unrounded", "widths"), [(0.3, 8), (0.1, 5)])
+def test_time_that_costs_more_quality_than_it_is_worth_is_not_saved(recipe: Recipe, unrounded: float, widths: int):
+    context, _ = prepare.prepare(recipe.model_copy(update={"target": "macs=0.5"}))
+    context = replace(context, race=lambda one, other: Timing(1.0, 1.3, (1.2, 1.4), 5))
+    result = with_widths_that_pay(Weighed(unrounded=unrounded), context.dense, context, None)
+    assert result.module.get_submodule("0").out_channels == widths
+    assert any(f"0.2 by rounded ones, {unrounded} by unrounded ones that are as quick" in note for note in result.notes)
+
+
 def test_an_infeasible_target_leaves_no_folder(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     class Refuses(Halve):
         def check(self, artifact: Artifact, context: object) -> None:

@@ -84,7 +84,8 @@ def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True, g
     if (odd := doubts.guessing(context, metric)) is not None:
         warnings.warn(odd, CompressWarning, stacklevel=2)
     if looked:
-        recipe, note = measured_target.found(recipe, stages, context, metric)
+        context, note = measured_target.found(recipe, stages, context, metric)
+        recipe = context.recipe
         settled = recipe.model_copy(update={"align": recipe.align or 1})
         context = replace(context, recipe=settled, dense=context.dense.noting(note))
     dense = planned = context.dense

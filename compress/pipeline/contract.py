@@ -66,8 +66,8 @@ def widest(recipe: Recipe) -> Recipe:
 
 def found(
     recipe: Recipe, stages: Sequence[Stage], context: Context, metric: quality.Metric, workspace: Workspace
-) -> tuple[Recipe, str]:
-    """The recipe with the target that keeps its contract, and what was tried; from disk where an earlier run has looked already.
+) -> tuple[Context, str]:
+    """The context with the target that keeps its recipe's contract, and what was tried; from disk where a run has looked already.
 
     Raises:
         Infeasible: no target that can be reached keeps it; says what was closest.
@@ -83,7 +83,7 @@ def found(
     if not kept:
         raise Infeasible(_nothing_keeps(recipe, looks))
     target = f"{UNITS[recipe.minimize]}={min(one.target for one in kept):.4f}"
-    return recipe.model_copy(update={"target": target}), _said(recipe, looks)
+    return replace(context, recipe=recipe.model_copy(update={"target": target})), _said(recipe, looks)
 
 
 def _said(recipe: Recipe, looks: Sequence[Look]) -> str:

@@ -82,7 +82,7 @@ class LatencyCache:
         """Speed of one model over another, timed in turns, or as measured before on this machine."""
         if self._known is None:
             self._known = _read()
-        key = self._key(one, other)
+        key = self.key(one, other)
         if key not in self._known:
             timing = self._measure(one, other)
             self.measured += 1
@@ -162,7 +162,7 @@ class LatencyCache:
     def _batch(self, artifact: Artifact) -> tuple[Tensor, ...]:
         return tuple(x.repeat(self.recipe.batch, *[1] * (x.ndim - 1)).to(self.device) for x in artifact.inputs)
 
-    def _key(self, one: Artifact, other: Artifact) -> str:
+    def key(self, one: Artifact, other: Artifact) -> str:
         where = environment().model_dump(exclude={"date", "compress"})
         recipe = self.recipe
         cores = recipe.threads or (usable_cores() if recipe.on is None else 0)

@@ -1,13 +1,12 @@
-"""`--target latency=5ms`, `memory=20MB`, or shares of either: what is measured of a model, met by looking for a share of MACs.
+"""`--target latency=5ms`, `memory=20MB`, or shares of either: what is measured of a model, met by looking.
 
-    looks      channels chosen at a share of MACs and removed, not refitted: time and memory depend on sizes alone
+    memory     a share of MACs is looked for: channels chosen at it and removed, not refitted, since memory depends on sizes alone
+    time       likewise with races; where the runtime tells what its layers take, a budget of milliseconds is (`time_target`)
     the next   where the line through the two looks on either side, in logarithms, meets what was asked for
     the run    an ordinary run at the largest share that is small enough
 
 Time is raced with the dense model, memory is that of the weights and of the activations of a batch that are alive at once.
-Allocation goes by loss per multiply-accumulate, not per millisecond or byte. For a time, channel counts are rounded to 8 from
-the first look on, if that is measurably faster there, or as `--align` says. Depth is left to the run: what it merges makes the
-result smaller still.
+Depth is left to the run: what it merges makes the result smaller still.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from compress.artifact import Artifact
 from compress.errors import BadInput, Infeasible
@@ -23,13 +23,15 @@ from compress.measure import quality
 from compress.measure.asked import MS, PEAK, parse_target
 from compress.measure.cost import cost
 from compress.measure.latency import Timing
+from compress.measure.layer_times import LayerTimes, TimeBudget
 from compress.method_table import METHODS
+from compress.pipeline import time_target
 from compress.pipeline.contract import FILE
 from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.rounding import BLOCK, pays
 from compress.pipeline.workspace import Workspace
 from compress.recipe import Recipe
-from compress.stage import Context, Decides, Findings, Race, Stage
+from compress.stage import Context, Findings, Race, Stage
 
 _WHAT = {"latency": "time", "memory": "peak memory"}
 """Units of targets that are measured -> what of the dense model they are a share of."""
@@ -51,6 +53,27 @@ class Look:
     left: float | None
     low: float = 0.0
     high: float = 0.0
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search ended with, as it stands in `search.json`.
+
+    Attributes:
+        unit: of what was asked for.
+        target: in MACs, that stands in its place.
+        align: multiple of the channel counts.
+        note: what was tried, in words.
+        looks: every model that was tried.
+        time: a budget of milliseconds, which decides in the place of the target.
+    """
+
+    unit: str
+    target: str
+    align: int | None
+    note: str
+    looks: Sequence[Any]
+    time: TimeBudget | None = None
 
 
 def wanted(recipe: Recipe) -> bool:
@@ -82,47 +105,59 @@ def widest(recipe: Recipe) -> Recipe:
 
 
 def found(
-    recipe: Recipe, stages: Sequence[Stage], context: Context, _metric: quality.Metric, workspace: Workspace | None = None
-) -> tuple[Recipe, str]:
-    """The recipe with the share of MACs in place of the target, and what was tried; from disk where an earlier run has looked.
+    recipe: Recipe, stages: Sequence[Stage], context: Context, metric: quality.Metric, workspace: Workspace | None = None
+) -> tuple[Context, str]:
+    """The context with what meets the target in its place, and what was tried; from disk where an earlier run has looked.
 
     Raises:
         BadInput: others took the cores, so that no time can be aimed at.
-        Infeasible: no share is small enough; says how far it goes.
+        Infeasible: nothing is small enough; says how far it goes.
     """
-    share, align, looks = _looked(recipe, stages, context, workspace)
-    what = _WHAT[_unit(recipe)]
-    enough = [one for one in looks if one.left is not None and one.left <= share * (1 + _CLOSE)]
+    place = workspace and workspace.out / FILE
+    try:
+        known = json.loads(place.read_text()) if place is not None and place.exists() else None
+        searched = known and _read(known)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BadInput(f"{place} cannot be read ({error}). Start again with --force.") from error
+    if searched is None:
+        searched = _searched(recipe, stages, context, metric)
+        if workspace is not None:
+            workspace.write(FILE, json.dumps(asdict(searched), indent=1))
+    settled = recipe.model_copy(update={"target": searched.target, "align": searched.align})
+    return replace(context, recipe=settled, time=searched.time), searched.note
+
+
+def _read(known: dict[str, Any]) -> Searched:
+    time = known.pop("time")
+    made = time and TimeBudget(LayerTimes(**time["times"]), float(time["ms"]), int(time["batch"]))
+    return replace(Searched(**known), time=made)
+
+
+def _searched(recipe: Recipe, stages: Sequence[Stage], context: Context, metric: quality.Metric) -> Searched:
+    search = _Search(recipe, stages, context)
+    said = f"The target {recipe.target} is {search.share:.3g} of the dense model's {_WHAT[_unit(recipe)]}."
+    if timed(recipe) and time_target.possible(stages, search.context):
+        budgets = time_target.Search(search.context, stages, metric, search.timed, search.share)
+        if tried := budgets.looks():
+            return _of_budgets(recipe, said, tried)
+    looks = search.looks()
+    enough = [one for one in looks if one.left is not None and one.left <= search.share * (1 + _CLOSE)]
     if not enough:
         least = min((one.left for one in looks if one.left is not None), default=1.0)
         raise Infeasible(
-            f"The target {recipe.target} is {share:.3g} of the dense model's {what}, and removing channels comes down to "
-            f"{least:.3g}. Choose more, or let layers be merged as well (--depth)."
+            f"{said[:-1]}, and removing channels comes down to {least:.3g}. Choose more, or let layers be merged as well "
+            "(--depth)."
         )
     best = max(enough, key=lambda one: one.macs)
-    parts = [_told(one) for one in looks if one.left is not None]
-    said = f"The target {recipe.target} is {share:.3g} of the dense model's {what}. By share of MACs it is {', '.join(parts)}."
-    return recipe.model_copy(update={"target": f"macs={best.macs:.4f}", "align": align}), f"{said} Taken is {best.macs:.4f}."
+    parts = ", ".join(_told(one) for one in looks if one.left is not None)
+    note = f"{said} By share of MACs it is {parts}. Taken is {best.macs:.4f}."
+    return Searched(_unit(recipe), f"macs={best.macs:.4f}", search.align, note, looks)
 
 
-def _looked(
-    recipe: Recipe, stages: Sequence[Stage], context: Context, workspace: Workspace | None
-) -> tuple[float, int | None, list[Look]]:
-    """The share that was asked for, the multiple of channel counts, and every share of MACs that was tried."""
-    place = workspace and workspace.out / FILE
-    try:
-        if place is not None and place.exists():
-            known = json.loads(place.read_text())
-            align = None if known["align"] is None else int(known["align"])
-            return float(known["share"]), align, [Look(**one) for one in known["looks"]]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BadInput(f"{place} cannot be read ({error}). Start again with --force.") from error
-    search = _Search(recipe, stages, context)
-    looks = search.looks()
-    if workspace is not None:
-        told = {"unit": _unit(recipe), "share": search.share, "align": search.align, "looks": [asdict(one) for one in looks]}
-        workspace.write(FILE, json.dumps(told, indent=1))
-    return search.share, search.align, looks
+def _of_budgets(recipe: Recipe, said: str, tried: Sequence[time_target.Look]) -> Searched:
+    best = time_target.best(tried)
+    note = f"{said} {time_target.told(tried, best)}"
+    return Searched("latency", f"macs={best.macs:.4f}", best.align, note, tried, best.time)
 
 
 def _told(look: Look) -> str:
@@ -141,16 +176,14 @@ class _Search:
     def __init__(self, recipe: Recipe, stages: Sequence[Stage], context: Context, race: Race | None = None) -> None:
         self.recipe, self.stages = recipe, stages
         # Shared by all looks: what is seen of the dense model does not depend on the target.
-        self.context = replace(context, findings=Findings())
+        self.context = replace(context, recipe=recipe, findings=Findings())
         self.race = race or LatencyCache(recipe, context.device).race
         unit, asked = parse_target(recipe.target or "")
         self.align, whole = recipe.align, 1.0
-        if timed(recipe):
-            plain = self._carried_out(0.5, recipe.align or 1)
-            timing = self._timed(plain, context.dense)
+        if unit == MS:
+            timing = self.timed(self._carried_out(0.5, recipe.align or 1), context.dense)
             # Of the dense model, by the pair that was timed together.
-            whole = timing.p50_ms * timing.ratio if unit == MS else 1.0
-            self.align = recipe.align or self._block(plain)
+            whole = timing.p50_ms * timing.ratio
         elif unit == PEAK:
             whole = self._peak(context.dense)
         self.share = asked / whole
@@ -162,6 +195,8 @@ class _Search:
 
     def looks(self) -> list[Look]:
         """Every share that was tried, in order."""
+        if timed(self.recipe) and self.align is None:
+            self.align = self._block(self._carried_out(0.5, 1))
         tried: list[Look] = []
         slow, quick = Look(1.0, 1.0), None
         macs = self.share
@@ -201,7 +236,7 @@ class _Search:
         if not timed(self.recipe):
             left = self._peak(smaller) / self._peak(self.context.dense)
             return Look(macs, left, left, left)
-        timing = self._timed(smaller, self.context.dense)
+        timing = self.timed(smaller, self.context.dense)
         return Look(macs, 1 / timing.ratio, 1 / timing.ci95[1], 1 / timing.ci95[0])
 
     def _peak(self, one: Artifact) -> float:
@@ -215,7 +250,8 @@ class _Search:
             return 1
         return BLOCK if pays(self.race(rounded, plain), rounded, plain) else 1
 
-    def _timed(self, one: Artifact, other: Artifact) -> Timing:
+    def timed(self, one: Artifact, other: Artifact) -> Timing:
+        """A race that can be aimed by."""
         timing = self.race(one, other)
         if timing.noisy:
             raise BadInput(
@@ -226,12 +262,4 @@ class _Search:
 
     def _carried_out(self, macs: float, align: int) -> Artifact:
         recipe = self.recipe.model_copy(update={"target": f"macs={macs:.6f}", "align": align})
-        artifact = self.context.dense
-        for stage in self.stages:
-            decides = stage.traits.decides
-            if decides is Decides.NOTHING or stage.traits.races or stage.traits.trains:
-                continue
-            # Weights do not matter, but to a stage that judges what it has fitted.
-            context = replace(self.context, recipe=recipe, fitting=decides is not Decides.BEFORE_TRAINING)
-            artifact = stage(artifact, context)
-        return artifact
+        return time_target.sized(self.stages, replace(self.context, recipe=recipe))

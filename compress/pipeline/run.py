@@ -131,8 +131,9 @@ def _carry_out(
     ):
         if looked:
             with purse.on("looking for a target"):
-                recipe, note = looked.found(recipe, stages, context, metric, workspace)
-            context = replace(context, recipe=recipe, dense=context.dense.noting(note))
+                context, note = looked.found(recipe, stages, context, metric, workspace)
+            recipe = context.recipe
+            context = replace(context, dense=context.dense.noting(note))
         races = LatencyCache(recipe, context.device)
         known = shared and shared.dense
         harness = Harness(recipe, context.data, context.dense, context.device, metric, races, purse, known, team)

@@ -48,7 +48,7 @@ class Sealed(Record):
 class Latency(Record):
     """Time of one call, interleaved with the dense model's."""
 
-    runtime: str = Field(description="ort, ort-cuda or torch")
+    runtime: str = Field(description="ort, ort-cuda, torch, openvino or openvino-int8")
     batch: int = Field(ge=1)
     threads: int = Field(ge=0)
     p50_ms: float = Field(gt=0, description="median milliseconds of one call on a whole batch")

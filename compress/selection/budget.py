@@ -50,7 +50,7 @@ def cost_model(
     # Of the dense model: per entry of a weight, MACs do not depend on how many channels are left.
     counted = cost(module, inputs)
     scales = _scales(module, counted, channels, unit)
-    rows = [_axes(tensor, name, groups) for name, (tensor, _) in scales.items()]
+    rows = [axes(tensor, name, groups) for name, (tensor, _) in scales.items()]
     # Biases have one axis, convolutions more: missing ones are 1 and change no product.
     depth = max([2, *(len(base) for base, _ in rows)])
     base, per_channel = np.ones((len(rows), depth)), np.zeros((len(rows), depth, len(groups)))
@@ -99,7 +99,7 @@ def _behind(node: Node) -> set[str]:
     return found
 
 
-def _axes(tensor: Tensor, name: str, groups: Sequence[Group]) -> tuple[list[float], np.ndarray]:
+def axes(tensor: Tensor, name: str, groups: Sequence[Group]) -> tuple[list[float], np.ndarray]:
     """Length of each axis: a part that stays, and a part per channel of each group."""
     base, per_channel = [float(n) for n in tensor.shape] or [1.0], np.zeros((max(tensor.ndim, 1), len(groups)))
     for g, group in enumerate(groups):

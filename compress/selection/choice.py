@@ -20,7 +20,7 @@ from compress.edits import Keep
 from compress.entropy import allocate, swaps
 from compress.entropy.allocate import Allocation
 from compress.entropy.obs import Sweep
-from compress.errors import BadInput, UnsupportedModel
+from compress.errors import BadInput, Infeasible, UnsupportedModel
 from compress.graph.channels.solve import Group
 from compress.measure.asked import parse_target
 from compress.measure.cost import cost
@@ -29,6 +29,7 @@ from compress.refit import refit
 from compress.selection import budget
 from compress.selection import channels as selection
 from compress.selection.scores import SCORES
+from compress.selection.time_model import time_model
 from compress.stage import Context, once
 
 Selector = Literal["entropic", "entropic-path", "obs", "obs-swaps", "magnitude", "taylor", "random", "state-entropy"]
@@ -117,6 +118,21 @@ class Choice:
             for one in wanted
         ), notes
 
+    def estimated(self, artifact: Artifact, context: Context) -> float | None:
+        """Sum of the loss curves of all groups at the counts that the budget leaves; None for selectors that measure no loss.
+
+        Raises:
+            Infeasible: the target is out of reach.
+        """
+        if self.selector not in MEASURED or self.counts is not None or context.recipe.tolerance is not None:
+            return None
+        groups = self._groups(artifact)
+        sweeps = self._measured(artifact, context, groups, None)[1]
+        curves = {g.name: sweeps[g.name].losses for g in groups if g.name in sweeps}
+        known = [g for g in groups if g.name in curves]
+        counts, _ = self._counts(artifact, context, known, curves)
+        return sum(float(curves[g.name][n]) for g, n in zip(known, counts, strict=True))
+
     def _measured(
         self, artifact: Artifact, context: Context, groups: Sequence[Group], losses: selection.Losses | None
     ) -> Measured:
@@ -155,6 +171,8 @@ class Choice:
         return chosen
 
     def _budget(self, artifact: Artifact, context: Context, groups: Sequence[Group]) -> tuple[allocate.CostModel, float]:
+        if (time := context.time) is not None:
+            return time_model(artifact, groups, time.times, time.batch), time.ms
         target = context.recipe.target or DEFAULT_TARGET
         channels = artifact.channels
         unit = target.partition("=")[0]
@@ -171,12 +189,15 @@ class Choice:
         if recipe.tolerance is not None:
             return allocate.tolerated([curves[g.name] for g in groups], recipe.tolerance, recipe.align or 1), ()
         model, target = self._budget(artifact, context, groups)
+        if (least := model(allocate.lowest([g.channels for g in groups], recipe.align or 1))) > target:
+            raise Infeasible(f"The fewest channels take {least:.3g} of the {target:.3g} that are allowed. Choose more.")
         if not (self.selector not in MEASURED if self.share_alike is None else self.share_alike):
             split: Allocation = allocate.allocate([curves[g.name] for g in groups], model, target, recipe.align or 1)
         # Numbers that do not compare across layers cannot split a budget: the same share for all.
         else:
             split = allocate.uniform([g.channels for g in groups], model, target, recipe.align or 1)
-        if abs(split.cost / target - 1) > _CLOSE:
+        # Milliseconds are estimated, and told by who races the result.
+        if context.time is None and abs(split.cost / target - 1) > _CLOSE:
             why = f"{ROUNDED} {recipe.align}" if (recipe.align or 1) > 1 else "no closer choice"
             wanted = recipe.target or DEFAULT_TARGET
             unit, asked = parse_target(wanted)

@@ -29,7 +29,7 @@ class Remove:
     counts: Mapping[str, int] | None = None
     share_alike: bool | None = None
     name: str = "remove"
-    traits: Traits = Traits(Decides.BEFORE_TRAINING, frozenset({"width"}), repeats=True)
+    traits: Traits = Traits(Decides.BEFORE_TRAINING, frozenset({"width"}), repeats=True, times=True)
 
     def needed(self, recipe: Recipe) -> bool:
         return True
@@ -49,6 +49,10 @@ class Remove:
     ) -> tuple[tuple[Keep, ...], tuple[str, ...]]:
         """The edits, and what should be said about them; see `selection.choice`."""
         return self._choice.decide(artifact, context, losses)
+
+    def estimated(self, artifact: Artifact, context: Context) -> float | None:
+        """See `stage.Estimates`."""
+        return self._choice.estimated(artifact, context)
 
     @property
     def _choice(self) -> Choice:

@@ -186,8 +186,11 @@ def saturates(processor: Path = Path("/proc/cpuinfo")) -> bool:
     return False
 
 
-def session(model: Path | bytes, threads: int, batch: int = 0) -> Any:
-    """A model opened; `batch` is the only size that will be asked for, where that is known: memory is then planned once."""
+def session(model: Path | bytes, threads: int, batch: int = 0, profile: Path | None = None) -> Any:
+    """A model opened; `batch` is the only size that will be asked for, where that is known: memory is then planned once.
+
+    With `profile` every operation is timed, into a file whose name begins so.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -196,6 +199,8 @@ def session(model: Path | bytes, threads: int, batch: int = 0) -> Any:
         options.intra_op_num_threads = threads
     if batch:
         options.add_free_dimension_override_by_name("batch", batch)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as where the expected latency was measured
     return onnxruntime.InferenceSession(
         str(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"]

@@ -1,0 +1,194 @@
+"""Does a model that was asked to take so many milliseconds take them, and what is it worth beside one that was sized by MACs?
+
+    python benchmarks/latency_targets.py --data cifar10 --nets nets --work work [--on ssh://user@host] [--core 1]
+
+targets       twenty targets in time on four networks, in ONNX Runtime here and, with `--on`, through ssh: the result is timed
+              again as `compress bench` does it, dense and smaller file in processes of their own, in turns
+by MACs       the same target, met by a share of MACs (as for runtimes that do not tell what layers take): quality at equal time
+
+ResNet-20 and VGG-16-BN have trained weights and real images; MobileNetV2 and ResNet-18 random ones, whose quality is none. No
+training, one thread, channels alone. Finished rows are written at once and not run again. Take a core that nobody else uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+import torchvision.models as zoo
+from opened import decoded
+from results_io import known, write
+
+import compress
+from compress.errors import CompressError
+from compress.measure.interleaved import Candidate, race
+from compress.pipeline import time_target
+
+TRAIN, TEST = 5000, 5000
+CLOSE = 0.05
+TARGETS = {
+    "resnet20": (0.8, 0.65, 0.5, 0.35),
+    "vgg16_bn": (0.8, 0.6, 0.4, 0.2),
+    "mobilenet_v2": (0.85, 0.65, 0.5),
+    "resnet18": (0.8, 0.6, 0.4),
+}
+BATCHED = {"resnet20": (0.5,), "vgg16_bn": (0.5,)}
+THERE = {"resnet20": (0.6,), "vgg16_bn": (0.5,), "mobilenet_v2": (0.7,), "resnet18": (0.5,)}
+BY_MACS = {"resnet20": (0.65, 0.5), "vgg16_bn": (0.6, 0.4)}
+TRAINED = ("resnet20", "vgg16_bn")
+SIDE = 96
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="CIFAR-10 as folders of images")
+    parser.add_argument("--nets", type=Path, required=True, help="folder of nets.py and trained weights")
+    parser.add_argument("--work", type=Path, required=True, help="folder for what is made on the way")
+    parser.add_argument("--on", help="ssh://user@host of the four targets on a device; without it they are left out")
+    parser.add_argument("--core", type=int, help="core that everything is pinned to")
+    args = parser.parse_args()
+    if args.core is not None:
+        os.sched_setaffinity(0, {args.core})
+    torch.set_num_threads(1)
+    args.work.mkdir(parents=True, exist_ok=True)
+    results = known("latency_targets")
+    rows: list[dict[str, Any]] = results.setdefault("rows", [])
+    for asked in jobs(args.on is not None):
+        if any(all(row[key] == value for key, value in asked.items()) for row in rows):
+            continue
+        rows.append({**asked, **carried_out(asked, args)})
+        print(rows[-1], flush=True)
+        write("latency_targets", {"summary": summary(rows), "rows": rows})
+    write("latency_targets", {"summary": summary(rows), "rows": rows})
+
+
+def jobs(there: bool) -> Iterator[dict[str, Any]]:
+    """What is asked for, row by row."""
+    for place, batch, targets in (("here", 1, TARGETS), ("here", 8, BATCHED), *([("ssh", 1, THERE)] if there else [])):
+        for net, shares in targets.items():
+            for share in shares:
+                yield {"net": net, "place": place, "batch": batch, "asked": share, "by": "milliseconds"}
+    for net, shares in BY_MACS.items():
+        for share in shares:
+            yield {"net": net, "place": "here", "batch": 1, "asked": share, "by": "MACs"}
+
+
+def carried_out(asked: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """One run, and its result timed by others than itself."""
+    net, out, start = str(asked["net"]), args.work / "out", time.perf_counter()
+    path, architecture = model(net, args)
+    by_macs = mock.patch.object(time_target, "possible", lambda *_: False)
+    try:
+        with by_macs if asked["by"] == "MACs" else contextlib.nullcontext():
+            report = compress.run(
+                path,
+                **architecture,
+                data=samples(net, args),
+                target=f"latency={asked['asked']}",
+                batch=asked["batch"],
+                calibration=1000 if net in TRAINED else 128,
+                allow_doubtful=net not in TRAINED,
+                **({"on": args.on, "on_python": sys.executable} if asked["place"] == "ssh" else {}),
+                **{"threads": 1, "epochs": 0, "depth": 0, "export": "onnx", "device": "cpu"},
+                out=out,
+                force=True,
+            )
+    except CompressError as error:
+        return {"refused": str(error), "seconds": time.perf_counter() - start}
+    seconds = time.perf_counter() - start
+    files = (out / "stages" / "00-dense" / "model.onnx", out / "model.onnx")
+    shape = (3, *[32 if net in TRAINED else SIDE] * 2)
+    pair = [Candidate(str(file), "ort", file, asked["batch"], 1, (shape,)) for file in files]
+    timed = race(pair, rounds=60, cpus=() if args.core is None else (args.core,))[1]
+    assert timed.ratio is not None and timed.ci95 is not None, timed.reason
+    dense, result = report.dense.quality, report.result.quality
+    return {
+        "left": 1 / timed.ratio,
+        "ci95": (1 / timed.ci95[1], 1 / timed.ci95[0]),
+        "off": 1 / timed.ratio / asked["asked"] - 1,
+        "noisy": timed.noisy,
+        "macs": report.result.macs / report.dense.macs,
+        "lost": 100 * (dense.value - result.value) if net in TRAINED and dense and result else None,
+        "note": next((note for note in report.notes if "dense model's time" in note), ""),
+        "seconds": seconds,
+    }
+
+
+def model(net: str, args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """The file of the weights, and what else says which network it is."""
+    if net in TRAINED:
+        factory = f"{args.nets / 'nets.py'}:{net}"
+        return args.nets / f"{net}.pt", {"arch": factory, "input_shape": "3x32x32", "trust_recipe": True}
+    path = args.work / f"{net}.pt"
+    if not path.exists():
+        torch.manual_seed(0)
+        torch.save(getattr(zoo, net)(num_classes=10).state_dict(), path)
+    shape = f"3x{SIDE}x{SIDE}"
+    return path, {"arch": f"torchvision:{net}", "arch_kwargs": {"num_classes": 10}, "input_shape": shape}
+
+
+def samples(net: str, args: argparse.Namespace) -> str:
+    """Images and labels, made once."""
+    path = args.work / ("cifar.npz" if net in TRAINED else "random.npz")
+    if not path.exists():
+        np.savez(path, **(some(dict(decoded(args.data))) if net in TRAINED else noise()))
+    if net not in TRAINED:
+        return str(path)
+    described = path.with_suffix(".toml")
+    described.write_text(f'source = "{path.name}"\nnormalize = "cifar10"\n')
+    return str(described)
+
+
+def some(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """As many of each part as the figures need."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", TRAIN), ("test", TEST)):
+        chosen = random.permutation(len(arrays[f"y_{part}"]))[:count]
+        arrays |= {f"{axis}_{part}": arrays[f"{axis}_{part}"][chosen] for axis in "xy"}
+    return arrays
+
+
+def noise() -> dict[str, np.ndarray]:
+    """Images of nothing."""
+    random, made = np.random.default_rng(0), dict[str, np.ndarray]()
+    for part, count in (("train", 400), ("test", 100)):
+        made[f"x_{part}"] = random.integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
+        made[f"y_{part}"] = np.arange(count) % 10
+    return made
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """How many targets were met, and what both ways lose at equal time."""
+    timed = [row for row in rows if row["by"] == "milliseconds"]
+    return {
+        "targets": len(timed),
+        "met": sum(row.get("off") is not None and abs(row["off"]) <= CLOSE for row in timed),
+        "refused": sum("refused" in row for row in timed),
+        "beside_macs": [
+            {
+                "net": row["net"],
+                "asked": row["asked"],
+                "left": other["left"],
+                "lost": other["lost"],
+                "left_by_macs": row["left"],
+                "lost_by_macs": row["lost"],
+            }
+            for row in rows
+            if row["by"] == "MACs" and "refused" not in row
+            for other in timed
+            if all(other[key] == row[key] for key in ("net", "place", "batch", "asked")) and "refused" not in other
+        ],
+    }
+
+
+if __name__ == "__main__":
+    main()
