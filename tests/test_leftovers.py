@@ -25,7 +25,7 @@ from torch import nn
 from compress.cli.main import cli
 from compress.errors import BadInput
 from compress.measure.latency import Timing
-from compress.pipeline import latency_cache
+from compress.pipeline import remembered
 from compress.pipeline.lock import locked
 from compress.pipeline.workspace import open_workspace
 from compress.recipe import make
@@ -317,6 +317,6 @@ def test_no_room_for_the_model_on_its_way_to_the_exporting_process_is_told(
 def test_two_processes_share_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path))
     timing = {f.name: 1 for f in dataclasses.fields(Timing)}
-    latency_cache._write({"one": timing})
-    latency_cache._write({"other": timing})  # of a process that read the file before the first was in it
+    remembered.remember("latency.json", Timing, {"one": timing})
+    remembered.remember("latency.json", Timing, {"other": timing})  # of a process that read the file before the first was in it
     assert set(json.loads((tmp_path / "latency.json").read_text())) == {"one", "other"}

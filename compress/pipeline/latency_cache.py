@@ -5,7 +5,6 @@ The runtime is one of this machine or, with `--on`, ONNX Runtime on a device tha
 Latency depends on structure and shapes, not on the values of weights. An outcome is kept by a digest of both models: their
 graphs, layers and input shapes, the settings of the runtime, the versions and the device. A race too noisy to tell is run
 again, and forgotten if that is no better.
-The file lies in the user's cache folder (`COMPRESS_CACHE` names another); one that is damaged or cannot be written is ignored.
 """
 
 from __future__ import annotations
@@ -32,16 +31,15 @@ from compress.graph.channel_affine import ChannelAffine
 from compress.measure.interleaved import Candidate, Figures
 from compress.measure.latency import Timing, compare
 from compress.measure.runtime import choose, runner, usable_cores
+from compress.pipeline.remembered import recalled, remember
 from compress.recipe import Recipe
 from compress.remote.race import race as race_there
 from compress.remote.ssh import device, workshop
 from compress.report.environment import environment
-from compress.user.cache_folder import cache_folder
-from exporters import atomic, onnx_for_timing
+from exporters import onnx_for_timing
 from exporters.standalone import leftovers, machine
 
 _FILE = "latency.json"
-_KEPT = 5000  # outcomes; older ones are dropped
 
 
 _PLAIN = (
@@ -81,7 +79,7 @@ class LatencyCache:
     def race(self, one: Artifact, other: Artifact) -> Timing:
         """Speed of one model over another, timed in turns, or as measured before on this machine."""
         if self._known is None:
-            self._known = _read()
+            self._known = recalled(_FILE, Timing)
         key = self.key(one, other)
         if key not in self._known:
             timing = self._measure(one, other)
@@ -90,7 +88,7 @@ class LatencyCache:
                 return timing  # retry on an idle machine
             # Without the rounds, which nobody asks for again.
             self._known[key] = dataclasses.asdict(dataclasses.replace(timing, rounds_ms=()))
-            _write(self._known)
+            remember(_FILE, Timing, self._known)
         found = self._known[key]
         of_p50 = found["p50_ci95_ms"]
         return Timing(
@@ -212,24 +210,3 @@ def _structure(artifact: Artifact) -> list[str]:
         given = map_arg((node.args, dict(node.kwargs)), lambda other: f"%{place[other]}")
         lines.append(f"{does} {given}")
     return lines
-
-
-def _read() -> dict[str, Any]:
-    try:
-        found = json.loads((cache_folder() / _FILE).read_text())
-    except (OSError, ValueError):
-        return {}
-    fields = {f.name for f in dataclasses.fields(Timing)}
-    if not isinstance(found, dict):
-        return {}
-    return {key: value for key, value in found.items() if isinstance(value, dict) and set(value) == fields}
-
-
-def _write(known: dict[str, Any]) -> None:
-    # What another process measured meanwhile stays.
-    newest = dict(list((_read() | known).items())[-_KEPT:])
-    try:
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        atomic.write(cache_folder() / _FILE, json.dumps(newest).encode())
-    except OSError:
-        return

@@ -20,18 +20,17 @@ from compress.edits import Keep, Plan
 from compress.entropy.allocate import choices
 from compress.measure.layer_times import Layer, LayerTimes, by_kind, fitted, layers
 from compress.pipeline.latency_cache import LatencyCache
+from compress.pipeline.remembered import recalled, remember
 from compress.progress import Progress
 from compress.remote.ssh import device, readable, scripts, spoken, workshop
 from compress.selection.budget import removable
-from compress.user.cache_folder import cache_folder
-from exporters import atomic
 from exporters.standalone import leftovers
 from exporters.standalone.kernels import kernels
 
 NETWORKS = 20
 """How many are timed; four numbers of every kind of layer are fitted to them."""
 _REDUCED = 0.8  # share of the groups that lose channels in each
-_FILE, _KEPT = "layer_times.json", 200
+_FILE = "layer_times.json"
 
 
 def layer_times(artifact: Artifact, races: LatencyCache, multiple: int, progress: Progress) -> LayerTimes:
@@ -42,7 +41,7 @@ def layer_times(artifact: Artifact, races: LatencyCache, multiple: int, progress
         ExportError: the model cannot be written.
     """
     key = f"{races.key(artifact, artifact)} {multiple}"
-    known = _read()
+    known = recalled(_FILE, LayerTimes)
     if key in known:
         return LayerTimes(**known[key])
     every = layers(artifact.module, artifact.inputs, races.recipe.batch)
@@ -53,7 +52,7 @@ def layer_times(artifact: Artifact, races: LatencyCache, multiple: int, progress
         times.append(by_kind(found))
         progress("time layers", len(times) / NETWORKS, f"widths in multiples of {multiple}")
     made = fitted(every, widths, times, multiple)
-    _write(known | {key: dataclasses.asdict(made)})
+    remember(_FILE, LayerTimes, {key: dataclasses.asdict(made)})
     return made
 
 
@@ -92,26 +91,6 @@ def _timed(
             done = shop.run("kernels.py", f"--batch={recipe.batch}", f"--threads={recipe.threads}", *names)
             with readable(shop.there, done, "kernels.py"):
                 yield from zip(widths, json.loads(spoken(done)), strict=True)
-
-
-def _read() -> dict[str, Any]:
-    try:
-        found = json.loads((cache_folder() / _FILE).read_text())
-    except (OSError, ValueError):
-        return {}
-    fields = {f.name for f in dataclasses.fields(LayerTimes)}
-    if not isinstance(found, dict):
-        return {}
-    return {key: value for key, value in found.items() if isinstance(value, dict) and set(value) == fields}
-
-
-def _write(known: dict[str, Any]) -> None:
-    newest = dict(list((_read() | known).items())[-_KEPT:])
-    try:
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        atomic.write(cache_folder() / _FILE, json.dumps(newest).encode())
-    except OSError:
-        return
 
 
 def timeable(artifact: Artifact, races: LatencyCache) -> bool:
