@@ -9,20 +9,22 @@ Source of the trials' values: the multi-objective tree-structured Parzen estimat
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from compress.errors import BadInput, MissingPackage, NotWritten, extra
 from exporters.standalone import leftovers
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
 _BEAT_S, _GRACE_S = 30, 150
 """Seconds between heartbeats, and after which a worker without one is taken for dead."""
@@ -30,7 +32,10 @@ _WAIT_S = 2
 _RETRIES = 3
 _RANDOM = 8
 """Trials whose values are drawn before any is estimated from the others."""
-_WORKER = "worker"
+WORKER = "worker"
+T = TypeVar("T")
+Choose = Callable[[Sequence["FrozenTrial"]], "tuple[FrozenTrial, T] | None"]
+Propose = Callable[["optuna.Trial"], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -56,37 +61,74 @@ class Study:
         with answering():
             return self.optuna.get_trials()
 
-    def next(self, seed: int) -> optuna.Trial | None:
-        """The next trial of the queue, which nobody else gets; None where nothing is left to do.
+    def next(self, choose: Choose[T]) -> tuple[optuna.Trial, T] | None:
+        """The next trial of the queue, which nobody else gets, and what is to be done with it; None where nothing is left to do.
 
         Args:
-            seed: of the values that are tried; the same values come whoever gets a trial, as far as those before it are the same.
+            choose: the one that waits and is to be done now, by all trials as they are; None where others have to finish first.
         """
-        while (found := self._popped(seed)) is None and self._others:
-            time.sleep(_WAIT_S)  # what a worker leaves behind when it dies is done here
-        return found
+        while True:
+            with answering():
+                self._take_up()
+                every = self.optuna.get_trials(deepcopy=False)
+                chosen = choose(every)
+                if chosen is not None and (trial := self._taken(chosen[0])):
+                    return trial, chosen[1]
+            if chosen is None:
+                if not any(one.state.name == "RUNNING" for one in every):
+                    return None
+                time.sleep(_WAIT_S)  # what a worker leaves behind when it dies is done here
 
-    def _popped(self, seed: int) -> optuna.Trial | None:
+    def _taken(self, waiting: FrozenTrial) -> optuna.Trial | None:
+        """Mine from now on; None where somebody else was quicker."""
         import optuna
 
-        with answering():
-            self._take_up()
-            for waiting in self.optuna.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)):
-                with suppress(optuna.exceptions.UpdateFinishedTrialError):
-                    if self.storage.set_trial_state_values(waiting._trial_id, optuna.trial.TrialState.RUNNING):
-                        self.optuna.sampler = _sampler(seed * 100_003 + waiting.number)
-                        trial = optuna.Trial(self.optuna, waiting._trial_id)
-                        trial.set_user_attr(_WORKER, leftovers.mark())
-                        return trial
+        running, number = optuna.trial.TrialState.RUNNING, waiting._trial_id
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            if self.storage.set_trial_state_values(number, running):
+                if self.storage.get_trial(number).user_attrs != waiting.user_attrs:
+                    self.storage.set_trial_state_values(number, optuna.trial.TrialState.WAITING)  # it was looked at meanwhile
+                    return None
+                self.storage.set_trial_user_attr(number, WORKER, leftovers.mark())
+                return optuna.Trial(self.optuna, number)
         return None
 
-    @property
-    def _others(self) -> int:
-        """Trials that other workers are at."""
-        import optuna
-
+    def of(self, trial: optuna.Trial) -> FrozenTrial:
+        """What is known of a trial."""
         with answering():
-            return len(self.optuna.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)))
+            return self.storage.get_trial(trial._trial_id)
+
+    def put_back(self, trial: optuna.Trial, facts: Mapping[str, Any]) -> None:
+        """It waits again, for whoever is next, with what is known of it now."""
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        with answering(), suppress(UpdateFinishedTrialError):  # somebody took me for dead, and it is another's now
+            # The mark last: who takes it next may see it before its own, and take that one for dead.
+            for name, value in {**facts, WORKER: ""}.items():
+                self.storage.set_trial_user_attr(trial._trial_id, name, value)
+            self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+    def drawn(self, trial: FrozenTrial, propose: Propose, seed: int, known: Sequence[FrozenTrial]) -> dict[str, str]:
+        """The values of a trial, written down: drawn, or estimated from trials whose figures are known.
+
+        Args:
+            trial: one without values.
+            propose: draws them from a trial of Optuna.
+            seed: of what is drawn.
+            known: with parameters and two figures each.
+        """
+        optuna = _optuna()
+        beside = optuna.create_study(directions=["minimize", "minimize"], sampler=_sampler(seed))
+        beside.add_trials(known)
+        beside.enqueue_trial(trial.system_attrs.get("fixed_params", {}))
+        asked = beside.ask()
+        found = dict(propose(asked))
+        with answering():
+            for name, distribution in asked.distributions.items():
+                inside = distribution.to_internal_repr(asked.params[name])
+                self.storage.set_trial_param(trial._trial_id, name, inside, distribution)
+        return found
 
     @contextmanager
     def beating(self, trial: optuna.Trial) -> Generator[None]:
@@ -129,7 +171,7 @@ class Study:
         with _as_it_is():
             optuna.storages.fail_stale_trials(self.optuna)
         for trial in self.optuna.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-            if leftovers.dead(trial.user_attrs.get(_WORKER, "")):
+            if leftovers.dead(trial.user_attrs.get(WORKER, "")):
                 self._back(trial._trial_id, _again(_RETRIES))
 
     def _back(self, number: int, again: Any) -> None:
@@ -138,7 +180,9 @@ class Study:
 
         with suppress(UpdateFinishedTrialError):
             if self.storage.set_trial_state_values(number, TrialState.FAIL):
-                again(self.optuna, self.storage.get_trial(number))
+                left = copy.deepcopy(self.storage.get_trial(number))
+                left.set_user_attr(WORKER, "")  # else whoever takes it next is taken for the dead one
+                again(self.optuna, left)
 
 
 def made(place: str, name: str, trials: int, first: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Study:
