@@ -26,7 +26,7 @@ from compress.method_table import METHODS
 from compress.pipeline.harness import Harness
 from compress.pipeline.shared import NOT_TIMED
 from compress.recipe import make
-from compress.tuning import front, rounds, space, study, trials
+from compress.tuning import front, rounds, space, storage, study, trials
 from compress.tuning.front import Tried, Tuning
 from compress.tuning.space import Choice, Range
 
@@ -148,6 +148,8 @@ def test_a_trial_that_was_looked_at_waits_again_and_is_not_taken_by_who_has_not_
         ("sqlite:////nowhere/at/all.db", "cannot be used"),
         ("nowhere/at/all.journal", "The folder of --storage nowhere/at/all.journal does not exist"),
         ("oracle-of-delphi://x", "cannot be used"),
+        ("grpc://server", "--storage is grpc://server; needed is grpc://HOST:PORT"),
+        ("grpc://server:port", "needed is grpc://HOST:PORT"),
     ],
 )
 def test_a_storage_that_cannot_be_reached_is_refused(place: str, says: str):
@@ -165,7 +167,7 @@ def test_a_storage_that_goes_away_is_told(tmp_path: Path):
 
 
 def test_no_password_is_shown():
-    assert study.shown("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert storage.shown("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
 
 
 def test_a_second_study_of_a_name_and_one_that_is_not_there_are_refused(tmp_path: Path):
@@ -441,6 +443,40 @@ def postgresql(tmp_path: Path) -> Iterator[str]:
 def test_three_workers_share_a_postgresql(postgresql: str):
     pytest.importorskip("psycopg")
     three_workers_one_killed(postgresql)
+
+
+SERVER = """
+import sys
+from optuna.storages import JournalStorage, run_grpc_proxy_server
+from optuna.storages.journal import JournalFileBackend
+run_grpc_proxy_server(JournalStorage(JournalFileBackend(sys.argv[1])), host="127.0.0.1", port=int(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_three_workers_share_a_proxy_and_are_told_when_it_goes_away(tmp_path: Path):
+    pytest.importorskip("grpc")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    place = f"grpc://127.0.0.1:{port}"
+    with pytest.raises(BadInput, match=r"cannot be used \(failed to connect .*\)"):
+        study.made("grpc://127.0.0.1:1", "s", 1, [], {})
+    server = subprocess.Popen([sys.executable, "-c", SERVER, str(tmp_path / "s.journal"), str(port)])
+    try:
+        for _ in range(60):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.5)
+        three_workers_one_killed(place)
+        made = study.made(place, "t", 1, [], {})
+    finally:
+        server.kill()
+        server.wait()
+    with pytest.raises(NotWritten, match=r"does not answer any more .*--join when it is back"):
+        made.next(first)
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from compress.tuning import front, space
 from compress.tuning import study as studies
 from compress.tuning.front import Tuning
 from compress.tuning.rounds import Rounds, usual_runs
+from compress.tuning.storage import shown
 from compress.tuning.trials import FOLDER, Worker
 from compress.user import files
 
@@ -107,7 +108,7 @@ def tune(
         facts = {**same, "recipe": base.to_toml(), "space": space.written(searched), "compress": __version__}
         facts |= {"trials": trials, "runs": usual_runs(trials) if runs is None else runs}
         opened = studies.made(place, study, trials, space.usual_first(searched), facts)
-    notes = _compared(opened.facts, same, base.minimize, studies.shown(place))
+    notes = _compared(opened.facts, same, base.minimize, shown(place))
     rounds = Rounds(opened.facts["trials"], opened.facts["runs"], len(space.usual_first(searched)))
     shared = Shared(context, metric, timed=base.minimize == "latency")
     Worker(opened, rounds, shared, base, searched, out, held_out, progress).work()

@@ -12,24 +12,20 @@ from __future__ import annotations
 import copy
 import threading
 import time
-import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from compress.errors import BadInput, MissingPackage, NotWritten, extra
+from compress.errors import BadInput
+from compress.tuning.storage import BEAT_S, RETRIES, again, answering, as_it_is, opened, shown, the_library
 from exporters.standalone import leftovers
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-_BEAT_S, _GRACE_S = 30, 150
-"""Seconds between heartbeats, and after which a worker without one is taken for dead."""
 _WAIT_S = 2
-_RETRIES = 3
 _RANDOM = 8
 """Trials whose values are drawn before any is estimated from the others."""
 WORKER = "worker"
@@ -118,7 +114,7 @@ class Study:
             seed: of what is drawn.
             known: with parameters and two figures each.
         """
-        optuna = _optuna()
+        optuna = the_library()
         beside = optuna.create_study(directions=["minimize", "minimize"], sampler=_sampler(seed))
         beside.add_trials(known)
         beside.enqueue_trial(trial.system_attrs.get("fixed_params", {}))
@@ -140,7 +136,7 @@ class Study:
             yield
         except KeyboardInterrupt:
             with suppress(Exception):
-                self._back(trial._trial_id, _again(None))
+                self._back(trial._trial_id, again(None))
             raise
         finally:
             done.set()
@@ -161,20 +157,20 @@ class Study:
         while beat is not None:
             with suppress(Exception):  # a storage that is away for a moment; the next beat tells
                 beat(number)
-            if done.wait(_BEAT_S):
+            if done.wait(BEAT_S):
                 return
 
     def _take_up(self) -> None:
         """Trials of dead workers go back into the queue."""
         import optuna
 
-        with _as_it_is():
+        with as_it_is():
             optuna.storages.fail_stale_trials(self.optuna)
         for trial in self.optuna.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
             if leftovers.dead(trial.user_attrs.get(WORKER, "")):
-                self._back(trial._trial_id, _again(_RETRIES))
+                self._back(trial._trial_id, again(RETRIES))
 
-    def _back(self, number: int, again: Any) -> None:
+    def _back(self, number: int, then: Any) -> None:
         from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
@@ -182,7 +178,7 @@ class Study:
             if self.storage.set_trial_state_values(number, TrialState.FAIL):
                 left = copy.deepcopy(self.storage.get_trial(number))
                 left.set_user_attr(WORKER, "")  # else whoever takes it next is taken for the dead one
-                again(self.optuna, left)
+                then(self.optuna, left)
 
 
 def made(place: str, name: str, trials: int, first: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Study:
@@ -194,8 +190,8 @@ def made(place: str, name: str, trials: int, first: Sequence[Mapping[str, Any]],
     """
     if trials < 1:
         raise BadInput(f"--trials is {trials}; needed is one or more.")
-    optuna = _optuna()
-    storage = _storage(place)
+    optuna = the_library()
+    storage = opened(place)
     with answering(place):
         try:
             study = optuna.create_study(storage=storage, study_name=name, directions=["minimize", "minimize"])
@@ -216,8 +212,8 @@ def joined(place: str, name: str) -> Study:
     Raises:
         BadInput: there is none of this name, or the storage cannot be reached.
     """
-    optuna = _optuna()
-    storage = _storage(place)
+    optuna = the_library()
+    storage = opened(place)
     with answering(place):
         try:
             return Study(optuna.load_study(storage=storage, study_name=name), storage)
@@ -228,114 +224,5 @@ def joined(place: str, name: str) -> Study:
             ) from None
 
 
-@contextmanager
-def answering(place: str = "") -> Generator[None]:
-    """A storage that does not answer is told in a sentence: with a place it could not be opened, without it went away.
-
-    Raises:
-        BadInput: it cannot be opened.
-        NotWritten: it went away.
-    """
-    import optuna
-
-    gone: tuple[type[BaseException], ...] = (optuna.exceptions.StorageInternalError, OSError)
-    with suppress(ImportError):
-        from sqlalchemy.exc import SQLAlchemyError
-
-        gone = (*gone, SQLAlchemyError)
-    with suppress(ImportError):
-        import grpc
-
-        gone = (*gone, grpc.RpcError)
-    try:
-        yield
-    except gone as error:
-        said = str(error.__cause__ or error).strip().splitlines()[0:1]
-        told = said[0].rstrip(".") if said else type(error).__name__
-        if place:
-            raise BadInput(
-                f"The storage {shown(place)} cannot be used ({told}). See that it runs, or give another --storage."
-            ) from error
-        raise NotWritten(
-            f"The storage of the study does not answer any more ({told}). Runs that are finished are in their folders; repeat "
-            "the command with --join when it is back."
-        ) from error
-
-
-def shown(place: str) -> str:
-    """A storage without its password."""
-    if "://" not in place:
-        return place
-    with suppress(Exception):
-        from sqlalchemy.engine import make_url
-
-        return make_url(place).render_as_string(hide_password=True)
-    return place.partition("://")[0] + "://..."
-
-
-def _storage(place: str) -> optuna.storages.BaseStorage:
-    optuna = _optuna()
-    kind, colons, rest = place.partition("://")
-    with answering(place):
-        if not colons:
-            from optuna.storages.journal import JournalFileBackend
-
-            if not Path(place).expanduser().parent.is_dir():
-                raise BadInput(f"The folder of --storage {place} does not exist. Make it, or give another place.")
-            return optuna.storages.JournalStorage(JournalFileBackend(str(Path(place).expanduser())))
-        if kind == "grpc":
-            host, _, port = rest.rpartition(":")
-            return optuna.storages.GrpcStorageProxy(host=host or rest, port=int(port) if host and port.isdigit() else 13000)
-        how: dict[str, Any] = {"pool_pre_ping": True}
-        if kind.startswith("sqlite"):
-            how["connect_args"] = {"timeout": 60}  # seconds that a writer waits for another one
-        beats = {"heartbeat_interval": _BEAT_S, "grace_period": _GRACE_S, "heartbeat_stale_trial_callback": _again(_RETRIES)}
-        try:
-            with _as_it_is():
-                opened = optuna.storages.RDBStorage(place, engine_kwargs=how, **beats)
-        except ImportError as error:
-            raise MissingPackage(
-                f"--storage {shown(place)} needs the driver of that database ({error}); for PostgreSQL: {extra('postgresql')}."
-            ) from error
-        if kind.startswith("sqlite"):
-            _whole_transactions(opened.engine)
-        return opened
-
-
-def _whole_transactions(engine: Any) -> None:
-    """A transaction has the file from its first look on: else two workers see the same trial waiting, and both take it."""
-    from sqlalchemy import event
-
-    def by_hand(connection: Any, _: object) -> None:
-        connection.isolation_level = None  # the driver begins only when something is written
-
-    event.listen(engine, "connect", by_hand)
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-    engine.dispose()  # connections that were made before
-
-
-def _again(most: int | None) -> Any:
-    """Puts a trial back into the queue, unless it was put back so often: what kills a worker each time would kill all of them."""
-    with _as_it_is():
-        return _optuna().storages.RetryHeartbeatStaleTrialCallback(max_retry=most)
-
-
-@contextmanager
-def _as_it_is() -> Generator[None]:
-    """Optuna calls heartbeats experimental, and has for years."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", _optuna().exceptions.ExperimentalWarning)
-        yield
-
-
 def _sampler(seed: int) -> Any:
-    return _optuna().samplers.TPESampler(n_startup_trials=_RANDOM, seed=seed % 2**32)
-
-
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError as error:
-        raise MissingPackage(f"A search needs Optuna: {extra('tune')}.") from error
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna
+    return the_library().samplers.TPESampler(n_startup_trials=_RANDOM, seed=seed % 2**32)

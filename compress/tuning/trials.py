@@ -34,7 +34,8 @@ from compress.recipe import Recipe
 from compress.report.records import ExportRecord, Outcome, Report
 from compress.tuning.rounds import LOOK, LOOK_LEFT, Does, Rounds, before, latest, number
 from compress.tuning.space import Space, recipe_of, suggested
-from compress.tuning.study import Study, answering
+from compress.tuning.storage import answering
+from compress.tuning.study import Study
 from exporters.errors import ExportError
 
 if TYPE_CHECKING:
