@@ -157,6 +157,14 @@ def test_a_storage_that_cannot_be_reached_is_refused(place: str, says: str):
         study.made(place, "s", 1, [], {})
 
 
+@pytest.mark.parametrize("text", ["no journal", '{"a": 1}', "[]"])
+def test_a_file_that_is_no_journal_is_refused_as_it_is(tmp_path: Path, text: str):
+    (tmp_path / "notes.txt").write_text(f"{text}\n")
+    with pytest.raises(BadInput, match="is a file that is no journal of Optuna"):
+        study.made(str(tmp_path / "notes.txt"), "s", 1, [], {})
+    assert (tmp_path / "notes.txt").read_text() == f"{text}\n"
+
+
 def test_a_storage_that_goes_away_is_told(tmp_path: Path):
     made = study.made(f"sqlite:///{tmp_path}/s.db", "s", 2, [], {})
     taken(made)
@@ -526,6 +534,8 @@ def test_every_method_of_the_usual_search_sizes_channels():
         ({"trials": 3, "runs": 4}, "no more than the 3 of"),
         ({"join": True, "force": True}, "Leave one of them out"),
         ({"data": "nowhere"}, "nowhere"),
+        ({"storage": "grpc://nowhere"}, "grpc://HOST:PORT"),
+        ({"storage": "sqlite:////nowhere/at/all.db"}, "cannot be used"),
     ],
 )
 def test_a_search_that_is_refused_leaves_no_folder(tmp_path: Path, settings: dict[str, Any], said: str):

@@ -103,6 +103,8 @@ def tune(
     if base.max_drop is not None:
         held_out.require_telling(f"Which recipes keep --max-drop {base.max_drop:g} cannot be told")
     same = _what(context)
+    if storage and opened is None:
+        studies.require_free(place, study)
     _cleared(out, there)
     if opened is None:
         facts = {**same, "recipe": base.to_toml(), "space": space.written(searched), "compress": __version__}

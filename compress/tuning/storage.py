@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -80,6 +81,7 @@ def opened(place: str) -> optuna.storages.BaseStorage:
 
             if not Path(place).expanduser().parent.is_dir():
                 raise BadInput(f"The folder of --storage {place} does not exist. Make it, or give another place.")
+            _require_journal(Path(place).expanduser())
             return optuna.storages.JournalStorage(JournalFileBackend(str(Path(place).expanduser())))
         if kind == "grpc":
             return _proxy(place, *rest.rpartition(":")[::2])
@@ -97,6 +99,20 @@ def opened(place: str) -> optuna.storages.BaseStorage:
         if kind.startswith("sqlite"):
             _whole_transactions(opened.engine)
         return opened
+
+
+def _require_journal(path: Path) -> None:
+    """Refuse a file of another kind before anything is appended to it."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        first = file.readline(10_000)
+    try:
+        ours = not first or "op_code" in json.loads(first)
+    except (ValueError, TypeError):
+        ours = False
+    if not ours:
+        raise BadInput(f"--storage {path} is a file that is no journal of Optuna. Give the path of one, or a new one.")
 
 
 def _proxy(place: str, host: str, port: str) -> optuna.storages.BaseStorage:

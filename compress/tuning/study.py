@@ -196,14 +196,29 @@ def made(place: str, name: str, trials: int, first: Sequence[Mapping[str, Any]],
         try:
             study = optuna.create_study(storage=storage, study_name=name, directions=["minimize", "minimize"])
         except optuna.exceptions.DuplicatedStudyError:
-            raise BadInput(
-                f"There is a study '{name}' in {shown(place)} already. Add --join to work on it, or give another --study."
-            ) from None
+            raise _twice(place, name) from None
         for key, value in facts.items():
             study.set_user_attr(key, value)
         for number in range(trials):
             study.enqueue_trial(dict(first[number]) if number < len(first) else {})
     return Study(study, storage)
+
+
+def require_free(place: str, name: str) -> None:
+    """Refuse a storage in which no study of this name can be made, before anything is changed.
+
+    Raises:
+        BadInput: it cannot be reached, or has one.
+        MissingPackage: Optuna, or what the storage needs, is not installed.
+    """
+    storage = opened(place)
+    with answering(place):
+        if name in the_library().get_all_study_names(storage):
+            raise _twice(place, name)
+
+
+def _twice(place: str, name: str) -> BadInput:
+    return BadInput(f"There is a study '{name}' in {shown(place)} already. Add --join to work on it, or give another --study.")
 
 
 def joined(place: str, name: str) -> Study:
