@@ -280,7 +280,7 @@ def carried_out(trials: int, workers: int, seed: int, usual: int = 4, runs: int 
 
 def test_which_trials_are_carried_out_does_not_depend_on_workers_or_on_their_pace():
     alone = carried_out(30, 1, 0)
-    assert alone[0] == list(range(30)) and len(alone[1]) == rounds.usual_runs(30) == 8
+    assert alone[0] == list(range(30)) and len(alone[1]) == rounds.usual_runs(30) == 6
     assert all(carried_out(30, workers, seed) == alone for workers in (2, 3, 5) for seed in range(5))
 
 
@@ -288,7 +288,7 @@ def test_the_usual_are_carried_out_and_then_the_front_of_the_looks_far_from_each
     _, runs = carried_out(30, 1, 0)
     assert runs[:4] == [0, 1, 2, 3]
     later, last = (rounds.front({number: looked_at(number) for number in range(end)}) for end in (20, 30))
-    assert set(runs[4:]) <= set(later) | set(last) and len(runs) == 8
+    assert set(runs[4:]) <= set(later) | set(last) and len(runs) == 6
     assert min(looked_at(number)[1] for number in runs) == min(left for _, left in last.values())
     assert carried_out(5, 2, 0) == (list(range(5)), list(range(5)))  # few trials: all of them
     assert len(carried_out(25, 2, 0, usual=1, runs=3)[1]) == 3

@@ -63,7 +63,7 @@ def tune(
         recipe: settings of all trials.
         out: folder of the search.
         trials: how many are looked at, by all workers together.
-        runs: how many of them are carried out; by default a fourth, and six at least.
+        runs: how many of them are carried out; by default a fifth, and six at least.
         over: what is searched, as NAME=VALUE,VALUE or NAME=LOW..HIGH; by default what usually pays and no setting fixes.
         storage: where the study is kept: sqlite:///FILE, postgresql://..., grpc://HOST:PORT, or the path of a journal; by
             default a database in `out`.

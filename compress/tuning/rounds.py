@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 ROUND = 10
-SHARE, LEAST = 4, 6
+SHARE, LEAST = 5, 6
 """One of so many trials is carried out, and no fewer than so many: with few trials all of them."""
 LOOK, LOOK_LEFT = "look", "look_left"
 """What a trial has after its look: points lost, and the share left."""

@@ -31,7 +31,9 @@ from compress.pipeline.sequence import stages_of
 from compress.pipeline.shared import Shared
 from compress.progress import Progress, under
 from compress.recipe import Recipe
+from compress.refit import refit
 from compress.report.records import ExportRecord, Outcome, Report
+from compress.stage import once
 from compress.tuning.rounds import LOOK, LOOK_LEFT, Does, Rounds, before, latest, number
 from compress.tuning.space import Space, recipe_of, suggested
 from compress.tuning.storage import answering
@@ -48,6 +50,8 @@ _UNSEEN = (
     *("warmup", "distill", "temperature", "precision", "clip", "ema", "export", "calibrator", "int8_error", "qat"),
 )
 """Settings that a look does not depend on: trials that differ in these alone are looked at once."""
+_LOOKED_AT = 256
+"""Images that a look refits to: enough to tell trials apart, and a run takes what its recipe says."""
 _EIGHT_BITS = 0.25
 """Bytes of a weight in 8 bits, as a share of those in 32."""
 
@@ -157,18 +161,31 @@ class Worker:
         usual = {name: Recipe.model_fields[name].get_default(call_default_factory=True) for name in _UNSEEN}
         plain = recipe.model_copy(update=usual | {"reconstruct": 0, "iterations": 1})
         if (key := plain.model_dump_json()) not in self._seen:
-            context, _ = self.shared.for_run(plain, progress)
-            made = narrowed(stages_of(plain), replace(context, race=LatencyCache(plain, context.device).race))
+            made = self._narrowed(plain, progress)
             self._seen[key] = self.held_out.lost(made.module).points, self._share(plain, made)
         lost, left = self._seen[key]
         bits = recipe.minimize == "size" and recipe.export[-1] in exporters.LOSSY
         return lost, left * _EIGHT_BITS if bits else left
 
+    def _narrowed(self, recipe: Recipe, progress: Progress) -> Artifact:
+        """With the channels that a run would keep, which are not chosen again there, refitted to fewer images than there."""
+        context, _ = self.shared.for_run(recipe, progress)
+        race = LatencyCache(recipe, context.device).race
+        chosen = narrowed(stages_of(recipe), replace(context, race=race, fitting=False))
+        if chosen.module is context.dense.module:
+            return chosen
+        few = {"calibration": min(recipe.calibration, _LOOKED_AT)}
+        return refit.refitted(chosen, replace(context, recipe=context.recipe.model_copy(update=few)))
+
     def _share(self, recipe: Recipe, made: Artifact) -> float:
         dense = self.shared.context.dense
         if recipe.minimize == "latency":
             return 1 / LatencyCache(recipe, self.shared.context.device).race(made, dense).ratio
-        now, before = (cost(one.module, one.inputs) for one in (made, dense))
+        findings = self.shared.context.findings
+        now, before = (
+            cost(made.module, made.inputs),
+            once(findings, dense.module, "cost", lambda: cost(dense.module, dense.inputs)),
+        )
         if recipe.minimize == "memory":
             return now.peak_memory_bytes(recipe.batch) / before.peak_memory_bytes(recipe.batch)
         return now.macs / before.macs if recipe.minimize == "macs" else now.params / before.params
