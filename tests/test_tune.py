@@ -165,6 +165,13 @@ def test_a_file_that_is_no_journal_is_refused_as_it_is(tmp_path: Path, text: str
     assert (tmp_path / "notes.txt").read_text() == f"{text}\n"
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_a_file_to_join_that_is_not_there_is_refused_and_not_made(tmp_path: Path, kind: str):
+    with pytest.raises(BadInput, match=r"There is no --storage .* to join. Leave --join out"):
+        study.joined(places(tmp_path, kind), "s")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_storage_that_goes_away_is_told(tmp_path: Path):
     made = study.made(f"sqlite:///{tmp_path}/s.db", "s", 2, [], {})
     taken(made)

@@ -66,8 +66,8 @@ def shown(place: str) -> str:
     return place.partition("://")[0] + "://..."
 
 
-def opened(place: str) -> optuna.storages.BaseStorage:
-    """A storage by its address, or the path of a journal.
+def opened(place: str, new: bool = True) -> optuna.storages.BaseStorage:
+    """A storage by its address, or the path of a journal; where it is a file it may be `new`.
 
     Raises:
         BadInput: it cannot be used.
@@ -75,6 +75,9 @@ def opened(place: str) -> optuna.storages.BaseStorage:
     """
     optuna = the_library()
     kind, colons, rest = place.partition("://")
+    file = rest.removeprefix("/") if kind.startswith("sqlite") else "" if colons else place
+    if file and not new and not Path(file).expanduser().exists():
+        raise BadInput(f"There is no --storage {place} to join. Leave --join out to make it, or give another one.")
     with answering(place):
         if not colons:
             from optuna.storages.journal import JournalFileBackend

@@ -228,7 +228,7 @@ def joined(place: str, name: str) -> Study:
         BadInput: there is none of this name, or the storage cannot be reached.
     """
     optuna = the_library()
-    storage = opened(place)
+    storage = opened(place, new=False)
     with answering(place):
         try:
             return Study(optuna.load_study(storage=storage, study_name=name), storage)
