@@ -158,7 +158,8 @@ def main() -> None:
         searched(common, work, found, told)
     front = [one for one in found["trials"] if one["front"]]
     made = {"settings": SETTINGS[args.net], "summary": summary(found), "by_hand": found["by_hand"], "front": front}
-    write("tune_front", {**known("tune_front"), args.net: made | {"trials": found["trials"]}})
+    others = {net: figures for net, figures in known("tune_front").items() if net in SETTINGS}
+    write("tune_front", {**others, args.net: made | {"trials": found["trials"]}})
     print(json.dumps(made["summary"], indent=1))
 
 
