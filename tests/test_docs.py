@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -47,6 +48,29 @@ def tables() -> ModuleType:
 
 
 # Numbers, tables and the picture
+
+
+def committed(folder: str) -> set[str]:
+    """Names of the files in a folder, as far as git knows them: what lies there alone is lost with the machine."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("no checkout of git")
+    found = subprocess.run(["git", "ls-files", folder], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return {Path(line).name for line in found.splitlines()}
+
+
+def without_script(results: set[str], scripts: set[str]) -> set[str]:
+    """Results that no script makes: one makes NAME.json, and NAME_more.json."""
+    stems = {Path(one).stem for one in scripts}
+    return {one for one in results if not any(f"{Path(one).stem}_".startswith(f"{stem}_") for stem in stems)}
+
+
+def test_every_result_and_every_script_that_is_spoken_of_has_its_script_in_git():
+    scripts = {one for one in committed("benchmarks") if one.endswith(".py")}
+    named = set(re.findall(r"\b\w+\.py\b", (ROOT / "benchmarks" / "README.md").read_text()))
+    assert {one for one in named - scripts if not (ROOT / "tests" / one).exists()} == set()
+    results = committed("benchmarks/results")
+    assert without_script(results, scripts) == set()
+    assert without_script(results, scripts - {"tune_front.py"}) == {"tune_front.json"}
 
 
 @pytest.mark.parametrize("path", tables().documents(), ids=lambda p: str(p.relative_to(ROOT)))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -23,10 +24,14 @@ from compress.data import open_data
 from compress.errors import BadInput, Infeasible, NotWritten
 from compress.method_table import METHODS
 from compress.pipeline.harness import Harness
+from compress.pipeline.shared import NOT_TIMED
 from compress.recipe import make
-from compress.tuning import front, space, study, trials
+from compress.tuning import front, rounds, space, storage, study, trials
 from compress.tuning.front import Tried, Tuning
 from compress.tuning.space import Choice, Range
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 optuna = pytest.importorskip("optuna")
 
@@ -43,13 +48,25 @@ WORKER = """
 import sys, time
 from compress.tuning import study
 mine = study.joined(sys.argv[1], "s")
-while (trial := mine.next(0)) is not None:
+first = lambda every: next(((one, 0) for one in every if one.state.name == "WAITING"), None)
+while (task := mine.next(first)) is not None:
+    trial = task[0]
     with mine.beating(trial):
         x = trial.suggest_float("x", 0, 1)
         print(trial.number, flush=True)
         time.sleep(float(sys.argv[2]))
         mine.tell(trial, (x, 1 - x), {"values": {"x": str(x)}})
 """
+
+
+def first(every: Sequence[FrozenTrial]) -> tuple[FrozenTrial, str] | None:
+    return next(((one, "") for one in every if one.state.name == "WAITING"), None)
+
+
+def taken(made: study.Study) -> Any:
+    found = made.next(first)
+    assert found is not None
+    return found[0]
 
 
 def worker(place: str, seconds: float) -> subprocess.Popen[str]:
@@ -82,25 +99,47 @@ def test_each_trial_is_done_once_and_that_of_a_killed_worker_again(tmp_path: Pat
     three_workers_one_killed(places(tmp_path, kind))
 
 
-def test_the_same_values_come_whoever_gets_a_trial(tmp_path: Path):
-    drawn: list[list[float]] = []
+def drawn(of: Any) -> dict[str, str]:
+    return {"x": f"{of.suggest_float('x', 0, 1):.6f}"}
+
+
+def test_values_are_drawn_by_a_seed_and_what_is_known_and_stand_in_the_study(tmp_path: Path):
+    found: list[list[dict[str, str]]] = []
     for name in ("a", "b"):
-        made = study.made(f"sqlite:///{tmp_path}/{name}.db", "s", 4, [], {})
-        drawn.append([])
-        while (trial := made.next(7)) is not None:
-            drawn[-1].append(trial.suggest_float("x", 0, 1))
-            made.tell(trial, (0.0, 1.0), {})
-    assert drawn[0] == drawn[1] and len(set(drawn[0])) == 4
+        made = study.made(f"sqlite:///{tmp_path}/{name}.db", "s", 12, [{"x": 0.25}], {})
+        found.append([])
+        while (task := made.next(first)) is not None:
+            known = [one for one in made.trials if one.values and one.number < 10]
+            found[-1].append(made.drawn(made.of(task[0]), drawn, 7 + task[0].number, known))
+            made.tell(task[0], (0.0, 1.0), {})
+        assert [drawn["x"] for drawn in found[-1]] == [f"{one.params['x']:.6f}" for one in made.trials]
+    assert found[0] == found[1] and found[0][0] == {"x": "0.250000"} and len({one["x"] for one in found[0]}) == 12
 
 
 def test_an_interrupted_trial_goes_back_into_the_queue_as_often_as_it_takes(tmp_path: Path):
     made = study.made(f"sqlite:///{tmp_path}/s.db", "s", 1, [], {})
     for _ in range(5):
-        trial = made.next(0)
-        assert trial is not None
+        trial = taken(made)
         with pytest.raises(KeyboardInterrupt), made.beating(trial):
             raise KeyboardInterrupt
     assert [one.state.name for one in made.trials] == ["FAIL"] * 5 + ["WAITING"]
+    # However often, it is one trial, under its first number, and nobody is at it.
+    (only,) = rounds.latest(made.trials)
+    assert rounds.number(only) == 0 and only.user_attrs["worker"] == ""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_a_trial_that_was_looked_at_waits_again_and_is_not_taken_by_who_has_not_heard_of_that(tmp_path: Path, kind: str):
+    made = study.made(places(tmp_path, kind), "s", 1, [], {})
+    slow = made.trials[0]
+    made.put_back(taken(made), {"look": 1.0})
+    assert made._taken(slow) is None
+    (now,) = made.trials
+    assert (now.state.name, now.user_attrs["look"], now.user_attrs["worker"]) == ("WAITING", 1.0, "")
+    trial = taken(made)
+    made.tell(trial, (0.0, 1.0), {})
+    made.put_back(trial, {"look": 2.0})  # of one that was taken for dead, and whose trial another one has finished
+    assert made.trials[0].state.name == "COMPLETE" and made.trials[0].user_attrs["look"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -109,6 +148,8 @@ def test_an_interrupted_trial_goes_back_into_the_queue_as_often_as_it_takes(tmp_
         ("sqlite:////nowhere/at/all.db", "cannot be used"),
         ("nowhere/at/all.journal", "The folder of --storage nowhere/at/all.journal does not exist"),
         ("oracle-of-delphi://x", "cannot be used"),
+        ("grpc://server", "--storage is grpc://server; needed is grpc://HOST:PORT"),
+        ("grpc://server:port", "needed is grpc://HOST:PORT"),
     ],
 )
 def test_a_storage_that_cannot_be_reached_is_refused(place: str, says: str):
@@ -116,18 +157,32 @@ def test_a_storage_that_cannot_be_reached_is_refused(place: str, says: str):
         study.made(place, "s", 1, [], {})
 
 
+@pytest.mark.parametrize("text", ["no journal", '{"a": 1}', "[]"])
+def test_a_file_that_is_no_journal_is_refused_as_it_is(tmp_path: Path, text: str):
+    (tmp_path / "notes.txt").write_text(f"{text}\n")
+    with pytest.raises(BadInput, match="is a file that is no journal of Optuna"):
+        study.made(str(tmp_path / "notes.txt"), "s", 1, [], {})
+    assert (tmp_path / "notes.txt").read_text() == f"{text}\n"
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_a_file_to_join_that_is_not_there_is_refused_and_not_made(tmp_path: Path, kind: str):
+    with pytest.raises(BadInput, match=r"There is no --storage .* to join. Leave --join out"):
+        study.joined(places(tmp_path, kind), "s")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_storage_that_goes_away_is_told(tmp_path: Path):
     made = study.made(f"sqlite:///{tmp_path}/s.db", "s", 2, [], {})
-    trial = made.next(0)
-    assert trial is not None
+    taken(made)
     with __import__("sqlite3").connect(tmp_path / "s.db") as database:
         database.execute("DROP TABLE trials")
     with pytest.raises(NotWritten, match=r"does not answer any more .*--join when it is back"):
-        made.next(0)
+        made.next(first)
 
 
 def test_no_password_is_shown():
-    assert study.shown("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert storage.shown("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
 
 
 def test_a_second_study_of_a_name_and_one_that_is_not_there_are_refused(tmp_path: Path):
@@ -192,30 +247,68 @@ def test_values_become_the_settings_of_a_recipe():
     assert (made.lr, made.target, made.export, made.iterations) == (None, "params=0.25", ("onnx", "onnx-int8"), 2)
 
 
-def done(*figures: tuple[float, float, float, float]) -> Any:
-    """A study of finished trials, each of (looked lost, looked left, lost, left)."""
-    rows = [({"look": a, "look_left": b}, (c, d)) for a, b, c, d in figures]
-    found = [type("T", (), {"user_attrs": facts, "values": values}) for facts, values in rows]
-    return type("S", (), {"trials": found})
+def looked_at(number: int) -> tuple[float, float]:
+    """Three methods in turn at shares of their own; the second one always loses more than the first."""
+    left = 0.9 - 0.8 * ((number * 7) % 30) / 30
+    return (1 / left + (0.0, 3.0, 1.0)[number % 3], left)
 
 
-LOOKED = [(4.0, 0.5, 2.0, 0.5), (3.0, 0.6, 1.0, 0.6), (5.0, 0.4, 3.0, 0.4), (2.5, 0.7, 0.5, 0.7), (8.0, 0.3, 6.0, 0.3)]
+def carried_out(trials: int, workers: int, seed: int, usual: int = 4, runs: int | None = None) -> tuple[list[int], list[int]]:
+    """Looks and runs of workers that take turns by chance; one of three looks is of a trial that cannot be carried out."""
+    plan = rounds.Rounds(trials, rounds.usual_runs(trials) if runs is None else runs, usual)
+    state, facts = dict.fromkeys(range(trials), "WAITING"), {number: {} for number in range(trials)}
+    busy: list[tuple[int, rounds.Does]] = []
+    done: dict[rounds.Does, list[int]] = {does: [] for does in rounds.Does}
+    draw = random.Random(seed)
+    while True:
+        every = [
+            optuna.trial.FrozenTrial(
+                n, optuna.trial.TrialState[state[n]], None, None, None, {}, {}, facts[n], {}, {}, n, values=None
+            )
+            if state[n] in ("WAITING", "RUNNING")
+            else optuna.create_trial(state=optuna.trial.TrialState.FAIL, user_attrs=facts[n], system_attrs={"retry_history": [n]})
+            for n in range(trials)
+        ]
+        task = plan.next(every) if len(busy) < workers else None
+        if task is not None:
+            busy.append((task[0].number, task[1]))
+            state[task[0].number] = "RUNNING"
+            continue
+        if not busy:
+            assert set(state.values()) == {"FAIL"} and sorted(done[rounds.Does.RUN] + done[rounds.Does.LEAVE])
+            return sorted(done[rounds.Does.LOOK]), sorted(done[rounds.Does.RUN])
+        number, does = busy.pop(draw.randrange(len(busy)))
+        done[does].append(number)
+        impossible = number % 11 == 10
+        if does is rounds.Does.LOOK and not impossible:
+            facts[number] = dict(zip((rounds.LOOK, rounds.LOOK_LEFT), looked_at(number), strict=True))
+        state[number] = "WAITING" if does is rounds.Does.LOOK and not impossible else "FAIL"
 
 
-@pytest.mark.parametrize(
-    ("lost", "left", "count", "hopeless"),
-    [
-        (9.0, 0.65, 5, True),  # better then: three of them
-        (4.5, 0.45, 5, False),
-        (3.5, 0.55, 5, False),
-        (9.0, 0.65, 4, False),  # too few to tell
-        (10.5, 0.3, 5, True),  # two points are the most that was won back: 8.5 against 6
-        (8.5, 0.29, 5, False),
-    ],
-)
-def test_a_look_tells_what_is_hopeless(lost: float, left: float, count: int, hopeless: bool):
-    one = trials.Worker(done(*LOOKED[:count]), None, None, {}, Path(), None, None)  # type: ignore[arg-type]
-    assert (one._hopeless(lost, left) is not None) == hopeless
+def test_which_trials_are_carried_out_does_not_depend_on_workers_or_on_their_pace():
+    alone = carried_out(30, 1, 0)
+    assert alone[0] == list(range(30)) and len(alone[1]) == rounds.usual_runs(30) == 6
+    assert all(carried_out(30, workers, seed) == alone for workers in (2, 3, 5) for seed in range(5))
+
+
+def test_the_usual_are_carried_out_and_then_the_front_of_the_looks_far_from_each_other():
+    _, runs = carried_out(30, 1, 0)
+    assert runs[:4] == [0, 1, 2, 3]
+    later, last = (rounds.front({number: looked_at(number) for number in range(end)}) for end in (20, 30))
+    assert set(runs[4:]) <= set(later) | set(last) and len(runs) == 6
+    assert min(looked_at(number)[1] for number in runs) == min(left for _, left in last.values())
+    assert carried_out(5, 2, 0) == (list(range(5)), list(range(5)))  # few trials: all of them
+    assert len(carried_out(25, 2, 0, usual=1, runs=3)[1]) == 3
+
+
+def test_a_look_alone_stands_for_a_run_that_won_as_much_as_the_others():
+    def trial(look: tuple[float, float], values: tuple[float, float] | None) -> Any:
+        state = optuna.trial.TrialState.COMPLETE if values else optuna.trial.TrialState.WAITING
+        facts = dict(zip((rounds.LOOK, rounds.LOOK_LEFT), look, strict=True))
+        return optuna.create_trial(state=state, values=values, user_attrs=facts)
+
+    known = trials._known([trial((4.0, 0.5), (2.0, 0.4)), trial((6.0, 0.25), None)])
+    assert [one.values for one in known] == [[2.0, 0.4], [4.0, 0.2]]
 
 
 @pytest.fixture
@@ -257,6 +350,8 @@ def test_a_search_leaves_runs_a_table_and_the_best(net: Path, monkeypatch: pytes
     for number in by_number:
         report = json.loads((out / "trials" / f"{number:04d}" / "report.json").read_text())
         assert report["stages"][-1]["macs"] / report["stages"][0]["macs"] == by_number[number].left
+        assert [stage["latency"] for stage in report["stages"]] == [None] * len(report["stages"])  # nothing is chosen by it
+        assert NOT_TIMED in report["notes"]
     best = (out / "best" / "report.json").read_text()
     assert best == (out / "trials" / f"{found.best:04d}" / "report.json").read_text()
     assert {path.name for path in out.iterdir()} >= {"tune.md", "tune.json", "report.html", "best", "trials", "study.db"}
@@ -307,6 +402,23 @@ def test_a_contract_that_nothing_keeps_ends_with_what_was_closest(net: Path, mon
     assert found.notes[0].startswith("No trial keeps the 1 point that may be lost without a --max-drop: trial 0 comes closest")
 
 
+def test_what_was_looked_at_alone_has_no_run_and_no_figures_and_says_so(net: Path):
+    found = tuned(net, trials=3, runs=1, over=["method=obs", "target=0.3..0.8"], max_drop=50)
+    assert [one.lost is None for one in found.trials] == [False, True, True]
+    assert found.trials[1].reason.startswith("Looked at alone: without training it loses")
+    assert any(note.startswith("All 3 trials were looked at, without training, and 1 carried out") for note in found.notes)
+    assert [path.name for path in (net.parent / "tune" / "trials").iterdir()] == ["0000"] and found.best == 0
+
+
+def test_a_limit_that_is_finer_than_the_held_out_images_is_said():
+    one = Tried(7, {}, lost=0.85, lost_ci95=(-0.85, 2.55), left=0.5)
+    said = front.none_keeps([one], None, samples=117)
+    assert "trial 7 comes closest, with 0.85 [-0.85, 2.55] points lost" in said
+    assert said.endswith("of 117 held-out images one is 0.85 points, so that they cannot tell 1 from more. "
+                         "Give more images, or --max-drop 1.7.")  # fmt: skip
+    assert "images one" not in front.none_keeps([Tried(7, {}, lost=3.0, lost_ci95=(2.0, 4.0), left=0.5)], 0.5, samples=117)
+
+
 def test_a_trial_that_cannot_be_carried_out_has_its_reason(net: Path):
     found = tuned(net, trials=2, over=["target=0.0001,0.5"])
     assert found.trials[0].lost is None and "0.0001" in found.trials[0].reason and found.trials[1].lost is not None
@@ -346,6 +458,40 @@ def postgresql(tmp_path: Path) -> Iterator[str]:
 def test_three_workers_share_a_postgresql(postgresql: str):
     pytest.importorskip("psycopg")
     three_workers_one_killed(postgresql)
+
+
+SERVER = """
+import sys
+from optuna.storages import JournalStorage, run_grpc_proxy_server
+from optuna.storages.journal import JournalFileBackend
+run_grpc_proxy_server(JournalStorage(JournalFileBackend(sys.argv[1])), host="127.0.0.1", port=int(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_three_workers_share_a_proxy_and_are_told_when_it_goes_away(tmp_path: Path):
+    pytest.importorskip("grpc")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    place = f"grpc://127.0.0.1:{port}"
+    with pytest.raises(BadInput, match=r"cannot be used \(failed to connect .*\)"):
+        study.made("grpc://127.0.0.1:1", "s", 1, [], {})
+    server = subprocess.Popen([sys.executable, "-c", SERVER, str(tmp_path / "s.journal"), str(port)])
+    try:
+        for _ in range(60):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.5)
+        three_workers_one_killed(place)
+        made = study.made(place, "t", 1, [], {})
+    finally:
+        server.kill()
+        server.wait()
+    with pytest.raises(NotWritten, match=r"does not answer any more .*--join when it is back"):
+        made.next(first)
 
 
 @pytest.mark.slow
@@ -392,8 +538,11 @@ def test_every_method_of_the_usual_search_sizes_channels():
     ("settings", "said"),
     [
         ({"trials": 0}, "trials=? ?i?s? ?0"),
+        ({"trials": 3, "runs": 4}, "no more than the 3 of"),
         ({"join": True, "force": True}, "Leave one of them out"),
         ({"data": "nowhere"}, "nowhere"),
+        ({"storage": "grpc://nowhere"}, "grpc://HOST:PORT"),
+        ({"storage": "sqlite:////nowhere/at/all.db"}, "cannot be used"),
     ],
 )
 def test_a_search_that_is_refused_leaves_no_folder(tmp_path: Path, settings: dict[str, Any], said: str):

@@ -16,7 +16,8 @@ from compress.recipe import Recipe
 
 @command(
     path_argument("model", required=False),
-    click.option("--trials", default=30, show_default=True, help="how many recipes are tried, by all workers together"),
+    click.option("--trials", default=30, show_default=True, help="how many recipes are looked at, by all workers together"),
+    click.option("--runs", type=int, help="how many of them are carried out as runs  [default: a fifth, and six at least]"),
     click.option(
         "--over",
         multiple=True,

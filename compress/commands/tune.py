@@ -26,6 +26,8 @@ from compress.stage import Context
 from compress.tuning import front, space
 from compress.tuning import study as studies
 from compress.tuning.front import Tuning
+from compress.tuning.rounds import Rounds, usual_runs
+from compress.tuning.storage import shown
 from compress.tuning.trials import FOLDER, Worker
 from compress.user import files
 
@@ -41,6 +43,7 @@ def tune(
     recipe: Recipe | str | Path | None = None,
     out: str | Path = "tune-out",
     trials: int = 30,
+    runs: int | None = None,
     over: str | Sequence[str] = (),
     storage: str | None = None,
     study: str = "compress",
@@ -59,7 +62,8 @@ def tune(
         model: as for `run`; with `join` it may lie elsewhere than the study says.
         recipe: settings of all trials.
         out: folder of the search.
-        trials: how many, by all workers together.
+        trials: how many are looked at, by all workers together.
+        runs: how many of them are carried out; by default a fifth, and six at least.
         over: what is searched, as NAME=VALUE,VALUE or NAME=LOW..HIGH; by default what usually pays and no setting fixes.
         storage: where the study is kept: sqlite:///FILE, postgresql://..., grpc://HOST:PORT, or the path of a journal; by
             default a database in `out`.
@@ -78,6 +82,8 @@ def tune(
         raise BadInput("--join goes on with what is there, and --force throws it away. Leave one of them out.")
     if trials < 1:
         raise BadInput(f"--trials is {trials}; needed is at least 1.")
+    if runs is not None and not 1 <= runs <= trials:
+        raise BadInput(f"--runs is {runs}; needed is at least 1, and no more than the {trials} of --trials.")
     out, given_settings = Path(out), cast("dict[str, Any]", settings)
     place = storage or f"sqlite:///{(out / DATABASE).resolve()}"
     there = _looked(out, join, force, storage is None)
@@ -97,14 +103,19 @@ def tune(
     if base.max_drop is not None:
         held_out.require_telling(f"Which recipes keep --max-drop {base.max_drop:g} cannot be told")
     same = _what(context)
+    if storage and opened is None:
+        studies.require_free(place, study)
     _cleared(out, there)
     if opened is None:
         facts = {**same, "recipe": base.to_toml(), "space": space.written(searched), "compress": __version__}
+        facts |= {"trials": trials, "runs": usual_runs(trials) if runs is None else runs}
         opened = studies.made(place, study, trials, space.usual_first(searched), facts)
-    notes = _compared(opened.facts, same, base.minimize, studies.shown(place))
-    Worker(opened, Shared(context, metric), base, searched, out, held_out, progress).work(trials)
-    tuned = front.write(front.found(opened, base.minimize, metric.name, base.max_drop, notes), out)
-    _refuse(tuned, base)
+    notes = _compared(opened.facts, same, base.minimize, shown(place))
+    rounds = Rounds(opened.facts["trials"], opened.facts["runs"], len(space.usual_first(searched)))
+    shared = Shared(context, metric, timed=base.minimize == "latency")
+    Worker(opened, rounds, shared, base, searched, out, held_out, progress).work()
+    tuned = front.write(front.found(opened, base.minimize, metric.name, base.max_drop, notes, len(context.data.held_out)), out)
+    _refuse(tuned, base, len(context.data.held_out))
     return tuned
 
 
@@ -199,7 +210,7 @@ def _compared(facts: Mapping[str, Any], mine: Mapping[str, str], minimize: str, 
     return ()
 
 
-def _refuse(tuned: Tuning, base: Recipe) -> None:
+def _refuse(tuned: Tuning, base: Recipe, samples: int) -> None:
     """End with an error where nothing came to a result, or nothing keeps the contract.
 
     Raises:
@@ -211,4 +222,4 @@ def _refuse(tuned: Tuning, base: Recipe) -> None:
         raise Infeasible(f"No trial came to a result; the first one: {reason}")
     if base.max_drop is not None and tuned.best is None:
         more = "Allow more, train longer (--epochs), or let it try more (--trials)."
-        raise Infeasible(f"{front.none_keeps(measured, base.max_drop)} {more}")
+        raise Infeasible(f"{front.none_keeps(measured, base.max_drop, samples)} {more}")

@@ -56,7 +56,8 @@ class Measured:
 class Harness:
     """Measures every stage of a run the same way. Keeps a runner of the dense model, which each stage is timed against.
 
-    `known` is the dense model as another run of the same model and data measured it: then it is not measured again.
+    `known` is the dense model as another run of the same model and data measured it: then it is not measured again. Rows have no
+    times where `timed` is False.
     """
 
     recipe: Recipe
@@ -68,6 +69,7 @@ class Harness:
     purse: Purse = field(default_factory=Purse)
     known: Measured | None = None
     team: Team = ONE
+    timed: bool = True
     _dense_run: Callable[[], object] | None = field(default=None, init=False)
     _dense_counted: quality.Counted | None = field(default=None, init=False)
     _dense_file: Path | None = field(default=None, init=False)
@@ -94,7 +96,7 @@ class Harness:
         self.races.write(artifact, path)
         spent = cost(artifact.module, artifact.inputs)
         with self.purse.on("timing"):
-            latency = self._latency(artifact, stage, path)
+            latency = self._latency(artifact, stage, path) if self.timed else None
         with self.purse.on("counting quality"):
             found = self._quality(artifact, path)
         return StageRecord(
@@ -134,7 +136,7 @@ class Harness:
         """After a resume: the dense model's runner, from the file that the first run left."""
         # Timed in this process again: latencies of another session would not be comparable.
         self._dense_file = path
-        if self.recipe.on is None:
+        if self.recipe.on is None and self.timed:
             self._dense_run = self._run(self.dense, path)
 
     def measured(self, record: StageRecord, file: Path) -> Measured | None:

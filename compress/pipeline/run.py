@@ -136,7 +136,8 @@ def _carry_out(
             context = replace(context, dense=context.dense.noting(note))
         races = LatencyCache(recipe, context.device)
         known = shared and shared.dense
-        harness = Harness(recipe, context.data, context.dense, context.device, metric, races, purse, known, team)
+        timed = shared is None or shared.timed
+        harness = Harness(recipe, context.data, context.dense, context.device, metric, races, purse, known, team, timed)
         running = Stepwise(workspace, harness, replace(context, race=races.race), told)
         before = finished(workspace) if resume else None
         running.every(stages)

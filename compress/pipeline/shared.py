@@ -16,6 +16,7 @@ from compress.recipe import Recipe
 from compress.stage import Context, Findings
 
 T = TypeVar("T")
+NOT_TIMED = "No row was timed, since this is one of many runs and none is chosen by its time; 'compress bench' times its files."
 
 
 @dataclass
@@ -26,14 +27,18 @@ class Shared:
         context: model, data and device.
         metric: what quality is.
         dense: the dense model as the first run measured it; None until then.
+        timed: whether the rows of the runs have times, where nobody chooses by these.
     """
 
     context: Context
     metric: quality.Metric
     dense: Measured | None = None
+    timed: bool = True
 
     def __post_init__(self) -> None:
         self.context = replace(self.context, findings=_OfTheDense(self.context.dense.module))
+        if not self.timed:
+            self.context = replace(self.context, dense=self.context.dense.noting(NOT_TIMED))
 
     def for_run(self, recipe: Recipe, progress: Progress) -> tuple[Context, quality.Metric]:
         """What one run works on, as `prepare` gives it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from compress.report import pictures
 from compress.report.html.page import page_of
 from compress.report.html.run_folder import PAGE
 from compress.report.markdown import bullets, grid
+from compress.tuning.rounds import latest, number
 from compress.tuning.study import Study
 from exporters import atomic
 from exporters.standalone import leftovers
@@ -123,32 +125,56 @@ class Tuning:
         return () if self.minimize == "macs" else ("MACs",)
 
 
-def found(study: Study, minimize: str, metric: str, allowed: float | None, notes: Sequence[str]) -> Tuning:
-    """What the study holds now."""
-    every = study.trials
+def found(study: Study, minimize: str, metric: str, allowed: float | None, notes: Sequence[str], samples: int = 0) -> Tuning:
+    """What the study holds now; `samples` is the number of held-out images."""
+    every = latest(study.trials)
     best_ones = {one.number for one in study.optuna.best_trials} if any(one.values for one in every) else set[int]()
-    # A trial that was taken up again stands in the study twice: once as failed without figures.
-    again = {one.system_attrs["failed_trial"] for one in every if "failed_trial" in one.system_attrs}
-    rows = tuple(_tried(one, one.number in best_ones) for one in every if one.number not in again)
+    rows = tuple(_tried(one, one.number in best_ones) for one in every)
     measured = [one for one in rows if one.left is not None]
     limit = ALLOWED if allowed is None else allowed
     kept = [one for one in measured if one.keeps(limit)]
     best = min(kept, key=lambda one: one.left or 0).trial if kept else None
     if any(one.noisy for one in rows):
         notes = (*notes, "A time with ? scattered too much for any claim, and the order of such trials is chance.")
+    if alone := [one for one in every if one.state.name == "PRUNED"]:
+        notes = (*notes, _carried_out(len(rows), len(alone)))
     if measured and not kept:
-        notes = (*notes, none_keeps(measured, allowed))
+        notes = (*notes, none_keeps(measured, allowed, samples))
     return Tuning(minimize, metric, rows, best, limit, tuple(notes), _picture(rows, minimize, metric))
 
 
-def none_keeps(measured: Sequence[Tried], allowed: float | None) -> str:
-    """What to say where no trial keeps the limit: which one is closest, and why it is no best one."""
+def _carried_out(trials: int, alone: int) -> str:
+    return (
+        f"All {trials} trials were looked at, without training, and {trials - alone} carried out as runs: the usual recipes, and "
+        f"of the others those that no other look beats, far from each other in what is left. The other {alone} have no run, and "
+        "no figures; --runs carries out more."
+    )
+
+
+def none_keeps(measured: Sequence[Tried], allowed: float | None, samples: int = 0) -> str:
+    """What to say where no trial keeps the limit: which one is closest, why it is no best one, and what would be."""
     closest = min(measured, key=lambda one: one.lost or 0)
-    low, high = closest.lost_ci95 or (closest.lost, closest.lost)
+    lost, (low, high) = closest.lost or 0.0, closest.lost_ci95 or (closest.lost or 0.0, closest.lost or 0.0)
     limit = f"--max-drop {allowed:g}" if allowed is not None else f"the {ALLOWED:g} point that may be lost without a --max-drop"
-    points = f"{closest.lost:.2f} [{low:.2f}, {high:.2f}] points lost on held-out images"
-    why = f"which tell nothing: {closest.untold}" if closest.untold else "and a standard error is to spare"
-    return f"No trial keeps {limit}: trial {closest.trial} comes closest, with {points}, {why}. None is called best."
+    said = (
+        f"No trial keeps {limit}: trial {closest.trial} comes closest, with {lost:.2f} [{low:.2f}, {high:.2f}] points lost on "
+        "held-out images"
+    )
+    if closest.untold:
+        return f"{said}, which tell nothing: {closest.untold}. None is called best."
+    error, most = (high - lost) / 2, ALLOWED if allowed is None else allowed
+    said += f", and a standard error ({error:.2f}) is to spare. None is called best."
+    if samples and lost <= most:
+        return (
+            f"{said} By the figure alone it would keep it: of {samples} held-out images one is {100 / samples:.2f} points, so "
+            f"that they cannot tell {most:g} from more. Give more images, or --max-drop {_above(lost + error)}."
+        )
+    return said
+
+
+def _above(points: float) -> str:
+    """In tenths, and no less."""
+    return f"{max(math.ceil(points * 10), 1) / 10:g}"
 
 
 def write(tuning: Tuning, out: Path) -> Tuning:
@@ -199,7 +225,7 @@ def _tried(trial: FrozenTrial, front: bool) -> Tried:
     if not reason and facts.get("outcome") == "quality lost":
         reason = "breaks its contract"
     return Tried(
-        trial.number,
+        number(trial),
         dict(facts.get("values") or {k: str(v) for k, v in trial.params.items()}),
         *((trial.values[0], (lost["low"], lost["high"]), trial.values[1]) if trial.values and lost else (None, None, None)),
         facts.get("test"),

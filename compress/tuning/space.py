@@ -133,7 +133,8 @@ def _usual(recipe: Recipe) -> Space:
     }
     if recipe.epochs > 0:
         found |= {"iterations": Choice(("1", "2", "3")), "lr": Choice((NONE, "0.0003", "0.001", "0.003"))}
-        found |= {"order": Choice(("width-depth", "depth-width"))}
+        if recipe.depth != 0:
+            found |= {"order": Choice(("width-depth", "depth-width"))}
     if recipe.minimize in ("size", "latency"):
         found |= {"export": Choice(("onnx", "onnx+onnx-int8"))}
     return found

@@ -9,28 +9,29 @@ Source of the trials' values: the multi-objective tree-structured Parzen estimat
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
-import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from compress.errors import BadInput, MissingPackage, NotWritten, extra
+from compress.errors import BadInput
+from compress.tuning.storage import BEAT_S, RETRIES, again, answering, as_it_is, opened, shown, the_library
 from exporters.standalone import leftovers
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
-_BEAT_S, _GRACE_S = 30, 150
-"""Seconds between heartbeats, and after which a worker without one is taken for dead."""
 _WAIT_S = 2
-_RETRIES = 3
 _RANDOM = 8
 """Trials whose values are drawn before any is estimated from the others."""
-_WORKER = "worker"
+WORKER = "worker"
+T = TypeVar("T")
+Choose = Callable[[Sequence["FrozenTrial"]], "tuple[FrozenTrial, T] | None"]
+Propose = Callable[["optuna.Trial"], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -56,37 +57,74 @@ class Study:
         with answering():
             return self.optuna.get_trials()
 
-    def next(self, seed: int) -> optuna.Trial | None:
-        """The next trial of the queue, which nobody else gets; None where nothing is left to do.
+    def next(self, choose: Choose[T]) -> tuple[optuna.Trial, T] | None:
+        """The next trial of the queue, which nobody else gets, and what is to be done with it; None where nothing is left to do.
 
         Args:
-            seed: of the values that are tried; the same values come whoever gets a trial, as far as those before it are the same.
+            choose: the one that waits and is to be done now, by all trials as they are; None where others have to finish first.
         """
-        while (found := self._popped(seed)) is None and self._others:
-            time.sleep(_WAIT_S)  # what a worker leaves behind when it dies is done here
-        return found
+        while True:
+            with answering():
+                self._take_up()
+                every = self.optuna.get_trials(deepcopy=False)
+                chosen = choose(every)
+                if chosen is not None and (trial := self._taken(chosen[0])):
+                    return trial, chosen[1]
+            if chosen is None:
+                if not any(one.state.name == "RUNNING" for one in every):
+                    return None
+                time.sleep(_WAIT_S)  # what a worker leaves behind when it dies is done here
 
-    def _popped(self, seed: int) -> optuna.Trial | None:
+    def _taken(self, waiting: FrozenTrial) -> optuna.Trial | None:
+        """Mine from now on; None where somebody else was quicker."""
         import optuna
 
-        with answering():
-            self._take_up()
-            for waiting in self.optuna.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)):
-                with suppress(optuna.exceptions.UpdateFinishedTrialError):
-                    if self.storage.set_trial_state_values(waiting._trial_id, optuna.trial.TrialState.RUNNING):
-                        self.optuna.sampler = _sampler(seed * 100_003 + waiting.number)
-                        trial = optuna.Trial(self.optuna, waiting._trial_id)
-                        trial.set_user_attr(_WORKER, leftovers.mark())
-                        return trial
+        running, number = optuna.trial.TrialState.RUNNING, waiting._trial_id
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            if self.storage.set_trial_state_values(number, running):
+                if self.storage.get_trial(number).user_attrs != waiting.user_attrs:
+                    self.storage.set_trial_state_values(number, optuna.trial.TrialState.WAITING)  # it was looked at meanwhile
+                    return None
+                self.storage.set_trial_user_attr(number, WORKER, leftovers.mark())
+                return optuna.Trial(self.optuna, number)
         return None
 
-    @property
-    def _others(self) -> int:
-        """Trials that other workers are at."""
-        import optuna
-
+    def of(self, trial: optuna.Trial) -> FrozenTrial:
+        """What is known of a trial."""
         with answering():
-            return len(self.optuna.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)))
+            return self.storage.get_trial(trial._trial_id)
+
+    def put_back(self, trial: optuna.Trial, facts: Mapping[str, Any]) -> None:
+        """It waits again, for whoever is next, with what is known of it now."""
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        with answering(), suppress(UpdateFinishedTrialError):  # somebody took me for dead, and it is another's now
+            # The mark last: who takes it next may see it before its own, and take that one for dead.
+            for name, value in {**facts, WORKER: ""}.items():
+                self.storage.set_trial_user_attr(trial._trial_id, name, value)
+            self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+    def drawn(self, trial: FrozenTrial, propose: Propose, seed: int, known: Sequence[FrozenTrial]) -> dict[str, str]:
+        """The values of a trial, written down: drawn, or estimated from trials whose figures are known.
+
+        Args:
+            trial: one without values.
+            propose: draws them from a trial of Optuna.
+            seed: of what is drawn.
+            known: with parameters and two figures each.
+        """
+        optuna = the_library()
+        beside = optuna.create_study(directions=["minimize", "minimize"], sampler=_sampler(seed))
+        beside.add_trials(known)
+        beside.enqueue_trial(trial.system_attrs.get("fixed_params", {}))
+        asked = beside.ask()
+        found = dict(propose(asked))
+        with answering():
+            for name, distribution in asked.distributions.items():
+                inside = distribution.to_internal_repr(asked.params[name])
+                self.storage.set_trial_param(trial._trial_id, name, inside, distribution)
+        return found
 
     @contextmanager
     def beating(self, trial: optuna.Trial) -> Generator[None]:
@@ -98,7 +136,7 @@ class Study:
             yield
         except KeyboardInterrupt:
             with suppress(Exception):
-                self._back(trial._trial_id, _again(None))
+                self._back(trial._trial_id, again(None))
             raise
         finally:
             done.set()
@@ -119,26 +157,28 @@ class Study:
         while beat is not None:
             with suppress(Exception):  # a storage that is away for a moment; the next beat tells
                 beat(number)
-            if done.wait(_BEAT_S):
+            if done.wait(BEAT_S):
                 return
 
     def _take_up(self) -> None:
         """Trials of dead workers go back into the queue."""
         import optuna
 
-        with _as_it_is():
+        with as_it_is():
             optuna.storages.fail_stale_trials(self.optuna)
         for trial in self.optuna.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-            if leftovers.dead(trial.user_attrs.get(_WORKER, "")):
-                self._back(trial._trial_id, _again(_RETRIES))
+            if leftovers.dead(trial.user_attrs.get(WORKER, "")):
+                self._back(trial._trial_id, again(RETRIES))
 
-    def _back(self, number: int, again: Any) -> None:
+    def _back(self, number: int, then: Any) -> None:
         from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
         with suppress(UpdateFinishedTrialError):
             if self.storage.set_trial_state_values(number, TrialState.FAIL):
-                again(self.optuna, self.storage.get_trial(number))
+                left = copy.deepcopy(self.storage.get_trial(number))
+                left.set_user_attr(WORKER, "")  # else whoever takes it next is taken for the dead one
+                then(self.optuna, left)
 
 
 def made(place: str, name: str, trials: int, first: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Study:
@@ -150,20 +190,35 @@ def made(place: str, name: str, trials: int, first: Sequence[Mapping[str, Any]],
     """
     if trials < 1:
         raise BadInput(f"--trials is {trials}; needed is one or more.")
-    optuna = _optuna()
-    storage = _storage(place)
+    optuna = the_library()
+    storage = opened(place)
     with answering(place):
         try:
             study = optuna.create_study(storage=storage, study_name=name, directions=["minimize", "minimize"])
         except optuna.exceptions.DuplicatedStudyError:
-            raise BadInput(
-                f"There is a study '{name}' in {shown(place)} already. Add --join to work on it, or give another --study."
-            ) from None
+            raise _twice(place, name) from None
         for key, value in facts.items():
             study.set_user_attr(key, value)
         for number in range(trials):
             study.enqueue_trial(dict(first[number]) if number < len(first) else {})
     return Study(study, storage)
+
+
+def require_free(place: str, name: str) -> None:
+    """Refuse a storage in which no study of this name can be made, before anything is changed.
+
+    Raises:
+        BadInput: it cannot be reached, or has one.
+        MissingPackage: Optuna, or what the storage needs, is not installed.
+    """
+    storage = opened(place)
+    with answering(place):
+        if name in the_library().get_all_study_names(storage):
+            raise _twice(place, name)
+
+
+def _twice(place: str, name: str) -> BadInput:
+    return BadInput(f"There is a study '{name}' in {shown(place)} already. Add --join to work on it, or give another --study.")
 
 
 def joined(place: str, name: str) -> Study:
@@ -172,8 +227,8 @@ def joined(place: str, name: str) -> Study:
     Raises:
         BadInput: there is none of this name, or the storage cannot be reached.
     """
-    optuna = _optuna()
-    storage = _storage(place)
+    optuna = the_library()
+    storage = opened(place, new=False)
     with answering(place):
         try:
             return Study(optuna.load_study(storage=storage, study_name=name), storage)
@@ -184,114 +239,5 @@ def joined(place: str, name: str) -> Study:
             ) from None
 
 
-@contextmanager
-def answering(place: str = "") -> Generator[None]:
-    """A storage that does not answer is told in a sentence: with a place it could not be opened, without it went away.
-
-    Raises:
-        BadInput: it cannot be opened.
-        NotWritten: it went away.
-    """
-    import optuna
-
-    gone: tuple[type[BaseException], ...] = (optuna.exceptions.StorageInternalError, OSError)
-    with suppress(ImportError):
-        from sqlalchemy.exc import SQLAlchemyError
-
-        gone = (*gone, SQLAlchemyError)
-    with suppress(ImportError):
-        import grpc
-
-        gone = (*gone, grpc.RpcError)
-    try:
-        yield
-    except gone as error:
-        said = str(error.__cause__ or error).strip().splitlines()[0:1]
-        told = said[0].rstrip(".") if said else type(error).__name__
-        if place:
-            raise BadInput(
-                f"The storage {shown(place)} cannot be used ({told}). See that it runs, or give another --storage."
-            ) from error
-        raise NotWritten(
-            f"The storage of the study does not answer any more ({told}). Runs that are finished are in their folders; repeat "
-            "the command with --join when it is back."
-        ) from error
-
-
-def shown(place: str) -> str:
-    """A storage without its password."""
-    if "://" not in place:
-        return place
-    with suppress(Exception):
-        from sqlalchemy.engine import make_url
-
-        return make_url(place).render_as_string(hide_password=True)
-    return place.partition("://")[0] + "://..."
-
-
-def _storage(place: str) -> optuna.storages.BaseStorage:
-    optuna = _optuna()
-    kind, colons, rest = place.partition("://")
-    with answering(place):
-        if not colons:
-            from optuna.storages.journal import JournalFileBackend
-
-            if not Path(place).expanduser().parent.is_dir():
-                raise BadInput(f"The folder of --storage {place} does not exist. Make it, or give another place.")
-            return optuna.storages.JournalStorage(JournalFileBackend(str(Path(place).expanduser())))
-        if kind == "grpc":
-            host, _, port = rest.rpartition(":")
-            return optuna.storages.GrpcStorageProxy(host=host or rest, port=int(port) if host and port.isdigit() else 13000)
-        how: dict[str, Any] = {"pool_pre_ping": True}
-        if kind.startswith("sqlite"):
-            how["connect_args"] = {"timeout": 60}  # seconds that a writer waits for another one
-        beats = {"heartbeat_interval": _BEAT_S, "grace_period": _GRACE_S, "heartbeat_stale_trial_callback": _again(_RETRIES)}
-        try:
-            with _as_it_is():
-                opened = optuna.storages.RDBStorage(place, engine_kwargs=how, **beats)
-        except ImportError as error:
-            raise MissingPackage(
-                f"--storage {shown(place)} needs the driver of that database ({error}); for PostgreSQL: {extra('postgresql')}."
-            ) from error
-        if kind.startswith("sqlite"):
-            _whole_transactions(opened.engine)
-        return opened
-
-
-def _whole_transactions(engine: Any) -> None:
-    """A transaction has the file from its first look on: else two workers see the same trial waiting, and both take it."""
-    from sqlalchemy import event
-
-    def by_hand(connection: Any, _: object) -> None:
-        connection.isolation_level = None  # the driver begins only when something is written
-
-    event.listen(engine, "connect", by_hand)
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-    engine.dispose()  # connections that were made before
-
-
-def _again(most: int | None) -> Any:
-    """Puts a trial back into the queue, unless it was put back so often: what kills a worker each time would kill all of them."""
-    with _as_it_is():
-        return _optuna().storages.RetryHeartbeatStaleTrialCallback(max_retry=most)
-
-
-@contextmanager
-def _as_it_is() -> Generator[None]:
-    """Optuna calls heartbeats experimental, and has for years."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", _optuna().exceptions.ExperimentalWarning)
-        yield
-
-
 def _sampler(seed: int) -> Any:
-    return _optuna().samplers.TPESampler(n_startup_trials=_RANDOM, seed=seed % 2**32)
-
-
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError as error:
-        raise MissingPackage(f"A search needs Optuna: {extra('tune')}.") from error
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna
+    return the_library().samplers.TPESampler(n_startup_trials=_RANDOM, seed=seed % 2**32)

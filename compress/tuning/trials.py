@@ -1,6 +1,6 @@
-"""A worker: takes one trial after the other from the queue of a study, carries it out as an ordinary run, tells its figures.
+"""A worker: looks at the trials of a study one after the other, carries some out as ordinary runs, tells their figures.
 
-    look      channels removed and refitted without training; a trial that is hopeless then ends here
+    look      channels removed and refitted without training; `rounds` says which trials that is enough for
     run       an ordinary run into trials/NNNN; model, data, dense figures and statistics are those of all trials
     figures   points lost on held-out images, and the share of the dense model's time (or bytes, MACs, ...) that is left
 
@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import platform
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,17 +31,29 @@ from compress.pipeline.sequence import stages_of
 from compress.pipeline.shared import Shared
 from compress.progress import Progress, under
 from compress.recipe import Recipe
+from compress.refit import refit
 from compress.report.records import ExportRecord, Outcome, Report
+from compress.stage import once
+from compress.tuning.rounds import LOOK, LOOK_LEFT, Does, Rounds, before, latest, number
 from compress.tuning.space import Space, recipe_of, suggested
-from compress.tuning.study import Study, answering
+from compress.tuning.storage import answering
+from compress.tuning.study import Study
 from exporters.errors import ExportError
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
 FOLDER = "trials"
-_ENOUGH, _BETTER = 5, 2
-"""Finished trials from which a look can tell anything, and how many of them have to have looked better in both figures."""
+_UNSEEN = (
+    *("reconstruct", "iterations", "order", "depth", "linearize", "from_scratch", "epochs", "optimizer", "lr", "weight_decay"),
+    *("warmup", "distill", "temperature", "precision", "clip", "ema", "export", "calibrator", "int8_error", "qat"),
+)
+"""Settings that a look does not depend on: trials that differ in these alone are looked at once."""
+_LOOKED_AT = 256
+"""Images that a look refits to: enough to tell trials apart, and a run takes what its recipe says."""
+_EIGHT_BITS = 0.25
+"""Bytes of a weight in 8 bits, as a share of those in 32."""
 
 
 @dataclass(frozen=True)
@@ -54,55 +67,67 @@ class Worker:
     """
 
     study: Study
+    rounds: Rounds
     shared: Shared
     base: Recipe
     space: Space
     out: Path
     held_out: HeldOut
     progress: Progress
+    _seen: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]], init=False)
 
-    def work(self, total: int) -> None:
+    def work(self) -> None:
         """Every trial that is left in the queue."""
-        while (trial := self.study.next(self.base.seed)) is not None:
-            done = sum(one.state.is_finished() for one in self.study.trials)
-            self.progress("trials", min(done / total, 1.0), f"{done + 1} of {total}")
+        while (task := self.study.next(self.rounds.next)) is not None:
+            trial, does = task
+            every = latest(self.study.trials)
+            ran, seen = sum(one.state.is_finished() for one in every), sum(LOOK in one.user_attrs for one in every)
+            share = (ran + seen) / (self.rounds.trials + self.rounds.runs)
+            said = f"{seen + 1} of {self.rounds.trials} is looked at" if does is Does.LOOK else f"{ran + 1} is carried out"
+            self.progress("trials", min(share, 1.0), said)
             with self.study.beating(trial):
-                self._one(trial)
+                self._one(trial, does)
 
-    def _one(self, trial: optuna.Trial) -> None:
-        start = time.perf_counter()
-        with answering():
-            values = suggested(self.space, trial)
-            folder = self._folder(trial)
-            trial.set_user_attr("values", values)
-            trial.set_user_attr("folder", str(folder.resolve()))
-            trial.set_user_attr("host", platform.node())
-        facts: dict[str, Any] = {}
+    def _one(self, trial: optuna.Trial, does: Does) -> None:
+        start, known = time.perf_counter(), self.study.of(trial)
+        facts: dict[str, Any] = {"host": platform.node()}
         try:
-            figures = self._figures(recipe_of(self.base, values), folder, facts)
+            if does is Does.LEAVE:
+                self.study.tell(trial, None, {"reason": _left_alone(known.user_attrs)}, pruned=True)
+            elif does is Does.LOOK:
+                facts["values"] = self._values(known)
+                facts[LOOK], facts[LOOK_LEFT] = self._look(recipe_of(self.base, facts["values"]), self._named(known))
+                self.study.put_back(trial, facts)
+            else:
+                folder, recipe = self._folder(known), recipe_of(self.base, known.user_attrs["values"])
+                with answering():
+                    trial.set_user_attr("folder", str(folder.resolve()))
+                figures = self._figures(recipe, folder, facts, self._named(known))
+                self.study.tell(trial, figures, facts | {"seconds": round(time.perf_counter() - start, 1)})
         except NotWritten:
             raise
         # A trial that cannot be carried out is a result, as for --methods.
         except (CompressError, ExportError) as error:
             self.study.tell(trial, None, facts | {"reason": str(error)})
-            return
-        facts["seconds"] = round(time.perf_counter() - start, 1)
-        self.study.tell(trial, figures, facts, pruned=figures is None)
 
-    def _folder(self, trial: optuna.Trial) -> Path:
+    def _values(self, trial: FrozenTrial) -> dict[str, str]:
+        """What a trial tries; the same whoever looks at it, as far as those of earlier rounds came to the same."""
+        if "values" in trial.user_attrs:
+            return trial.user_attrs["values"]
+        known, seed = _known(before(trial, self.study.trials)), self.base.seed * 100_003 + number(trial)
+        return self.study.drawn(trial, lambda of: suggested(self.space, of), seed, known)
+
+    def _named(self, trial: FrozenTrial) -> Progress:
+        return lambda what, done, detail="": self.progress(under(f"{number(trial):04d}", what), done, detail)
+
+    def _folder(self, trial: FrozenTrial) -> Path:
         """A trial that somebody else began goes on in its folder, where that is here."""
         before = str(trial.user_attrs.get("folder") or "")
-        return Path(before) if before and Path(before).is_dir() else self.out / FOLDER / f"{trial.number:04d}"
+        return Path(before) if before and Path(before).is_dir() else self.out / FOLDER / f"{number(trial):04d}"
 
-    def _figures(self, recipe: Recipe, folder: Path, facts: dict[str, Any]) -> tuple[float, float] | None:
-        """Points lost and share left; None where the look shows that the trial is hopeless. `facts` is what to know of it."""
-        named: Progress = lambda what, done, detail="": self.progress(under(folder.name, what), done, detail)  # noqa: E731
-        if recipe.epochs > 0:
-            facts["look"], facts["look_left"] = self._look(recipe, named)
-            if (reason := self._hopeless(facts["look"], facts["look_left"])) is not None:
-                facts["reason"] = reason
-                return None
-        report = self._run(recipe, folder, named)
+    def _figures(self, recipe: Recipe, folder: Path, facts: dict[str, Any], progress: Progress) -> tuple[float, float]:
+        """Points lost and share left; `facts` gets what else is to be known of the trial."""
+        report = self._run(recipe, folder, progress)
         dense, result = report.dense.quality, report.result.quality
         shipped = next((one for one in reversed(report.exports) if one.format in recipe.export), None)
         answer = answers(shipped.format, folder / shipped.path) if shipped else load(folder / "model.compressed")
@@ -132,40 +157,38 @@ class Worker:
             return error.report
 
     def _look(self, recipe: Recipe, progress: Progress) -> tuple[float, float]:
-        # Cheap: without the steps of block reconstruction.
-        context, _ = self.shared.for_run(recipe.model_copy(update={"reconstruct": 0}), progress)
-        made = narrowed(stages_of(recipe), replace(context, race=LatencyCache(recipe, context.device).race))
-        return self.held_out.lost(made.module).points, self._share(recipe, made)
+        # At once, without the steps of block reconstruction: what a run adds to that is its training.
+        usual = {name: Recipe.model_fields[name].get_default(call_default_factory=True) for name in _UNSEEN}
+        plain = recipe.model_copy(update=usual | {"reconstruct": 0, "iterations": 1})
+        if (key := plain.model_dump_json()) not in self._seen:
+            made = self._narrowed(plain, progress)
+            self._seen[key] = self.held_out.lost(made.module).points, self._share(plain, made)
+        lost, left = self._seen[key]
+        bits = recipe.minimize == "size" and recipe.export[-1] in exporters.LOSSY
+        return lost, left * _EIGHT_BITS if bits else left
+
+    def _narrowed(self, recipe: Recipe, progress: Progress) -> Artifact:
+        """With the channels that a run would keep, which are not chosen again there, refitted to fewer images than there."""
+        context, _ = self.shared.for_run(recipe, progress)
+        race = LatencyCache(recipe, context.device).race
+        chosen = narrowed(stages_of(recipe), replace(context, race=race, fitting=False))
+        if chosen.module is context.dense.module:
+            return chosen
+        few = {"calibration": min(recipe.calibration, _LOOKED_AT)}
+        return refit.refitted(chosen, replace(context, recipe=context.recipe.model_copy(update=few)))
 
     def _share(self, recipe: Recipe, made: Artifact) -> float:
         dense = self.shared.context.dense
         if recipe.minimize == "latency":
             return 1 / LatencyCache(recipe, self.shared.context.device).race(made, dense).ratio
-        now, before = (cost(one.module, one.inputs) for one in (made, dense))
+        findings = self.shared.context.findings
+        now, before = (
+            cost(made.module, made.inputs),
+            once(findings, dense.module, "cost", lambda: cost(dense.module, dense.inputs)),
+        )
         if recipe.minimize == "memory":
             return now.peak_memory_bytes(recipe.batch) / before.peak_memory_bytes(recipe.batch)
         return now.macs / before.macs if recipe.minimize == "macs" else now.params / before.params
-
-    def _hopeless(self, lost: float, left: float) -> str | None:
-        """Why a trial is not carried out: some that were looked better, or none has ever won back what it would have to."""
-        done = [(one.values, one.user_attrs) for one in self.study.trials if one.values]
-        looked = [(values, facts) for values, facts in done if "look" in facts]
-        if len(looked) < _ENOUGH:
-            return None
-        better = sum(
-            (facts["look"] <= lost and facts["look_left"] < left) or (facts["look"] < lost and facts["look_left"] <= left)
-            for _, facts in looked
-        )
-        if better >= _BETTER:
-            return f"Without training it loses {lost:.2f} points at {left:.1%}; {better} trials were better in both then."
-        back = max(0.0, *(facts["look"] - values[0] for values, facts in looked))
-        shrunk = min(1.0, *(values[1] / facts["look_left"] for values, facts in looked))
-        if any(values[0] <= lost - back and values[1] <= left * shrunk for values, _ in done):
-            return (
-                f"Without training it loses {lost:.2f} points at {left:.1%}; the most that a trial has won since then is "
-                f"{back:.2f} points, and another is better all the same."
-            )
-        return None
 
     def _left(self, recipe: Recipe, report: Report, shipped: ExportRecord | None, folder: Path) -> float:
         """What the result has left of what is to be made small, as a share of the dense model's."""
@@ -193,3 +216,25 @@ class Worker:
             raise CompressError("A file of 8 bits is timed in ONNX Runtime, not in torch. Take --runtime ort, or --export onnx.")
         inputs = tuple(x.repeat(recipe.batch, *[1] * (x.ndim - 1)) for x in context.dense.inputs)
         return races.of_files(known.file, file, inputs).ratio
+
+
+def _left_alone(looked: Mapping[str, Any]) -> str:
+    return f"Looked at alone: without training it loses {looked[LOOK]:.2f} points at {looked[LOOK_LEFT]:.1%}."
+
+
+def _known(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Finished trials, and with them those that were looked at alone: as if a run won for them what it did on average."""
+    import optuna
+
+    looked = [one for one in trials if LOOK in one.user_attrs]
+    ran = [one for one in looked if one.values]
+    won = sum(one.user_attrs[LOOK] - one.values[0] for one in ran) / len(ran) if ran else 0.0
+    shrunk = sum(one.values[1] / one.user_attrs[LOOK_LEFT] for one in ran) / len(ran) if ran else 1.0
+    return [
+        optuna.create_trial(
+            params=one.params,
+            distributions=one.distributions,
+            values=one.values or [one.user_attrs[LOOK] - won, one.user_attrs[LOOK_LEFT] * shrunk],
+        )
+        for one in looked
+    ]

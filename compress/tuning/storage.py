@@ -1,0 +1,168 @@
+"""Where a study is kept: a database, a journal or a proxy, opened, and told in a sentence where it does not answer."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.errors import BadInput, MissingPackage, NotWritten, extra
+
+if TYPE_CHECKING:
+    import optuna
+
+BEAT_S, _GRACE_S = 30, 150
+"""Seconds between heartbeats, and after which a worker without one is taken for dead."""
+RETRIES = 3
+"""How often a trial of a dead worker is taken up again."""
+
+
+@contextmanager
+def answering(place: str = "") -> Generator[None]:
+    """A storage that does not answer is told in a sentence: with a place it could not be opened, without it went away.
+
+    Raises:
+        BadInput: it cannot be opened.
+        NotWritten: it went away.
+    """
+    import optuna
+
+    gone: tuple[type[BaseException], ...] = (optuna.exceptions.StorageInternalError, OSError)
+    with suppress(ImportError):
+        from sqlalchemy.exc import SQLAlchemyError
+
+        gone = (*gone, SQLAlchemyError)
+    with suppress(ImportError):
+        import grpc
+
+        gone = (*gone, grpc.RpcError)
+    try:
+        yield
+    except gone as error:
+        details = getattr(error, "details", None)  # of gRPC, whose own text is a page
+        said = str(details() if callable(details) else error.__cause__ or error).strip().splitlines()[0:1]
+        told = said[0].rstrip(".") if said else type(error).__name__
+        if place:
+            raise BadInput(
+                f"The storage {shown(place)} cannot be used ({told}). See that it runs, or give another --storage."
+            ) from error
+        raise NotWritten(
+            f"The storage of the study does not answer any more ({told}). Runs that are finished are in their folders; repeat "
+            "the command with --join when it is back."
+        ) from error
+
+
+def shown(place: str) -> str:
+    """A storage without its password."""
+    if "://" not in place:
+        return place
+    with suppress(Exception):
+        from sqlalchemy.engine import make_url
+
+        return make_url(place).render_as_string(hide_password=True)
+    return place.partition("://")[0] + "://..."
+
+
+def opened(place: str, new: bool = True) -> optuna.storages.BaseStorage:
+    """A storage by its address, or the path of a journal; where it is a file it may be `new`.
+
+    Raises:
+        BadInput: it cannot be used.
+        MissingPackage: what it needs is not installed.
+    """
+    optuna = the_library()
+    kind, colons, rest = place.partition("://")
+    file = rest.removeprefix("/") if kind.startswith("sqlite") else "" if colons else place
+    if file and not new and not Path(file).expanduser().exists():
+        raise BadInput(f"There is no --storage {place} to join. Leave --join out to make it, or give another one.")
+    with answering(place):
+        if not colons:
+            from optuna.storages.journal import JournalFileBackend
+
+            if not Path(place).expanduser().parent.is_dir():
+                raise BadInput(f"The folder of --storage {place} does not exist. Make it, or give another place.")
+            _require_journal(Path(place).expanduser())
+            return optuna.storages.JournalStorage(JournalFileBackend(str(Path(place).expanduser())))
+        if kind == "grpc":
+            return _proxy(place, *rest.rpartition(":")[::2])
+        how: dict[str, Any] = {"pool_pre_ping": True}
+        if kind.startswith("sqlite"):
+            how["connect_args"] = {"timeout": 60}  # seconds that a writer waits for another one
+        beats = {"heartbeat_interval": BEAT_S, "grace_period": _GRACE_S, "heartbeat_stale_trial_callback": again(RETRIES)}
+        try:
+            with as_it_is():
+                opened = optuna.storages.RDBStorage(place, engine_kwargs=how, **beats)
+        except ImportError as error:
+            raise MissingPackage(
+                f"--storage {shown(place)} needs the driver of that database ({error}); for PostgreSQL: {extra('postgresql')}."
+            ) from error
+        if kind.startswith("sqlite"):
+            _whole_transactions(opened.engine)
+        return opened
+
+
+def _require_journal(path: Path) -> None:
+    """Refuse a file of another kind before anything is appended to it."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        first = file.readline(10_000)
+    try:
+        ours = not first or "op_code" in json.loads(first)
+    except (ValueError, TypeError):
+        ours = False
+    if not ours:
+        raise BadInput(f"--storage {path} is a file that is no journal of Optuna. Give the path of one, or a new one.")
+
+
+def _proxy(place: str, host: str, port: str) -> optuna.storages.BaseStorage:
+    if not host or not port.isdigit():
+        raise BadInput(f"--storage is {place}; needed is grpc://HOST:PORT, such as grpc://server:13000.")
+    try:
+        with as_it_is():
+            return the_library().storages.GrpcStorageProxy(host=host, port=int(port))
+    except ImportError as error:
+        raise MissingPackage(f"--storage {place} needs gRPC ({error}): pip install grpcio protobuf.") from error
+
+
+def _whole_transactions(engine: Any) -> None:
+    """A transaction has the file from its first look on: else two workers see the same trial waiting, and both take it."""
+    from sqlalchemy import event
+
+    def by_hand(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # the driver begins only when something is written
+
+    event.listen(engine, "connect", by_hand)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    engine.dispose()  # connections that were made before
+
+
+def again(most: int | None) -> Any:
+    """Puts a trial back into the queue, unless it was put back so often: what kills a worker each time would kill all of them."""
+    with as_it_is():
+        return the_library().storages.RetryHeartbeatStaleTrialCallback(max_retry=most)
+
+
+@contextmanager
+def as_it_is() -> Generator[None]:
+    """Optuna calls heartbeats experimental, and has for years."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", the_library().exceptions.ExperimentalWarning)
+        yield
+
+
+def the_library() -> Any:
+    """Optuna, which says nothing but errors.
+
+    Raises:
+        MissingPackage: it is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise MissingPackage(f"A search needs Optuna: {extra('tune')}.") from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
