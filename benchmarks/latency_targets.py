@@ -2,8 +2,9 @@
 
     python benchmarks/latency_targets.py --data cifar10 --nets nets --work work [--on ssh://user@host] [--core 1]
 
-targets       twenty targets in time on four networks, in ONNX Runtime here and, with `--on`, through ssh: the result is timed
-              again as `compress bench` does it, dense and smaller file in processes of their own, in turns
+targets       twenty targets in time on four networks, in ONNX Runtime here, with `--on` through ssh, and in OpenVINO in 8 bits
+              where that is installed: the result is timed again as `compress bench` does it, dense and smaller file in
+              processes of their own, in turns
 by MACs       the same target, met by a share of MACs (as for runtimes that do not tell what layers take): quality at equal time
 
 ResNet-20 and VGG-16-BN have trained weights and real images; MobileNetV2 and ResNet-18 random ones, whose quality is none. No
@@ -18,6 +19,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,6 +31,8 @@ from opened import decoded
 from results_io import known, write
 
 import compress
+import exporters
+from compress.checkpoint.load import load
 from compress.errors import CompressError
 from compress.measure.interleaved import Candidate, race
 from compress.pipeline import time_target
@@ -36,13 +40,15 @@ from compress.pipeline import time_target
 TRAIN, TEST = 5000, 5000
 CLOSE = 0.05
 TARGETS = {
-    "resnet20": (0.8, 0.65, 0.5, 0.35),
-    "vgg16_bn": (0.8, 0.6, 0.4, 0.2),
-    "mobilenet_v2": (0.85, 0.65, 0.5),
-    "resnet18": (0.8, 0.6, 0.4),
+    "resnet20": (0.65, 0.5, 0.35),
+    "vgg16_bn": (0.6, 0.4, 0.2),
+    "mobilenet_v2": (0.65, 0.5),
+    "resnet18": (0.6, 0.4),
 }
 BATCHED = {"resnet20": (0.5,), "vgg16_bn": (0.5,)}
 THERE = {"resnet20": (0.6,), "vgg16_bn": (0.5,), "mobilenet_v2": (0.7,), "resnet18": (0.5,)}
+"""Through ssh, and in OpenVINO in 8 bits."""
+EIGHT_BITS = "openvino-int8"
 BY_MACS = {"resnet20": (0.65, 0.5), "vgg16_bn": (0.6, 0.4)}
 TRAINED = ("resnet20", "vgg16_bn")
 SIDE = 96
@@ -53,7 +59,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="CIFAR-10 as folders of images")
     parser.add_argument("--nets", type=Path, required=True, help="folder of nets.py and trained weights")
     parser.add_argument("--work", type=Path, required=True, help="folder for what is made on the way")
-    parser.add_argument("--on", help="ssh://user@host of the four targets on a device; without it they are left out")
+    parser.add_argument("--on", help="ssh://user@host of the targets on a device; without it they are left out")
     parser.add_argument("--core", type=int, help="core that everything is pinned to")
     args = parser.parse_args()
     if args.core is not None:
@@ -73,7 +79,10 @@ def main() -> None:
 
 def jobs(there: bool) -> Iterator[dict[str, Any]]:
     """What is asked for, row by row."""
-    for place, batch, targets in (("here", 1, TARGETS), ("here", 8, BATCHED), *([("ssh", 1, THERE)] if there else [])):
+    ways = [("here", 1, TARGETS), ("here", 8, BATCHED), *([("ssh", 1, THERE)] if there else [])]
+    if all(find_spec(name) for name in exporters.NEEDS[EIGHT_BITS]):
+        ways.append((EIGHT_BITS, 1, THERE))
+    for place, batch, targets in ways:
         for net, shares in targets.items():
             for share in shares:
                 yield {"net": net, "place": place, "batch": batch, "asked": share, "by": "milliseconds"}
@@ -98,6 +107,7 @@ def carried_out(asked: dict[str, Any], args: argparse.Namespace) -> dict[str, An
                 calibration=1000 if net in TRAINED else 128,
                 allow_doubtful=net not in TRAINED,
                 **({"on": args.on, "on_python": sys.executable} if asked["place"] == "ssh" else {}),
+                **({"runtime": EIGHT_BITS} if asked["place"] == EIGHT_BITS else {}),
                 **{"threads": 1, "epochs": 0, "depth": 0, "export": "onnx", "device": "cpu"},
                 out=out,
                 force=True,
@@ -105,9 +115,11 @@ def carried_out(asked: dict[str, Any], args: argparse.Namespace) -> dict[str, An
     except CompressError as error:
         return {"refused": str(error), "seconds": time.perf_counter() - start}
     seconds = time.perf_counter() - start
-    files = (out / "stages" / "00-dense" / "model.onnx", out / "model.onnx")
     shape = (3, *[32 if net in TRAINED else SIDE] * 2)
-    pair = [Candidate(str(file), "ort", file, asked["batch"], 1, (shape,)) for file in files]
+    runtime, files = "ort", (out / "stages" / "00-dense" / "model.onnx", out / "model.onnx")
+    if asked["place"] == EIGHT_BITS:
+        runtime, files = "openvino", eight_bits(out, shape)
+    pair = [Candidate(str(file), runtime, file, asked["batch"], 1, (shape,)) for file in files]
     timed = race(pair, rounds=60, cpus=() if args.core is None else (args.core,))[1]
     assert timed.ratio is not None and timed.ci95 is not None, timed.reason
     dense, result = report.dense.quality, report.result.quality
@@ -121,6 +133,16 @@ def carried_out(asked: dict[str, Any], args: argparse.Namespace) -> dict[str, An
         "note": next((note for note in report.notes if "dense model's time" in note), ""),
         "seconds": seconds,
     }
+
+
+def eight_bits(out: Path, shape: tuple[int, ...]) -> tuple[Path, ...]:
+    """The dense model and the result as files of OpenVINO in 8 bits, calibrated on noise: only their time is looked at."""
+    noise, files = torch.randn(16, *shape, generator=torch.Generator().manual_seed(0)), list[Path]()
+    for name, folder in (("dense", out / "stages" / "00-dense"), ("result", out)):
+        files.append(out / f"{name}.xml")
+        how = {"ranges": [(noise,)], "check_parity": False, "samples": [(noise,)], "int8_error": 10.0}
+        exporters.export(EIGHT_BITS, load(folder / "model.compressed"), (noise[:1],), files[-1], **how)
+    return tuple(files)
 
 
 def model(net: str, args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
