@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         apply,
         bench,
         demo,
+        detector,
         diff,
         doctor,
         edit,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
         verify,
     )
     from compress.commands.compare import compare
-    from compress.commands.detector import detector
     from compress.commands.push import push
     from compress.commands.report_page import report_page
 
@@ -89,8 +89,8 @@ __all__ = [
     "tune",
     "verify",
 ]
-_QUICK = ("compare", "detector", "diff", "gate", "methods", "push", "report_page", "verify")
-"""Verbs that come from the file of their name, most of them without everything that `compress.api` needs."""
+_QUICK = ("compare", "diff", "gate", "methods", "push", "report_page", "verify")
+"""Verbs that come from the file of their name, without everything that `compress.api` needs."""
 
 
 @cache

@@ -34,14 +34,14 @@ def detector(model: str, out: Path, force: bool, quiet: bool, log_format: LogFor
     layers are removed (--target macs=0.7 unless it is given), what stays is refitted, and the whole is trained by its own losses
     for --epochs. The folder --out has detector.pt, an ONNX file of the part that computes tensors, and a report of every stage.
     """
+    from compress import api
     from compress.cli.closing import print_stages
     from compress.cli.output import print_json
     from compress.cli.tables import told
-    from compress.commands.detector import detector as smaller
 
     typed = given(flags)
     with broken_contract(out, quiet, as_json), shown(quiet, log_format) as progress:
-        found = smaller(model, typed.pop("data", ""), out=out, force=force, progress=progress, **typed)
+        found = api.detector(model, typed.pop("data", ""), out=out, force=force, progress=progress, **typed)
     if as_json:
         print_json(found.report)
         return

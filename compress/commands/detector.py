@@ -32,7 +32,7 @@ from compress.detection.coco import CocoImages, open_parts
 from compress.detection.mean_precision import Matched, between, matched, packages
 from compress.edits import Plan
 from compress.errors import BadInput, EmptyData, GateFailed
-from compress.keywords import Common, with_settings
+from compress.keywords import StepSettings, with_step_settings
 from compress.measure import quality
 from compress.pipeline.answers import FileAnswer
 from compress.pipeline.exports import Exports, export_all
@@ -81,7 +81,7 @@ class Detected:
     out: Path
 
 
-@with_settings
+@with_step_settings
 def detector(
     model: nn.Module | Place,
     data: Parts,
@@ -90,7 +90,7 @@ def detector(
     out: Place = Path("detector"),
     force: bool = False,
     progress: Progress = silent,
-    **settings: Unpack[Common],
+    **settings: Unpack[StepSettings],
 ) -> Detected:
     """From a detector to a smaller one in its own class, measured by mean average precision before and after every stage.
 
@@ -192,7 +192,7 @@ def _data(data: Parts, whole: wholes.Whole, asked: Recipe) -> tuple[CocoImages, 
     return (
         train.letterboxed(side),
         test.letterboxed(side),
-        (f"Images were laid into squares of {side} pixels, with grey around.",),
+        (f"Images were laid into squares of {side} pixels, with gray around.",),
     )
 
 

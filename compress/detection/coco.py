@@ -7,7 +7,7 @@
 An item is what torchvision's detectors train on: an image in real numbers from 0 to 1, and boxes as (left, top, right, bottom)
 with the category ids as labels. The file is somebody else's: everything that is read from it is looked at first.
 
-Networks that take images of one size alone (YOLO) see them `letterboxed`: as large as fits, in the middle of grey. Boxes follow,
+Networks that take images of one size alone (YOLO) see them `letterboxed`: as large as fits, in the middle of gray. Boxes follow,
 and their overlaps are what they were.
 """
 
@@ -32,7 +32,7 @@ from compress.errors import BadInput, EmptyData
 Target = dict[str, Tensor]
 Item = tuple[Tensor, Target]
 Box = tuple[float, float, float, float]
-GREY = (114, 114, 114)
+GRAY = (114, 114, 114)
 """What ultralytics puts around images, too."""
 ANNOTATIONS = ("annotations.json", "_annotations.coco.json")
 TEST = ("test", "val", "valid", "validation")
@@ -111,7 +111,7 @@ def _fitted(record: Record, side: int) -> Record:
 def _laid(picture: Image.Image, fit: Fit | None) -> Image.Image:
     if fit is None:
         return picture
-    square = Image.new("RGB", (fit.side, fit.side), GREY)
+    square = Image.new("RGB", (fit.side, fit.side), GRAY)
     square.paste(picture.resize((fit.width, fit.height), Image.Resampling.BILINEAR), (fit.left, fit.top))
     return square
 
