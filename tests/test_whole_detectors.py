@@ -81,6 +81,8 @@ def test_no_detector_and_classes_that_it_does_not_know_are_refused(tmp_path: Pat
     data = coco(tmp_path / "a")
     with pytest.raises(BadInput, match="Conv2d is no detector of torchvision"):
         compress.detector(nn.Conv2d(3, 3, 1), data, out=tmp_path / "out")
+    with pytest.raises(BadInput, match="There is no data; needed is"):
+        compress.detector(tiny(), "", out=tmp_path / "out")
     more = CocoImages(data.records, {**data.categories, 9: "cat"})
     with pytest.raises(BadInput, match=r"The data has 10 classes, .* the detector 4"):
         compress.detector(tiny(), more, out=tmp_path / "out")

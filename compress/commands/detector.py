@@ -171,6 +171,8 @@ def _named(data: Parts) -> str:
 
 def _data(data: Parts, whole: wholes.Whole, asked: Recipe) -> tuple[CocoImages, CocoImages, tuple[str, ...]]:
     """Images to look at and those to count with, as the detector takes them."""
+    if isinstance(data, str) and not data:
+        raise BadInput("There is no data; needed is --data FOLDER, of images and boxes in COCO's format.")
     if isinstance(data, CocoImages):
         data = {"train": data, "test": data}
     if isinstance(data, Mapping):
@@ -307,7 +309,7 @@ class _Run:
 
 
 def _written(small: nn.Module, path: Path) -> None:
-    """The whole detector with its class, as whoever made it opens it: what ultralytics opens holds it in a dictionary."""
+    """The whole detector with its class, as whoever made it opens it: ultralytics' in a dictionary, as its trainer does."""
     made = copy.deepcopy(small).eval()
     content: Any = made
     if type(made).__module__.startswith("ultralytics"):
