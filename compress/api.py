@@ -23,6 +23,7 @@ from compress.commands.analyze import analyze as analysis
 from compress.commands.bench import bench
 from compress.commands.compare import compare
 from compress.commands.demo import demo
+from compress.commands.detector import detector
 from compress.commands.diff import diff
 from compress.commands.doctor import doctor
 from compress.commands.explain import explain
@@ -67,6 +68,7 @@ __all__ = [
     "bench",
     "compare",
     "demo",
+    "detector",
     "diff",
     "doctor",
     "edit",
@@ -182,12 +184,11 @@ def run(
     resolved, given = resolved_recipe(model, recipe, settings)
     if methods and (dry_run or "method" in settings):
         raise BadInput(f"--methods does not go with {'--dry-run' if dry_run else '--method'}. Leave one of them out.")
-    if resume and force:
-        raise BadInput("--resume goes on with what is there, and --force throws it away. Leave one of them out.")
+    if resume and (force or dry_run):
+        other = "--force throws it away" if force else "--dry-run carries nothing out"
+        raise BadInput(f"--resume goes on with what is there, and {other}. Leave one of them out.")
     if nproc != 1 and (dry_run or methods):
         raise BadInput(f"--nproc does not go with {'--dry-run' if dry_run else '--methods'}. Leave one of them out.")
-    if resume and dry_run:
-        raise BadInput("--resume goes on with a run, and --dry-run carries nothing out. Leave one of them out.")
     if dry_run:
         return decide(resolved, progress, given=given)
     how: dict[str, Any] = {"given": given, "resume": resume, "force": force, "progress": progress, "log": log}
@@ -311,8 +312,7 @@ def apply(
     """
     made = plan if isinstance(plan, Plan) else read(Path(plan))
     free(Path(out), force)
-    artifact, _ = opened(*resolved_recipe(model, None, settings))
-    smaller = artifacts.apply(made, artifact)
+    smaller = artifacts.apply(made, opened(*resolved_recipe(model, None, settings))[0])
     save(smaller, Path(out))
     return smaller
 

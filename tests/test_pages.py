@@ -39,7 +39,7 @@ ELSEWHERE = ("git ", "pip ", "make ")
 """Commands that change the reader's machine: `make test` and the installation of a clone are tested by whoever runs this."""
 SHELL = ("mkdir", "ssh-keygen", "echo")
 OF_A_PACKAGE = ("model/verify.py", "model/bench.py")
-NEEDS = {"methods/rl-entropy": "stable_baselines3", "how-to/lightning": "lightning"}
+NEEDS = {"methods/rl-entropy": "stable_baselines3", "how-to/lightning": "lightning", "how-to/detectors": "pycocotools"}
 """Page -> the package without which it cannot be followed."""
 RUNNING = [page for page in PAGES if any(block.language in ("console", "python") for block in blocks(page))]
 QUICK = [page for page in PAGES if name(page) in ("how-to/model", "reference/python")]

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize
 
 from compress.checkpoint.load import load_model, open_artifact
 from compress.errors import BadInput
 from compress.graph.trace.plain_weights import make_plain
+from compress.graph.trace.trace import trace
 
 NETS = """
 import torch.nn.utils as u
@@ -108,3 +111,21 @@ def test_lazy_layers_without_weights_are_refused_by_name(nets: Any):
     torch.save({"5.weight": torch.ones(5, 384), "5.bias": torch.ones(5)}, "model.pt")
     with pytest.raises(BadInput, match=r"0.weight is missing"):
         load_model("model.pt", arch="nets.py:lazy")
+
+
+def test_a_model_whose_weights_are_computed_stays_as_it_was():
+    # torch's way back from a parametrization takes the property from the class, which a copy shares, and sets the tensors.
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)).eval(), torch.rand(1, 3, 2, 2)
+    parametrize.register_parametrization(model[0], "weight", Twice())
+    parametrizations.weight_norm(model[1])
+    before, held = model(x), {name: value.clone() for name, value in model.state_dict().items()}
+    for _ in range(2):
+        assert torch.equal(trace(model, (x,))(x), before)
+    assert torch.equal(model(x), before)
+    now = model.state_dict()
+    assert held.keys() == now.keys() and all(torch.equal(held[name], value) for name, value in now.items())
+
+
+class Twice(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return 2 * weight

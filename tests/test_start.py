@@ -20,7 +20,7 @@ from compress.stage import Context
 from compress.stages import finetune
 from compress.training import harm, train
 from compress.training.loop import Training
-from compress.training.setup import FLAT, FLAT_SGD, SHARE, _optimizer
+from compress.training.setup import FLAT, FLAT_SGD, SHARE, optimizer_for
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def good(digits: Data) -> nn.Module:
 
 def rates(model: nn.Module, **settings: object) -> dict[str, float]:
     names = {id(p): name for name, p in model.named_parameters()}
-    groups = _optimizer(model, make(**settings)).param_groups
+    groups = optimizer_for(model, make(**settings)).param_groups
     return {names[id(p)]: group["peak"] for group in groups for p in group["params"]}
 
 
@@ -65,7 +65,7 @@ def test_the_rate_is_a_share_of_the_size_of_a_layers_weights():
 
 def test_a_rate_that_is_given_is_that_of_every_weight():
     assert set(rates(net(), lr=3e-3).values()) == {3e-3} and set(rates(net(), optimizer="sgd").values()) == {FLAT_SGD}
-    decays = {group["weight_decay"] for group in _optimizer(net(), make(weight_decay=0.5)).param_groups}
+    decays = {group["weight_decay"] for group in optimizer_for(net(), make(weight_decay=0.5)).param_groups}
     assert decays == {0.5, 0.0}
 
 

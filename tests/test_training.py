@@ -24,7 +24,7 @@ from compress.recipe import make
 from compress.stage import Context
 from compress.stages.finetune import Finetune
 from compress.training import distillation, reinitialized, train
-from compress.training.loop import _as_good, _rate
+from compress.training.loop import _as_good, rate
 from compress.training.losses import objective
 
 
@@ -296,7 +296,7 @@ def test_a_model_that_calls_view_trains_in_the_layout_it_needs(digits):
 
 
 def test_the_learning_rate_warms_up_and_falls_to_almost_nothing():
-    rates = [_rate(step, 100, 10) for step in range(100)]
+    rates = [rate(step, 100, 10) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1
     assert rates == rates[:11] + sorted(rates[11:], reverse=True) and 0 < rates[-1] < 0.001
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import click
 
+from compress.cli import detecting as detecting
 from compress.cli import finetuning as finetuning
 from compress.cli import running as running
 from compress.cli import tuning as tuning

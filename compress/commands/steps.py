@@ -105,8 +105,8 @@ def remove(
         )
     if (detector := wholes.found(inside(as_module(model)))) is not None:
         return _removed(detector, data, {**settings, "target": target}, progress, refit)
-    recipe, context = _context(model, data, {**settings, "target": target}, progress)
-    return _edited(model, _stage(recipe, "width"), replace(context, fitting=refit))
+    recipe, context = context_of(model, data, {**settings, "target": target}, progress)
+    return edited(model, stage_of(recipe, "width"), replace(context, fitting=refit))
 
 
 def _removed(detector: wholes.Whole, data: object, settings: dict[str, Any], progress: Progress, refit: bool) -> Edited:
@@ -114,12 +114,12 @@ def _removed(detector: wholes.Whole, data: object, settings: dict[str, Any], pro
     asked = make(**{name: value for name, value in settings.items() if name in ("calibration", "seed")})
     with seeded(asked.seed, torch.device("cpu")):
         seen = detector.seen(data, asked.calibration)
-    recipe, context = _context(detector.part, (seen, None), settings, progress)
-    made = _edited(detector.part, _stage(recipe, "width"), replace(context, fitting=refit))
-    return _put_back(detector, made, seen)
+    recipe, context = context_of(detector.part, (seen, None), settings, progress)
+    made = edited(detector.part, stage_of(recipe, "width"), replace(context, fitting=refit))
+    return put_back(detector, made, seen)
 
 
-def _put_back(detector: wholes.Whole, made: Edited, seen: tuple[Tensor, ...]) -> Edited:
+def put_back(detector: wholes.Whole, made: Edited, seen: tuple[Tensor, ...]) -> Edited:
     some = tuple(x[: wholes.BATCH] for x in seen)
     whole = detector.with_layers(made.traced.module, cast(GraphModule, made.model), some)
     return replace(made, model=whole, before=detector.model)
@@ -142,8 +142,8 @@ def linearize(
         BadInput: the model, the data or a setting cannot be used.
         UnsupportedModel: no activation can be linearized.
     """
-    recipe, context = _context(model, data, {"method": "depth", **settings, "depth": depth}, progress)
-    return _edited(model, _stage(recipe, "depth"), context)
+    recipe, context = context_of(model, data, {"method": "depth", **settings, "depth": depth}, progress)
+    return edited(model, stage_of(recipe, "depth"), context)
 
 
 @with_step_settings
@@ -163,8 +163,8 @@ def merge(
         BadInput: the model, the data or a setting cannot be used.
         UnsupportedModel: the model cannot be traced.
     """
-    _, context = _context(model, data, dict(settings), progress)
-    return _edited(model, Merge(), context if timed else replace(context, race=None))
+    _, context = context_of(model, data, dict(settings), progress)
+    return edited(model, Merge(), context if timed else replace(context, race=None))
 
 
 def edit(model: nn.Module, plan: Plan, *, inputs: Examples) -> Edited:
@@ -184,7 +184,7 @@ def edit(model: nn.Module, plan: Plan, *, inputs: Examples) -> Edited:
     traced = in_memory(as_module(model) if detector is None else detector.part, inputs=seen)
     smaller = apply(plan, traced)
     made = Edited(_as_given(smaller.module, model), plan, smaller.notes, model, traced)
-    return made if detector is None else _put_back(detector, made, seen)
+    return made if detector is None else put_back(detector, made, seen)
 
 
 @with_step_settings
@@ -216,7 +216,7 @@ def reconstruct(
         PlanMismatch: the plan does not lead from the one model to the other.
         BadInput: the models, the data or a setting cannot be used.
     """
-    _, context = _context(teacher, data, {**settings, "reconstruct": steps}, progress)
+    _, context = context_of(teacher, data, {**settings, "reconstruct": steps}, progress)
     small = apply(plan, context.dense)
     weights = inside(as_module(model)).state_dict()
     _refuse_another_plan(small.module.state_dict(), weights)
@@ -247,7 +247,7 @@ def quantize(
         BadInput: the model, the data or a setting cannot be used.
         UnsupportedModel: the model cannot be traced.
     """
-    _, context = _context(model, data, dict(settings), progress)
+    _, context = context_of(model, data, dict(settings), progress)
     recipe, dense = context.recipe, context.dense.module
     seen = batches(context.data.train, min(recipe.calibration, CALIBRATION_SAMPLES), recipe.seed)
     ranges = qdq.ranges(values(dense, seen), recipe.calibrator)
@@ -271,13 +271,13 @@ def follow(optimizer: Optimizer, made: Edited) -> None:
     followed(optimizer, inside(made.before), made.traced, made.plan.edits, made.model)
 
 
-def _context(model: nn.Module, data: DataLike, settings: dict[str, Any], progress: Progress) -> tuple[Recipe, Context]:
+def context_of(model: nn.Module, data: DataLike, settings: dict[str, Any], progress: Progress) -> tuple[Recipe, Context]:
     recipe, given = resolved_recipe(as_module(model), None, {**settings, "data": data})
     context, _ = prepare(recipe, progress, given)
     return recipe, replace(context, race=LatencyCache(recipe, context.device).race)
 
 
-def _stage(recipe: Recipe, kind: str) -> Stage:
+def stage_of(recipe: Recipe, kind: str) -> Stage:
     """The stage of the method that removes width or depth."""
     for stage in stages_of(recipe):
         if kind in stage.traits.removes and stage.traits.decides is Decides.BEFORE_TRAINING:
@@ -288,7 +288,7 @@ def _stage(recipe: Recipe, kind: str) -> Stage:
     )
 
 
-def _edited(model: nn.Module, stage: Stage, context: Context) -> Edited:
+def edited(model: nn.Module, stage: Stage, context: Context) -> Edited:
     stage.check(context.dense, context)
     with seeded(context.recipe.seed, context.device):
         done = stage(context.dense, context)

@@ -6,13 +6,17 @@
 
 An item is what torchvision's detectors train on: an image in real numbers from 0 to 1, and boxes as (left, top, right, bottom)
 with the category ids as labels. The file is somebody else's: everything that is read from it is looked at first.
+
+Networks that take images of one size alone (YOLO) see them `letterboxed`: as large as fits, in the middle of gray. Boxes follow,
+and their overlaps are what they were.
 """
 
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +32,23 @@ from compress.errors import BadInput, EmptyData
 Target = dict[str, Tensor]
 Item = tuple[Tensor, Target]
 Box = tuple[float, float, float, float]
+GRAY = (114, 114, 114)
+"""What ultralytics puts around images, too."""
+ANNOTATIONS = ("annotations.json", "_annotations.coco.json")
+TEST = ("test", "val", "valid", "validation")
+SHARE = 0.2
+"""Of the images, drawn, that test where the folder has no such part."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How an image lies in a square: its size there, and where."""
+
+    side: int
+    width: int
+    height: int
+    left: int
+    top: int
 
 
 @dataclass(frozen=True)
@@ -39,6 +60,7 @@ class Record:
     boxes: tuple[Box, ...]
     labels: tuple[int, ...]
     crowds: tuple[bool, ...]
+    fit: Fit | None = None
 
 
 class CocoImages(Dataset[Item]):
@@ -52,15 +74,87 @@ class CocoImages(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         record = self.records[index]
-        try:
-            with Image.open(record.path, formats=FORMATS) as file:
-                image = pil_to_tensor(file.convert("RGB")).float() / 255
-        except OSError as error:
-            raise BadInput(f"{record.path} cannot be read as an image ({error}). Replace it, or take it out.") from error
+        image = pil_to_tensor(_laid(_picture(record.path), record.fit)).float() / 255
         single = ~torch.tensor(record.crowds, dtype=torch.bool)
         boxes = torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         return image, {"boxes": boxes[single], "labels": torch.tensor(record.labels, dtype=torch.int64)[single]}
+
+    def letterboxed(self, side: int) -> CocoImages:
+        """The same images and boxes in squares of so many pixels."""
+        return CocoImages([_fitted(record, side) for record in self.records], self.categories)
+
+    def sizes(self) -> set[tuple[int, int]]:
+        """Height and width of every image, of which no more than the head is read."""
+        found = {_picture(record.path, head=True).size for record in self.records}
+        return {(height, width) for width, height in found}
+
+
+def _picture(path: Path, head: bool = False) -> Image.Image:
+    try:
+        with Image.open(path, formats=FORMATS) as file:
+            return file if head else file.convert("RGB")
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read as an image ({error}). Replace it, or take it out.") from error
+
+
+def _fitted(record: Record, side: int) -> Record:
+    width, height = _picture(record.path, head=True).size
+    scale = side / max(width, height)
+    wide, high = max(1, round(width * scale)), max(1, round(height * scale))
+    fit = Fit(side, wide, high, (side - wide) // 2, (side - high) // 2)
+    x, y = wide / width, high / height
+    boxes = tuple((a * x + fit.left, b * y + fit.top, w * x, h * y) for a, b, w, h in record.boxes)
+    return replace(record, boxes=boxes, fit=fit)
+
+
+def _laid(picture: Image.Image, fit: Fit | None) -> Image.Image:
+    if fit is None:
+        return picture
+    square = Image.new("RGB", (fit.side, fit.side), GRAY)
+    square.paste(picture.resize((fit.width, fit.height), Image.Resampling.BILINEAR), (fit.left, fit.top))
+    return square
+
+
+def open_parts(folder: str | Path, seed: int = 0) -> tuple[CocoImages, CocoImages]:
+    """Images to look at and train on, and images to count with.
+
+    Args:
+        folder: of the images and their annotations.json; or with such folders train and test (or val); or as COCO is unpacked:
+            annotations/instances_train2017.json beside train2017 or images/train2017, and the same of val. Where nothing is
+            there to count with, a fifth of the images is drawn for it.
+        seed: of that.
+
+    Raises:
+        BadInput, EmptyData: as for `open_coco`.
+    """
+    root = Path(folder)
+    train = _part(root, ("train",))
+    test = _part(root, TEST)
+    every = train or open_coco(root, next((root / name for name in ANNOTATIONS if (root / name).is_file()), None))
+    if test is not None:
+        return every, test
+    order = list(range(len(every)))
+    random.Random(seed).shuffle(order)
+    cut = max(1, round(SHARE * len(order)))
+    if cut >= len(order):
+        raise EmptyData(f"{root} has {len(order)} image; needed are some to look at and some to count with. Add images.")
+    parts = (sorted(order[cut:]), sorted(order[:cut]))
+    train, test = (CocoImages([every.records[i] for i in part], every.categories) for part in parts)
+    return train, test
+
+
+def _part(root: Path, names: tuple[str, ...]) -> CocoImages | None:
+    """The first of these parts that is there."""
+    for name in names:
+        for file in ANNOTATIONS:
+            if (root / name / file).is_file():
+                return open_coco(root / name, root / name / file)
+        for path in sorted((root / "annotations").glob(f"instances_{name}*.json")):
+            images = path.stem.removeprefix("instances_")
+            place = root / images if (root / images).is_dir() else root / "images" / images
+            return open_coco(place, path)
+    return None
 
 
 def open_coco(folder: str | Path, annotations: str | Path | None = None) -> CocoImages:

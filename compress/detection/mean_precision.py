@@ -50,6 +50,14 @@ class Lost:
     after: Precision
 
 
+@dataclass(frozen=True)
+class Matched:
+    """What a detector said of every image, and the mean average precision of that."""
+
+    evaluated: Any
+    precision: Precision
+
+
 def mean_precision(model: nn.Module, data: CocoImages) -> Precision:
     """Mean average precision of a detector on data; the detector is left as it was.
 
@@ -57,7 +65,7 @@ def mean_precision(model: nn.Module, data: CocoImages) -> Precision:
         MissingPackage: pycocotools is not installed.
         BadInput: no detector, or no box in the data.
     """
-    return _precision(_matched(model, data))
+    return matched(model, data).precision
 
 
 def lost(dense: nn.Module, small: nn.Module, data: CocoImages, *, seed: int = 0) -> Lost:
@@ -66,28 +74,51 @@ def lost(dense: nn.Module, small: nn.Module, data: CocoImages, *, seed: int = 0)
     Raises:
         MissingPackage, BadInput: as for `mean_precision`.
     """
-    matched = [_matched(model, data) for model in (dense, small)]
-    before, after = (_precision(one) for one in matched)
-    random, number = np.random.default_rng(seed), len(data)
+    return between(matched(dense, data), matched(small, data), seed=seed)
+
+
+def between(dense: Matched, small: Matched, *, seed: int = 0) -> Lost:
+    """What the second of two detectors loses, of which the boxes are matched already."""
+    pair = (dense.evaluated, small.evaluated)
+    before, after = dense.precision, small.precision
+    random, number = np.random.default_rng(seed), before.images
     points: list[float] = []
     for _ in range(RESAMPLES):
         drawn = random.integers(0, number, number)
-        one, other = (_precision(_drawn(evaluated, drawn)).value for evaluated in matched)
+        one, other = (_precision(_drawn(evaluated, drawn)).value for evaluated in pair)
         if min(one, other) >= 0:  # a draw without a box of any category says nothing
             points.append(100 * (one - other))
     low, high = np.percentile(points, [2.5, 97.5])
     return Lost(100 * (before.value - after.value), (float(low), float(high)), before, after)
 
 
-def _matched(model: nn.Module, data: CocoImages) -> Any:
-    """The evaluation of pycocotools with every box held against the true ones, image by image."""
+def packages() -> tuple[Any, Any]:
+    """The parts of pycocotools.
+
+    Raises:
+        MissingPackage: it is not installed.
+    """
     try:
-        coco: Any = importlib.import_module("pycocotools.coco")
-        evaluation: Any = importlib.import_module("pycocotools.cocoeval")
+        return importlib.import_module("pycocotools.coco"), importlib.import_module("pycocotools.cocoeval")
     except ImportError as error:
         raise MissingPackage(
             "Mean average precision needs pycocotools, which is not installed. pip install 'entropress[detection]'"
         ) from error
+
+
+def matched(model: nn.Module, data: CocoImages) -> Matched:
+    """What a detector says of data, held against the true boxes; it is left as it was.
+
+    Raises:
+        MissingPackage, BadInput: as for `mean_precision`.
+    """
+    evaluated = _evaluated(model, data)
+    return Matched(evaluated, _precision(evaluated))
+
+
+def _evaluated(model: nn.Module, data: CocoImages) -> Any:
+    """The evaluation of pycocotools with every box held against the true ones, image by image."""
+    coco, evaluation = packages()
     true = _true(data)
     if not any(not box["iscrowd"] for box in true):
         raise BadInput("The data has no box; mean average precision needs some. Give images with annotations.")

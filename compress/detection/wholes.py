@@ -125,8 +125,9 @@ def refuse(model: nn.Module) -> None:
     if found(whole := inside(model)) is not None:
         raise UnsupportedModel(
             f"The model is a whole detector ({type(whole).__name__}), whose code makes boxes of lists of images; needed is "
-            "one that makes tensors of tensors. compress.remove and compress.edit take detectors; compress.save and "
-            "compress.export write the part that computes tensors, given inputs=[image]."
+            "one that makes tensors of tensors. 'compress detector MODEL --data COCO_FOLDER' makes it smaller as a whole, with "
+            "its mean average precision, and writes the part that computes tensors as ONNX. In Python compress.detector, "
+            "compress.remove and compress.edit take it; compress.save and compress.export write that part, given inputs=[image]."
         )
 
 

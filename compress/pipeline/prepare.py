@@ -18,6 +18,7 @@ from compress.checkpoint.load.model import OfData
 from compress.data import Data, check_output, open_data
 from compress.data.checks import by_position
 from compress.data.open_data import CHANGED
+from compress.detection import wholes
 from compress.errors import BadInput
 from compress.measure import meant, quality
 from compress.pipeline import doubts
@@ -58,6 +59,7 @@ def opened(recipe: Recipe, given: Given = NOTHING) -> tuple[Artifact, Data | Non
         output=recipe.output,
         input_shapes=shapes or tuple(tuple(x.shape[1:]) for x in given.inputs),
         of_data=of_data,
+        look=wholes.refuse,
     )
     return artifact, data
 

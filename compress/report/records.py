@@ -74,7 +74,7 @@ class Latency(Record):
         return "faster" if self.ci95[0] > 1 else "slower" if self.ci95[1] < 1 else "cannot tell"
 
 
-SHARES = frozenset({"top1", "top5", "f1", "label_accuracy", "miou", "agreement"})
+SHARES = frozenset({"top1", "top5", "f1", "label_accuracy", "miou", "map", "agreement"})
 """Metrics that count a part of a whole."""
 
 
@@ -83,7 +83,7 @@ class Quality(Record):
 
     metric: str
     value: float = Field(
-        description="share in [0, 1] for top1, top5, f1, label_accuracy, miou and agreement; dB for psnr; units for mae"
+        description="share in [0, 1] for top1, top5, f1, label_accuracy, miou, map and agreement; dB for psnr; units for mae"
     )
     samples: int = Field(ge=1)
     higher_is_better: bool = True

@@ -239,7 +239,7 @@ def _epoch(loop: Loop, done: int, count: int) -> float:
             if module is not None:
                 advance(module, step / loop.steps)
         for group in loop.optimizer.param_groups:
-            group["lr"] = group["peak"] * _rate(step, loop.steps, math.ceil(recipe.warmup * loop.steps))
+            group["lr"] = group["peak"] * rate(step, loop.steps, math.ceil(recipe.warmup * loop.steps))
         total += _step(loop, laid(batch, loop))
         taken += 1
         if loop.average is not None:
@@ -294,7 +294,8 @@ def _told(loop: Loop) -> str:
     return f"{min(peaks):.1g} to {max(peaks):.1g}, by the size of the weights"
 
 
-def _rate(step: int, steps: int, warmup: int) -> float:
+def rate(step: int, steps: int, warmup: int) -> float:
+    """The learning rate of a step, as a share of the highest (docstring)."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

@@ -112,7 +112,7 @@ def prepared(
         master,
         average,
         loss,
-        _optimizer(student, recipe),
+        optimizer_for(student, recipe),
         scaler,
         data,
         recipe,
@@ -189,7 +189,8 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
     return [p for p in module.parameters() if p.requires_grad]
 
 
-def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def optimizer_for(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer; each group has its highest learning rate as `peak`."""
     found: dict[tuple[float, float], list[nn.Parameter]] = {}
     for p in trainable(module):
         # Decay pulls weights towards 0; for biases and norms (one axis) that is no simpler function, so they are spared.

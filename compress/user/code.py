@@ -14,6 +14,8 @@ from typing import Any
 
 from compress.errors import BadInput
 
+_FILES: dict[Path, tuple[bytes, Any]] = {}
+"""What was imported from a file, and the bytes that it had: as with any import, what it registers stands there once."""
 _MOVED = {"compress.demo": "compress.commands.demo"}
 """Where modules stand now that recipes name by a place of their own."""
 
@@ -94,10 +96,14 @@ def number(value: Any, what: str, name: str) -> float:
 def _file(path: Path) -> Any:
     if not path.is_file():
         raise BadInput(f"There is no file {path}. Give the path from the current folder.")
+    place, content = path.resolve(), path.read_bytes()
+    if place in _FILES and _FILES[place][0] == content:
+        return _FILES[place][1]
     name = f"_compress_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None, "a .py suffix always has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look classes up by module name
     spec.loader.exec_module(module)
+    _FILES[place] = content, module
     return module

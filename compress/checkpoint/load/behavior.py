@@ -22,6 +22,11 @@ from compress.graph.trace.lines import silent, their_file
 _RUNS = 8  # of a model that draws: whether its output depends on that shows in one of them, or hardly ever
 _APART = 1e-3  # of the largest output: rounding differs between batch sizes by far less, normalizing by the batch by far more
 _SAME = 1e-6  # of the largest output, where nothing differs but what was drawn
+_NORMS = (
+    "give its batch norms running statistics (track_running_stats=True, trained or estimated on data), or take norms of a sample "
+    "(GroupNorm, LayerNorm)"
+)
+_FORWARD = "let its forward take sums, norms and conditions of every sample alone, not of all its input"
 _DROPOUTS = ("bernoulli", "bernoulli_", "native_dropout")
 
 
@@ -57,7 +62,7 @@ def refuse_unsteady(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         except Exception:  # a model of fixed batch size says so elsewhere
             return
         if both is not None and both.shape == (2 * len(alone), *alone.shape[1:]) and _apart(both[: len(alone)], alone) > _APART:
-            raise _mixes(f"{_mixer(module, inputs, pair)} lets the samples of a batch change each other's results")
+            raise _mixes(*_mixer(module, inputs, pair))
 
 
 def _another(x: Tensor) -> Tensor:
@@ -65,11 +70,10 @@ def _another(x: Tensor) -> Tensor:
     return 3 * torch.randn_like(x) + 1 if (x != x.round()).any() else x.roll(1, -1)
 
 
-def _mixes(what: str) -> UnsupportedModel:
+def _mixes(what: str, remedy: str = _NORMS) -> UnsupportedModel:
     return UnsupportedModel(
         f"What the model says of a sample depends on the others in its batch: {what}. Needed is a model that answers one sample "
-        "alike in any batch: give its batch norms running statistics (track_running_stats=True, trained or estimated on data), "
-        "or take norms of a sample (GroupNorm, LayerNorm)."
+        f"alike in any batch: {remedy}."
     )
 
 
@@ -87,8 +91,12 @@ def _apart(one: Tensor | None, other: Tensor) -> float:
     return float((one - other).abs().max() / other.abs().max().clamp_min(1e-12))
 
 
-def _mixer(module: nn.Module, inputs: tuple[Tensor, ...], pair: tuple[Tensor, ...]) -> str:
-    """The first module, as they end, whose result for the first sample is another one in the batch."""
+def _mixer(module: nn.Module, inputs: tuple[Tensor, ...], pair: tuple[Tensor, ...]) -> tuple[str, str]:
+    """What lets samples change each other's results, and the remedy.
+
+    The first module, as they end, whose result for the first sample is another one in the batch; where what it was given is
+    another one already, the code in front of it.
+    """
     with _results(module) as alone:
         module(*inputs)
     with _results(module) as both:
@@ -96,26 +104,43 @@ def _mixer(module: nn.Module, inputs: tuple[Tensor, ...], pair: tuple[Tensor, ..
     for (name, one), (other, two) in zip(alone, both, strict=False):
         if name != other:
             break
-        axes = [i for i, (n, m) in enumerate(zip(one.shape, two.shape, strict=False)) if n != m]
-        # A result without an axis that grows with the batch was taken over all of it.
-        mine = two.narrow(axes[0], 0, one.shape[axes[0]]) if len(axes) == 1 and two.ndim == one.ndim else two
-        if _apart(mine, one) > _APART:
-            return f"{name} ({type(module.get_submodule(name)).__name__})" if name else "its forward"
-    return "its forward"
+        if not name:
+            break
+        said = f"{name} ({type(module.get_submodule(name)).__name__})"
+        if one[0] is not None and two[0] is not None and _moved(one[0], two[0]):
+            return f"the code in front of {said} lets the samples of a batch change each other's results", _FORWARD
+        if _moved(one[1], two[1]):
+            return f"{said} lets the samples of a batch change each other's results", _NORMS
+    return "its forward lets the samples of a batch change each other's results", _FORWARD
+
+
+def _moved(one: Tensor, two: Tensor) -> bool:
+    """The first sample of a batch is another one than alone."""
+    axes = [i for i, (n, m) in enumerate(zip(one.shape, two.shape, strict=False)) if n != m]
+    # A result without an axis that grows with the batch was taken over all of it.
+    mine = two.narrow(axes[0], 0, one.shape[axes[0]]) if len(axes) == 1 and two.ndim == one.ndim else two
+    return _apart(mine, one) > _APART
 
 
 @contextmanager
-def _results(module: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
-    found: list[tuple[str, Tensor]] = []
+def _results(module: nn.Module) -> Iterator[list[tuple[str, tuple[Tensor | None, Tensor]]]]:
+    """Of every module what it was given first and what it gave."""
+    found: list[tuple[str, tuple[Tensor | None, Tensor]]] = []
 
     def note(name: str) -> Any:
-        def hook(_m: nn.Module, _args: Any, output: Any) -> None:
+        def before(_m: nn.Module, args: Any) -> None:
+            given.append(None if (tensor := _first(args)) is None else tensor.clone())  # the layer may work in place
+
+        def after(_m: nn.Module, _args: Any, output: Any) -> None:
+            taken = given.pop()
             if (tensor := _first(output)) is not None:
-                found.append((name, tensor.clone()))  # the next layer may work in place
+                found.append((name, (taken, tensor.clone())))
 
-        return hook
+        return before, after
 
-    hooks = [m.register_forward_hook(note(name)) for name, m in module.named_modules()]
+    given: list[Tensor | None] = []
+    noted = [(m, *note(name)) for name, m in module.named_modules()]
+    hooks = [hook for m, before, after in noted for hook in (m.register_forward_pre_hook(before), m.register_forward_hook(after))]
     try:
         yield found
     finally:

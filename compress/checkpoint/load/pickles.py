@@ -117,6 +117,8 @@ def _foreign(found: Scan) -> list[str]:
 
 
 def _needs_code(path: Path, foreign: list[str]) -> str:
+    if all("_rebuild_meta_tensor" in name for name in foreign):
+        return f"The model file {path} has weights without data (of torch's device meta); needed are real ones. Save those."
     named = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
     return (
         f"The model file {path} needs the code of {named}, and opening it would run that code. Save the weights with "

@@ -39,6 +39,7 @@ def fill(
             module, differences = other, []
             notes.append(f"num_classes={count} was read from the shape of {layer}.")
     if differences:
+        _refuse_rounded(weights, where)
         more = f"; and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
         raise BadInput(
             f"{where} does not fit --arch {arch}: {'; '.join(differences[:SHOWN])}{more}. "
@@ -50,6 +51,14 @@ def fill(
     except RuntimeError as error:
         raise BadInput(f"{where} does not fit --arch {arch} ({str(error).splitlines()[0]}).") from error
     return module, notes + other_types(weights.values())
+
+
+def _refuse_rounded(weights: Weights, where: str) -> None:
+    """Refuse weights of a quantized model: a scale and a zero point in the place of a layer's weight."""
+    for name in weights:
+        layer, _, last = name.rpartition(".")
+        if last == "zero_point" and f"{layer}.scale" in weights and f"{layer}.weight" not in weights:
+            raise BadInput(f"{where} is quantized ('{layer}'). Compress the model before it is quantized.")
 
 
 def _matched(weights: Weights, module: nn.Module, entry: str | None, where: str) -> tuple[Weights, list[str]]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -52,9 +53,18 @@ def _parametrized(m: nn.Module) -> list[str]:
     if not parametrize.is_parametrized(m):
         return []
     kinds: list[str] = []
-    for name, parts in list(cast(nn.ModuleDict, m.parametrizations).items()):
+    plain: dict[str, Tensor] = {}
+    for name, parts in cast(nn.ModuleDict, m.parametrizations).items():
         kinds += [type(part).__name__.lstrip("_") for part in cast(nn.ModuleList, parts)]
-        parametrize.remove_parametrizations(m, name, leave_parametrized=True)
+        with torch.no_grad():
+            value = cast(Tensor, getattr(m, name)).clone()
+        computed_of = [*parts.parameters(recurse=False)]  # none: a buffer
+        plain[name] = nn.Parameter(value, any(p.requires_grad for p in computed_of)) if computed_of else value
+    # torch's own way back deletes the property from the class, which copies of the module share, and writes into the tensors.
+    m.__class__ = parametrize.type_before_parametrizations(m)
+    del m._modules["parametrizations"]
+    for name, value in plain.items():
+        m.register_parameter(name, value) if isinstance(value, nn.Parameter) else m.register_buffer(name, value)
     return kinds
 
 

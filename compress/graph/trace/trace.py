@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx import Graph, GraphModule, _symbolic_trace
+from torch.fx import Graph, GraphModule, Node, _symbolic_trace
 
 from compress.errors import BadInput, UnsupportedModel
 from compress.graph.names import refuse_untraceable, submodules
@@ -25,7 +25,7 @@ from compress.graph.trace import attention, constants
 from compress.graph.trace.assembled import graph_module
 from compress.graph.trace.functional import module_per_call, modules_for_functions
 from compress.graph.trace.layers_of_functions import layers_for_functions, needs_shapes, rows_for_lookups
-from compress.graph.trace.lines import Untraced, first_line, silent
+from compress.graph.trace.lines import Untraced, first_line, silent, where
 from compress.graph.trace.plain_weights import make_plain
 from compress.graph.trace.recorded import record
 from compress.graph.trace.recorder import Unrecorded, plain_output
@@ -187,6 +187,7 @@ def run_once(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
 
     Raises:
         BadInput: it does not run; names the shapes and the model's own message.
+        UnsupportedModel: it runs on a GPU alone.
     """
     try:
         with torch.no_grad(), silent():
@@ -196,6 +197,7 @@ def run_once(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         remedy = "Give the shapes it needs with --input-shape CxHxW, once per model input."
         if "'indices'" in str(error):  # a table that is looked up
             remedy = "Inputs are float32 here: let its forward begin with .long() and a clamp to the numbers that it knows."
+        _refuse_elsewhere(error)
         if isinstance(error, KeyError | AttributeError | NameError):  # no shape would help
             raise BadInput(
                 f"The model's own code raises {type(error).__name__} ({first_line(error)}) on {len(inputs)} input(s) of shape "
@@ -204,6 +206,24 @@ def run_once(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
             ) from error
         raise BadInput(
             f"The model does not run on {len(inputs)} input(s) of shape {shapes} ({first_line(error)}). {remedy}"
+        ) from error
+
+
+def _refuse_elsewhere(error: Exception) -> None:
+    """Refuse a model whose code does not run on this machine, whatever it is given."""
+    said = f"{where(error)}: {first_line(error)}"
+    if isinstance(error, ImportError):
+        raise BadInput(
+            f"The model's own code imports what is not installed here ({said}). Install it for this Python, or take the "
+            "import out of forward."
+        ) from error
+    words = str(error)
+    if any(word in words for word in ("CUDA", "NVIDIA", "cuda")) or (
+        isinstance(error, NotImplementedError) and "backend" in words
+    ):
+        raise UnsupportedModel(
+            f"The model computes on a GPU whatever it is given ({said}); needed is a forward that runs on the CPU, where models "
+            "are traced. Take .cuda() out of it, and give its own operations a version for the CPU."
         ) from error
 
 
@@ -224,10 +244,16 @@ def _drop_numbers(graph: Graph) -> None:
 def _refuse_no_tensor(graph: Graph) -> None:
     output = next(iter(graph.find_nodes(op="output")))
     if not holds_tensor(output.meta.get("shape")):
+        given = output.args[0]
+        what = f"what {given.target} ({given.meta['source']}) gives" if _named(given) else repr(str(given)[:80])
         raise UnsupportedModel(
-            f"The model gives no tensor but {str(output.args[0])[:80]!r}; needed is a tensor, or tensors in a tuple, list or "
+            f"The model gives no tensor but {what}; needed is a tensor, or tensors in a tuple, list or "
             "dictionary. Let its forward return them."
         )
+
+
+def _named(given: Any) -> bool:
+    return isinstance(given, Node) and isinstance(given.target, str) and bool(given.meta.get("source"))
 
 
 def _drop_checks(graph: Graph) -> None:

@@ -13,6 +13,10 @@ IN_MEMORY = "in memory"
 """What a recipe says in the place of an object (`compress.pipeline.given`, which stands above this package)."""
 
 
+PRECISION = "map"
+"""Mean average precision, in the recipe of a whole detector."""
+
+
 def command_line(settings: Mapping[str, Any], out: str | None = None) -> str:
     """`compress run model.pt --data images --target macs=0.5`: every setting that is not the default, as a shell takes it.
 
@@ -23,7 +27,10 @@ def command_line(settings: Mapping[str, Any], out: str | None = None) -> str:
     model = settings.get("model")
     if not isinstance(model, str) or not model or in_memory(settings):
         return ""
-    words = ["compress", "run", model, *flags(settings)]
+    # Whole detectors have a command of their own, which alone counts like this.
+    detector = settings.get("metric") == PRECISION
+    asked = {name: value for name, value in settings.items() if not (detector and name in ("metric", "align"))}
+    words = ["compress", "detector" if detector else "run", model, *flags(asked)]
     words += ["--out", out] if out else []
     return " ".join(map(shlex.quote, words))
 

@@ -1,0 +1,157 @@
+"""`compress detector`: from a whole detector to a smaller one in its class, measured by its boxes."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from test_detectors import IMAGES, TARGETS, tiny
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import compress
+from compress.commands import detector as command
+from compress.detection import own_losses, wholes
+from compress.detection.answered import answering
+from compress.detection.coco import CocoImages, open_coco, open_parts
+from compress.detection.drawn import draw
+from compress.errors import BadInput, UnsupportedModel
+from compress.pipeline.prepare import opened
+from compress.recipe import make
+from compress.report import records
+from compress.report.html.command_line import command_line
+
+
+def coco(folder: Path, count: int = 6) -> CocoImages:
+    return open_coco(draw(folder, count=count, size=64))
+
+
+def test_the_whole_way_leaves_a_smaller_detector_its_file_and_a_report(tmp_path: Path):
+    pytest.importorskip("pycocotools")
+    detector = tiny().eval()
+    parts = {"train": coco(tmp_path / "a", 8), "test": coco(tmp_path / "b")}
+    settings = {"epochs": 1, "batch_size": 4, "rounds": 5, "calibration": 8, "method": "magnitude", "threads": 1}
+    made = compress.detector(detector, parts, target="macs=0.8", out=tmp_path / "out", **settings)
+    report, path = records.read(tmp_path / "out")
+    assert [row.stage for row in report.stages] == ["dense", "remove", "finetune"] and path.parent == made.out
+    assert all(row.quality is not None and row.quality.metric == "map" and row.quality.samples == 6 for row in report.stages)
+    assert report.result.macs < 0.81 * report.dense.macs and report.exactness is not None and report.exactness.holds
+    assert report.exports[0].quality is not None and report.result.quality is not None
+    assert report.exports[0].quality.value == pytest.approx(report.result.quality.value, abs=1e-3)
+    assert any("finds next to nothing" in warning for warning in report.warnings)
+    again = torch.load(made.out / "detector.pt", weights_only=False)
+    assert type(again) is type(detector) and not made.model.training
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), made.model.state_dict().values(), strict=True))
+    small = compress.edit(detector, made.plan, inputs=IMAGES[:1]).model
+    small.load_state_dict(made.model.state_dict())
+    assert compress.load(made.out / "model.compressed") is not None and (made.out / "report.html").exists()
+    with pytest.raises(BadInput, match="exists already"):
+        compress.detector(detector, parts, target="macs=0.8", out=tmp_path / "out", **settings)
+
+
+def test_a_detector_in_a_file_is_refused_where_it_goes_another_way(tmp_path: Path):
+    torch.save(tiny(), tmp_path / "whole.pt")
+    recipe = make(model=str(tmp_path / "whole.pt"), trust_pickle=True, input_shape=("3x64x64",))
+    with pytest.raises(UnsupportedModel, match=r"'compress detector MODEL --data COCO_FOLDER' makes it smaller"):
+        opened(recipe)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"metric": "top1"}, "has no metric="),
+        ({"loss": "a:b"}, "has no loss="),
+        ({"plan": "plan.json"}, "has no plan="),
+    ],
+)
+def test_settings_that_a_detector_has_no_use_for_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], said: str
+):
+    monkeypatch.setattr(command, "packages", lambda: None)
+    with pytest.raises(BadInput, match=said):
+        compress.detector(tiny(), coco(tmp_path / "a"), out=tmp_path / "out", **settings)  # type: ignore[arg-type]
+
+
+def test_no_detector_and_classes_that_it_does_not_know_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(command, "packages", lambda: None)
+    data = coco(tmp_path / "a")
+    with pytest.raises(BadInput, match="Conv2d is no detector of torchvision"):
+        compress.detector(nn.Conv2d(3, 3, 1), data, out=tmp_path / "out")
+    with pytest.raises(BadInput, match="There is no data; needed is"):
+        compress.detector(tiny(), "", out=tmp_path / "out")
+    more = CocoImages(data.records, {**data.categories, 9: "cat"})
+    with pytest.raises(BadInput, match=r"The data has 10 classes, .* the detector 4"):
+        compress.detector(tiny(), more, out=tmp_path / "out")
+
+
+def test_images_lie_in_squares_and_boxes_with_them(tmp_path: Path):
+    folder = draw(tmp_path / "a", count=1, size=64)
+    content = json.loads((folder / "annotations.json").read_text())
+    from PIL import Image
+
+    Image.new("RGB", (40, 20), (255, 0, 0)).save(folder / content["images"][0]["file_name"])
+    content["annotations"] = [{"image_id": 1, "category_id": 1, "bbox": [10, 5, 20, 10]}]
+    (folder / "annotations.json").write_text(json.dumps(content))
+    data = open_coco(folder)
+    assert data.sizes() == {(20, 40)}
+    image, target = data.letterboxed(80)[0]
+    assert image.shape == (3, 80, 80) and target["boxes"].tolist() == [[20, 30, 60, 50]]
+    assert image[0, 40, 40] == 1 and image[0, 10, 40] == pytest.approx(114 / 255)
+
+
+def test_parts_of_a_folder_are_found_or_drawn(tmp_path: Path):
+    draw(tmp_path / "one", count=10, size=32)
+    train, test = open_parts(tmp_path / "one")
+    assert (len(train), len(test)) == (8, 2) and not {r.id for r in train.records} & {r.id for r in test.records}
+    draw(tmp_path / "two" / "train", count=3, size=32)
+    draw(tmp_path / "two" / "valid", count=2, size=32)
+    assert [len(part) for part in open_parts(tmp_path / "two")] == [3, 2]
+    whole = tmp_path / "three"
+    (whole / "annotations").mkdir(parents=True)
+    for part, count in (("train2017", 3), ("val2017", 2)):
+        draw(whole / "images" / part, count=count, size=32)
+        shutil.move(whole / "images" / part / "annotations.json", whole / "annotations" / f"instances_{part}.json")
+    assert [len(part) for part in open_parts(whole)] == [3, 2]
+
+
+def test_training_follows_the_detectors_own_losses_and_leaves_it_as_it_was(tmp_path: Path):
+    data, detector = coco(tmp_path / "a"), tiny().eval()
+    for parameter in detector.parameters():  # as in files that were written for use alone
+        parameter.requires_grad_(False)
+    kept = {name: value.clone() for name, value in detector.state_dict().items()}
+    recipe = make(model="", epochs=2, batch_size=4, lr=1e-3)
+    trained, losses = own_losses.train(detector, data, recipe, torch.device("cpu"))
+    again, _ = own_losses.train(detector, data, recipe, torch.device("cpu"))
+    assert len(losses) == 2 and all(map(math.isfinite, losses)) and not trained.training
+    assert all(torch.equal(kept[name], value) for name, value in detector.state_dict().items())
+    moved = [name for name, value in trained.state_dict().items() if not torch.equal(kept[name], value)]
+    assert any("head" in name for name in moved)
+    assert all(torch.equal(a, b) for a, b in zip(trained.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_a_detector_says_what_another_answers_in_its_parts_place():
+    detector = tiny().eval()
+    with torch.no_grad():
+        own = detector(IMAGES[:1])[0]
+
+        def shifted(images: Tensor) -> list[Tensor]:
+            whole = wholes.found(tiny().eval())
+            assert whole is not None
+            with torch.no_grad():
+                return [value + 3 * torch.arange(value.shape[-1]) for value in tree_leaves(whole.part(images))]
+
+        with answering(detector, shifted) as can:
+            other = detector(IMAGES[:1])[0]
+        again = detector(IMAGES[:1])[0]
+    assert can and not torch.equal(own["scores"][:5], other["scores"][:5])
+    assert all(torch.equal(own[name], again[name]) for name in own)
+    assert own_losses.loss_of(detector.train(), IMAGES[:2], TARGETS[:2], [1]).isfinite()
+
+
+def test_the_line_that_repeats_it_is_that_of_the_command():
+    line = command_line({"model": "yolo.pt", "metric": "map", "align": 1, "data": "coco", "target": "macs=0.7"})
+    assert line == "compress detector yolo.pt --data coco --target macs=0.7"
