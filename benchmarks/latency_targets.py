@@ -71,8 +71,11 @@ def main() -> None:
     for asked in jobs(args.on is not None):
         if any(all(row[key] == value for key, value in asked.items()) for row in rows):
             continue
-        rows.append({**asked, **carried_out(asked, args)})
-        print(rows[-1], flush=True)
+        done = carried_out(asked, args)
+        print({**asked, **done}, flush=True)
+        if "busy" in done.get("refused", ""):  # for another time
+            continue
+        rows.append({**asked, **done})
         write("latency_targets", {"summary": summary(rows), "rows": rows})
     write("latency_targets", {"summary": summary(rows), "rows": rows})
 

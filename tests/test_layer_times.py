@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,20 @@ import torch
 from torch import nn
 
 from compress.artifact import Artifact, apply
-from compress.edits import Keep, Plan
+from compress.data import from_arrays
+from compress.edits import Keep, Linearize, Plan
 from compress.graph.trace.trace import trace
+from compress.measure import quality
 from compress.measure.latency import Timing
 from compress.measure.layer_times import Layer, LayerTimes, by_kind, fitted, layers
 from compress.pipeline import layer_timing, time_target
 from compress.pipeline.latency_cache import LatencyCache
 from compress.progress import silent
-from compress.recipe import make
+from compress.recipe import Recipe, make
 from compress.selection.budget import removable
 from compress.selection.time_model import time_model
+from compress.stage import Context, Decides, Findings, Traits
+from compress.stages.remove import Remove
 from exporters import onnx_for_timing
 from exporters.standalone.kernels import kernels
 
@@ -131,18 +136,31 @@ class Stub:
         return Timing(self.ms(one), ratio, (ratio / 1.01, ratio * 1.01), 10)
 
 
+@dataclass(frozen=True)
+class Straight:
+    """A stage that makes the last activation of the net an identity."""
+
+    name: str = "straight"
+    traits: Traits = Traits(Decides.BEFORE_TRAINING, frozenset({"depth"}), races=True)
+
+    def needed(self, _: Recipe) -> bool:
+        return True
+
+    def check(self, artifact: Artifact, context: Context) -> None:
+        """Nothing."""
+
+    def __call__(self, artifact: Artifact, context: Context) -> Artifact:
+        return apply(Plan((Linearize("5", 64),)), artifact)
+
+
 @pytest.fixture
 def looked(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], list[time_target.Look]]:
     """The looks for a share of time on such a device; what a model loses is what is missing of its channels."""
-    from compress.data import from_arrays
-    from compress.stage import Context, Findings
-    from compress.stages.remove import Remove
-
     random = np.random.default_rng(0)
     arrays = {f"{kind}_{part}": value for part, n in (("train", 64), ("test", 32)) for kind, value in
               (("x", random.normal(size=(n, 3, 8, 8)).astype(np.float32)), ("y", random.integers(0, 10, n)))}  # fmt: skip
 
-    def look(block: int, share: float) -> list[time_target.Look]:
+    def look(block: int, share: float, shallow: bool = False) -> list[time_target.Look]:
         device = Stub(block)
 
         def timed(one: Artifact, races: Any, multiple: int, _: Any) -> LayerTimes:
@@ -154,11 +172,9 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], list[time_
         monkeypatch.setattr(time_target, "layer_times", timed)
         recipe = make(target=f"latency={share}", calibration=64, epochs=0, device="cpu")
         context = Context(artifact(64), from_arrays(arrays), recipe, torch.device("cpu"), findings=Findings())
-        from compress.measure import quality
-
         metric, _ = quality.choose("top1", "classification", True)
-        search = time_target.Search(context, (Remove("magnitude"),), metric, device.race, share)
-        return search.looks()
+        stages = (Remove("magnitude"), *([Straight()] if shallow else []))
+        return time_target.Search(context, stages, metric, device.race, share).looks()
 
     return look
 
@@ -172,7 +188,16 @@ def test_a_budget_of_time_is_met_on_a_device_of_blocks(looked: Callable[[int, fl
     for align in time_target.MULTIPLES:
         fits = [one for one in tried if one.align == align and one.fits]
         assert [one.left for one in fits if one.lost is not None] == ([max(one.left for one in fits)] if fits else [])
-    assert f"Taken are multiples of {taken.align}." in time_target.told(tried, taken)
+    assert f"Taken are multiples of {taken.align}, width alone." in time_target.told(tried, taken)
+
+
+def test_depth_before_width_is_compared_at_the_same_time(looked: Callable[..., list[time_target.Look]]):
+    tried = looked(8, 0.5, shallow=True)
+    deep, shallow = ([one for one in tried if one.shallow is kind] for kind in (False, True))
+    assert {one.align for one in shallow} == {time_target.best(deep).align}, "at the multiple that width alone took"
+    assert any(one.lost is not None and one.left <= 0.5 * 1.02 for one in shallow)
+    assert "after depth" in time_target.told(tried, time_target.best(tried))
+    assert not any(one.shallow for one in looked(8, 0.5)), "where nothing may be linearized, width alone is looked at"
 
 
 def test_what_no_multiple_comes_down_to_is_looked_for_in_no_other_way(looked: Callable[[int, float], list[time_target.Look]]):

@@ -70,11 +70,9 @@ def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True, g
         Infeasible: the target is out of reach; says what is reachable.
         UnsupportedModel: nothing in the model can be removed.
     """
-    stages = stages_of(recipe.model_copy(update={"iterations": 1, "order": "width-depth" if quick else recipe.order}))
+    stages = _stages(recipe, quick)
     _refuse_what_cannot_be_planned(recipe.method, stages)
-    deciding = [stage for stage in stages if stage.traits.decides is Decides.BEFORE_TRAINING]
-    width_alone = quick and any("width" in stage.traits.removes for stage in deciding)
-    chosen = [stage for stage in deciding if not (width_alone and stage.traits.races)]
+    width_alone = quick and any("width" in stage.traits.removes for stage in _deciding(stages))
     context, metric = prepare(recipe, progress, given, refusing=True)
     context = replace(context, race=LatencyCache(recipe, context.device).race, fitting=not width_alone)
     looked = measured_target.wanted(recipe) and not (quick and measured_target.timed(recipe))
@@ -88,6 +86,9 @@ def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True, g
         recipe = context.recipe
         settled = recipe.model_copy(update={"align": recipe.align or 1})
         context = replace(context, recipe=settled, dense=context.dense.noting(note))
+        stages = _stages(recipe, quick)
+    deciding = _deciding(stages)
+    chosen = [stage for stage in deciding if not (width_alone and stage.traits.races)]
     dense = planned = context.dense
     for stage in chosen:
         # As a run rounds them; what a dry run would have to time on another machine it leaves out.
@@ -98,6 +99,15 @@ def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True, g
     sizes = [size(cost(one.module, one.inputs)) for one in (dense, planned)]
     seconds = expected.all_of(stages_of(recipe), context) if quick and not contract.wanted(recipe) else None
     return Decision(plan, sizes[0], sizes[1], planned.notes, seconds)
+
+
+def _stages(recipe: Recipe, quick: bool) -> tuple[Stage, ...]:
+    """Those of one iteration; in a quick plan depth, which it leaves out, is in nobody's way."""
+    return stages_of(recipe.model_copy(update={"iterations": 1, "order": "width-depth" if quick else recipe.order}))
+
+
+def _deciding(stages: Sequence[Stage]) -> list[Stage]:
+    return [stage for stage in stages if stage.traits.decides is Decides.BEFORE_TRAINING]
 
 
 def _refuse_what_cannot_be_planned(method: str, stages: Sequence[Stage]) -> None:

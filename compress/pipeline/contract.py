@@ -162,12 +162,13 @@ class _Search:
         return self.held_out.lost(narrowed(self.stages, replace(self.context, recipe=recipe), train).module)
 
 
-def narrowed(stages: Sequence[Stage], context: Context, train: bool = False) -> Artifact:
-    """The dense model with the width that its recipe asks for, refitted, and trained where that is wanted.
+def narrowed(stages: Sequence[Stage], context: Context, train: bool = False, start: Artifact | None = None) -> Artifact:
+    """The dense model, or what was made of it, with the width that its recipe asks for, refitted, and trained where that is
+    wanted.
 
     Depth and merging are left to the run: they are chosen by races, for the width that was found.
     """
-    artifact = context.dense
+    artifact = start or context.dense
     for stage in stages:
         looks = stage.traits.decides is Decides.NOTHING and not stage.traits.repeats
         if not (looks or stage.traits.races) and (train or not stage.traits.trains):

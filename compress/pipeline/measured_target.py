@@ -6,15 +6,15 @@
     the run    an ordinary run at the largest share that is small enough
 
 Time is raced with the dense model, memory is that of the weights and of the activations of a batch that are alive at once.
-Depth is left to the run: what it merges makes the result smaller still.
+Where a share of MACs is looked for, depth is left to the run: what it merges makes the result smaller still.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from compress.artifact import Artifact
@@ -66,6 +66,7 @@ class Searched:
         note: what was tried, in words.
         looks: every model that was tried.
         time: a budget of milliseconds, which decides in the place of the target.
+        settings: others of the recipe that were decided with it.
     """
 
     unit: str
@@ -74,6 +75,7 @@ class Searched:
     note: str
     looks: Sequence[Any]
     time: TimeBudget | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def wanted(recipe: Recipe) -> bool:
@@ -123,7 +125,7 @@ def found(
         searched = _searched(recipe, stages, context, metric)
         if workspace is not None:
             workspace.write(FILE, json.dumps(asdict(searched), indent=1))
-    settled = recipe.model_copy(update={"target": searched.target, "align": searched.align})
+    settled = recipe.model_copy(update={"target": searched.target, "align": searched.align, **searched.settings})
     return replace(context, recipe=settled, time=searched.time), searched.note
 
 
@@ -157,7 +159,9 @@ def _searched(recipe: Recipe, stages: Sequence[Stage], context: Context, metric:
 def _of_budgets(recipe: Recipe, said: str, tried: Sequence[time_target.Look]) -> Searched:
     best = time_target.best(tried)
     note = f"{said} {time_target.told(tried, best)}"
-    return Searched("latency", f"macs={best.macs:.4f}", best.align, note, tried, best.time)
+    # Width alone: what merging saved on top would come out faster than was asked for, and be paid for in quality.
+    settings: dict[str, Any] = {"order": "depth-width"} if best.shallow else {"depth": 0.0}
+    return Searched("latency", f"macs={best.macs:.4f}", best.align, note, tried, best.time, settings)
 
 
 def _told(look: Look) -> str:

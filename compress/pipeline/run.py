@@ -133,6 +133,7 @@ def _carry_out(
             with purse.on("looking for a target"):
                 context, note = looked.found(recipe, stages, context, metric, workspace)
             recipe = context.recipe
+            stages = stages_of(recipe)
             context = replace(context, dense=context.dense.noting(note))
         races = LatencyCache(recipe, context.device)
         known = shared and shared.dense

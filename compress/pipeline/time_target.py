@@ -5,7 +5,9 @@
     corrected  the budget, by what the race says, until the model takes what was asked for within 2 %
     chosen     of the multiples the one that loses least of held-out quality, refitted, at that time
 
-So quality and milliseconds decide together whether channel counts are rounded: all multiples are compared at the same time.
+So quality and milliseconds decide together whether channel counts are rounded: all multiples are compared at the same time. And
+whether depth is given for width: where the recipe lets layers be linearized, the model made shallower first, then narrower, is
+compared with one that is made narrower alone, at that time again.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from compress.artifact import Artifact
+from compress.edits import Linearize
 from compress.errors import Infeasible
 from compress.measure import quality
 from compress.measure.cost import cost
@@ -29,10 +32,11 @@ from compress.pipeline.layer_timing import layer_times, timeable
 from compress.selection.budget import removable
 from compress.selection.time_model import time_model
 from compress.stage import Context, Decides, Stage
+from compress.stages.merge import Merge
 
 MULTIPLES = (1, 8, 16)
 """Of channels, where `--align` names none: as they come, and the blocks that kernels of runtimes work on."""
-_CLOSE, _RACES = 0.02, 5
+_CLOSE, _RACES = 0.02, 7
 """How close a race has to come to what was asked for, as a share of it, and how many there are of each multiple at most."""
 
 
@@ -45,6 +49,7 @@ class Look:
         macs: share of the dense model's MACs.
         left: share of the dense model's time, and the 95 % interval of that.
         time: the budget that it was made with.
+        shallow: whether depth was removed before width.
         fits: whether it takes no more than was asked for, or hardly more.
         lost: points of held-out quality, refitted; None where it was not counted.
     """
@@ -55,6 +60,7 @@ class Look:
     low: float
     high: float
     time: TimeBudget
+    shallow: bool
     fits: bool
     lost: float | None = None
 
@@ -75,6 +81,7 @@ class Search:
         context: with the recipe, and findings that all looks share.
         timed: a race that can be aimed by.
         share: of the dense model's time that was asked for.
+        shallow: the dense model with layers linearized, which is made narrower in its place, and merged before it is raced.
     """
 
     context: Context
@@ -82,11 +89,28 @@ class Search:
     metric: quality.Metric
     timed: Callable[[Artifact, Artifact], Timing]
     share: float
+    shallow: Artifact | None = None
 
     def looks(self) -> list[Look]:
-        """Every model that was raced; none at all where no multiple comes down to what was asked for."""
-        recipe = self.context.recipe
-        every = [list(self._at(multiple)) for multiple in ((recipe.align,) if recipe.align else MULTIPLES)]
+        """Every model that was raced; none at all where nothing comes down to what was asked for."""
+        align = self.context.recipe.align
+        alone = self._looks((align,) if align else MULTIPLES)
+        shallow = self._shallow()
+        if shallow is None:
+            return alone
+        return [*alone, *replace(self, shallow=shallow)._looks((best(alone).align,) if alone else MULTIPLES)]
+
+    def _shallow(self) -> Artifact | None:
+        """The dense model after the stages that remove depth; None where these leave it as it is."""
+        recipe, artifact = self.context.recipe, self.context.dense
+        context = replace(self.context, race=LatencyCache(recipe, self.context.device).race)
+        for stage in self.stages:
+            if stage.traits.removes == {"depth"} and stage.traits.decides is Decides.BEFORE_TRAINING:
+                artifact = stage(artifact, context)
+        return artifact if any(isinstance(edit, Linearize) for edit in artifact.plan.edits) else None
+
+    def _looks(self, multiples: Sequence[int]) -> list[Look]:
+        every = [list(self._at(multiple)) for multiple in multiples]
         largest = [max(fitting, key=lambda one: one.left) for found in every if (fitting := [one for one in found if one.fits])]
         if not largest:
             return []
@@ -97,22 +121,24 @@ class Search:
     def _at(self, multiple: int) -> Iterator[Look]:
         """Models at one multiple, until one takes what was asked for, or two on either side of it are next to each other."""
         dense, recipe = self.context.dense, self.context.recipe
-        times = layer_times(dense, LatencyCache(recipe, self.context.device), multiple, self.context.progress)
-        groups = removable(dense.module, dense.channels)
-        model = time_model(dense, groups, times, recipe.batch)
+        start = self.shallow or dense
+        times = layer_times(start, LatencyCache(recipe, self.context.device), multiple, self.context.progress)
+        groups = removable(start.module, start.channels)
+        model = time_model(start, groups, times, recipe.batch)
         whole = model(np.array([g.channels for g in groups], dtype=float))
         part, below, above = self.share, 0.0, 1.0
         for number in range(_RACES):
             self.context.progress("look for the target", number / _RACES, f"widths in multiples of {multiple}")
             budget = TimeBudget(times, part * whole, recipe.batch)
             try:
-                smaller = sized(self.stages, self._with(budget, multiple))
+                smaller = self._merged(sized(self.stages, self._with(budget, multiple), start))
             except Infeasible:  # below what the fewest channels take
                 return
             timing = self.timed(smaller, dense)
             left = 1 / timing.ratio
             macs = cost(smaller.module, smaller.inputs).macs / cost(dense.module, dense.inputs).macs
-            yield Look(multiple, macs, left, 1 / timing.ci95[1], 1 / timing.ci95[0], budget, left <= self.share * (1 + _CLOSE))
+            interval, fits = (1 / timing.ci95[1], 1 / timing.ci95[0]), left <= self.share * (1 + _CLOSE)
+            yield Look(multiple, macs, left, *interval, budget, self.shallow is not None, fits)
             below, above = (part, above) if left <= self.share else (below, part)
             if abs(left / self.share - 1) <= _CLOSE or above < below * (1 + _CLOSE / 2):
                 return
@@ -127,7 +153,11 @@ class Search:
 
     def _refitted(self, look: Look) -> Artifact:
         self.context.progress("look for the target", 0.9, f"refit widths in multiples of {look.align}")
-        return narrowed(self.stages, self._with(look.time, look.align))
+        return narrowed(self.stages, self._with(look.time, look.align), start=self.shallow)
+
+    def _merged(self, artifact: Artifact) -> Artifact:
+        """As the run will leave it, but for what only races decide there."""
+        return artifact if self.shallow is None else Merge()(artifact, replace(self.context, race=None))
 
 
 def best(tried: Sequence[Look]) -> Look:
@@ -138,20 +168,22 @@ def best(tried: Sequence[Look]) -> Look:
 def told(tried: Sequence[Look], taken: Look) -> str:
     """What was tried, in a sentence."""
     parts = [
-        f"in multiples of {one.align} {one.left:.3g} [{one.low:.3g}, {one.high:.3g}] with {one.lost:.2f} points of held-out "
-        "quality lost before any training"
+        f"in multiples of {one.align}{' after depth' if one.shallow else ''} {one.left:.3g} [{one.low:.3g}, {one.high:.3g}] with "
+        f"{one.lost:.2f} points of held-out quality lost before any training"
         for one in tried
         if one.lost is not None
     ]
     return (
         f"Channels were chosen by loss per millisecond, as the layers were timed, and the whole was raced {len(tried)} times: "
-        f"{'; '.join(parts)}. Taken are multiples of {taken.align}."
+        f"{'; '.join(parts)}. Taken are multiples of {taken.align}, {'depth before width' if taken.shallow else 'width alone'}."
     )
 
 
-def sized(stages: Sequence[Stage], context: Context) -> Artifact:
-    """The dense model with the channels that the context's budget leaves, not refitted: a time does not depend on weights."""
-    artifact = context.dense
+def sized(stages: Sequence[Stage], context: Context, start: Artifact | None = None) -> Artifact:
+    """The dense model, or what was made of it, with the channels that the context's budget leaves, not refitted: a time does not
+    depend on weights.
+    """
+    artifact = start or context.dense
     for stage in stages:
         decides = stage.traits.decides
         if decides is Decides.NOTHING or stage.traits.races or stage.traits.trains:

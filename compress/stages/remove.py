@@ -60,6 +60,6 @@ class Remove:
 
     def _met(self, artifact: Artifact, context: Context) -> bool:
         """Whether another stage has been here: a model that was never changed is not as small as any target."""
-        sized = self.counts is None and context.recipe.tolerance is None
+        sized = self.counts is None and context.recipe.tolerance is None and context.time is None
         target = context.recipe.target or DEFAULT_TARGET
         return sized and artifact is not context.dense and budget.met(target, artifact, context.dense)
