@@ -52,6 +52,7 @@ PAIRS = (
     ("vgg16_bn", 0.2, "size"),
     ("vgg16_bn", 1.0, "latency"),
 )
+TRAIN, TEST = 20_000, 10_000
 GRID = (0.9, 0.8, 0.7, 0.6, 0.5, 0.42, 0.34, 0.27, 0.2, 0.13)
 SETTINGS: dict[str, dict[str, Any]] = {
     "digits": {"epochs": 2},
@@ -169,7 +170,7 @@ def model(net: str, args: argparse.Namespace) -> dict[str, Any]:
             data = images(args.work / "mnist.npz", lambda: dict(np.load(args.mnist)))
             if not path.exists():
                 torch.manual_seed(0)
-                settings = make(epochs=3, lr=1e-3, device="cpu")
+                settings = make(epochs=12, lr=2e-3, device="cpu")
                 torch.save(train(lenet5(), open_data(data), settings).module.state_dict(), path)
             return {"model": str(path), "arch": f"{here / 'mnist.py'}:lenet5", "data": data}
         case _:
@@ -181,7 +182,7 @@ def model(net: str, args: argparse.Namespace) -> dict[str, Any]:
 def images(path: Path, arrays: Any, normalize: str = "none") -> str:
     """A description of as many images as the figures need, made once."""
     if not path.exists():
-        np.savez(path, **some(arrays()))
+        np.savez(path, **some(arrays(), TRAIN, TEST))
     described = path.with_suffix(".toml")
     described.write_text(f'source = "{path.name}"\nnormalize = "{normalize}"\n')
     return str(described)

@@ -173,10 +173,10 @@ def samples(net: str, args: argparse.Namespace) -> str:
     return str(described)
 
 
-def some(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def some(arrays: dict[str, np.ndarray], train: int = TRAIN, test: int = TEST) -> dict[str, np.ndarray]:
     """As many of each part as the figures need."""
     random = np.random.default_rng(0)
-    for part, count in (("train", TRAIN), ("test", TEST)):
+    for part, count in (("train", train), ("test", test)):
         chosen = random.permutation(len(arrays[f"y_{part}"]))[:count]
         arrays |= {f"{axis}_{part}": arrays[f"{axis}_{part}"][chosen] for axis in "xy"}
     return arrays

@@ -1,7 +1,7 @@
 """`--max-drop` without a target: the smallest model that keeps it is looked for.
 
     looks        channels removed and refitted without training, at targets that are halved in on; statistics and loss curves once
-    trainings    where fine-tuning follows, two smaller targets are trained: what the looks lose, training may win back
+    trainings    where fine-tuning follows, three smaller targets are trained: what the looks lose, training may win back
     the run      an ordinary run at the smallest target that kept the contract on held-out data
 
 Three parts of the data that do not overlap: the training data to calibrate and train on, the held-out data to choose by, the
@@ -30,8 +30,8 @@ UNITS = {"latency": "macs", "memory": "macs", "macs": "macs", "params": "params"
 _LARGEST, _SMALLEST, _CLOSE = 0.95, 0.02, 1.06
 """Targets between which is looked, and how close two of them are to be one."""
 _UNREACHABLE = 1e9
-_FURTHER = (1.8, 1.35)
-"""Trained targets are smaller than the smallest look that kept: by the first factor, and where that is too much by the second."""
+_FURTHER, _TRAININGS = 1.8, 3
+"""By which factor a trained target is smaller than the smallest that kept, and how many are trained."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,24 @@ class _Search:
         """Every target that was tried, in order."""
         lowest = self._bracketed()
         if self.recipe.epochs > 0:
-            start = lowest or _LARGEST
-            first = self._look(max(start / _FURTHER[0], _SMALLEST), train=True)
-            factor = _FURTHER[0] * _FURTHER[1] if first.kept else _FURTHER[1]
-            self._look(max(start / factor, _SMALLEST), train=True)
-            if lowest is None and not any(one.kept for one in self.tried):
-                self._look(_LARGEST, train=True)
+            self._trained(lowest)
         return self.tried
+
+    def _trained(self, kept: float | None) -> None:
+        """Smaller targets than the smallest look that kept, trained: further and further, then between the last two."""
+        broken: float | None = None
+        for last in (False,) * (_TRAININGS - 1) + (True,):
+            high = kept or _LARGEST
+            if kept is None and last:
+                target = _LARGEST
+            else:
+                target = max(high / _FURTHER, _SMALLEST) if broken is None else (high * broken) ** 0.5
+            if kept is not None and kept / target < _CLOSE:
+                return
+            if self._look(target, train=True).kept:
+                kept = target
+            else:
+                broken = target
 
     def _bracketed(self) -> float | None:
         """The smallest target that keeps the contract without training; None where the largest does not."""

@@ -161,8 +161,10 @@ class Search:
 
 
 def best(tried: Sequence[Look]) -> Look:
-    """Of those that take no more than was asked for, the largest of each multiple, the one that loses least."""
-    return min((one for one in tried if one.lost is not None), key=lambda one: one.lost or 0.0)
+    """Of those that take no more than was asked for, the largest of each multiple, the one that loses least; of equals the one
+    that is closest.
+    """
+    return min((one for one in tried if one.lost is not None), key=lambda one: (one.lost or 0.0, -one.left))
 
 
 def told(tried: Sequence[Look], taken: Look) -> str:
