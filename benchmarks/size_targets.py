@@ -20,7 +20,7 @@ import compress
 from compress.errors import CompressError
 
 CLOSE = 0.02
-NETS = ("resnet20", "vgg16_bn", "mobilenet_v2", "resnet18")
+NETS = ("resnet20", "mobilenet_v2", "resnet18", "shufflenet_v2_x1_0")
 TARGETS = (("params", 0.5), ("params", 0.25), ("macs", 0.6), ("macs", 0.35), ("size", 0.4))
 """Units, and shares of the dense model; of bytes the target is a size."""
 

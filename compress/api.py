@@ -14,7 +14,6 @@ from typing import Any, Literal, Unpack, overload
 import torch
 from torch import nn
 
-import exporters
 from compress import artifact as artifacts
 from compress.artifact import Artifact
 from compress.checkpoint.load import load
@@ -27,6 +26,7 @@ from compress.commands.detector import detector
 from compress.commands.diff import diff
 from compress.commands.doctor import doctor
 from compress.commands.explain import explain
+from compress.commands.export import export
 from compress.commands.finetune import finetune
 from compress.commands.gate import gate
 from compress.commands.init import init
@@ -44,13 +44,10 @@ from compress.commands.sensitivity import Agreement, agreement
 from compress.commands.steps import edit, follow, linearize, merge, quantize, reconstruct, remove
 from compress.commands.tune import tune
 from compress.commands.verify import verify
-from compress.detection.wholes import part_of
 from compress.edits import Plan, read
 from compress.errors import BadInput
 from compress.graph.trace.trace import trace
 from compress.keywords import Settings, Unplanned, with_settings
-from compress.measure import meant
-from compress.pipeline import exports
 from compress.pipeline import run as pipeline
 from compress.pipeline.given import device_of, resolved_recipe
 from compress.pipeline.latency_cache import LatencyCache
@@ -115,6 +112,7 @@ def run(
     force: bool = False,
     log: str | Sequence[str] = (),
     nproc: int = 1,
+    profile: bool = False,
     progress: Progress = silent,
     **settings: Unpack[Settings],
 ) -> Result: ...
@@ -130,6 +128,7 @@ def run(
     force: bool = False,
     log: str | Sequence[str] = (),
     nproc: int = 1,
+    profile: bool = False,
     progress: Progress = silent,
     **settings: Unpack[Settings],
 ) -> Report: ...
@@ -167,6 +166,7 @@ def run(
     force: bool = False,
     log: str | Sequence[str] = (),
     nproc: int = 1,
+    profile: bool = False,
     progress: Progress = silent,
     **settings: Any,
 ) -> Result | Report | Decision | Comparison:
@@ -175,7 +175,8 @@ def run(
     A module gives a `Result` with the smaller module, and is not changed itself; without `out` a new temporary folder is taken,
     which `result.out` names. A file gives the `Report` alone. `dry_run` decides, writes nothing and gives a `Decision`. With
     `methods` each has a run in a folder of its name, and what comes back compares them. `log` names trackers that are told every
-    stage and the report (tensorboard, mlflow, wandb, trackio); their files are in `out`/trackers.
+    stage and the report (tensorboard, mlflow, wandb, trackio); their files are in `out`/trackers, those of
+    `profile` in `out`/profile.
 
     Raises:
         CompressError: see `compress.errors`; each kind has its exit code.
@@ -187,8 +188,9 @@ def run(
     if resume and (force or dry_run):
         other = "--force throws it away" if force else "--dry-run carries nothing out"
         raise BadInput(f"--resume goes on with what is there, and {other}. Leave one of them out.")
-    if nproc != 1 and (dry_run or methods):
-        raise BadInput(f"--nproc does not go with {'--dry-run' if dry_run else '--methods'}. Leave one of them out.")
+    if (nproc != 1 or profile) and (dry_run or methods):
+        flags = "--nproc" if nproc != 1 else "--profile", "--dry-run" if dry_run else "--methods"
+        raise BadInput(f"{flags[0]} does not go with {flags[1]}. Leave one of them out.")
     if dry_run:
         return decide(resolved, progress, given=given)
     how: dict[str, Any] = {"given": given, "resume": resume, "force": force, "progress": progress, "log": log}
@@ -198,7 +200,7 @@ def run(
         if methods:
             return run_methods(resolved, methods.split(",") if isinstance(methods, str) else methods, folder, **how)
         digest = sha256(Path(recipe)) if isinstance(recipe, str | Path) else None
-        report, artifact = pipeline.carry_out(resolved, folder, recipe_sha256=digest, nproc=nproc, **how)
+        report, artifact = pipeline.carry_out(resolved, folder, recipe_sha256=digest, nproc=nproc, profile=profile, **how)
         return report if given.model is None else result(report, artifact, folder, device_of(given.model))
 
 
@@ -282,9 +284,8 @@ def plan(
     """
     out = None if isinstance(model, nn.Module) and out is PLAN else out
     carried_out = Path("model.compressed")
-    for path in (out, carried_out if apply_to is not None else None):
-        if path is not None:
-            free(Path(path), force)
+    for path in filter(None, (out, carried_out if apply_to is not None else None)):
+        free(Path(path), force)
     recipe, given = resolved_recipe(model, None, settings)
     decision = decide(recipe, progress, quick=False, given=given)
     if out is not None:
@@ -315,36 +316,3 @@ def apply(
     smaller = artifacts.apply(made, opened(*resolved_recipe(model, None, settings))[0])
     save(smaller, Path(out))
     return smaller
-
-
-@with_settings
-def export(
-    model: nn.Module | Place,
-    *,
-    format: str = "onnx",
-    out: Place | None = None,
-    force: bool = False,
-    **settings: Unpack[Settings],
-) -> exporters.Exported:
-    """Write a model in the format of another runtime, compared with torch on the same inputs: real ones where there is data.
-
-    Without `out` the file is called model, with the ending of the format. 8 bits need `data` to calibrate on. Of a detector in
-    memory the part that computes tensors is written; its `inputs` are a list of images.
-
-    Raises:
-        BadInput: unknown format, the model cannot be opened, or `out` exists and `force` is not given.
-        MissingBackend: what the format needs is not installed.
-        ExportError: the model cannot be written in this format, or computes something else there.
-    """
-    if format not in exporters.EXPORTERS:
-        raise BadInput(
-            f"There is no format '{format}'; known are {', '.join(exporters.EXPORTERS)}."
-            f"{meant.export(format, exporters.EXPORTERS)} 'compress doctor' says more."
-        )
-    exporters.require(format)
-    path = Path(out or f"model{exporters.ENDING[format]}")
-    free(path, force)
-    taken, inputs = part_of(model, settings.get("inputs"))
-    recipe, given = resolved_recipe(taken, None, {**settings, "inputs": inputs} if taken is not model else settings)
-    artifact, data = opened(recipe, given)
-    return exports.write(format, artifact, path, recipe, data, {})

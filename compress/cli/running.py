@@ -29,6 +29,7 @@ RECIPE = Path("recipe.toml")
     click.option("--dry-run", is_flag=True, help="show the plan and its expected cost, then stop"),
     click.option("--resume", is_flag=True, help="go on from the last finished stage"),
     click.option("--log", default="", help="trackers that are told of the run, with commas: tensorboard, mlflow, wandb, trackio"),
+    click.option("--profile", is_flag=True, help="write into OUT/profile where the time of every part went"),
     click.option("--nproc", default=1, show_default=True, help="processes of this machine that share the work"),
     force_option,
     telling,

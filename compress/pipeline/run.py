@@ -25,6 +25,7 @@ from compress.pipeline.finished import SAID, finished
 from compress.pipeline.given import NOTHING, Given
 from compress.pipeline.harness import Harness
 from compress.pipeline.latency_cache import LatencyCache
+from compress.pipeline.profiling import FOLDER
 from compress.pipeline.sequence import stages_of
 from compress.pipeline.shared import Shared
 from compress.pipeline.spent import Purse
@@ -55,6 +56,7 @@ def carry_out(
     log: str | Sequence[str] = (),
     shared: Shared | None = None,
     nproc: int = 1,
+    profile: bool = False,
 ) -> tuple[Report, Artifact]:
     """Carry out a recipe and write `out/`: its report, and the model that it ends with.
 
@@ -69,6 +71,7 @@ def carry_out(
         log: trackers that the run is told to, as for `compress.run`.
         shared: model and data that are open already, and what other runs found out about them.
         nproc: processes that share the work.
+        profile: write into `out`/profile where the time of every part went, of this process.
 
     Raises:
         BadInput: a setting, file or folder that cannot be used.
@@ -80,6 +83,7 @@ def carry_out(
         ProcessLost: one of several processes ended; finished stages are on disk.
     """
     how: dict[str, Any] = {"recipe_sha256": recipe_sha256, "resume": resume, "force": force, "log": log, "shared": shared}
+    how["profile"] = profile
     with crew(nproc, recipe, given) as team:
         if team.ranks.number:
             return follow(team, recipe, given)
@@ -105,6 +109,7 @@ def _carry_out(
     force: bool,
     log: str | Sequence[str],
     shared: Shared | None,
+    profile: bool,
 ) -> tuple[Report, Artifact]:
     files.spelled(Path(out))
     refuse_taken(Path(out), recipe, resume=resume, force=force)
@@ -129,6 +134,8 @@ def _carry_out(
         interruptions(workspace),
         logged(trackers, Path(out), recipe) as told,
     ):
+        if profile:
+            context = replace(context, progress=purse.profiled(workspace.out / FOLDER, progress))
         if looked:
             with purse.on("looking for a target"):
                 context, note = looked.found(recipe, stages, context, metric, workspace)

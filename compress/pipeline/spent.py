@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from compress.pipeline.profiling import Profiler
+from compress.progress import Progress
 from compress.report.records import Spent
 
 REST = "everything else"
@@ -23,6 +26,7 @@ class Purse:
     clock: Callable[[], float] = time.perf_counter
     _parts: dict[str, float] = field(default_factory=dict[str, float], init=False)
     _began: float = field(init=False)
+    _profiler: Profiler | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._began = self.clock()
@@ -32,9 +36,15 @@ class Purse:
         """The block's time goes to `what`, also where it raises."""
         start = self.clock()
         try:
-            yield
+            with self._profiler.on(what) if self._profiler else nullcontext():
+                yield
         finally:
             self._parts[what] = self._parts.get(what, 0.0) + self.clock() - start
+
+    def profiled(self, folder: Path, progress: Progress) -> Progress:
+        """Look at every part from now on, into a folder; gives the progress that lets time pass there."""
+        self._profiler = Profiler(folder)
+        return self._profiler.through(progress)
 
     def told(self) -> tuple[Spent, ...]:
         """In the order in which each began; what nobody claimed comes last."""

@@ -32,7 +32,7 @@ from exporters.standalone import leftovers
 _FILES = tuple(f"model{ending}" for ending in exporters.ENDING.values())
 _WEIGHTS = ("model.bin", "model.int8.bin", "model.onnx.data")
 _TEXTS = ("plan.json", "recipe.toml", "search.json", "report.json", "report.md", PAGE)
-_OURS = ("stages", "pictures", "trackers", "model.compressed", *_FILES, *_WEIGHTS, *_TEXTS)
+_OURS = ("stages", "pictures", "profile", "trackers", "model.compressed", *_FILES, *_WEIGHTS, *_TEXTS)
 _LEFT = tuple(f".{ours}." for ours in _OURS)
 """How names begin of what a killed run left."""
 
