@@ -223,6 +223,17 @@ def test_what_nothing_keeps_is_refused_with_what_would(net: Path, tmp_path: Path
     compress.run(net, max_drop=30, out=tmp_path / "out", **QUICK)  # what was tried is not in the way
 
 
+def test_what_samples_cannot_tell_is_said_so(net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(contract._Search, "_lost", lambda *_: Lost(0.5, -1.5, 2.5))
+    with pytest.raises(Infeasible, match=r"error \(1.00\) has to be to spare: 144 held-out samples cannot tell 1 from"):
+        compress.run(net, max_drop=1, out=tmp_path / "out", **QUICK)
+
+
+@pytest.mark.parametrize(("minimize", "align", "taken"), [("macs", None, 1), ("size", 16, 16), ("latency", None, None)])
+def test_counts_are_rounded_for_time_alone(minimize: str, align: int | None, taken: int | None):
+    assert contract.unrounded(make(minimize=minimize, align=align)).align == taken
+
+
 def test_a_run_and_the_gate_judge_by_one_rule(net: Path, tmp_path: Path):
     out = tmp_path / "out"
     with pytest.raises(GateFailed, match=r"loses \d+\.\d\d \[\d+\.\d\d, \d+\.\d\d\] points of top1, more than max_drop=0.1"):

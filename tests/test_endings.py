@@ -41,6 +41,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize(
+    ("more", "why"), [(("--target", "macs=0.5"), "with a --target there is nothing to look for"), ((), "there is no --max-drop")]
+)
+def test_what_minimize_cannot_do_is_noted(more: tuple[str, ...], why: str):
+    done = invoke("run", "model.pt", "--data", "data.npz", "--minimize", "size", "--dry-run", "--calibration", "40", *more)
+    assert done.exit_code == 0 and f"--minimize size has no effect, because {why}." in done.stderr
+
+
 def run(*more: object) -> Result:
     return invoke("run", "model.pt", "--data", "data.npz", *QUICK, *more)
 

@@ -63,6 +63,20 @@ def test_a_key_that_the_models_own_code_lacks_is_no_question_of_shapes():
     assert "--input-shape" not in str(refused.value)
 
 
+class TakesADictionary(nn.Module):
+    """A forward of a dictionary."""
+
+    def forward(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
+        return x["image"] * 2
+
+
+def test_an_input_that_is_a_dictionary_is_told_by_its_line():
+    with pytest.raises(
+        BadInput, match=r"indexed at test_said_plainly.py:\d+: where that is a dictionary or a tuple, wrap"
+    ):
+        compress.explain(TakesADictionary(), input_shape="3x8x8")
+
+
 @pytest.mark.parametrize("shape", ["32x32x3", "32,32,3"])
 def test_channels_that_come_last_are_answered_with_the_shape_that_works(shape: str):
     result = invoke("explain", "model.pt", "--input-shape", shape)

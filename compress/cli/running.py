@@ -58,6 +58,9 @@ def run(
     from compress.cli.output import print_comparison, print_decision, print_json
 
     recipe = recipe or nearest(model, out, flags["resume"])
+    if flags["minimize"] is not None and recipe is None and (flags["target"] is not None or flags["max_drop"] is None):
+        why = "with a --target there is nothing to look for" if flags["target"] is not None else "there is no --max-drop"
+        say(f"Note: --minimize {flags['minimize']} has no effect, because {why}.", err=True)
     before = written(out) if flags["resume"] else None
     with broken_contract(out, quiet, as_json), shown(quiet, log_format) as progress:
         done = cast(Any, api.run)(model, recipe=recipe, out=out, dry_run=dry_run, progress=progress, **given(flags))

@@ -15,6 +15,7 @@ from compress.checkpoint.load.live_module import fingerprint
 from compress.errors import BadInput, Infeasible
 from compress.keywords import Settings, with_settings
 from compress.pipeline import doubts
+from compress.pipeline.contract import unrounded
 from compress.pipeline.given import Given, resolved_recipe
 from compress.pipeline.held_out import HeldOut
 from compress.pipeline.prepare import prepare
@@ -95,6 +96,7 @@ def tune(
         base, given = resolved_recipe(model, recipe, given_settings)
         fixed = {*_typed(recipe), *(name for name, value in given_settings.items() if value is not None)}
         searched = space.space(base, fixed, [over] if isinstance(over, str) else over)
+        base = unrounded(base)
     if base.tolerance is not None or base.plan is not None:
         raise BadInput("A search varies the --target; it does not go with --tolerance or --plan. Leave them out.")
     context, metric = prepare(base, progress, given, refusing=True)
@@ -165,12 +167,15 @@ def _recipe_of(opened: studies.Study, model: object, settings: Mapping[str, Any]
         BadInput: a setting that only the one who made the study may give, or code that it names.
     """
     own = {key: value for key, value in settings.items() if value is not None}
-    if other := [key for key in own if key not in HERE]:
-        raise BadInput(
-            f"--{other[0].replace('_', '-')} is a setting of the study, which has it already. With --join leave it out; what may "
-            f"be given is what lies elsewhere here: {', '.join(HERE)}."
-        )
     said = {key: value for key, value in tomllib.loads(opened.facts["recipe"]).items() if key not in TRUST}
+    repeated = {key: own.pop(key) for key in list(own) if key not in HERE}  # by whoever repeats the command with --join
+    mine, theirs = make(**{**said, **repeated}), make(**said)
+    if other := [key for key in repeated if getattr(mine, key) != getattr(theirs, key)]:
+        key = other[0]
+        raise BadInput(
+            f"--{key.replace('_', '-')} is a setting of the study, which has {getattr(theirs, key)!r} and not "
+            f"{getattr(mine, key)!r}. With --join leave it out; what may differ is what lies elsewhere here: {', '.join(HERE)}."
+        )
     used = {key: value for key, value in said.items() if key not in own}
     if not own.get("trust_recipe") and (named := code_in(used)):
         raise BadInput(

@@ -81,9 +81,14 @@ def found(
         raise BadInput(f"{workspace.out / FILE} cannot be read ({error}). Start again with --force.") from error
     kept = [one for one in looks if one.kept]
     if not kept:
-        raise Infeasible(_nothing_keeps(recipe, looks))
+        raise Infeasible(_nothing_keeps(recipe, looks, len(context.data.held_out)))
     target = f"{UNITS[recipe.minimize]}={min(one.target for one in kept):.4f}"
-    return replace(context, recipe=recipe.model_copy(update={"target": target})), _said(recipe, looks)
+    return replace(context, recipe=unrounded(recipe).model_copy(update={"target": target})), _said(recipe, looks)
+
+
+def unrounded(recipe: Recipe) -> Recipe:
+    """The recipe with channel counts as they come where no time is made small: rounding them saves nothing else, and costs."""
+    return recipe if recipe.align or recipe.minimize == "latency" else recipe.model_copy(update={"align": 1})
 
 
 def _said(recipe: Recipe, looks: Sequence[Look]) -> str:
@@ -187,12 +192,17 @@ def narrowed(stages: Sequence[Stage], context: Context, train: bool = False, sta
     return artifact
 
 
-def _nothing_keeps(recipe: Recipe, looks: Sequence[Look]) -> str:
-    best = min(looks, key=lambda one: one.lost)
-    unit = UNITS[recipe.minimize]
-    needed = max(best.lost + (best.high - best.lost) / 2, 0.01)
-    more = "" if recipe.epochs > 0 else ", or train (--epochs 3)"
-    return (
-        f"No target keeps --max-drop {recipe.max_drop:g}: at {unit}={best.target:.3g} {recipe.method} loses {best.lost:.2f} "
-        f"[{best.low:.2f}, {best.high:.2f}] points of held-out quality. Allow --max-drop {needed:.2g}{more}."
+def _nothing_keeps(recipe: Recipe, looks: Sequence[Look], samples: int) -> str:
+    best, allowed = min(looks, key=lambda one: one.lost), recipe.max_drop or 0.0
+    error = (best.high - best.lost) / 2
+    needed = max(best.lost + error, 0.01)
+    said = (
+        f"No target keeps --max-drop {allowed:g}: at {UNITS[recipe.minimize]}={best.target:.3g} {recipe.method} loses "
+        f"{best.lost:.2f} [{best.low:.2f}, {best.high:.2f}] points of held-out quality"
     )
+    if best.lost <= allowed:  # then neither another target nor training would help
+        return (
+            f"{said}, and a standard error ({error:.2f}) has to be to spare: {samples:,} held-out samples cannot tell "
+            f"{allowed:g} from more. Give more samples, or allow --max-drop {needed:.2g}."
+        )
+    return f"{said}. Allow --max-drop {needed:.2g}{'' if recipe.epochs > 0 else ', or train (--epochs 3)'}."

@@ -197,6 +197,11 @@ def run_once(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         remedy = "Give the shapes it needs with --input-shape CxHxW, once per model input."
         if "'indices'" in str(error):  # a table that is looked up
             remedy = "Inputs are float32 here: let its forward begin with .long() and a clamp to the numbers that it knows."
+        if "too many indices" in str(error):  # an image has few axes, but a dictionary looks the same to it
+            remedy = (
+                f"An input is indexed at {where(error)}: where that is a dictionary or a tuple, wrap the model in one that takes "
+                "tensors, one per input; else give the shapes it needs with --input-shape CxHxW."
+            )
         _refuse_elsewhere(error)
         if isinstance(error, KeyError | AttributeError | NameError):  # no shape would help
             raise BadInput(
