@@ -105,13 +105,13 @@ def pair(net: str, allowed: float, minimize: str, args: argparse.Namespace) -> d
     carried_out(make(**made, target=report.target), args.work / "alone")
     alone = processor() - before
     hand = by_hand(make(**made), args)
-    best = min((row["left"] for row in hand if row["lost"] <= allowed), default=None)
+    best = min((row["left"] for row in hand if round(row["lost"], 6) <= allowed), default=None)
     left, (lost, ci95) = share(report, minimize), points(report)
     return {
         "target": report.target,
         "lost": lost,
         "lost_ci95": ci95,
-        "kept": lost <= allowed,
+        "kept": round(lost, 6) <= allowed,  # a difference of two shares has an error of its own
         "outcome": report.outcome.value,
         "undecided": report.undecided,
         "left": left,
