@@ -14,7 +14,7 @@ from compress.checkpoint.load.live_module import inside
 from compress.commands.steps import context_of
 from compress.detection import wholes
 from compress.detection.coco import CocoImages, open_parts
-from compress.errors import BadInput, EmptyData
+from compress.errors import BadInput, EmptyData, WholeDetector
 from compress.pipeline.given import IN_MEMORY, resolved_recipe
 from compress.pipeline.prepare import prepare
 from compress.progress import Progress
@@ -120,10 +120,10 @@ def context_of_any(model: object, settings: Mapping[str, Any], progress: Progres
     try:
         recipe, given = resolved_recipe(model, None, settings)
         return prepare(recipe, progress, given)[0]
-    except wholes.WholeDetector as found:
+    except WholeDetector as found:
         if not parts:
             raise
-        whole = cast(wholes.Whole, wholes.found(found.model))
+        whole = cast(wholes.Whole, wholes.found(cast(nn.Module, found.model)))
     asked = make(**{name: value for name, value in settings.items() if name != "data"}, model=IN_MEMORY)
     train, test, _ = parts_of(settings.get("data", ""), whole, asked)
     taken = {name: value for name, value in settings.items() if name != "data"}

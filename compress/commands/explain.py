@@ -15,7 +15,7 @@ from compress.checkpoint.load import parse_shape
 from compress.checkpoint.load.architectures import build
 from compress.checkpoint.load.live_module import in_memory
 from compress.detection import wholes
-from compress.errors import BadInput
+from compress.errors import BadInput, WholeDetector
 from compress.graph.channels.solve import Channels, Group
 from compress.graph.linearize import activations
 from compress.graph.merge.segments import blocked
@@ -153,12 +153,12 @@ def _opened(model: Model | None, settings: dict[str, Any]) -> Artifact:
     """The traced model; of a whole detector the part that computes tensors, which is said."""
     try:
         return opened(*resolved_recipe(model, None, settings))[0]
-    except wholes.WholeDetector as found:
-        detector = cast(wholes.Whole, wholes.found(found.model))
+    except WholeDetector as found:
+        detector = cast(wholes.Whole, wholes.found(cast(nn.Module, found.model)))
         shapes = make(model=IN_MEMORY, input_shape=settings.get("input_shape") or f"3x{wholes.SIDE}x{wholes.SIDE}").input_shape
         with torch.random.fork_rng(devices=()):
             inputs = detector.seen([torch.rand(parse_shape(shapes[0]))], 1)
-        wholes.told_as_part(found.model)
+        wholes.told_as_part(detector.model)
         return in_memory(detector.part, inputs=inputs)
 
 

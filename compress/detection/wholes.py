@@ -29,7 +29,7 @@ from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.models.detection.ssd import SSD
 
 from compress.checkpoint.load.live_module import inside
-from compress.errors import BadInput, CompressWarning, EmptyData, UnsupportedModel
+from compress.errors import BadInput, CompressWarning, EmptyData, UnsupportedModel, WholeDetector
 from compress.graph.surgery.put_back import put_back
 
 SIDE = 640
@@ -119,20 +119,6 @@ def part_of(model: object, inputs: object) -> tuple[Any, Any]:
     return (model, inputs) if detector is None else (detector.part, detector.seen(inputs, 1))
 
 
-class WholeDetector(UnsupportedModel):
-    """A whole detector where only a model from tensors to tensors will do."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__(
-            f"The model is a whole detector ({type(model).__name__}), whose code makes boxes of lists of images; needed is "
-            "one that makes tensors of tensors. 'compress detector MODEL --data COCO_FOLDER' makes it smaller as a whole, with "
-            "its mean average precision, and writes the part that computes tensors as ONNX; 'compress explain' and "
-            "'compress analyze' look at that part. In Python compress.detector, compress.remove and compress.edit take it; "
-            "compress.save and compress.export write that part, given inputs=[image]."
-        )
-        self.model = model
-
-
 def refuse(model: nn.Module) -> None:
     """Refuse a whole detector where only a model from tensors to tensors will do.
 
@@ -140,7 +126,14 @@ def refuse(model: nn.Module) -> None:
         WholeDetector: it is one.
     """
     if found(whole := inside(model)) is not None:
-        raise WholeDetector(whole)
+        raise WholeDetector(
+            f"The model is a whole detector ({type(whole).__name__}), whose code makes boxes of lists of images; needed is "
+            "one that makes tensors of tensors. 'compress detector MODEL --data COCO_FOLDER' makes it smaller as a whole, with "
+            "its mean average precision, and writes the part that computes tensors as ONNX; 'compress explain' and "
+            "'compress analyze' look at that part. In Python compress.detector, compress.remove and compress.edit take it; "
+            "compress.save and compress.export write that part, given inputs=[image].",
+            whole,
+        )
 
 
 def told_as_part(model: nn.Module) -> None:
