@@ -23,6 +23,7 @@ from compress.commands.bench import bench
 from compress.commands.compare import compare
 from compress.commands.demo import demo
 from compress.commands.detector import detector
+from compress.commands.detector_input import context_of_any
 from compress.commands.diff import diff
 from compress.commands.doctor import doctor
 from compress.commands.explain import explain
@@ -51,7 +52,7 @@ from compress.keywords import Settings, Unplanned, with_settings
 from compress.pipeline import run as pipeline
 from compress.pipeline.given import device_of, resolved_recipe
 from compress.pipeline.latency_cache import LatencyCache
-from compress.pipeline.prepare import opened, prepare
+from compress.pipeline.prepare import opened
 from compress.pipeline.result import Result, new_folder, result
 from compress.progress import Progress, silent
 from compress.recipe import Recipe
@@ -253,8 +254,7 @@ def analyze(
     if plan is not None and not probe:
         raise BadInput("--plan is only looked at by the probe. Add --probe, or leave --plan out.")
     made = read(Path(plan)) if isinstance(plan, str | Path) else plan
-    recipe, given = resolved_recipe(model, None, settings)
-    context, _ = prepare(recipe, progress, given)
+    context = context_of_any(model, settings, progress, parts=not (sensitivity or probe))
     if sensitivity:
         return agreement(context)
     if probe:

@@ -8,6 +8,7 @@
     │   └── PlanMismatch         2   a plan made for another model
     ├── Infeasible               3   a target that no choice of channels reaches
     ├── UnsupportedModel         4   a model that cannot be traced or has nothing removable
+    │   └── WholeDetector        4   a detector with its boxes, where tensors alone will do
     ├── MissingPackage           4   a package that a method needs is not installed
     ├── GateFailed               5   a quality or parity contract that does not hold
     ├── ProcessLost              1   one of several processes of a run ended
@@ -75,6 +76,14 @@ class UnsupportedModel(CompressError):
     """A model that cannot be traced, or in which nothing can be compressed."""
 
     exit_code = 4
+
+
+class WholeDetector(UnsupportedModel):
+    """A whole detector where only a model from tensors to tensors will do; `model` is the detector."""
+
+    def __init__(self, message: str, model: object = None):
+        super().__init__(message)
+        self.model = model
 
 
 class MissingPackage(CompressError):

@@ -2,6 +2,7 @@
 
 import copy
 import operator
+import sys
 
 import pytest
 import torch
@@ -195,3 +196,23 @@ def test_batch_norm_alone_has_one_class_per_channel():
         conv(3, 8), nn.BatchNorm2d(8, affine=False), conv(8, 4), nn.BatchNorm2d(4, track_running_stats=False), head(4)
     )
     assert [g.channels for g in solve(trace(model.eval(), (x,)), (x,)).removable] == [8, 4]
+
+
+@pytest.mark.parametrize(("tied", "rounds"), [(False, 1), (True, 2)])
+def test_whole_groups_are_tried_only_where_they_may_leave_more(tied: bool, rounds: int, monkeypatch: pytest.MonkeyPatch):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.grouped, self.last = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 16, 1, groups=2), nn.Conv2d(16, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x).relu()
+            y = self.grouped(x).relu()
+            return self.last(y + x if tied else y)
+
+    module = sys.modules["compress.graph.channels.solve"]
+    calls: list[int] = []
+    monkeypatch.setattr(module, "read", lambda state, classes, before=module.read: calls.append(1) or before(state, classes))
+    x = torch.randn(1, 3, 4, 4)
+    channels = solve(trace(Tied().eval(), (x,)), (x,))
+    assert len(calls) == rounds and sum(g.channels for g in channels.removable) == (8 if tied else 16)

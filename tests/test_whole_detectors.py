@@ -19,7 +19,7 @@ from compress.detection import own_losses, wholes
 from compress.detection.answered import answering
 from compress.detection.coco import CocoImages, open_coco, open_parts
 from compress.detection.drawn import draw
-from compress.errors import BadInput, UnsupportedModel
+from compress.errors import BadInput, CompressWarning, UnsupportedModel
 from compress.pipeline.prepare import opened
 from compress.recipe import make
 from compress.report import records
@@ -155,3 +155,24 @@ def test_a_detector_says_what_another_answers_in_its_parts_place():
 def test_the_line_that_repeats_it_is_that_of_the_command():
     line = command_line({"model": "yolo.pt", "metric": "map", "align": 1, "data": "coco", "target": "macs=0.7"})
     assert line == "compress detector yolo.pt --data coco --target macs=0.7"
+
+
+def test_what_looks_at_a_model_looks_at_the_part_of_a_detector_and_says_so(tmp_path: Path):
+    torch.save(tiny(), tmp_path / "whole.pt")
+    opening = {"trust_pickle": True, "input_shape": "3x64x64"}
+    with pytest.warns(CompressWarning, match="of the part .* 'compress detector' makes the whole smaller"):
+        rows = compress.explain(tmp_path / "whole.pt", reach=True, **opening)
+    with pytest.warns(CompressWarning, match="of the part"):
+        assert compress.explain(tiny(), reach=True, input_shape="3x64x64") == rows
+    assert rows[0].macs > 0.3
+    draw(tmp_path / "coco", count=6, size=64)
+    with pytest.warns(CompressWarning, match="of the part"):
+        found = compress.analyze(tmp_path / "whole.pt", data=tmp_path / "coco", timed=False, calibration=4, trust_pickle=True)
+    assert any(row.needed is not None for row in found)
+
+
+def test_a_detector_is_refused_for_what_it_is_before_its_images_are(tmp_path: Path):
+    torch.save(tiny(), tmp_path / "whole.pt")
+    draw(tmp_path / "coco", count=2, size=64)
+    with pytest.raises(UnsupportedModel, match="is a whole detector"):
+        opened(make(model=str(tmp_path / "whole.pt"), trust_pickle=True, data=str(tmp_path / "coco")))

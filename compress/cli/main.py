@@ -19,7 +19,7 @@ from compress.cli import tuning as tuning
 from compress.cli.completion import complete_from
 from compress.cli.group import cli, command
 from compress.cli.guard import force_option, json_option, out_option, path_argument
-from compress.cli.live import LogFormat, shown, telling
+from compress.cli.live import LogFormat, shown, telling, told_at_once
 from compress.cli.options import LOADING, given, settings
 from compress.cli.tables import told
 from compress.cli.terminal import say
@@ -156,10 +156,15 @@ def explain(model: str | None, layer: str | None, depth: bool, reach: bool, as_j
 
     if model is None and not flags["arch"]:
         raise BadInput("No model was given; needed is a file, or --arch NAME alone, whose weights are then drawn.")
-    found = cast(Any, api.explain)(model, layer, depth=depth, reach=reach, **given(flags))
+    heard: list[str] = []  # what is said of the model, once, though it is opened twice
+    with told_at_once(lambda line: None if line in heard else heard.append(line)):
+        found = cast(Any, api.explain)(model, layer, depth=depth, reach=reach, **given(flags))
+        whole = not (layer or depth or as_json)
+        rows: Any = found if reach else api.explain(model, reach=True, **given(flags)) if whole else []
+    for line in heard:
+        say(line, err=True)
     print_json(found) if as_json else print_records(found)
-    if not (layer or depth or as_json):
-        rows: Any = found if reach else api.explain(model, reach=True, **given(flags))
+    if whole:
         more = "" if reach else " --reach says what stands in the way."
         told(
             f"Within reach: {rows[0].macs:.1%} of the MACs and {rows[0].params:.1%} of the parameters, in "

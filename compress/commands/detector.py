@@ -12,7 +12,7 @@ import copy
 import importlib
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack, cast
@@ -22,16 +22,16 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compress.artifact import Artifact
-from compress.checkpoint.load import load_model
-from compress.checkpoint.load.live_module import in_memory, inside
+from compress.checkpoint.load.live_module import in_memory
+from compress.commands.detector_input import Parts, Place, context_of_part, named_data, opened, parts_of
 from compress.commands.outputs import free
-from compress.commands.steps import context_of, edited, put_back, stage_of
+from compress.commands.steps import edited, put_back, stage_of
 from compress.detection import own_losses, wholes
 from compress.detection.answered import answering
-from compress.detection.coco import CocoImages, open_parts
+from compress.detection.coco import CocoImages
 from compress.detection.mean_precision import Matched, between, matched, packages
 from compress.edits import Plan
-from compress.errors import BadInput, EmptyData, GateFailed
+from compress.errors import BadInput, GateFailed
 from compress.keywords import StepSettings, with_step_settings
 from compress.measure import quality
 from compress.pipeline.answers import FileAnswer
@@ -46,22 +46,13 @@ from compress.recipe import Recipe, make
 from compress.report.html.command_line import IN_MEMORY, PRECISION
 from compress.report.records import Exactness, Outcome, Quality, Report, StageRecord
 from compress.stage import Context
-from compress.training.setup import seeded
 from exporters import atomic
 
-SIDE = 640
-"""Pixels of the squares that images of several sizes become for a network that takes one size alone."""
-STRIDE = 32
-TEST_SAMPLES = 64
-"""Images that the part is proven exact and its file equal on."""
 LITTLE = 0.01
 OF_WHAT = (
     "Parameters, MACs, memory, milliseconds and files are of the part of the detector that computes tensors; the quality is the "
     "mean average precision of the whole detector's boxes."
 )
-OPENING = ("arch", "arch_kwargs", "trust_pickle", "weights_entry", "input_shape")
-Place = str | Path
-Parts = Place | CocoImages | Mapping[str, CocoImages]
 
 
 @dataclass(frozen=True)
@@ -119,19 +110,15 @@ def detector(
             raise BadInput(f"A detector has no --{name}: it is judged by its boxes, and trained by its own losses. Leave it out.")
     named = str(model) if isinstance(model, str | Path) else f"{IN_MEMORY} ({type(model).__name__})"
     asked = make(**{**settings, "model": named, "target": target})
-    whole, notes = _opened(model, asked)
-    train, test, more = _data(data, whole, asked)
+    whole, notes = opened(model, asked)
+    train, test, more = parts_of(data, whole, asked)
     own_losses.refuse_other_classes(whole.model, train)
     if asked.epochs:
         own_losses.refuse_others_losses(whole.model)
     device = find_device(asked.device)
-    with seeded(asked.seed, torch.device("cpu")):
-        seen, proof = whole.seen(train, asked.calibration), whole.seen(test, TEST_SAMPLES)
-    given: Any = {"train": (seen, None), "test": (proof, None)}
-    taken = {name: value for name, value in settings.items() if name not in OPENING}
-    _, context = context_of(whole.part, given, {**taken, "target": target}, progress)
+    seen, context = context_of_part(whole, train, test, {**settings, "target": target}, progress)
     dense = replace(context.dense, notes=(OF_WHAT, *notes, *more))
-    recipe = asked.model_copy(update={"data": _named(data), "metric": PRECISION, "align": context.recipe.align})
+    recipe = asked.model_copy(update={"data": named_data(data), "metric": PRECISION, "align": context.recipe.align})
     run = _Run(whole, train, test, recipe, replace(context, dense=dense), device, progress)
     with open_workspace(Path(out), recipe, resume=False, force=force) as workspace, tempfile.TemporaryDirectory() as scratch:
         small = run.stages(seen, Path(scratch))
@@ -143,74 +130,6 @@ def detector(
         raise GateFailed(f"{report.verdict} {out}", report)
     there = next(whole.model.parameters()).device if isinstance(model, nn.Module) else "cpu"
     return Detected(small.to(there), run.part.plan, report, Path(out))
-
-
-def _opened(model: nn.Module | Place, asked: Recipe) -> tuple[wholes.Whole, tuple[str, ...]]:
-    if isinstance(model, nn.Module):
-        module, notes = inside(model), ()
-    else:
-        loaded = load_model(
-            model,
-            arch=asked.arch,
-            arch_kwargs=asked.arch_kwargs,
-            trust_pickle=asked.trust_pickle,
-            weights_entry=asked.weights_entry,
-        )
-        module, notes = loaded.module, loaded.notes
-    if (whole := wholes.found(module)) is None:
-        raise BadInput(
-            f"{type(module).__name__} is no detector of torchvision (SSD, RetinaNet, FCOS, Faster R-CNN) or ultralytics (YOLO, "
-            "RT-DETR) that is known here; needed is one. 'compress run' takes models from tensors to tensors."
-        )
-    return whole, notes
-
-
-def _named(data: Parts) -> str:
-    return str(data) if isinstance(data, str | Path) else f"{IN_MEMORY} (images with boxes)"
-
-
-def _data(data: Parts, whole: wholes.Whole, asked: Recipe) -> tuple[CocoImages, CocoImages, tuple[str, ...]]:
-    """Images to look at and those to count with, as the detector takes them."""
-    if isinstance(data, str) and not data:
-        raise BadInput("There is no data; needed is --data FOLDER, of images and boxes in COCO's format.")
-    if isinstance(data, CocoImages):
-        data = {"train": data, "test": data}
-    if isinstance(data, Mapping):
-        parts = [data.get("train"), data.get("test")]
-        if not all(isinstance(part, CocoImages) for part in parts):
-            raise BadInput("The data has no train and test of compress.detection.coco.open_coco; needed are both. Give them.")
-        train, test = cast("list[CocoImages]", parts)
-    else:
-        train, test = open_parts(data, asked.seed)
-    for part in (train, test):
-        if not len(part):
-            raise EmptyData("A part of the data has no image; needed is at least one. Add them.")
-    if not isinstance(whole.part, wholes.Yolo):
-        return train, test, ()
-    sizes = train.sizes() | test.sizes()
-    side = _side(asked, sizes)
-    if side is None:
-        return train, test, ()
-    return (
-        train.letterboxed(side),
-        test.letterboxed(side),
-        (f"Images were laid into squares of {side} pixels, with gray around.",),
-    )
-
-
-def _side(asked: Recipe, sizes: set[tuple[int, int]]) -> int | None:
-    """Pixels of the square; None where all images have one size that the network takes."""
-    if asked.input_shape:
-        numbers = asked.input_shape[0].lower().split("x")
-        side = int(numbers[-1]) if numbers[-1].isdigit() else 0
-        if len(asked.input_shape) > 1 or numbers not in (["3", str(side), str(side)], [str(side)]) or side % STRIDE or not side:
-            raise BadInput(
-                f"--input-shape is '{' '.join(asked.input_shape)}'; needed is a square, its side a multiple of {STRIDE}, as "
-                f"3x{SIDE}x{SIDE}."
-            )
-        return side
-    only = next(iter(sizes))
-    return None if len(sizes) == 1 and not any(n % STRIDE for n in only) else SIDE
 
 
 @dataclass

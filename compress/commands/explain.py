@@ -5,19 +5,24 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Unpack, overload
+from typing import Any, Literal, Unpack, cast, overload
 
+import torch
 from torch import nn
 
 from compress.artifact import Artifact
+from compress.checkpoint.load import parse_shape
 from compress.checkpoint.load.architectures import build
-from compress.errors import BadInput
+from compress.checkpoint.load.live_module import in_memory
+from compress.detection import wholes
+from compress.errors import BadInput, WholeDetector
 from compress.graph.channels.solve import Channels, Group
 from compress.graph.linearize import activations
 from compress.graph.merge.segments import blocked
 from compress.keywords import Common, with_settings
-from compress.pipeline.given import resolved_recipe
+from compress.pipeline.given import IN_MEMORY, resolved_recipe
 from compress.pipeline.prepare import opened
+from compress.recipe import make
 from compress.selection.merge_candidates import shortest
 from compress.selection.reach import reach as within_reach
 from compress.statistics.activation_states import data_free
@@ -129,7 +134,7 @@ def explain(
         raise BadInput(f"Both a layer ({layer}) and {flag} are given; {flag} speaks of the whole model. Give one of them.")
     if model is None and settings.get("arch"):
         model = build(settings.pop("arch"), settings.pop("arch_kwargs", {})).eval()
-    artifact, _ = opened(*resolved_recipe(model, None, settings))
+    artifact = _opened(model, settings)
     if depth:
         return depth_rows(artifact)
     if reach:
@@ -142,6 +147,19 @@ def explain(
         for g in groups_of(layer, channels, artifact)
         for m in g.members
     ]
+
+
+def _opened(model: Model | None, settings: dict[str, Any]) -> Artifact:
+    """The traced model; of a whole detector the part that computes tensors, which is said."""
+    try:
+        return opened(*resolved_recipe(model, None, settings))[0]
+    except WholeDetector as found:
+        detector = cast(wholes.Whole, wholes.found(cast(nn.Module, found.model)))
+        shapes = make(model=IN_MEMORY, input_shape=settings.get("input_shape") or f"3x{wholes.SIDE}x{wholes.SIDE}").input_shape
+        with torch.random.fork_rng(devices=()):
+            inputs = detector.seen([torch.rand(parse_shape(shapes[0]))], 1)
+        wholes.told_as_part(detector.model)
+        return in_memory(detector.part, inputs=inputs)
 
 
 def reach_rows(artifact: Artifact) -> list[ReachRow]:

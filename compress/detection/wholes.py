@@ -13,6 +13,7 @@ sizes alone.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -28,9 +29,11 @@ from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.models.detection.ssd import SSD
 
 from compress.checkpoint.load.live_module import inside
-from compress.errors import BadInput, EmptyData, UnsupportedModel
+from compress.errors import BadInput, CompressWarning, EmptyData, UnsupportedModel, WholeDetector
 from compress.graph.surgery.put_back import put_back
 
+SIDE = 640
+"""Pixels of the squares that images of several sizes become for a network that takes one size alone."""
 BOXES = 16
 """Proposals of each image that statistics are made of, drawn: they are what the box head sees, foreground and background."""
 BATCH = 8
@@ -120,15 +123,27 @@ def refuse(model: nn.Module) -> None:
     """Refuse a whole detector where only a model from tensors to tensors will do.
 
     Raises:
-        UnsupportedModel: it is one.
+        WholeDetector: it is one.
     """
     if found(whole := inside(model)) is not None:
-        raise UnsupportedModel(
+        raise WholeDetector(
             f"The model is a whole detector ({type(whole).__name__}), whose code makes boxes of lists of images; needed is "
             "one that makes tensors of tensors. 'compress detector MODEL --data COCO_FOLDER' makes it smaller as a whole, with "
-            "its mean average precision, and writes the part that computes tensors as ONNX. In Python compress.detector, "
-            "compress.remove and compress.edit take it; compress.save and compress.export write that part, given inputs=[image]."
+            "its mean average precision, and writes the part that computes tensors as ONNX; 'compress explain' and "
+            "'compress analyze' look at that part. In Python compress.detector, compress.remove and compress.edit take it; "
+            "compress.save and compress.export write that part, given inputs=[image].",
+            whole,
         )
+
+
+def told_as_part(model: nn.Module) -> None:
+    """Say that what follows is of a part, and which command takes the whole."""
+    warnings.warn(
+        f"The model is a whole detector ({type(model).__name__}): this is of the part of it that computes tensors; "
+        "'compress detector' makes the whole smaller.",
+        CompressWarning,
+        stacklevel=3,
+    )
 
 
 class OneStage(nn.Module):

@@ -12,9 +12,9 @@ from torch.fx import GraphModule, Node
 
 import exporters
 from compress.artifact import Artifact
-from compress.checkpoint.load import open_artifact, parse_shape, refusal
+from compress.checkpoint.load import load_model, parse_shape, refusal
 from compress.checkpoint.load.live_module import in_memory
-from compress.checkpoint.load.model import OfData
+from compress.checkpoint.load.model import Loaded, OfData, traced
 from compress.data import Data, check_output, open_data
 from compress.data.checks import by_position
 from compress.data.open_data import CHANGED
@@ -39,6 +39,7 @@ def opened(recipe: Recipe, given: Given = NOTHING) -> tuple[Artifact, Data | Non
         raise BadInput(lacking)
     shapes = tuple(parse_shape(text) for text in recipe.input_shape)
     shape = shapes[0] if shapes else None
+    loaded = None if given.model is not None else _loaded(recipe)
     data = given.data
     if data is None and recipe.data:
         data = open_data(recipe.data, seed=recipe.seed, shape=shape, trust=recipe.trust_recipe)
@@ -47,21 +48,24 @@ def opened(recipe: Recipe, given: Given = NOTHING) -> tuple[Artifact, Data | Non
     of_data: OfData = "no" if data is None or known else _kind(data, recipe)
     if data is not None and not known:
         shapes = tuple(tuple(x.shape[1:]) for x in next(data.train.batches(1, limit=1)).inputs)
-    if given.model is not None:
-        found = in_memory(given.model, inputs=given.inputs, shapes=shapes, output=recipe.output, of_data=of_data)
-        return found, data
-    artifact = open_artifact(
+    if loaded is not None:
+        seen = shapes or tuple(tuple(x.shape[1:]) for x in given.inputs)
+        return traced(loaded, recipe.model, seen, recipe.output, of_data), data
+    assert given.model is not None
+    return in_memory(given.model, inputs=given.inputs, shapes=shapes, output=recipe.output, of_data=of_data), data
+
+
+def _loaded(recipe: Recipe) -> Loaded:
+    """The model file, looked at before the data: images with boxes would be refused for what they are."""
+    loaded = load_model(
         recipe.model,
         arch=recipe.arch,
         arch_kwargs=recipe.arch_kwargs,
         trust_pickle=recipe.trust_pickle,
         weights_entry=recipe.weights_entry,
-        output=recipe.output,
-        input_shapes=shapes or tuple(tuple(x.shape[1:]) for x in given.inputs),
-        of_data=of_data,
-        look=wholes.refuse,
     )
-    return artifact, data
+    wholes.refuse(loaded.module)
+    return loaded
 
 
 def _kind(data: Data, recipe: Recipe) -> OfData:

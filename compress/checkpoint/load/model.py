@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -180,7 +180,6 @@ def open_artifact(
     output: str | None = None,
     input_shapes: Sequence[Shape] = (),
     of_data: OfData = "no",
-    look: Callable[[nn.Module], None] | None = None,
 ) -> Artifact:
     """Load and trace a model.
 
@@ -193,16 +192,18 @@ def open_artifact(
         output: which of several outputs is kept, such as logits or 0; all are if it is left out.
         input_shapes: one shape per model input, without the batch, such as (3, 32, 32); a model.compressed folder knows its own.
         of_data: whether the shapes are those of the user's data, of which the refusal of a model that does not fit then speaks.
-        look: told of the module before it is traced, and may refuse it.
 
     Raises:
         BadInput: the file cannot be used, or the model does not run on inputs of these shapes.
         UnsupportedModel: the model cannot be traced, its output is random, or depends on the rest of the batch.
     """
     loaded = load_model(path, arch=arch, arch_kwargs=arch_kwargs, trust_pickle=trust_pickle, weights_entry=weights_entry)
-    if look is not None:
-        look(loaded.module)
-    found = artifact_of(loaded, input_shapes, output=output, of_data=of_data)
+    return traced(loaded, path, input_shapes, output, of_data)
+
+
+def traced(loaded: Loaded, path: str | Path, shapes: Sequence[Shape], output: str | None, of_data: OfData) -> Artifact:
+    """What was loaded from a file, traced; see `open_artifact`."""
+    found = artifact_of(loaded, shapes, output=output, of_data=of_data)
     if found is None:
         raise BadInput(f"The input size of {path} is not known. Give it with --input-shape CxHxW, once per model input.")
     return found

@@ -39,7 +39,7 @@ def solve(module: GraphModule, inputs: tuple[Tensor, ...]) -> Channels:
 
 
 def _settled(module: GraphModule, names: dict[str, str], whole: frozenset[str]) -> tuple[Channels, frozenset[str]]:
-    """The solved model, and the weights that lose positions of every group without having to."""
+    """The solved model, and the weights that lose positions of every group where whole groups may be better."""
     thinned: frozenset[str] = frozenset()
     # Ends: both grow each round, by weights that the round before has tried the other way.
     while True:
@@ -53,5 +53,32 @@ def _settled(module: GraphModule, names: dict[str, str], whole: frozenset[str]) 
         coarse = {w for w in state.thin if w not in thinned and choices[w] <= state.groups[w]}
         if not stuck and not coarse:
             freeze_what_does_not_vanish(state, module, classes)
-            return read(state, classes), frozenset(state.thin) - thinned
+            solved, chosen = read(state, classes), frozenset(state.thin) - thinned
+            done = not (thinned or whole) and _free(state, solved)
+            return solved, frozenset() if done else chosen
         thinned, whole = thinned | stuck, whole | coarse
+
+
+def _free(state: State, solved: Channels) -> bool:
+    """Whether all positions that layers lose of every group can go, each for itself, and are of no layer that loses whole groups.
+
+    Whole groups are fewer, and tie inputs to outputs, so that they leave less to choose from; nothing else would change.
+    """
+    if state.zeroed or not state.thin:
+        return not state.thin
+    # The first axis is as long as all groups have outputs, the second as one has inputs.
+    repeated = {(state.names.get(w, w), dim): 1 if dim else state.groups[w] for w in state.thin for dim in (0, 1)}
+    going = dict.fromkeys(repeated, 0)
+    for member in (member for group in solved.removable for member in group.members):
+        if (key := (member.tensor, member.dim)) in going:
+            going[key] += int((member.index >= 0).sum())
+    others = [(state.names.get(w, w), 0) for w in state.grouped]
+    if any(key not in solved.axes for key in (*repeated, *others)):
+        return False
+    classes = {key: torch.unique(solved.axes[key][1]) for key in (*repeated, *others)}
+    own = torch.cat([classes[key] for key in repeated])
+    return (
+        all(going[key] == len(solved.axes[key][1]) == len(classes[key]) * times for key, times in repeated.items())
+        and len(torch.unique(own)) == len(own)
+        and not any(bool(torch.isin(classes[key], own).any()) for key in others)
+    )

@@ -8,7 +8,7 @@ shares stay), the graph of that submodule takes its place.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,8 +32,9 @@ def put_back(whole: nn.Module, dense: GraphModule, small: GraphModule) -> nn.Mod
     for path in dict.fromkeys(name.rpartition(".")[0] for name in small.state_dict(keep_vars=True)):
         if path and (layer := _at(made, path)) is not None:
             _layer(made, path, layer, dense, small)
-    for owner in sorted(_owners(made, dense, small), reverse=True):
-        _set(made, owner, _rewritten(made.get_submodule(owner), owner, small))
+    changed = _changed(dense, small)
+    for owner in sorted(_owners(made, small, changed), reverse=True):
+        _set(made, owner, _rewritten(made.get_submodule(owner), owner, small, changed))
     return made
 
 
@@ -66,14 +67,20 @@ def _tensor(layer: nn.Module, name: str, value: Tensor) -> None:
         layer._parameters[name] = nn.Parameter(new, requires_grad=beside.requires_grad)
 
 
-def _owners(made: nn.Module, dense: GraphModule, small: GraphModule) -> set[str]:
-    """The innermost submodules whose code counts on channels that have gone, and that take and give one tensor."""
+def _changed(dense: GraphModule, small: GraphModule) -> list[Node]:
+    """Calls that are no longer made as they were: of those that count channels, some have gone."""
     before = {node.name: node for node in dense.graph.nodes}
+    return [node for node in small.graph.nodes if (old := before.get(node.name)) is None or _call(old) != _call(node)]
+
+
+def _call(node: Node) -> tuple[Any, str, str]:
+    return node.target, str(node.args), str(node.kwargs)
+
+
+def _owners(made: nn.Module, small: GraphModule, changed: list[Node]) -> set[str]:
+    """The innermost submodules whose code counts on channels that have gone, and that take and give one tensor."""
     found: set[str] = set()
-    for node in small.graph.nodes:
-        old = before.get(node.name)
-        if old is not None and (old.target, str(old.args), str(old.kwargs)) == (node.target, str(node.args), str(node.kwargs)):
-            continue
+    for node in changed:
         owner = str(node.meta.get("module", ""))
         while owner and (_at(made, owner) is None or not _one_to_one(small, owner)):
             owner = owner.rpartition(".")[0]
@@ -107,38 +114,112 @@ def _one_to_one(small: GraphModule, owner: str) -> bool:
     return len(takes) == len(gives) == 1
 
 
-def _rewritten(old: nn.Module, owner: str, small: GraphModule) -> GraphModule:
-    """The graph of one submodule, which calls the layers that are there already."""
-    (takes,), (gives,) = _ends(small, owner)
-    graph = Graph()
-    known = {takes: graph.placeholder("x")}
+def _rewritten(old: nn.Module, owner: str, small: GraphModule, changed: list[Node]) -> nn.Module:
+    """The submodule with the graph in the place of its forward; its layers, its attributes and its hooks are the old ones.
 
-    def copied(node: Node) -> Node:
-        # What is read from outside without being computed, a constant of the graph, comes along.
-        return known[node] if node in known else known.setdefault(node, graph.node_copy(node, copied))
-
-    for node in _stretch(small, owner):
-        copied(node)
-    graph.output(known[gives])
-    parts: dict[str, Any] = {}
-    for node in graph.nodes:
-        if node.op in ("call_module", "get_attr"):
-            name = str(node.target)
-            node.target = name.removeprefix(f"{owner}.")
-            own = _value(old, node.target) if node.target != name else None
-            parts[node.target] = own if own is not None else copy.deepcopy(_value(small, name))
-    made = GraphModule(parts, graph, type(old).__name__)
-    kept = {name: value for name, value in _attributes(old) if not hasattr(made, name)}
-    for name, value in kept.items():
-        setattr(made, name, value)
-    made.meta["_user_preserved_attributes"] = kept  # torch.fx makes copies of a graph anew, with these attributes alone
-    made.train(old.training)
+    No longer of its class, whose other methods count channels as well. A GraphModule itself would lose, copied or read from a
+    file, what is neither layer nor tensor; a Sequential is torch's own class that every tracer looks into.
+    """
+    graph, parts = _graph(old, owner, small, changed)
+    made = nn.Sequential()
+    vars(made).update({name: value for name, value in vars(old).items() if name != "forward"})
+    for name, part in parts.items():
+        parts[name] = _held(made, name, part)
+    _forget(made, parts.keys())
+    vars(made)["forward"] = GraphModule(parts, graph, type(old).__name__).forward
     return made
 
 
-def _attributes(old: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What the code around a submodule may read of it."""
-    return ((name, value) for name, value in vars(old).items() if not name.startswith("_") and name != "training")
+def _held(made: nn.Module, name: str, part: nn.Module | Tensor) -> nn.Module | nn.Parameter:
+    """What the graph and the submodule both hold, at its place in the submodule."""
+    *path, last = name.split(".")
+    for one in path:
+        if one not in made._modules:
+            made.add_module(one, nn.Module())
+        made = made.get_submodule(one)
+    if isinstance(part, nn.Module):
+        made._modules[last] = part
+        return part
+    # To another device parameters are moved in place, so that both still hold the same; buffers are not.
+    kept = part if isinstance(part, nn.Parameter) else nn.Parameter(part, requires_grad=False)
+    made._buffers.pop(last, None)
+    made._parameters[last] = kept
+    return kept
+
+
+def _forget(module: nn.Module, used: Collection[str], path: str = "") -> None:
+    """Take out what the graph does not use: its channels may be those of before."""
+    for name, child in list(module._modules.items()):
+        inner = f"{path}{name}"
+        if child is not None and inner not in used:
+            _forget(child, used, f"{inner}.")
+            if not any(one.startswith(f"{inner}.") for one in used):
+                del module._modules[name]
+    for stored in (module._parameters, module._buffers):
+        for name in [one for one in stored if f"{path}{one}" not in used]:
+            del stored[name]
+
+
+def _graph(old: nn.Module, owner: str, small: GraphModule, changed: list[Node]) -> tuple[Graph, dict[str, Any]]:
+    """The graph of one submodule, and what it calls and reads by its names there.
+
+    Submodules that go on as they are are called as a whole, so that their own code may be changed later: layers are fused so.
+    """
+    (takes,), (gives,) = _ends(small, owner)
+    graph, parts = Graph(), dict[str, Any]()
+    known = {takes: graph.placeholder("x")}
+    whole = {gave: (path, took) for path, took, gave in _wholes(old, owner, small, changed)}
+
+    def copied(node: Node) -> Node:
+        if node in known:
+            return known[node]
+        if node in whole:
+            path, took = whole[node]
+            parts[path] = old.get_submodule(path)
+            made = graph.call_module(path, (copied(took),))
+        else:
+            # What is read from outside without being computed, a constant of the graph, comes along.
+            made = graph.node_copy(node, copied)
+            if node.op in ("call_module", "get_attr"):
+                name = str(node.target)
+                inside = name.startswith(f"{owner}.")
+                made.target = name.removeprefix(f"{owner}.") if inside else name.replace(".", "_")
+                own = _value(old, made.target) if inside else None
+                parts[made.target] = own if own is not None else copy.deepcopy(_value(small, name))
+        return known.setdefault(node, made)
+
+    within = {node for path, _ in whole.values() for node in _stretch(small, f"{owner}.{path}")} - whole.keys()
+    for node in _stretch(small, owner):
+        if node not in within:
+            copied(node)
+    graph.output(known[gives])
+    return graph, parts
+
+
+def _wholes(old: nn.Module, owner: str, small: GraphModule, changed: list[Node]) -> Iterator[tuple[str, Node, Node]]:
+    """The outermost submodules of a submodule that go on as they are, with the one tensor that each takes and gives."""
+    counting = [f"{node.meta.get('module', '')}." for node in changed]
+    inner = dict.fromkeys(str(node.meta.get("module", "")) for node in _stretch(small, owner))
+    tried: dict[str, bool] = {}
+    for path in inner:
+        names = path.removeprefix(f"{owner}.").split(".") if path.startswith(f"{owner}.") else []
+        for i in range(len(names)):
+            name = ".".join(names[: i + 1])
+            full = f"{owner}.{name}"
+            if full not in tried:
+                tried[full] = (
+                    (there := _at(old, name)) is not None
+                    and (
+                        "forward" in vars(there) or type(there).forward is not nn.Module.forward
+                    )  # a list of layers, which nobody calls
+                    and not any(one.startswith(f"{full}.") for one in counting)
+                    and _one_to_one(small, full)
+                )
+                if tried[full]:
+                    (took,), (gave,) = _ends(small, full)
+                    yield name, took, gave
+            if tried[full]:
+                break
 
 
 def _value(root: nn.Module, name: str) -> Any:
