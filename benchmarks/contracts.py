@@ -180,7 +180,7 @@ def model(net: str, args: argparse.Namespace) -> dict[str, Any]:
         case _:
             data = images(args.work / "cifar10.npz", lambda: dict(decoded(args.data)), "cifar10")
             factory = f"{args.nets / 'nets.py'}:{net}"
-            return {"model": str(args.nets / f"{net}.pt"), "arch": factory, "input_shapes": ((3, 32, 32),), "data": data}
+            return {"model": str(args.nets / f"{net}.pt"), "arch": factory, "input_shape": ("3x32x32",), "data": data}
 
 
 def images(path: Path, arrays: Any, normalize: str = "none") -> str:

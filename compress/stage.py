@@ -65,6 +65,7 @@ class Context:
         race: the pipeline's latency cache, for a choice that needs milliseconds; None where nothing is timed.
         findings: what was found out about models before, for stages that are asked again; None where nothing is kept.
         fitting: False in a dry run, which asks what a stage edits: `refit.refitted` then leaves the weights as they are.
+        which: False where only sizes matter, as for a race: then any channels may stay, as long as it is so many.
         time: milliseconds that stages which can (`Traits.times`) split over the layers in place of the target; None: the target.
         ranks: the processes that carry out the function that is running now; only the team calls one in several.
         team: calls a function in all processes of the run.
@@ -81,6 +82,7 @@ class Context:
     initial: Artifact | None = None
     findings: Findings | None = None
     fitting: bool = True
+    which: bool = True
     time: TimeBudget | None = None
     ranks: Ranks = ALONE
     team: Team = ONE

@@ -191,6 +191,12 @@ def test_a_budget_of_time_is_met_on_a_device_of_blocks(looked: Callable[[int, fl
     assert f"Taken are multiples of {taken.align}, width alone." in time_target.told(tried, taken)
 
 
+def test_which_channels_stay_is_not_chosen_for_a_race(monkeypatch: pytest.MonkeyPatch, looked: Callable[..., Any]):
+    monkeypatch.setattr("compress.pipeline.time_target.narrowed", lambda *_, **__: artifact(64))
+    monkeypatch.setattr("compress.selection.choice._by_score", lambda _: pytest.fail)
+    assert looked(8, 0.5)
+
+
 def test_depth_before_width_is_compared_at_the_same_time(looked: Callable[..., list[time_target.Look]]):
     tried = looked(8, 0.5, shallow=True)
     deep, shallow = ([one for one in tried if one.shallow is kind] for kind in (False, True))

@@ -191,5 +191,5 @@ def sized(stages: Sequence[Stage], context: Context, start: Artifact | None = No
         if decides is Decides.NOTHING or stage.traits.races or stage.traits.trains:
             continue
         # Weights do not matter, but to a stage that judges what it has fitted.
-        artifact = stage(artifact, replace(context, fitting=decides is not Decides.BEFORE_TRAINING))
+        artifact = stage(artifact, replace(context, which=False, fitting=decides is not Decides.BEFORE_TRAINING))
     return artifact

@@ -106,6 +106,8 @@ class Choice:
         if whole:
             notes = (*notes, f"{len(whole)} groups stay whole because {why}: {', '.join(whole[:5])}.")
         wanted = [(group, count) for group, count in zip(groups, counts, strict=True) if count < group.channels]
+        if not context.which:
+            return tuple(Keep(group.name, group.channels, tuple(range(count))) for group, count in wanted), notes
         asked, findings = self._asked(context, groups), context.findings
 
         def place(one: tuple[Group, int]) -> tuple[object, ...]:
