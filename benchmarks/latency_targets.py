@@ -111,6 +111,7 @@ def carried_out(asked: dict[str, Any], args: argparse.Namespace) -> dict[str, An
                 target=f"latency={asked['asked']}",
                 batch=asked["batch"],
                 calibration=1000 if net in TRAINED else 128,
+                method="entropic" if net in TRAINED else "obs",  # of random layers it is all the same, and this is quick
                 allow_doubtful=net not in TRAINED,
                 **({"on": args.on, "on_python": sys.executable} if asked["place"] == "ssh" else {}),
                 **({"runtime": EIGHT_BITS} if asked["place"] == EIGHT_BITS else {}),
