@@ -71,9 +71,7 @@ class TakesADictionary(nn.Module):
 
 
 def test_an_input_that_is_a_dictionary_is_told_by_its_line():
-    with pytest.raises(
-        BadInput, match=r"indexed at test_said_plainly.py:\d+: where that is a dictionary or a tuple, wrap"
-    ):
+    with pytest.raises(BadInput, match=r"indexed at test_said_plainly.py:\d+: where that is a dictionary or a tuple, wrap"):
         compress.explain(TakesADictionary(), input_shape="3x8x8")
 
 
