@@ -191,6 +191,16 @@ def test_a_budget_of_time_is_met_on_a_device_of_blocks(looked: Callable[[int, fl
     assert f"Taken are multiples of {taken.align}, width alone." in time_target.told(tried, taken)
 
 
+def test_the_one_that_loses_least_is_taken_and_of_equals_the_closest():
+    budget = time_target.TimeBudget(LayerTimes({}, (0.0, 0.0), 1), 1.0, 1)
+
+    def look(align: int, left: float, lost: float | None) -> time_target.Look:
+        return time_target.Look(align, 0.5, left, left, left, budget, False, True, lost)
+
+    assert time_target.best([look(1, 0.49, 3.0), look(8, 0.45, 1.0), look(16, 0.5, 2.0)]).align == 8
+    assert time_target.best([look(1, 0.4, 1.0), look(8, 0.49, 1.0), look(16, 0.5, None)]).align == 8
+
+
 def test_which_channels_stay_is_not_chosen_for_a_race(monkeypatch: pytest.MonkeyPatch, looked: Callable[..., Any]):
     monkeypatch.setattr("compress.pipeline.time_target.narrowed", lambda *_, **__: artifact(64))
     monkeypatch.setattr("compress.selection.choice._by_score", lambda _: pytest.fail)

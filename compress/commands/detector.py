@@ -34,7 +34,7 @@ from compress.edits import Plan
 from compress.errors import BadInput, GateFailed
 from compress.keywords import StepSettings, with_step_settings
 from compress.measure import quality
-from compress.pipeline.answers import FileAnswer
+from compress.pipeline.answers import FileAnswer, answers
 from compress.pipeline.exports import Exports, export_all
 from compress.pipeline.final_report import report_of, write
 from compress.pipeline.harness import Harness
@@ -195,11 +195,9 @@ class _Run:
     def exported(self, out: Path) -> Exports:
         """The files of the part, each asked for boxes in its place where its kind allows that."""
         self.progress("export", 0.0, ", ".join(self.recipe.export))
-        boxes: list[Quality] = []
 
         def measure(answer: Callable[..., Tensor]) -> Quality:
-            boxes.append(self._of_file(cast(FileAnswer, answer)) or cast(Quality, self.rows[-1].quality))
-            return boxes[-1]
+            return self._of_file(cast(FileAnswer, answer)) or cast(Quality, self.rows[-1].quality)
 
         made = export_all(self.recipe, out, self.part, self.context.data, measure, self.rows[0].quality)
         records = tuple(
@@ -209,8 +207,6 @@ class _Run:
         return replace(made, records=records)
 
     def _of_file_at(self, format: str, path: Path) -> Quality | None:
-        from compress.pipeline.answers import answers
-
         return self._of_file(answers(format, path)) if format.startswith("onnx") else None
 
     def _of_file(self, answer: FileAnswer) -> Quality | None:
@@ -235,7 +231,5 @@ def _written(small: nn.Module, path: Path) -> None:
         importlib.import_module("ultralytics")
         made.__dict__.pop("criterion", None)  # of a training, with tensors of its own
         content = {"model": made, "train_args": {}, "epoch": -1}
-    staged = path.with_name(f".{path.name}.writing")
-    torch.save(content, staged)
-    atomic.write(path, staged.read_bytes())
-    staged.unlink()
+    with atomic.staged(path) as place:
+        torch.save(content, place)

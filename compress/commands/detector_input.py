@@ -9,14 +9,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from compress.checkpoint.load import load_model
 from compress.checkpoint.load.live_module import inside
 from compress.commands.steps import context_of
 from compress.detection import wholes
 from compress.detection.coco import CocoImages, open_parts
 from compress.errors import BadInput, EmptyData, WholeDetector
 from compress.pipeline.given import IN_MEMORY, resolved_recipe
-from compress.pipeline.prepare import prepare
+from compress.pipeline.prepare import loaded_file, prepare
 from compress.progress import Progress
 from compress.recipe import Recipe, make
 from compress.stage import Context
@@ -31,16 +30,11 @@ Parts = Place | CocoImages | Mapping[str, CocoImages]
 
 
 def opened(model: nn.Module | Place, asked: Recipe) -> tuple[wholes.Whole, tuple[str, ...]]:
+    """The detector, in memory or in the file that the recipe names, and what should be said of it."""
     if isinstance(model, nn.Module):
         module, notes = inside(model), ()
     else:
-        loaded = load_model(
-            model,
-            arch=asked.arch,
-            arch_kwargs=asked.arch_kwargs,
-            trust_pickle=asked.trust_pickle,
-            weights_entry=asked.weights_entry,
-        )
+        loaded = loaded_file(asked)
         module, notes = loaded.module, loaded.notes
     if (whole := wholes.found(module)) is None:
         raise BadInput(

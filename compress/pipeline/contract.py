@@ -128,9 +128,9 @@ class _Search:
     def _trained(self, kept: float | None) -> None:
         """Smaller targets than the smallest look that kept, trained: further and further, then between the last two."""
         broken: float | None = None
-        for last in (False,) * (_TRAININGS - 1) + (True,):
+        for number in range(_TRAININGS):
             high = kept or _LARGEST
-            if kept is None and last:
+            if kept is None and number == _TRAININGS - 1:
                 target = _LARGEST
             else:
                 target = max(high / _FURTHER, _SMALLEST) if broken is None else (high * broken) ** 0.5

@@ -39,7 +39,9 @@ def opened(recipe: Recipe, given: Given = NOTHING) -> tuple[Artifact, Data | Non
         raise BadInput(lacking)
     shapes = tuple(parse_shape(text) for text in recipe.input_shape)
     shape = shapes[0] if shapes else None
-    loaded = None if given.model is not None else _loaded(recipe)
+    loaded = None if given.model is not None else loaded_file(recipe)
+    if loaded is not None:  # before the data: images with boxes would be refused for what they are
+        wholes.refuse(loaded.module)
     data = given.data
     if data is None and recipe.data:
         data = open_data(recipe.data, seed=recipe.seed, shape=shape, trust=recipe.trust_recipe)
@@ -55,17 +57,15 @@ def opened(recipe: Recipe, given: Given = NOTHING) -> tuple[Artifact, Data | Non
     return in_memory(given.model, inputs=given.inputs, shapes=shapes, output=recipe.output, of_data=of_data), data
 
 
-def _loaded(recipe: Recipe) -> Loaded:
-    """The model file, looked at before the data: images with boxes would be refused for what they are."""
-    loaded = load_model(
+def loaded_file(recipe: Recipe) -> Loaded:
+    """The model file of a recipe, read and not yet traced."""
+    return load_model(
         recipe.model,
         arch=recipe.arch,
         arch_kwargs=recipe.arch_kwargs,
         trust_pickle=recipe.trust_pickle,
         weights_entry=recipe.weights_entry,
     )
-    wholes.refuse(loaded.module)
-    return loaded
 
 
 def _kind(data: Data, recipe: Recipe) -> OfData:

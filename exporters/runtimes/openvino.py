@@ -18,17 +18,16 @@ from exporters.runtimes import Loaded
 def load(path: Path, *, threads: int, batch: int, ranges: Sequence[np.ndarray] | None = None) -> Loaded:
     """See `exporters.runtimes.load`. Asks for fp32: on CPUs with bf16 OpenVINO would take that on its own.
 
-    With `ranges`, inputs that activations are calibrated on, the model is quantized first, as `openvino_int8` does it.
+    With `ranges`, inputs that activations are calibrated on, the model is quantized first, as in `openvino_int8`.
     """
     try:
         model: Any = openvino.Core().read_model(path)
         if batch:
             model.reshape({i: [batch, *i.get_partial_shape()[1:]] for i in model.inputs})
         if ranges is not None:
-            import nncf  # pyright: ignore[reportMissingImports]
+            from exporters.openvino_int8 import quantized  # needs a package more
 
-            preset = nncf.QuantizationPreset.MIXED
-            model = nncf.quantize(model, nncf.Dataset([tuple(ranges)]), subset_size=1, preset=preset)
+            model = quantized(model, [tuple(ranges)])
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",
