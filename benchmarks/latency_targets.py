@@ -8,7 +8,8 @@ targets       twenty targets in time on four networks, in ONNX Runtime here, wit
 by MACs       the same target, met by a share of MACs (as for runtimes that do not tell what layers take): quality at equal time
 
 ResNet-20 and VGG-16-BN have trained weights and real images; MobileNetV2 and ResNet-18 random ones, whose quality is none. No
-training, one thread, channels alone. Finished rows are written at once and not run again. Take a core that nobody else uses.
+training, one thread, channels alone. Finished rows are written at once and not run again; each names its processor, as shares
+of time differ between two. Take a core that nobody else uses.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from compress.checkpoint.load import load
 from compress.errors import CompressError
 from compress.measure.interleaved import Candidate, race
 from compress.pipeline import time_target
+from compress.report.environment import environment
 
 TRAIN, TEST = 5000, 5000
 CLOSE = 0.05
@@ -78,7 +80,7 @@ def main() -> None:
         print({**asked, **done}, flush=True)
         if "busy" in (done.get("refused") or ""):  # for another time
             continue
-        rows.append({**asked, **NOTHING, **done})
+        rows.append({**asked, **NOTHING, **done, "cpu": environment().cpu})
         write("latency_targets", {"summary": summary(rows), "rows": rows})
     write("latency_targets", {"summary": summary(rows), "rows": rows})
 
@@ -214,7 +216,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             for row in rows
             if row["by"] == "MACs" and row["refused"] is None
             for other in timed
-            if all(other[key] == row[key] for key in ("net", "place", "batch", "asked")) and other["refused"] is None
+            if all(other[key] == row[key] for key in ("net", "place", "batch", "asked", "cpu")) and other["refused"] is None
         ],
     }
 
