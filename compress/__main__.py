@@ -14,9 +14,14 @@ import sys
 def main() -> None:
     """The command line; which half of it is needed, its first word says."""
     from compress.cli.torchless import quick
+    from compress.errors import CompressError
     from compress.user.cache_folder import gather
 
-    gather()
+    try:
+        gather()
+    except CompressError as error:  # before there is a command that could tell it
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
     one_of_several(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         # In a locale that lacks a character, the rest of the line is worth more than the character.

@@ -338,7 +338,7 @@ def code_in(settings: Mapping[str, Any]) -> str:
 
 def is_data(text: str) -> bool:
     """Whether a source of data is read, and not imported and called."""
-    return text.startswith("torchvision:") or ":" not in text or os.path.exists(text)
+    return text.startswith("torchvision:") or ":" not in text or os.path.exists(text) or files.is_address(text)
 
 
 def merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> Recipe:

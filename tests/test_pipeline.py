@@ -223,6 +223,11 @@ def test_a_finished_run_is_not_done_again(finished: tuple[Recipe, Path, Report],
     assert (tmp_path / "out/model.onnx").exists()
 
 
+def test_no_file_of_a_run_names_its_folder(finished: tuple[Recipe, Path, Report]):
+    named = str(finished[1]).encode()
+    assert [path for path in finished[1].rglob("*") if path.is_file() and named in path.read_bytes()] == []
+
+
 def test_resume_with_other_settings_is_refused(finished: tuple[Recipe, Path, Report], recipe: Recipe):
     with pytest.raises(BadInput, match=r"other settings \(--seed 0, now 5\)"):
         run(finished[0].model_copy(update={"seed": 5}), finished[1], resume=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from compress.errors import BadInput, GateFailed
 from compress.remote.ssh import device, on_device
+from compress.user import files
 from exporters.standalone import checksums
 from exporters.standalone import verify as script
 from exporters.standalone.verify import Verified
@@ -44,6 +45,7 @@ def verify(
         GateFailed: a damaged archive.
         BadInput: no package, an archive that is not safe to open, or a device that is not reached, or has no room or Python.
     """
+    files.here(package)
     signers = None if allowed_signers is None else Path(allowed_signers)
     if identity is not None and signers is None:
         raise BadInput("--identity names a signer, and nobody says which key is theirs. Add --allowed-signers FILE.")

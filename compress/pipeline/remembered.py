@@ -18,8 +18,9 @@ _KEPT = 5000  # entries; older ones are dropped
 
 def recalled(file: str, kind: type[Any]) -> dict[str, dict[str, Any]]:
     """Entries that have the fields of a dataclass, and no others: another version has written those."""
+    folder = cache_folder()
     try:
-        found = json.loads((cache_folder() / file).read_text())
+        found = json.loads((folder / file).read_text())
     except (OSError, ValueError):
         return {}
     fields = {f.name for f in dataclasses.fields(kind)}

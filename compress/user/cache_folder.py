@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from compress.user import files
+
 CACHE = "COMPRESS_CACHE"
 _LIBRARIES = {
     "TORCHINDUCTOR_CACHE_DIR": "torchinductor",  # torch makes it in the temporary folder, by importing torch.export
@@ -14,8 +16,14 @@ _LIBRARIES = {
 
 
 def cache_folder() -> Path:
-    """Where it is; nothing is made."""
-    return Path(os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "compress"))
+    """Where it is; nothing is made.
+
+    Raises:
+        BadInput: the variable names storage that is no file system.
+    """
+    folder = Path(os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "compress"))
+    files.here(folder)
+    return folder
 
 
 def gather() -> None:

@@ -22,6 +22,7 @@ def text(path: Path) -> str:
     Raises:
         OSError: it cannot be read, is no file (a pipe would be waited for, a device has no end), or is too large.
         UnicodeDecodeError: it is no text.
+        BadInput: the path is an address.
     """
     return content(path).decode("utf-8")
 
@@ -42,8 +43,44 @@ MODEL_NEEDED = (
 )
 
 
+_ADDRESS = re.compile(r"(?P<kind>[A-Za-z][A-Za-z0-9+.-]+):/")
+"""How `s3://bucket/name` begins, of which a path keeps one stroke."""
+
+
+def is_address(path: str | Path) -> bool:
+    """Whether it is the address of storage that is no file system."""
+    found = _ADDRESS.match(str(path))
+    # Somebody's folder may have that name.
+    return found is not None and not os.path.exists(f"{found['kind']}:")
+
+
+def here(path: str | Path) -> None:
+    """Refuse the address of storage that is no file system, which would be taken for folders of such names on this machine.
+
+    A run puts finished stages and files in their place by renaming them, which object storage cannot do: what it has is
+    whole in a folder, local or mounted, and can be copied from there when the run has ended.
+
+    Raises:
+        BadInput: it is one.
+    """
+    if not is_address(path):
+        return
+    written = re.sub(":/+", "://", str(path), count=1)
+    local = written.startswith("file:")
+    copy = "write what follows file://" if local else "copy what lies there, or mount it"
+    raise BadInput(
+        f"{written} is an address; needed is a path on this machine, local or mounted (NFS), as files are read "
+        f"in parts and results put in place by renaming. Give a path: {copy}."
+    )
+
+
 def no_model(path: Path) -> str:
-    """What to say where there is no model."""
+    """What to say where there is no model.
+
+    Raises:
+        BadInput: the path is an address.
+    """
+    here(path)
     return f"There is no model file {path}. {MODEL_NEEDED}"
 
 
@@ -53,6 +90,7 @@ def source(path: str) -> Path:
     Raises:
         BadInput: it does not, or the name is no known source at all.
     """
+    here(path)
     found = Path(path).expanduser()
     try:
         there = found.exists()
@@ -75,8 +113,9 @@ def spelled(path: Path) -> None:
     """Refuse a path that Python finds and others do not: what is not written in Python takes it in UTF-8, whatever the locale.
 
     Raises:
-        BadInput: in this locale the path is other bytes, or none.
+        BadInput: in this locale the path is other bytes, or none; or it is an address.
     """
+    here(path)
     whole = str(path.absolute())
     try:
         if os.fsencode(whole) == whole.encode("utf-8"):
@@ -111,7 +150,9 @@ def content(path: Path, most: int = MOST) -> bytes:
 
     Raises:
         OSError: as for `text`.
+        BadInput: the path is an address.
     """
+    here(path)
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         what = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe, socket or device"

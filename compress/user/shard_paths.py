@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from compress.errors import BadInput
+from compress.user import files
 from compress.user.wording import many
 
 MOST = 100_000
@@ -28,6 +29,7 @@ def shards(text: str) -> list[Path]:
     Raises:
         BadInput: one of them is not there, is compressed, or of another kind than the others.
     """
+    files.here(text)
     path = Path(text).expanduser()
     if os.path.isdir(path):
         return _inside(path)

@@ -82,6 +82,7 @@ def opened(place: Path, name: str | None = None) -> RunFolder:
     Raises:
         BadInput: there is nothing of a run.
     """
+    files.here(place)
     folder = place if place.is_dir() else place.parent
     if not place.exists() or not any((folder / one).exists() for one in (*_OF_A_RUN, place.name)):
         raise BadInput(
