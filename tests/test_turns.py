@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +70,23 @@ def test_what_a_process_complained_about_is_its_reason():
     code = "import sys; print('one', file=sys.stderr); print('no memory', file=sys.stderr); raise SystemExit(3)"
     (found,) = racing.race([{"path": "x"}], [sys.executable, "-c", code])
     assert found.failed == "the process ended (3: no memory)"
+
+
+@pytest.mark.parametrize(("ms", "calls"), [(60, 1), (20, 3), (6, 6), (1, 21)])
+def test_the_call_that_finds_the_caches_full_of_another_model_is_not_counted(ms: float, calls: int):
+    class Fake:
+        def __init__(self) -> None:
+            self.measured = Measured()
+
+        def ask(self, order: dict[str, int]) -> dict[str, list[float]]:
+            count = order.get("count", 0)
+            return {"seconds": [ms / 1e3 * (3 if number == 0 and count > 1 else 1) for number in range(count)]}
+
+    one: Any = Fake()
+    racing._warm(one, {})
+    assert one.measured.calls == calls
+    racing._rounds([one], 5, 60.0, 0)
+    assert [seconds for found in one.measured.rounds for seconds in found] == pytest.approx([ms / 1e3] * (5 * max(calls - 1, 1)))
 
 
 def test_rounds_go_on_without_a_candidate_that_dies(monkeypatch: pytest.MonkeyPatch):

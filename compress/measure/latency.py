@@ -18,7 +18,10 @@ The 4 % stand for what rounds cannot show: two sessions of the very same file di
 beside a process that computes on another core, so that nobody waits, ratios of short calls are up to twice that from the quiet
 ones.
 A sample repeats its call until it lasts some milliseconds, in up to `PARTS` parts, and is the median of these: the clock and the
-call's overhead weigh little, and an interruption hits one part of many. Where the interval holds 1, nothing is claimed.
+call's overhead weigh little, and an interruption hits one part of many. The call that follows another model's finds the caches
+full of that one's weights, which makes a network of 10 M parameters slower by a sixth: a sample begins with a call that is not
+counted and has at least `LEAST_CALLS` more, unless that takes longer than `WARMING_S`, when a call fills the caches by itself (`machine.warming`).
+Where the interval holds 1, nothing is claimed.
 """
 
 from __future__ import annotations
@@ -172,6 +175,8 @@ def _sample(
 ) -> tuple[float, bool]:
     """Seconds of one call, the median of undisturbed parts that share `repeats` calls evenly; whether half of them were that."""
     parts = min(PARTS, repeats)
+    if repeats > 1:  # module docstring: caches
+        run()
     calls, seconds, calm = -(-repeats // parts), list[float](), list[float]()
     for _ in range(parts):
         before = waited()
@@ -188,6 +193,7 @@ def _sample(
 def _repeats(run: Callable[[], object], least_s: float, clock: Callable[[], float], waited: Callable[[], float]) -> int:
     """How many calls last at least `least_s` together."""
     repeats, disturbed = 1, 0
+    run()  # after which the caches are its own
     while True:
         one, calm = _sample(run, repeats, clock, waited)
         # A call that had to wait looks longer than it is, and too few calls would make every sample.
@@ -195,7 +201,7 @@ def _repeats(run: Callable[[], object], least_s: float, clock: Callable[[], floa
             continue
         lasted = one * repeats
         if lasted >= least_s or repeats >= 1 << 20:  # 2^20: a call that takes no time at all would never last long enough
-            return repeats
+            return max(repeats, machine.warming(one))
         # Aim past the mark by a fifth, and never trust one short sample for more than a tenfold step.
         repeats = max(repeats + 1, min(repeats * 10, int(1.2 * repeats * least_s / max(lasted, 1e-9))))
 

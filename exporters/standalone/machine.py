@@ -22,6 +22,8 @@ MOST_STOLEN = 0.05
 LEAST_CALM = 0.5
 """Of all rounds have to be undisturbed. Where fewer are, they are a choice of the luckiest, and no sample."""
 LEAST_ROUNDS = 5
+LEAST_CALLS, WARMING_S = 5, 0.05
+"""Calls that count, of a model whose turn it is, and the time that these may take; then one call fills the caches by itself."""
 
 Round = TypeVar("Round")
 
@@ -49,6 +51,11 @@ class Gpu:
     celsius: float
     used_bytes: int
     joules: float | None
+
+
+def warming(call_s: float) -> int:
+    """How many calls of so many seconds count at least, after one that finds the caches full of another model's weights."""
+    return min(max(int(WARMING_S / max(call_s, 1e-9)), 1), LEAST_CALLS)
 
 
 def gpu() -> Gpu | None:

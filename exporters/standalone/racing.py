@@ -53,12 +53,12 @@ class Measured:
 
     Attributes:
         loaded: what loading took (`load_s`, `first_s`), the runtime's `version`, and its `threads`.
-        rounds: seconds of every undisturbed call, round by round, the same rounds for every model that runs.
+        rounds: seconds of every undisturbed call but the first, round by round, the same rounds for every model that runs.
         calm: share of the rounds that were undisturbed (`machine.Waits`); less than half: nothing may be claimed.
         joules: of every round, of all processor packages; None where the machine does not tell.
         processor_s: processor time of all calls that were timed.
         wall_s: time of the same calls.
-        calls: in a round.
+        calls: in a round, with the first.
         peak_bytes: most memory that the process held.
         failed: why there is nothing of all that.
     """
@@ -165,8 +165,9 @@ def _warm(one: Timed, order: Mapping[str, Any]) -> None:
     one.measured.loaded = one.ask({"do": "load", **order})
     seconds = [] if one.measured.failed else one.ask({"do": "calls", "count": WARM_UP}).get("seconds", [])
     if seconds:
-        fitting = round(ROUND_MS / 1e3 / max(statistics.median(seconds), 1e-7))
-        one.measured.calls = min(max(fitting, 1), MOST_CALLS)
+        call_s = max(statistics.median(seconds), 1e-7)
+        calls = min(max(round(ROUND_MS / 1e3 / call_s), machine.warming(call_s)), MOST_CALLS)
+        one.measured.calls = calls if calls == 1 else calls + 1
 
 
 def _rounds(running: Sequence[Timed], rounds: int, budget_s: float, seed: int) -> None:
@@ -187,7 +188,10 @@ def _rounds(running: Sequence[Timed], rounds: int, budget_s: float, seed: int) -
 
 
 def _round(one: Timed) -> tuple[list[float], bool]:
-    """Seconds of the calls that had a core, and whether these are at least half; all calls where none had."""
+    """Seconds of the calls that had a core, and whether these are at least half; all calls where none had.
+
+    Of several the first is not counted: another model has left its weights in the caches.
+    """
     measured, energy = one.measured, machine.joules()
     answer = one.ask({"do": "calls", "count": measured.calls})
     seconds = answer.get("seconds", [])
@@ -195,6 +199,8 @@ def _round(one: Timed) -> tuple[list[float], bool]:
     measured.processor_s += answer.get("processor_s", 0.0)
     measured.joules.append(machine.spent(energy, machine.joules()))
     waited = answer.get("waited", [0.0] * len(seconds))
+    if len(seconds) > 1:
+        seconds, waited = seconds[1:], waited[1:]
     calm = [lasted for lasted, lost in zip(seconds, waited) if lost <= machine.MOST_WAITED * lasted]
     return calm or seconds, 2 * len(calm) >= len(seconds)
 
