@@ -20,7 +20,8 @@ ones.
 A sample repeats its call until it lasts some milliseconds, in up to `PARTS` parts, and is the median of these: the clock and the
 call's overhead weigh little, and an interruption hits one part of many. The call that follows another model's finds the caches
 full of that one's weights, which makes a network of 10 M parameters slower by a sixth: a sample begins with a call that is not
-counted and has at least `LEAST_CALLS` more, unless that takes longer than `WARMING_S`, when a call fills the caches by itself (`machine.warming`).
+counted and has `machine.LEAST_CALLS` more at least, unless that takes longer than `machine.WARMING_S`: then a call fills the
+caches by itself.
 Where the interval holds 1, nothing is claimed.
 """
 
