@@ -30,7 +30,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -138,8 +138,8 @@ def compare(
             f"at least {machine.LEAST_ROUNDS} rounds"
         )
     random = np.random.default_rng(seed)
-    names, started = list(runners), clock()
-    calm, disturbed = list[dict[str, float]](), list[dict[str, float]]()
+    names = list(runners)
+    found: machine.Rounds[dict[str, float]] = machine.Rounds(rounds, budget_s, clock=clock)
     # Warm-up inside, too: a collection there would leave work for the timed calls.
     with _no_garbage_collection():
         for _ in range(warmup):
@@ -147,22 +147,29 @@ def compare(
                 runners[name]()
         waited = waits()
         repeats = {name: _repeats(runners[name], min_sample_ms / 1e3, clock, waited) for name in names}
-        while len(calm) < rounds and (tried := len(calm) + len(disturbed)) < 2 * rounds:
-            # At least five rounds even over budget: fewer give no interval.
-            if tried >= machine.LEAST_ROUNDS and clock() - started >= budget_s:
-                break
+        while found.lacking:
             samples = {
                 n: _sample(runners[n], repeats[n], clock, waited) for i in random.permutation(len(names)) if (n := names[i])
             }
-            kept = calm if all(undisturbed for _, undisturbed in samples.values()) else disturbed
-            kept.append({name: seconds for name, (seconds, _) in samples.items()})
-    share, shown = machine.calm(calm, disturbed, waited.stolen)
+            undisturbed = all(undisturbed for _, undisturbed in samples.values())
+            found.add({name: seconds for name, (seconds, _) in samples.items()}, undisturbed)
+    share, shown = found.told(waited.stolen)
     return _judged({name: np.array([one[name] for one in shown]) for name in names}, reference, random, share)
 
 
 def judge(seconds: Mapping[str, np.ndarray], reference: str, seed: int = 0) -> dict[str, Timing]:
     """Timings from the seconds of a call in each round, the same rounds for every name, timed in turns by somebody else."""
     return _judged(seconds, reference, np.random.default_rng(seed))
+
+
+def pooled(sessions: Sequence[Mapping[str, Timing]], reference: str, seed: int = 0) -> dict[str, Timing]:
+    """Timings of the same runners in several sessions, judged as one."""
+    if len(sessions) == 1:
+        return dict(sessions[0])
+    calm = sum(one[reference].calm for one in sessions) / len(sessions)
+    names = sessions[0]
+    seconds = {name: np.concatenate([np.array(one[name].rounds_ms) for one in sessions]) / 1e3 for name in names}
+    return _judged(seconds, reference, np.random.default_rng(seed), calm)
 
 
 def _judged(

@@ -29,7 +29,7 @@ from compress.artifact import Artifact
 from compress.errors import BadInput
 from compress.graph.channel_affine import ChannelAffine
 from compress.measure.interleaved import Candidate, Figures
-from compress.measure.latency import Timing, compare
+from compress.measure.latency import Timing, compare, pooled
 from compress.measure.runtime import choose, runner, usable_cores
 from compress.pipeline.remembered import recalled, remember
 from compress.recipe import Recipe
@@ -40,6 +40,8 @@ from exporters import onnx_for_timing
 from exporters.standalone import leftovers, machine
 
 _FILE = "latency.json"
+_SESSIONS, _LEAST = 4, 10
+"""In which a race is timed, and the rounds of each at least."""
 
 
 _PLAIN = (
@@ -104,14 +106,17 @@ class LatencyCache:
         if self.recipe.on is not None:
             return self._measured_there(one, other)
         with leftovers.folder() as folder:
-            runs = {}
-            for name, artifact in (("one", one), ("other", other)):
-                path = folder / f"{name}.onnx"
-                if self.runtime != "torch":
-                    self.write(artifact, path)
-                runs[name] = self.runner(artifact, path, self._batch(artifact))
-            timing = self._compared(runs)
-            return self._compared(runs) if timing.noisy else timing
+            paths = {name: folder / f"{name}.onnx" for name in ("one", "other")}
+            pair = {"one": one, "other": other}
+            if self.runtime != "torch":
+                for name, artifact in pair.items():
+                    self.write(artifact, paths[name])
+
+            def opened() -> dict[str, Callable[[], object]]:
+                return {name: self.runner(artifact, paths[name], self._batch(artifact)) for name, artifact in pair.items()}
+
+            timing = self._in_sessions(opened)
+            return self._in_sessions(opened) if timing.noisy else timing
 
     def _measured_there(self, one: Artifact, other: Artifact) -> Timing:
         with leftovers.folder() as folder:
@@ -128,10 +133,10 @@ class LatencyCache:
         """
         recipe = self.recipe
         if recipe.on is None:
-            runs = {
-                name: runner(self.runtime, path, inputs, recipe.threads) for name, path in (("other", reference), ("one", one))
-            }
-            return self._compared(runs)
+            files = {"other": reference, "one": one}
+            return self._in_sessions(
+                lambda: {name: runner(self.runtime, path, inputs, recipe.threads) for name, path in files.items()}
+            )
         shapes = tuple(tuple(x.shape[1:]) for x in inputs)
         pair = [Candidate(path.name, "ort", path, recipe.batch, recipe.threads, shapes) for path in (reference, one)]
         with workshop(device(recipe.on), recipe.on_python) as shop:
@@ -149,13 +154,16 @@ class LatencyCache:
         else:
             exporters.export("onnx", artifact.module, artifact.inputs, path, opset=self.recipe.opset, check_parity=False)
 
-    def _compared(self, runs: dict[str, Callable[[], object]]) -> Timing:
-        return self.compared(runs, "other")["one"]
+    def _in_sessions(self, opened: Callable[[], dict[str, Callable[[], object]]]) -> Timing:
+        """The rounds of a race shared by several sessions: where memory lies, and what follows from it, differs between them."""
+        count = 1 if self.runtime == "torch" else min(max(self.recipe.rounds // _LEAST, 1), _SESSIONS)
+        sessions = [self.compared(opened(), "other", -(-self.recipe.rounds // count)) for _ in range(count)]
+        return pooled(sessions, "other", self.recipe.seed)["one"]
 
-    def compared(self, runs: Mapping[str, Callable[[], object]], reference: str) -> dict[str, Timing]:
-        """Runners of the runtime timed in turns, as the recipe has it."""
+    def compared(self, runs: Mapping[str, Callable[[], object]], reference: str, rounds: int | None = None) -> dict[str, Timing]:
+        """Runners of the runtime timed in turns, as the recipe has it, but for the number of rounds."""
         waits = partial(machine.Waits, self.recipe.threads or usable_cores())
-        return compare(runs, reference, rounds=self.recipe.rounds, seed=self.recipe.seed, waits=waits)
+        return compare(runs, reference, rounds=rounds or self.recipe.rounds, seed=self.recipe.seed, waits=waits)
 
     def _batch(self, artifact: Artifact) -> tuple[Tensor, ...]:
         return tuple(x.repeat(self.recipe.batch, *[1] * (x.ndim - 1)).to(self.device) for x in artifact.inputs)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 SYSTEM = Path("/sys")
 PROCESSOR = Path("/proc/cpuinfo")
@@ -139,12 +139,42 @@ class Waits:
             os.close(file)
 
 
-def calm(undisturbed: Sequence[Round], disturbed: Sequence[Round], stolen: float) -> tuple[float, list[Round]]:
-    """Share of the rounds that say something, and these; where they are too few, 0 or little, and all that there are."""
-    share = len(undisturbed) / max(len(undisturbed) + len(disturbed), 1)
-    if stolen > MOST_STOLEN or len(undisturbed) < LEAST_ROUNDS:
-        share = 0.0
-    return share, list(undisturbed) if share >= LEAST_CALM else [*undisturbed, *disturbed]
+class Rounds(Generic[Round]):
+    """Rounds of a timing: as many undisturbed ones as are wanted, of at most twice as many.
+
+    Once the time is used up none is begun, but for the least that there have to be.
+    """
+
+    def __init__(
+        self, wanted: int, budget_s: float, least: int = LEAST_ROUNDS, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._wanted, self._least, self._clock = wanted, least, clock
+        self._ends = clock() + budget_s
+        self._undisturbed: list[Round] = []
+        self._disturbed: list[Round] = []
+
+    @property
+    def lacking(self) -> bool:
+        """Whether another one has to be timed."""
+        tried = len(self._undisturbed) + len(self._disturbed)
+        if len(self._undisturbed) >= self._wanted or tried >= 2 * self._wanted:
+            return False
+        return tried < self._least or self._clock() < self._ends
+
+    def add(self, found: Round, undisturbed: bool) -> None:
+        """One that was timed."""
+        (self._undisturbed if undisturbed else self._disturbed).append(found)
+
+    def told(self, stolen: float) -> tuple[float, list[Round]]:
+        """Share of the rounds that say something, and these; where they are too few, 0 or little, and all that there are.
+
+        Args:
+            stolen: share of the time that the host took.
+        """
+        share = len(self._undisturbed) / max(len(self._undisturbed) + len(self._disturbed), 1)
+        if stolen > MOST_STOLEN or len(self._undisturbed) < LEAST_ROUNDS:
+            share = 0.0
+        return share, self._undisturbed if share >= LEAST_CALM else [*self._undisturbed, *self._disturbed]
 
 
 def cores() -> int:

@@ -171,18 +171,14 @@ def _warm(one: Timed, order: Mapping[str, Any]) -> None:
 
 
 def _rounds(running: Sequence[Timed], rounds: int, budget_s: float, seed: int) -> None:
-    drawn, started, waits = random.Random(seed), time.perf_counter(), machine.Waits()
-    rounds = max(rounds, machine.LEAST_ROUNDS)
-    undisturbed: list[list[list[float]]] = []
-    disturbed: list[list[list[float]]] = []
-    while len(undisturbed) < rounds and (tried := len(undisturbed) + len(disturbed)) < 2 * rounds:
-        if tried >= machine.LEAST_ROUNDS and time.perf_counter() - started >= budget_s:
-            break
+    drawn, waits = random.Random(seed), machine.Waits()
+    timed: machine.Rounds[list[list[float]]] = machine.Rounds(max(rounds, machine.LEAST_ROUNDS), budget_s)
+    while timed.lacking:
         found = {id(one): _round(one) for one in drawn.sample(running, len(running)) if one.measured.failed is None}
         # What has failed meanwhile disturbs nobody.
         alive = all(calm for one in running if one.measured.failed is None for _, calm in [found[id(one)]])
-        (undisturbed if alive else disturbed).append([found.get(id(one), ([], True))[0] for one in running])
-    share, kept = machine.calm(undisturbed, disturbed, waits.stolen)
+        timed.add([found.get(id(one), ([], True))[0] for one in running], alive)
+    share, kept = timed.told(waits.stolen)
     for number, one in enumerate(running):
         one.measured.rounds, one.measured.calm = [seconds[number] for seconds in kept if seconds[number]], share
 

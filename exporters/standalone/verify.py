@@ -262,19 +262,15 @@ def timed(folder: Path, samples: list[dict[str, Any]], call: Any, batch: int, ro
     while time.perf_counter() - start < SAMPLE_S or not repeats:
         call(inputs)
         repeats += 1
-    undisturbed: list[float] = []
-    disturbed: list[float] = []
-    began, waited = time.perf_counter(), machine.Waits()
-    while len(undisturbed) < rounds and (tried := len(undisturbed) + len(disturbed)) < 2 * rounds:
-        if tried >= LEAST_ROUNDS and time.perf_counter() - began >= BUDGET_S:
-            break
+    found: machine.Rounds[float] = machine.Rounds(rounds, BUDGET_S, LEAST_ROUNDS)
+    waited = machine.Waits()
+    while found.lacking:
         before, start = waited(), time.perf_counter()
         for _ in range(repeats):
             call(inputs)
         lasted = time.perf_counter() - start
-        calm = waited() - before <= machine.MOST_WAITED * lasted
-        (undisturbed if calm else disturbed).append(lasted / repeats)
-    return sorted(machine.calm(undisturbed, disturbed, waited.stolen)[1])
+        found.add(lasted / repeats, waited() - before <= machine.MOST_WAITED * lasted)
+    return sorted(found.told(waited.stolen)[1])
 
 
 def environment() -> dict[str, Any]:
