@@ -96,6 +96,10 @@ class ProcessLost(CompressError):
     """One of several processes that share a run ended before the others."""
 
 
+class Unsteady(CompressError):
+    """Times that cannot be told, by no fault of the input: others used the machine, or rounds scatter too much for any claim."""
+
+
 class GateFailed(CompressError):
     """A contract (quality, parity, exactness) that the result does not keep. `report`: of a run that wrote one."""
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from compress.api import plan, run
 from compress.artifact import Artifact
-from compress.errors import BadInput, Infeasible
+from compress.errors import BadInput, Infeasible, Unsteady
 from compress.graph.trace.trace import trace
 from compress.measure.asked import parse_target
 from compress.measure.cost import cost
@@ -94,7 +94,7 @@ def test_more_time_than_the_dense_model_takes_removes_nothing(model: str, tmp_pa
 
 def test_nothing_is_aimed_at_on_a_busy_machine(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(LatencyCache, "race", lambda *_: Timing(1.0, 2.0, (1.9, 2.1), 10, calm=0.1))
-    with pytest.raises(BadInput, match="while the machine is busy"):
+    with pytest.raises(Unsteady, match="while the machine is busy"):
         run(model, target="latency=0.5", out=tmp_path / "out", **SETTINGS)
 
 

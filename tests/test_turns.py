@@ -15,8 +15,8 @@ from torch import nn
 
 import exporters
 from compress import bench as verb
-from compress.commands.bench import Unsteady, chosen, named, numbers, steady
-from compress.errors import BadInput
+from compress.commands.bench import chosen, named, numbers, steady
+from compress.errors import BadInput, Unsteady
 from compress.measure import interleaved
 from compress.measure.interleaved import Candidate, Figures, race
 from compress.measure.latency import judge

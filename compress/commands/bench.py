@@ -20,7 +20,7 @@ from torch import nn
 
 import exporters
 from compress.commands.bench_files import Files, Unfit, native, onnx_inputs, resolved, stored, unpacked
-from compress.errors import BadInput, CompressError
+from compress.errors import BadInput, Unsteady
 from compress.keywords import Common, with_settings
 from compress.measure import gpu, interleaved, runtime
 from compress.measure.interleaved import Candidate, Figures
@@ -35,10 +35,6 @@ from exporters.standalone import leftovers, machine
 
 IN_PROCESS = ("torch", "ort-cuda")
 Race = Callable[..., list[Figures]]
-
-
-class Unsteady(CompressError):
-    """Figures that scatter too much for any claim."""
 
 
 @with_settings

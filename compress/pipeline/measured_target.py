@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from compress.artifact import Artifact
-from compress.errors import BadInput, Infeasible
+from compress.errors import BadInput, Infeasible, Unsteady
 from compress.measure import quality
 from compress.measure.asked import MS, PEAK, parse_target
 from compress.measure.cost import cost
@@ -112,7 +112,8 @@ def found(
     """The context with what meets the target in its place, and what was tried; from disk where an earlier run has looked.
 
     Raises:
-        BadInput: others took the cores, so that no time can be aimed at.
+        Unsteady: others took the cores, so that no time can be aimed at.
+        BadInput: what an earlier run found cannot be read.
         Infeasible: nothing is small enough; says how far it goes.
     """
     place = workspace and workspace.out / FILE
@@ -258,7 +259,7 @@ class _Search:
         """A race that can be aimed by."""
         timing = self.race(one, other)
         if timing.noisy:
-            raise BadInput(
+            raise Unsteady(
                 f"A time cannot be aimed at while the machine is busy: the smaller model is {timing.told}. Retry on an idle "
                 "machine, or take a target in macs."
             )
