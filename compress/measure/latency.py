@@ -28,6 +28,7 @@ Where the interval holds 1, nothing is claimed.
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -170,6 +171,21 @@ def pooled(sessions: Sequence[Mapping[str, Timing]], reference: str, seed: int =
     names = sessions[0]
     seconds = {name: np.concatenate([np.array(one[name].rounds_ms) for one in sessions]) / 1e3 for name in names}
     return _judged(seconds, reference, np.random.default_rng(seed), calm)
+
+
+def both(one: Timing, other: Timing) -> Timing:
+    """Two timings of the same pair as one: their mean ratio, in an interval as wide as theirs."""
+    low, high = (math.sqrt(a * b) for a, b in zip(one.ci95, other.ci95, strict=True))
+    return replace(
+        one,
+        p50_ms=math.sqrt(one.p50_ms * other.p50_ms),
+        ratio=math.sqrt(one.ratio * other.ratio),
+        ci95=(low, high),
+        samples=one.samples + other.samples,
+        p50_ci95_ms=None,
+        scatter=max(one.scatter, other.scatter),
+        calm=min(one.calm, other.calm),
+    )
 
 
 def _judged(

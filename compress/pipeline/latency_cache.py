@@ -58,11 +58,13 @@ class LatencyCache:
     Attributes:
         recipe: runtime, batch, threads, rounds, seed, opset.
         device: of the torch runtime.
+        again: number of a repetition, which what is remembered of the first does not answer.
         measured: races that were run, and not remembered, so far.
     """
 
     recipe: Recipe
     device: torch.device
+    again: int = 0
     measured: int = field(default=0, init=False)
     _known: dict[str, Any] | None = field(default=None, init=False)
 
@@ -173,6 +175,7 @@ class LatencyCache:
         recipe = self.recipe
         cores = recipe.threads or (usable_cores() if recipe.on is None else 0)
         settings = (self.runtime, recipe.batch, cores, recipe.rounds, recipe.opset, str(self.device), recipe.on)
+        settings = (*settings, self.again) if self.again else settings
         text = json.dumps([where, settings, _structure(one), _structure(other)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -31,7 +31,7 @@ from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.rounding import BLOCK, pays
 from compress.pipeline.workspace import Workspace
 from compress.recipe import Recipe
-from compress.stage import Context, Findings, Race, Stage
+from compress.stage import Context, Findings, Stage
 
 _WHAT = {"latency": "time", "memory": "peak memory"}
 """Units of targets that are measured -> what of the dense model they are a share of."""
@@ -140,7 +140,7 @@ def _searched(recipe: Recipe, stages: Sequence[Stage], context: Context, metric:
     search = _Search(recipe, stages, context)
     said = f"The target {recipe.target} is {search.share:.3g} of the dense model's {_WHAT[_unit(recipe)]}."
     if timed(recipe) and time_target.possible(stages, search.context):
-        budgets = time_target.Search(search.context, stages, metric, search.timed, search.share)
+        budgets = time_target.Search(search.context, stages, metric, search.timed, search.again, search.share)
         if tried := budgets.looks():
             return _of_budgets(recipe, said, tried)
     looks = search.looks()
@@ -178,11 +178,12 @@ class _Search:
         align: multiple of the channel counts.
     """
 
-    def __init__(self, recipe: Recipe, stages: Sequence[Stage], context: Context, race: Race | None = None) -> None:
+    def __init__(self, recipe: Recipe, stages: Sequence[Stage], context: Context) -> None:
         self.recipe, self.stages = recipe, stages
         # Shared by all looks: what is seen of the dense model does not depend on the target.
         self.context = replace(context, recipe=recipe, findings=Findings())
-        self.race = race or LatencyCache(recipe, context.device).race
+        self.race = LatencyCache(recipe, context.device).race
+        self.repeated = LatencyCache(recipe, context.device, again=1).race
         unit, asked = parse_target(recipe.target or "")
         self.align, whole = recipe.align, 1.0
         if unit == MS:
@@ -257,7 +258,14 @@ class _Search:
 
     def timed(self, one: Artifact, other: Artifact) -> Timing:
         """A race that can be aimed by."""
-        timing = self.race(one, other)
+        return self._steady(self.race(one, other))
+
+    def again(self, one: Artifact, other: Artifact) -> Timing:
+        """The same race, run once more."""
+        return self._steady(self.repeated(one, other))
+
+    @staticmethod
+    def _steady(timing: Timing) -> Timing:
         if timing.noisy:
             raise Unsteady(
                 f"A time cannot be aimed at while the machine is busy: the smaller model is {timing.told}. Retry on an idle "
