@@ -54,7 +54,7 @@ class Measured:
 
 @dataclass
 class Harness:
-    """Measures every stage of a run the same way. Keeps a runner of the dense model, which each stage is timed against.
+    """Measures every stage of a run the same way. Keeps the file of the dense model, which each stage is timed against.
 
     `known` is the dense model as another run of the same model and data measured it: then it is not measured again. Rows have no
     times where `timed` is False.
@@ -70,7 +70,6 @@ class Harness:
     known: Measured | None = None
     team: Team = ONE
     timed: bool = True
-    _dense_run: Callable[[], object] | None = field(default=None, init=False)
     _dense_counted: quality.Counted | None = field(default=None, init=False)
     _dense_file: Path | None = field(default=None, init=False)
 
@@ -133,11 +132,8 @@ class Harness:
         return Exactness(worst_abs=worst, tolerance=EXACT_RTOL * max(largest, 1e-3), samples=samples)
 
     def remember_dense(self, path: Path) -> None:
-        """After a resume: the dense model's runner, from the file that the first run left."""
-        # Timed in this process again: latencies of another session would not be comparable.
+        """Where the dense model's file lies, which every later stage is timed against."""
         self._dense_file = path
-        if self.recipe.on is None and self.timed:
-            self._dense_run = self._run(self.dense, path)
 
     def measured(self, record: StageRecord, file: Path) -> Measured | None:
         """What another run of this model needs not measure again; None where this one has counted no answers of it."""
@@ -149,13 +145,13 @@ class Harness:
     def _latency(self, artifact: Artifact, stage: str, path: Path) -> Latency:
         if self.recipe.on is not None:
             return self._there(artifact)
-        run = self._run(artifact, path)
-        self._dense_run = self._dense_run or run
         # The dense model raced against itself would be a race of one: it has no ratio.
-        runs = {"dense": self._dense_run} if run is self._dense_run else {"dense": self._dense_run, stage: run}
-        timings = self.races.compared(runs, "dense")
-        found = self._of(timings[stage if len(runs) > 1 else "dense"], self.recipe.batch)
-        return found.model_copy(update={"dense_rounds_ms": _figures(timings["dense"].rounds_ms)}) if len(runs) > 1 else found
+        files = {"dense": (self.dense, self._dense_file or path)}
+        if artifact.module is not self.dense.module:
+            files[stage] = (artifact, path)
+        timings = self.races.in_sessions(lambda: {name: self._run(*one) for name, one in files.items()}, "dense")
+        found = self._of(timings[stage if len(files) > 1 else "dense"], self.recipe.batch)
+        return found.model_copy(update={"dense_rounds_ms": _figures(timings["dense"].rounds_ms)}) if len(files) > 1 else found
 
     def _there(self, artifact: Artifact) -> Latency:
         """On the device of the recipe, where two files are timed at a time."""

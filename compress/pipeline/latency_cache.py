@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -117,8 +117,8 @@ class LatencyCache:
             def opened() -> dict[str, Callable[[], object]]:
                 return {name: self.runner(artifact, paths[name], self._batch(artifact)) for name, artifact in pair.items()}
 
-            timing = self._in_sessions(opened)
-            return self._in_sessions(opened) if timing.noisy else timing
+            timing = self.in_sessions(opened, "other")["one"]
+            return self.in_sessions(opened, "other")["one"] if timing.noisy else timing
 
     def _measured_there(self, one: Artifact, other: Artifact) -> Timing:
         with leftovers.folder() as folder:
@@ -136,9 +136,9 @@ class LatencyCache:
         recipe = self.recipe
         if recipe.on is None:
             files = {"other": reference, "one": one}
-            return self._in_sessions(
-                lambda: {name: runner(self.runtime, path, inputs, recipe.threads) for name, path in files.items()}
-            )
+            return self.in_sessions(
+                lambda: {name: runner(self.runtime, path, inputs, recipe.threads) for name, path in files.items()}, "other"
+            )["one"]
         shapes = tuple(tuple(x.shape[1:]) for x in inputs)
         pair = [Candidate(path.name, "ort", path, recipe.batch, recipe.threads, shapes) for path in (reference, one)]
         with workshop(device(recipe.on), recipe.on_python) as shop:
@@ -156,16 +156,16 @@ class LatencyCache:
         else:
             exporters.export("onnx", artifact.module, artifact.inputs, path, opset=self.recipe.opset, check_parity=False)
 
-    def _in_sessions(self, opened: Callable[[], dict[str, Callable[[], object]]]) -> Timing:
-        """The rounds of a race shared by several sessions: where memory lies, and what follows from it, differs between them."""
-        count = 1 if self.runtime == "torch" else min(max(self.recipe.rounds // _LEAST, 1), _SESSIONS)
-        sessions = [self.compared(opened(), "other", -(-self.recipe.rounds // count)) for _ in range(count)]
-        return pooled(sessions, "other", self.recipe.seed)["one"]
+    def in_sessions(self, opened: Callable[[], dict[str, Callable[[], object]]], reference: str) -> dict[str, Timing]:
+        """The rounds of runners in turns, as the recipe has it, shared by several sessions.
 
-    def compared(self, runs: Mapping[str, Callable[[], object]], reference: str, rounds: int | None = None) -> dict[str, Timing]:
-        """Runners of the runtime timed in turns, as the recipe has it, but for the number of rounds."""
-        waits = partial(machine.Waits, self.recipe.threads or usable_cores())
-        return compare(runs, reference, rounds=rounds or self.recipe.rounds, seed=self.recipe.seed, waits=waits)
+        Where memory lies, and what follows from it, differs between them.
+        """
+        recipe = self.recipe
+        count = 1 if self.runtime == "torch" else min(max(recipe.rounds // _LEAST, 1), _SESSIONS)
+        rounds, waits = -(-recipe.rounds // count), partial(machine.Waits, recipe.threads or usable_cores())
+        sessions = [compare(opened(), reference, rounds=rounds, seed=recipe.seed, waits=waits) for _ in range(count)]
+        return pooled(sessions, reference, recipe.seed)
 
     def _batch(self, artifact: Artifact) -> tuple[Tensor, ...]:
         return tuple(x.repeat(self.recipe.batch, *[1] * (x.ndim - 1)).to(self.device) for x in artifact.inputs)

@@ -122,6 +122,8 @@ class Stepwise:
     def _step(self, name: str, carry_out: Callable[[], Artifact]) -> None:
         with disk_errors(self.workspace, self.names):
             self.done.append(self._resumed(name) or self._carried_out(name, carry_out))
+        if len(self.done) == 1:
+            self.harness.remember_dense(self.workspace.folder(0, name) / "model.onnx")
         self.told.stage(self.done[-1].record, self.done[-1].artifact.observed.trainings)
 
     def _resumed(self, name: str) -> Done | None:
@@ -136,8 +138,6 @@ class Stepwise:
             module = self._before.module
         else:
             return None  # its model could not be stored, so the stage is repeated
-        if number == 0:
-            self.harness.remember_dense(folder / "model.onnx")
         exactness = Exactness(**facts["exactness"]) if facts["exactness"] else None
         # What the first row warned of, when it was measured; the rest was told again as the data was opened.
         for said in facts.get("warnings", ()) if number == 0 else ():
