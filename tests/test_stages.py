@@ -18,7 +18,6 @@ from compress.edits import Keep, Merge, Plan
 from compress.entropy import quadratic
 from compress.entropy.moments import Moments
 from compress.errors import BadInput, Infeasible, UnsupportedModel
-from compress.graph.channels.solve import solve
 from compress.graph.merge.batch_norm import fold, pairs
 from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
@@ -243,9 +242,8 @@ def test_channels_that_only_wide_groups_read_are_chosen_by_loss_and_refitted():
 @pytest.mark.parametrize("unit", ["params", "macs", "size"])
 def test_the_budget_counts_what_the_meter_counts(unit: str):
     c = context("plain")
-    channels = solve(c.dense.module, INPUT)
-    groups = budget.removable(c.dense.module, channels)
-    model = budget.cost_model(c.dense.module, INPUT, channels, groups, unit)
+    groups = budget.removable(c.dense.module, c.dense.channels)
+    model = budget.cost_model(c.dense, groups, unit)
     counts = [max(1, g.channels // 2) for g in groups]
     small = apply(Plan(tuple(Keep(g.name, g.channels, tuple(range(n))) for g, n in zip(groups, counts, strict=True))), c.dense)
     measured = cost(small.module, INPUT)
@@ -272,7 +270,7 @@ def test_the_budget_knows_weights_that_are_not_those_of_a_plain_layer(name: str)
     counts = np.array([len(edit.keep) for edit in edits], dtype=float)
     for unit in ("params", "macs", "size"):
         expected = budget.of(small, unit)
-        assert budget.cost_model(dense.module, inputs, dense.channels, groups, unit)(counts) == pytest.approx(expected)
+        assert budget.cost_model(dense, groups, unit)(counts) == pytest.approx(expected)
 
 
 def test_targets_out_of_reach_are_refused_with_the_range():
