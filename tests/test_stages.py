@@ -25,6 +25,7 @@ from compress.pipeline.rounding import advised
 from compress.recipe import make
 from compress.refit import refit
 from compress.refit.blocks import blocks, spans
+from compress.refit.output_sums import watched
 from compress.refit.tape import order
 from compress.selection import budget
 from compress.selection.channels import Losses
@@ -145,6 +146,30 @@ def test_folding_norms_changes_nothing(net: str):
     with torch.no_grad():
         # Products in another order: fp32 leaves about 1e-6 of outputs near 1.
         torch.testing.assert_close(fold(c.dense.module)(x), c.dense.module(x), rtol=1e-4, atol=1e-5)
+
+
+def test_what_norms_need_is_added_up_while_layers_are_fitted(monkeypatch: pytest.MonkeyPatch):
+    c = context("residual")
+    edits, _ = Remove().decide(c.dense, c)
+    small, passes = apply(Plan(edits), c.dense), list[object]()
+    real, pass_over = refit.written_back, refit.output_moments
+    monkeypatch.setattr(refit, "output_moments", lambda *a: passes.append(a) or pass_over(*a))
+    quick = refit.refitted(small, c).module.state_dict()
+    assert pairs(small.module) and not passes
+    monkeypatch.setattr(refit, "written_back", lambda small, fitted, batches, *_: real(small, fitted, batches))
+    slow = refit.refitted(small, c).module.state_dict()
+    assert len(passes) == 1
+    assert quick.keys() == slow.keys() and all(torch.equal(quick[name], value) for name, value in slow.items())
+
+
+def test_sums_that_lack_a_batch_are_not_used():
+    c = context("residual")
+    pair = refit.both(c.dense, c)
+    assert len(pair.batches) > 1
+    with watched(pair.small, [one.layer for one in pairs(c.dense.module)]) as sums, torch.no_grad():
+        pair.small(*pair.batches[0])
+    found, expected = (refit.written_back(c.dense, pair.small, pair.batches, sums=one).state_dict() for one in (sums, None))
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def test_taken_apart_norms_agree_in_train_mode_too():
