@@ -22,6 +22,7 @@ from compress.graph.merge.merge import merge, relocate
 from compress.graph.merge.pointwise import pointwise
 from compress.graph.surgery import constant_channels, remove
 from compress.graph.trace.shapes import note_shapes
+from compress.measure.cost import Cost, cost
 from compress.measure.device import placed
 
 _CHANGES: dict[type[Edit], Callable[..., GraphModule]] = {
@@ -32,7 +33,8 @@ _CHANGES: dict[type[Edit], Callable[..., GraphModule]] = {
     Factor: factor,
 }
 _SOLVED: WeakKeyDictionary[GraphModule, Channels] = WeakKeyDictionary()
-"""By module, since an artifact with another note holds the same one; it goes when the module does."""
+_COUNTED: WeakKeyDictionary[GraphModule, Cost] = WeakKeyDictionary()
+"""By module, since an artifact with another note holds the same one; they go when the module does."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,13 @@ class Artifact:
         if self.module not in _SOLVED:
             _SOLVED[self.module] = solve(self.module, self.inputs)
         return _SOLVED[self.module]
+
+    @property
+    def cost(self) -> Cost:
+        """Parameters, multiply-accumulates and bytes: counted once for a module, and kept with it."""
+        if self.module not in _COUNTED:
+            _COUNTED[self.module] = cost(self.module, self.inputs)
+        return _COUNTED[self.module]
 
     def on(self, device: torch.device | str) -> GraphModule:
         """The module on a device, in eval mode: itself where it is there already, else a copy."""

@@ -27,6 +27,7 @@ from exporters.capture import Subject
 from exporters.checked_write import proven
 from exporters.errors import ExportError
 from exporters.exported import Exported
+from exporters.folded import folded
 from exporters.opset17 import NeedsNewer, lowered
 from exporters.request import Request
 
@@ -85,7 +86,7 @@ def _refuse_newer(proto: onnx.ModelProto, opset: int) -> None:
 def _convert(subject: Subject, opset: int) -> onnx.ModelProto:
     with capture.refusing("This model does not export to ONNX"):
         program = torch.onnx.export(
-            subject.model,
+            folded(subject.model),
             subject.batch,
             dynamo=True,
             opset_version=opset,

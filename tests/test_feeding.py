@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from compress.data import feeding
+from compress.data import feeding, stores
 from compress.data.listing import image_files
 from compress.data.open_data import open_data
 from compress.data.settings import make
@@ -40,6 +40,28 @@ def images(tmp_path: Path) -> Path:
 
 def opened(images: Path, workers: int, **settings: object) -> Data:
     return open_data(images, settings=make(workers=workers, memory_gb=1e-9, normalize="none", **settings))
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 2), (100, feeding.MOST_WORKERS)])
+def test_a_process_of_its_own_reads_where_there_is_a_core_for_it(cores: int, workers: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(feeding, "cores", lambda: cores)
+    assert feeding.default_workers() == workers
+
+
+def test_items_are_read_into_their_places_whatever_their_type(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stores, "_AT_ONCE", 2)
+    items = [torch.tensor([n, 7]) for n in range(4)] + [torch.tensor([0.5, 0.25])]
+    (found,) = stores.in_memory([stores.Items(items, lambda item: item)], 5, 0)
+    assert torch.equal(found, torch.tensor([[0, 7], [1, 7], [2, 7], [3, 7], [0.5, 0.25]]))
+    assert stores.in_memory([stores.Stored(torch.empty(0, 3))], 0, 0)[0].shape == (0, 3)
+
+
+@pytest.mark.parametrize("other", [torch.zeros(3), torch.zeros(1), torch.zeros(2, 2)])
+def test_items_of_another_shape_are_refused_wherever_they_lie(other: Tensor, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stores, "_AT_ONCE", 2)
+    items = [torch.zeros(2)] * 4 + [other]
+    with pytest.raises(BadInput, match="cannot be stacked"):
+        stores.in_memory([stores.Items(items, lambda item: item)], 5, 0)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from compress import artifact
 from compress.artifact import Artifact
 from compress.graph.trace.trace import trace
 from compress.measure.latency import Timing
@@ -21,6 +22,7 @@ from compress.progress import silent
 from compress.recipe import make
 from compress.refit import refit
 from compress.selection import channels as selection
+from compress.selection import choice
 from compress.stage import Findings, once
 from compress.stages.remove import Remove
 from exporters import onnx_for_timing
@@ -53,17 +55,28 @@ def test_two_widths_are_tried_with_one_look_at_the_images_and_one_fit(
     settings = {"model": str(tmp_path / "net.pt"), "data": "digits", "epochs": 0, "calibration": 100, "device": "cpu"}
     context, _ = prepare(make(target="macs=0.5", **settings), silent)
     calls = Counter[str]()
-    for module, name in ((refit, "statistics"), (selection, "sweeps"), (refit, "refit")):
+    for module, name in ((refit, "statistics"), (selection, "sweeps"), (choice, "_chosen"), (refit, "refit")):
         real = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, real=real, name=name, **k: calls.update([name]) or real(*a, **k))
     timing = Timing(1.0, 1.5, (1.4, 1.6), 5) if faster else Timing(1.0, 1.0, (0.9, 1.1), 5)
     context = replace(context, race=lambda *_: timing)
     result = with_widths_that_pay(Remove(), context.dense, context, None)
-    assert calls == {"statistics": 1, "sweeps": 1, "refit": 1}
+    # What is raced has sizes; which channels stay is asked of the width that is taken.
+    assert calls == {"statistics": 1, "sweeps": 1, "_chosen": 1, "refit": 1}
     alone = Remove()(context.dense, replace(context, recipe=context.recipe.model_copy(update={"align": 8 if faster else 1})))
     assert result.plan.digest == alone.plan.digest
     after = result.module.state_dict()
     assert all(torch.equal(after[key], value) for key, value in alone.module.state_dict().items())
+
+
+def test_a_model_is_counted_once_whatever_its_notes_and_another_one_anew(monkeypatch: pytest.MonkeyPatch):
+    counted: list[nn.Module] = []
+    real = artifact.cost
+    monkeypatch.setattr(artifact, "cost", lambda module, inputs: counted.append(module) or real(module, inputs))
+    nets = [trace(nn.Sequential(nn.Linear(4, n)), (torch.zeros(1, 4),)) for n in (3, 5)]
+    one, other = (Artifact(net, (torch.zeros(1, 4),)) for net in nets)
+    assert [one.cost.macs, one.noting("a note").cost.macs, other.cost.macs, one.cost.macs] == [12, 12, 20, 12]
+    assert counted == nets
 
 
 def test_a_file_counts_quality_only_where_it_answers_as_the_model(tmp_path: Path):

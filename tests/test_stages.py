@@ -18,7 +18,6 @@ from compress.edits import Keep, Merge, Plan
 from compress.entropy import quadratic
 from compress.entropy.moments import Moments
 from compress.errors import BadInput, Infeasible, UnsupportedModel
-from compress.graph.channels.solve import solve
 from compress.graph.merge.batch_norm import fold, pairs
 from compress.graph.trace.trace import trace
 from compress.measure.cost import cost
@@ -26,6 +25,7 @@ from compress.pipeline.rounding import advised
 from compress.recipe import make
 from compress.refit import refit
 from compress.refit.blocks import blocks, spans
+from compress.refit.output_sums import watched
 from compress.refit.tape import order
 from compress.selection import budget
 from compress.selection.channels import Losses
@@ -148,6 +148,31 @@ def test_folding_norms_changes_nothing(net: str):
         torch.testing.assert_close(fold(c.dense.module)(x), c.dense.module(x), rtol=1e-4, atol=1e-5)
 
 
+def test_what_norms_need_is_added_up_while_layers_are_fitted(monkeypatch: pytest.MonkeyPatch):
+    c = context("residual")
+    edits, _ = Remove().decide(c.dense, c)
+    small, passes = apply(Plan(edits), c.dense), list[object]()
+    real, pass_over = refit.written_back, refit.output_moments
+    monkeypatch.setattr(refit, "output_moments", lambda *a: passes.append(a) or pass_over(*a))
+    quick = refit.refitted(small, c).module.state_dict()
+    assert pairs(small.module) and not passes
+    monkeypatch.setattr(refit, "written_back", lambda small, fitted, batches, *_: real(small, fitted, batches))
+    slow = refit.refitted(small, c).module.state_dict()
+    assert len(passes) == 1
+    assert quick.keys() == slow.keys() and all(torch.equal(quick[name], value) for name, value in slow.items())
+
+
+def test_sums_that_lack_a_batch_are_not_used():
+    c = context("residual")
+    pair = refit.both(c.dense, c)
+    batches = [(part,) for part in pair.batches[0][0].split(100)]
+    assert len(batches) > 1
+    with watched(pair.small, [one.layer for one in pairs(c.dense.module)]) as sums, torch.no_grad():
+        pair.small(*batches[0])
+    found, expected = (refit.written_back(c.dense, pair.small, batches, sums=one).state_dict() for one in (sums, None))
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 def test_taken_apart_norms_agree_in_train_mode_too():
     c = context("residual")
     pair = refit.both(c.dense, c)
@@ -243,9 +268,8 @@ def test_channels_that_only_wide_groups_read_are_chosen_by_loss_and_refitted():
 @pytest.mark.parametrize("unit", ["params", "macs", "size"])
 def test_the_budget_counts_what_the_meter_counts(unit: str):
     c = context("plain")
-    channels = solve(c.dense.module, INPUT)
-    groups = budget.removable(c.dense.module, channels)
-    model = budget.cost_model(c.dense.module, INPUT, channels, groups, unit)
+    groups = budget.removable(c.dense.module, c.dense.channels)
+    model = budget.cost_model(c.dense, groups, unit)
     counts = [max(1, g.channels // 2) for g in groups]
     small = apply(Plan(tuple(Keep(g.name, g.channels, tuple(range(n))) for g, n in zip(groups, counts, strict=True))), c.dense)
     measured = cost(small.module, INPUT)
@@ -272,7 +296,7 @@ def test_the_budget_knows_weights_that_are_not_those_of_a_plain_layer(name: str)
     counts = np.array([len(edit.keep) for edit in edits], dtype=float)
     for unit in ("params", "macs", "size"):
         expected = budget.of(small, unit)
-        assert budget.cost_model(dense.module, inputs, dense.channels, groups, unit)(counts) == pytest.approx(expected)
+        assert budget.cost_model(dense, groups, unit)(counts) == pytest.approx(expected)
 
 
 def test_targets_out_of_reach_are_refused_with_the_range():

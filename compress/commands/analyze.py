@@ -17,10 +17,9 @@ from compress.artifact import Artifact
 from compress.data import calibration
 from compress.entropy.obs import Sweep
 from compress.entropy.spatial import Spatial
-from compress.graph.channels.solve import Channels, Group
+from compress.graph.channels.solve import Group
 from compress.graph.linearize import activations
 from compress.graph.merge.segments import blocked
-from compress.measure.cost import cost
 from compress.refit import refit
 from compress.selection import budget, depth
 from compress.selection import channels as selection
@@ -104,8 +103,8 @@ def analyze(artifact: Artifact, context: Context, definition: str | None = None)
     about = _about_activations(artifact.module, found)
     for path, columns in _races(artifact, context).items():
         about.setdefault(path, {"activation": path}).update(columns)
-    saved = {unit: _saved(artifact, channels, groups, unit) for unit in ("params", "macs")}
-    layers = {one.name: one for one in cost(artifact.module, artifact.inputs).layers}
+    saved = {unit: _saved(artifact, groups, unit) for unit in ("params", "macs")}
+    layers = {one.name: one for one in artifact.cost.layers}
     maps = {} if definition is None else _maps(artifact, context, definition)
     rows = []
     for group in channels.groups:
@@ -188,8 +187,8 @@ def _volume(module: GraphModule, group: Group) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-def _saved(artifact: Artifact, channels: Channels, groups: Sequence[Group], unit: str) -> dict[str, float]:
-    model = budget.cost_model(artifact.module, artifact.inputs, channels, groups, unit)
+def _saved(artifact: Artifact, groups: Sequence[Group], unit: str) -> dict[str, float]:
+    model = budget.cost_model(artifact, groups, unit)
     full = np.array([g.channels for g in groups], dtype=float)
     shares = model.saved(full, np.floor(full / 2)) / max(model(full), 1.0)
     return {g.name: float(share) for g, share in zip(groups, shares, strict=True)}

@@ -21,7 +21,6 @@ from compress.data.settings import PRESETS
 from compress.edits import MODELS
 from compress.errors import BadInput
 from compress.measure import quality
-from compress.measure.cost import cost
 from compress.pipeline.doubts import other_normalization
 from compress.pipeline.prepare import prepare
 from compress.progress import Progress, silent
@@ -237,7 +236,7 @@ def _written(recipe: Recipe, of_data: dict[str, str], context: Context, said: tu
 
 def recipe_text(recipe: Recipe, context: Context, command: str = "compress run") -> str:
     """Only what differs from the defaults, each setting with what it is for."""
-    size = cost(context.dense.module, context.dense.inputs)
+    size = context.dense.cost
     shapes = ", ".join("x".join(map(str, one.shape[1:])) for one in context.dense.inputs)
     lines = [
         f"#:schema ./{FOLDER}/recipe.schema.json",

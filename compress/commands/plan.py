@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from compress.edits import Plan
 from compress.errors import BadInput, CompressWarning
-from compress.measure.cost import Cost, cost
+from compress.measure.cost import Cost
 from compress.pipeline import contract, doubts, expected, measured_target
 from compress.pipeline.given import NOTHING, Given
 from compress.pipeline.latency_cache import LatencyCache
@@ -96,7 +96,7 @@ def decide(recipe: Recipe, progress: Progress = silent, *, quick: bool = True, g
         planned = with_widths_that_pay(stage, planned, context, align)
     plan = Plan(planned.plan.edits, recipe.method, recipe.align or 1)
     planned = advised(planned).noting(*_left_open(recipe, [stage.name for stage in deciding if stage not in chosen]))
-    sizes = [size(cost(one.module, one.inputs)) for one in (dense, planned)]
+    sizes = [size(one.cost) for one in (dense, planned)]
     seconds = expected.all_of(stages_of(recipe), context) if quick and not contract.wanted(recipe) else None
     return Decision(plan, sizes[0], sizes[1], planned.notes, seconds)
 

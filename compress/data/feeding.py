@@ -57,8 +57,8 @@ class _Pieces(Dataset[Any], Generic[Piece]):
 
 
 def default_workers() -> int:
-    """A core each."""
-    return min(MOST_WORKERS, cores())
+    """A core each; none where there is one core, on which a process of its own could only take turns with the model."""
+    return 0 if (there := cores()) == 1 else min(MOST_WORKERS, there)
 
 
 def pieces(

@@ -13,6 +13,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
+from compress.data import jpeg
+
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 ORIENTATION = 0x112  # number of the tag in EXIF
@@ -70,6 +72,8 @@ def pixels(path: str | BinaryIO, size: tuple[int, int], channels: int, resize: s
         ValueError: the size is another and `resize` is None, or the kind of pixels is none that can be used.
         Exception: the file is damaged, or no image; Pillow raises a dozen kinds.
     """
+    if channels == 3 and not upright and (found := jpeg.plain(path, size)) is not None:
+        return found
     with Image.open(path, formats=FORMATS) as opened:
         opened.load()
         image = (ImageOps.exif_transpose(opened) or opened) if upright else opened

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compress.data.preparation import Preparation
-from compress.data.stores import IGNORE, WHOLE, Store, Stored, together
+from compress.data.stores import IGNORE, WHOLE, Store, Stored, in_memory
 from compress.data.targets import label_names
 from compress.errors import BadInput, EmptyData
 
@@ -97,9 +97,8 @@ def unreadable_out(part: Part, where: str, workers: int = 0) -> tuple[Part, list
         EmptyData: nothing could be read.
     """
     count = len(part.inputs[0])
-    everything = torch.arange(count)
     stores = (*part.inputs, *(() if part.targets is None else (part.targets,)))
-    (values,) = together(stores, [everything], workers)
+    values = in_memory(stores, count, workers)
     broken = {number: text for store in stores for number, text in store.broken.items()}
     if count and len(broken) == count:
         raise EmptyData(f"None of the {count} images of {where} can be read. The first: {next(iter(broken.values()))}.")

@@ -18,6 +18,7 @@ from compress.data.feeding import PIECE, pieces
 from compress.data.images import pixels, with_channels
 from compress.errors import BadInput
 
+_AT_ONCE = 1024  # samples that are read into memory in one go
 IGNORE = 255  # class number of mask pixels that count for nothing
 WHOLE = ("classification", "segmentation", "text")
 """Tasks whose targets are numbers of classes."""
@@ -172,6 +173,20 @@ def together(
             for store, what in zip(stores, broken, strict=True):
                 store.broken.update(what)
         yield parts[0] if len(parts) == 1 else [_joined(torch.cat, list(of_one)) for of_one in zip(*parts, strict=True)]
+
+
+def in_memory(stores: Sequence[Store], count: int, workers: int) -> list[Tensor]:
+    """All samples of each store, read into their places: parts that wait to be joined would be there twice."""
+    found: list[Tensor] = []
+    numbers = torch.arange(count).split(_AT_ONCE)
+    for chunk, values in zip(numbers, together(stores, numbers, workers), strict=True):
+        found = found or [one.new_empty(count, *one.shape[1:]) for one in values]
+        for place, one in enumerate(values):
+            # Beside a sample that is there, for the refusal of another shape, and for a type that holds both.
+            fitting = _joined(torch.cat, [found[place][:1], one])[1:]
+            found[place] = found[place].to(fitting.dtype)
+            found[place][chunk] = fitting
+    return found
 
 
 def _joined(how: Callable[[list[Tensor]], Tensor], parts: list[Tensor]) -> Tensor:

@@ -14,7 +14,6 @@ from compress.data import Data, DataSpec
 from compress.data.settings import PRESETS
 from compress.errors import BadInput, CompressWarning
 from compress.measure import quality
-from compress.measure.cost import cost
 from compress.method_table import METHODS
 from compress.pipeline.given import IN_MEMORY, spoken
 from compress.recipe import Recipe
@@ -34,7 +33,7 @@ _ENOUGH = 100  # test samples; among fewer a model that knows something may look
 
 def uncounted(dense: Artifact) -> Artifact:
     """With a warning of layers that multiply and were not counted: shares, targets and gates in MACs leave them out."""
-    if not (passed := cost(dense.module, dense.inputs).uncounted):
+    if not (passed := dense.cost.uncounted):
         return dense
     more = f" and {len(passed) - 3} more" if len(passed) > 3 else ""
     return warned(dense, f"The MACs of {', '.join(passed[:3])}{more} could not be counted: every figure in MACs leaves them out.")

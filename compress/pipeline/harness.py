@@ -21,7 +21,6 @@ from compress.data import Data
 from compress.edits import Edit, Factor, Keep, Merge, Plan
 from compress.graph.surgery import remove
 from compress.measure import quality
-from compress.measure.cost import cost
 from compress.measure.drop import drop_interval
 from compress.measure.latency import Timing
 from compress.measure.runtime import usable_cores
@@ -93,7 +92,7 @@ class Harness:
             return self.known.record
         # To be timed, and to count quality with; only the final export is compared with the model.
         self.races.write(artifact, path)
-        spent = cost(artifact.module, artifact.inputs)
+        spent = artifact.cost
         with self.purse.on("timing"):
             latency = self._latency(artifact, stage, path) if self.timed else None
         with self.purse.on("counting quality"):

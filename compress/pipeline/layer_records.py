@@ -9,7 +9,7 @@ from compress.artifact import Artifact
 from compress.edits import Keep
 from compress.graph.linearize import activations
 from compress.graph.merge.segments import blocked
-from compress.measure.cost import LayerCost, cost
+from compress.measure.cost import LayerCost
 from compress.report.records import LayerRecord, Stays
 
 
@@ -40,7 +40,7 @@ def staying(dense: Artifact) -> tuple[Stays, ...]:
 
 
 def _costs(artifact: Artifact) -> dict[str, LayerCost]:
-    return {layer.name: layer for layer in cost(artifact.module, artifact.inputs).layers}
+    return {layer.name: layer for layer in artifact.cost.layers}
 
 
 def _frozen(dense: Artifact, result: Artifact) -> dict[str, str]:

@@ -21,7 +21,6 @@ from compress.artifact import Artifact
 from compress.errors import BadInput, Infeasible, Unsteady
 from compress.measure import quality
 from compress.measure.asked import MS, PEAK, parse_target
-from compress.measure.cost import cost
 from compress.measure.latency import Timing
 from compress.measure.layer_times import LayerTimes, TimeBudget
 from compress.method_table import METHODS
@@ -246,7 +245,7 @@ class _Search:
         return Look(macs, 1 / timing.ratio, 1 / timing.ci95[1], 1 / timing.ci95[0])
 
     def _peak(self, one: Artifact) -> float:
-        return cost(one.module, one.inputs).peak_memory_bytes(self.recipe.batch)
+        return one.cost.peak_memory_bytes(self.recipe.batch)
 
     def _block(self, plain: Artifact) -> int:
         """Rounded to what kernels like, if that pays at the same share of MACs."""

@@ -13,7 +13,6 @@ from compress.artifact import Artifact
 from compress.edits import Factor, Keep, Merge
 from compress.errors import Infeasible
 from compress.measure.asked import parse_target
-from compress.measure.cost import cost
 from compress.measure.latency import Timing
 from compress.recipe import DEFAULT_TARGET
 from compress.selection.choice import ROUNDED
@@ -33,7 +32,9 @@ def with_widths_that_pay(stage: Stage, before: Artifact, context: Context, align
 
     def carried_out(multiple: int, fitting: bool) -> Artifact:
         recipe = context.recipe.model_copy(update={"align": multiple})
-        return stage(before, replace(context, recipe=recipe, fitting=fitting and context.fitting))
+        # Nor does it need to know which channels stay.
+        which = fitting and context.which
+        return stage(before, replace(context, recipe=recipe, fitting=fitting and context.fitting, which=which))
 
     def finished(multiple: int, found: Artifact) -> Artifact:
         return found if fits else carried_out(multiple, True)
@@ -107,5 +108,5 @@ def pays(timing: Timing, rounded: Artifact, plain: Artifact) -> bool:
 
 
 def _smaller(rounded: Artifact, plain: Artifact) -> float:
-    one, other = (cost(each.module, each.inputs).macs for each in (rounded, plain))
+    one, other = (each.cost.macs for each in (rounded, plain))
     return one / other if other else 1.0

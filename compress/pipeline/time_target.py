@@ -22,7 +22,6 @@ from compress.artifact import Artifact
 from compress.edits import Linearize
 from compress.errors import Infeasible
 from compress.measure import quality
-from compress.measure.cost import cost
 from compress.measure.latency import Timing, both
 from compress.measure.layer_times import TimeBudget
 from compress.pipeline.contract import narrowed
@@ -141,7 +140,7 @@ class Search:
             if self._close(1 / timing.ratio):
                 timing = both(timing, self.again(smaller, dense))
             left = 1 / timing.ratio
-            macs = cost(smaller.module, smaller.inputs).macs / cost(dense.module, dense.inputs).macs
+            macs = smaller.cost.macs / dense.cost.macs
             interval, fits = (1 / timing.ci95[1], 1 / timing.ci95[0]), left <= self.share * (1 + _CLOSE)
             yield Look(multiple, macs, left, *interval, budget, self.shallow is not None, fits)
             below, above = (part, above) if left <= self.share else (below, part)

@@ -19,6 +19,7 @@ from compress.graph.channels.solve import Group
 from compress.graph.merge.batch_norm import fold, pairs, unfold
 from compress.ranks import ALONE, Ranks
 from compress.refit.inputs import Images
+from compress.refit.output_sums import OutputSums, watched
 from compress.refit.tape import needed_bytes
 from compress.refit.walk import Kept, refit
 from compress.stage import Context
@@ -166,17 +167,19 @@ def refitted(small: Artifact, context: Context) -> Artifact:
 
 def _refitted(small: Artifact, context: Context) -> Artifact:
     pair = both(small, context)
-    done = refit(
-        pair.dense,
-        pair.small,
-        pair.kept,
-        pair.batches,
-        device=context.device,
-        seed=context.recipe.seed,
-        sequential=context.recipe.inputs == "sequential",
-        progress=lambda share, name: context.progress("refit", share, name),
-    )
-    result = replace(small, module=written_back(small, pair.small, pair.batches, context.ranks)).noting(*pair.notes)
+    # A layer runs on every image once its weights are fitted: what follows is fitted behind it.
+    with watched(pair.small, [one.layer for one in pairs(small.module)]) as sums:
+        done = refit(
+            pair.dense,
+            pair.small,
+            pair.kept,
+            pair.batches,
+            device=context.device,
+            seed=context.recipe.seed,
+            sequential=context.recipe.inputs == "sequential",
+            progress=lambda share, name: context.progress("refit", share, name),
+        )
+    result = replace(small, module=written_back(small, pair.small, pair.batches, context.ranks, sums)).noting(*pair.notes)
     if not done.recalibrated:
         return result
     return result.noting(
@@ -186,10 +189,24 @@ def _refitted(small: Artifact, context: Context) -> Artifact:
 
 
 def written_back(
-    small: Artifact, fitted: GraphModule, batches: Iterable[tuple[Tensor, ...]], ranks: Ranks = ALONE
+    small: Artifact,
+    fitted: GraphModule,
+    batches: Sequence[tuple[Tensor, ...]],
+    ranks: Ranks = ALONE,
+    sums: OutputSums | None = None,
 ) -> GraphModule:
-    """The smaller model with the folded, fitted weights taken apart into layers and norms again."""
-    outputs = output_moments(fitted, [pair.layer for pair in pairs(small.module)], batches, ranks)
+    """The smaller model with the folded, fitted weights taken apart into layers and norms again.
+
+    Args:
+        small: the smaller model as it was.
+        fitted: the same folded, its weights fitted since.
+        batches: calibration inputs.
+        ranks: the processes that share them.
+        sums: of the outputs of layers with norms, if they were added up on the way; not used where a batch is missing.
+    """
+    paths = [pair.layer for pair in pairs(small.module)]
+    whole = sums is not None and all(sums.calls[path] == len(batches) for path in paths)
+    outputs = sums.moments(ranks) if sums is not None and whole else output_moments(fitted, paths, batches, ranks)
     device = next(small.module.parameters(), torch.empty(0)).device
     return unfold(small.module, copy.deepcopy(fitted).to(device), outputs)
 
@@ -198,39 +215,7 @@ def output_moments(
     module: nn.Module, paths: Sequence[str], batches: Iterable[tuple[Tensor, ...]], ranks: Ranks = ALONE
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Mean and variance per channel of some layers' outputs, over images and positions; the batches are those of one process."""
-    sums: dict[str, list[Tensor]] = {}
-    seen: dict[str, int] = {}
-
-    def watch(path: str):
-        def hook(part: nn.Module, args: object, y: Tensor) -> None:
-            dims = [d for d in range(y.ndim) if d != (y.ndim - 1 if isinstance(part, nn.Linear) else 1)]
-            # float64 on the CPU, since the variance below is a difference.
-            new = [y.sum(dims).cpu().double(), y.square().sum(dims).cpu().double()]
-            sums[path] = [a + b for a, b in zip(sums[path], new, strict=True)] if path in sums else new
-            seen[path] = seen.get(path, 0) + y.numel() // len(new[0])
-
-        return hook
-
-    handles = [module.get_submodule(path).register_forward_hook(watch(path)) for path in paths]
-    try:
-        with torch.no_grad():
-            for inputs in batches:
-                module(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if ranks.count > 1:
-        sums, seen = _together(ranks.gathered((sums, seen)))
-    means = {path: total / seen[path] for path, (total, _) in sums.items()}
-    return {path: (means[path], (sums[path][1] / seen[path] - means[path].square()).clamp_min(0)) for path in sums}
-
-
-def _together(parts: Sequence[tuple[dict[str, list[Tensor]], dict[str, int]]]) -> tuple[dict[str, list[Tensor]], dict[str, int]]:
-    """Sums and counts by path, added over processes, of which some may have none."""
-    sums: dict[str, list[Tensor]] = {}
-    seen: dict[str, int] = {}
-    for mine, count in parts:
-        for path, new in mine.items():
-            sums[path] = [a + b for a, b in zip(sums[path], new, strict=True)] if path in sums else new
-            seen[path] = seen.get(path, 0) + count[path]
-    return sums, seen
+    with watched(module, paths) as sums, torch.no_grad():
+        for inputs in batches:
+            module(*inputs)
+    return sums.moments(ranks)

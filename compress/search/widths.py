@@ -27,7 +27,6 @@ from compress.entropy.allocate import CostModel, choices
 from compress.errors import Infeasible
 from compress.graph.channels.solve import Channels, Group
 from compress.measure.asked import parse_target
-from compress.measure.cost import cost
 from compress.selection.budget import absolute, cost_model, of
 
 LEAST = 0.2
@@ -120,12 +119,12 @@ def widths(
         Infeasible: out of reach, also for a share `LEAST` of every group; tells the reachable range.
     """
     unit, amount = parse_target(target)
-    model = cost_model(artifact.module, artifact.inputs, channels, groups, unit)
+    model = cost_model(artifact, groups, unit)
     # 1e-9: a share of a count is not exact in floating point.
     allowed = tuple(
         tuple(n for n in choices(g.channels, align) if n >= math.ceil(LEAST * g.channels - 1e-9)) or (g.channels,) for g in groups
     )
-    whole = of(cost((dense or artifact).module, artifact.inputs), unit)
+    whole = of((dense or artifact).cost, unit)
     least = model(np.array([counts[0] for counts in allowed], dtype=float))
     if (amount if unit == "size" else amount * whole) < least:
         share = math.ceil(1000 * least / whole) / 1000
@@ -140,7 +139,7 @@ def widths(
 
 
 def _facts(artifact: Artifact, groups: Sequence[Group], model: CostModel) -> np.ndarray:
-    made = {one.name: one.output_shape for one in cost(artifact.module, artifact.inputs).layers}
+    made = {one.name: one.output_shape for one in artifact.cost.layers}
     sizes = {name: tensor.shape for name, tensor in artifact.module.named_parameters()}
     full = np.array([g.channels for g in groups], dtype=float)
     saved = model.saved(full, full - 1)

@@ -19,15 +19,13 @@ from compress.errors import BadInput, Infeasible
 from compress.graph import operations
 from compress.graph.channels.solve import Channels, Group
 from compress.measure.asked import parse_target
-from compress.measure.cost import Cost, cost
+from compress.measure.cost import Cost
 
 _FUNCTIONAL = operations.functions("convolution", "linear")
 _UNITS = {"params": "parameters", "macs": "MACs", "size": "bytes"}
 
 
-def cost_model(
-    module: GraphModule, inputs: tuple[Tensor, ...], channels: Channels, groups: Sequence[Group], unit: str
-) -> CostModel:
+def cost_model(artifact: Artifact, groups: Sequence[Group], unit: str) -> CostModel:
     """Cost in `unit` ("params", "macs" or "size") as a function of the channel counts of `groups`.
 
     Raises:
@@ -48,8 +46,8 @@ def cost_model(
             "params, macs or size."
         )
     # Of the dense model: per entry of a weight, MACs do not depend on how many channels are left.
-    counted = cost(module, inputs)
-    scales = _scales(module, counted, channels, unit)
+    counted = artifact.cost
+    scales = _scales(artifact.module, counted, artifact.channels, unit)
     rows = [axes(tensor, name, groups) for name, (tensor, _) in scales.items()]
     # Biases have one axis, convolutions more: missing ones are 1 and change no product.
     depth = max([2, *(len(base) for base, _ in rows)])
@@ -150,7 +148,7 @@ def of(found: Cost, unit: str) -> float:
 def met(target: str, artifact: Artifact, dense: Artifact) -> bool:
     """Whether a model is as small already as a share of the dense one, or a size, asks for."""
     unit, amount = parse_target(target)
-    now, whole = (of(cost(one.module, one.inputs), unit) for one in (artifact, dense))
+    now, whole = (of(one.cost, unit) for one in (artifact, dense))
     return now <= (amount if unit == "size" else amount * whole)
 
 

@@ -23,7 +23,6 @@ from compress.entropy.obs import Sweep
 from compress.errors import BadInput, Infeasible, UnsupportedModel
 from compress.graph.channels.solve import Group
 from compress.measure.asked import parse_target
-from compress.measure.cost import cost
 from compress.recipe import DEFAULT_TARGET
 from compress.refit import refit
 from compress.selection import budget
@@ -176,10 +175,9 @@ class Choice:
         if (time := context.time) is not None:
             return time_model(artifact, groups, time.times, time.batch), time.ms
         target = context.recipe.target or DEFAULT_TARGET
-        channels = artifact.channels
         unit = target.partition("=")[0]
-        model = budget.cost_model(artifact.module, artifact.inputs, channels, groups, unit)
-        whole = budget.of(cost(context.dense.module, context.dense.inputs), unit)
+        model = budget.cost_model(artifact, groups, unit)
+        whole = budget.of(context.dense.cost, unit)
         return model, budget.absolute(target, model, groups, context.recipe.align or 1, whole)
 
     def _counts(

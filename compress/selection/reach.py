@@ -76,7 +76,7 @@ def _why(group: Group) -> str:
 
 
 def _shares(artifact: Artifact, groups: Sequence[Group], unit: str, kept: Sequence[np.ndarray]) -> list[float]:
-    model = budget.cost_model(artifact.module, artifact.inputs, artifact.channels, groups, unit)
+    model = budget.cost_model(artifact, groups, unit)
     whole = model(np.array([g.channels for g in groups], dtype=float))
     return [float(1 - model(counts) / whole) if whole else 0.0 for counts in kept]
 

@@ -14,9 +14,8 @@ from compress.artifact import Artifact, apply
 from compress.edits import Keep, Plan
 from compress.entropy import allocate
 from compress.errors import BadInput, UnsupportedModel
-from compress.graph.channels.solve import Group, solve
+from compress.graph.channels.solve import Group
 from compress.measure.asked import parse_target
-from compress.measure.cost import cost
 from compress.recipe import DEFAULT_TARGET, DEFAULT_WEIGHTS, Recipe
 from compress.selection import budget
 from compress.stage import Context
@@ -61,12 +60,11 @@ def check(artifact: Artifact, context: Context) -> None:
         raise BadInput(f"--tolerance needs a method that measures the loss, {recipe.method} does not. Give a --target instead.")
     unit, _ = goal(recipe)
     if recipe.structure == "channels":
-        channels = artifact.channels
-        groups = budget.removable(artifact.module, channels)
+        groups = budget.removable(artifact.module, artifact.channels)
         if not groups:
             raise UnsupportedModel("The model has no group of channels that can be removed. 'compress explain' tells why.")
         assert recipe.target is not None, "a recipe without a target is given one"
-        model = budget.cost_model(artifact.module, artifact.inputs, channels, groups, unit)
+        model = budget.cost_model(artifact, groups, unit)
         # Only for its refusal: what cannot be reached should be told before training.
         budget.absolute(recipe.target, model, groups, recipe.align or 1)
 
@@ -83,10 +81,10 @@ def narrower(untrained: Artifact, judged: GraphModule, worth: Worth, context: Co
         share: that stays.
     """
     # Of the judged net: its groups are those that `worth` is asked about.
-    channels = solve(judged, untrained.inputs)
-    groups = budget.removable(judged, channels)
-    model = budget.cost_model(judged, untrained.inputs, channels, groups, unit)
-    whole = getattr(cost(context.dense.module, context.dense.inputs), unit)
+    net = Artifact(judged, untrained.inputs)
+    groups = budget.removable(judged, net.channels)
+    model = budget.cost_model(net, groups, unit)
+    whole = getattr(context.dense.cost, unit)
     split = allocate.uniform([g.channels for g in groups], model, share * whole, context.recipe.align or 1)
     edits = [
         Keep(group.name, group.channels, tuple(sorted(worth(judged, group).topk(count).indices.tolist())))
@@ -98,5 +96,5 @@ def narrower(untrained: Artifact, judged: GraphModule, worth: Worth, context: Co
 
 def share(artifact: Artifact, dense: Artifact, unit: str) -> float:
     """Parameters or MACs as a share of the dense model's."""
-    now, whole = (getattr(cost(one.module, one.inputs), unit) for one in (artifact, dense))
+    now, whole = (getattr(one.cost, unit) for one in (artifact, dense))
     return now / whole

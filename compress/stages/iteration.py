@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 from compress.artifact import Artifact
 from compress.measure.asked import parse_target
-from compress.measure.cost import cost
 from compress.recipe import Recipe
 from compress.stage import Context, Stage, Traits
 
@@ -52,5 +51,5 @@ class Iteration:
         unit, amount = parse_target(target)
         way = self.number / self.iterations
         if unit == "size":
-            return f"size={cost(dense.module, dense.inputs).weight_bytes ** (1 - way) * amount**way:.0f}"
+            return f"size={dense.cost.weight_bytes ** (1 - way) * amount**way:.0f}"
         return f"{unit}={amount**way:.6f}"

@@ -20,7 +20,6 @@ import exporters
 from compress.artifact import Artifact
 from compress.checkpoint.load import load
 from compress.errors import CompressError, GateFailed, NotWritten
-from compress.measure.cost import cost
 from compress.measure.points import drop
 from compress.pipeline.answers import answers
 from compress.pipeline.contract import narrowed
@@ -33,7 +32,6 @@ from compress.progress import Progress, under
 from compress.recipe import Recipe
 from compress.refit import refit
 from compress.report.records import ExportRecord, Outcome, Report
-from compress.stage import once
 from compress.tuning.rounds import LOOK, LOOK_LEFT, Does, Rounds, before, latest, number
 from compress.tuning.space import Space, recipe_of, suggested
 from compress.tuning.storage import answering
@@ -181,11 +179,7 @@ class Worker:
         dense = self.shared.context.dense
         if recipe.minimize == "latency":
             return 1 / LatencyCache(recipe, self.shared.context.device).race(made, dense).ratio
-        findings = self.shared.context.findings
-        now, before = (
-            cost(made.module, made.inputs),
-            once(findings, dense.module, "cost", lambda: cost(dense.module, dense.inputs)),
-        )
+        now, before = made.cost, dense.cost
         if recipe.minimize == "memory":
             return now.peak_memory_bytes(recipe.batch) / before.peak_memory_bytes(recipe.batch)
         return now.macs / before.macs if recipe.minimize == "macs" else now.params / before.params
