@@ -106,6 +106,7 @@ OPERATIONS: tuple[Operations, ...] = (
     Operations("product", torch="bmm matmul mm", operator="matmul", methods="bmm matmul mm"),
     Operations("einsum", torch="einsum"),
     Operations("size", methods="size dim numel ndimension __len__"),  # plain numbers
+    Operations("repeated", torch="repeat_interleave", methods="repeat_interleave"),
     Operations("picked", operator="getitem"),
     Operations("unbound", torch="unbind", methods="unbind"),
     Operations("shuffled", torch="channel_shuffle"),
@@ -120,8 +121,8 @@ OPERATIONS: tuple[Operations, ...] = (
     Operations(  # no rule: they freeze the channels that they touch
         torch="acos addmm arange asin baddbmm bernoulli bitwise_and bitwise_not bitwise_or broadcast_tensors bucketize cdist "
         "conv_transpose1d conv_transpose2d conv_transpose3d cross diag_embed diagonal diff dot empty eye fliplr flipud full "
-        "full_like hstack layer_norm linspace meshgrid narrow ones outer polar rand_like randn_like real repeat_interleave "
-        "rot90 rsub scatter scatter_add select split_with_sizes tensor_split tensordot tril triu vstack zeros _assert",
+        "full_like hstack layer_norm linspace meshgrid narrow ones outer polar rand_like randn_like real rot90 rsub scatter "
+        "scatter_add select split_with_sizes tensor_split tensordot tril triu vstack zeros _assert",
         functional="adaptive_max_pool3d affine_grid alpha_dropout bilinear conv_transpose1d conv_transpose2d conv_transpose3d "
         "cosine_similarity dropout1d dropout2d dropout3d embedding feature_alpha_dropout fold grid_sample group_norm "
         "gumbel_softmax hardshrink instance_norm local_response_norm logsigmoid lp_pool3d max_unpool1d max_unpool2d max_unpool3d "
@@ -129,7 +130,7 @@ OPERATIONS: tuple[Operations, ...] = (
         "unfold upsample upsample_bilinear upsample_nearest",
         operator="ifloordiv ipow not_",
         methods="abs_ baddbmm broadcast_to diagonal dot fill_ get_device index_add index_fill masked_select narrow new_empty "
-        "new_full new_ones new_zeros nonzero outer repeat_interleave rot90 scatter scatter_ scatter_add scatter_add_ select "
+        "new_full new_ones new_zeros nonzero outer rot90 scatter scatter_ scatter_add scatter_add_ select "
         "split_with_sizes squeeze_ stride tensor_split transpose_ tril triu unfold unsqueeze_ zero_",
     ),
 )

@@ -25,9 +25,13 @@ _TIMES = frozenset({operator.mul, operator.imul, torch.mul, torch.multiply, "mul
 _OVER = frozenset({operator.truediv, operator.itruediv, torch.div, torch.true_divide, "div", "div_", "true_divide"})
 _SUMS = frozenset({"sum", "mean", "norm", "vector_norm", "amax", "amin"})
 _MOVES = operations.MOVEMENT | operations.SIZED | operations.JOINS | operations.PIXELS | operations.POOLING
-_MOVES |= operations.PRODUCTS | {operator.getitem, torch.unbind, torch.roll}
+_MOVES |= operations.PRODUCTS | {operator.getitem, torch.unbind, torch.roll, torch.repeat_interleave}
 _MOVE_METHODS = (
-    operations.MOVEMENT_METHODS | operations.SIZED_METHODS | operations.CASTS | operations.PRODUCT_METHODS | {"unbind", "roll"}
+    operations.MOVEMENT_METHODS
+    | operations.SIZED_METHODS
+    | operations.CASTS
+    | operations.PRODUCT_METHODS
+    | {"unbind", "roll", "repeat_interleave"}
 )
 _MOVING_LAYERS = operations.POOLS | operations.PIXEL_SHUFFLES | {nn.Flatten, nn.ChannelShuffle}
 
