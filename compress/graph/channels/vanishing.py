@@ -10,6 +10,7 @@ import operator
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,9 +58,15 @@ class _Vanishing:
     def __init__(self, s: State, module: GraphModule, classes: Tensor, gone: frozenset[int]):
         self.s, self.module = s, module
         self.answers: dict[Node, bool] = {}
-        labels = torch.zeros(len(classes), dtype=torch.bool)
+        labels = np.zeros(len(classes), dtype=bool)
         labels[list(gone)] = True
-        self.made = {name for (name, _), (role, atoms) in s.axes.items() if role != "in" and bool(labels[classes[atoms]].any())}
+        goes, met = labels[classes.numpy()], dict[int, bool]()  # the axes of a layer share a tensor of atoms
+        self.made: set[str] = set()
+        for (name, _), (role, atoms) in s.axes.items():
+            if role != "in" and id(atoms) not in met:
+                met[id(atoms)] = bool(goes[atoms.numpy()].any())
+            if role != "in" and met[id(atoms)]:
+                self.made.add(name)
 
     def at(self, node: Node) -> bool:
         """Whether what a node gives is zero."""

@@ -21,6 +21,8 @@ _NO_TENSOR = _PLAIN | {dict, OrderedDict, set, tuple}  # said before Tensor is a
 # Copied key by key below, since their entries are the tensors and modules that must be shared or come from the memo.
 _HELD = frozenset({"_parameters", "_buffers", "_modules"})
 _HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict)) - _HELD
+USUAL = frozenset(vars(nn.Module()))
+"""What every module has, none of it a tensor."""
 _OWN_WORDS = ("__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__")
 _SET_STATE = (nn.Module.__setstate__, _ConvNd.__setstate__)
 _COMPILED = "_compiled_call_impl"  # torch.compile's; torch leaves it out of copies, too
@@ -43,8 +45,9 @@ def sharing(model: nn.Module) -> nn.Module:
             # Exact types: a subclass of Tensor may have a way of its own to be copied.
             if type(t) in (nn.Parameter, Tensor):
                 memo.setdefault(id(t), _shared(t))  # a tensor of several names stays one
-        for t in vars(m).values():
+        for name in vars(m).keys() - USUAL:
             # A weight that a hook computes is an attribute with a history, which deepcopy refuses.
+            t = vars(m)[name]
             if type(t) not in _NO_TENSOR and isinstance(t, Tensor) and t.grad_fn is not None:
                 memo.setdefault(id(t), t.detach())
     simple = [m for m in every if _copied_by_entries(type(m))]
