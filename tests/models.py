@@ -1630,6 +1630,33 @@ def a_sum_over_channels_that_do_not_vanish():
     return rotary(attend, 1, 1, width=6)
 
 
+@case(removable="stem.0 hidden")
+def filtered_by_frequency():
+    """A global filter: each channel for itself, by complex weights in the shape of its spectrum."""
+
+    def call(s, x):
+        x = s.stem(x)
+        spectrum = torch.fft.rfft2(x, norm="ortho") * torch.view_as_complex(s.filters.weight)
+        x = x + torch.fft.irfft2(spectrum, s=x.shape[-2:], norm="ortho") + torch.fft.fft(x, dim=2).real
+        return s.head(x + s.back(F.relu(s.hidden(x))))
+
+    net = Net(call, stem=block(3, 8), filters=nn.Module(), hidden=conv(8, 6), back=conv(6, 8), head=head(8))
+    net.filters.weight = nn.Parameter(torch.randn(8, 8, 5, 2) / 4)
+    return net
+
+
+@case(TOKENS, removable="hidden", frozen={"first": "mixes channels"})
+def mixed_by_a_transform():
+    """FNet: the transform runs over channels, too."""
+
+    def call(s, x):
+        x = s.first(x)
+        x = x + torch.fft.fftn(x, dim=(1, 2)).real
+        return s.last(F.relu(s.hidden(x)))
+
+    return Net(call, first=nn.Linear(8, 12), hidden=nn.Linear(12, 10), last=nn.Linear(10, 4))
+
+
 ASSERTIONS = (asserts_a_value, asserts_with_a_message, asserts_in_a_function_of_its_own)
 BRANCHES = (goes_on_unless, raises_an_assertion_error_by_itself, chooses, asserts_the_contrary)
 

@@ -237,6 +237,10 @@ def _function(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
         return reductions.gathered(s, node, f.__name__, args, kwargs)
     if f in operations.ALONG_FUNCTIONS:
         return _along(s, node, f.__name__, args, kwargs)
+    if f in operations.FOURIER:
+        return reductions.fourier(s, node, f.__name__, args, kwargs)
+    if f in operations.COMPLEX or (f is getattr and args[1] in ("real", "imag")):
+        return reductions.of_complex(s, node, x)
     if f in operations.PRODUCTS:
         return op_rules.matmul(s, node, args[0], args[1])
     if f in operations.PIXELS:
@@ -287,6 +291,8 @@ _ENTRIES = frozenset(
     | operations.REDUCTIONS
     | operations.SELECTIONS
     | operations.GATHERED
+    | operations.FOURIER
+    | operations.COMPLEX
     | operations.ALONG_FUNCTIONS
     | operations.PRODUCTS
     | operations.PIXELS

@@ -26,7 +26,12 @@ _TIMES = frozenset({operator.mul, operator.imul, torch.mul, torch.multiply, "mul
 _OVER = frozenset({operator.truediv, operator.itruediv, torch.div, torch.true_divide, "div", "div_", "true_divide"})
 _SUMS = frozenset({"sum", "mean", "norm", "vector_norm", "amax", "amin"})
 _MOVES = operations.MOVEMENT | operations.SIZED | operations.JOINS | operations.PIXELS | operations.POOLING
-_MOVES |= operations.PRODUCTS | {operator.getitem, torch.unbind, torch.roll, torch.repeat_interleave}
+_MOVES |= (
+    operations.FOURIER
+    | operations.COMPLEX
+    | operations.PRODUCTS
+    | {operator.getitem, torch.unbind, torch.roll, torch.repeat_interleave}
+)
 _MOVE_METHODS = (
     operations.MOVEMENT_METHODS
     | operations.SIZED_METHODS
@@ -115,6 +120,8 @@ class _Vanishing:
             return isinstance(value, Node) and self.answers[value]
         if not all(zero):
             return False
+        if target is getattr:  # the real part of a complex number
+            return node.args[1] in ("real", "imag")
         if target in (_MOVE_METHODS if node.op == "call_method" else _MOVES) or name.removeprefix("linalg_") in _SUMS:
             return True
         if name == "pad":
