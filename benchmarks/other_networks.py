@@ -106,8 +106,13 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
         {**MARKS, "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 128, "n_positions": 64, "use_cache": False},
     ),
     "llama": ("LlamaForSequenceClassification", {**TEXT, "num_key_value_heads": 2, "pad_token_id": 0, "use_cache": False}),
+    "qwen3": ("Qwen3ForSequenceClassification", {**TEXT, "head_dim": 16, "num_key_value_heads": 2, "pad_token_id": 0}),
+    "gemma": ("GemmaForSequenceClassification", {**TEXT, "head_dim": 16, "num_key_value_heads": 1, "pad_token_id": 0}),
+    "dinov3_vit": ("DINOv3ViTModel", VIT),
+    "fnet": ("FNetForSequenceClassification", {**TEXT, **MARKS}),
     "wav2vec2": ("Wav2Vec2ForSequenceClassification", SOUND),
     "hubert": ("HubertForSequenceClassification", SOUND),
+    "wav2vec2-conformer": ("Wav2Vec2ConformerForSequenceClassification", SOUND),
     "whisper": ("WhisperForAudioClassification", SPEECH),
     "audio-spectrogram-transformer": ("ASTForAudioClassification", SPECTRA),
 }
@@ -115,6 +120,7 @@ FULL_SIZE = ("levit", "hiera")
 OTHER_INPUTS: dict[str, Callable[[], tuple[Tensor, ...]]] = {
     "wav2vec2": lambda: (torch.randn(1, 4000),),
     "hubert": lambda: (torch.randn(1, 4000),),
+    "wav2vec2-conformer": lambda: (torch.randn(1, 4000),),
     "whisper": lambda: (torch.randn(1, 20, 100),),
     "audio-spectrogram-transformer": lambda: (torch.randn(1, 64, 32),),
 }

@@ -925,9 +925,9 @@ def default_arguments():
     return Defaults()
 
 
-@case(TOKENS, VECTOR, removable="values.0", frozen={"weigh": "channels of weigh"})
+@case(TOKENS, VECTOR, removable="values.0 values.2", frozen={"weigh": "sums its channels over positions"})
 def tokens_weighed_by_a_vector():
-    """The channels of `weigh` are contracted with the tokens: each belongs to one token, and nothing of the product can go."""
+    """The channels of `weigh` are contracted with the tokens: each belongs to one token, and stays."""
 
     def call(s, x, y):
         weights = s.weigh(y).sigmoid().unsqueeze(1)  # (n, 1, tokens)
@@ -960,9 +960,9 @@ def attention_of_separate_layers():
     return Net(call, q=nn.Linear(8, 8), k=nn.Linear(8, 8), v=nn.Linear(8, 8), out=nn.Linear(8, 5))
 
 
-@case(removable="stem.0.0", frozen={"stem.1.0": "channels of stem.1.0"})
+@case(removable="stem.0.0 stem.1.0")
 def pooled_by_a_map():
-    """Channels in the rows of a product: all of them hang on the one channel that weighs the positions."""
+    """Channels in the rows of a product, which all have the one channel that weighs the positions in common."""
 
     def call(s, x):
         x = s.stem(x)
@@ -1442,7 +1442,7 @@ def every_second_channel_of_tokens():
     )
 
 
-@case(VECTOR, VECTOR, removable="hidden", frozen={"a": "broadcasts all of its operands", "b": "broadcasts all of its operands"})
+@case(VECTOR, VECTOR, removable="a hidden", frozen={"b": "broadcasts it over channels"})
 def outer_sum():
     return Two(
         lambda s, x, y: s.last(F.relu(s.hidden((s.a(x).unsqueeze(2) + s.b(y).unsqueeze(1)).mean(2)))),
@@ -1525,6 +1525,136 @@ def chooses(x):
 def asserts_the_contrary(x):
     assert not x.max() > 100
     return x
+
+
+def rotated(x, angles):
+    """Rotary embedding: the halves of the last axis are pairs."""
+    first, second = x.chunk(2, -1)
+    return x * angles.cos() + torch.cat((-second, first), -1) * angles.sin()
+
+
+def by_halves(s, positions):
+    return (torch.arange(positions).float()[:, None] * s.frequencies).repeat(1, 2)
+
+
+def rotary(attend, queries, keys, width=4, **more):
+    """A layer with rotary embeddings, of so many heads of queries and of keys."""
+
+    def call(s, x):
+        n = x.shape[1]
+        q, k, v = (layer(x).view(x.shape[0], n, -1, width).transpose(1, 2) for layer in (s.q, s.k, s.v))
+        y = attend(s, q, k, v, by_halves(s, n))
+        return s.head(s.out(y.transpose(1, 2).reshape(x.shape[0], n, -1)).mean(1))
+
+    sizes = {"q": queries * width, "k": keys * width, "v": keys * width}
+    net = Net(call, **{name: nn.Linear(8, size) for name, size in sizes.items()}, **more)
+    net.out, net.head = nn.Linear(queries * width, 6), nn.Linear(6, 3)
+    net.register_buffer("frequencies", 0.7 ** torch.arange(width // 2))
+    return net
+
+
+@case(TOKENS, removable="q out")
+def rotary_attention_of_grouped_queries():
+    def attend(s, q, k, v, angles):
+        k, v = (torch.cat((torch.tensor([]), t), dim=-2) for t in (rotated(k, angles), v))  # a cache that is empty
+        return F.scaled_dot_product_attention(rotated(q, angles), k, v, is_causal=True, enable_gqa=True)
+
+    return rotary(attend, 6, 3)
+
+
+def served(x, queries):
+    """Each head of keys for several heads of queries, as transformers writes it."""
+    b, heads, n, width = x.shape
+    return x[:, :, None].expand(b, heads, queries // heads, n, width).reshape(b, queries, n, width)
+
+
+@case(TOKENS, removable="q out")
+def rotary_attention_step_by_step():
+    def attend(s, q, k, v, angles):
+        k, v = (served(t, 6) for t in (rotated(k, angles), v))
+        return ((rotated(q, angles) @ k.transpose(-2, -1)) / 2 + s.bias).softmax(-1) @ v
+
+    net = rotary(attend, 6, 3)
+    net.register_buffer("bias", torch.randn(6, 6))
+    return net
+
+
+@case(TOKENS, removable="q out", frozen={"input of norm": "broadcasts it over channels"})
+def every_second_channel_turns_and_heads_are_normed():
+    """The other way to pair channels, keys that are repeated, and one weight for the norms of all heads."""
+
+    def turned(x, angles):
+        return x * angles.cos() + torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2) * angles.sin()
+
+    def attend(s, q, k, v, angles):
+        angles = angles[:, :2].repeat_interleave(2, dim=-1)
+        q, k = (turned(t * (t.pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt() * s.norm.weight, angles) for t in (q, k))
+        k, v = k.repeat_interleave(2, dim=1), torch.repeat_interleave(v, 2, 1)
+        return F.scaled_dot_product_attention(q, k, v)
+
+    net = rotary(attend, 6, 3)
+    net.norm = nn.Module()
+    net.norm.weight = nn.Parameter(torch.rand(4) + 0.5)
+    return net
+
+
+@case(TOKENS, removable="q v out")
+def pairs_of_channels_where_one_key_serves_all_queries():
+    def attend(s, q, k, v, angles):
+        return F.scaled_dot_product_attention(rotated(q, angles), rotated(k, angles), v, enable_gqa=True)
+
+    return rotary(attend, 4, 1, width=6)
+
+
+@case(removable="stem.0 theta value")
+def attention_of_a_single_head_over_positions():
+    """A non-local block: what queries and keys have in common is summed, and the values pass."""
+
+    def call(s, x):
+        x = s.stem(x)
+        q, k, v = (layer(x).flatten(2) for layer in (s.theta, s.phi, s.value))
+        weights = (q.transpose(1, 2) @ k / q.shape[1] ** 0.5).softmax(-1)
+        return s.head(x + s.back((v @ weights.transpose(1, 2)).view(x.shape[0], -1, *x.shape[2:])))
+
+    layers = {name: nn.Conv2d(8, 5, 1) for name in ("theta", "phi", "value")}
+    return Net(call, stem=block(3, 8), **layers, back=nn.Conv2d(5, 8, 1), head=head(8))
+
+
+@case(TOKENS, frozen={"q": "do not vanish"}, removable="v out")
+def a_sum_over_channels_that_do_not_vanish():
+    """A channel without its makers is no zero behind the sigmoid: of queries and keys none can go where there is one head."""
+
+    def attend(s, q, k, v, angles):
+        return F.scaled_dot_product_attention(q.sigmoid(), k.sigmoid(), v)
+
+    return rotary(attend, 1, 1, width=6)
+
+
+@case(removable="stem.0 hidden")
+def filtered_by_frequency():
+    """A global filter: each channel for itself, by complex weights in the shape of its spectrum."""
+
+    def call(s, x):
+        x = s.stem(x)
+        spectrum = torch.fft.rfft2(x, norm="ortho") * torch.view_as_complex(s.filters.weight)
+        x = x + torch.fft.irfft2(spectrum, s=x.shape[-2:], norm="ortho") + torch.fft.fft(x, dim=2).real
+        return s.head(x + s.back(F.relu(s.hidden(x))))
+
+    net = Net(call, stem=block(3, 8), filters=nn.Module(), hidden=conv(8, 6), back=conv(6, 8), head=head(8))
+    net.filters.weight = nn.Parameter(torch.randn(8, 8, 5, 2) / 4)
+    return net
+
+
+@case(TOKENS, removable="hidden", frozen={"first": "mixes channels"})
+def mixed_by_a_transform():
+    """FNet: the transform runs over channels, too."""
+
+    def call(s, x):
+        x = s.first(x)
+        x = x + torch.fft.fftn(x, dim=(1, 2)).real
+        return s.last(F.relu(s.hidden(x)))
+
+    return Net(call, first=nn.Linear(8, 12), hidden=nn.Linear(12, 10), last=nn.Linear(10, 4))
 
 
 ASSERTIONS = (asserts_a_value, asserts_with_a_message, asserts_in_a_function_of_its_own)

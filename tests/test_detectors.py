@@ -8,6 +8,7 @@ import sys
 import types
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -295,3 +296,32 @@ def test_annotations_nested_without_end_are_refused(tmp_path):
     (folder / "annotations.json").write_text("[" * 200_000)
     with pytest.raises(BadInput, match="is no JSON"):
         open_coco(folder)
+
+
+def test_a_box_that_lies_beyond_its_image_is_refused_and_one_that_sticks_out_is_not(tmp_path):
+    folder = draw(tmp_path / "shapes", count=1, size=64)
+    content = json.loads((folder / "annotations.json").read_text())
+    content["annotations"] = [{"image_id": 1, "category_id": 1, "bbox": [-10, 50, 20, 30]}]
+    (folder / "annotations.json").write_text(json.dumps(content))
+    assert open_coco(folder)[0][1]["boxes"].tolist() == [[-10, 50, 10, 80]]
+    for beyond in ([64, 10, 5, 5], [10, -9, 5, 9]):
+        content["annotations"][0]["bbox"] = beyond
+        (folder / "annotations.json").write_text(json.dumps(content))
+        with pytest.raises(BadInput, match=r"on image 1, outside of its 64x64 pixels"):
+            open_coco(folder)
+
+
+def test_a_library_that_puts_its_own_way_of_opening_in_the_place_of_pils_changes_no_refusal(tmp_path, monkeypatch):
+    data = open_coco(draw(tmp_path / "shapes", count=1))
+    data.records[0].path.write_bytes(b"no image")
+    own = Image.open
+
+    def asks_for_more(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return own(*args, **kwargs)
+        except OSError:
+            raise ModuleNotFoundError("No module named 'pi_heif'") from None
+
+    monkeypatch.setattr(Image, "open", asks_for_more)
+    with pytest.raises(BadInput, match=r"cannot be read as an image .it is no image that PIL knows"):
+        data[0]

@@ -346,3 +346,18 @@ def test_the_lowest_opset_that_has_an_operator_is_named_and_works(tmp_path: Path
         pytest.skip("onnxscript before 0.7, or this ONNX Runtime, has no deformable convolution, and says so")
     with pytest.raises(ExportError, match=f"Opset {opset} does not have DeformConv, .*: give --opset 19"):
         exporters.export("onnx", Deformed(), inputs, tmp_path / "model.onnx", opset=opset)
+
+
+def test_a_copy_behind_attention_with_a_mask_is_in_the_file(tmp_path: Path):
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 3)
+
+        def forward(self, x):
+            q, k, v = (t.view(x.shape[0], 6, 2, 4).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
+            y = nn.functional.scaled_dot_product_attention(q, k, v, (q @ k.transpose(-2, -1)).sin())
+            return self.out(y.transpose(1, 2).contiguous().reshape(x.shape[0], 6, -1))
+
+    done = exporters.export("onnx", Attends().eval(), (torch.randn(1, 6, 8),), tmp_path / "model.onnx", metadata={})
+    assert done.path.exists()

@@ -313,6 +313,24 @@ def test_a_parameter_of_two_layers_stays_one():
     assert [p.shape for p in module.parameters()] == [(6, 8)]
 
 
+def test_a_table_that_is_looked_up_by_a_function_is_a_layer():
+    class Scaled(nn.Embedding):
+        def forward(self, input):
+            return super().forward(input) * self.embedding_dim**0.5
+
+    model = nn.Sequential(Scaled(12, 8, padding_idx=0), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 8), nn.Linear(8, 12, bias=False))
+    model[4].weight = model[0].weight
+    x = (torch.randint(12, (2, 5)),)
+    module = trace(model.eval(), x)
+    assert type(module.get_submodule("0")) is nn.Embedding and module.state_dict().keys() == model.state_dict().keys()
+    assert module.get_submodule("0").weight is module.get_submodule("4").weight
+    assert distance(outputs(module, x), outputs(model, x)) == 0
+    channels = solve(module, x)
+    edits = random_edits(channels.removable, 0)
+    assert [g.channels for g in channels.removable] == [8, 6]
+    assert distance(outputs(keep(module, channels, edits), x), outputs(mask(module, channels, edits), x)) < EXACT
+
+
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_attention_of_torch_is_written_out(batch_first: bool):
     torch.manual_seed(0)

@@ -196,3 +196,15 @@ def test_a_copy_of_a_copy_equals_a_deep_copy():
     for one, other in zip(a.modules(), b.modules(), strict=True):
         assert type(one) is type(other) and list(vars(one)) == list(vars(other))
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_what_copies_itself_finds_the_modules_that_it_holds_though_others_hold_them_too():
+    act = nn.SiLU()
+    holder = nn.Sequential(nn.Linear(3, 3), act)
+    vars(holder)["forward"] = torch.fx.GraphModule(
+        nn.ModuleDict(dict(holder._modules)), torch.fx.symbolic_trace(holder).graph
+    ).forward
+    model = nn.Sequential(nn.Linear(3, 3), act, holder).eval()
+    copied, x = sharing(model), torch.randn(2, 3)
+    assert copied[1] is copied[2][1] is not act
+    assert torch.equal(copied(x), model(x))

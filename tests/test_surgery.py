@@ -46,7 +46,8 @@ def test_removed_equals_masked_and_the_rest_cannot_see_it(name):
         smaller = sum(p.numel() for p in removed.parameters())
         assert smaller < sum(p.numel() for p in module.parameters()) or all(len(e.keep) == e.channels for e in edits)
         again = solve(removed, inputs)
-        assert [g.name for g in again.groups] == [g.name for g in channels.groups]
+        # One head that is left has channels of its own, which may go from then on.
+        assert {g.name for g in again.groups} >= {g.name for g in channels.groups}
         twice = random_edits([g for g in again.removable if g.channels > 1], seed + 7)
         second, expected = keep(removed, again, twice), mask(removed, again, twice)
         assert distance(outputs(second, x), outputs(expected, x)) < EXACT

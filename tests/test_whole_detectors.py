@@ -19,7 +19,7 @@ from compress.detection import own_losses, wholes
 from compress.detection.answered import answering
 from compress.detection.coco import CocoImages, open_coco, open_parts
 from compress.detection.drawn import draw
-from compress.errors import BadInput, CompressWarning, UnsupportedModel
+from compress.errors import BadInput, CompressWarning, EmptyData, UnsupportedModel
 from compress.pipeline.prepare import opened
 from compress.recipe import make
 from compress.report import records
@@ -176,3 +176,22 @@ def test_a_detector_is_refused_for_what_it_is_before_its_images_are(tmp_path: Pa
     draw(tmp_path / "coco", count=2, size=64)
     with pytest.raises(UnsupportedModel, match="is a whole detector"):
         opened(make(model=str(tmp_path / "whole.pt"), trust_pickle=True, data=str(tmp_path / "coco")))
+
+
+@pytest.mark.parametrize(("part", "said"), [("test", "to count with have no box"), ("train", "to train on have no box")])
+def test_parts_without_a_box_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, said: str):
+    monkeypatch.setattr(command, "packages", lambda: None)
+    for name in ("train", "test"):
+        folder = draw(tmp_path / name, count=2, size=64)
+        content = json.loads((folder / "annotations.json").read_text())
+        content["annotations"] = [] if name == part else content["annotations"]
+        (folder / "annotations.json").write_text(json.dumps(content))
+    with pytest.raises(EmptyData, match=said):
+        compress.detector(tiny(), tmp_path, epochs=1, out=tmp_path / "out")
+
+
+def test_a_part_of_a_detector_is_not_trained_on_boxes(tmp_path: Path):
+    draw(tmp_path / "coco" / "train", count=2, size=64)
+    (tmp_path / "model.compressed").mkdir()
+    with pytest.raises(BadInput, match=r"COCO's format.* Train the whole one: 'compress detector' does so"):
+        compress.finetune(tmp_path / "model.compressed", str(tmp_path / "coco"), out=tmp_path / "out")

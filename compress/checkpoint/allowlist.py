@@ -64,6 +64,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     **_from("F", F, _words("functional")),
     **_from("operator", operator, _words("operator")),
     **_from("linalg", torch.linalg, _words("linalg")),
+    **_from("fft", torch.fft, _words("fft")),
     **_from("math", math, _MATH.split()),
     **_from_modules(_WRAPPED),
     **_from_modules(_NAMED_OUTPUTS),

@@ -64,6 +64,10 @@ def parts_of(data: Parts, whole: wholes.Whole, asked: Recipe) -> tuple[CocoImage
     for part in (train, test):
         if not len(part):
             raise EmptyData("A part of the data has no image; needed is at least one. Add them.")
+    if not any(record.boxes for record in test.records):
+        raise EmptyData("The images to count with have no box, so that no precision can be counted; needed is one. Add them.")
+    if asked.epochs and not any(record.boxes for record in train.records):
+        raise EmptyData("The images to train on have no box; needed is one. Add them, or take --epochs 0.")
     if not isinstance(whole.part, wholes.Yolo):
         return train, test, ()
     sizes = train.sizes() | test.sizes()

@@ -21,6 +21,7 @@ from compress.checkpoint.load.live_module import as_module
 from compress.checkpoint.save import save
 from compress.commands.outputs import free
 from compress.data import open_data
+from compress.detection.coco import is_coco
 from compress.errors import BadInput, CompressError
 from compress.keywords import StepSettings, with_step_settings
 from compress.measure import quality
@@ -127,6 +128,12 @@ def finetune(
         if isinstance(teacher, nn.Module):
             raise BadInput(f"The model is the file {model} and the teacher a module; needed are two files, or two modules.")
         free(Path(out), force)
+        if isinstance(data, str | Path) and is_coco(data) and Path(model).is_dir():
+            raise BadInput(
+                f"{data} holds boxes in COCO's format, and {model} is a part of a detector at most, without losses of boxes. "
+                "Train the whole one: 'compress detector' does so for --epochs, and writes detector.pt, to train on by its own "
+                "losses."
+            )
         recipe, given = resolved_recipe(model, None, {**settings, "data": data})
         with _computing_on(threads):
             context, metric = prepare(recipe, progress, given)

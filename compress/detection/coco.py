@@ -94,8 +94,9 @@ def _picture(path: Path, head: bool = False) -> Image.Image:
     try:
         with Image.open(path, formats=FORMATS) as file:
             return file if head else file.convert("RGB")
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read as an image ({error}). Replace it, or take it out.") from error
+    except (OSError, ModuleNotFoundError) as error:  # ultralytics replaces Image.open, and asks for a package where PIL gives up
+        said = "it is no image that PIL knows" if isinstance(error, ModuleNotFoundError) else error
+        raise BadInput(f"{path} cannot be read as an image ({said}). Replace it, or take it out.") from error
 
 
 def _fitted(record: Record, side: int) -> Record:
@@ -144,6 +145,15 @@ def open_parts(folder: str | Path, seed: int = 0) -> tuple[CocoImages, CocoImage
     return train, test
 
 
+def is_coco(folder: str | Path) -> bool:
+    """Whether a folder is laid out as `open_parts` takes it."""
+    root = Path(folder)
+    parts = [root / name for name in ("", "train", *TEST)]
+    return any((part / name).is_file() for part in parts for name in ANNOTATIONS) or any(
+        (root / "annotations").glob("instances_*.json")
+    )
+
+
 def _part(root: Path, names: tuple[str, ...]) -> CocoImages | None:
     """The first of these parts that is there."""
     for name in names:
@@ -183,13 +193,14 @@ def open_coco(folder: str | Path, annotations: str | Path | None = None) -> Coco
     found = {_whole(image, "id", path): _file(root, image, path) for image in lists["images"]}
     if not found:
         raise EmptyData(f"{path} names no image; needed is at least one. Add them.")
+    sizes = {image["id"]: (image.get("width"), image.get("height")) for image in lists["images"]}
     boxes: dict[int, list[tuple[Box, int, bool]]] = {id: [] for id in found}
     for one in lists["annotations"]:
         of, label = _whole(one, "image_id", path), _whole(one, "category_id", path)
         for number, known, what in ((of, found, "image"), (label, categories, "category")):
             if number not in known:
                 raise BadInput(f"{path} has a box of the {what} {number}, which it does not list. Add it, or leave the box out.")
-        boxes[of].append((_box(one, path), label, bool(one.get("iscrowd"))))
+        boxes[of].append((_box(one, path, *sizes[of]), label, bool(one.get("iscrowd"))))
     return CocoImages([_record(id, file, boxes[id]) for id, file in found.items()], categories)
 
 
@@ -219,7 +230,7 @@ def _file(root: Path, entry: Mapping[str, Any], path: Path) -> Path:
     return file
 
 
-def _box(entry: Mapping[str, Any], path: Path) -> Box:
+def _box(entry: Mapping[str, Any], path: Path, wide: Any, high: Any) -> Box:
     box: Any = entry.get("bbox")
     numbers = cast("list[Any]", box) if isinstance(box, list) else []
     plain = len(numbers) == 4 and all(isinstance(n, int | float) and abs(n) < 1e9 for n in numbers)
@@ -229,4 +240,13 @@ def _box(entry: Mapping[str, Any], path: Path) -> Box:
             "two above 0. Correct it."
         )
     left, top, width, height = (float(n) for n in numbers)
+    beyond = any(
+        isinstance(size, int) and (start >= size or start + length <= 0)
+        for start, length, size in ((left, width, wide), (top, height, high))
+    )
+    if beyond:
+        raise BadInput(
+            f"{path} has the box {str(box)[:60]} on image {entry.get('image_id')}, outside of its {wide}x{high} pixels; needed "
+            "are [x, y, width, height] in pixels, from the left upper corner. Correct it."
+        )
     return left, top, width, height

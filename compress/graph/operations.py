@@ -39,6 +39,7 @@ class Operations:
     operator: str = ""
     methods: str = ""
     linalg: str = ""
+    fft: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ _ELEMENTWISE = (
 )
 _REDUCTIONS = "all amax amin any count_nonzero logsumexp mean nanmean nanquantile nansum norm prod quantile std sum var"
 _SELECTIONS = "argmax argmin argsort aminmax cummax cummin kthvalue max median min mode nanmedian sort topk"
+_FFT = "fft ifft rfft irfft hfft ihfft"
+_FOURIER = f"{_FFT} {' '.join(name + axes for name in _FFT.split() for axes in '2n')} fftshift ifftshift"
 _MOVEMENT = "flatten flip moveaxis movedim permute swapaxes swapdims t tile transpose unsqueeze"
 _SIZED = "chunk reshape split squeeze unflatten"
 
@@ -90,6 +93,8 @@ OPERATIONS: tuple[Operations, ...] = (
     Operations("reduction", torch=_REDUCTIONS + " std_mean var_mean", methods=_REDUCTIONS, linalg="matrix_norm norm vector_norm"),
     # entries along one axis are compared, and some of them (or their places) are given; max and min also take two tensors
     Operations("selection", torch=_SELECTIONS, methods=_SELECTIONS),
+    Operations("fourier", fft=_FOURIER),  # mixes the entries of its axes; channels on others pass
+    Operations("complex", torch="view_as_complex view_as_real real imag"),
     Operations("gathered", torch="gather index_select take_along_dim", methods="gather index_select take_along_dim"),
     Operations(
         "along",  # the entries along one axis mix; the channels of every other axis pass, as long as the shape stays
@@ -106,6 +111,7 @@ OPERATIONS: tuple[Operations, ...] = (
     Operations("product", torch="bmm matmul mm", operator="matmul", methods="bmm matmul mm"),
     Operations("einsum", torch="einsum"),
     Operations("size", methods="size dim numel ndimension __len__"),  # plain numbers
+    Operations("repeated", torch="repeat_interleave", methods="repeat_interleave"),
     Operations("picked", operator="getitem"),
     Operations("unbound", torch="unbind", methods="unbind"),
     Operations("shuffled", torch="channel_shuffle"),
@@ -120,8 +126,8 @@ OPERATIONS: tuple[Operations, ...] = (
     Operations(  # no rule: they freeze the channels that they touch
         torch="acos addmm arange asin baddbmm bernoulli bitwise_and bitwise_not bitwise_or broadcast_tensors bucketize cdist "
         "conv_transpose1d conv_transpose2d conv_transpose3d cross diag_embed diagonal diff dot empty eye fliplr flipud full "
-        "full_like hstack layer_norm linspace meshgrid narrow ones outer polar rand_like randn_like real repeat_interleave "
-        "rot90 rsub scatter scatter_add select split_with_sizes tensor_split tensordot tril triu vstack zeros _assert",
+        "full_like hstack layer_norm linspace meshgrid narrow ones outer polar rand_like randn_like rot90 rsub scatter "
+        "scatter_add select split_with_sizes tensor_split tensordot tril triu vstack zeros _assert",
         functional="adaptive_max_pool3d affine_grid alpha_dropout bilinear conv_transpose1d conv_transpose2d conv_transpose3d "
         "cosine_similarity dropout1d dropout2d dropout3d embedding feature_alpha_dropout fold grid_sample group_norm "
         "gumbel_softmax hardshrink instance_norm local_response_norm logsigmoid lp_pool3d max_unpool1d max_unpool2d max_unpool3d "
@@ -129,7 +135,7 @@ OPERATIONS: tuple[Operations, ...] = (
         "unfold upsample upsample_bilinear upsample_nearest",
         operator="ifloordiv ipow not_",
         methods="abs_ baddbmm broadcast_to diagonal dot fill_ get_device index_add index_fill masked_select narrow new_empty "
-        "new_full new_ones new_zeros nonzero outer repeat_interleave rot90 scatter scatter_ scatter_add scatter_add_ select "
+        "new_full new_ones new_zeros nonzero outer rot90 scatter scatter_ scatter_add scatter_add_ select "
         "split_with_sizes squeeze_ stride tensor_split transpose_ tril triu unfold unsqueeze_ zero_",
     ),
 )
@@ -245,7 +251,7 @@ def classes(row: Layers) -> dict[str, type[nn.Module]]:
 
 
 def _named(row: Operations) -> tuple[tuple[Any, str], ...]:
-    return (torch, row.torch), (F, row.functional), (operator, row.operator), (torch.linalg, row.linalg)
+    return (torch, row.torch), (F, row.functional), (operator, row.operator), (torch.linalg, row.linalg), (torch.fft, row.fft)
 
 
 # By exact class, never isinstance: a subclass may compute something else.
@@ -265,6 +271,7 @@ REDUCTIONS, REDUCTION_METHODS = functions("reduction"), methods("reduction")
 SELECTIONS, SELECTION_METHODS = functions("selection"), methods("selection")
 GATHERED, GATHER_METHODS = functions("gathered"), methods("gathered")
 ALONG, ALONG_FUNCTIONS = methods("along"), functions("along")
+FOURIER, COMPLEX = functions("fourier"), functions("complex")
 MOVEMENT, MOVEMENT_METHODS = functions("movement"), methods("movement")
 SIZED, SIZED_METHODS = functions("sized"), methods("sized")
 PIXELS, JOINS = functions("pixels"), functions("join")

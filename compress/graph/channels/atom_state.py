@@ -38,6 +38,23 @@ class Sized:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """An operand with one entry for all along some axes of a product or a sum.
+
+    Attributes:
+        main: atoms of the result.
+        other: of the operand.
+        axes: along which the channels of the result lie.
+        reason: why the operand stays where all of them lie along the axes of its one entry.
+    """
+
+    main: Tensor
+    other: Tensor
+    axes: Sequence[int]
+    reason: str
+
+
+@dataclass(frozen=True)
 class Computed:
     """What lies between parameters and a weight.
 
@@ -72,14 +89,17 @@ class State:
         taken: of those, first names of the ones that an unknown operation takes, with the reason.
         modules: every module by every name.
         computed: functional layers -> what their weight is computed from.
+        heads: products that sum over channels, or weigh them -> atoms of their heads, which go as a whole.
+        inside: those where the same channels of all heads go instead.
+        shared: operands of which it is not known yet whether they have channels in common with the result.
         zeroed: atoms of which a statistic is taken, the node that gives them, and why they stay should they not count as zeros.
         facets: atoms along one axis of a parameter that a weight is computed from.
         step: the value of a node, given those of its arguments.
     """
 
-    def __init__(self, thinned: frozenset[str], whole: frozenset[str], names: Mapping[str, str]):
+    def __init__(self, thinned: frozenset[str], whole: frozenset[str], inside: frozenset[str], names: Mapping[str, str]):
         self.atoms = Atoms()
-        self.thinned, self.whole, self.names = thinned, whole, names
+        self.thinned, self.whole, self.inside, self.names = thinned, whole, inside, names
         self.axes: dict[tuple[str, int], tuple[str, Tensor]] = {}
         self.sized: dict[str, Sized] = {}
         self.rectangles: list[Tensor] = []
@@ -95,6 +115,8 @@ class State:
         self.modules: dict[str, nn.Module] = {}
         self.computed: Mapping[Node, Computed] = {}
         self.facets: dict[tuple[str, int], Tensor] = {}
+        self.heads: dict[str, Tensor] = {}
+        self.shared: list[Shared] = []
         self.zeroed: list[tuple[Tensor, Node, str]] = []
         self.step: Callable[[Node, tuple[Any, ...], Mapping[str, Any]], Any]
 
@@ -109,6 +131,23 @@ class State:
         self.atoms.unite(known, atoms)
         if role == "in" != before:  # a tied tensor that one layer makes channels with and another reads them by
             self.axes[key] = (role, known)
+
+    def share(self, one: Shared, now: bool = False) -> None:
+        """Settle an operand, or keep it for when more is known: of heads and what is in them one may turn out to be no channels.
+
+        Args:
+            one: what is settled.
+            now: whether nothing more will be known.
+        """
+        sizes = (1,) * (one.main.ndim - one.other.ndim) + tuple(one.other.shape)
+        once = sum(sizes[d] == 1 for d in one.axes)
+        if 0 < once < len(one.axes) and not now:
+            self.shared.append(one)
+        elif once and once == len(one.axes):
+            # Its single entry along the channels serves all of them, as a gate of one map does.
+            self.atoms.freeze(one.other, one.reason)
+        else:
+            self.atoms.unite(one.main, one.other)
 
     def counted(self, of: Tensor | str, dim: int) -> tuple[Tensor, int]:
         """The atoms that a size counts, and their axis; those of a parameter are known when the walk is over."""

@@ -204,6 +204,8 @@ def _method(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
         return op_rules.shaped_as(s, x, args[1])
     if name == "unbind":
         return op_rules.unbound(s, node, x, argument(args, kwargs, 1, "dim", 0))
+    if name == "repeat_interleave":
+        return op_rules.repeated(s, node, args, kwargs)
     return unknown(s, node, tensors_in((args, kwargs)))
 
 
@@ -235,6 +237,10 @@ def _function(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
         return reductions.gathered(s, node, f.__name__, args, kwargs)
     if f in operations.ALONG_FUNCTIONS:
         return _along(s, node, f.__name__, args, kwargs)
+    if f in operations.FOURIER:
+        return reductions.fourier(s, node, f.__name__, args, kwargs)
+    if f in operations.COMPLEX or (f is getattr and args[1] in ("real", "imag")):
+        return reductions.of_complex(s, node, x)
     if f in operations.PRODUCTS:
         return op_rules.matmul(s, node, args[0], args[1])
     if f in operations.PIXELS:
@@ -258,24 +264,20 @@ def _along(s: State, node: Node, name: str, args: Args, kwargs: Kwargs) -> Any:
 # ---- what is looked up by function ------------------------------------------------------------------------------------------
 
 
-def _attention(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
-    q, k, v = (argument(args, kwargs, i, n) for i, n in enumerate(("query", "key", "value")))
-    return op_rules.attention(s, node, q, k, v, argument(args, kwargs, 3, "attn_mask"))
-
-
 _SPECIAL: dict[Any, Callable[[State, Node, Args, Kwargs], Any]] = {
     F.linear: functional_layers.layer,
     **dict.fromkeys(operations.FUNCTIONAL_CONVOLUTIONS, functional_layers.layer),
     F.layer_norm: functional_layers.norm,
     F.batch_norm: functional_layers.norm,
     F.prelu: functional_layers.prelu,
-    F.scaled_dot_product_attention: _attention,
+    F.scaled_dot_product_attention: op_rules.attention,
     F.pad: lambda s, node, args, kwargs: op_rules.padded(
         s, node, args[0], argument(args, kwargs, 1, "pad"), argument(args, kwargs, 2, "mode", "constant")
     ),
     torch.einsum: lambda s, node, args, kwargs: einsum(s, node, args[0], tensors_in(args[1:])),
     F.glu: lambda s, node, args, kwargs: op_rules.gated(s, args[0], argument(args, kwargs, 1, "dim", -1)),
     torch.channel_shuffle: lambda s, node, args, kwargs: op_rules.shuffled(s, args[0], argument(args, kwargs, 1, "groups")),
+    torch.repeat_interleave: op_rules.repeated,
     torch.unbind: lambda s, node, args, kwargs: op_rules.unbound(s, node, args[0], argument(args, kwargs, 1, "dim", 0)),
 }
 _LAYERS = operations.FUNCTIONAL_LAYERS
@@ -289,6 +291,8 @@ _ENTRIES = frozenset(
     | operations.REDUCTIONS
     | operations.SELECTIONS
     | operations.GATHERED
+    | operations.FOURIER
+    | operations.COMPLEX
     | operations.ALONG_FUNCTIONS
     | operations.PRODUCTS
     | operations.PIXELS

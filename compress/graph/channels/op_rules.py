@@ -7,6 +7,7 @@ it is) and gives the node's value. Pure data movement has no rule: the real oper
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Node
 
-from compress.graph.channels.atom_state import Sized, State, shaped, tensors_in, unknown, where
+from compress.graph.channels.atom_state import Shared, Sized, State, argument, shaped, tensors_in, unknown, where
 from compress.graph.channels.atoms import along, varies, varying
 
 # ---- elementwise, reductions, products -------------------------------------------------------------------------------------
@@ -28,7 +29,7 @@ def elementwise(s: State, node: Node, operands: Sequence[Tensor]) -> Any:
     shape = operands[0].shape
     if any(t.shape != shape for t in operands):
         shape = np.broadcast_shapes(*(t.shape for t in operands))  # that of torch takes twenty times as long
-    full = [t for t in operands if t.shape == shape]
+    full = [t for t in operands if t.shape == shape] or _product(s, shape, operands)
     if not full:
         return unknown(s, node, operands, "broadcasts all of its operands")
     # The operand that varies least, so that what is broadcast in it is seen; constants (no axis) come last.
@@ -37,13 +38,22 @@ def elementwise(s: State, node: Node, operands: Sequence[Tensor]) -> Any:
     for other in operands:
         if other is main:
             continue
-        sizes = (1,) * (main.ndim - other.ndim) + tuple(other.shape)
-        # Its single entry along the channels serves all of them, as a gate of one map does.
-        if axes and all(sizes[d] == 1 for d in axes):
-            s.atoms.freeze(other, f"{where(node)} broadcasts it over channels")
-        else:
+        if other.shape == shape:
             s.atoms.unite(main, other)
+        else:
+            s.share(Shared(main, other, axes, f"{where(node)} broadcasts it over channels"))
     return main
+
+
+_FOLLOWED = 2**16
+"""Entries of a table that two vectors make; larger ones are masks."""
+
+
+def _product(s: State, shape: Sequence[int], operands: Sequence[Tensor]) -> list[Tensor]:
+    """Fresh atoms where no operand is as large as the result: one for each combination of theirs."""
+    axes = {d + len(shape) - t.ndim for t in operands for d in varying(t)}
+    sizes = [n if d in axes else 1 for d, n in enumerate(shape)]
+    return [s.atoms.new(prod(sizes)).view(sizes).expand(tuple(shape))] if prod(sizes) <= _FOLLOWED else []
 
 
 def reduced(s: State, node: Node, x: Tensor, dims: Sequence[int], why: str = "reduces over channels") -> Any:
@@ -93,43 +103,79 @@ def padded(s: State, node: Node, x: Tensor, pad: Sequence[int], mode: str) -> An
 
 
 def matmul(s: State, node: Node, a: Tensor, b: Tensor) -> Any:
-    """(..., i, k) @ (..., k, j). Contracting channels (q k^T) ties them all: a head goes as a whole."""
+    """(..., i, k) @ (..., k, j). Contracting channels (q k^T) ties those of a head, which goes whole, or those of all heads."""
     shape = tuple(node.meta["shape"])
     if min(a.ndim, b.ndim) < 2:
         return unknown(s, node, [a, b], "multiplies by a vector")
-    # A sum over channels: both sides must lose the same, and one class along all of k is all that is safe here.
+    # A sum over channels: both sides must lose the same.
     if varies(a, -1) or varies(b, -2):
+        if node.name in s.inside:
+            return _contracted(s, node, a, b.transpose(-1, -2))
         rep_a = s.atoms.unite_along(a, [a.ndim - 2, a.ndim - 1]).narrow(-2, 0, 1).narrow(-1, 0, 1)
         rep_b = s.atoms.unite_along(b, [b.ndim - 2, b.ndim - 1]).narrow(-2, 0, 1).narrow(-1, 0, 1)
         s.atoms.unite(rep_a, rep_b)
         # the one with more entries has the heads, the other is shared among them
-        return rep_a.expand(shape) if rep_a.numel() >= rep_b.numel() else rep_b.expand(shape)
+        heads = rep_a if rep_a.numel() >= rep_b.numel() else rep_b
+        s.heads[node.name] = heads
+        return heads.expand(shape)
     if varies(a, -2) and varies(b, -1):
         return unknown(s, node, [a, b], "multiplies channels by channels")
     # One side has channels that pass, the other mixes positions (attention weights times values).
     rows = varies(a, -2)
     wide, weights = (a.narrow(-1, 0, 1), b) if rows else (b.narrow(-2, 0, 1), a)
     wide = wide.expand(shape)
+    if node.name in s.inside:
+        s.atoms.freeze(weights, f"{where(node)} shares it among the channels of all heads")
+        return shaped(s.atoms.per_channel(wide, -2 if rows else -1), shape, len(shape) - 1 - rows)
     # Heads of the weights are coupled with those of the values.
     s.atoms.unite(weights.narrow(-2, 0, 1).narrow(-1, 0, 1).expand(*shape[:-2], 1, 1), wide)
+    if rows or varies(wide, -1):
+        s.heads[node.name] = wide
     return wide
 
 
-def attention(s: State, node: Node, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Any:
-    """softmax(q k^T + mask) v, all (..., tokens, head dimension): the classes are whole heads."""
-    # Grouped-query attention: a key head serves several query heads.
-    if q.shape[:-2] != k.shape[:-2] or k.shape[:-2] != v.shape[:-2]:
+def attention(s: State, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """softmax(q k^T + mask) v, all (..., tokens, head dimension): the classes are whole heads, or the same channels of all heads.
+
+    Where a key head serves several query heads these go together.
+    """
+    q, k, v, mask = (argument(args, kwargs, i, n) for i, n in enumerate(("query", "key", "value", "attn_mask")))
+    if q.shape[:-3] != k.shape[:-3] or k.shape[:-2] != v.shape[:-2]:
         return unknown(s, node, [q, k, v, *tensors_in(mask)], "shares keys among heads")
+    shape = tuple(node.meta["shape"])
+    if node.name in s.inside:
+        _contracted(s, node, q, k)
+        s.sized[node.name] = Sized(q, q, args, kwargs)  # divides by the root of how many there are
+        s.atoms.freeze(mask, f"{where(node)} shares the mask among heads") if isinstance(mask, Tensor) else None
+        return shaped(s.atoms.per_channel(v, -1), shape, len(shape) - 1)
     heads = s.atoms.unite_along(q, [q.ndim - 2, q.ndim - 1]).narrow(-2, 0, 1).narrow(-1, 0, 1)
-    s.atoms.unite(s.atoms.unite_along(k, [k.ndim - 2, k.ndim - 1]), heads)
-    s.atoms.unite(v, heads)
+    for t in (s.atoms.unite_along(k, [k.ndim - 2, k.ndim - 1]), v):
+        s.atoms.unite(t.repeat_interleave(heads.shape[-3] // t.shape[-3], -3) if t.ndim > 2 else t, heads)
+    s.heads[node.name] = heads
     if isinstance(mask, Tensor):
         # A mask per head goes with its head; any other is read by all and has to stay whole.
         if mask.ndim > 2 and mask.shape[-3] > 1:
             s.atoms.unite(heads, mask)
         else:
             s.atoms.freeze(mask, f"{where(node)} shares the mask among heads")
-    return heads.expand(tuple(node.meta["shape"]))
+    return heads.expand(shape)
+
+
+def _contracted(s: State, node: Node, a: Tensor, b: Tensor) -> Tensor:
+    """(..., i, k), (..., j, k) -> (..., i, j): where both have channels along k they lose the same in all heads.
+
+    These are zeros on one side, so that the sum is the same without them. Where one side has positions there it keeps its own
+    channels.
+    """
+    shape = tuple(node.meta["shape"])
+    for one, other, axis in ((a, b, -1), (b, a, -2)):
+        if not varies(other, -1) and varying(other) == [other.ndim - 2]:
+            s.atoms.freeze(one, f"{where(node)} sums its channels over positions")
+            return shaped(along(other, -2), shape, len(shape) + axis)
+    channels = s.atoms.per_channel(a, -1)
+    s.atoms.unite(channels, s.atoms.per_channel(b, -1))
+    s.zeroed.append((channels, node.all_input_nodes[0], f"{where(node)} sums over channels that do not vanish"))
+    return s.atoms.new(1).view(()).expand(shape)
 
 
 # ---- cutting, joining, moving ----------------------------------------------------------------------------------------------
@@ -153,6 +199,14 @@ def shaped_as(s: State, x: Tensor, other: Tensor) -> Tensor:
     s.rectangles.append(out)
     s.atoms.unite(out, other)
     return out
+
+
+def repeated(s: State, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Every entry of an axis several times, as a key head serves several query heads."""
+    repeats, dim = argument(args, kwargs, 1, "repeats"), argument(args, kwargs, 2, "dim")
+    if dim is None or not isinstance(repeats, int) or kwargs.get("output_size") is not None:
+        return unknown(s, node, tensors_in((args, kwargs)), "repeats entries in a way that is not followed")
+    return torch.repeat_interleave(*args, **kwargs)
 
 
 def unbound(s: State, node: Node, x: Tensor, dim: int) -> tuple[Tensor, ...]:
@@ -204,6 +258,8 @@ def looked_up(s: State, node: Node, x: Tensor, index: Tensor, dim: int) -> Any:
 
 def joined(s: State, node: Node, parts: Sequence[Tensor], dim: int, new_axis: bool) -> Tensor:
     """Concatenation, and stacking on a new axis."""
+    if not new_axis:  # torch passes over a vector without entries, such as a cache that is empty
+        parts = [p for p in parts if p.shape != (0,)] or parts
     axis = dim % (parts[0].ndim + new_axis)
     if new_axis:
         parts = [p.unsqueeze(axis) for p in parts]

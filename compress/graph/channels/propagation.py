@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -118,6 +119,7 @@ def close(s: State) -> Tensor:
     for (name, _), (_, atoms) in s.axes.items():
         if name in s.taken:
             s.atoms.freeze(atoms, s.taken[name])
+    _settle(s)
     # Only now, since uniting rectangles may couple what the axes below look at.
     classes = _rectangular(s)
     for name, t in s.parameters.items():
@@ -135,7 +137,10 @@ def close(s: State) -> Tensor:
 
 def differs(labels: Tensor, dim: int) -> bool:
     """Whether the classes change along an axis."""
-    return labels.shape[dim] > 1 and bool((labels != labels.narrow(dim, 0, 1)).any())
+    if labels.shape[dim] < 2 or labels.stride(dim) == 0:
+        return False
+    values = labels.numpy()  # a call of NumPy costs a third of one of torch
+    return bool((values != values.take([0], dim)).any())
 
 
 def _rectangular(s: State) -> Tensor:
@@ -157,3 +162,15 @@ def _rectangular(s: State) -> Tensor:
                 s.atoms.unite_along(t, [d for d in dims if d != free])
         if s.atoms.edges == edges:
             return classes
+
+
+def _settle(s: State) -> None:
+    """Whether operands that are shared among channels have channels in common with the result."""
+    now = False
+    while s.shared:
+        edges, waiting, classes = s.atoms.edges, s.shared, s.atoms.classes()
+        s.shared = []
+        for one in waiting:
+            labels = classes[slim(one.main)]
+            s.share(replace(one, axes=[d for d in range(labels.ndim) if differs(labels, d)]), now)
+        now = s.atoms.edges == edges  # nothing else tells which axis has the channels

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from compress.graph.channels import op_rules
-from compress.graph.channels.atom_state import Sized, State, tensors_in, unknown, where
+from compress.graph.channels.atom_state import Sized, State, argument, tensors_in, unknown, where
 from compress.graph.channels.atoms import varies, varying
 
 _BEHIND_ANOTHER = frozenset({"norm", "vector_norm", "matrix_norm", "topk", "kthvalue", "quantile", "nanquantile"})
@@ -59,6 +59,26 @@ def _over_channels(s: State, node: Node, x: Tensor, axis: int, name: str) -> Any
     if name == "mean":  # of as many as there were
         s.sized[node.name] = Sized(x, x, (), {})
     return s.atoms.new(1).view(()).expand(tuple(node.meta["shape"]))
+
+
+def fourier(s: State, node: Node, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """A transform along some axes, whose lengths it may change: each channel on another axis for itself."""
+    name = name.removeprefix("fft_")
+    x = argument(args, kwargs, 0, "input")
+    sizes, dims = (None, argument(args, kwargs, 1, "dim")) if "shift" in name else (args[1:2], argument(args, kwargs, 2, "dim"))
+    if dims is None:
+        sizes = next(iter(sizes or ()), kwargs.get("s"))
+        several = range(-len(sizes), 0) if isinstance(sizes, tuple | list) else range(x.ndim)
+        dims = several if name.endswith("n") or "shift" in name else (-2, -1) if name.endswith("2") else -1
+    return op_rules.reduced(s, node, x, [d % x.ndim for d in ([dims] if isinstance(dims, int) else dims)], "mixes channels")
+
+
+def of_complex(s: State, node: Node, x: Tensor) -> Any:
+    """Pairs of numbers become complex ones, or these become pairs, or one of the two."""
+    shape = node.meta["shape"]
+    if len(shape) < x.ndim:
+        return op_rules.reduced(s, node, x, [x.ndim - 1], "makes a number of two channels")
+    return x if len(shape) == x.ndim else x.unsqueeze(-1).expand(tuple(shape))
 
 
 def selection(s: State, node: Node, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

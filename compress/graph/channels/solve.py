@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from compress.graph.channels.atom_state import State
+from compress.graph.channels.atoms import slim
 from compress.graph.channels.grouping import read
 from compress.graph.channels.groups import Channels, Group, Member
 from compress.graph.channels.propagation import close, tied_names, walk
@@ -26,7 +27,8 @@ def solve(module: GraphModule, inputs: tuple[Tensor, ...]) -> Channels:
 
     A grouped convolution loses whole groups, or the same positions of every group. Few wide groups are tried by their positions,
     all others by their number, and a layer that is left with nothing to choose the other way; where that leaves less to choose
-    from than whole groups everywhere, it is whole groups.
+    from than whole groups everywhere, it is whole groups. Attention loses whole heads, or the same channels of every head where
+    all heads would have to go.
     """
     if any("shape" not in node.meta for node in module.graph.nodes):
         note_shapes(module, module.graph, inputs)
@@ -41,9 +43,10 @@ def solve(module: GraphModule, inputs: tuple[Tensor, ...]) -> Channels:
 def _settled(module: GraphModule, names: dict[str, str], whole: frozenset[str]) -> tuple[Channels, frozenset[str]]:
     """The solved model, and the weights that lose positions of every group where whole groups may be better."""
     thinned: frozenset[str] = frozenset()
-    # Ends: both grow each round, by weights that the round before has tried the other way.
+    inside: frozenset[str] = frozenset()
+    # Ends: all grow each round, by weights and products that the round before has tried the other way.
     while True:
-        state = State(thinned, whole, names)
+        state = State(thinned, whole, inside, names)
         walk(state, module)
         classes = close(state)  # united once more by `close` than the walk alone would
         choices = {w: len(torch.unique(classes[atoms])) for w, atoms in (state.grouped | state.thin).items()}
@@ -51,12 +54,14 @@ def _settled(module: GraphModule, names: dict[str, str], whole: frozenset[str]) 
         stuck = {w for w, atoms in state.grouped.items() if len(atoms) > 1 and choices[w] == 1}
         # No more choices than there are groups: what lies around ties the positions.
         coarse = {w for w in state.thin if w not in thinned and choices[w] <= state.groups[w]}
-        if not stuck and not coarse:
+        # One class for all heads: a single head, or one that serves all others.
+        alone = {name for name, atoms in state.heads.items() if len(torch.unique(classes[slim(atoms)])) == 1}
+        if not stuck and not coarse and not alone:
             freeze_what_does_not_vanish(state, module, classes)
             solved, chosen = read(state, classes), frozenset(state.thin) - thinned
-            done = not (thinned or whole) and _free(state, solved)
+            done = not (thinned or whole or inside) and _free(state, solved)
             return solved, frozenset() if done else chosen
-        thinned, whole = thinned | stuck, whole | coarse
+        thinned, whole, inside = thinned | stuck, whole | coarse, inside | alone
 
 
 def _free(state: State, solved: Channels) -> bool:

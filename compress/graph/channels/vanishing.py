@@ -10,6 +10,7 @@ import operator
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,9 +26,18 @@ _TIMES = frozenset({operator.mul, operator.imul, torch.mul, torch.multiply, "mul
 _OVER = frozenset({operator.truediv, operator.itruediv, torch.div, torch.true_divide, "div", "div_", "true_divide"})
 _SUMS = frozenset({"sum", "mean", "norm", "vector_norm", "amax", "amin"})
 _MOVES = operations.MOVEMENT | operations.SIZED | operations.JOINS | operations.PIXELS | operations.POOLING
-_MOVES |= operations.PRODUCTS | {operator.getitem, torch.unbind, torch.roll}
+_MOVES |= (
+    operations.FOURIER
+    | operations.COMPLEX
+    | operations.PRODUCTS
+    | {operator.getitem, torch.unbind, torch.roll, torch.repeat_interleave}
+)
 _MOVE_METHODS = (
-    operations.MOVEMENT_METHODS | operations.SIZED_METHODS | operations.CASTS | operations.PRODUCT_METHODS | {"unbind", "roll"}
+    operations.MOVEMENT_METHODS
+    | operations.SIZED_METHODS
+    | operations.CASTS
+    | operations.PRODUCT_METHODS
+    | {"unbind", "roll", "repeat_interleave"}
 )
 _MOVING_LAYERS = operations.POOLS | operations.PIXEL_SHUFFLES | {nn.Flatten, nn.ChannelShuffle}
 
@@ -53,9 +63,15 @@ class _Vanishing:
     def __init__(self, s: State, module: GraphModule, classes: Tensor, gone: frozenset[int]):
         self.s, self.module = s, module
         self.answers: dict[Node, bool] = {}
-        labels = torch.zeros(len(classes), dtype=torch.bool)
+        labels = np.zeros(len(classes), dtype=bool)
         labels[list(gone)] = True
-        self.made = {name for (name, _), (role, atoms) in s.axes.items() if role != "in" and bool(labels[classes[atoms]].any())}
+        goes, met = labels[classes.numpy()], dict[int, bool]()  # the axes of a layer share a tensor of atoms
+        self.made: set[str] = set()
+        for (name, _), (role, atoms) in s.axes.items():
+            if role != "in" and id(atoms) not in met:
+                met[id(atoms)] = bool(goes[atoms.numpy()].any())
+            if role != "in" and met[id(atoms)]:
+                self.made.add(name)
 
     def at(self, node: Node) -> bool:
         """Whether what a node gives is zero."""
@@ -104,6 +120,8 @@ class _Vanishing:
             return isinstance(value, Node) and self.answers[value]
         if not all(zero):
             return False
+        if target is getattr:  # the real part of a complex number
+            return node.args[1] in ("real", "imag")
         if target in (_MOVE_METHODS if node.op == "call_method" else _MOVES) or name.removeprefix("linalg_") in _SUMS:
             return True
         if name == "pad":

@@ -11,6 +11,7 @@ import operator
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.nn.modules.batchnorm import _NormBase
@@ -43,6 +44,9 @@ def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counte
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if node.op == "call_module":
         _count_norm(module, str(node.target), sized, stays)
+    elif node.target is F.scaled_dot_product_attention:
+        if _argument(sized, 6, "scale") is None:
+            node.kwargs = {**node.kwargs, "scale": sized.into.shape[-1] ** -0.5}
     elif node.target in FUNCTIONAL_CONVOLUTIONS:
         _count_groups(node, sized, stays)
     elif name in ("chunk", "split"):

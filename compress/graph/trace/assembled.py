@@ -66,7 +66,9 @@ def _place(places: dict[str, tuple[nn.Module, nn.Module]], path: str) -> None:
     elif isinstance(value, nn.Parameter):
         target._parameters[name] = value
     elif isinstance(value, Tensor):
-        target.register_buffer(name, value, persistent=name not in source._non_persistent_buffers_set)
+        # A tensor that is no buffer there is made in the forward, or an attribute: no part of the state_dict.
+        kept = name in source._buffers and name not in source._non_persistent_buffers_set
+        target.register_buffer(name, value, persistent=kept)
     else:
         setattr(target, name, value)
 

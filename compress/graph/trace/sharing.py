@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from compress.graph.names import submodules
-
 _PLAIN = frozenset({type(None), bool, int, float, str, torch.dtype, torch.device, torch.Size})
 _NO_TENSOR = _PLAIN | {dict, OrderedDict, set, tuple}  # said before Tensor is asked, which takes its time
 # Copied key by key below, since their entries are the tensors and modules that must be shared or come from the memo.
 _HELD = frozenset({"_parameters", "_buffers", "_modules"})
 _HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict)) - _HELD
+USUAL = frozenset(vars(nn.Module()))
+"""What every module has, none of it a tensor."""
 _OWN_WORDS = ("__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__")
 _SET_STATE = (nn.Module.__setstate__, _ConvNd.__setstate__)
 _COMPILED = "_compiled_call_impl"  # torch.compile's; torch leaves it out of copies, too
@@ -37,14 +37,15 @@ def sharing(model: nn.Module) -> nn.Module:
     """The copy: fp32, parameters that are frozen stay so. Tensors that are fp32 already share their memory with the model's."""
     # deepcopy looks into memo first, so whatever is entered here is not copied: weights are shared, simple modules prefilled.
     memo: dict[int, Any] = {}
-    every = [m for _, m in submodules(model)]
+    every = _innermost_first(model)
     for m in every:
         for t in (*m._parameters.values(), *m._buffers.values()):
             # Exact types: a subclass of Tensor may have a way of its own to be copied.
             if type(t) in (nn.Parameter, Tensor):
                 memo.setdefault(id(t), _shared(t))  # a tensor of several names stays one
-        for t in vars(m).values():
+        for name in vars(m).keys() - USUAL:
             # A weight that a hook computes is an attribute with a history, which deepcopy refuses.
+            t = vars(m)[name]
             if type(t) not in _NO_TENSOR and isinstance(t, Tensor) and t.grad_fn is not None:
                 memo.setdefault(id(t), t.detach())
     simple = [m for m in every if _copied_by_entries(type(m))]
@@ -52,7 +53,7 @@ def sharing(model: nn.Module) -> nn.Module:
         # All shells before any is filled, because modules may refer to each other in any order.
         memo[id(m)] = type(m).__new__(type(m))
     # The innermost first: a class that copies itself, as GraphModule does, looks into the modules that it holds.
-    for m in reversed(simple):
+    for m in simple:
         own = memo[id(m)].__dict__
         own.update(vars(m))
         for name, value in vars(m).items():
@@ -70,6 +71,22 @@ def sharing(model: nn.Module) -> nn.Module:
                 own[name] = copy.deepcopy(value, memo)
         own.pop(_COMPILED, None)  # it was compiled for the original
     return copy.deepcopy(model, memo)
+
+
+def _innermost_first(model: nn.Module) -> list[nn.Module]:
+    """All modules, each behind those that it holds: one that many hold, as an activation may be, before the first of them."""
+    found: list[nn.Module] = []
+    seen: set[int] = set()
+    waiting = [(model, False)]
+    while waiting:
+        m, entered = waiting.pop()
+        if entered:
+            found.append(m)
+        elif id(m) not in seen:
+            seen.add(id(m))
+            waiting.append((m, True))
+            waiting += [(part, False) for part in m._modules.values() if part is not None]
+    return found
 
 
 def _shared(t: Any) -> Tensor:

@@ -6,6 +6,7 @@ What sizes decide is settled on the way (`control_flow`), and sizes stay symbols
 from __future__ import annotations
 
 import dis
+import functools
 import inspect
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from compress.graph.names import submodules
 from compress.graph.partial_norm import PartialNorm
 from compress.graph.trace.control_flow import Branches, Number
 from compress.graph.trace.lines import Untraced, of_torch, user_line
+from compress.graph.trace.sharing import USUAL
 
 _WRITTEN_OUT = (
     nn.TransformerEncoderLayer,
@@ -33,13 +35,18 @@ _WRITTEN_OUT = (
 
 def is_leaf(m: nn.Module) -> bool:
     """Whether a module is called as it is, a node of the graph; any other is gone through."""
-    if isinstance(m, StochasticDepth | ChannelAffine | PartialNorm):
+    return _is_leaf(type(m))
+
+
+@functools.lru_cache(maxsize=512)
+def _is_leaf(kind: type[nn.Module]) -> bool:
+    if issubclass(kind, StochasticDepth | ChannelAffine | PartialNorm):
         # StochasticDepth reads self.training: as a leaf it still tells train() from eval() after tracing.
         return True
     # The sizes inside an Unflatten are arguments that follow the channels, like those of the function.
-    if isinstance(m, (nn.Unflatten, nn.Sequential, *_WRITTEN_OUT)):
+    if issubclass(kind, (nn.Unflatten, nn.Sequential, *_WRITTEN_OUT)):
         return False
-    return type(m).__module__.startswith(("torch.nn.", "torch.ao.nn."))
+    return kind.__module__.startswith(("torch.nn.", "torch.ao.nn."))
 
 
 def without_defaults(m: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -71,18 +78,23 @@ def is_assertion(frame: Any) -> bool:
 class SymbolicTracer(Tracer):
     """torch.fx's tracer, with a memory of the innermost submodule in which tracing broke."""
 
-    def __init__(self, root: nn.Module, inputs: tuple[Tensor, ...], opaque: dict[str, str], buffers: bool):
+    def __init__(self, model: nn.Module, inputs: tuple[Tensor, ...], opaque: dict[str, str], buffers: bool):
         super().__init__()
+        self.model, self.paths, self.loose = model, dict[nn.Module, str](), dict[Any, str]()
         # What is computed from parameters stays in the graph, and what is computed from buffers.
         self.names: dict[int, str] = {}
         self.named: list[Any] = []  # kept: a forward may replace a buffer, and another tensor must not take its id
-        for path, part in submodules(root):
+        for path, part in submodules(model):
+            self.paths[part] = path
+            for name in vars(part).keys() - USUAL:
+                if isinstance(value := vars(part)[name], Tensor):
+                    self.loose[value] = f"{path}.{name}" if path else name
             # setdefault: a tied tensor goes by its first name, as in the state_dict.
             for name, tensor in (*part._parameters.items(), *(part._buffers.items() if buffers else ())):
                 self.names.setdefault(id(tensor), f"{path}.{name}" if path else name)
                 self.named.append(tensor)
         self.record_stack_traces = False  # `source` below is all that is needed, at a tenth of the time
-        self.opaque, self.branches, self.inputs = opaque, Branches(root, inputs), inputs
+        self.opaque, self.branches, self.inputs = opaque, Branches(model, inputs), inputs
         self.failed_in = ""
         self.inside = ""  # the module that is gone through
 
@@ -97,14 +109,18 @@ class SymbolicTracer(Tracer):
         for buffers in (True, False):
             tracer = SymbolicTracer(model, inputs, opaque, buffers)
             try:
-                return model, tracer.trace(model)
+                return model, tracer.trace(type(model).forward)
             except Exception as error:  # whatever a user's forward can raise on symbolic values
                 if tracer.failed_in or not buffers:
                     raise Untraced(error, tracer.failed_in) from error
         raise AssertionError("the second round returns or raises")
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        """One symbol for each input, and nothing for the rest: defaults are used, *args and **kwargs are empty."""
+        """One symbol for each input, and nothing for the rest: defaults are used, *args and **kwargs are empty.
+
+        What torch.fx collects of a module, in several times the time, is known: it is given the forward alone.
+        """
+        self.root, self.submodule_paths, self.tensor_attrs = self.model, self.paths, self.loose
         names = input_names(self.root, len(self.inputs))
         return root_fn, [self.root, *(self.create_proxy("placeholder", name, (), {}) for name in names)]
 
@@ -124,7 +140,9 @@ class SymbolicTracer(Tracer):
                 return found
             # A short cut past create_proxy's walk through nested arguments, for nearly all calls of layers have plain tensors.
             if not kwargs and all(type(a) is Number for a in args):
-                return self.proxy(self.create_node("call_module", path, tuple(a.node for a in args), {}))
+                node = self.create_node("call_module", path, (), {})
+                node.args = tuple(a.node for a in args)  # torch.fx would look through them for numbers
+                return self.proxy(node)
             return self.create_proxy("call_module", path, args, without_defaults(m, kwargs))
         except Exception:
             # The innermost: the exception passes every enclosing module on its way out.
