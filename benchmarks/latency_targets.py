@@ -33,7 +33,7 @@ from results_io import known, write
 
 import compress
 import exporters
-from compress.checkpoint.load import load
+from compress.checkpoint.load import load, open_artifact
 from compress.errors import CompressError
 from compress.measure.interleaved import Candidate, race
 from compress.pipeline import time_target
@@ -127,7 +127,9 @@ def carried_out(asked: dict[str, Any], args: argparse.Namespace) -> dict[str, An
     shape = (3, *[32 if net in TRAINED else SIDE] * 2)
     runtime, files = "ort", (out / "stages" / "00-dense" / "model.onnx", out / "model.onnx")
     if asked["place"] == EIGHT_BITS:
-        runtime, files = "openvino", eight_bits(out, shape)
+        kwargs = architecture.get("arch_kwargs")
+        dense_model = open_artifact(path, arch=architecture["arch"], arch_kwargs=kwargs, input_shapes=[shape]).module
+        runtime, files = "openvino", eight_bits(dense_model, out, shape)
     pair = [Candidate(str(file), runtime, file, asked["batch"], 1, (shape,)) for file in files]
     # Three times in processes of their own: where memory lies there makes a few percent.
     sessions = [race(pair, rounds=40, cpus=() if args.core is None else (args.core,))[1] for _ in range(3)]
@@ -145,13 +147,13 @@ def carried_out(asked: dict[str, Any], args: argparse.Namespace) -> dict[str, An
     }
 
 
-def eight_bits(out: Path, shape: tuple[int, ...]) -> tuple[Path, ...]:
+def eight_bits(dense: torch.nn.Module, out: Path, shape: tuple[int, ...]) -> tuple[Path, ...]:
     """The dense model and the result as files of OpenVINO in 8 bits, calibrated on noise: only their time is looked at."""
     noise, files = torch.randn(16, *shape, generator=torch.Generator().manual_seed(0)), list[Path]()
-    for name, folder in (("dense", out / "stages" / "00-dense"), ("result", out)):
+    for name, module in (("dense", dense), ("result", load(out / "model.compressed"))):
         files.append(out / f"{name}.xml")
         how = {"ranges": [(noise,)], "check_parity": False, "samples": [(noise,)], "int8_error": 10.0}
-        exporters.export(EIGHT_BITS, load(folder / "model.compressed"), (noise[:1],), files[-1], **how)
+        exporters.export(EIGHT_BITS, module, (noise[:1],), files[-1], **how)
     return tuple(files)
 
 
