@@ -1332,6 +1332,16 @@ def attention_with_a_table_of_relative_positions():
     return net
 
 
+@case(removable="stem.0 tail.0")
+def fourier():
+    return Net(
+        lambda s, x: s.head(s.tail(torch.fft.ifft2(torch.fft.fft2(s.stem(x))).real)),
+        stem=block(3, 8),
+        tail=block(8, 6),
+        head=head(6),
+    )
+
+
 # ---- what must stay --------------------------------------------------------------------------------------------------------
 
 
@@ -1342,16 +1352,6 @@ def unknown_operation():
             return torch.triu(x)
 
     return nn.Sequential(nn.Sequential(*block(3, 8), Upper()), block(8, 6), head(6))
-
-
-@case(removable="tail.0", frozen={"stem.0": "fft"})
-def fourier():
-    return Net(
-        lambda s, x: s.head(s.tail(torch.fft.ifft2(torch.fft.fft2(s.stem(x))).real)),
-        stem=block(3, 8),
-        tail=block(8, 6),
-        head=head(6),
-    )
 
 
 def some_line(channels, axis=1):
