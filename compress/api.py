@@ -195,6 +195,8 @@ def run(
     if dry_run:
         return decide(resolved, progress, given=given)
     how: dict[str, Any] = {"given": given, "resume": resume, "force": force, "progress": progress, "log": log}
+    if not str(out):
+        raise BadInput("--out is empty; needed is the name of a folder. Give one, or nothing for the folder out.")
     place = new_folder() if given.model is not None and out is OUT else nullcontext(Path(out))
     # A run sets the seed for every stage: the caller goes on drawing as before.
     with place as folder, torch.random.fork_rng(devices=range(torch.cuda.device_count())):

@@ -31,7 +31,8 @@ RENAMED_UNITS = {"rectifiers": "activations"}
 class Recipe(BaseModel):
     """Every setting of `compress run`. Field names are the flags' names with underscores."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # No setting means anything at infinity, and many would be found out in the middle of a run.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     # model
     model: str = Field("", description="model file: pickled module, state_dict, .safetensors or model.compressed/")

@@ -17,6 +17,7 @@ from compress.commands.gate import gate
 from compress.commands.report_page import report_page
 from compress.commands.verify import verify
 from compress.errors import BadInput
+from compress.user import code
 
 S3 = "s3://bucket/name"
 NET = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.LazyLinear(10))
@@ -48,9 +49,25 @@ def test_an_address_is_refused_as_one_and_makes_no_folder(place: str):
         PLACES[place]()
 
 
-def test_the_path_inside_an_address_of_files_is_asked_for():
-    with pytest.raises(BadInput, match="write what follows file://"):
+@pytest.mark.parametrize("place", ["gate", "report"])
+def test_it_is_told_once(place: str):
+    with pytest.raises(BadInput, match=r"^s3://bucket/name is an address"):
+        PLACES[place]()
+
+
+def test_of_an_address_of_a_file_the_path_is_told():
+    with pytest.raises(BadInput, match=r"^file:///tmp/model.pt is an address.*: write /tmp/model.pt\."):
         compress.run("file:///tmp/model.pt", data="digits")
+
+
+def test_code_is_not_looked_for_at_an_address():
+    with pytest.raises(BadInput, match=r"^file:///nets.py is an address"):
+        code.function("file:///nets.py:net", "--arch")
+
+
+def test_an_empty_name_is_no_folder():
+    with pytest.raises(BadInput, match="out is empty; needed is the name of a folder"):
+        compress.run(NET, data="digits", out="")
 
 
 def test_a_cache_at_an_address_ends_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -58,7 +75,7 @@ def test_a_cache_at_an_address_ends_every_command(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("sys.argv", ["compress", "methods"])
     with pytest.raises(SystemExit, match="2"):
         main()
-    assert f"Error: {S3} is an address" in capsys.readouterr().err
+    assert f"Error: The cache folder (COMPRESS_CACHE): {S3} is an address" in capsys.readouterr().err
 
 
 def test_a_folder_of_such_a_name_is_somebodys_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

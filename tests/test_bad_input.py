@@ -479,3 +479,14 @@ def test_values_that_compute_infinities_are_refused(tmp_path: Path, monkeypatch:
             net[1].running_var.fill_(-1)  # type: ignore[union-attr,operator]
     torch.save(net, "model.pt")
     assert re.search(needle, refused(run("model.pt", "--data", "digits", *QUICK)))
+
+
+@pytest.mark.parametrize("setting", ["epochs", "lr", "temperature", "weight_decay", "max_drop", "clip"])
+def test_infinity_is_no_setting(setting: str):
+    with pytest.raises(BadInput, match=f"--{setting.replace('_', '-')} is inf; needed is a finite number"):
+        make(model="a.pt", data="digits", **{setting: float("inf")})
+
+
+def test_a_core_that_is_not_there():
+    with pytest.raises(BadInput, match="cpu names core 4095, and there are "):
+        compress.bench("model.onnx", cpu="4095")

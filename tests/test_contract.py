@@ -16,6 +16,7 @@ from compress.commands.plan import _left_open
 from compress.data import open_data
 from compress.errors import BadInput, GateFailed, Infeasible
 from compress.pipeline import contract
+from compress.pipeline.contract import Look
 from compress.pipeline.exports import lost_too_much, undecided
 from compress.pipeline.held_out import Lost
 from compress.recipe import make
@@ -232,6 +233,15 @@ def test_what_samples_cannot_tell_is_said_so(net: Path, tmp_path: Path, monkeypa
 @pytest.mark.parametrize(("minimize", "align", "taken"), [("macs", None, 1), ("size", 16, 16), ("latency", None, None)])
 def test_counts_are_rounded_for_time_alone(minimize: str, align: int | None, taken: int | None):
     assert contract.unrounded(make(minimize=minimize, align=align)).align == taken
+
+
+def test_what_was_not_rounded_and_what_samples_cannot_tell_is_said():
+    looks = [Look(0.5, 0.69, -0.6, 2.0, False, False), Look(0.84, 0.0, -1.0, 1.0, False, True)]
+    said = contract._said(make(max_drop=2.0, minimize="macs"), looks, True, 144)
+    assert "Smaller ones lost no more than that, and 144 held-out samples cannot tell; more would." in said
+    assert "multiples of 8 make macs no smaller; they may be slower: --align 8 rounds them." in said
+    said = contract._said(make(max_drop=0.5, minimize="latency"), looks, False, 144)
+    assert said.endswith("a standard error to spare.")
 
 
 def test_a_run_and_the_gate_judge_by_one_rule(net: Path, tmp_path: Path):

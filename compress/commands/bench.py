@@ -8,6 +8,7 @@ process of its own (`measure.turns`), and are compared with the first. torch's e
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -73,6 +74,11 @@ def bench(
     wanted = chosen(runtime) if there is None else on_device(runtime)
     sizes, counts = numbers("batch", batch, 1), numbers("threads", threads, 0)
     cores = numbers("cpu", cpu, 0) if cpu else []
+    usable = os.sched_getaffinity(0) if there is None and hasattr(os, "sched_getaffinity") else set(cores)
+    if lacking := sorted(set(cores) - usable):
+        raise BadInput(
+            f"--cpu names core {lacking[0]}, and there are {', '.join(map(str, sorted(usable)))}. Name cores of these."
+        )
     with ExitStack() as stack:
         folder = stack.enter_context(leftovers.folder())
         asked = {**settings, "runtime": wanted[0] if wanted[0] in IN_PROCESS else "ort"}

@@ -215,7 +215,7 @@ def _normalization(
     if len(mean) not in (1, channels):
         raise BadInput(
             f"The normalization has {many(len(mean), 'value')}, the images have {many(channels, 'channel')}. "
-            "Give one value for each."
+            f"Give one value for each{', or channels = 3' if (len(mean), channels) == (3, 1) else ''}."
         )
     return (mean * channels, std * channels, inferred) if len(mean) == 1 else (mean, std, inferred)
 

@@ -83,7 +83,10 @@ def found(
     if not kept:
         raise Infeasible(_nothing_keeps(recipe, looks, len(context.data.held_out)))
     target = f"{UNITS[recipe.minimize]}={min(one.target for one in kept):.4f}"
-    return replace(context, recipe=unrounded(recipe).model_copy(update={"target": target})), _said(recipe, looks)
+    settled = unrounded(recipe)
+    return replace(context, recipe=settled.model_copy(update={"target": target})), _said(
+        recipe, looks, settled.align != recipe.align, len(context.data.held_out)
+    )
 
 
 def unrounded(recipe: Recipe) -> Recipe:
@@ -91,16 +94,25 @@ def unrounded(recipe: Recipe) -> Recipe:
     return recipe if recipe.align or recipe.minimize == "latency" else recipe.model_copy(update={"align": 1})
 
 
-def _said(recipe: Recipe, looks: Sequence[Look]) -> str:
+def _said(recipe: Recipe, looks: Sequence[Look], as_they_come: bool, samples: int) -> str:
     parts = [
         f"{one.target:.3g}{' trained' if one.trained else ''}: {one.lost:.2f} [{one.low:.2f}, {one.high:.2f}]"
         f"{' kept' if one.kept else ''}"
         for one in looks
         if one.lost < _UNREACHABLE
     ]
+    smallest = min(one.target for one in looks if one.kept)
+    untold = any(one.target < smallest and one.lost <= (recipe.max_drop or 0) for one in looks)
     return (
         f"The target was looked for: points of held-out quality lost by share of {UNITS[recipe.minimize]} "
         f"({', '.join(parts)}). Allowed are {recipe.max_drop:g}, kept is what leaves a standard error to spare."
+        + (f" Smaller ones lost no more than that, and {samples:,} held-out samples cannot tell; more would." if untold else "")
+        + (
+            f" Channel counts stay as they come, since multiples of 8 make {recipe.minimize} no smaller; they may be slower: "
+            "--align 8 rounds them."
+            if as_they_come
+            else ""
+        )
     )
 
 

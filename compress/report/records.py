@@ -328,6 +328,7 @@ def read(place: str | Path) -> tuple[Report, Path]:
     Raises:
         BadInput: there is none, it cannot be read, or it was changed after it was written.
     """
+    files.here(place)
     path = Path(place)
     path = path / "report.json" if path.is_dir() else path
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from compress.errors import BadInput
 from compress.user import files
 
 CACHE = "COMPRESS_CACHE"
@@ -22,7 +23,10 @@ def cache_folder() -> Path:
         BadInput: the variable names storage that is no file system.
     """
     folder = Path(os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "compress"))
-    files.here(folder)
+    try:
+        files.here(folder)
+    except BadInput as error:
+        raise BadInput(f"The cache folder ({CACHE}): {error}") from None
     return folder
 
 

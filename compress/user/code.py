@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import BadInput
+from compress.user import files
 
 _FILES: dict[Path, tuple[bytes, Any]] = {}
 """What was imported from a file, and the bytes that it had: as with any import, what it registers stands there once."""
@@ -94,6 +95,7 @@ def number(value: Any, what: str, name: str) -> float:
 
 
 def _file(path: Path) -> Any:
+    files.here(path)
     if not path.is_file():
         raise BadInput(f"There is no file {path}. Give the path from the current folder.")
     place, content = path.resolve(), path.read_bytes()

@@ -65,9 +65,10 @@ def here(path: str | Path) -> None:
     """
     if not is_address(path):
         return
-    written = re.sub(":/+", "://", str(path), count=1)
-    local = written.startswith("file:")
-    copy = "write what follows file://" if local else "copy what lies there, or mount it"
+    kind, _, rest = str(path).partition(":")
+    local = kind == "file"
+    written = f"{kind}://{'/' if local else ''}{rest.lstrip('/')}"
+    copy = f"write /{rest.lstrip('/')}" if local else "copy what lies there, or mount it"
     raise BadInput(
         f"{written} is an address; needed is a path on this machine, local or mounted (NFS), as files are read "
         f"in parts and results put in place by renaming. Give a path: {copy}."
