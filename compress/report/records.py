@@ -329,8 +329,7 @@ def read(place: str | Path) -> tuple[Report, Path]:
         BadInput: there is none, it cannot be read, or it was changed after it was written.
     """
     files.here(place)
-    path = Path(place)
-    path = path / "report.json" if path.is_dir() else path
+    path = Path(place) / "report.json" if Path(place).is_dir() else Path(place)
     try:
         return from_json(files.text(path)), path
     except (OSError, UnicodeDecodeError) as error:
