@@ -128,9 +128,10 @@ class Wrapped(nn.Module):
 
 
 def test_a_race_is_shared_by_sessions_since_memory_lies_elsewhere_in_each(monkeypatch: pytest.MonkeyPatch):
-    opened, dense_ms = list[Path](), [2.0, 2.1, 2.9, 2.1]  # one of the four is far off
+    opened, budgets, dense_ms = list[Path](), list[float](), [2.0, 2.1, 2.9, 2.1]  # one of the four is far off
 
-    def compare(runs: dict[str, object], reference: str, *, rounds: int, **_: object) -> dict[str, Timing]:
+    def compare(runs: dict[str, object], reference: str, *, rounds: int, budget_s: float, **_: object) -> dict[str, Timing]:
+        budgets.append(budget_s)
         ms = {"one": 1.0, "other": dense_ms.pop(0)}
         return {name: Timing(one, 1.0, (1.0, 1.0), rounds, rounds_ms=(one,) * rounds) for name, one in ms.items()}
 
@@ -139,3 +140,4 @@ def test_a_race_is_shared_by_sessions_since_memory_lies_elsewhere_in_each(monkey
     found = LatencyCache(make(runtime="ort", rounds=40), torch.device("cpu")).race(net(4), net(16))
     assert found.ratio == pytest.approx(2.1) and found.samples == 40
     assert [path.name for path in opened] == ["one.onnx", "other.onnx"] * 4
+    assert sum(budgets) == 60, "no longer than a single session"

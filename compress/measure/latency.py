@@ -19,7 +19,7 @@ beside a process that computes on another core, so that nobody waits, ratios of 
 ones.
 A sample repeats its call until it lasts some milliseconds, in up to `PARTS` parts, and is the median of these: the clock and the
 call's overhead weigh little, and an interruption hits one part of many. The call that follows another model's finds the caches
-full of that one's weights, which makes a network of 10 M parameters slower by a sixth: a sample begins with a call that is not
+full of that one's weights, and is slower than the next: a sample begins with a call that is not
 counted and has `machine.LEAST_CALLS` more at least, unless that takes longer than `machine.WARMING_S`: then a call fills the
 caches by itself.
 Where the interval holds 1, nothing is claimed.

@@ -40,8 +40,8 @@ from exporters import onnx_for_timing
 from exporters.standalone import leftovers, machine
 
 _FILE = "latency.json"
-_SESSIONS, _LEAST = 4, 10
-"""In which a race is timed, and the rounds of each at least."""
+_SESSIONS, _LEAST, _BUDGET_S = 4, 10, 60.0
+"""In which a race is timed, the rounds of each at least, and the time after which none is begun, shared by all."""
 
 
 _PLAIN = (
@@ -164,7 +164,10 @@ class LatencyCache:
         recipe = self.recipe
         count = 1 if self.runtime == "torch" else min(max(recipe.rounds // _LEAST, 1), _SESSIONS)
         rounds, waits = -(-recipe.rounds // count), partial(machine.Waits, recipe.threads or usable_cores())
-        sessions = [compare(opened(), reference, rounds=rounds, seed=recipe.seed, waits=waits) for _ in range(count)]
+        sessions = [
+            compare(opened(), reference, rounds=rounds, budget_s=_BUDGET_S / count, seed=recipe.seed, waits=waits)
+            for _ in range(count)
+        ]
         return pooled(sessions, reference, recipe.seed)
 
     def _batch(self, artifact: Artifact) -> tuple[Tensor, ...]:
