@@ -24,7 +24,7 @@ from compress.data import open_data
 from compress.detection.coco import is_coco
 from compress.errors import BadInput, CompressError
 from compress.keywords import StepSettings, with_step_settings
-from compress.measure import quality
+from compress.measure import heap, quality
 from compress.measure.drop import drop_interval
 from compress.pipeline.answers import counted
 from compress.pipeline.given import device_of, resolved_recipe
@@ -162,7 +162,7 @@ def _computing_on(threads: int) -> Generator[None]:
     """
     if threads < 0:
         raise BadInput(f"--threads is {threads}; needed is a whole number of 0 or more.")
-    with own_threads.threads(threads):
+    with own_threads.threads(threads), heap.kept():
         yield
 
 

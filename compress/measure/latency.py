@@ -37,6 +37,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from compress.measure import heap
 from compress.measure.intervals import beside_one
 from exporters.standalone import machine
 
@@ -142,7 +143,7 @@ def compare(
     names = list(runners)
     found: machine.Rounds[dict[str, float]] = machine.Rounds(rounds, budget_s, clock=clock)
     # Warm-up inside, too: a collection there would leave work for the timed calls.
-    with _no_garbage_collection():
+    with _no_garbage_collection(), heap.as_usual():
         for _ in range(warmup):
             for name in names:
                 runners[name]()

@@ -16,6 +16,7 @@ from compress.artifact import Artifact
 from compress.checkpoint.load.live_module import comes_back_otherwise
 from compress.errors import CompressError, GateFailed
 from compress.loggers.logged import chosen, logged
+from compress.measure import heap
 from compress.pipeline import contract, doubts, measured_target
 from compress.pipeline.crew import crew, follow, opened_by_all
 from compress.pipeline.exports import export_all
@@ -86,7 +87,8 @@ def carry_out(
     how["profile"] = profile
     with crew(nproc, recipe, given) as team:
         if team.ranks.number:
-            return follow(team, recipe, given)
+            with heap.kept(recipe.memory is None):
+                return follow(team, recipe, given)
         team.introduce({"team": team})
         try:
             done = _carry_out(recipe, out, team, given, progress, **how)
@@ -115,7 +117,7 @@ def _carry_out(
     refuse_taken(Path(out), recipe, resume=resume, force=force)
     stages, (trackers, lacking), purse = stages_of(recipe), chosen(log), Purse()
     asides = (*lacking, *(comes_back_otherwise(given.model) if given.model is not None else ()))
-    with purse.on("opening data and model"):
+    with purse.on("opening data and model"), heap.kept(recipe.memory is None):
         opened = shared.for_run(recipe, progress) if shared else opened_by_all(team, recipe, progress, given, refusing=True)
     context, metric = replace(opened[0], team=team), opened[1]
     sums = {

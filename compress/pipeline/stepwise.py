@@ -21,6 +21,7 @@ from compress.curves import CURVES, OBSERVED
 from compress.edits import from_json
 from compress.errors import CompressWarning, UnsupportedModel
 from compress.loggers.logged import Loggers
+from compress.measure import heap
 from compress.pipeline import doubts
 from compress.pipeline.expected import Expected
 from compress.pipeline.exports import Exports, lost_too_much
@@ -157,7 +158,7 @@ class Stepwise:
 
     def _carried_out(self, name: str, carry_out: Callable[[], Artifact]) -> Done:
         start = time.perf_counter()
-        with self.harness.purse.on(name):
+        with self.harness.purse.on(name), heap.kept(self.harness.recipe.memory is None):
             artifact = carry_out()
         # Only the stage itself is timed, not what is measured of it.
         seconds = round(time.perf_counter() - start, 3)
