@@ -125,7 +125,7 @@ class Recipe(BaseModel):
     reconstruct: int = Field(0, ge=0, description="label-free block reconstruction steps per block")
     from_scratch: bool = Field(False, description="train the found architecture from fresh weights")
     # fine-tuning
-    epochs: float = Field(3, ge=0, description="fine-tuning epochs; 0 for none")
+    epochs: float = Field(3, ge=0, le=1e6, description="fine-tuning epochs; 0 for none")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="SGD has momentum 0.9")
     lr: float | None = Field(None, gt=0, description="peak learning rate; without it in proportion to each layer's weights")
     weight_decay: float = Field(1e-4, ge=0, description="not applied to biases and norms")
@@ -160,7 +160,7 @@ class Recipe(BaseModel):
     )
     batch: int = Field(1, ge=1, description="batch size of the latency measurement")
     threads: int = Field(0, ge=0, description="threads of the latency measurement; 0: all cores")
-    rounds: int = Field(40, ge=5, description="interleaved latency rounds")
+    rounds: int = Field(40, ge=5, le=10_000, description="interleaved latency rounds")
     on: str | None = Field(
         None, description="ssh://user@host:port, the device whose ONNX Runtime latency is measured in; without it, here"
     )

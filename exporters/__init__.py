@@ -43,10 +43,14 @@ RUNTIME: dict[str, str] = {name: format.runtime for name, format in FORMATS.item
 LOSSY = frozenset(name for name, format in FORMATS.items() if format.lossy)
 """Formats with fewer bits than the model: held to a closeness instead of a parity."""
 
+CALIBRATED = frozenset(name for name, format in FORMATS.items() if format.calibrated)
+"""Formats that take the ranges of their 8 bits from real inputs."""
+
 FIXED = frozenset(name for name, format in FORMATS.items() if format.fixed)
 """Formats whose file takes the batch size that it was written for."""
 
 __all__ = [
+    "CALIBRATED",
     "ENDING",
     "EXPORTERS",
     "FIXED",

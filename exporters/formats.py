@@ -27,6 +27,11 @@ class Format:
     lossy: bool = False
     fixed: bool = False
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether it takes the ranges of its 8 bits from real inputs."""
+        return ".int8" in self.ending
+
 
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 _GET_ONNX = "pip install onnx onnxscript onnxruntime"

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import compress
+import exporters
 from compress.cli.main import cli
 from compress.data import check_output, from_arrays
 from compress.data.checks import by_position
@@ -479,6 +480,19 @@ def test_values_that_compute_infinities_are_refused(tmp_path: Path, monkeypatch:
             net[1].running_var.fill_(-1)  # type: ignore[union-attr,operator]
     torch.save(net, "model.pt")
     assert re.search(needle, refused(run("model.pt", "--data", "digits", *QUICK)))
+
+
+@pytest.mark.parametrize(("setting", "value"), [("rounds", 10**20), ("epochs", 1e12)])
+def test_more_than_anybody_can_wait_for_is_no_setting(setting: str, value: float):
+    with pytest.raises(BadInput, match=f"--{setting}"):
+        make(model="a.pt", data="digits", **{setting: value})
+
+
+@pytest.mark.parametrize("name", sorted(exporters.CALIBRATED))
+def test_eight_bits_without_real_inputs_are_refused_before_anything_is_opened(tmp_path, name: str, monkeypatch):
+    monkeypatch.setattr(exporters, "require", lambda _: None)
+    with pytest.raises(BadInput, match=r"real inputs, and none were given\. Add data="):
+        compress.export(tmp_path / "no such model.pt", format=name, out=tmp_path / "out", input_shape="1x8x8")
 
 
 @pytest.mark.parametrize("setting", ["epochs", "lr", "temperature", "weight_decay", "max_drop", "clip"])

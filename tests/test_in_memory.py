@@ -31,7 +31,6 @@ from compress.errors import BadInput, CompressError, CompressWarning, EmptyData,
 from compress.pipeline.result import Result
 from compress.recipe import Recipe
 from compress.report.html.headline import of_report
-from exporters.errors import ExportError
 
 QUICK: Any = {"target": "macs=0.5", "epochs": 0.1, "rounds": 5, "calibration": 60, "align": 1, "depth": 0, "threads": 1}
 
@@ -580,7 +579,7 @@ def test_an_error_names_keywords_to_who_called_a_function_and_flags_at_a_shell(t
     (tmp_path / "x").mkdir()
     with pytest.raises(BadInput, match="the folder of a run, its out="):  # a verb that does without torch
         compress.report_page(tmp_path / "x")
-    with pytest.raises(ExportError, match=r"none were given\. Add data="):
+    with pytest.raises(BadInput, match=r"none were given\. Add data="):
         compress.export(net(), inputs=torch.zeros(1, 1, 8, 8), format="onnx-int8", out=tmp_path / "model.onnx")
 
 

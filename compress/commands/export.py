@@ -49,5 +49,7 @@ def export(
     free(path, force)
     taken, inputs = part_of(model, settings.get("inputs"))
     recipe, given = resolved_recipe(taken, None, {**settings, "inputs": inputs} if taken is not model else settings)
+    if format in exporters.CALIBRATED and not recipe.data:
+        raise BadInput(f"{format} takes the ranges of its 8 bits from real inputs, and none were given. Add --data.")
     artifact, data = opened(recipe, given)
     return exports.write(format, artifact, path, recipe, data, {})
