@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -17,16 +18,22 @@ import torch.distributed as dist
 from torch import nn
 
 import compress
+from compress.artifact import Artifact, apply
 from compress.data.splits import Data, DataSpec, Split
 from compress.data.stores import Stored
+from compress.edits import Keep, Plan
 from compress.entropy.moments import Moments
 from compress.errors import BadInput, CompressError, ProcessLost
+from compress.graph.trace.trace import trace
 from compress.measure import quality
 from compress.pipeline.answers import counted
 from compress.ranks import ALONE, Ranks
 from compress.ranks.team import Team
 from compress.recipe import make
+from compress.stage import Context
+from compress.stages.reconstruct import Reconstruct
 from compress.training import train
+from compress.training.together import How, _train
 
 CPU = torch.device("cpu")
 
@@ -109,6 +116,34 @@ def training(ranks: Ranks) -> dict[str, Any]:
     return {"apart": apart, "moved": moved}
 
 
+def stages(ranks: Ranks) -> dict[str, Any]:
+    """Block reconstruction and a training under masks, beside those of one process."""
+    data = split(600)
+    told = make(
+        target="params=0.5", reconstruct=40, calibration=600, epochs=1, batch_size=32, optimizer="sgd", model="-", data="-"
+    )
+    torch.manual_seed(3)
+    layers = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(288, 3)]
+    inputs = (torch.zeros(1, 1, 6, 6),)
+    dense = Artifact(trace(nn.Sequential(*layers).eval(), inputs), inputs)
+    context = Context(dense, Data(data, data, split(60), data.spec), told, CPU)
+    shared = replace(context, ranks=ranks)
+    cut = apply(Plan((Keep("0", 8, (0, 2, 5, 6, 7)),)), dense)
+    one, many = (Reconstruct().found(cut, c).module for c in (context, shared))
+    mask = torch.rand(8, 8, 3, 3) > 0.5
+    alone, several = (_train(dense.module, How("here", masks={"2": mask}), c).module for c in (context, shared))
+    return {
+        "apart": [apart(one, many), apart(alone, several)],
+        "moved": [apart(cut.module, many), apart(dense.module, several)],
+        "masked": float(several.get_submodule("2").weight[~mask].abs().max()),
+    }
+
+
+def apart(one: nn.Module, other: nn.Module) -> float:
+    """The largest difference between weights."""
+    return max(float((a - b).abs().max()) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
 def other_data(ranks: Ranks) -> dict[str, Any]:
     """A run in memory in which every process has data of its own."""
     del ranks
@@ -121,7 +156,12 @@ def other_data(ranks: Ranks) -> dict[str, Any]:
     return {}
 
 
-CHECKS: dict[str, Callable[[Ranks], dict[str, Any]]] = {"moments": moments, "quality": quality_of, "training": training}
+CHECKS: dict[str, Callable[[Ranks], dict[str, Any]]] = {
+    "moments": moments,
+    "quality": quality_of,
+    "training": training,
+    "stages": stages,
+}
 
 
 def main(check: str) -> None:

@@ -27,6 +27,7 @@ from compress.pipeline.answers import answers
 from compress.recipe import make
 from compress.report import sentences
 from compress.report.records import Outcome, Quality
+from compress.stage import Context
 from compress.training import train
 from compress.training.qat import Grid, Rounded, RoundedWeight, places, rounded, values
 from exporters import qdq, runtimes
@@ -137,7 +138,7 @@ def exported(digits: tuple[Artifact, Data], out: Path, **settings: object) -> tu
 
     recipe = make(data="digits", export=("onnx-int8",), int8_error=0.99, batch_size=32, device="cpu", max_drop=2.0, **settings)
     dense = measure(artifact.module)
-    return exports.export_all(recipe, out, artifact, data, measure, dense), dense
+    return exports.export_all(Context(artifact, data, recipe, torch.device("cpu")), out, artifact, measure, dense), dense
 
 
 def divergence(artifact: Artifact, data: Data, path: Path) -> float:
@@ -183,10 +184,10 @@ def test_training_with_the_rounding_in_place_brings_back_what_it_takes(digits: t
 def test_the_better_file_stays_and_no_training_is_possible(
     digits: tuple[Artifact, Data], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def ruined(module: nn.Module, *_: object, **__: object) -> tuple[nn.Module, None]:
+    def ruined(module: nn.Module, *_: object) -> nn.Module:
         module = copy.deepcopy(module)
         torch.nn.init.zeros_(module.get_submodule("12").weight)
-        return module, None
+        return module
 
     made, _ = exported(digits, tmp_path, qat=0.0)
     (first,) = made.records

@@ -86,6 +86,11 @@ def test_a_step_is_that_of_the_whole_batch():
     assert found["apart"] < 1e-5 < 1e-2 < found["moved"]
 
 
+def test_blocks_and_masked_weights_learn_what_they_learn_in_one_process():
+    found = in_ranks("stages")
+    assert max(found["apart"]) < 1e-4 < 1e-2 < min(found["moved"]) and found["masked"] == 0
+
+
 def test_processes_that_see_other_data_are_told_apart_at_once():
     told = in_ranks("data", 2, TORCHELASTIC_RUN_ID="here")["told"]
     assert told.startswith("Process 1 of 2 has another model than the first") and "Give every machine the same files" in told
@@ -137,6 +142,28 @@ def test_several_processes_make_the_plan_that_one_makes(tmp_path: Path):
     assert found.returncode == 0, found.stderr
     one, two = ((tmp_path / out / "plan.json").read_bytes() for out in ("one", "two"))
     assert one == two
+    until(lambda: not processes("follow_stdin"), 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("--method", "lottery", "--target", "weights=0.5", "--initial", "drawn"),
+        ("--method", "sensitivity", "--target", "params=0.5", "--structure", "channels", "--initial", "drawn"),
+        ("--method", "easier", "--target", "activations=0.5"),
+        ("--method", "nepenthe", "--target", "activations=0.5"),
+        ("--reconstruct", "20", "--epochs", "0"),
+        ("--export", "onnx-int8", "--qat", "1", "--max-drop", "0", "--int8-error", "0.9"),
+    ],
+    ids=lambda settings: settings[1],
+)
+def test_every_method_that_trains_goes_through_in_several_processes(tmp_path: Path, settings: tuple[str, ...]):
+    model_and_data(tmp_path)
+    found = ran(command(tmp_path, "out", *settings, "--nproc", "2"))
+    assert found.returncode in (0, 5), found.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["stages"][-1]["quality"]
     until(lambda: not processes("follow_stdin"), 10)
 
 

@@ -31,6 +31,7 @@ from compress.training import reinitialized, train
 from compress.training.initial_weights import beginning
 from compress.training.masks import masked, prunable, unmasked
 from compress.training.saliency import CRITERIA
+from compress.training.together import How
 
 INPUT = (torch.zeros(1, 1, 8, 8),)
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 32, "lr": 1e-2, "initial": "drawn", "prune": 0.5, "method": "lottery"}
@@ -184,7 +185,7 @@ def test_what_lies_on_the_desk_is_not_trained_again(tmp_path: Path, monkeypatch:
             raise KeyboardInterrupt
         return train(*args, **kwargs)
 
-    monkeypatch.setattr(module, "train", counted)
+    monkeypatch.setattr("compress.training.together.train", counted)
     with pytest.raises(KeyboardInterrupt):
         Lottery()(told.dense, told)
     again = Lottery()(told.dense, told)
@@ -229,7 +230,7 @@ def test_a_weight_that_no_input_reaches_is_worth_nothing():
     with torch.no_grad():
         told.dense.module.get_submodule("0").bias[3] = -1e3  # its activation is always off
     for name in ("learned", "snip"):
-        scores = CRITERIA[name](told.dense.module, told, None)
+        scores = CRITERIA[name](told.dense.module, told, How("sensitivity"))
         rows = scores["0"].flatten(1).sum(1)
         assert rows[3] < 1e-4 * rows.median(), name
         assert scores["3"].view(16, 8, 36)[:, 3].abs().max() < 1e-4 * scores["3"].mean(), name
@@ -238,7 +239,7 @@ def test_a_weight_that_no_input_reaches_is_worth_nothing():
 def test_learned_sensitivity_is_the_equation(monkeypatch: pytest.MonkeyPatch):
     told = context(method="sensitivity", epochs=1, batch_size=256, optimizer="sgd", warmup=0.0, clip=0.0, weight_decay=0.0)
     before = told.dense.module.get_submodule("5").weight.detach().clone()
-    scores = CRITERIA["learned"](told.dense.module, told, None)["5"]
+    scores = CRITERIA["learned"](told.dense.module, told, How("sensitivity"))["5"]
     after = train(told.dense.module, told.data, told.recipe).module.get_submodule("5").weight.detach()
     moved = (after - before).abs()
     # One step of Nesterov momentum moves a weight by lr (1 + 0.9) times its gradient.

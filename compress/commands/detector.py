@@ -199,7 +199,7 @@ class _Run:
         def measure(answer: Callable[..., Tensor]) -> Quality:
             return self._of_file(cast(FileAnswer, answer)) or cast(Quality, self.rows[-1].quality)
 
-        made = export_all(self.recipe, out, self.part, self.context.data, measure, self.rows[0].quality)
+        made = export_all(self.context, out, self.part, measure, self.rows[0].quality)
         records = tuple(
             one.model_copy(update={"quality": one.quality or self._of_file_at(one.format, out / one.path)})
             for one in made.records

@@ -11,14 +11,17 @@ Source: as `saliency`; its Table 1 has these two columns without the thresholds:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 from torch import Tensor
+from torch.fx import GraphModule
 
 from compress.errors import BadInput
 from compress.stage import Context
 from compress.training.initial_weights import beginning
 from compress.training.reinitialize import reinitialized
 from compress.training.saliency import learned
+from compress.training.together import How
 
 SLIGHT, LARGE = 0.1, 1.0
 """Of the standard deviation: up to the one a difference is slight, beyond the other it is large."""
@@ -54,7 +57,7 @@ def agreement(context: Context) -> list[Agreement]:
     start = beginning(context.dense, context).module
     other, _ = reinitialized(start, recipe.seed + 1)
     runs = [
-        learned(module, _reseeded(context, number), lambda what, share, text, n=number: _tell(context, n, share, text))
+        learned(cast(GraphModule, module), _run_of(context, number), How("trainings", f"{number + 1} of 3"))
         for number, module in enumerate((start, start, other))
     ]
     return [
@@ -69,10 +72,7 @@ def _shares(one: Tensor, other: Tensor) -> tuple[float, float]:
     return float(slight.double().mean()), float(large.double().mean())
 
 
-def _reseeded(context: Context, number: int) -> Context:
-    """The same with another order of the images and other augmentation."""
-    return replace(context, recipe=context.recipe.model_copy(update={"seed": context.recipe.seed + number}))
-
-
-def _tell(context: Context, number: int, share: float, text: str) -> None:
-    context.progress("trainings", (number + share) / 3, f"{number + 1} of 3, {text}")
+def _run_of(context: Context, number: int) -> Context:
+    """The same with another order of the images and other augmentation, a third of the way."""
+    recipe = context.recipe.model_copy(update={"seed": context.recipe.seed + number})
+    return replace(context, recipe=recipe, progress=lambda what, share, text: context.progress(what, (number + share) / 3, text))

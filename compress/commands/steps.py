@@ -251,8 +251,7 @@ def quantize(
     recipe, dense = context.recipe, context.dense.module
     seen = batches(context.data.train, min(recipe.calibration, CALIBRATION_SAMPLES), recipe.seed)
     ranges = qdq.ranges(values(dense, seen), recipe.calibrator)
-    found, _ = train_rounded(dense, ranges, context.data, recipe, context.device, symmetric=symmetric, progress=progress)
-    return _as_given(found, model)
+    return _as_given(train_rounded(dense, ranges, symmetric, (), context), model)
 
 
 def follow(optimizer: Optimizer, made: Edited) -> None:

@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,11 @@ from compress.data import Data, DataSpec, Split
 from compress.errors import CompressError
 from compress.measure.points import drop
 from compress.pipeline.answers import answers
-from compress.pipeline.prepare import find_device
 from compress.recipe import Recipe
 from compress.report import sentences
 from compress.report.promise import kept
 from compress.report.records import Broken, Closeness, ExportRecord, FailedExport, Outcome, Parity, QatRecord, Quality
+from compress.stage import Context
 from compress.training.qat import train_rounded, values
 from exporters import isolated, qdq
 from exporters.standalone import leftovers
@@ -52,26 +51,25 @@ class Exports:
 
 
 def export_all(
-    recipe: Recipe,
+    context: Context,
     out: Path,
     result: Artifact,
-    data: Data,
     measure: Callable[[Callable[..., Tensor]], Quality],
     dense: Quality | None,
 ) -> Exports:
     """Write every format of the recipe into `out`.
 
     Args:
-        recipe: formats and their settings.
+        context: formats and their settings in its recipe; training images to calibrate on, test images for the proof.
         out: folder of the results; the files are called model.ENDING.
         result: the model.
-        data: training images to calibrate on, test images for the proof.
         measure: quality of a callable on the test data.
         dense: quality of the dense model, which `recipe.max_drop` counts from.
 
     Raises:
         ExportError: the main format, onnx, cannot be written or is not the model. Any other is a `FailedExport` instead.
     """
+    recipe, data = context.recipe, context.data
     metadata = {"compress.plan_sha256": result.plan.digest, **_taken(data.spec)}
     records: list[ExportRecord] = []
     failed: list[FailedExport] = []
@@ -97,7 +95,7 @@ def export_all(
             record = record.model_copy(update={"closeness": _without_classes(record.closeness)})
         # Only where rounding alone loses too much: training costs more than an export.
         if name in QAT_FORMATS and recipe.qat and _seems_to_lose(recipe, dense, record.quality):
-            record = after_qat(record, result, path, recipe, data, metadata, measure)
+            record = after_qat(record, result, path, context, metadata, measure)
         records.append(record)
         chance = sentences.chance_of(dense, data.spec.classes)
         if (contract := lost_too_much(recipe, dense, record.quality, chance, name)) is not None:
@@ -144,21 +142,23 @@ def after_qat(
     first: ExportRecord,
     of: Artifact,
     path: Path,
-    recipe: Recipe,
-    data: Data,
+    context: Context,
     metadata: Mapping[str, str],
     measure: Callable[[Callable[..., Tensor]], Quality],
 ) -> ExportRecord:
     """The 8-bit file written again, after the model was trained with its rounding in place; the better of the two stays.
 
     Where training or the second export fails, the first file stays, and the record says why.
+
+    Raises:
+        CompressError: a training that several processes share failed, which are of no use then.
     """
+    recipe, data = context.recipe, context.data
     started, name, before = time.perf_counter(), first.format, first.quality
     assert before is not None, "it has fewer bits than the model"
     seen = batches(data.train, min(recipe.calibration, CALIBRATION_SAMPLES), recipe.seed)
     # Ranges of the float model: the rounding stands where the file will have it.
     ranges = qdq.ranges(values(of.module, seen), recipe.calibrator)
-    rounding = partial(train_rounded, symmetric=name == "onnx-int8-symmetric", kept_float=first.kept_float)
 
     def told(**more: Any) -> QatRecord:
         seconds = round(time.perf_counter() - started, 3)
@@ -167,9 +167,11 @@ def after_qat(
     # Beside the target, so that the file moves into place within one file system.
     with tempfile.TemporaryDirectory(prefix=leftovers.hidden(path.name), dir=path.parent) as folder:
         try:
-            module, _ = rounding(of.module, ranges, data, recipe, find_device(recipe.device))
+            module = context.together(train_rounded, of.module, ranges, name == "onnx-int8-symmetric", first.kept_float)
             made = write(name, replace(of, module=module), Path(folder, path.name), recipe, data, metadata)
         except (CompressError, exporters.ExportError) as error:
+            if context.team.broken:
+                raise
             return first.model_copy(update={"qat": told(reason=str(error))})
         after = measure(answers(name, made.path))
         # Training that made it worse is not used.

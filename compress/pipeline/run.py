@@ -169,7 +169,7 @@ def _finished(running: Stepwise, sums: Mapping[str, str | None], asides: Sequenc
         dense = running.done[0].record.quality
         workspace.check()
         with running.harness.purse.on("exporting"):
-            made = export_all(recipe, workspace.out, result, running.context.data, running.harness.quality_of, dense)
+            made = export_all(running.context, workspace.out, result, running.harness.quality_of, dense)
         workspace.check()  # exporters make the folder of a file where it is missing
         report, remedy = running.with_last_kept(running.report(made).model_copy(update=sums))
         beside = (*asides, *running.told.lost)

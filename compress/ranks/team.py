@@ -90,6 +90,11 @@ class Team:
             self._kept = found
         return found
 
+    @property
+    def broken(self) -> bool:
+        """Whether a call broke off: the others have ended, or are about to."""
+        return self._broken
+
     def keeps(self, value: object) -> bool:
         """Whether the others have what they found when this one found `value`; in a run of one process there are no others."""
         return self.ranks.count == 1 or value is self._kept

@@ -31,7 +31,7 @@ from compress.refit import fit_activations, refit
 from compress.selection import depth
 from compress.selection.output_divergence import moved
 from compress.stage import Context, Decides, Traits
-from compress.training import train
+from compress.training.together import How, train_together
 
 _AT_ONCE = 4  # parts of the activations, one of which goes at once
 _SHORT = 0.1  # of the epochs
@@ -83,14 +83,7 @@ def _trained(artifact: Artifact, context: Context, detail: str) -> Artifact:
     recipe = context.recipe
     if recipe.cheap:
         recipe = recipe.model_copy(update={"epochs": recipe.epochs * _SHORT})
-    trained = train(
-        artifact.module,
-        context.data,
-        recipe,
-        context.device,
-        teacher=context.dense.module,
-        progress=lambda what, share, text: context.progress("easier", share, f"{detail}, {text}"),
-    )
+    trained = train_together(artifact.module, context, How("easier", detail, recipe, taught=True))
     return replace(artifact, module=cast(GraphModule, trained.module)).observing(trainings=trained.curves("easier"))
 
 

@@ -10,10 +10,10 @@ from torch.fx import GraphModule
 from compress.artifact import Artifact
 from compress.recipe import Recipe
 from compress.stage import Context, Traits
-from compress.training import reinitialized, train
+from compress.training import reinitialized
 from compress.training.gradual_linearize import blended, settled
-from compress.training.loop import Training
 from compress.training.losses import objective
+from compress.training.together import How, train_together
 
 SHORT = 1.0
 """Epochs up to which norms are held: longer trainings move the weights away from the statistics that suited the start."""
@@ -54,19 +54,7 @@ class Finetune:
             module, notes = cast(GraphModule, again), (said,)
         if recipe.linearize == "gradual":
             module = blended(module, context.before.module)
-        found = context.together(_trained, module, self.name)
+        how = How(self.name, taught=True, hold_norms=holds_norms(recipe))
+        found = train_together(module, context, how)
         tuned = replace(artifact, module=settled(cast(GraphModule, found.module))).noting(*notes, *found.notes)
         return tuned.observing(trainings=found.curves(self.name))
-
-
-def _trained(module: GraphModule, name: str, context: Context) -> Training:
-    return train(
-        module,
-        context.data,
-        context.recipe,
-        context.device,
-        teacher=context.dense.module,
-        progress=lambda what, share, detail: context.progress(name, share, detail),
-        hold_norms=holds_norms(context.recipe),
-        ranks=context.ranks,
-    )

@@ -31,9 +31,10 @@ from compress.measure import quality
 from compress.recipe import DRAWN, Recipe
 from compress.selection import depth, scores, uniform_width
 from compress.stage import Context, Decides, Traits
-from compress.training import reinitialized, train
+from compress.training import reinitialized
 from compress.training.initial_weights import beginning
 from compress.training.masks import masked, prunable, unmasked
+from compress.training.together import How, train_together
 from exporters import atomic
 
 _REDRAWN = 1000  # added to the seed per level, so that no level of `random` begins where another one did
@@ -166,26 +167,14 @@ def _trained(ticket: _Ticket, context: Context, name: str, detail: str) -> tuple
     if place is not None and place.exists():
         states = torch.load(place, weights_only=True)
         return tuple(_with(ticket.artifact, states[which]) for which in ("trained", "rewound"))  # type: ignore[return-value]
-    held = masked(ticket.artifact.module, ticket.masks)
-    observer = _Rewinding(context.recipe.rewind)
-    done = train(
-        held,
-        context.data,
-        context.recipe,
-        context.device,
-        observer=observer,
-        progress=lambda what, share, text: context.progress("lottery", share, f"{detail}, {text}"),
-    )
-    # `held` has served as the starting point and now takes the rewound weights.
+    observer, plain = _Rewinding(context.recipe.rewind), ticket.artifact.on("cpu")
+    done = train_together(ticket.artifact.module, context, How("lottery", detail, masks=ticket.masks, observer=observer))
+    held = masked(plain, ticket.masks)
     held.load_state_dict(observer.state)
-    results = [replace(ticket.artifact, module=_bare(m, ticket.artifact.module)) for m in (done.module, held)]
+    results = [replace(ticket.artifact, module=cast(GraphModule, m)) for m in (done.module, unmasked(held, plain))]
     if place is not None:
         _keep(place, {which: one.module.state_dict() for which, one in zip(("trained", "rewound"), results, strict=True)})
     return results[0], results[1]
-
-
-def _bare(module: nn.Module, like: GraphModule) -> GraphModule:
-    return cast(GraphModule, unmasked(module.cpu(), like))
 
 
 def _with(artifact: Artifact, state: dict[str, Tensor]) -> Artifact:

@@ -28,8 +28,7 @@ from compress.recipe import Recipe
 from compress.refit import fit_activations, refit
 from compress.selection import depth
 from compress.stage import Context, Decides, Traits
-from compress.training import train
-from compress.training.masks import masked, unmasked
+from compress.training.together import How, train_together
 
 _SHARE = 0.5  # of the weights that are left, per round, as published
 _ROUNDS = 9  # as published: 0.2 % of the weights are left
@@ -69,16 +68,9 @@ class Nepenthe:
                 break
             pruned = 100 * (1 - 0.5 ** (number + 1))
             detail = f"round {number + 1}, {pruned:.0f} % of the weights pruned"
-            trained = train(
-                masked(best.module, masks),
-                context.data,
-                recipe,
-                context.device,
-                teacher=context.dense.module,
-                progress=lambda what, share, text, detail=detail: context.progress("nepenthe", share, f"{detail}, {text}"),
-            )
+            trained = train_together(best.module, context, How(self.name, detail, taught=True, masks=masks))
             # From the last good model: a round that breaks the limit is thrown away.
-            sparser = replace(best, module=cast(GraphModule, unmasked(trained.module, best.module)))
+            sparser = replace(best, module=cast(GraphModule, trained.module))
             sparser = sparser.observing(trainings=trained.curves(self.name))
             now = depth.held_out(sparser, context)
             curve.append(f"{pruned:.0f} %: {now.value:.4f}")

@@ -17,15 +17,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
 from compress.artifact import Artifact
+from compress.data.calibration import ROWS
 from compress.data.room import Held
 from compress.graph.liveness import value_bytes
 from compress.measure.quality import first_output
+from compress.ranks import Ranks
 from compress.recipe import Recipe
 from compress.refit import refit as calibration
 from compress.refit.blocks import Block, blocks, spans
@@ -35,7 +38,7 @@ from compress.refit.walk import refit
 from compress.stage import Context, Traits
 from compress.statistics.drawn_labels import draw, loss_of, outer_products
 from compress.statistics.layers import layers
-from compress.statistics.portions import cut
+from compress.statistics.portions import cut, stream
 from compress.training import distillation
 from compress.user.wording import many
 
@@ -61,6 +64,10 @@ class Reconstruct:
         """Any model can be tried; one without blocks is left as it is, and the report says so."""
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
+        return context.together(_reconstructed, artifact, self)
+
+    def found(self, artifact: Artifact, context: Context) -> Artifact:
+        """What every process of the run does, with its share of the images."""
         pair = calibration.both(artifact, context)
         found = blocks(pair.dense, pair.kept)
         if not found:
@@ -76,7 +83,7 @@ class Reconstruct:
             return artifact.noting(
                 "Block reconstruction brought the model no closer to the dense one; the weights were put back."
             )
-        module = calibration.written_back(artifact, pair.small, pair.batches)
+        module = calibration.written_back(artifact, pair.small, pair.batches, context.ranks)
         gain = f"{1 - after / before:.0%}"
         note = f"Block reconstruction lowered the distance to the dense model by {gain} on its {many(pair.samples, 'image')}."
         return replace(artifact, module=module).noting(note, *pair.notes)
@@ -88,7 +95,8 @@ class Reconstruct:
         runs = spans(found, self.width)
         for number, members in enumerate(runs):
             target = _forward(pair.dense, members, dense, members[-1].channels)
-            problem = _Problem(pair.small, members, small, target, _root(fisher[members[-1].exit], members[-1]))
+            root = _root(fisher[members[-1].exit], members[-1])
+            problem = _Problem(pair.small, members, small, target, root, context.ranks)
 
             def tell(share: float, number: int = number, members: Sequence[Block] = members) -> None:
                 context.progress("reconstruct", (number + share) / len(runs), members[0].exit)
@@ -100,15 +108,24 @@ class Reconstruct:
             small = {members[0].exit: _forward(pair.small, members[:1], small)}
 
 
+def _reconstructed(artifact: Artifact, stage: Reconstruct, context: Context) -> Artifact:
+    return stage.found(artifact, context)
+
+
 @dataclass
 class _Problem:
-    """One run of blocks: `inputs` and `target` hold all images, `root` is L with L L^T = G."""
+    """One run of blocks: `inputs` and `target` hold the images of this process, `root` is L with L L^T = G."""
 
     module: GraphModule
     members: Sequence[Block]
     inputs: dict[str, Held]
     target: Held
     root: Tensor
+    ranks: Ranks
+
+    def __post_init__(self) -> None:
+        counts = self.ranks.gathered(self.target.samples)
+        self.samples, self.first = sum(counts), sum(counts[: self.ranks.number])
 
     def solve(self, steps: int, rate: float, generator: torch.Generator, tell: Callable[[float], None]) -> None:
         """Learn; weights that end up worse on all images are put back."""
@@ -116,26 +133,31 @@ class _Problem:
         start = [p.detach().clone() for p in parameters]
         before = self._error()
         optimizer = torch.optim.Adam(parameters, lr=rate)
-        samples, most = self.target.samples, self._at_once()
+        samples, most = self.samples, self._at_once()
         order, at = torch.randperm(samples, generator=generator), 0
         for p in parameters:
             p.requires_grad_(True)
+            p.grad = torch.zeros_like(p)
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
             if at + _BATCH > samples:
                 order, at = torch.randperm(samples, generator=generator), 0
             chosen = order[at : at + _BATCH]
             at += _BATCH
-            optimizer.zero_grad()
+            # A gradient of zeros where none of them are this process's.
+            optimizer.zero_grad(set_to_none=False)
+            mine = chosen[(chosen >= self.first) & (chosen < self.first + self.target.samples)] - self.first
             # In parts where a backward pass through all of them does not fit: their gradients add up.
-            for part in chosen.split(most):
+            for part in mine.split(most) if len(mine) else ():
                 loss = self._loss({name: value.rows(part) for name, value in self.inputs.items()}, self.target.rows(part))
-                (loss * (len(part) / len(chosen))).backward()
+                (loss * (self.ranks.count * len(part) / len(chosen))).backward()
+            self.ranks.mean([cast(Tensor, p.grad) for p in parameters])
             optimizer.step()
             if step % 20 == 0:
                 tell(step / steps)
         for p in parameters:
             p.requires_grad_(False)
+            p.grad = None
         if not self._error() < before:
             for p, value in zip(parameters, start, strict=True):
                 p.copy_(value)
@@ -158,13 +180,13 @@ class _Problem:
         return self.target.room.images(4 * sum(map(value_bytes, _nodes(self.module, self.members))), share=1 / 4)
 
     def _error(self) -> float:
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64)
         with torch.no_grad():
             for number in range(len(self.target)):
                 target = self.target[number]
                 batch = {name: value[number] for name, value in self.inputs.items()}
                 total += float(self._loss(batch, target)) * len(target)
-        return total / self.target.samples
+        return float(self.ranks.summed(total)) / self.samples
 
 
 def _nodes(module: GraphModule, members: Sequence[Block]) -> list[Node]:
@@ -205,12 +227,12 @@ def _root(fisher: Tensor, block: Block) -> Tensor:
 
 def _distance(pair: calibration.Both, context: Context) -> float:
     """Mean divergence of the outputs from the dense model's (class scores), or their mean squared difference (anything else)."""
-    total, task = 0.0, context.data.spec.task
+    total, task = torch.zeros((), dtype=torch.float64), context.data.spec.task
     with torch.no_grad():
         for inputs in pair.batches:
             dense, small = (first_output(m(*inputs)).double() for m in (pair.dense, pair.small))
             total += float(distillation(small, dense, task, 1.0)) * len(dense)
-    return total / pair.samples
+    return float(context.ranks.summed(total)) / pair.samples
 
 
 class _Watch(Interpreter):
@@ -230,15 +252,18 @@ class _Watch(Interpreter):
 
 def _fisher(module: GraphModule, found_blocks: Sequence[Block], batches: Images, context: Context) -> dict[str, Tensor]:
     """G at some nodes of the dense model: sum over positions, mean over images, float64 on the CPU."""
-    generator = torch.Generator().manual_seed(context.recipe.seed)
     names = [b.exit for b in found_blocks]
     dims = {b.exit: b.channel_dim for b in found_blocks}
-    found: dict[str, Tensor] = {}
-    seen, task = 0, context.data.spec.task
+    shapes = {n.name: n.meta["shape"] for n in module.graph.nodes if n.name in dims}
+    found = {name: torch.zeros(2 * [shapes[name][dim]], dtype=torch.float64) for name, dim in dims.items()}
+    seen, task = torch.zeros((), dtype=torch.float64), context.data.spec.task
     most = batches.room.images(2 * sum(map(value_bytes, module.graph.nodes)), share=1 / 4)
     for numbers in batches.batches():
-        if seen >= _FISHER_IMAGES:
+        batch = batches.parts[numbers[0]].batch
+        if batch * ROWS >= _FISHER_IMAGES:
             break
+        # Of the batch, whoever draws: the same labels in a run of any number of processes.
+        generator = stream(context.recipe.seed, batch)
         pieces = [piece for number in numbers for piece in _pieces(batches[number], most)]
         whole = len(pieces) == 1
         # What is drawn for one image depends on the outputs of the whole batch: they come first where it goes in pieces.
@@ -253,10 +278,10 @@ def _fisher(module: GraphModule, found_blocks: Sequence[Block], batches: Images,
             kept = [watch.kept[name] for name in names]
             gradients = torch.autograd.grad(loss_of(output, mine, task), kept, allow_unused=True)
             for name, value, g in zip(names, kept, gradients, strict=True):
-                outer = outer_products(torch.zeros_like(value) if g is None else g, dims[name])
-                found[name] = found[name] + outer if name in found else outer
+                found[name] += outer_products(torch.zeros_like(value) if g is None else g, dims[name])
         seen += start
-    return {name: total / seen for name, total in found.items()}
+    counted = context.ranks.summed(seen)
+    return {name: context.ranks.summed(total) / counted for name, total in found.items()}
 
 
 def _pieces(inputs: tuple[Tensor, ...], most: int) -> list[tuple[Tensor, ...]]:

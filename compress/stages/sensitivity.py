@@ -21,14 +21,13 @@ from torch.fx import GraphModule
 from compress.artifact import Artifact
 from compress.entropy import ranking
 from compress.graph.channels.solve import Group
-from compress.progress import Progress
 from compress.recipe import Recipe
 from compress.selection import uniform_width
 from compress.stage import Context, Decides, Traits
-from compress.training import train
 from compress.training.initial_weights import beginning
-from compress.training.masks import masked, prunable, unmasked
+from compress.training.masks import prunable
 from compress.training.saliency import CRITERIA, Scores
+from compress.training.together import How, train_together
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,7 @@ class Sensitivity:
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         recipe = context.recipe
         untrained = beginning(artifact, context)
-
-        def tell(doing: str) -> Progress:
-            return lambda what, share, text: context.progress(self.name, share, f"{doing}, {text}")
-
-        scores = CRITERIA[self.criterion](untrained.module, context, tell("first look"))
+        scores = CRITERIA[self.criterion](untrained.module, context, How(self.name, "first look"))
         unit, left = uniform_width.goal(recipe)
         masks: ranking.Masks = {}
         if recipe.structure == "weights":
@@ -63,11 +58,12 @@ class Sensitivity:
             worth = lambda module, group: channels_worth(scores, module, group)  # noqa: E731
             untrained = uniform_width.narrower(untrained, untrained.module, worth, context, unit, left)
             said = f"{uniform_width.share(untrained, context.dense, unit):.1%} of the {unit} are left in the untrained net."
-        held = masked(untrained.module, masks)
-        done = train(held, context.data, recipe, context.device, progress=tell("training"))
-        # Masked weights are held at zero by then, and the plain layers get them back.
-        module = cast(GraphModule, unmasked(done.module, untrained.on("cpu")))
-        return replace(untrained, module=module).noting(said, *done.notes).observing(trainings=done.curves(self.name))
+        done = train_together(untrained.module, context, How(self.name, "training", masks=masks))
+        return (
+            replace(untrained, module=cast(GraphModule, done.module))
+            .noting(said, *done.notes)
+            .observing(trainings=done.curves(self.name))
+        )
 
 
 def channels_worth(scores: Scores, module: GraphModule, group: Group) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+Masks = Mapping[str, Tensor]
+"""By path of the layer, of the weight's shape; False where the weight is held at zero."""
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 
 
@@ -31,13 +33,8 @@ def prunable(module: nn.Module) -> dict[str, Tensor]:
     return {path: torch.ones_like(part.weight, dtype=torch.bool, device="cpu") for path, part in layers}
 
 
-def masked(module: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
-    """A copy whose named layers have weights of which only the unmasked part is seen and trained.
-
-    Args:
-        module: any module.
-        masks: by path of the layer, of the weight's shape; False where the weight is held at zero.
-    """
+def masked(module: nn.Module, masks: Masks) -> nn.Module:
+    """A copy whose named layers have weights of which only the unmasked part is seen and trained."""
     new = copy.deepcopy(module)
     for path, mask in masks.items():
         layer = new.get_submodule(path)

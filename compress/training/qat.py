@@ -27,12 +27,10 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 from torch.nn.utils import parametrize
 
-from compress.data import Data
 from compress.graph.merge.batch_norm import fold
 from compress.graph.operations import CONVOLUTIONS, TRANSPOSED
-from compress.progress import Progress
-from compress.recipe import Recipe
-from compress.training.loop import Training, train
+from compress.stage import Context
+from compress.training.loop import train
 from compress.training.setup import FLAT
 
 LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
@@ -97,44 +95,35 @@ class RoundedWeight(nn.Module):
 
 
 def train_rounded(
-    module: GraphModule,
-    ranges: Mapping[str, Range],
-    data: Data,
-    recipe: Recipe,
-    device: torch.device | str = "cpu",
-    *,
-    symmetric: bool = False,
-    kept_float: Sequence[str] = (),
-    progress: Progress | None = None,
-) -> tuple[GraphModule, Training]:
+    module: GraphModule, ranges: Mapping[str, Range], symmetric: bool, kept_float: Sequence[str], context: Context
+) -> GraphModule:
     """Train a copy of a model as its 8-bit file computes, with the model itself as the teacher.
 
     Args:
         module: the float model.
         ranges: of the activations that `places` names.
-        data: as for `train`.
-        recipe: as for `train`; `qat` are the epochs, and `lr` is taken times 0.1.
-        device: where it is computed.
         symmetric: the file has no zero points.
         kept_float: layers that the file computes in float.
-        progress: as for `train`.
+        context: of its recipe, `qat` are the epochs, and `lr` is taken times 0.1; the rest is as for `train`.
 
     Returns:
-        The model with the weights of the best epoch, batch norms folded into them, nothing rounded; and the training.
+        The model with the weights of the best epoch, batch norms folded into them, nothing rounded.
     """
+    recipe = context.recipe
     # As in the file, where norms are folded before anything is rounded.
     plain = fold(module)
     # Each of these would mix unrounded weights into the average, or steer towards something else.
     shorter = {"epochs": recipe.qat, "lr": LESS * (recipe.lr or FLAT), "ema": 0.0, "entropy_guidance": 0.0, "patience": 0}
     student = rounded(plain, ranges, Grid(symmetric), kept_float)
-    found = train(student, data, recipe.model_copy(update=shorter), device, teacher=module, progress=progress)
+    how = recipe.model_copy(update=shorter)
+    found = train(student, context.data, how, context.device, teacher=module, progress=context.progress, ranks=context.ranks)
     weights = found.module.state_dict()
     result = copy.deepcopy(plain).cpu()
     for name, value in result.state_dict().items():
         path, _, last = name.rpartition(".")
         own = f"{path}.parametrizations.{last}.original"  # where torch keeps what is rounded on its way
         value.copy_(weights[own] if own in weights else weights[name])
-    return result.eval(), found
+    return result.eval()
 
 
 def places(module: GraphModule, kept_float: Iterable[str] = ()) -> tuple[str, ...]:

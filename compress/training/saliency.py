@@ -13,16 +13,17 @@ snip: Lee, Ajanthan, Torr, "SNIP: Single-shot Network Pruning based on Connectio
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
-from compress.progress import Progress
 from compress.stage import Context
-from compress.training.loop import train
 from compress.training.masks import prunable
 from compress.training.setup import FLAT
+from compress.training.together import How, train_together
 
 Scores = dict[str, Tensor]
 """By path of the layer, of its weight's shape, on the CPU."""
@@ -58,31 +59,31 @@ class _Gates:
         self.start, self.sums, self.steps = now, {}, 0
 
 
-def learned(module: nn.Module, context: Context, progress: Progress | None = None) -> Scores:
+def learned(module: GraphModule, context: Context, how: How) -> Scores:
     """Sensitivity after a whole training of the untrained `module`, as the recipe says, without a teacher."""
     watching = _Gates(module)
-    train(module, context.data, context.recipe, context.device, progress=progress, observer=watching)
+    train_together(module, context, replace(how, observer=watching))
     return {path: watching.moved[path] + (context.recipe.lr or FLAT) * watching.gates[path] for path in watching.paths}
 
 
-def snip(module: nn.Module, context: Context, progress: Progress | None = None) -> Scores:
+def snip(module: GraphModule, context: Context, how: How) -> Scores:
     """Connection sensitivity of the untrained `module` over its first batches, before any step."""
     recipe = context.recipe
     per_epoch = max(1, len(context.data.train) // recipe.batch_size)
     # A rate of next to nothing: the gradients are those of the untrained weights.
     few = recipe.model_copy(update={"epochs": min(_SNIP_BATCHES, per_epoch) / per_epoch, "lr": 1e-12, "weight_decay": 0.0})
     watching = _Gates(module)
-    train(module, context.data, few, context.device, progress=progress, observer=watching)
+    train_together(module, context, replace(how, recipe=few, observer=watching))
     return watching.gates
 
 
-def drawn(module: nn.Module, context: Context, progress: Progress | None = None) -> Scores:
+def drawn(module: GraphModule, context: Context, how: How) -> Scores:
     """Uniform numbers, by the recipe's seed."""
     generator = torch.Generator().manual_seed(context.recipe.seed)
     return {path: torch.rand(mask.shape, generator=generator) for path, mask in prunable(module).items()}
 
 
-CRITERIA: dict[str, Callable[[nn.Module, Context, Progress | None], Scores]] = {"learned": learned, "snip": snip, "random": drawn}
+CRITERIA: dict[str, Callable[[GraphModule, Context, How], Scores]] = {"learned": learned, "snip": snip, "random": drawn}
 """Ways to judge a net that is about to be trained."""
 
 
