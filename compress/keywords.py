@@ -90,6 +90,7 @@ class StepSettings(TypedDict, total=False):
     clip: float
     ema: float
     patience: int
+    fsdp: bool
     # measuring and exporting
     max_drop: float | None
     minimize: Literal["latency", "macs", "params", "size", "memory"]

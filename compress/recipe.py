@@ -60,9 +60,7 @@ class Recipe(BaseModel):
     target: str | None = Field(
         None,
         description="params=0.25, macs=0.5, latency=0.5, memory=0.5 (fractions of the dense model), latency=5ms, memory=20MB "
-        "or size=6.5MB; "
-        "activations=0.5 with a depth method, "
-        f"weights=0.1 with one that masks weights; "
+        "or size=6.5MB; activations=0.5 with a depth method, weights=0.1 with one that masks weights; "
         f"{DEFAULT_TARGET} where neither it nor a tolerance is given and the method removes channels",
     )
     plan: str | None = Field(None, description="plan.json of an earlier run that this one begins with")
@@ -144,6 +142,7 @@ class Recipe(BaseModel):
     clip: float = Field(1.0, ge=0, description="gradient norm limit; 0 for none")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0 for none")
     patience: int = Field(0, ge=0, description="stop after that many epochs without gain on held-out data; 0: never")
+    fsdp: bool = Field(False, description="processes of a run hold weights and optimizer in parts while they train")
     # measuring and exporting
     max_drop: float | None = Field(
         None,

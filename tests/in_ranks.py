@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 import compress
 from compress.artifact import Artifact, apply
@@ -116,6 +117,38 @@ def training(ranks: Ranks) -> dict[str, Any]:
     return {"apart": apart, "moved": moved}
 
 
+def in_parts(ranks: Ranks) -> dict[str, Any]:
+    """A training whose weights and optimizer lie in parts, beside that of one process."""
+    data = split(128)
+    told = make(epochs=2, batch_size=32, lr=1e-3, ema=0.5, distill=0.0, fsdp=True, model="-", data="-")
+    every = Data(data, split(60), split(60), data.spec)
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Conv2d(1, 64, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 128), nn.ReLU(), nn.Linear(128, 3))
+    watched = Held()
+    one = train(net, every, told)
+    other = train(net, every, told, ranks=ranks, observer=watched)
+    plain = all(type(part) in (nn.Sequential, nn.Conv2d, nn.ReLU, nn.Flatten, nn.Linear) for part in other.module.modules())
+    return {
+        "apart": apart(one.module, other.module),
+        "moved": apart(net, other.module),
+        "qualities": [[epoch.quality for epoch in found.history] for found in (one, other)],
+        "held": watched.numbers / sum(p.numel() for p in net.parameters()),
+        "plain": plain,
+    }
+
+
+class Held:
+    """How many numbers of the weights this process has while it trains."""
+
+    numbers = 0
+
+    def step(self, student: nn.Module) -> None:
+        self.numbers = sum(p.to_local().numel() for p in student.parameters() if isinstance(p, DTensor))
+
+    def epoch(self, student: nn.Module) -> None:
+        """Nothing."""
+
+
 def stages(ranks: Ranks) -> dict[str, Any]:
     """Block reconstruction and a training under masks, beside those of one process."""
     data = split(600)
@@ -161,6 +194,7 @@ CHECKS: dict[str, Callable[[Ranks], dict[str, Any]]] = {
     "quality": quality_of,
     "training": training,
     "stages": stages,
+    "in parts": in_parts,
 }
 
 

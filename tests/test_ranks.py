@@ -86,6 +86,14 @@ def test_a_step_is_that_of_the_whole_batch():
     assert found["apart"] < 1e-5 < 1e-2 < found["moved"]
 
 
+def test_weights_in_parts_learn_what_whole_ones_learn():
+    found = in_ranks("in parts")
+    # Adam divides by the root of gradients that are next to nothing: their last digits count.
+    assert found["apart"] < 1e-4 < 1e-3 < found["moved"]
+    assert found["qualities"][0] == pytest.approx(found["qualities"][1], abs=0.02)
+    assert found["held"] == pytest.approx(1 / COUNT, rel=0.1) and found["plain"]
+
+
 def test_blocks_and_masked_weights_learn_what_they_learn_in_one_process():
     found = in_ranks("stages")
     assert max(found["apart"]) < 1e-4 < 1e-2 < min(found["moved"]) and found["masked"] == 0
@@ -154,9 +162,10 @@ def test_several_processes_make_the_plan_that_one_makes(tmp_path: Path):
         ("--method", "easier", "--target", "activations=0.5"),
         ("--method", "nepenthe", "--target", "activations=0.5"),
         ("--reconstruct", "20", "--epochs", "0"),
+        ("--fsdp",),
         ("--export", "onnx-int8", "--qat", "1", "--max-drop", "0", "--int8-error", "0.9"),
     ],
-    ids=lambda settings: settings[1],
+    ids=" ".join,
 )
 def test_every_method_that_trains_goes_through_in_several_processes(tmp_path: Path, settings: tuple[str, ...]):
     model_and_data(tmp_path)

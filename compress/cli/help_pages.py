@@ -18,7 +18,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Depth": ("depth", "linearize", "cheap", "entropy"),
     "Training": (
         "optimizer", "lr", "weight_decay", "batch_size", "warmup", "distill", "temperature", "precision", "clip", "ema",
-        "patience", "entropy_guidance",
+        "patience", "entropy_guidance", "fsdp",
     ),
     "Measuring and export": (
         "minimize", "on_noise", "runtime", "batch", "threads", "rounds", "on", "on_python", "opset", "calibrator",

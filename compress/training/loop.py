@@ -35,6 +35,7 @@ from compress.recipe import Recipe
 from compress.training import harm
 from compress.training.gradual_linearize import advance
 from compress.training.setup import Loop, Observer, frozen_norms, laid, prepared, seeded, trainable
+from compress.training.sharded import sharded, whole
 
 LOOK = 20  # steps between two looks at the loss on an accelerator, where each look waits for it
 FAILED = 0.8  # training has failed if less than that share of the quality is left (or an error has become 1 / 0.2 times as large)
@@ -97,7 +98,7 @@ def train(
             the running statistics of norms in which all are fixed.
         data: batches come from `data.train`, choices from `data.held_out`.
         recipe: epochs (fractions count in steps), optimizer, lr, weight_decay, batch_size, warmup, loss, distill, temperature,
-            entropy_guidance, precision, clip, ema, patience, metric, seed.
+            entropy_guidance, precision, clip, ema, patience, fsdp, metric, seed.
         device: where it is computed.
         teacher: the dense model, for distillation.
         progress: called after steps with the share done and a text with epoch, loss and time left.
@@ -119,8 +120,13 @@ def train(
         loop, notes = prepared(module, data, recipe, device, teacher, progress)
         loop = replace(loop, observer=observer, hold_norms=hold_norms, ranks=ranks)
         _refuse_idle(loop)
+        if recipe.fsdp and ranks.count == 1:
+            notes += ("--fsdp has nothing to share: one process trains.",)
+        elif recipe.fsdp:
+            loop = sharded(loop)
         volume = "" if loop.guidance is None else loop.guidance.said()
-        history, best, state, harmed = _run(loop, metric)
+        seen = copy.deepcopy(module).to(device) if loop.in_parts else loop.average if loop.average is not None else loop.student
+        history, best, state, harmed = _run(loop, metric, seen)
     result = copy.deepcopy(module).cpu()  # not the student, whose weights lie in another memory layout
     result.load_state_dict(state)
     chosen, last = history[best], history[-1]
@@ -135,8 +141,11 @@ def train(
     return Training(result.eval(), tuple(history), best, metric.name, notes)
 
 
-def _run(loop: Loop, metric: quality.Metric) -> tuple[list[Epoch], int, dict[str, Tensor], tuple[str, ...]]:
-    """All epochs: (history, index of the chosen entry, state of the chosen entry, why it was taken back)."""
+def _run(loop: Loop, metric: quality.Metric, seen: nn.Module) -> tuple[list[Epoch], int, dict[str, Tensor], tuple[str, ...]]:
+    """All epochs: (history, index of the chosen entry, state of the chosen entry, why it was taken back).
+
+    `seen` is what held-out data is counted with: what is measured itself, or a model that takes its weights.
+    """
     measured = loop.average if loop.average is not None else loop.student
     start = time.perf_counter()
 
@@ -144,20 +153,22 @@ def _run(loop: Loop, metric: quality.Metric) -> tuple[list[Epoch], int, dict[str
         split = loop.data.held_out
         mine = loop.ranks.share(split.count(quality.BATCH)).numbers
         batches = (laid(b, loop) for b in split.batches(quality.BATCH, device=loop.device, only=mine))
-        loop.ranks.mean([b for b in measured.buffers() if b.is_floating_point()])
         # What would be left if training ended here: the affine functions alone (see `gradual_linearize`).
-        advance(measured, 1.0)
-        return quality.count(measured, batches, metric, loop.device, loop.teacher, slices, loop.ranks)
+        advance(seen, 1.0)
+        return quality.count(seen, batches, metric, loop.device, loop.teacher, slices, loop.ranks)
 
     def look() -> quality.Quality:
+        loop.ranks.mean([b for b in measured.buffers() if b.is_floating_point()])
+        if seen is not measured:
+            seen.load_state_dict(whole(measured))
         return quality.finished(counted(metric, 1), metric)
 
     first = look()
     # Held-out samples that were cut from the training data share its tensors.
-    untouched, seen = _snapshot(measured), any(x is y for x in loop.data.held_out.inputs for y in loop.data.train.inputs)
+    untouched, cut = whole(measured), any(x is y for x in loop.data.held_out.inputs for y in loop.data.train.inputs)
     history, best, state = [Epoch(0.0, math.nan, first.value, 0.0)], 0, untouched
     # Seen in the dense model's training: the state before would win for the wrong reason (docstring).
-    known = seen and metric.reference == "target" and loop.data.spec.labeled
+    known = cut and metric.reference == "target" and loop.data.spec.labeled
     top, top_at, done, chosen = None if known else first, 0, 0, first
     asked = known or loop.hold_norms
     begun = harm.start(counted, loop.data.spec.task, loop.teacher is not None) if asked else None
@@ -176,13 +187,13 @@ def _run(loop: Loop, metric: quality.Metric) -> tuple[list[Epoch], int, dict[str
             top, top_at = now, len(history) - 1
         # The last one within a standard error, not the first best (docstring).
         if _as_good(now, top):
-            best, state, chosen = len(history) - 1, _snapshot(measured), now
+            best, state, chosen = len(history) - 1, whole(measured), now
         if loop.recipe.patience and len(history) - 1 - top_at >= loop.recipe.patience:
             break
     if top is not None and _failed(first, top):
         return history, 0, untouched, ()
     if known and begun is not None and best:
-        measured.load_state_dict(state)
+        seen.load_state_dict(state)
         if why := begun.harmed(first, chosen):
             return history, 0, untouched, (why,)
     return history, best, state, ()
@@ -273,7 +284,8 @@ def _step(loop: Loop, batch: Batch) -> Tensor:
         loss = loss - loop.recipe.entropy_guidance * loop.guidance.reward()
     loop.optimizer.zero_grad(set_to_none=True)
     loop.scaler.scale(loss).backward()
-    loop.ranks.mean([p.grad for p in trainable(loop.student) if p.grad is not None])
+    if not loop.in_parts:  # else the backward pass has done so
+        loop.ranks.mean([p.grad for p in trainable(loop.student) if p.grad is not None])
     if loop.recipe.clip or loop.observer is not None:
         # Observers and the clip need the true gradients, not those of the scaled loss.
         loop.scaler.unscale_(loop.optimizer)
@@ -306,8 +318,3 @@ def _blend(average: nn.Module, student: nn.Module, decay: float) -> None:
     for mean, now in zip(average.state_dict().values(), student.state_dict().values(), strict=True):
         # Counters of norms are whole numbers and have no average.
         mean.lerp_(now, 1 - decay) if mean.is_floating_point() else mean.copy_(now)
-
-
-def _snapshot(module: nn.Module) -> dict[str, Tensor]:
-    # clone: state_dict gives the weights that the next step changes.
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}

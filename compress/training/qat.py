@@ -112,8 +112,15 @@ def train_rounded(
     recipe = context.recipe
     # As in the file, where norms are folded before anything is rounded.
     plain = fold(module)
-    # Each of these would mix unrounded weights into the average, or steer towards something else.
-    shorter = {"epochs": recipe.qat, "lr": LESS * (recipe.lr or FLAT), "ema": 0.0, "entropy_guidance": 0.0, "patience": 0}
+    # Each of these would mix unrounded weights into the average, steer towards something else, or take weights apart.
+    shorter = {
+        "epochs": recipe.qat,
+        "lr": LESS * (recipe.lr or FLAT),
+        "ema": 0.0,
+        "entropy_guidance": 0.0,
+        "patience": 0,
+        "fsdp": False,
+    }
     student = rounded(plain, ranges, Grid(symmetric), kept_float)
     how = recipe.model_copy(update=shorter)
     found = train(student, context.data, how, context.device, teacher=module, progress=context.progress, ranks=context.ranks)

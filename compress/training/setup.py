@@ -53,6 +53,7 @@ class Loop:
         observer: told of steps and epochs.
         hold_norms: batch norms keep their running statistics, and use them.
         ranks: the processes that train together, each on its samples of every batch.
+        in_parts: weights lie in parts in these processes (`sharded`).
     """
 
     student: nn.Module
@@ -73,6 +74,7 @@ class Loop:
     observer: Observer | None = None
     hold_norms: bool = False
     ranks: Ranks = ALONE
+    in_parts: bool = False
 
     @property
     def distils(self) -> bool:

@@ -48,11 +48,14 @@ def train_together(module: GraphModule, context: Context, how: How) -> Training:
 
 
 def _train(module: GraphModule, how: How, context: Context) -> Training:
+    recipe = how.recipe or context.recipe
+    if how.masks or how.observer:  # both look at whole weights
+        recipe = recipe.model_copy(update={"fsdp": False})
     # Masked here: a layer with a mask cannot be sent to another process.
     found = train(
         masked(module, how.masks) if how.masks else module,
         context.data,
-        how.recipe or context.recipe,
+        recipe,
         context.device,
         teacher=context.dense.module if how.taught else None,
         progress=lambda _, share, text: context.progress(how.name, share, f"{how.detail}, {text}" if how.detail else text),
