@@ -228,8 +228,8 @@ def test_smaller_layers_that_compute_something_else_in_the_detector_are_refused(
     plan = Plan((Keep("backbone.one.0", 16, tuple(range(9))),))
     made = compress.edit(detector, plan, inputs=IMAGES[:2])
 
-    def wrong(whole: nn.Module, dense: GraphModule, small: GraphModule) -> nn.Module:
-        found = put_back(whole, dense, small)
+    def wrong(whole: nn.Module, dense: GraphModule, small: GraphModule, rewriting: bool = True) -> nn.Module:
+        found = put_back(whole, dense, small, rewriting)
         with torch.no_grad():
             found.get_parameter("backbone.two.weight")[0, 0, 0, 0] += 0.1
         return found

@@ -32,9 +32,10 @@ OF_TRAINING = ("epochs", "optimizer", "lr", "weight_decay", "batch_size", "warmu
 def detector(model: str, out: Path, force: bool, quiet: bool, log_format: LogFormat, as_json: bool, **flags: Any) -> None:
     """From a whole object detector to a smaller one in its own class, with its mean average precision before and after.
 
-    MODEL is a detector of torchvision or ultralytics; --data a folder of images and boxes in COCO's format. The channels of its
-    layers are removed (--target macs=0.7 unless it is given), what stays is refitted, and the whole is trained by its own losses
-    for --epochs. The folder --out has detector.pt, an ONNX file of the part that computes tensors, and a report of every stage.
+    MODEL is a detector of torchvision, ultralytics or transformers; --data a folder of images and boxes in COCO's format. The
+    channels of its layers are removed (--target macs=0.7 unless it is given), what stays is refitted, and the whole is trained
+    by its own losses for --epochs. The folder --out has detector.pt, an ONNX file of the part that computes tensors, and a report
+    of every stage.
     """
     from compress import api
     from compress.cli.closing import print_stages

@@ -17,13 +17,15 @@ from torch.fx import Graph, GraphModule, Node
 from compress.errors import UnsupportedModel
 
 
-def put_back(whole: nn.Module, dense: GraphModule, small: GraphModule) -> nn.Module:
+def put_back(whole: nn.Module, dense: GraphModule, small: GraphModule, rewriting: bool = True) -> nn.Module:
     """A copy of `whole` with the layers of `small`.
 
     Args:
         whole: the model; in it the layers of the graphs have their names.
         dense: what was traced.
         small: the same after channels were removed.
+        rewriting: put graphs in the place of submodules whose code seems to count channels. Their sizes are those that were
+            traced, so that a caller that can compare tries without.
 
     Raises:
         UnsupportedModel: code of the model itself counts channels that have gone.
@@ -32,7 +34,7 @@ def put_back(whole: nn.Module, dense: GraphModule, small: GraphModule) -> nn.Mod
     for path in dict.fromkeys(name.rpartition(".")[0] for name in small.state_dict(keep_vars=True)):
         if path and (layer := _at(made, path)) is not None:
             _layer(made, path, layer, dense, small)
-    changed = _changed(dense, small)
+    changed = _changed(dense, small) if rewriting else []
     for owner in sorted(_owners(made, small, changed), reverse=True):
         _set(made, owner, _rewritten(made.get_submodule(owner), owner, small, changed))
     return made
