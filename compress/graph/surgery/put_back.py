@@ -188,6 +188,8 @@ def _graph(old: nn.Module, owner: str, small: GraphModule, changed: list[Node]) 
                 made.target = name.removeprefix(f"{owner}.") if inside else name.replace(".", "_")
                 own = _value(old, made.target) if inside else None
                 parts[made.target] = own if own is not None else copy.deepcopy(_value(small, name))
+                if own is None and node.op == "get_attr":
+                    made.op, parts[made.target] = "call_module", _constant(parts[made.target])
         return known.setdefault(node, made)
 
     within = {node for path, _ in whole.values() for node in _stretch(small, f"{owner}.{path}")} - whole.keys()
@@ -196,6 +198,14 @@ def _graph(old: nn.Module, owner: str, small: GraphModule, changed: list[Node]) 
             copied(node)
     graph.output(known[gives])
     return graph, parts
+
+
+def _constant(value: Tensor) -> GraphModule:
+    """A module that gives a tensor of the graph: a buffer, which no optimizer learns, and which both holders move together."""
+    root, graph = nn.Module(), Graph()
+    root.register_buffer("value", value.detach())
+    graph.output(graph.get_attr("value"))
+    return GraphModule(root, graph, "Constant")
 
 
 def _wholes(old: nn.Module, owner: str, small: GraphModule, changed: list[Node]) -> Iterator[tuple[str, Node, Node]]:
