@@ -1,4 +1,4 @@
-"""Detectors as they are built, smaller in their own class: torchvision's and, where ultralytics is there, YOLO's.
+"""Detectors as they are built, smaller in their own class: torchvision's, ultralytics' and transformers', where these are there.
 
     python benchmarks/detectors.py                       # every detector that results/detectors.json lacks or has with an error
     python benchmarks/detectors.py --only ssd fcos       # these, again
@@ -37,6 +37,7 @@ from zoo import random_edits
 
 import compress
 import exporters
+from compress.detection import set_prediction
 from compress.detection.wholes import Whole, found
 from compress.edits import Plan
 from compress.graph.channels.solve import Channels, solve
@@ -61,7 +62,7 @@ def main() -> None:
     rows: dict[str, Found] = known("detectors").get("detectors", {})
     for name in args.only or [name for name in DETECTORS if "error" in rows.get(name, {"error": ""})]:
         rows[name] = in_own_process(name)
-        versions = {package: of(package) for package in ("torchvision", "ultralytics")}
+        versions = {package: of(package) for package in ("torchvision", "ultralytics", "transformers")}
         write("detectors", {"versions": versions, "detectors": {name: rows[name] for name in DETECTORS if name in rows}})
         print(name, json.dumps(rows[name]), flush=True)
 
@@ -108,6 +109,20 @@ def ultralytics(name: str) -> tuple[nn.Module, list[Tensor]]:
     return detector.train(), [torch.rand(3, 160, 160), torch.rand(3, 160, 160)]
 
 
+def transformers(name: str) -> tuple[nn.Module, list[Tensor]]:
+    """A detector of transformers as its configuration has it, with a backbone of transformers, and two images as it sees them."""
+    library: Any = importlib.import_module("transformers")
+    config = getattr(library, f"{name}Config")(**BACKBONES.get(name, dict)())
+    return getattr(library, f"{name}ForObjectDetection")(config).train(), [torch.rand(3, 160, 160), torch.rand(3, 160, 160)]
+
+
+def resnet() -> dict[str, Any]:
+    library: Any = importlib.import_module("transformers")
+    backbone = library.ResNetConfig(out_features=["stage4"])
+    return {"backbone_config": backbone, "use_timm_backbone": False, "use_pretrained_backbone": False}
+
+
+BACKBONES: dict[str, Callable[[], dict[str, Any]]] = {"Detr": resnet}
 YOLO = (
     "v5n",
     "v8n",
@@ -131,6 +146,9 @@ DETECTORS: dict[str, Callable[[], tuple[nn.Module, list[Tensor]]]] = {
     "Faster R-CNN": partial(torchvision, "fasterrcnn_resnet50_fpn", 160),
     **{f"YOLO{name}": partial(ultralytics, f"yolo{name}") for name in YOLO},
     "RT-DETR": partial(ultralytics, "rtdetr-l"),
+    "DETR (transformers)": partial(transformers, "Detr"),
+    "RT-DETR (transformers)": partial(transformers, "RTDetr"),
+    "RT-DETRv2 (transformers)": partial(transformers, "RTDetrV2"),
 }
 
 
@@ -217,6 +235,9 @@ def losses(detector: nn.Module, images: Sequence[Tensor]) -> dict[str, Tensor]:
         box = {"boxes": torch.tensor([[20.0, 20, 120, 120]]), "labels": torch.tensor([1])}
         return model(list(images), [box for _ in images])
     count = len(images)
+    if set_prediction.is_known(detector):
+        target = {"boxes": torch.tensor([[20.0, 20, 120, 120]]), "labels": torch.tensor([1])}
+        return {"loss": set_prediction.loss(detector, torch.stack(list(images)), [target] * count, [1])}
     batch = {
         "img": torch.stack(list(images)),
         "batch_idx": torch.arange(count).float(),

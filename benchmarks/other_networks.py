@@ -108,6 +108,10 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaForSequenceClassification", {**TEXT, "num_key_value_heads": 2, "pad_token_id": 0, "use_cache": False}),
     "qwen3": ("Qwen3ForSequenceClassification", {**TEXT, "head_dim": 16, "num_key_value_heads": 2, "pad_token_id": 0}),
     "gemma": ("GemmaForSequenceClassification", {**TEXT, "head_dim": 16, "num_key_value_heads": 1, "pad_token_id": 0}),
+    "gemma3_text": (
+        "Gemma3TextForSequenceClassification",
+        {**TEXT, "head_dim": 16, "num_key_value_heads": 1, "query_pre_attn_scalar": 16, "sliding_window": 64, "pad_token_id": 0},
+    ),
     "dinov3_vit": ("DINOv3ViTModel", VIT),
     "fnet": ("FNetForSequenceClassification", {**TEXT, **MARKS}),
     "wav2vec2": ("Wav2Vec2ForSequenceClassification", SOUND),

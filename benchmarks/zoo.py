@@ -221,7 +221,8 @@ def changed(module: nn.Module, channels: Channels, edits: list[Keep], zero: bool
         gone = torch.ones(edit.channels, dtype=torch.bool)
         gone[list(edit.keep)] = False
         group = channels.group(edit.layer)
-        zeroed = not channels.zeroed.isdisjoint(group.labels)
+        of = channels.within if group.inner and channels.within is not None else channels
+        zeroed = not of.zeroed.isdisjoint(group.labels)
         for member in group.members:
             silent = member.role == "in" or zeroed
             if not (zero if silent else scramble):

@@ -1208,7 +1208,7 @@ def einsum_with_channels_that_pass():
     return Net(call, first=nn.Linear(8, 10), **tables, **qkv, fc1=nn.Linear(8, 9), fc2=nn.Linear(8, 2), head=nn.Linear(9, 4))
 
 
-@case(TOKENS, removable="fc1", frozen={"a": "sums over channels", "b": "channels by channels", "c": "channels by channels"})
+@case(TOKENS, removable="a fc1", frozen={"b": "channels by channels", "c": "channels by channels"})
 def einsum_over_channels():
     def call(s, x):
         scores = (lambda y: torch.einsum("bnc,bmc->bnm", y, y))(s.a(x))
@@ -1604,6 +1604,64 @@ def pairs_of_channels_where_one_key_serves_all_queries():
         return F.scaled_dot_product_attention(rotated(q, angles), rotated(k, angles), v, enable_gqa=True)
 
     return rotary(attend, 4, 1, width=6)
+
+
+@case(TOKENS, removable="q v out")
+def heads_are_normed_where_one_key_serves_all_queries():
+    """As in Gemma 3: each head of queries has a statistic of its own, in which channels that go count as zeros."""
+
+    def attend(s, q, k, v, angles):
+        q, k = (
+            rotated(t * (t.pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt() * (1 + norm.weight), angles)
+            for t, norm in ((q, s.norm_q), (k, s.norm_k))
+        )
+        return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+    net = rotary(attend, 4, 1, width=6)
+    net.norm_q, net.norm_k = nn.Module(), nn.Module()
+    net.norm_q.weight, net.norm_k.weight = (nn.Parameter(torch.rand(6) - 0.5) for _ in range(2))
+    return net
+
+
+@case(TOKENS, removable="q v out")
+def a_single_head_written_as_einsum():
+    def attend(s, q, k, v, angles):
+        q, k, v = (t[:, 0] for t in (rotated(q, angles), rotated(k, angles), v))
+        weights = (torch.einsum("bid,bjd->bij", q, k) / 2).softmax(-1)
+        return torch.einsum("bij,bjd->bid", weights, v)[:, None]
+
+    return rotary(attend, 1, 1, width=6)
+
+
+@case(TOKENS, removable="q v out")
+def one_key_for_all_queries_written_as_einsum():
+    def attend(s, q, k, v, angles):
+        weights = (torch.einsum("bhid,bjd->bhij", rotated(q, angles), rotated(k, angles)[:, 0]) / 2).softmax(-1)
+        return torch.einsum("bhij,bjd->bhid", weights, v[:, 0])
+
+    return rotary(attend, 4, 1, width=6)
+
+
+@case(TOKENS, removable="q out")
+def heads_written_as_einsum():
+    def attend(s, q, k, v, angles):
+        weights = (torch.einsum("bhid,bhjd->bhij", rotated(q, angles), rotated(k, angles)) / 2).softmax(-1)
+        return torch.einsum("bhij,bhjd->bhid", weights, v)
+
+    return rotary(attend, 4, 4)
+
+
+@case((5,), removable="back hidden", frozen={"table": "output"})
+def a_table_that_scores_what_it_gave_to_a_normed_stream():
+    """Tied weights, as in many language models: masking what reads the stream masks what made it, too."""
+
+    def call(s, x):
+        x = s.table((x.abs() * 3).long().clamp(max=9))
+        x = x + s.back(F.relu(s.hidden(s.norm(x))))
+        return F.linear(s.norm(x), s.table.weight)
+
+    layers = {"hidden": nn.Linear(8, 6), "back": nn.Linear(6, 8, bias=False)}
+    return Net(call, table=nn.Embedding(10, 8), norm=nn.RMSNorm(8), **layers)
 
 
 @case(removable="stem.0 theta value")

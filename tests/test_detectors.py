@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import sys
 import types
@@ -54,6 +55,29 @@ def test_code_that_counts_channels_gives_way_to_its_graph():
     assert torch.equal(made(x), small(x)) and made.state_dict().keys() == whole.state_dict().keys()
     again = copy.deepcopy(made)  # as a trainer does that averages weights
     assert torch.equal(again(x), small(x)) and again[0].place == -1
+
+
+class Placed(Halves):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = self.first(x).chunk(2, 1)
+        return self.last(torch.cat([a * torch.arange(x.shape[-1]).float().sin(), b], 1))
+
+
+def test_a_constant_of_a_graph_is_nothing_that_a_training_learns():
+    """A trainer may free every parameter; the constant follows the model to other types all the same, in copies, too."""
+    whole, x = nn.Sequential(Placed(), nn.ReLU()).eval(), torch.randn(2, 3, 4, 4)
+    dense = trace(whole, (x[:1],))
+    channels = solve(dense, (x[:1],))
+    group = channels.removable[0]
+    small = keep(dense, channels, [Keep(group.name, group.channels, tuple(range(1, group.channels)))])
+    made = put_back(whole, dense, small)
+    assert dict(made.named_parameters()).keys() == dict(whole.named_parameters()).keys()
+    assert sum(t.numel() for t in made.buffers()) == x.shape[-1]
+    file = io.BytesIO()
+    torch.save(made, file)
+    file.seek(0)
+    for again in (made, copy.deepcopy(made), torch.load(file, weights_only=False)):
+        torch.testing.assert_close(again.double()(x.double()).float(), small(x))
 
 
 class Attends(nn.Module):
@@ -228,8 +252,8 @@ def test_smaller_layers_that_compute_something_else_in_the_detector_are_refused(
     plan = Plan((Keep("backbone.one.0", 16, tuple(range(9))),))
     made = compress.edit(detector, plan, inputs=IMAGES[:2])
 
-    def wrong(whole: nn.Module, dense: GraphModule, small: GraphModule) -> nn.Module:
-        found = put_back(whole, dense, small)
+    def wrong(whole: nn.Module, dense: GraphModule, small: GraphModule, rewriting: bool = True) -> nn.Module:
+        found = put_back(whole, dense, small, rewriting)
         with torch.no_grad():
             found.get_parameter("backbone.two.weight")[0, 0, 0, 0] += 0.1
         return found

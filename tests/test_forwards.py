@@ -444,3 +444,19 @@ def test_a_compiled_module_is_the_one_inside():
     model = drawn("*args and **kwargs")
     module = trace(torch.compile(model), images())
     assert module.state_dict().keys() == model.state_dict().keys()
+
+
+def test_a_bias_that_is_a_buffer_stays_as_it_is_in_training():
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 3))
+            self.register_buffer("bias", torch.randn(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.weight, self.bias)
+
+    model, x = Fixed().eval(), torch.randn(1, 3)
+    module = trace(model, (x,))
+    assert torch.equal(module(x), model(x))
+    assert [n for n, p in module.named_parameters() if p.requires_grad] == [n for n in module.state_dict() if "weight" in n]

@@ -105,6 +105,16 @@ NETS: dict[str, tuple[tuple[int, ...], Callable[[], Net]]] = {
             out=conv2(WIDTH, 2),
         ),
     ),
+    "two layers called on three values each": (
+        PLANE,
+        lambda: Net(
+            lambda s, x: s.out(torch.cat([s.second(torch.tanh(s.first(scale * s.stem(x)))) for scale in (1, 3, 2)], 1)),
+            stem=conv2(3, WIDTH),
+            first=conv2(WIDTH, 6),
+            second=conv2(6, 5),
+            out=conv2(15, 2),
+        ),
+    ),
 }
 
 
@@ -236,6 +246,16 @@ def test_what_a_layer_reads_later_comes_before_its_first_call():
     module = trace(model.eval(), (torch.randn(1, *PLANE),))
     names = order(module)
     assert names.index("other") < names.index("reader")
+
+
+def test_the_first_call_of_a_layer_comes_first():
+    """Later ones may be ready earlier: the first waits for what all of them read."""
+    _, build = NETS["two layers called on three values each"]
+    module = trace(build().eval(), (torch.randn(1, *PLANE),))
+    place = {name: i for i, name in enumerate(order(module))}
+    for one in layers(module).values():
+        places = [place[call] for call in one.nodes]
+        assert places == sorted(places)
 
 
 def test_a_weight_that_two_layers_hold_is_not_refitted():

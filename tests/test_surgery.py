@@ -62,7 +62,8 @@ def test_channels_whose_readers_are_zeroed_carry_nothing(name):
     dense = outputs(module, x)
     moved = []
     # What counts as zeros in a norm is no noise: there keep and mask agree, and nothing else can be said.
-    for number, group in enumerate(g for g in channels.removable if channels.zeroed.isdisjoint(g.labels)):
+    zeroed = {False: channels.zeroed, True: channels.within.zeroed if channels.within is not None else frozenset()}
+    for number, group in enumerate(g for g in channels.removable if zeroed[g.inner].isdisjoint(g.labels)):
         (edit,) = random_edits([group], number)
         calm = outputs(mask(module, channels, [edit]), x)
         assert distance(outputs(scrambled(module, channels, edit, number), x), calm) < EXACT, group.name

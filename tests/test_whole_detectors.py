@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import compress
+from compress.cli.main import cli
 from compress.commands import detector as command
 from compress.detection import own_losses, wholes
 from compress.detection.answered import answering
@@ -188,6 +189,30 @@ def test_parts_without_a_box_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
         (folder / "annotations.json").write_text(json.dumps(content))
     with pytest.raises(EmptyData, match=said):
         compress.detector(tiny(), tmp_path, epochs=1, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(("data", "said"), [("nowhere", "is not there"), ("whole.pt", "is a file"), ("empty", "has no boxes")])
+def test_data_without_boxes_is_refused_with_the_format_that_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: str, said: str
+):
+    monkeypatch.setattr(command, "packages", lambda: None)
+    (tmp_path / "empty").mkdir()
+    torch.save(tiny(), tmp_path / "whole.pt")
+    words = [
+        "detector",
+        str(tmp_path / "whole.pt"),
+        "--trust-pickle",
+        "--data",
+        str(tmp_path / data),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    with pytest.raises(SystemExit) as end:
+        cli(words)
+    told = " ".join(capsys.readouterr().err.split())
+    assert end.value.code == 2 and f"{said}. Needed is a folder in COCO's format" in told and ".npz" not in told
+    with pytest.raises(BadInput, match=f"{said}. Needed is a folder in COCO's format"):
+        compress.detector(tiny(), tmp_path / data, out=tmp_path / "o")
 
 
 def test_a_part_of_a_detector_is_not_trained_on_boxes(tmp_path: Path):

@@ -11,6 +11,7 @@ from compress.cli.live import LogFormat, shown, telling
 from compress.cli.options import given, settings
 from compress.cli.running import broken_contract
 from compress.cli.terminal import say
+from compress.user import files
 
 OF_TRAINING = ("epochs", "optimizer", "lr", "weight_decay", "batch_size", "warmup", "clip")
 
@@ -26,13 +27,15 @@ OF_TRAINING = ("epochs", "optimizer", "lr", "weight_decay", "batch_size", "warmu
     telling,
     json_option,
     example="compress detector yolo.pt --trust-pickle --data coco --target macs=0.7 --epochs 5",
+    data=files.boxes,
 )
 def detector(model: str, out: Path, force: bool, quiet: bool, log_format: LogFormat, as_json: bool, **flags: Any) -> None:
     """From a whole object detector to a smaller one in its own class, with its mean average precision before and after.
 
-    MODEL is a detector of torchvision or ultralytics; --data a folder of images and boxes in COCO's format. The channels of its
-    layers are removed (--target macs=0.7 unless it is given), what stays is refitted, and the whole is trained by its own losses
-    for --epochs. The folder --out has detector.pt, an ONNX file of the part that computes tensors, and a report of every stage.
+    MODEL is a detector of torchvision, ultralytics or transformers; --data a folder of images and boxes in COCO's format. The
+    channels of its layers are removed (--target macs=0.7 unless it is given), what stays is refitted, and the whole is trained
+    by its own losses for --epochs. The folder --out has detector.pt, an ONNX file of the part that computes tensors, and a report
+    of every stage.
     """
     from compress import api
     from compress.cli.closing import print_stages

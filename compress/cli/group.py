@@ -13,7 +13,7 @@ from compress.cli import completion as completion
 from compress.cli.guard import EXIT_CODES, Command, Commands, registered
 from compress.cli.torchless import quick
 from compress.cli.typed_paths import refuse_missing
-from compress.user import memory
+from compress.user import files, memory
 
 
 @click.group(cls=Commands, epilog=f"{EXIT_CODES}\n\n\b\nExample:\n  compress run model.pt --data images --target macs=0.5")
@@ -26,13 +26,15 @@ for each in quick.commands.values():
     cli.add_command(each)
 
 
-def command(*options: Callable[[Command], Command], example: str) -> Callable[[Command], click.Command]:
-    """A command of `cli`, for which torch is loaded."""
+def command(
+    *options: Callable[[Command], Command], example: str, data: Callable[[str], object] = files.source
+) -> Callable[[Command], click.Command]:
+    """A command of `cli`, for which torch is loaded; `data` refuses paths of data that are not there."""
 
     def register(function: Command) -> click.Command:
         @functools.wraps(function)
         def checked(*args: Any, **kwargs: Any) -> Any:
-            refuse_missing(kwargs)
+            refuse_missing(kwargs, data)
             memory.check()
             return function(*args, **kwargs)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from compress.user import files
 from compress.user.shard_paths import shards
 
 
-def refuse_missing(typed: Mapping[str, Any]) -> None:
-    """Look for the files that a command line names.
+def refuse_missing(typed: Mapping[str, Any], source: Callable[[str], object] = files.source) -> None:
+    """Look for the files that a command line names; `source` for data that is a path.
 
     Raises:
         BadInput: one is not there, in the words of whoever would have opened it.
@@ -38,4 +38,4 @@ def refuse_missing(typed: Mapping[str, Any]) -> None:
     is_path = data and data != "digits" and is_data(data) and not data.startswith("torchvision:")
     # Shards are files that braces and stars stand for.
     if data and is_path and not shards(data):
-        files.source(data)
+        source(data)

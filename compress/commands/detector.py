@@ -86,7 +86,7 @@ def detector(
     """From a detector to a smaller one in its own class, measured by mean average precision before and after every stage.
 
     Args:
-        model: a detector of torchvision or ultralytics, or a file of one, opened as `run` opens files.
+        model: a detector of torchvision, ultralytics or transformers, or a file of one, opened as `run` opens files.
         data: a folder of images and boxes in COCO's format (`compress.detection.coco.open_parts`), or what `open_coco` gives:
             one, or a dict of train and test.
         target: as for `run`, of the part that computes tensors.
@@ -94,7 +94,8 @@ def detector(
         force: replace what is there.
         progress: told what is being done.
         settings: as for `run`; method, calibration, epochs (0: no training), batch_size, lr, max_drop, export, seed, device and
-            those that open a file matter here. `input_shape` is the square that ultralytics' networks see images in.
+            those that open a file matter here. `input_shape` is the square that all but torchvision's see
+            images in.
 
     Raises:
         BadInput: no detector, or data or settings that cannot be used.

@@ -13,6 +13,7 @@ from compress.checkpoint.load.live_module import inside
 from compress.commands.steps import context_of
 from compress.detection import wholes
 from compress.detection.coco import CocoImages, open_parts
+from compress.detection.set_prediction import Queries
 from compress.errors import BadInput, EmptyData, WholeDetector
 from compress.pipeline.given import IN_MEMORY, resolved_recipe
 from compress.pipeline.prepare import loaded_file, prepare
@@ -38,8 +39,9 @@ def opened(model: nn.Module | Place, asked: Recipe) -> tuple[wholes.Whole, tuple
         module, notes = loaded.module, loaded.notes
     if (whole := wholes.found(module)) is None:
         raise BadInput(
-            f"{type(module).__name__} is no detector of torchvision (SSD, RetinaNet, FCOS, Faster R-CNN) or ultralytics (YOLO, "
-            "RT-DETR) that is known here; needed is one. 'compress run' takes models from tensors to tensors."
+            f"{type(module).__name__} is no detector of torchvision (SSD, RetinaNet, FCOS, Faster R-CNN), ultralytics (YOLO, "
+            "RT-DETR) or transformers (DETR, RT-DETR) that is known here; needed is one. 'compress run' takes models from "
+            "tensors to tensors."
         )
     return whole, notes
 
@@ -68,7 +70,7 @@ def parts_of(data: Parts, whole: wholes.Whole, asked: Recipe) -> tuple[CocoImage
         raise EmptyData("The images to count with have no box, so that no precision can be counted; needed is one. Add them.")
     if asked.epochs and not any(record.boxes for record in train.records):
         raise EmptyData("The images to train on have no box; needed is one. Add them, or take --epochs 0.")
-    if not isinstance(whole.part, wholes.Yolo):
+    if not isinstance(whole.part, wholes.Yolo | Queries):
         return train, test, ()
     sizes = train.sizes() | test.sizes()
     side = _side(asked, sizes)

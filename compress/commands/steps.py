@@ -84,7 +84,8 @@ def remove(
     """Take channels out, those that the method of the settings can do without, and reconstruct the layers behind them.
 
     Args:
-        model: any module that can be traced, or a detector of torchvision or ultralytics, whose part that computes tensors is.
+        model: any module that can be traced, or a detector of torchvision, ultralytics or transformers, whose part that
+            computes tensors is.
         data: as for `run`; for a detector images as it takes them, alone or in pairs with targets, such as `open_coco` gives.
         target: as for `run`, of the model as it is given; less than that is left. Of a detector: of that part.
         refit: fit the weights that stay to the outputs of the given model, by least squares. Without it no weight changes its

@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from compress.detection.set_prediction import Queries
 from compress.detection.wholes import OneStage, Yolo, found
 
 Answer = Callable[[Tensor], list[Tensor]]
@@ -22,10 +23,25 @@ def answering(model: nn.Module, answer: Answer) -> Iterator[bool]:
     The part itself is computed as well, for the sizes that anchors are made of.
     """
     whole = found(model)
-    if whole is None or not isinstance(whole.part, OneStage | Yolo):
+    if whole is None or not isinstance(whole.part, OneStage | Yolo | Queries):
         yield False
         return
     seen: list[Tensor] = []
+    if isinstance(whole.part, Queries):
+        given: list[Tensor] = []
+
+        def ahead(_: Any, __: Any, call: dict[str, Any]) -> None:
+            given[:] = answer(call["pixel_values"])
+
+        hooks = [model.register_forward_pre_hook(ahead, with_kwargs=True)]
+        for i, end in enumerate(whole.part.ends):
+            hooks.append(end.register_forward_hook(lambda _, __, ___, i=i: given[i]))
+        try:
+            yield True
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return
     if isinstance(whole.part, OneStage):
         detector = cast(Any, model)
         first = detector.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))

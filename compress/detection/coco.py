@@ -28,6 +28,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from compress.data.images import FORMATS
 from compress.errors import BadInput, EmptyData
+from compress.user import files
 
 Target = dict[str, Tensor]
 Item = tuple[Tensor, Target]
@@ -129,7 +130,9 @@ def open_parts(folder: str | Path, seed: int = 0) -> tuple[CocoImages, CocoImage
     Raises:
         BadInput, EmptyData: as for `open_coco`.
     """
-    root = Path(folder)
+    root = files.boxes(str(folder))
+    if not is_coco(root):
+        raise BadInput(f"The folder {root} has no boxes. {files.BOXES_NEEDED}")
     train = _part(root, ("train",))
     test = _part(root, TEST)
     every = train or open_coco(root, next((root / name for name in ANNOTATIONS if (root / name).is_file()), None))

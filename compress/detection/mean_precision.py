@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compress.detection import set_prediction
 from compress.detection.coco import CocoImages
+from compress.detection.set_prediction import Queries
 from compress.detection.wholes import Yolo, found
 from compress.errors import BadInput, MissingPackage
 
@@ -178,12 +180,12 @@ def _boxes(model: nn.Module, data: CocoImages) -> list[dict[str, Tensor]]:
     whole = found(model)
     if whole is None:
         raise BadInput(
-            f"{type(model).__name__} is no detector of torchvision or ultralytics that is known here; needed is one. Count "
-            "with pycocotools yourself."
+            f"{type(model).__name__} is no detector of torchvision, ultralytics or transformers that is known here; needed is "
+            "one. Count with pycocotools yourself."
         )
     training = [(m, m.training) for m in model.modules()]
     there = next(model.parameters()).device
-    ask = _yolo if isinstance(whole.part, Yolo) else _torchvision
+    ask = _yolo if isinstance(whole.part, Yolo) else set_prediction.boxes if isinstance(whole.part, Queries) else _torchvision
     try:
         model.eval()
         with torch.no_grad():

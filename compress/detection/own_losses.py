@@ -1,7 +1,7 @@
 """Training of a whole detector by the losses that its own class has.
 
-torchvision's give them to a call in training mode, ultralytics' have `loss(batch)`, where boxes are shares of the image around
-their middle, and classes count from 0 in the order of the category ids.
+torchvision's give them to a call in training mode, transformers' to one with labels; ultralytics' have `loss(batch)`. In the
+latter two boxes are shares of the image around their middle, and classes count from 0 in the order of the category ids.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from compress.detection import set_prediction
 from compress.detection.coco import CocoImages, Target
 from compress.detection.wholes import Yolo, found
 from compress.errors import BadInput
@@ -29,6 +30,8 @@ def classes(detector: nn.Module) -> int:
     model: Any = detector
     if _is_yolo(model):
         return int(model.model[-1].nc)
+    if set_prediction.is_known(model):
+        return set_prediction.classes(model)
     if hasattr(model, "roi_heads"):
         return int(model.roi_heads.box_predictor.cls_score.out_features)
     head = model.head.classification_head
@@ -42,9 +45,10 @@ def refuse_other_classes(detector: nn.Module, data: CocoImages) -> None:
         BadInput: there is one.
     """
     known = classes(detector)
-    most = len(data.categories) if _is_yolo(detector) else max(data.categories, default=0) + 1
+    from_zero = _is_yolo(detector) or set_prediction.is_known(detector)
+    most = len(data.categories) if from_zero else max(data.categories, default=0) + 1
     if most > known:
-        counted = "categories" if _is_yolo(detector) else "classes, the background and every id up to the largest among them"
+        counted = "categories" if from_zero else "classes, the background and every id up to the largest among them"
         raise BadInput(f"The data has {most} {counted}, the detector {known}. Give the data that it was trained on.")
 
 
@@ -67,8 +71,8 @@ def train(
     """A trained copy of a detector on the CPU, in its mode, and the mean loss of every epoch.
 
     Args:
-        detector: of torchvision, or of ultralytics for boxes.
-        data: images, for ultralytics' of one size, and boxes.
+        detector: of torchvision, of ultralytics for boxes, or of transformers.
+        data: images, for all but torchvision's of one size, and boxes.
         recipe: epochs, batch_size, optimizer, lr, weight_decay, warmup, clip, seed.
         device: where it is computed.
         progress: told of steps.
@@ -116,6 +120,8 @@ def loss_of(detector: nn.Module, images: Sequence[Tensor], targets: Sequence[Tar
     """The sum of a detector's own losses on a batch, for a sample; `ids` are the categories of the data, in order."""
     model: Any = detector
     device = images[0].device
+    if set_prediction.is_known(model):
+        return set_prediction.loss(model, torch.stack(list(images)), targets, ids)
     if not _is_yolo(model):
         moved = [{name: value.to(device) for name, value in target.items()} for target in targets]
         return sum(model(list(images), moved).values(), torch.zeros((), device=device))

@@ -4,6 +4,7 @@
     Faster, Mask R-CNN       backbone -> (maps, heads of the proposals);  pooled maps of boxes -> box head -> box predictor
     YOLO (ultralytics)       layers -> the head's convolutions, of boxes, classes, keypoints and masks
     RT-DETR (ultralytics)    layers -> the maps that its transformer reads
+    DETR, RT-DETR (transformers)    see `set_prediction`
 
 The layers have in the part the names that they have in the detector, so that what was done to them can go back
 (`compress.graph.surgery.put_back`). Maps that boxes are pooled from are outputs of the part and keep their channels; anchors read
@@ -15,6 +16,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, cast
@@ -29,6 +31,8 @@ from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.models.detection.ssd import SSD
 
 from compress.checkpoint.load.live_module import inside
+from compress.detection import set_prediction
+from compress.detection.set_prediction import Queries
 from compress.errors import BadInput, CompressWarning, EmptyData, UnsupportedModel, WholeDetector
 from compress.graph.surgery.put_back import put_back
 
@@ -81,19 +85,19 @@ class Whole:
     def with_layers(self, dense: GraphModule, small: GraphModule, inputs: tuple[Tensor, ...]) -> nn.Module:
         """A copy of the detector with the layers of `small`, whose part computes what `small` does.
 
+        The detector's own code goes on where it does that by itself, for images of all sizes.
+
         Raises:
             UnsupportedModel: the detector's own code would compute something else with them.
         """
-        made = put_back(self.model, dense, small)
-        there = next(self.model.parameters()).device
-        part = cast(Whole, found(made)).part
-        training = [(m, m.training) for m in made.modules()]
         with torch.no_grad():
-            got = [t.cpu() for t in tree_leaves(part.eval()(*(x.to(there) for x in inputs)))]
             wanted = tree_leaves(small.cpu().eval()(*inputs))
-        for m, was in training:
-            m.training = was
-        if len(got) != len(wanted) or any(a.shape != b.shape or _apart(a, b) > EXACT for a, b in zip(got, wanted, strict=True)):
+        made = put_back(self.model, dense, small, rewriting=False)
+        with suppress(Exception):  # whatever code raises that counts other channels
+            if _computes(made, inputs, wanted):
+                return made
+        made = put_back(self.model, dense, small)
+        if not _computes(made, inputs, wanted):
             raise UnsupportedModel(
                 f"The code of {type(self.model).__name__} computes something else with the smaller layers than their graph does. "
                 "Needed is code that takes its sizes from its tensors; compress.run on the part alone gives the graph."
@@ -108,6 +112,8 @@ def found(model: nn.Module) -> Whole | None:
         return Whole(model, part, lambda given: (_transformed(model, given),))
     if isinstance(model, GeneralizedRCNN) and hasattr(model.roi_heads, "box_head"):
         return Whole(model, TwoStage(cast(Any, model)), lambda given: _pooled(model, given))
+    if set_prediction.is_known(model):
+        return Whole(model, Queries(model), lambda given: (set_prediction.pixels(model, _stacked(model, given)),))
     if _is_yolo(model):
         return Whole(model, Yolo(cast(Any, model)), lambda given: (_stacked(model, given),))
     return None
@@ -287,6 +293,20 @@ def _stacked(model: nn.Module, given: Sequence[Tensor]) -> Tensor:
             "as the network sees them, letterboxed."
         )
     return torch.stack(list(given)).cpu()
+
+
+def _computes(made: nn.Module, inputs: tuple[Tensor, ...], wanted: Sequence[Tensor]) -> bool:
+    """Whether the part of a detector gives what is wanted; it is left as it was."""
+    there = next(made.parameters()).device
+    part = cast(Whole, found(made)).part
+    training = [(m, m.training) for m in made.modules()]
+    try:
+        with torch.no_grad():
+            got = [t.cpu() for t in tree_leaves(part.eval()(*(x.to(there) for x in inputs)))]
+    finally:
+        for m, was in training:
+            m.training = was
+    return len(got) == len(wanted) and all(a.shape == b.shape and _apart(a, b) <= EXACT for a, b in zip(got, wanted, strict=True))
 
 
 def _apart(a: Tensor, b: Tensor) -> float:

@@ -159,6 +159,8 @@ def order(module: GraphModule) -> list[str]:
     for first, *later in calls.values():
         inputs = {source for call in later for source in call.all_input_nodes}
         before[first.name] |= {source.name for source in inputs if not _reaches(first, source)}
+        for call in later:  # whose inputs may be there while the first one waits for those of others
+            before[call.name].add(first.name)
     # A layer in front of a sum waits for the other operand where that is lighter (module docstring).
     for node in module.graph.nodes:
         found = sum_behind(module, node) if _weight(module, node) else None

@@ -81,7 +81,8 @@ def choice(artifact: Artifact, context: Context, align: int = 1) -> Widths:
 def _readable(artifact: Artifact, channels: Channels) -> list[Group]:
     """Groups that can lose channels and have a consumer that can be refitted."""
     known = layers(artifact.module)
-    found = [g for g in budget.removable(artifact.module, channels) if measured(g, known)]
+    # Of a position that goes with its head or with its channel a policy would have to know both.
+    found = [g for g in budget.removable(artifact.module, channels) if measured(g, known) and not g.inner]
     if not found:
         raise UnsupportedModel(
             "The model has no group of channels that can be removed and whose consumers can be refitted; needed is at least one. "

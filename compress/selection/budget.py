@@ -98,15 +98,20 @@ def _behind(node: Node) -> set[str]:
 
 
 def axes(tensor: Tensor, name: str, groups: Sequence[Group]) -> tuple[list[float], np.ndarray]:
-    """Length of each axis: a part that stays, and a part per channel of each group."""
-    base, per_channel = [float(n) for n in tensor.shape] or [1.0], np.zeros((max(tensor.ndim, 1), len(groups)))
+    """Length of each axis: a part that stays, and a part per channel of each group; behind them the same as shares of 1.
+
+    The shares are what channels within heads leave of an axis whose length is that of the heads.
+    """
+    lengths = [float(n) for n in tensor.shape] or [1.0]
+    base, per_channel = lengths + [1.0] * len(lengths), np.zeros((2 * len(lengths), len(groups)))
     for g, group in enumerate(groups):
         for member in group.members:
             if member.tensor == name:
-                touched = float((member.index >= 0).sum())
-                base[member.dim] -= touched
+                touched = float((member.index >= 0).sum()) / (lengths[member.dim] if group.inner else 1.0)
+                at = member.dim + len(lengths) * group.inner
+                base[at] -= touched
                 # Behind a flatten one channel is several columns.
-                per_channel[member.dim, g] += touched / group.channels
+                per_channel[at, g] += touched / group.channels
     return base, per_channel
 
 

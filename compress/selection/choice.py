@@ -97,7 +97,7 @@ class Choice:
             curves = {name: _what_goes(worth) for name, worth in scores.items()}
             choose, why = _by_score(scores), f"{self.selector} finds nothing to measure behind them"
         # Groups without a curve cannot be judged and stay whole, which the report says.
-        whole = [g.name for g in groups if g.name not in curves]
+        whole = [g.name for g in groups if g.name not in curves and not g.inner]
         groups = [g for g in groups if g.name in curves]
         if not groups:
             raise UnsupportedModel(f"No channel can be chosen because {why}. Take another method; 'compress methods' lists them.")

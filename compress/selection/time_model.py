@@ -18,16 +18,17 @@ def time_model(artifact: Artifact, groups: Sequence[Group], times: LayerTimes, b
     parameters, none = dict(artifact.module.named_parameters()), np.zeros(len(groups))
     fixed = times.rest[0]
     scale: list[float] = []
-    base: list[tuple[float, float]] = []
-    per_channel: list[tuple[np.ndarray, np.ndarray]] = []
+    base: list[tuple[float, ...]] = []
+    per_channel: list[tuple[np.ndarray, ...]] = []
     for layer in layers(artifact.module, artifact.inputs, batch):
         name = f"{layer.path}.weight"
         if name not in parameters or layer.kind not in times.kinds:
             continue
         constant, per_out, per_in, per_both = times.kinds[layer.kind]
         lengths, touched = axes(parameters[name], name, groups)
-        out, into = (lengths[0], touched[0]), (lengths[1], touched[1])
-        one = (1.0, none)
+        # Each length with the share that channels within heads leave of it.
+        out, into = (((lengths[d], touched[d]), (lengths[d + at], touched[d + at])) for d in (0, 1) for at in [len(lengths) // 2])
+        one = ((1.0, none), (1.0, none))
         fixed += constant
         for rate, left, right in (
             (per_out + times.rest[1] * layer.elements, out, one),
@@ -35,6 +36,6 @@ def time_model(artifact: Artifact, groups: Sequence[Group], times: LayerTimes, b
             (per_both, out, into),
         ):
             scale.append(rate)
-            base.append((left[0], right[0]))
-            per_channel.append((left[1], right[1]))
+            base.append(tuple(length for length, _ in (*left, *right)))
+            per_channel.append(tuple(each for _, each in (*left, *right)))
     return CostModel(fixed, np.array(scale), np.array(base), np.array(per_channel))

@@ -41,6 +41,10 @@ def json_text(value: object) -> str:
 MODEL_NEEDED = (
     "Needed is a file that torch.save wrote (a module or a state_dict), a .safetensors file, or a model.compressed folder."
 )
+BOXES_NEEDED = (
+    "Needed is a folder in COCO's format: images beside an annotations.json, that of train and test (or val) each, or "
+    "annotations/instances_*.json with the folders that these are of. Give that."
+)
 
 
 _ADDRESS = re.compile(r"(?P<kind>[A-Za-z][A-Za-z0-9+.-]+):/")
@@ -107,6 +111,20 @@ def source(path: str) -> Path:
     # A pipe would be waited for without end.
     if not found.is_file() and not found.is_dir():
         raise BadInput(f"The data '{path}' is no regular file. Give a folder or a file on disk.")
+    return found
+
+
+def boxes(path: str) -> Path:
+    """A folder that may hold images and boxes.
+
+    Raises:
+        BadInput: there is none.
+    """
+    here(path)
+    found = Path(path).expanduser()
+    if not found.is_dir():
+        what = "is a file" if found.is_file() else "is not there"
+        raise BadInput(f"The data '{path}' {what}. {BOXES_NEEDED}")
     return found
 
 

@@ -91,6 +91,7 @@ class State:
         computed: functional layers -> what their weight is computed from.
         heads: products that sum over channels, or weigh them -> atoms of their heads, which go as a whole.
         inside: those where the same channels of all heads go instead.
+        both: axes of tied tensors that make channels in one layer, and consume them in another.
         shared: operands of which it is not known yet whether they have channels in common with the result.
         zeroed: atoms of which a statistic is taken, the node that gives them, and why they stay should they not count as zeros.
         facets: atoms along one axis of a parameter that a weight is computed from.
@@ -116,6 +117,7 @@ class State:
         self.computed: Mapping[Node, Computed] = {}
         self.facets: dict[tuple[str, int], Tensor] = {}
         self.heads: dict[str, Tensor] = {}
+        self.both: set[tuple[str, int]] = set()
         self.shared: list[Shared] = []
         self.zeroed: list[tuple[Tensor, Node, str]] = []
         self.step: Callable[[Node, tuple[Any, ...], Mapping[str, Any]], Any]
@@ -129,8 +131,9 @@ class State:
         before, known = self.axes[key]
         # Coupled: the same rows of one tensor cannot stay for one call and go for another.
         self.atoms.unite(known, atoms)
-        if role == "in" != before:  # a tied tensor that one layer makes channels with and another reads them by
-            self.axes[key] = (role, known)
+        if "in" in (role, before) and role != before:  # a tied tensor that one layer makes channels with and another reads
+            self.axes[key] = ("in", known)
+            self.both.add(key)
 
     def share(self, one: Shared, now: bool = False) -> None:
         """Settle an operand, or keep it for when more is known: of heads and what is in them one may turn out to be no channels.

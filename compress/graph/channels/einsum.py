@@ -1,6 +1,7 @@
 """Rule for torch.einsum: a letter of the output is an axis whose channels pass; along a letter that is summed they go as one.
 
 bhid,bhjd->bhij      d is summed: a head goes whole        bcn,nm->bcm      n is summed, c passes
+bid,bjd->bij         d is summed, and there is nothing else: both lose the same channels, which are zeros on one side
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ def einsum(s: State, node: Node, equation: Any, operands: Sequence[Tensor]) -> A
     tables = [n.op == "get_attr" for n in _nodes(node.args[1:])]
     # What is a channel to an activation; entries of a table along any other letter are positions.
     free = {c for t, term, table in zip(operands, inputs, tables, strict=True) if not table for c in _letters(t, term)}
+    letter, alone = _summed(node, operands, inputs, output)
+    if letter and (alone or node.name in s.inside):
+        pair = [s.atoms.per_channel(t, term.index(letter)) for t, term in zip(operands, inputs, strict=True)]
+        s.atoms.unite(*pair)
+        s.zeroed.append((pair[0], node.all_input_nodes[0], f"{op_rules.where(node)} sums over channels that do not vanish"))
+        return s.atoms.new(1).view(()).expand(tuple(node.meta["shape"]))
     laid: list[Tensor] = []
     for t, term, table in zip(operands, inputs, tables, strict=True):
         one = [d for d, letter in enumerate(term) if letter not in output or (table and letter not in free)]
@@ -34,7 +41,19 @@ def einsum(s: State, node: Node, equation: Any, operands: Sequence[Tensor]) -> A
     main = max(laid, key=lambda t: len(varying(t)))
     if any(set(varying(t)) - set(varying(main)) for t in laid):
         return unknown(s, node, operands, "multiplies channels by channels")
-    return op_rules.elementwise(s, node, [main.expand(tuple(node.meta["shape"])), *(t for t in laid if t is not main)])
+    made = op_rules.elementwise(s, node, [main.expand(tuple(node.meta["shape"])), *(t for t in laid if t is not main)])
+    if letter:
+        s.heads[node.name] = made
+    return made
+
+
+def _summed(node: Node, operands: Sequence[Tensor], inputs: Sequence[str], output: str) -> tuple[str, bool]:
+    """The letter that is summed and along which both of two operands have channels; whether one of them has no others."""
+    if len(operands) != 2 or any(n.op == "get_attr" for n in _nodes(node.args[1:])):
+        return "", False
+    one, other = (_letters(t, term) for t, term in zip(operands, inputs, strict=True))
+    summed = (one & other) - set(output)
+    return ("", False) if len(summed) != 1 else (next(iter(summed)), summed in (one, other))
 
 
 def _terms(equation: Any, operands: Sequence[Tensor]) -> list[str] | None:

@@ -11,6 +11,9 @@ from torch import Tensor
 from compress.errors import PlanMismatch
 from compress.graph.channels.atom_state import Sized
 
+WITHIN = " within heads"
+"""How the names of groups end whose channels are the same ones of all heads, where whole heads can go, too."""
+
 
 @dataclass(frozen=True)
 class Member:
@@ -36,13 +39,17 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that touch the same axes. `frozen` says why none of them can go (None: all can, but one)."""
+    """Channels that touch the same axes. `frozen` says why none of them can go (None: all can, but one).
+
+    `labels` are the classes of its channels, in `Channels.within` where `inner` is true: those positions have a head as well.
+    """
 
     name: str
     channels: int
     members: tuple[Member, ...]
     frozen: str | None
     labels: tuple[int, ...]
+    inner: bool = False
 
     def modules(self, role: str) -> tuple[str, ...]:
         """Paths of the modules that hold an axis of this role, in graph order, each once."""
@@ -72,6 +79,9 @@ class Channels:
         counted: nodes that compute a plain number from a count of channels.
         zeroed: classes that count as zeros in the statistics of norms where they go.
         classes: how many labels there are; each is below this number.
+        within: the same model where attention loses the same channels of all heads; None where it does so anyway.
+        inner: groups that it has beyond `groups`, which can go as well, each position with its head or with its channel.
+        inputs: what the model was solved for.
     """
 
     groups: tuple[Group, ...]
@@ -82,11 +92,14 @@ class Channels:
     counted: frozenset[str]
     zeroed: frozenset[int]
     classes: int
+    within: Channels | None = None
+    inner: tuple[Group, ...] = ()
+    inputs: tuple[Tensor, ...] = ()
 
     @property
     def removable(self) -> tuple[Group, ...]:
         """Groups that can lose channels."""
-        return tuple(g for g in self.groups if g.frozen is None)
+        return (*(g for g in self.groups if g.frozen is None), *self.inner)
 
     def group(self, name: str) -> Group:
         """The group of that name.
@@ -100,4 +113,4 @@ class Channels:
 
     @functools.cached_property
     def _by_name(self) -> dict[str, Group]:
-        return {g.name: g for g in self.groups}
+        return {g.name: g for g in (*self.groups, *self.inner)}

@@ -39,8 +39,14 @@ def reduction(s: State, node: Node, name: str, args: Sequence[Any], kwargs: Mapp
         return unknown(s, node, found)
     (x,), dims = found, axes(found[0], name, args, kwargs)
     channels = varying(x)
-    if len(channels) == 1 and channels[0] in dims and _leaves_zeros_out(name, args, kwargs):
+    if not _leaves_zeros_out(name, args, kwargs):
+        return op_rules.reduced(s, node, x, dims)
+    if len(channels) == 1 and channels[0] in dims:
         return _over_channels(s, node, x, channels[0], name)
+    if len(channels) > 1 and dims == [x.ndim - 1] == channels[-1:]:  # each head has a statistic of its own
+        if node.name in s.inside:
+            return _over_channels(s, node, x, dims[0], name)
+        s.heads[node.name] = s.atoms.unite_along(x, dims)
     return op_rules.reduced(s, node, x, dims)
 
 

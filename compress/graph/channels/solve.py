@@ -7,6 +7,8 @@ its first producer.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
@@ -14,7 +16,7 @@ from torch.fx import GraphModule
 from compress.graph.channels.atom_state import State
 from compress.graph.channels.atoms import slim
 from compress.graph.channels.grouping import read
-from compress.graph.channels.groups import Channels, Group, Member
+from compress.graph.channels.groups import WITHIN, Channels, Group, Member
 from compress.graph.channels.propagation import close, tied_names, walk
 from compress.graph.channels.vanishing import freeze_what_does_not_vanish
 from compress.graph.trace.shapes import note_shapes
@@ -27,23 +29,52 @@ def solve(module: GraphModule, inputs: tuple[Tensor, ...]) -> Channels:
 
     A grouped convolution loses whole groups, or the same positions of every group. Few wide groups are tried by their positions,
     all others by their number, and a layer that is left with nothing to choose the other way; where that leaves less to choose
-    from than whole groups everywhere, it is whole groups. Attention loses whole heads, or the same channels of every head where
-    all heads would have to go.
+    from than whole groups everywhere, it is whole groups. Attention loses whole heads, and, as groups of their own, the
+    same channels of every head; these alone where all heads would have to go.
     """
     if any("shape" not in node.meta for node in module.graph.nodes):
         note_shapes(module, module.graph, inputs)
-    names = tied_names(module)
-    by_position, chosen = _settled(module, names, frozenset())
-    if not chosen:
-        return by_position
-    by_number, _ = _settled(module, names, chosen)
-    return max(by_position, by_number, key=lambda solved: sum(group.channels for group in solved.removable))
+    names, found = tied_names(module), list[_Settled]()
+    found.append(_settled(module, names))
+    if found[0].chosen:
+        found.append(_settled(module, names, found[0].chosen))
+    best = max(found, key=lambda one: sum(group.channels for group in one.channels.removable))
+    solved = replace(best.channels, inputs=inputs)
+    return _with_inner(solved, _settled(module, names, best.whole, best.heads).channels) if best.heads - best.inside else solved
 
 
-def _settled(module: GraphModule, names: dict[str, str], whole: frozenset[str]) -> tuple[Channels, frozenset[str]]:
-    """The solved model, and the weights that lose positions of every group where whole groups may be better."""
+def _with_inner(solved: Channels, within: Channels) -> Channels:
+    """Whole heads and the same channels of all heads are chosen for themselves: what is left of one is a model like the other."""
+    known: dict[tuple[tuple[str, int], ...], list[Group]] = {}
+    for group in solved.groups:
+        known.setdefault(tuple((m.tensor, m.dim) for m in group.members), []).append(group)
+
+    def new(group: Group) -> bool:
+        same = known.get(tuple((m.tensor, m.dim) for m in group.members), ())
+        return not any(
+            all(torch.equal(a.index, b.index) for a, b in zip(group.members, other.members, strict=True)) for other in same
+        )
+
+    inner = tuple(replace(g, name=f"{g.name}{WITHIN}", inner=True) for g in within.removable if new(g))
+    return replace(solved, within=within, inner=inner) if inner else solved
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """A solved model; weights that lose positions of every group where whole groups may be better; products with heads."""
+
+    channels: Channels
+    chosen: frozenset[str]
+    whole: frozenset[str]
+    inside: frozenset[str]
+    heads: frozenset[str]
+
+
+def _settled(
+    module: GraphModule, names: dict[str, str], whole: frozenset[str] = frozenset(), inside: frozenset[str] = frozenset()
+) -> _Settled:
+    """The model solved, where the products `inside` lose the same channels of all heads from the start."""
     thinned: frozenset[str] = frozenset()
-    inside: frozenset[str] = frozenset()
     # Ends: all grow each round, by weights and products that the round before has tried the other way.
     while True:
         state = State(thinned, whole, inside, names)
@@ -60,7 +91,7 @@ def _settled(module: GraphModule, names: dict[str, str], whole: frozenset[str]) 
             freeze_what_does_not_vanish(state, module, classes)
             solved, chosen = read(state, classes), frozenset(state.thin) - thinned
             done = not (thinned or whole or inside) and _free(state, solved)
-            return solved, frozenset() if done else chosen
+            return _Settled(solved, frozenset() if done else chosen, whole, inside, inside | state.heads.keys())
         thinned, whole, inside = thinned | stuck, whole | coarse, inside | alone
 
 

@@ -67,11 +67,15 @@ class _Vanishing:
         labels[list(gone)] = True
         goes, met = labels[classes.numpy()], dict[int, bool]()  # the axes of a layer share a tensor of atoms
         self.made: set[str] = set()
-        for (name, _), (role, atoms) in s.axes.items():
-            if role != "in" and id(atoms) not in met:
+        self.tables: set[str] = set()  # that another layer reads channels by
+        for (name, dim), (role, atoms) in s.axes.items():
+            both = (name, dim) in s.both
+            if role == "in" and not both:
+                continue
+            if id(atoms) not in met:
                 met[id(atoms)] = bool(goes[atoms.numpy()].any())
-            if role != "in" and met[id(atoms)]:
-                self.made.add(name)
+            if met[id(atoms)]:
+                (self.tables if both else self.made).add(name)
 
     def at(self, node: Node) -> bool:
         """Whether what a node gives is zero."""
@@ -96,6 +100,8 @@ class _Vanishing:
         if node.op == "call_module":
             path = str(node.target)
             m = self.s.modules[path]
+            if type(m) is nn.Embedding and self.s.names[f"{path}.weight"] in self.tables:
+                return True
             if type(m) is not nn.PReLU and any(self._is_made(f"{path}.{key}") for key in m._parameters):
                 return True
             return None if type(m) in operations.SAME | _MOVING_LAYERS | {nn.PReLU} else False

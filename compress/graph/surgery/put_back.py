@@ -17,13 +17,15 @@ from torch.fx import Graph, GraphModule, Node
 from compress.errors import UnsupportedModel
 
 
-def put_back(whole: nn.Module, dense: GraphModule, small: GraphModule) -> nn.Module:
+def put_back(whole: nn.Module, dense: GraphModule, small: GraphModule, rewriting: bool = True) -> nn.Module:
     """A copy of `whole` with the layers of `small`.
 
     Args:
         whole: the model; in it the layers of the graphs have their names.
         dense: what was traced.
         small: the same after channels were removed.
+        rewriting: put graphs in the place of submodules whose code seems to count channels. Their sizes are those that were
+            traced, so that a caller that can compare tries without.
 
     Raises:
         UnsupportedModel: code of the model itself counts channels that have gone.
@@ -32,7 +34,7 @@ def put_back(whole: nn.Module, dense: GraphModule, small: GraphModule) -> nn.Mod
     for path in dict.fromkeys(name.rpartition(".")[0] for name in small.state_dict(keep_vars=True)):
         if path and (layer := _at(made, path)) is not None:
             _layer(made, path, layer, dense, small)
-    changed = _changed(dense, small)
+    changed = _changed(dense, small) if rewriting else []
     for owner in sorted(_owners(made, small, changed), reverse=True):
         _set(made, owner, _rewritten(made.get_submodule(owner), owner, small, changed))
     return made
@@ -186,6 +188,8 @@ def _graph(old: nn.Module, owner: str, small: GraphModule, changed: list[Node]) 
                 made.target = name.removeprefix(f"{owner}.") if inside else name.replace(".", "_")
                 own = _value(old, made.target) if inside else None
                 parts[made.target] = own if own is not None else copy.deepcopy(_value(small, name))
+                if own is None and node.op == "get_attr":
+                    made.op, parts[made.target] = "call_module", _constant(parts[made.target])
         return known.setdefault(node, made)
 
     within = {node for path, _ in whole.values() for node in _stretch(small, f"{owner}.{path}")} - whole.keys()
@@ -194,6 +198,14 @@ def _graph(old: nn.Module, owner: str, small: GraphModule, changed: list[Node]) 
             copied(node)
     graph.output(known[gives])
     return graph, parts
+
+
+def _constant(value: Tensor) -> GraphModule:
+    """A module that gives a tensor of the graph: a buffer, which no optimizer learns, and which both holders move together."""
+    root, graph = nn.Module(), Graph()
+    root.register_buffer("value", value.detach())
+    graph.output(graph.get_attr("value"))
+    return GraphModule(root, graph, "Constant")
 
 
 def _wholes(old: nn.Module, owner: str, small: GraphModule, changed: list[Node]) -> Iterator[tuple[str, Node, Node]]:

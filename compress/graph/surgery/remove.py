@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from compress.edits import Keep
 from compress.errors import PlanMismatch
-from compress.graph.channels.solve import Channels
+from compress.graph.channels.groups import WITHIN
+from compress.graph.channels.solve import Channels, solve
 from compress.graph.surgery.size_arguments import rewrite
 from compress.user.wording import many
 
@@ -27,9 +29,19 @@ from compress.user.wording import many
 def keep(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> GraphModule:
     """A copy of the model with only the kept channels of the named groups.
 
+    Heads go first, channels within the heads that are left then.
+
     Raises:
         PlanMismatch: a group that does not exist, has another number of channels, is frozen, or is named twice.
     """
+    whole = _kept(module, channels, edits)
+    if not (inner := _inner(channels, edits)):
+        return whole
+    left = channels if len(inner) == len(edits) else solve(whole, channels.inputs)
+    return _kept(whole, left.within or left, inner)
+
+
+def _kept(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> GraphModule:
     stays = staying(channels, edits)
     # Always a copy: the pipeline compares it with the masked model, and may return to the one before.
     module = copy.deepcopy(module)
@@ -70,6 +82,16 @@ def mask(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> Grap
 
     Channels that count as zeros in a norm are zero: whatever makes them has zero weights, too.
     """
+    whole, inner = _masked(module, channels, edits), _inner(channels, edits)
+    return _masked(whole, channels.within, inner) if channels.within is not None and inner else whole
+
+
+def _inner(channels: Channels, edits: Sequence[Keep]) -> list[Keep]:
+    """The edits within heads, by the names that their groups have where nothing else goes."""
+    return [replace(e, layer=e.layer.removesuffix(WITHIN)) for e in edits if channels.group(e.layer).inner]
+
+
+def _masked(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> GraphModule:
     stays = staying(channels, edits)
     zeroed = torch.zeros(channels.classes, dtype=torch.bool)
     zeroed[list(channels.zeroed)] = True
@@ -85,7 +107,7 @@ def mask(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> Grap
 
 
 def staying(channels: Channels, edits: Sequence[Keep]) -> Tensor:
-    """Whether each class stays, shape (number of classes,)."""
+    """Whether each class stays, shape (number of classes,); edits within heads are about others."""
     stays = torch.ones(channels.classes, dtype=torch.bool)
     named: set[str] = set()
     for edit in edits:
@@ -102,6 +124,8 @@ def staying(channels: Channels, edits: Sequence[Keep]) -> Tensor:
             raise PlanMismatch(
                 f"The plan removes channels of {edit.layer}, which must stay: {group.frozen}. Run 'compress plan' again."
             )
+        if group.inner:
+            continue
         # All of the group off, then the kept on: labels of other groups are not touched.
         stays[list(group.labels)] = False
         stays[[group.labels[k] for k in edit.keep]] = True

@@ -159,7 +159,9 @@ def _replace(root: nn.Module, calls: list[_Call], taken: set[str]) -> tuple[str,
         if buffer:
             layer._buffers[key] = tensor.detach() if not isinstance(tensor, nn.Parameter) else tensor.data
         else:
-            layer._parameters[key] = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor.detach().clone())
+            fixed = first.sources[key].op == "get_attr"  # a buffer, which no training may learn
+            made = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor.detach().clone(), requires_grad=not fixed)
+            layer._parameters[key] = made
     if "num_batches_tracked" in layer._buffers:
         layer._buffers["num_batches_tracked"] = torch.zeros((), dtype=torch.long)
     name = _place(root, calls, layer.eval(), taken)

@@ -1,0 +1,148 @@
+"""Attention loses whole heads, and the same channels of all heads: both may go at once, each as a group of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from models import random_model
+from oracles import distance, outputs, random_edits
+from torch import Tensor, nn
+
+import compress
+import exporters
+from compress.artifact import Artifact, apply
+from compress.edits import Keep, Plan
+from compress.graph.channels.groups import WITHIN
+from compress.graph.channels.solve import solve
+from compress.graph.surgery.remove import keep, mask
+from compress.graph.trace.trace import trace
+from compress.selection import budget
+
+EXACT = 1e-5  # relative: sums in another order
+HEADS, WIDTH, TOKENS = 4, 6, 5
+
+
+class Attends(nn.Module):
+    def __init__(self, bias: bool = True):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, HEADS * WIDTH, bias) for _ in range(3))
+        self.out, self.head = nn.Linear(HEADS * WIDTH, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q, k, v = (layer(x).view(b, n, -1, WIDTH).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, -1)
+        return self.head(self.out(y).relu().mean(1))
+
+
+def dense() -> Artifact:
+    torch.manual_seed(0)
+    x = (torch.randn(1, TOKENS, 8),)
+    return Artifact(trace(Attends().eval(), x), x)
+
+
+EDITS = (Keep("q", HEADS, (0, 2)), Keep(f"q{WITHIN}", WIDTH, (1, 2, 5)), Keep(f"v{WITHIN}", WIDTH, (0, 3, 4, 5)))
+
+
+def test_heads_and_channels_within_them_are_groups_that_go_together(tmp_path: Path):
+    model, x = dense(), torch.randn(3, TOKENS, 8)
+    assert {g.name: g.channels for g in model.channels.removable} == {
+        "q": HEADS,
+        "out": 8,
+        f"q{WITHIN}": WIDTH,
+        f"v{WITHIN}": WIDTH,
+    }
+    made = apply(Plan(EDITS), model)
+    shapes = {name: tuple(p.shape) for name, p in made.module.named_parameters()}
+    assert shapes["q.weight"] == shapes["k.weight"] == (2 * 3, 8) and shapes["v.weight"] == (2 * 4, 8)
+    assert shapes["out.weight"] == (8, 2 * 4)
+    wanted = mask(model.module, model.channels, EDITS)
+    assert distance(outputs(made.module, (x,)), outputs(wanted, (x,))) < EXACT
+    # One behind the other comes to the same.
+    one = apply(Plan(EDITS[:1]), model)
+    assert distance(outputs(apply(Plan(EDITS[1:]), one).module, (x,)), outputs(wanted, (x,))) < EXACT
+    folder = compress.save(made.module, tmp_path / "model.compressed", inputs=made.inputs)
+    assert torch.equal(compress.load(folder)(x), made.module(x))
+    done = exporters.export("onnx", made.module, made.inputs, tmp_path / "model.onnx", metadata={}, samples=[(x,)])
+    assert done.parity is not None and done.parity.worst_abs <= done.parity.tolerance
+
+
+class Fused(Attends):
+    """Queries, keys and values of one layer, as timm has it: they lose the same channels, so that it stays rectangular."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(8, 3 * HEADS * WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, HEADS, WIDTH).permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, HEADS * WIDTH)
+        return self.head(self.out(y).relu().mean(1))
+
+
+def test_a_layer_for_queries_keys_and_values_stays_rectangular():
+    x = torch.randn(2, TOKENS, 8)
+    model = Artifact(trace(Fused().eval(), (x[:1],)), (x[:1],))
+    edits = (Keep("qkv", HEADS, (0, 3)), Keep(f"qkv{WITHIN}", WIDTH, (1, 2, 4, 5)))
+    small = apply(Plan(edits), model).module
+    assert small.get_parameter("qkv.weight").shape == (3 * 2 * 4, 8) and small.get_parameter("out.weight").shape == (8, 2 * 4)
+    assert distance(outputs(small, (x,)), outputs(mask(model.module, model.channels, edits), (x,))) < EXACT
+
+
+def test_one_head_that_is_left_has_its_channels_as_before():
+    model, x = dense(), torch.randn(3, TOKENS, 8)
+    edits = (Keep("q", HEADS, (1,)), *EDITS[1:])
+    small = apply(Plan(edits), model).module
+    assert distance(outputs(small, (x,)), outputs(mask(model.module, model.channels, edits), (x,))) < EXACT
+    again = solve(small, model.inputs)
+    assert again.within is None and {g.name for g in again.removable} == {"q", "v", "out"}
+
+
+def test_what_is_left_is_refitted():
+    """Half of the heads repeat the others, and half of the values' channels are those of others: nothing need be lost."""
+    model = dense().module
+    with torch.no_grad():
+        for layer in (model.q, model.k, model.v):
+            part: Any = layer
+            part.weight[2 * WIDTH :], part.bias[2 * WIDTH :] = part.weight[: 2 * WIDTH], part.bias[: 2 * WIDTH]
+        values: Any = model.v
+        for tensor in (values.weight, values.bias):
+            heads = tensor.view(HEADS, WIDTH, -1)
+            heads[:, WIDTH // 2 :] = 2 * heads[:, : WIDTH // 2]
+    images = torch.randn(400, TOKENS, 8)
+    before = Artifact(model, (images[:1],))
+    found = compress.remove(model, (images, None), target="params=0.62", align=1, calibration=300)
+    names = {edit.layer for edit in found.plan.edits}
+    assert {"q", f"v{WITHIN}"} <= names
+    with torch.no_grad():
+        lost = (found.model(images) - before.module(images)).square().mean() / before.module(images).var()
+    plain = apply(found.plan, before).module
+    unfitted = (plain(images) - before.module(images)).square().mean() / before.module(images).var()
+    assert lost < 0.02 < unfitted
+
+
+@pytest.mark.parametrize("name", ["attention_of_separate_linears", "rotary_attention_of_grouped_queries"])
+def test_the_budget_counts_positions_that_go_with_their_head_or_their_channel_once(name: str):
+    module, inputs = random_model(name)
+    model = Artifact(trace(module, inputs), inputs)
+    groups = budget.removable(model.module, model.channels)
+    assert any(g.inner for g in groups)
+    edits = tuple(Keep(g.name, g.channels, tuple(range(max(1, g.channels // 2)))) for g in groups)
+    small = apply(Plan(edits), model).cost
+    counts = np.array([len(edit.keep) for edit in edits], dtype=float)
+    for unit in ("params", "size"):
+        assert budget.cost_model(model, groups, unit)(counts) == pytest.approx(budget.of(small, unit))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_choice_of_both_is_exact(seed: int):
+    model, x = dense(), torch.randn(2, TOKENS, 8)
+    edits = random_edits(model.channels.removable, seed)
+    small = keep(model.module, model.channels, edits)
+    assert distance(outputs(small, (x,)), outputs(mask(model.module, model.channels, edits), (x,))) < EXACT
