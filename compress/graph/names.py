@@ -61,13 +61,16 @@ def submodules(model: nn.Module, again: bool = False) -> list[tuple[str, nn.Modu
     seen: set[int] = set()
     waiting = [("", model)]
     while waiting:
-        path, m = waiting.pop()
-        if id(m) in seen and not again:
-            continue
-        seen.add(id(m))
-        found.append((path, m))
-        start = f"{path}." if path else ""
-        waiting += [(start + name, part) for name, part in reversed(m._modules.items()) if part is not None]
+        one = waiting.pop()
+        path, m = one
+        if not again:
+            if id(m) in seen:
+                continue
+            seen.add(id(m))
+        found.append(one)
+        if inner := m._modules:  # most are layers, which hold none
+            start = f"{path}." if path else ""
+            waiting += [(start + name, part) for name, part in reversed(inner.items()) if part is not None]
     return found
 
 
@@ -77,8 +80,11 @@ def refuse_untraceable(model: nn.Module) -> None:
     Raises:
         UnsupportedModel: names the layer.
     """
+    fine: set[str] = set()
     for path, owner in submodules(model):
         for key in (*owner._modules, *owner._parameters, *owner._buffers):
+            if path and key in fine:  # weight, bias, 0, 1, ...: again and again
+                continue
             taken = not path and key in _RESERVED
             if taken or keyword.iskeyword(key) or not key.isprintable() or set(key) & set('"\\') or not _same_to_python(key):
                 why = "which is a word of Python" if keyword.iskeyword(key) else "which torch.fx cannot use"
@@ -86,6 +92,7 @@ def refuse_untraceable(model: nn.Module) -> None:
                 raise UnsupportedModel(
                     f"The model has a layer or tensor named {key[:80]!r}{where}, {why}. Rename it in the model's code."
                 )
+            fine.add(key)
 
 
 def _plain(name: object) -> TypeGuard[str]:

@@ -43,12 +43,13 @@ def sharing(model: nn.Module) -> nn.Module:
             # Exact types: a subclass of Tensor may have a way of its own to be copied.
             if type(t) in (nn.Parameter, Tensor):
                 memo.setdefault(id(t), _shared(t))  # a tensor of several names stays one
-        for name in vars(m).keys() - USUAL:
+        for name in [name for name in vars(m) if name not in USUAL]:
             # A weight that a hook computes is an attribute with a history, which deepcopy refuses.
             t = vars(m)[name]
             if type(t) not in _NO_TENSOR and isinstance(t, Tensor) and t.grad_fn is not None:
                 memo.setdefault(id(t), t.detach())
-    simple = [m for m in every if _copied_by_entries(type(m))]
+    plainly = {kind: _copied_by_entries(kind) for kind in set(map(type, every))}
+    simple = [m for m in every if plainly[type(m)]]
     for m in simple:
         # All shells before any is filled, because modules may refer to each other in any order.
         memo[id(m)] = type(m).__new__(type(m))
@@ -58,11 +59,11 @@ def sharing(model: nn.Module) -> nn.Module:
         own.update(vars(m))
         for name, value in vars(m).items():
             kind = type(value)
-            if kind in _PLAIN:
-                continue
             if name in _HOOKS and not value:
                 # Most entries of a module are empty dictionaries of hooks, which need no deepcopy.
                 own[name] = kind()
+            elif kind in _PLAIN:
+                continue
             elif name in _HELD:
                 own[name] = kind((k, memo[id(v)] if id(v) in memo else copy.deepcopy(v, memo)) for k, v in value.items())
             elif kind in (tuple, set) and all(type(v) in _PLAIN for v in value):

@@ -171,15 +171,22 @@ _HARMLESS |= {"__static_attributes__", "reset_parameters", "__repr__", "__consta
 
 def _plain_classes(model: nn.Module) -> None:
     """Subclasses of torch.nn's layers that compute nothing else than their base become that base: one layer is one thing."""
-    for _, m in submodules(model):
-        mro = type(m).__mro__
-        # The first class of torch.nn's in the order of inheritance; nn.Module itself is one, so there always is one.
-        base = next(c for c in mro if c.__module__.startswith("torch.nn.modules."))
-        above = mro[: mro.index(base)]
-        # Anything beyond names and resetting may compute; then the class must stay, and becomes a leaf by torch.fx's own rules.
-        if above and base not in _CONTAINERS and all(set(vars(c)) <= _HARMLESS for c in above):
+    every = [m for _, m in submodules(model)]
+    plain = {kind: base for kind in set(map(type, every)) if (base := _plain_class(kind)) is not kind}
+    for m in every if plain else ():
+        if (base := plain.get(type(m))) is not None:
             # It keeps all attributes: only forward is looked up elsewhere.
             m.__class__ = base
+
+
+def _plain_class(kind: type[nn.Module]) -> type[nn.Module]:
+    """The layer of torch.nn that a class is no more than; else the class itself."""
+    mro = kind.__mro__
+    # The first class of torch.nn's in the order of inheritance; nn.Module itself is one, so there always is one.
+    base = next(c for c in mro if c.__module__.startswith("torch.nn.modules."))
+    above = mro[: mro.index(base)]
+    # Anything beyond names and resetting may compute; then the class must stay, and becomes a leaf by torch.fx's own rules.
+    return base if above and base not in _CONTAINERS and all(set(vars(c)) <= _HARMLESS for c in above) else kind
 
 
 def run_once(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
