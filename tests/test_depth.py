@@ -34,6 +34,7 @@ from compress.stages.merge import Merge
 from compress.stages.nepenthe import Nepenthe
 from compress.stages.relocate import Relocate
 from compress.stages.remove import Remove
+from compress.training import together
 
 INPUT = (torch.zeros(1, 1, 8, 8),)
 
@@ -191,8 +192,8 @@ def test_cheap_takes_several_at_once_backs_off_and_trains_shortly(monkeypatch: p
         epochs.append(recipe.epochs)
         return real(module, data, recipe, *_, **more)  # type: ignore[arg-type]
 
-    real = easier.train
-    monkeypatch.setattr("compress.stages.easier.train", noted)
+    real = together.train
+    monkeypatch.setattr("compress.training.together.train", noted)
     monkeypatch.setattr(depth, "held_out", held_out)
     result = Easier()(dense, given)
     assert [edit.layer for edit in result.plan.edits] == ["4"]

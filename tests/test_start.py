@@ -153,7 +153,7 @@ def test_the_stage_holds_norms_in_short_trainings_of_weights_that_are_there(
         asked.append(hold_norms)
         return Training(module, (), 0, "top1")
 
-    monkeypatch.setattr(finetune, "train", told)
+    monkeypatch.setattr("compress.training.together.train", told)
     x = torch.zeros(1, 1, 8, 8)
     artifact = Artifact(trace(good, (x,)), (x,))
     finetune.Finetune()(artifact, Context(artifact, digits, make(**settings), torch.device("cpu")))
