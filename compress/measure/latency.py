@@ -254,7 +254,6 @@ def _interval(values: np.ndarray, random: np.random.Generator) -> tuple[float, f
 def _no_garbage_collection() -> Iterator[None]:
     """A collection inside one sample would be charged to whoever happened to run."""
     was_on = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield
