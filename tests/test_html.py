@@ -288,6 +288,12 @@ def test_a_model_that_guesses_is_no_success_whatever_it_saves(tmp_path: Path, to
     assert seen.tone == "bad" and words in seen.headline and "Kept" not in " ".join(seen.sentences)
 
 
+@pytest.mark.parametrize(("interval", "gone"), [((-0.1, 0.9), False), ((0.1, 0.9), True)])
+def test_quality_is_gone_only_where_samples_can_tell(interval: tuple[float, float], gone: bool):
+    before, after = quality(0.003), quality(0.001).model_copy(update={"drop_ci95": interval})
+    assert (sentences.gone(before, after) is not None) == gone
+
+
 def test_milliseconds_that_stand_beside_each_other_are_of_the_same_rounds():
     # Its own row was timed minutes earlier, when the machine was slower.
     dense = changed(DENSE, latency=latency(1, 1, 1, p50_ms=9.0))

@@ -198,6 +198,7 @@ def test_a_run_that_loses_a_process_ends_in_a_sentence_and_goes_on(tmp_path: Pat
         (("--nproc", "0"), "--nproc is 0; needed is a number of processes, at least 1."),
         (("--nproc", "2", "--dry-run"), "--nproc does not go with --dry-run."),
         (("--nproc", "2", "--methods", "l1,entropic"), "--nproc does not go with --methods."),
+        (("--fsdp", "--entropy-guidance", "0.1"), "--fsdp does not go with --entropy-guidance"),
     ],
 )
 def test_what_does_not_go_with_several_processes_is_said(tmp_path: Path, more: tuple[str, ...], told: str):

@@ -35,6 +35,7 @@ from compress.errors import BadInput, GateFailed
 from compress.keywords import StepSettings, with_step_settings
 from compress.measure import quality
 from compress.pipeline.answers import FileAnswer, answers
+from compress.pipeline.doubts import warned
 from compress.pipeline.exports import Exports, export_all
 from compress.pipeline.final_report import report_of, write
 from compress.pipeline.harness import Harness
@@ -160,7 +161,7 @@ class _Run:
         self._row("dense", 0.0, scratch)
         if self.dense.precision.value < LITTLE:
             said = f"The detector finds next to nothing in the test images (mAP {self.dense.precision.value:.2%})"
-            self.part = self.part.warning(f"{said}, so that what it loses tells nothing. Look for what it was trained on.")
+            self.part = warned(self.part, f"{said}, so that what it loses tells nothing. Look for what it was trained on.")
         start = time.perf_counter()
         made = edited(self.whole.part, stage_of(recipe, "width"), replace(context, dense=self.part))
         self.small = put_back(self.whole, made, seen).model

@@ -243,7 +243,9 @@ def at_chance(report: Report) -> str | None:
 
 
 def gone(before: Quality | None, after: Quality | None) -> str | None:
-    """That less than half of what is better high is left; None where more is, or where that cannot be said of a metric."""
+    """That less than half of what is better high is left; None where more is, or where samples or the metric cannot say so."""
+    if after is not None and after.drop_ci95 is not None and after.drop_ci95[0] <= 0:
+        return None
     if before is None or after is None or before.metric != after.metric or not before.higher_is_better:
         return None
     return "Most of the quality is gone." if before.value > 0 and after.value < _HALF * before.value else None

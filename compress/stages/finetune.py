@@ -13,6 +13,7 @@ from compress.stage import Context, Traits
 from compress.training import reinitialized
 from compress.training.gradual_linearize import blended, settled
 from compress.training.losses import objective
+from compress.training.setup import refuse_apart
 from compress.training.together import How, train_together
 
 SHORT = 1.0
@@ -42,8 +43,9 @@ class Finetune:
         """Training can be tried on any model; the loss must be one that is known.
 
         Raises:
-            BadInput: an unknown loss, or one that does not suit the task.
+            BadInput: an unknown loss, or one that does not suit the task; settings that do not go together.
         """
+        refuse_apart(context.recipe)
         objective(context.recipe, context.data.spec.task, context.data.spec.labeled, teacher=True)
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:

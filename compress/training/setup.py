@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.data import Batch, Data, check_output
+from compress.errors import BadInput
 from compress.measure import quality
 from compress.progress import Progress, duration
 from compress.ranks import ALONE, Ranks
@@ -184,6 +185,16 @@ def _frozen(name: str, modules: Mapping[str, nn.Module]) -> bool:
         if not name:
             return False
         name = name.rpartition(".")[0]
+
+
+def refuse_apart(recipe: Recipe) -> None:
+    """Refuse weights in parts for what looks at whole ones.
+
+    Raises:
+        BadInput: entropy guidance with fsdp.
+    """
+    if recipe.fsdp and recipe.entropy_guidance:
+        raise BadInput("--fsdp does not go with --entropy-guidance, which looks at whole weights. Leave one of them out.")
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:

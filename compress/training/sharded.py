@@ -12,8 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from compress.errors import BadInput
-from compress.training.setup import Loop
+from compress.training.setup import Loop, refuse_apart
 
 _LARGE = 1 << 16
 """Weights of a layer from which it is put together by itself; below that it waits for less than a message takes."""
@@ -25,8 +24,7 @@ def sharded(loop: Loop) -> Loop:
     Raises:
         BadInput: entropy guidance, which looks at whole weights.
     """
-    if loop.guidance is not None:
-        raise BadInput("--fsdp does not go with --entropy-guidance, which looks at whole weights. Leave one of them out.")
+    refuse_apart(loop.recipe)
     # Imported here: few trainings need it.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
