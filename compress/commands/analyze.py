@@ -107,7 +107,7 @@ def analyze(artifact: Artifact, context: Context, definition: str | None = None)
     layers = {one.name: one for one in artifact.cost.layers}
     maps = {} if definition is None else _maps(artifact, context, definition)
     rows = []
-    for group in (*channels.groups, *channels.inner):
+    for group in channels.every:
         made = [layers[path] for path in group.producers if path in layers]
         curve = curves.get(group.name)
         rows.append(

@@ -141,7 +141,7 @@ def explain(
         return reach_rows(artifact)
     channels = artifact.channels
     if layer is None:
-        return [GroupRow(g.name, g.channels, g.producers, g.consumers, g.frozen) for g in (*channels.groups, *channels.inner)]
+        return [GroupRow(g.name, g.channels, g.producers, g.consumers, g.frozen) for g in channels.every]
     return [
         MemberRow(g.name, m.tensor, m.dim, m.role, int((m.index >= 0).sum()), g.channels, g.frozen)
         for g in groups_of(layer, channels, artifact)
@@ -189,10 +189,9 @@ def depth_rows(artifact: Artifact) -> list[DepthRow]:
 
 def groups_of(layer: str, channels: Channels, artifact: Artifact) -> list[Group]:
     """Groups that are named after a layer, or else every group that touches it."""
-    every = (*channels.groups, *channels.inner)
-    if named := [g for g in every if g.name == layer]:
+    if named := [g for g in channels.every if g.name == layer]:
         return named
-    if touching := [g for g in every if any(m.module == layer or m.tensor == layer for m in g.members)]:
+    if touching := [g for g in channels.every if any(m.module == layer or m.tensor == layer for m in g.members)]:
         return touching
     opaque = artifact.module.meta.get("opaque", {})
     if reason := next((text for path, text in opaque.items() if f"{layer}.".startswith(f"{path}.")), None):

@@ -155,7 +155,7 @@ def finetune(
 
 @contextmanager
 def _computing_on(threads: int) -> Generator[None]:
-    """So many threads of torch while the block lasts.
+    """So many threads of torch, and memory that stays, while the block lasts.
 
     Raises:
         BadInput: fewer than none.

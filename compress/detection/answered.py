@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.hooks import RemovableHandle
 
 from compress.detection.set_prediction import Queries
 from compress.detection.wholes import OneStage, Yolo, found
@@ -26,32 +27,15 @@ def answering(model: nn.Module, answer: Answer) -> Iterator[bool]:
     if whole is None or not isinstance(whole.part, OneStage | Yolo | Queries):
         yield False
         return
-    seen: list[Tensor] = []
-    if isinstance(whole.part, Queries):
-        given: list[Tensor] = []
-
-        def ahead(_: Any, __: Any, call: dict[str, Any]) -> None:
-            given[:] = answer(call["pixel_values"])
-
-        hooks = [model.register_forward_pre_hook(ahead, with_kwargs=True)]
-        for i, end in enumerate(whole.part.ends):
-            hooks.append(end.register_forward_hook(lambda _, __, ___, i=i: given[i]))
+    if not isinstance(whole.part, Yolo):
+        hooks = _of_queries(model, whole.part, answer) if isinstance(whole.part, Queries) else _of_one_stage(model, answer)
         try:
             yield True
         finally:
             for hook in hooks:
                 hook.remove()
         return
-    if isinstance(whole.part, OneStage):
-        detector = cast(Any, model)
-        first = detector.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        last = detector.head.register_forward_hook(lambda _, __, said: tree_unflatten(answer(seen.pop()), tree_flatten(said)[1]))
-        try:
-            yield True
-        finally:
-            first.remove()
-            last.remove()
-        return
+    seen: list[Tensor] = []
     head = cast(Any, model).model[-1]
     if hasattr(head, "proto") or hasattr(head, "input_proj"):
         yield False
@@ -73,3 +57,21 @@ def answering(model: nn.Module, answer: Answer) -> Iterator[bool]:
     finally:
         hook.remove()
         del head.forward_head
+
+
+def _of_queries(model: nn.Module, part: Queries, answer: Answer) -> list[RemovableHandle]:
+    given: list[Tensor] = []
+
+    def ahead(_: Any, __: Any, call: dict[str, Any]) -> None:
+        given[:] = answer(call["pixel_values"])
+
+    ends = [end.register_forward_hook(lambda _, __, ___, i=i: given[i]) for i, end in enumerate(part.ends)]
+    return [model.register_forward_pre_hook(ahead, with_kwargs=True), *ends]
+
+
+def _of_one_stage(model: nn.Module, answer: Answer) -> list[RemovableHandle]:
+    detector, seen = cast(Any, model), list[Tensor]()
+    return [
+        detector.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0])),
+        detector.head.register_forward_hook(lambda _, __, said: tree_unflatten(answer(seen.pop()), tree_flatten(said)[1])),
+    ]

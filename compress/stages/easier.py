@@ -83,7 +83,7 @@ def _trained(artifact: Artifact, context: Context, detail: str) -> Artifact:
     recipe = context.recipe
     if recipe.cheap:
         recipe = recipe.model_copy(update={"epochs": recipe.epochs * _SHORT})
-    trained = train_together(artifact.module, context, How("easier", detail, recipe, taught=True))
+    trained = train_together(artifact.module, replace(context, recipe=recipe), How("easier", detail, taught=True))
     return replace(artifact, module=cast(GraphModule, trained.module)).observing(trainings=trained.curves("easier"))
 
 

@@ -73,7 +73,7 @@ def snip(module: GraphModule, context: Context, how: How) -> Scores:
     # A rate of next to nothing: the gradients are those of the untrained weights.
     few = recipe.model_copy(update={"epochs": min(_SNIP_BATCHES, per_epoch) / per_epoch, "lr": 1e-12, "weight_decay": 0.0})
     watching = _Gates(module)
-    train_together(module, context, replace(how, recipe=few, observer=watching))
+    train_together(module, replace(context, recipe=few), replace(how, observer=watching))
     return watching.gates
 
 

@@ -7,7 +7,6 @@ from typing import cast
 
 from torch.fx import GraphModule
 
-from compress.recipe import Recipe
 from compress.stage import Context
 from compress.training.loop import Training, train
 from compress.training.masks import Masks, masked, unmasked
@@ -21,7 +20,6 @@ class How:
     Attributes:
         name: of the stage.
         detail: in front of what the training tells.
-        recipe: in place of the context's.
         taught: by the dense model.
         masks: weights that are held at zero.
         observer: of the first process's training, where all processes have the same gradients.
@@ -30,7 +28,6 @@ class How:
 
     name: str
     detail: str = ""
-    recipe: Recipe | None = None
     taught: bool = False
     masks: Masks | None = None
     observer: Observer | None = None
@@ -48,7 +45,7 @@ def train_together(module: GraphModule, context: Context, how: How) -> Training:
 
 
 def _train(module: GraphModule, how: How, context: Context) -> Training:
-    recipe = how.recipe or context.recipe
+    recipe = context.recipe
     if how.masks or how.observer:  # both look at whole weights
         recipe = recipe.model_copy(update={"fsdp": False})
     # Masked here: a layer with a mask cannot be sent to another process.

@@ -97,6 +97,11 @@ class Channels:
     inputs: tuple[Tensor, ...] = ()
 
     @property
+    def every(self) -> tuple[Group, ...]:
+        """All groups, those within heads behind the others."""
+        return (*self.groups, *self.inner)
+
+    @property
     def removable(self) -> tuple[Group, ...]:
         """Groups that can lose channels."""
         return (*(g for g in self.groups if g.frozen is None), *self.inner)
@@ -113,4 +118,4 @@ class Channels:
 
     @functools.cached_property
     def _by_name(self) -> dict[str, Group]:
-        return {g.name: g for g in (*self.groups, *self.inner)}
+        return {g.name: g for g in self.every}
