@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from compress.errors import BadInput, CompressError, ProcessLost
 from compress.graph.trace.trace import trace
 from compress.measure import quality
 from compress.pipeline.answers import counted
+from compress.pipeline.crew import connected
 from compress.ranks import ALONE, Ranks
 from compress.ranks.team import Team
 from compress.recipe import make
@@ -90,12 +90,12 @@ def failing(ranks: Ranks, who: int) -> int:
     return int(ranks.summed(torch.ones(1)))
 
 
-def errors(ranks: Ranks, store: dist.Store) -> dict[str, Any]:
+def errors(team: Team) -> dict[str, Any]:
     """What the first process is told where another one fails, and that it is the end."""
-    team, told = Team(ranks, store), list[str]()
-    if ranks.number:
+    told = list[str]()
+    if team.ranks.number:
         team.serve()
-    assert team.call(failing, (99,)) == ranks.count
+    assert team.call(failing, (99,)) == team.ranks.count
     for _ in range(2):
         try:
             team.call(failing, (1,))
@@ -172,6 +172,7 @@ def stages(ranks: Ranks) -> dict[str, Any]:
     }
 
 
+@torch.no_grad()
 def apart(one: nn.Module, other: nn.Module) -> float:
     """The largest difference between weights."""
     return max(float((a - b).abs().max()) for a, b in zip(one.parameters(), other.parameters(), strict=True))
@@ -204,9 +205,8 @@ def main(check: str) -> None:
         number = int(os.environ["RANK"])
     else:
         store, number, count = next(iter(dist.rendezvous("env://")))
-        dist.init_process_group("gloo", store=store, rank=number, world_size=count, timeout=timedelta(minutes=2))
-        ranks = Ranks(number, count)
-        found = errors(ranks, store) if check == "errors" else CHECKS[check](ranks)
+        with connected(store, number, count, count) as team:
+            found = errors(team) if check == "errors" else CHECKS[check](team.ranks)
     if not number:
         print(json.dumps(found))
 

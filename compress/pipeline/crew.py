@@ -43,6 +43,7 @@ from exporters.standalone.tied import tied
 _LONGEST = timedelta(days=7)
 """A process waits for the first one as long as that times, writes and decides; that one's end is known by its connection."""
 _PATIENCE_S = 10
+_LAST_WORDS_S = 0.1
 FOLLOW = "from compress.pipeline.crew import follow_stdin; follow_stdin()"
 
 
@@ -136,6 +137,9 @@ def connected(store: Store, number: int, count: int, local: int) -> Iterator[Tea
     finally:
         if before is not None:
             signal.signal(signal.SIGINT, before)
+        # gloo's threads let their last tensors go, for which they need the interpreter; one that asks for it when the
+        # interpreter ends brings the process down (SIGABRT).
+        time.sleep(_LAST_WORDS_S)
         with suppress(RuntimeError):
             dist.destroy_process_group()
 
