@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -14,6 +14,7 @@ from compress.artifact import Artifact
 from compress.data import Data
 from compress.data.calibration import Calibration
 from compress.data.room import Room, room
+from compress.graph.channels.solve import Group
 from compress.measure.latency import Timing
 from compress.measure.layer_times import TimeBudget
 from compress.progress import Progress, silent
@@ -177,6 +178,15 @@ class Stage(Protocol):
         ...
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact: ...
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """A stage that begins with statistics of the model as it comes; one before it, which goes over the images, can take them."""
+
+    def measured(self, artifact: Artifact, context: Context) -> Sequence[Group]:
+        """The groups of channels that it will ask for; none where it will need no statistics."""
+        ...
 
 
 @runtime_checkable

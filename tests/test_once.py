@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from runs import invoke, model_and_data
 from torch import nn
 
 from compress import artifact
 from compress.artifact import Artifact
 from compress.graph.trace.trace import trace
 from compress.measure.latency import Timing
+from compress.pipeline import sequence
 from compress.pipeline.answers import quickest
 from compress.pipeline.prepare import prepare
 from compress.pipeline.rounding import with_widths_that_pay
@@ -67,6 +69,36 @@ def test_two_widths_are_tried_with_one_look_at_the_images_and_one_fit(
     assert result.plan.digest == alone.plan.digest
     after = result.module.state_dict()
     assert all(torch.equal(after[key], value) for key, value in alone.module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("flags", "passes"), [([], 1), (["--iterations", "2", "--epochs", "0.1"], 2), (["--method", "magnitude"], 1)]
+)
+def test_analysis_goes_over_the_images_for_the_stage_behind_it(
+    flags: list[str], passes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model_and_data(tmp_path)
+    calls, real = list[tuple[int, bool]](), refit.collect
+
+    def collect(module: Any, batches: Any, paths: Any, **told: Any) -> Any:
+        calls.append((len(paths), told["states"]))
+        return real(module, batches, paths, **told)
+
+    monkeypatch.setattr(refit, "collect", collect)
+
+    def run(out: str) -> list[bytes]:
+        place = tmp_path / out
+        told = ["run", tmp_path / "model.pt", "--data", tmp_path / "data.npz", "--target", "params=0.7", "--align", 1]
+        done = invoke(*told, *(flags if "--epochs" in flags else [*flags, "--epochs", 0]), "--out", place)
+        assert done.exit_code == 0, done.output
+        return [(place / name).read_bytes() for name in ("plan.json", "model.compressed/weights.safetensors")]
+
+    together = run("together")
+    assert len(calls) == passes and calls[0] == ("magnitude" not in flags, True)
+    calls.clear()
+    monkeypatch.setattr(sequence, "_looking_ahead", tuple)
+    # Statistics belong to the model and the images, whoever has counted them.
+    assert run("each") == together and len(calls) == passes + ("magnitude" not in flags)
 
 
 def test_a_model_is_counted_once_whatever_its_notes_and_another_one_anew(monkeypatch: pytest.MonkeyPatch):

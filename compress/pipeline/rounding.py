@@ -25,7 +25,7 @@ def with_widths_that_pay(stage: Stage, before: Artifact, context: Context, align
     """The stage's result with channel counts as they come, or rounded: what was asked for unless it is measurably slower, or,
     where nothing was asked for, rounded to 8 if that is measurably faster. Runtimes' kernels work on blocks of channels.
     """
-    # Kept for this stage only: what it looks at is the same for every multiple.
+    # What it looks at is the same for every multiple.
     context = replace(context, findings=context.findings or Findings())
     # A race needs no fitted weights, but a stage that judges what it has fitted does.
     fits = stage.traits.races or stage.traits.decides is not Decides.BEFORE_TRAINING

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 
 from compress.errors import BadInput
 from compress.method_table import METHODS, Named, Step
 from compress.recipe import Recipe
 from compress.stage import Stage
+from compress.stages.analyze import Analyze
 from compress.stages.iteration import Iteration
 from compress.stages.merge import Merge
 from compress.stages.order import Order
@@ -47,7 +50,7 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     if recipe.order != "width-depth":
         stages = _exchanged(stages) if recipe.order == "depth-width" else _tried(stages)
     if recipe.iterations == 1:
-        return tuple(stages)
+        return _looking_ahead(stages)
     repeated = [stage for stage in stages if stage.traits.repeats]
     if not any(stage.traits.removes for stage in repeated):
         raise BadInput(
@@ -55,7 +58,13 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
         )
     first, last = stages.index(repeated[0]), stages.index(repeated[-1]) + 1
     iterations = (Iteration(stage, n, recipe.iterations) for n in range(1, recipe.iterations + 1) for stage in repeated)
-    return (*stages[:first], *iterations, *stages[last:])
+    return _looking_ahead([*stages[:first], *iterations, *stages[last:]])
+
+
+def _looking_ahead(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """Analysis told of the stage behind it: both go over the same images of the same model."""
+    behind = [*stages[1:], None]
+    return tuple(replace(s, ahead=b) if isinstance(s, Analyze) else s for s, b in zip(stages, behind, strict=True))
 
 
 def _ordered(stages: list[Stage]) -> list[int]:

@@ -33,7 +33,7 @@ from compress.pipeline.workspace import Workspace
 from compress.progress import Milestone
 from compress.report import sentences
 from compress.report.records import Exactness, Outcome, Report, StageRecord
-from compress.stage import Context, Stage
+from compress.stage import Context, Findings, Stage
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Stepwise:
     context: Context
     told: Loggers
     done: list[Done] = field(default_factory=list[Done])
+    _found: Findings = field(default_factory=Findings)
+    """What stages have found out about the model as it is now."""
 
     def every(self, stages: Sequence[Stage]) -> None:
         """The model as it came, as the first row, then one stage after the other; each is told with what is still to come."""
@@ -74,12 +76,16 @@ class Stepwise:
         before, number = self.done[-1].artifact, len(self.done)
         # Fine-tuning goes on from the last trained model.
         trained = [d.artifact for d in self.done if d.trained]
-        known = replace(self.context, trained=trained[-1] if trained else None)
+        findings = self.context.findings or self._found
+        known = replace(self.context, trained=trained[-1] if trained else None, findings=findings)
 
         def carry_out() -> Artifact:
             context = replace(known, scratch=self.workspace.scratch(number, stage.name))
             torch.manual_seed(self.context.recipe.seed * 1000 + number)  # a resumed stage draws what it would have drawn
-            return with_widths_that_pay(stage, before, context, self.harness.recipe.align)
+            found = with_widths_that_pay(stage, before, context, self.harness.recipe.align)
+            if found.module is not before.module:
+                self._found = Findings()
+            return found
 
         with failures(stage.name, self.names):
             self._step(stage.name, carry_out)

@@ -22,7 +22,7 @@ from compress.refit.inputs import Images
 from compress.refit.output_sums import OutputSums, watched
 from compress.refit.tape import needed_bytes
 from compress.refit.walk import Kept, refit
-from compress.stage import Context
+from compress.stage import Context, once
 from compress.statistics.collect import Sampling, Statistics, collect, gram_bytes
 from compress.statistics.consumers import consumers
 from compress.statistics.layers import Layer, layers
@@ -62,14 +62,45 @@ def both(small: Artifact, context: Context) -> Both:
     return Both(dense, fold(small.module).to(context.device).requires_grad_(False), kept(before, since), batches)
 
 
-def statistics(artifact: Artifact, context: Context, groups: Sequence[Group], states: bool) -> Statistics:
-    """One streaming pass over the calibration images, for all consumers of some groups.
+def statistics(
+    artifact: Artifact, context: Context, groups: Sequence[Group], states: bool = False, ahead: bool = False
+) -> Statistics:
+    """One streaming pass over the calibration images, for all consumers of some groups, by all processes of the run.
 
-    Published estimates of the entropy depend on the size of the batches; for them it is that of training.
+    What another stage has counted of the same model is not counted again.
+
+    Args:
+        artifact: the model.
+        context: of the run.
+        groups: whose consumers' moments and Fisher matrices are wanted.
+        states: whether to count activation states.
+        ahead: whether it is kept for a stage that asks for the same groups.
 
     Raises:
         EmptyData: there are no images.
     """
+    key = ("statistics", *asked(context, groups))
+    if context.findings is not None and not states and context.findings.knows(artifact.module, key):
+        known: Statistics = context.findings.of(artifact.module, key, Statistics)
+        # The other processes keep one thing at a time.
+        if context.team.keeps(known):
+            return known
+
+    def count() -> Statistics:
+        return context.together(_counted, artifact, tuple(groups), states, keep=True)
+
+    return once(context.findings, artifact.module, key, count) if ahead else count()
+
+
+def asked(context: Context, groups: Sequence[Group]) -> tuple[object, ...]:
+    """What statistics of some groups depend on, beside the model."""
+    recipe = context.recipe
+    size = 0 if recipe.entropy == "pooled" else recipe.batch_size
+    return (id(context.data), recipe.calibration, recipe.seed, size, context.device, tuple(g.name for g in groups))
+
+
+def _counted(artifact: Artifact, groups: Sequence[Group], states: bool, context: Context) -> Statistics:
+    """The pass of one process. Published estimates of the entropy depend on the size of the batches: it is that of training."""
     recipe = context.recipe
     # EASIER and EGP average over mini-batches, so their estimate follows the batch size.
     size = calibration.STATISTICS if recipe.entropy == "pooled" else recipe.batch_size

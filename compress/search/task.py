@@ -51,7 +51,7 @@ def task(artifact: Artifact, context: Context) -> Task:
     recipe, data = context.recipe, context.data
     made = choice(artifact, context)
     groups = made.groups
-    losses = selection.Losses(artifact.module, refit.statistics(artifact, context, groups, states=False))
+    losses = selection.Losses(artifact.module, refit.statistics(artifact, context, groups))
     curves = selection.sweeps(losses, groups, lambda share: context.progress("loss curves", share, ""))
     metric, _ = quality.choose(recipe.metric, data.spec.task, data.spec.labeled)
     batches = tuple(data.held_out.batches(MAPS, limit=IMAGES, seed=recipe.seed, device=context.device))

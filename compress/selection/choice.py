@@ -30,6 +30,7 @@ from compress.selection import channels as selection
 from compress.selection.scores import SCORES
 from compress.selection.time_model import time_model
 from compress.stage import Context, once
+from compress.statistics.collect import Statistics
 
 Selector = Literal["entropic", "entropic-path", "obs", "obs-swaps", "magnitude", "taylor", "random", "state-entropy"]
 MEASURED = ("entropic", "entropic-path", "obs", "obs-swaps")
@@ -92,7 +93,7 @@ class Choice:
             curves, choose = {name: sweep.losses for name, sweep in measured[1].items()}, self._by_loss(measured, context)
             why = "no layer that reads them can be refitted"
         else:
-            key = (self.selector, *self._asked(context, groups))
+            key = (self.selector, *refit.asked(context, groups))
             scores = once(context.findings, artifact.module, key, lambda: SCORES[self.selector](artifact, context, groups))
             curves = {name: _what_goes(worth) for name, worth in scores.items()}
             choose, why = _by_score(scores), f"{self.selector} finds nothing to measure behind them"
@@ -107,7 +108,7 @@ class Choice:
         wanted = [(group, count) for group, count in zip(groups, counts, strict=True) if count < group.channels]
         if not context.which:
             return tuple(Keep(group.name, group.channels, tuple(range(count))) for group, count in wanted), notes
-        asked, findings = self._asked(context, groups), context.findings
+        asked, findings = refit.asked(context, groups), context.findings
 
         def place(one: tuple[Group, int]) -> tuple[object, ...]:
             return (self.selector, "kept", one[0].name, one[1], *asked)
@@ -118,6 +119,10 @@ class Choice:
             Keep(one[0].name, one[0].channels, once(findings, artifact.module, place(one), lambda g=one[0]: chosen[g.name]))
             for one in wanted
         ), notes
+
+    def measured(self, artifact: Artifact, context: Context) -> Sequence[Group]:
+        """See `stage.Measures`; none for selectors that measure no loss."""
+        return self._groups(artifact) if self.selector in MEASURED else ()
 
     def estimated(self, artifact: Artifact, context: Context) -> float | None:
         """Sum of the loss curves of all groups at the counts that the budget leaves; None for selectors that measure no loss.
@@ -138,19 +143,11 @@ class Choice:
         self, artifact: Artifact, context: Context, groups: Sequence[Group], losses: selection.Losses | None
     ) -> Measured:
         """The loss of removing channels of each group, and its curve."""
-        key = ("loss curves", id(losses), *self._asked(context, groups))
+        key = ("loss curves", id(losses), *refit.asked(context, groups))
         if losses is not None:
             known = losses
             return once(context.findings, artifact.module, key, lambda: _swept(known, groups, context))
-        return once(
-            context.findings, artifact.module, key, lambda: context.together(_measured, artifact, tuple(groups), keep=True)
-        )
-
-    @staticmethod
-    def _asked(context: Context, groups: Sequence[Group]) -> tuple[object, ...]:
-        """What statistics depend on, beside the model."""
-        recipe = context.recipe
-        return (id(context.data), recipe.calibration, recipe.seed, context.device, tuple(g.name for g in groups))
+        return once(context.findings, artifact.module, key, lambda: _measured(artifact, tuple(groups), context))
 
     def _by_loss(self, measured: Measured, context: Context) -> Choose:
         """Channels by measured loss."""
@@ -208,8 +205,11 @@ class Choice:
 
 
 def _measured(artifact: Artifact, groups: Sequence[Group], context: Context) -> Measured:
-    losses = selection.Losses(artifact.module, refit.statistics(artifact, context, groups, states=False))
-    return _swept(losses, groups, context)
+    return context.together(_of_statistics, artifact, refit.statistics(artifact, context, groups), groups, keep=True)
+
+
+def _of_statistics(artifact: Artifact, found: Statistics, groups: Sequence[Group], context: Context) -> Measured:
+    return _swept(selection.Losses(artifact.module, found), groups, context)
 
 
 def _swept(losses: selection.Losses, groups: Sequence[Group], context: Context) -> Measured:

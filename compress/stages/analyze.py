@@ -1,6 +1,6 @@
 """Analysis in a run: the states of all activations, counted in one streaming pass. Changes nothing.
 
-`remove` takes the moments itself, where it knows the budget.
+What the next stage will ask of the same model and images, moments of layers' inputs, is counted in the same pass.
 """
 
 from __future__ import annotations
@@ -11,14 +11,21 @@ from compress.artifact import Artifact
 from compress.curves import ActivationStates
 from compress.recipe import Recipe
 from compress.refit import refit
-from compress.stage import Context, Traits
+from compress.stage import Context, Measures, Stage, Traits
 from compress.statistics.collect import Statistics
 
 
 @dataclass(frozen=True)
 class Analyze:
-    """The stage: one pass that counts the states of every activation. The model passes unchanged, the findings become notes."""
+    """The stage: one pass that counts the states of every activation. The model passes unchanged, the findings become notes.
 
+    Attributes:
+        ahead: the stage behind it, whose statistics it takes.
+        name: of its row.
+        traits: it only looks.
+    """
+
+    ahead: Stage | None = None
     name: str = "analyze"
     traits: Traits = Traits()
 
@@ -29,7 +36,8 @@ class Analyze:
         """Any model can be analyzed."""
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
-        found = refit.statistics(artifact, context, (), states=True)
+        groups = self.ahead.measured(artifact, context) if isinstance(self.ahead, Measures) else ()
+        found = refit.statistics(artifact, context, groups, states=True, ahead=bool(groups))
         return artifact.noting(_summary(found)).observing(activations=_each(found)) if found.states else artifact
 
 

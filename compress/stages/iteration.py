@@ -8,12 +8,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from compress.artifact import Artifact
+from compress.graph.channels.solve import Group
 from compress.measure.asked import parse_target
 from compress.recipe import Recipe
-from compress.stage import Context, Stage, Traits
+from compress.stage import Context, Measures, Stage, Traits
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class Iteration:
     def check(self, artifact: Artifact, context: Context) -> None:
         # the whole way to the target, and not only the part of this iteration
         self.stage.check(artifact, context)
+
+    def measured(self, artifact: Artifact, context: Context) -> Sequence[Group]:
+        """See `stage.Measures`."""
+        return self.stage.measured(artifact, context) if isinstance(self.stage, Measures) else ()
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         recipe = context.recipe

@@ -7,11 +7,12 @@ The refit is the same for all selectors, so that methods differ in *which* chann
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from compress.artifact import Artifact, apply
 from compress.edits import Keep, Plan
+from compress.graph.channels.solve import Group
 from compress.recipe import DEFAULT_TARGET, Recipe
 from compress.refit import refit
 from compress.selection import budget
@@ -53,6 +54,10 @@ class Remove:
     def estimated(self, artifact: Artifact, context: Context) -> float | None:
         """See `stage.Estimates`."""
         return self._choice.estimated(artifact, context)
+
+    def measured(self, artifact: Artifact, context: Context) -> Sequence[Group]:
+        """See `stage.Measures`."""
+        return () if self._met(artifact, context) else self._choice.measured(artifact, context)
 
     @property
     def _choice(self) -> Choice:
