@@ -467,6 +467,17 @@ def test_differences_have_intervals_and_verdicts(here: Path):
     assert "finetune" in invoke("diff", "report.json", "new.json").stdout
 
 
+def test_settings_are_those_of_the_recipes_beside_the_reports(here: Path):
+    Path("again").mkdir()
+    Path("again/report.json").write_text(Path("report.json").read_text())
+    Path("recipe.toml").write_text(make(model="m.pt", data="digits", epochs=2, seed=3).to_toml())
+    assert compress.diff("report.json", "again") == []  # a report alone tells nothing of the others
+    Path("again/recipe.toml").write_text(make(model="m.pt", data="digits", epochs=2, seed=4, reconstruct=50, fsdp=True).to_toml())
+    found = {r.what: (r.where, r.old, r.new) for r in compress.diff("report.json", "again")}
+    # The seed is the report's own to tell, and the two reports here are one.
+    assert found == {"reconstruct": ("settings", "0", "50"), "fsdp": ("settings", "False", "True")}
+
+
 def test_stages_that_came_or_went_are_told_and_the_results_compared(here: Path):
     Path("new.json").write_text(report(changed(RESULT, stage="merge", params=100_000)).to_json())
     found = {(r.where, r.what): r for r in compress.diff("report.json", "new.json")}

@@ -118,6 +118,7 @@ def counting(*agreed: int) -> Callable[[Metric, int], Counted]:
     [
         (90, 0.95, 0.93, True),  # both say harm
         (90, 0.95, 0.96, False),  # better by the labels
+        (94, 0.95, 0.95, True),  # both say so, though neither beyond its noise
         (96, 0.95, 0.93, False),  # agrees better: the labels were remembered
         (95, 0.95, 0.95, False),  # nothing has changed
     ],
@@ -138,6 +139,13 @@ def test_without_labels_the_start_competes(digits: Data, good: nn.Module):
     parts = {name: replace(getattr(digits, name), targets=None, spec=spec) for name in ("train", "held_out", "test")}
     found = train(good, replace(digits, **parts, spec=spec), make(epochs=0.3, lr=0.15, batch_size=16, clip=0.0), teacher=good)
     assert found.metric == "agreement" and found.best == 0
+
+
+def test_no_epoch_that_is_worse_than_the_start_by_a_validation_of_ones_own_is_taken(digits: Data, good: nn.Module):
+    # Within a standard error, which is three of these images.
+    found = train(good, with_validation(digits), make(epochs=0.2, lr=0.01, batch_size=16), teacher=good)
+    assert found.history[0].quality - 0.03 < found.history[-1].quality < found.history[0].quality
+    assert found.best == 0 and all(torch.equal(a, b) for a, b in zip(found.module.parameters(), good.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from compress.commands import run_files
 from compress.commands.outputs import write_text
 from compress.errors import BadInput
 from compress.report import pictures, records
 from compress.report.comparison import Comparison, compared, markdown, spans
-from compress.user import files
 from compress.user.wording import many
 
 _FREE = ("method", "target", "tolerance", "export")
@@ -43,7 +42,8 @@ def compare(*runs: str | Path, out: str | Path | None = None, force: bool = Fals
             "compare. Finish it: 'compress run --resume --out FOLDER'."
         )
     found = compared({name: report for name, (report, _) in opened.items()}, dict.fromkeys(cut_off, "cut off"))
-    settings = {name: _settings(path.parent / "recipe.toml") for name, (_, path) in opened.items()}
+    told = {name: run_files.settings(path) for name, (_, path) in opened.items()}
+    settings = {name: {key: value for key, value in every.items() if key not in _FREE} for name, every in told.items()}
     lacking = [f"{name} was cut off and is left out; 'compress run --resume --out {name}' finishes it." for name in cut_off]
     found = dataclasses.replace(found, warnings=(*lacking, *found.warnings, *_differing(settings)))
     if out is not None:
@@ -71,13 +71,6 @@ def write(found: Comparison, out: Path, force: bool) -> None:
         raise BadInput(f"{out} cannot be written ({error.strerror or error}). Give another --out.") from error
     write_text(out / "compare.json", json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False) + "\n")
     write_text(out / "compare.md", markdown(found, "compare.svg" if drawn else None))
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    try:
-        return {k: v for k, v in tomllib.loads(files.text(path)).items() if k not in _FREE}
-    except (OSError, ValueError):
-        return {}
 
 
 def _differing(settings: Mapping[str, dict[str, Any]]) -> list[str]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from compress.commands import run_files
 from compress.report import records
 from compress.report.changes import FIGURES, Change, change, side
 from compress.report.records import Report
 
 RESULT = "result"
 SETTINGS = ("method", "target", "max_drop", "seed", "plan_sha256")
+"""What the report itself says of them; all others are in the recipe beside it, where that was not left behind."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,10 @@ def diff(old: str | Path, new: str | Path) -> list[Difference]:
     Raises:
         BadInput: a report cannot be read.
     """
-    before, after = records.read(old)[0], records.read(new)[0]
+    (before, first), (after, second) = records.read(old), records.read(new)
     return [
         *_fields("settings", before, after, SETTINGS),
+        *_recipes(run_files.settings(first), run_files.settings(second)),
         *_fields("environment", before.environment, after.environment, tuple(type(before.environment).model_fields)),
         *_stages(before, after),
         *_figures(RESULT, before, after, None),
@@ -61,6 +66,16 @@ def diff(old: str | Path, new: str | Path) -> list[Difference]:
 def _fields(where: str, old: object, new: object, names: tuple[str, ...]) -> list[Difference]:
     pairs = ((name, getattr(old, name), getattr(new, name)) for name in names if name != "date")
     return [Difference(where, name, a, b) for name, a, b in pairs if a != b]
+
+
+def _recipes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
+    """Settings of two recipes that the reports do not hold; nothing where one of them is not there."""
+    names = [name for name in dict.fromkeys((*old, *new)) if name not in SETTINGS] if old and new else []
+    return [
+        Difference("settings", name, *(None if of is None else str(of) for of in (old.get(name), new.get(name))))
+        for name in names
+        if old.get(name) != new.get(name)
+    ]
 
 
 def _stages(old: Report, new: Report) -> list[Difference]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from compress.errors import BadInput, GateFailed
 from compress.report.records import ExportRecord, Outcome, Report
@@ -27,6 +29,14 @@ def refuse_broken(report: Report, allowed: bool, what: str) -> None:
 def broken(report: Report) -> str:
     """The contract that a run broke; empty where it kept all."""
     return "" if report.outcome is Outcome.KEPT else report.outcome.value
+
+
+def settings(report: Path) -> dict[str, Any]:
+    """Settings of the run that a report is of, from the recipe beside it; empty where there is none to be read."""
+    try:
+        return tomllib.loads(files.text(report.parent / "recipe.toml"))
+    except (OSError, ValueError):
+        return {}
 
 
 def exported(folder: Path, export: ExportRecord) -> dict[str, bytes]:

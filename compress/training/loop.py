@@ -9,7 +9,7 @@ rates, and smaller differences than that are noise.
 
 A held-out part cut from the training data was, as a rule, training data of the dense model too, so the state before training
 does better on it than on new images. There it comes back if training has plainly failed (`FAILED`), or has harmed by what such
-images cannot fool (`harm`); with a validation part of the user's own, or without labels, it competes like any epoch.
+images cannot fool (`harm`); with a validation part of the user's own, or without labels, no epoch that is worse than it is taken.
 
 Order, augmentation, dropout and fresh layers follow the seed: on one machine and one number of threads a training repeats
 exactly.
@@ -186,7 +186,7 @@ def _run(loop: Loop, metric: quality.Metric, seen: nn.Module) -> tuple[list[Epoc
         if top is None or quality.better(now, top):
             top, top_at = now, len(history) - 1
         # The last one within a standard error, not the first best (docstring).
-        if _as_good(now, top):
+        if _as_good(now, top) and (known or not quality.better(first, now)):
             best, state, chosen = len(history) - 1, whole(measured), now
         if loop.recipe.patience and len(history) - 1 - top_at >= loop.recipe.patience:
             break
