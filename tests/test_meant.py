@@ -15,7 +15,7 @@ from compress.commands.demo import ARCH
 from compress.errors import BadInput, EmptyData
 from compress.pipeline import final_report, given
 from compress.report import records
-from compress.report.records import Stays
+from compress.report.records import StageRecord, Stays
 from compress.tuning.front import Tried, Tuning
 from compress.user import code
 from tests.runs import invoke, made_run, model_and_data
@@ -79,6 +79,27 @@ def test_data_in_memory_is_not_sent_to_a_file(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(given, "open_objects", refusing)
     with pytest.raises(EmptyData, match=r"into compress\.data\.open_objects\(data, settings="):
         compress.plan(nn.Linear(2, 2), data=(torch.zeros(2, 2), torch.zeros(2)))
+
+
+@pytest.mark.parametrize(
+    ("target", "left", "said"),
+    [
+        ("macs=0.6", (0.6, 0.6, 0.46), "The target macs=0.6 was met by remove, and merge took the model on to macs=0.46."),
+        ("params=0.6", (0.59, 0.59, 0.585), None),  # as close as a target is ever met
+        ("macs=0.6", (0.45, 0.45, 0.45), None),  # by the stage that removed: it says so itself
+        ("macs=0.6", (0.9, 0.9, 0.6), None),
+        ("size=6MB", (0.5, 0.5, 0.3), None),
+        (None, (0.5, 0.5, 0.3), None),
+    ],
+)
+def test_a_target_that_later_stages_went_below_is_told(target: str | None, left: tuple[float, ...], said: str | None):
+    counts = [10_000, *(round(10_000 * share) for share in left)]
+    rows = [
+        StageRecord(stage=name, params=n, macs=n, file_bytes=n, peak_memory_bytes=1, seconds=0)
+        for name, n in zip(("dense", "remove", "finetune", "merge"), counts, strict=True)
+    ]
+    notes = final_report.further(target, rows)
+    assert [note.partition(" A larger")[0] for note in notes] == ([said] if said else [])
 
 
 def test_only_a_run_that_linearizes_says_what_could_not_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from compress.artifact import Artifact
 from compress.checkpoint.save import save
 from compress.errors import UnsupportedModel
+from compress.measure.asked import parse_target
 from compress.pipeline.exports import Exports, lost_too_much, undecided
 from compress.pipeline.layer_records import layer_records, staying
 from compress.pipeline.rounding import advised
@@ -15,6 +16,7 @@ from compress.pipeline.sequence import stages_of
 from compress.pipeline.workspace import Workspace
 from compress.recipe import Recipe
 from compress.report import sentences
+from compress.report.comparison import CLOSE
 from compress.report.environment import environment
 from compress.report.html.page import page_of
 from compress.report.html.run_folder import PAGE
@@ -67,13 +69,29 @@ def report_of(
         undecided=bool(doubts),
         plan_sha256=result.plan.digest,
         warnings=tuple(dict.fromkeys((*result.warnings, *doubts))),
-        notes=tuple(dict.fromkeys(advised(result).notes)),
+        notes=tuple(dict.fromkeys((*advised(result).notes, *further(recipe.target, stages)))),
         curves=result.curves,
         chance=chance,
         layers=layer_records(dense, result),
         stays=staying(dense) if any("depth" in stage.traits.removes for stage in stages_of(recipe)) else (),
         activations=result.observed.activations,
         trainings=result.observed.trainings,
+    )
+
+
+def further(target: str | None, stages: Sequence[StageRecord]) -> tuple[str, ...]:
+    """What to say where the target was met, and later stages took away more: merged layers do."""
+    unit, asked = parse_target(target) if target else ("", 1.0)
+    if unit not in ("params", "macs"):
+        return ()
+    left = [getattr(stage, unit) / getattr(stages[0], unit) for stage in stages]
+    met = next((number for number, share in enumerate(left) if share <= asked * (1 + CLOSE)), None)
+    if met is None or left[-1] > left[met] * (1 - CLOSE) or left[-1] > asked * (1 - CLOSE):
+        return ()
+    after = [stages[n].stage for n in range(met + 1, len(stages)) if left[n] < left[n - 1]]
+    return (
+        f"The target {target} was met by {stages[met].stage}, and {' and '.join(after)} took the model on to "
+        f"{unit}={left[-1]:.3g}. A larger --target keeps more channels.",
     )
 
 
