@@ -71,11 +71,8 @@ def _fields(where: str, old: object, new: object, names: tuple[str, ...]) -> lis
 def _recipes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
     """Settings of two recipes that the reports do not hold; nothing where one of them is not there."""
     names = [name for name in dict.fromkeys((*old, *new)) if name not in SETTINGS] if old and new else []
-    return [
-        Difference("settings", name, *(None if of is None else str(of) for of in (old.get(name), new.get(name))))
-        for name in names
-        if old.get(name) != new.get(name)
-    ]
+    told = [(name, *(None if of.get(name) is None else str(of[name]) for of in (old, new))) for name in names]
+    return [Difference("settings", name, a, b) for name, a, b in told if a != b]
 
 
 def _stages(old: Report, new: Report) -> list[Difference]:
