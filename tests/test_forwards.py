@@ -69,6 +69,12 @@ class AsksTypes(Body):
         return self.run(torch.cat(features, 1))
 
 
+class AsksTypesOfAttributes(Body):
+    def forward(self, x):
+        known = isinstance(x.shape, tuple) and isinstance(x.dtype, torch.dtype) and isinstance(x.ndim, int)
+        return self.run(x if known else 2 * x)
+
+
 class Unpacks(Body):
     def forward(self, x):
         n, _, h, w = x.shape
@@ -242,6 +248,7 @@ IMAGES: dict[str, Any] = {
     "*args and **kwargs": StarArguments,
     "a decorator that pops keywords": Decorated,
     "isinstance": AsksTypes,
+    "isinstance of a shape": AsksTypesOfAttributes,
     "unpacked shapes and lists": Unpacks,
     "tensors made in forward": MadeInForward,
     "questions that decide nothing": Warns,

@@ -17,11 +17,16 @@ import compress
 import exporters
 from compress.artifact import Artifact, apply
 from compress.edits import Keep, Plan
+from compress.entropy import quadratic
+from compress.entropy.obs import eliminate
 from compress.graph.channels.groups import WITHIN
 from compress.graph.channels.solve import solve
 from compress.graph.surgery.remove import keep, mask
 from compress.graph.trace.trace import trace
 from compress.selection import budget
+from compress.selection.channels import Losses
+from compress.statistics.collect import Sampling, collect
+from compress.statistics.consumers import consumers
 
 EXACT = 1e-5  # relative: sums in another order
 HEADS, WIDTH, TOKENS = 4, 6, 5
@@ -146,3 +151,49 @@ def test_any_choice_of_both_is_exact(seed: int):
     edits = random_edits(model.channels.removable, seed)
     small = keep(model.module, model.channels, edits)
     assert distance(outputs(small, (x,)), outputs(mask(model.module, model.channels, edits), (x,))) < EXACT
+
+
+@pytest.mark.parametrize("method", ["entropic", "obs"])
+def test_channels_of_queries_and_keys_go_by_measured_loss(method: Any):
+    """Half of the channels of the queries say next to nothing: those go, and with them the same ones of the keys."""
+    model = dense().module
+    queries: Any = model.q
+    with torch.no_grad():
+        queries.weight.view(HEADS, WIDTH, -1)[:, ::2] *= 1e-3
+        queries.bias.view(HEADS, WIDTH)[:, ::2] *= 1e-3
+    images = torch.randn(200, TOKENS, 8)
+    found = compress.remove(model, (images, None), method=method, target="params=0.85", align=1, calibration=100)
+    kept = {edit.layer: edit.keep for edit in found.plan.edits}
+    assert set(kept[f"q{WITHIN}"]) >= {1, 3, 5} and len(kept[f"q{WITHIN}"]) < WIDTH
+    assert found.model.get_parameter("k.weight").shape == found.model.get_parameter("q.weight").shape
+
+
+def test_channels_that_no_layer_reads_are_worth_what_they_add_up_to():
+    products = torch.tensor([[4.0, 1.0, 9.0], [1.0, 2.0, 9.0], [9.0, 9.0, 6.0]], dtype=torch.float64)
+    form = quadratic.alone(products, torch.tensor([0, 0, 1]), 2)
+    assert quadratic.loss([form], [0, 1]) == pytest.approx(0) and form.total == pytest.approx(0.5 * (4 + 2 + 1 + 1 + 6))
+    assert quadratic.loss([form], [1]) == pytest.approx(0.5 * (4 + 2 + 1 + 1)) and quadratic.loss([form], [0]) == pytest.approx(3)
+    assert eliminate([form]).order == (1, 0)
+
+
+def test_the_loss_of_channels_of_queries_is_the_divergence_without_them():
+    model, images = dense(), torch.randn(400, TOKENS, 8)
+    group = model.channels.group(f"q{WITHIN}")
+    paths, every = consumers(model.module, [group]), Sampling(fisher_every=1)
+    assert paths == ["q"]
+
+    def batches() -> list[tuple[Tensor, ...]]:
+        return [(part,) for part in images.split(50)]
+
+    seen = collect(
+        model.module, batches, paths, images=400, device=torch.device("cpu"), task="classification", sampling=every, states=False
+    )
+    forms = Losses(model.module, seen).of(group)
+    for channel in range(WIDTH):
+        rest = tuple(c for c in range(WIDTH) if c != channel)
+        masked = mask(model.module, model.channels, [Keep(group.name, WIDTH, rest)])
+        with torch.no_grad():
+            whole, less = (m(images).log_softmax(1) for m in (model.module, masked))
+            divergence = float((whole.exp() * (whole - less)).sum(1).mean())
+        # Second order, with inputs and gradients taken for independent, and labels that are drawn.
+        assert quadratic.loss(forms, rest) == pytest.approx(divergence, rel=0.4)

@@ -76,6 +76,27 @@ def quadratic(moments: Centered, weighting: Tensor | None, owner: Tensor, channe
     return Quadratic(a, b * 0.5**0.5, 0.5 * total, channels)
 
 
+def alone(products: Tensor, owner: Tensor, channels: int) -> Quadratic:
+    """The loss of channels that go for themselves, since no layer that could be fitted reads them.
+
+        loss(S) = sum over c not in S of 1/2 sum over the outputs i, j of channel c of G_ij E y_i y_j
+
+    What two channels have in common is left out, as in Optimal Brain Damage.
+
+    Args:
+        products: G_ij E y_i y_j, (m, m).
+        owner: (m,), channel of the group behind each output, -1 where it is another one's.
+        channels: of the group.
+
+    Source: LeCun, Denker & Solla, "Optimal Brain Damage", NeurIPS 1989.
+    """
+    of = torch.zeros(len(owner), channels, dtype=torch.float64)
+    own = torch.nonzero(owner >= 0)[:, 0]
+    of[own, owner[own]] = 1.0
+    worth = 0.5 * (of * (products @ of)).sum(0).clamp_min(0)  # rounding alone takes it below 0
+    return Quadratic(torch.eye(channels, dtype=torch.float64), worth.sqrt()[:, None], float(worth.sum()), channels)
+
+
 def _whiten(weighting: Tensor | None, yy: Tensor) -> Tensor:
     """L with L L^T = G, columns rotated to the principal directions of the weighted targets; idle directions are left out."""
     if weighting is None:

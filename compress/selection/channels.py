@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.fx import GraphModule
@@ -17,7 +18,7 @@ from compress.graph.channels.solve import Group, Member
 from compress.ranks import ALONE, Ranks
 from compress.ranks.own_threads import for_columns, threads
 from compress.statistics.collect import Statistics
-from compress.statistics.consumers import measured
+from compress.statistics.consumers import judged, maker, measured
 from compress.statistics.layers import Layer, as_matrix, layers
 
 _WIDE = 1500  # columns beyond which the entropic path starts from what a sweep leaves, twice as many as wanted
@@ -32,19 +33,34 @@ class Losses:
     statistics: Statistics
 
     def of(self, group: Group) -> list[Quadratic]:
-        """A quadratic for each regression of the consumers that are understood; none where there is no such consumer."""
+        """A quadratic for each regression of the consumers that are understood; none where there is no such consumer.
+
+        Of channels that no layer reads, what they are worth to whatever comes behind the layer that makes them.
+        """
         known = layers(self.module)
+        if (made := maker(group, known)) is not None:
+            return [self._made(group, made, known[made.module])]
         return [form for member in measured(group, known) for form in self._each(group, member, known[member.module])]
 
     def work(self, group: Group) -> float:
         """How long a group takes beside another: the cubes of its consumers' columns."""
         known = layers(self.module)
-        return sum(float(known[m.module].inputs) ** 3 for m in measured(group, known))
+        return sum(float(known[m.module].inputs) ** 3 for m in judged(group, known))
 
     def threads(self, group: Group) -> AbstractContextManager[None]:
         """As many threads as its matrices are worth."""
         known = layers(self.module)
-        return threads(for_columns(max((known[m.module].inputs for m in measured(group, known)), default=0)))
+        return threads(for_columns(max((known[m.module].inputs for m in judged(group, known)), default=0)))
+
+    def _made(self, group: Group, member: Member, one: Layer) -> Quadratic:
+        """With second moments E y y^T of the outputs that go, and G of their gradients."""
+        layer: Any = self.module.get_submodule(one.path)
+        found = self.statistics.moments[one.path].centered_linear(as_matrix(layer))
+        # Not centered: nothing that is fitted stands in for the mean of what is multiplied.
+        mean = found.mean_y[0] + (0.0 if layer.bias is None else layer.bias.detach().cpu().double())
+        return quadratic.alone(
+            self.statistics.fisher[one.path] * (found.yy[0] + torch.outer(mean, mean)), member.index, group.channels
+        )
 
     def _each(self, group: Group, member: Member, one: Layer) -> list[Quadratic]:
         """One per group of the layer."""

@@ -10,7 +10,7 @@ import numpy as np
 from compress.artifact import Artifact
 from compress.graph.channels.solve import Group
 from compress.selection import budget
-from compress.statistics.consumers import measured
+from compress.statistics.consumers import judged
 from compress.statistics.layers import layers
 
 UNITS = ("macs", "params")
@@ -56,7 +56,7 @@ def reach(artifact: Artifact) -> Reach:
     """What removing channels can reach in a model."""
     channels = artifact.channels
     known = layers(artifact.module)
-    free = [g for g in budget.removable(artifact.module, channels) if measured(g, known)]
+    free = [g for g in budget.removable(artifact.module, channels) if judged(g, known)]
     stuck = [g for g in channels.groups if g not in free and g.members]
     every = [*free, *stuck]
     held = {unit: _held(artifact, every, unit) for unit in UNITS}

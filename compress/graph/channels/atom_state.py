@@ -178,11 +178,21 @@ def shaped(vector: Tensor, shape: Sequence[int], dim: int) -> Tensor:
 
 def tensors_in(value: Any) -> list[Tensor]:
     """All tensors in nested arguments, in order."""
+    found: list[Tensor] = []
+    _gather(value, found)
+    return found
+
+
+def _gather(value: Any, found: list[Tensor]) -> None:
     if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        return [t for v in value.values() for t in tensors_in(v)]
-    return [t for v in value for t in tensors_in(v)] if isinstance(value, list | tuple) else []
+        found.append(value)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            if type(part) is not int:  # sizes, of which there are many
+                _gather(part, found)
+    elif value and isinstance(value, Mapping):  # asked last: it takes its time to tell that a number is none
+        for part in value.values():
+            _gather(part, found)
 
 
 def unknown(s: State, node: Node, values: Sequence[Tensor], why: str = "is not known to the solver") -> Any:

@@ -124,7 +124,10 @@ def varying(t: Tensor) -> list[int]:
 
 def slim(t: Tensor) -> Tensor:
     """The same atoms with one element along every expanded axis."""
-    return _slim(t)[0]
+    sizes, steps = t.shape, t.stride()
+    if 0 not in steps:
+        return t
+    return t.as_strided([n if step or n == 0 else 1 for n, step in zip(sizes, steps, strict=True)], steps)
 
 
 def _slim(*tensors: Tensor) -> tuple[Tensor, ...]:

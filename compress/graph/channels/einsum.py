@@ -25,21 +25,25 @@ def einsum(s: State, node: Node, equation: Any, operands: Sequence[Tensor]) -> A
     *inputs, output = terms
     tables = [n.op == "get_attr" for n in _nodes(node.args[1:])]
     # What is a channel to an activation; entries of a table along any other letter are positions.
-    free = {c for t, term, table in zip(operands, inputs, tables, strict=True) if not table for c in _letters(t, term)}
-    letter, alone = _summed(node, operands, inputs, output)
+    channels = [varying(t) for t in operands]
+    letters = [{term[d] for d in dims} for dims, term in zip(channels, inputs, strict=True)]
+    free = {c for own, table in zip(letters, tables, strict=True) if not table for c in own}
+    letter, alone = _summed(letters, tables, output)
     if letter and (alone or node.name in s.inside):
         pair = [s.atoms.per_channel(t, term.index(letter)) for t, term in zip(operands, inputs, strict=True)]
         s.atoms.unite(*pair)
         s.zeroed.append((pair[0], node.all_input_nodes[0], f"{op_rules.where(node)} sums over channels that do not vanish"))
         return s.atoms.new(1).view(()).expand(tuple(node.meta["shape"]))
     laid: list[Tensor] = []
-    for t, term, table in zip(operands, inputs, tables, strict=True):
+    for t, dims, term, table in zip(operands, channels, inputs, tables, strict=True):
         one = [d for d, letter in enumerate(term) if letter not in output or (table and letter not in free)]
-        if not table and varying(t) and set(varying(t)) <= set(one):
+        if not table and dims and set(dims) <= set(one):
             return unknown(s, node, operands, "sums over channels")
         laid.append(_laid_out(s.atoms.unite_along(t, one), term, output))
-    main = max(laid, key=lambda t: len(varying(t)))
-    if any(set(varying(t)) - set(varying(main)) for t in laid):
+    axes = [varying(t) for t in laid]
+    most = max(axes, key=len)
+    main = laid[axes.index(most)]
+    if any(set(own) - set(most) for own in axes):
         return unknown(s, node, operands, "multiplies channels by channels")
     made = op_rules.elementwise(s, node, [main.expand(tuple(node.meta["shape"])), *(t for t in laid if t is not main)])
     if letter:
@@ -47,13 +51,12 @@ def einsum(s: State, node: Node, equation: Any, operands: Sequence[Tensor]) -> A
     return made
 
 
-def _summed(node: Node, operands: Sequence[Tensor], inputs: Sequence[str], output: str) -> tuple[str, bool]:
+def _summed(letters: Sequence[set[str]], tables: Sequence[bool], output: str) -> tuple[str, bool]:
     """The letter that is summed and along which both of two operands have channels; whether one of them has no others."""
-    if len(operands) != 2 or any(n.op == "get_attr" for n in _nodes(node.args[1:])):
+    if len(letters) != 2 or any(tables):
         return "", False
-    one, other = (_letters(t, term) for t, term in zip(operands, inputs, strict=True))
-    summed = (one & other) - set(output)
-    return ("", False) if len(summed) != 1 else (next(iter(summed)), summed in (one, other))
+    summed = (letters[0] & letters[1]) - set(output)
+    return ("", False) if len(summed) != 1 else (next(iter(summed)), summed in letters)
 
 
 def _terms(equation: Any, operands: Sequence[Tensor]) -> list[str] | None:
@@ -76,10 +79,6 @@ def _terms(equation: Any, operands: Sequence[Tensor]) -> list[str] | None:
 def _nodes(given: Any) -> list[Node]:
     """The operands, each as often as it is named."""
     return [given] if isinstance(given, Node) else [n for part in given for n in _nodes(part)]
-
-
-def _letters(t: Tensor, term: str) -> set[str]:
-    return {term[d] for d in varying(t)}
 
 
 def _laid_out(t: Tensor, term: str, output: str) -> Tensor:

@@ -53,10 +53,27 @@ def read(s: State, classes: Tensor) -> Channels:
     tensors = [torch.from_numpy(v) for v in axes.vectors]
     labels = {k: (r, tensors[n]) for k, r, n in zip(axes.keys, axes.roles, axes.which, strict=True)}
     sized = {name: _labeled(entry, classes) for name, entry in s.sized.items()}
-    sizes = {n.name: [s.counted(of, d) for of, d in counts] for n, counts in s.counts.items()}
-    counted = frozenset(name for name, counts in sizes.items() if any(differs(classes[slim(t)], d) for t, d in counts))
-    zeroed = frozenset(label for atoms, _, _ in s.zeroed for label in torch.unique(classes[slim(atoms)]).tolist())
+    counted = _counted(s, classes)
+    zeroed = (
+        frozenset(torch.unique(torch.cat([classes[slim(a)].flatten() for a, _, _ in s.zeroed])).tolist())
+        if s.zeroed
+        else frozenset[int]()
+    )
     return Channels(explained, labels, sized, s.names, frozenset(s.thin), counted, zeroed, len(classes))
+
+
+def _counted(s: State, classes: Tensor) -> frozenset[str]:
+    """Names of the nodes that compute with how many channels there are."""
+    known: dict[tuple[int | str, int], bool] = {}  # a size is read once, and computed with again and again
+
+    def changes(of: Tensor | str, dim: int) -> bool:
+        key = (of if isinstance(of, str) else id(of), dim)
+        if key not in known:
+            atoms, axis = s.counted(of, dim)
+            known[key] = differs(classes[slim(atoms)], axis)
+        return known[key]
+
+    return frozenset(node.name for node, counts in s.counts.items() if any(changes(of, dim) for of, dim in counts))
 
 
 # Over slim and expanded again, so that a large activation costs one element per channel.

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,12 +45,15 @@ _MOVING_LAYERS = operations.POOLS | operations.PIXEL_SHUFFLES | {nn.Flatten, nn.
 
 def freeze_what_does_not_vanish(s: State, module: GraphModule, classes: Tensor) -> None:
     """Freeze the channels of norms that would not be zero; `s.zeroed` keeps the others."""
+    if not s.zeroed:
+        return
     known: dict[frozenset[int], _Vanishing] = {}
+    makers = _Makers(s, classes.numpy())
     kept: list[tuple[Tensor, Node, str]] = []
     for atoms, source, reason in s.zeroed:
         gone = frozenset(torch.unique(classes[slim(atoms)]).tolist())
         if gone not in known:  # one stream has many norms
-            known[gone] = _Vanishing(s, module, classes, gone)
+            known[gone] = _Vanishing(s, module, *makers.of(gone))
         if known[gone].at(source):
             kept.append((atoms, source, reason))
         else:
@@ -57,25 +61,36 @@ def freeze_what_does_not_vanish(s: State, module: GraphModule, classes: Tensor) 
     s.zeroed = kept
 
 
-class _Vanishing:
-    """Answers for channels of some classes."""
+class _Makers:
+    """Which tensors make channels of which classes."""
 
-    def __init__(self, s: State, module: GraphModule, classes: Tensor, gone: frozenset[int]):
-        self.s, self.module = s, module
-        self.answers: dict[Node, bool] = {}
-        labels = np.zeros(len(classes), dtype=bool)
-        labels[list(gone)] = True
-        goes, met = labels[classes.numpy()], dict[int, bool]()  # the axes of a layer share a tensor of atoms
-        self.made: set[str] = set()
-        self.tables: set[str] = set()  # that another layer reads channels by
+    def __init__(self, s: State, classes: npt.NDArray[np.int64]):
+        self.labels = len(classes)
+        vectors: dict[int, npt.NDArray[np.int64]] = {}
+        self.names: dict[int, list[tuple[str, bool]]] = {}  # the axes of a layer share a tensor of atoms
         for (name, dim), (role, atoms) in s.axes.items():
             both = (name, dim) in s.both
-            if role == "in" and not both:
-                continue
-            if id(atoms) not in met:
-                met[id(atoms)] = bool(goes[atoms.numpy()].any())
-            if met[id(atoms)]:
-                (self.tables if both else self.made).add(name)
+            if role != "in" or both:
+                if id(atoms) not in vectors:
+                    vectors[id(atoms)] = classes[atoms.numpy()]
+                self.names.setdefault(id(atoms), []).append((name, both))
+        self.classes = np.concatenate([np.zeros(0, np.int64), *vectors.values()])
+        self.vectors = np.repeat(np.array(list(vectors), np.int64), [len(v) for v in vectors.values()])
+
+    def of(self, gone: frozenset[int]) -> tuple[set[str], set[str]]:
+        """Names of what makes any of these, and of tables among them that another layer reads channels by."""
+        goes = np.zeros(self.labels, dtype=bool)
+        goes[list(gone)] = True
+        touched = [one for i in np.unique(self.vectors[goes[self.classes]]).tolist() for one in self.names[i]]
+        return {name for name, both in touched if not both}, {name for name, both in touched if both}
+
+
+class _Vanishing:
+    """Answers for channels that `made` and `tables` make."""
+
+    def __init__(self, s: State, module: GraphModule, made: set[str], tables: set[str]):
+        self.s, self.module, self.made, self.tables = s, module, made, tables
+        self.answers: dict[Node, bool] = {}
 
     def at(self, node: Node) -> bool:
         """Whether what a node gives is zero."""

@@ -6,11 +6,12 @@ without data (the meta device), for two batch sizes: whatever needs a value, or 
 
 from __future__ import annotations
 
+import dis
 import functools
 import itertools
 import linecache
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import CodeType
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node, Proxy
 from torch.fx.node import map_arg
-from torch.fx.proxy import TraceError
+from torch.fx.proxy import Attribute, TraceError
 
 from compress.graph.trace.lines import their_file
 from compress.graph.trace.shapes import bare, run_bare
@@ -87,6 +88,15 @@ class Number(Proxy):
     def __float__(self) -> float:
         return float(self._number())
 
+    def __getattr__(self, k: str) -> _Part:
+        return _Part(self, k)
+
+    def __iter__(self) -> Iterator[Proxy]:
+        """`a, b = x` has two parts, else sizes tell. As in torch.fx, which reads all of the caller each time."""
+        frame = sys._getframe(1)
+        parts = unpacked(frame.f_code, frame.f_lasti)
+        return self.tracer.iter(self) if parts is None else iter([cast(Any, self)[i] for i in range(parts)])
+
     def __len__(self) -> int:
         found: int | None = cast(Any, self.tracer).branches.length(self.node)
         if found is None:
@@ -99,6 +109,17 @@ class Number(Proxy):
             # A TraceError, as torch.fx raises itself: the caller then takes the submodule for opaque.
             raise TraceError("a number that depends on data or on the batch is asked for while tracing")
         return found
+
+
+class _Part(Number, Attribute):
+    """An attribute of a traced value (`x.shape`); a node of the graph once it is not called."""
+
+
+@functools.cache
+def unpacked(code: CodeType, instruction: int) -> int | None:
+    """Into how many names an instruction takes a value apart; None where it does something else."""
+    here = next((i for i in dis.get_instructions(code) if i.offset >= instruction), None)
+    return here.arg if here is not None and here.opname == "UNPACK_SEQUENCE" else None
 
 
 @functools.cache

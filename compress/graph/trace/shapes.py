@@ -236,4 +236,5 @@ def holds_tensor(shape: Any) -> bool:
         return any(holds_tensor(s) for s in shape.values())
     if shape is None:
         return False
-    return all(isinstance(n, int) for n in shape) or any(holds_tensor(s) for s in shape)
+    # Sizes are numbers, all of them, and nothing else in a shape is one.
+    return not shape or isinstance(shape[0], int) or any(holds_tensor(s) for s in shape)

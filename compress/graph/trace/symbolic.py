@@ -10,6 +10,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,6 +32,9 @@ _WRITTEN_OUT = (
     nn.Transformer,
 )
 """Layers of torch's that are nets of layers: what they hold is looked at."""
+
+
+_AS_THEY_ARE = frozenset({type(None), bool, int, float, str})
 
 
 def is_leaf(m: nn.Module) -> bool:
@@ -67,8 +71,13 @@ def input_names(model: nn.Module, count: int) -> list[str]:
 
 def is_assertion(frame: Any) -> bool:
     """Whether a truth value is asked for by an `assert` of the frame's code."""
+    return _is_assertion(frame.f_code, frame.f_lasti)
+
+
+@functools.cache
+def _is_assertion(code: CodeType, instruction: int) -> bool:
     # The instruction after the call that asked: an assertion jumps over a raise of AssertionError.
-    steps = [i for i in dis.get_instructions(frame.f_code) if i.offset >= frame.f_lasti and i.opname != "TO_BOOL"][:2]
+    steps = [i for i in dis.get_instructions(code) if i.offset >= instruction and i.opname != "TO_BOOL"][:2]
     # Python versions load AssertionError by an instruction of its own or as a common constant.
     return len(steps) == 2 and (
         "IF_TRUE" in steps[0].opname and (steps[1].opname == "LOAD_ASSERTION_ERROR" or steps[1].argval is AssertionError)
@@ -148,6 +157,12 @@ class SymbolicTracer(Tracer):
             # The innermost: the exception passes every enclosing module on its way out.
             self.failed_in = self.failed_in or path
             raise
+
+    def create_arg(self, a: Any) -> Any:
+        """What stands for an argument in the graph; torch.fx asks of each whether it is one of twenty rarer kinds first."""
+        if type(a) is Number:
+            return a.node
+        return a if type(a) in _AS_THEY_ARE else super().create_arg(a)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """As torch.fx does it, which looks through all parameters each time."""
