@@ -50,6 +50,15 @@ def tables() -> ModuleType:
 # Numbers, tables and the picture
 
 
+def test_what_is_said_of_the_papers_follows_from_the_results(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    papers = script("papers")
+    written = json.loads((ROOT / "benchmarks" / "results" / "papers.json").read_text())["rows"]
+    assert [papers.told(claim) for claim in papers.CLAIMS] == written, "run benchmarks/papers.py"
+    assert all((ROOT / "benchmarks" / row["script"]).is_file() or row["verdict"] == "not run" for row in written)
+    assert {row["verdict"] for row in written} == {"reached", "missed", "not run"}
+
+
 def committed(folder: str) -> set[str]:
     """Names of the files in a folder, as far as git knows them: what lies there alone is lost with the machine."""
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
