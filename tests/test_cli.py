@@ -136,6 +136,19 @@ def test_help_answers_in_half_a_second_and_without_torch():
     assert min(spent) < 0.5
 
 
+@pytest.mark.parametrize(
+    "wrong", ["run model.pt --epochs -1", "run model.pt --iterations 2 --epochs 0", "plan model.pt --target macs=7"]
+)
+def test_settings_that_no_recipe_accepts_are_refused_without_torch(wrong: str, tmp_path: Path):
+    (tmp_path / "model.pt").write_bytes(b"opened by nobody")
+    code = (
+        "import sys\nfrom compress.cli.main import cli\n"
+        f"try: cli({wrong.split()!r})\nfinally: assert 'torch' not in sys.modules, 'torch was loaded'"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 2 and found.stderr.startswith("Error: ") and found.stderr.count("\n") == 1, found.stderr
+
+
 def test_values_of_flags_arrive_in_the_types_of_the_recipe():
     found = options.given({"arch_kwargs": ("num_classes=10", "name=x", "deep=True"), "epochs": None, "export": (), "seed": 0})
     assert found == {"arch_kwargs": {"num_classes": 10, "name": "x", "deep": True}, "seed": 0}

@@ -92,7 +92,7 @@ def test_who_stops_a_resumed_run_early_still_has_what_was_there(monkeypatch: pyt
         run()
     with monkeypatch.context() as patched:
         stopped_at(patched, "compress.pipeline.crew.prepare")
-        assert "what was finished before is kept" in run("--resume").stderr
+        assert "whatever was finished before is kept" in run("--resume").stderr
     assert run("--resume").exit_code == 0
 
 

@@ -127,7 +127,7 @@ def interruption(error: KeyboardInterrupt, resume: bool | None, join: bool = Fal
     elif resume is None:
         said = f"{stopped.word}."
     elif resume and not stopped.done:
-        said = f"{stopped.word}; what was finished before is kept: repeat the command to go on."
+        said = f"{stopped.word}; whatever was finished before is kept: repeat the command to go on."
     else:
         said = str(stopped)
     return said, stopped.exit_code, type(stopped).__name__

@@ -20,7 +20,7 @@ from compress.cli.completion import complete_from
 from compress.cli.group import cli, command
 from compress.cli.guard import force_option, json_option, out_option, path_argument
 from compress.cli.live import LogFormat, shown, telling, told_at_once
-from compress.cli.options import LOADING, given, settings
+from compress.cli.options import LOADING, accepted, given, settings
 from compress.cli.tables import told
 from compress.cli.terminal import say
 from compress.cli.torchless import TARGET
@@ -93,11 +93,12 @@ def plan(
 
     Channel counts are rounded where that is measurably faster, as in a run, unless --align says how.
     """
+    settled = accepted(model, flags)
     from compress import api
     from compress.cli.output import print_decision, print_json
 
     with shown(quiet, log_format) as progress:
-        made = api.plan(model, out=out, apply_to=apply_to, force=force, progress=progress, **given(flags))
+        made = api.plan(model, out=out, apply_to=apply_to, force=force, progress=progress, **settled)
     # A shape alone opens the model, without the data.
     opening = LOADING if flags["input_shape"] else (*LOADING, "data")
     line = _line("apply", out, model, flags=flags, names=opening, end=files.elsewhere("model", ".compressed"))

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from compress.cli.guard import Command, Decorator
 from compress.cli.terminal import say
 from compress.errors import BadInput
-from compress.recipe import RENAMED, RENAMED_UNITS, RENAMED_VALUES, Recipe
+from compress.recipe import RENAMED, RENAMED_UNITS, RENAMED_VALUES, Recipe, make
 
 LOADING = ("arch", "arch_kwargs", "trust_pickle", "trust_recipe", "weights_entry", "output", "input_shape")
 """What every command that opens a model file takes."""
@@ -86,6 +86,17 @@ def given(flags: dict[str, Any]) -> dict[str, Any]:
         say(f"Note: the target {unit} is called {RENAMED_UNITS[unit]} now.", err=True)
     if "arch_kwargs" in typed:
         typed["arch_kwargs"] = dict(key_value(pair) for pair in typed["arch_kwargs"])
+    return typed
+
+
+def accepted(model: str, flags: dict[str, Any]) -> dict[str, Any]:
+    """The same, where flags alone make the recipe: what none accepts is refused before torch is loaded, which takes seconds.
+
+    Raises:
+        BadInput: a value out of range, or settings that do not go together.
+    """
+    typed = given(flags)
+    make(**{name: value for name, value in typed.items() if name in Recipe.model_fields}, model=model)
     return typed
 
 

@@ -12,7 +12,7 @@ import click
 from compress.cli.group import command
 from compress.cli.guard import force_option, json_option, out_option, path_argument
 from compress.cli.live import LogFormat, shown, telling
-from compress.cli.options import LOADING, given, settings
+from compress.cli.options import LOADING, accepted, given, settings
 from compress.cli.terminal import say
 from compress.errors import BadInput, GateFailed
 from compress.recipe import Recipe
@@ -54,16 +54,18 @@ def run(
     Analyzes MODEL on the training images of --data, removes channels, refits what stays, fine-tunes, exports, and measures
     every stage with the same harness. Everything lands in the folder --out.
     """
+    recipe = recipe or nearest(model, out, flags["resume"])
+    # Several methods each have a recipe of their own.
+    settled = accepted(model, flags) if model and recipe is None and not flags["methods"] else given(flags)
     from compress import api
     from compress.cli.output import print_comparison, print_decision, print_json
 
-    recipe = recipe or nearest(model, out, flags["resume"])
     if flags["minimize"] is not None and recipe is None and (flags["target"] is not None or flags["max_drop"] is None):
         why = "with a --target there is nothing to look for" if flags["target"] is not None else "there is no --max-drop"
         say(f"Note: --minimize {flags['minimize']} has no effect, because {why}.", err=True)
     before = written(out) if flags["resume"] else None
     with broken_contract(out, quiet, as_json), shown(quiet, log_format) as progress:
-        done = cast(Any, api.run)(model, recipe=recipe, out=out, dry_run=dry_run, progress=progress, **given(flags))
+        done = cast(Any, api.run)(model, recipe=recipe, out=out, dry_run=dry_run, progress=progress, **settled)
     if before is not None and before == written(out):
         say(f"The run in {out} was finished already: nothing was done again.", err=True)
     if as_json:
