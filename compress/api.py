@@ -256,9 +256,7 @@ def analyze(
     if plan is not None and not probe:
         raise BadInput("--plan is only looked at by the probe. Add --probe, or leave --plan out.")
     made = read(Path(plan)) if isinstance(plan, str | Path) else plan
-    # All but the sensitivity train nothing.
-    looked_at = settings if sensitivity else {**settings, "epochs": 0}
-    context = context_of_any(model, looked_at, progress, parts=not (sensitivity or probe))
+    context = context_of_any(model, settings, progress, parts=not (sensitivity or probe))
     if sensitivity:
         return agreement(context)
     if probe:

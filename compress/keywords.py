@@ -73,7 +73,7 @@ class StepSettings(TypedDict, total=False):
     prune_of: Literal["remaining", "original"]
     rewind: int
     align: int | None
-    calibration: int | None
+    calibration: int
     reconstruct: int
     from_scratch: bool
     # fine-tuning

@@ -119,7 +119,7 @@ class Recipe(BaseModel):
         le=64,
         description="round channel counts to this multiple; without it: to 8 where that is faster by more than it is smaller",
     )
-    calibration: int | None = Field(None, ge=1, description="training images for the statistics; else 1000 to 4000, by --epochs")
+    calibration: int = Field(1000, ge=1, description="training images for the statistics")
     reconstruct: int = Field(0, ge=0, description="label-free block reconstruction steps per block")
     from_scratch: bool = Field(False, description="train the found architecture from fresh weights")
     # fine-tuning

@@ -12,7 +12,7 @@ import torch
 
 from compress.artifact import Artifact
 from compress.data import Data
-from compress.data.calibration import Calibration, enough
+from compress.data.calibration import Calibration
 from compress.data.room import Room, room
 from compress.graph.channels.solve import Group
 from compress.measure.latency import Timing
@@ -103,9 +103,7 @@ class Context:
     @property
     def calibration(self) -> Calibration:
         """The images that statistics and refits look at."""
-        there = len(self.data.train)
-        wanted = self.recipe.calibration or enough(self.recipe.epochs, there)
-        return Calibration(self.data.train, min(wanted, there), self.recipe.seed)
+        return Calibration(self.data.train, min(self.recipe.calibration, len(self.data.train)), self.recipe.seed)
 
     def room(self) -> Room:
         """The memory for what is held at once, and files in the scratch folder for the rest."""

@@ -12,11 +12,8 @@ import torch
 from runs import invoke, model_and_data
 from torch import nn
 
-import compress
 from compress import artifact
 from compress.artifact import Artifact
-from compress.data import calibration
-from compress.data.calibration import enough
 from compress.graph.trace.trace import trace
 from compress.measure.latency import Timing
 from compress.pipeline import sequence
@@ -102,33 +99,6 @@ def test_analysis_goes_over_the_images_for_the_stage_behind_it(
     monkeypatch.setattr(sequence, "_looking_ahead", tuple)
     # Statistics belong to the model and the images, whoever has counted them.
     assert run("each") == together and len(calls) == passes + ("magnitude" not in flags)
-
-
-@pytest.mark.parametrize(
-    ("epochs", "images", "looked_at"),
-    [(0, 50_000, 1000), (3, 40_000, 4000), (1, 40_000, 1600), (3, 1437, 1000), (0.25, 10**6, 4000)],
-)
-def test_more_images_are_looked_at_where_training_is_longer(epochs: float, images: int, looked_at: int):
-    assert enough(epochs, images) == looked_at
-
-
-def test_every_iteration_looks_at_the_images_of_the_whole_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    model_and_data(tmp_path)
-    monkeypatch.setattr(calibration, "FEWEST", 10)
-    counts, real = list[int](), refit.collect
-    monkeypatch.setattr(refit, "collect", lambda *a, **told: counts.append(told["images"]) or real(*a, **told))
-    how: dict[str, Any] = {
-        "data": tmp_path / "data.npz",
-        "target": "params=0.7",
-        "align": 1,
-        "export": (),
-        "out": tmp_path / "out",
-    }
-    compress.run(tmp_path / "model.pt", epochs=10, iterations=2, rounds=5, allow_doubtful=True, **how)
-    # 54 of the 60 images train, one in 25 of 540 that are seen.
-    assert counts == [22, 22]
-    compress.analyze(tmp_path / "model.pt", data=how["data"], timed=False)
-    assert counts[2:] == [10]  # which trains nothing
 
 
 def test_a_model_is_counted_once_whatever_its_notes_and_another_one_anew(monkeypatch: pytest.MonkeyPatch):

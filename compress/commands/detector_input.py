@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from compress.checkpoint.load.live_module import inside
 from compress.commands.steps import context_of
-from compress.data.calibration import FEWEST
 from compress.detection import wholes
 from compress.detection.coco import CocoImages, open_parts
 from compress.detection.set_prediction import Queries
@@ -105,7 +104,7 @@ def context_of_part(
     """What the part of a detector sees of images for training, and the part with that as its data."""
     asked = make(**{**settings, "model": IN_MEMORY})
     with seeded(asked.seed, torch.device("cpu")):
-        seen, proof = whole.seen(train, asked.calibration or FEWEST), whole.seen(test, TEST_SAMPLES)
+        seen, proof = whole.seen(train, asked.calibration), whole.seen(test, TEST_SAMPLES)
     given: Any = {"train": (seen, None), "test": (proof, None)}
     taken = {name: value for name, value in settings.items() if name not in OPENING}
     return seen, context_of(whole.part, given, taken, progress)[1]

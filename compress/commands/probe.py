@@ -119,7 +119,7 @@ def losses(artifact: Artifact, context: Context, like: Artifact | None = None) -
     _refuse_tokens(artifact.module)
     recipe, data, device = context.recipe, context.data, context.device
     hows = _geometries(like or artifact, context)
-    limits = (context.calibration.images, min(context.calibration.images, len(data.held_out)))
+    limits = (context.calibration.images, min(recipe.calibration, len(data.held_out)))
     decoders = {name: Decoder(hows[name], limits[0], recipe.seed) for name in places(artifact.module) if name in hows}
     model = _Watched(artifact.module, decoders, device)
     total, seen = torch.zeros(()), 0

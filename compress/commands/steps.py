@@ -22,7 +22,6 @@ from torch.optim import Optimizer
 
 from compress.artifact import Artifact, apply
 from compress.checkpoint.load.live_module import as_module, examples, in_memory, inside
-from compress.data.calibration import FEWEST
 from compress.detection import wholes
 from compress.edits import Edit, Plan
 from compress.errors import BadInput, PlanMismatch
@@ -115,7 +114,7 @@ def _removed(detector: wholes.Whole, data: object, settings: dict[str, Any], pro
     """`remove` in the part of a detector, which then goes back into it."""
     asked = make(**{name: value for name, value in settings.items() if name in ("calibration", "seed")})
     with seeded(asked.seed, torch.device("cpu")):
-        seen = detector.seen(data, asked.calibration or FEWEST)
+        seen = detector.seen(data, asked.calibration)
     recipe, context = context_of(detector.part, (seen, None), settings, progress)
     made = edited(detector.part, stage_of(recipe, "width"), replace(context, fitting=refit))
     return put_back(detector, made, seen)
@@ -251,7 +250,7 @@ def quantize(
     """
     _, context = context_of(model, data, dict(settings), progress)
     recipe, dense = context.recipe, context.dense.module
-    seen = batches(context.data.train, min(context.calibration.images, CALIBRATION_SAMPLES), recipe.seed)
+    seen = batches(context.data.train, min(recipe.calibration, CALIBRATION_SAMPLES), recipe.seed)
     ranges = qdq.ranges(values(dense, seen), recipe.calibrator)
     return _as_given(train_rounded(dense, ranges, symmetric, (), context), model)
 

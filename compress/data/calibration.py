@@ -15,27 +15,12 @@ from torch import Tensor
 from compress.data.splits import Batch, Split
 from compress.ranks import Ranks, Share
 
-FEWEST, MOST = 1000, 4000
-"""Images where nobody says how many: without training, and where training takes long."""
-_SEEN = 25
-"""An image costs statistics and reconstruction a few times what it costs training: with one in so many of those that training
-sees they take about a tenth of its time."""
 STATISTICS = 125
 """Images of a pass that adds up statistics of every layer."""
 ROWS = 250
 """Images of a pass that keeps the values of a layer for a least-squares fit."""
 MAPS = 32
 """Images of a pass that looks at every feature map, pixel by pixel."""
-
-
-def enough(epochs: float, images: int) -> int:
-    """How many pay where nobody says: more make a better start, and beside a long training they cost little.
-
-    Args:
-        epochs: of the training that follows.
-        images: there are for training.
-    """
-    return min(MOST, max(FEWEST, round(epochs * images / _SEEN)))
 
 
 @dataclass(frozen=True)

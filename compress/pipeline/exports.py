@@ -125,10 +125,9 @@ def write(
     name: str, of: Artifact, path: Path, recipe: Recipe, data: Data | None, metadata: Mapping[str, str]
 ) -> exporters.Exported:
     """One format of a model, compared on real inputs where there is data; in a process of its own unless it is ONNX."""
-    most = min(recipe.calibration or CALIBRATION_SAMPLES, CALIBRATION_SAMPLES)
     options: dict[str, Any] = {
         "opset": recipe.opset,
-        "calibration": [] if data is None else batches(data.train, most, recipe.seed),
+        "calibration": [] if data is None else batches(data.train, min(recipe.calibration, CALIBRATION_SAMPLES), recipe.seed),
         "calibrator": recipe.calibrator,
         "int8_error": recipe.int8_error,
         "batch": recipe.batch,
@@ -157,7 +156,7 @@ def after_qat(
     recipe, data = context.recipe, context.data
     started, name, before = time.perf_counter(), first.format, first.quality
     assert before is not None, "it has fewer bits than the model"
-    seen = batches(data.train, min(context.calibration.images, CALIBRATION_SAMPLES), recipe.seed)
+    seen = batches(data.train, min(recipe.calibration, CALIBRATION_SAMPLES), recipe.seed)
     # Ranges of the float model: the rounding stands where the file will have it.
     ranges = qdq.ranges(values(of.module, seen), recipe.calibrator)
 

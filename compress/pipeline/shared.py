@@ -42,8 +42,7 @@ class Shared:
 
     def for_run(self, recipe: Recipe, progress: Progress) -> tuple[Context, quality.Metric]:
         """What one run works on, as `prepare` gives it."""
-        images = recipe.calibration or self.context.calibration.images
-        settled = recipe.model_copy(update={"align": recipe.align or 1, "calibration": images})
+        settled = recipe.model_copy(update={"align": recipe.align or 1})
         return replace(self.context, recipe=settled, progress=progress), self.metric
 
 

@@ -96,7 +96,7 @@ def asked(context: Context, groups: Sequence[Group]) -> tuple[object, ...]:
     """What statistics of some groups depend on, beside the model."""
     recipe = context.recipe
     size = 0 if recipe.entropy == "pooled" else recipe.batch_size
-    return (id(context.data), context.calibration.images, recipe.seed, size, context.device, tuple(g.name for g in groups))
+    return (id(context.data), recipe.calibration, recipe.seed, size, context.device, tuple(g.name for g in groups))
 
 
 def _counted(artifact: Artifact, groups: Sequence[Group], states: bool, context: Context) -> Statistics:

@@ -47,8 +47,7 @@ class Iteration:
 
     def __call__(self, artifact: Artifact, context: Context) -> Artifact:
         recipe = context.recipe
-        # Images are those of the whole training, and the same in every iteration.
-        part: dict[str, object] = {"epochs": recipe.epochs / self.iterations, "calibration": context.calibration.images}
+        part: dict[str, object] = {"epochs": recipe.epochs / self.iterations}
         if recipe.target is not None:
             part["target"] = self._target(recipe.target, context.dense)
         return self.stage(artifact, replace(context, recipe=recipe.model_copy(update=part)))

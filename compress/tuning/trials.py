@@ -172,7 +172,7 @@ class Worker:
         chosen = narrowed(stages_of(recipe), replace(context, race=race, fitting=False))
         if chosen.module is context.dense.module:
             return chosen
-        few = {"calibration": min(context.calibration.images, _LOOKED_AT)}
+        few = {"calibration": min(recipe.calibration, _LOOKED_AT)}
         return refit.refitted(chosen, replace(context, recipe=context.recipe.model_copy(update=few)))
 
     def _share(self, recipe: Recipe, made: Artifact) -> float:
