@@ -31,6 +31,7 @@ from compress.pipeline.crew import connected
 from compress.ranks import ALONE, Ranks
 from compress.ranks.team import Team
 from compress.recipe import make
+from compress.refit import fit_activations
 from compress.stage import Context
 from compress.stages.reconstruct import Reconstruct
 from compress.training import train
@@ -164,10 +165,14 @@ def stages(ranks: Ranks) -> dict[str, Any]:
     cut = apply(Plan((Keep("0", 8, (0, 2, 5, 6, 7)),)), dense)
     one, many = (Reconstruct().found(cut, c).module for c in (context, shared))
     mask = torch.rand(8, 8, 3, 3) > 0.5
+    known = tuple(fit_activations.checked(dense.module, ["1", "3"]).values())
+    lines = [[sums.fit().slope for sums in fit_activations._sums(dense, known, c).values()] for c in (context, shared)]
     alone, several = (_train(dense.module, How("here", masks={"2": mask}), c).module for c in (context, shared))
     return {
         "apart": [apart(one, many), apart(alone, several)],
         "moved": [apart(cut.module, many), apart(dense.module, several)],
+        "lines": max(float((one - other).abs().max()) for one, other in zip(*lines, strict=True)),
+        "lines are": [len(slope) for slope in lines[1]],
         "masked": float(several.get_submodule("2").weight[~mask].abs().max()),
     }
 

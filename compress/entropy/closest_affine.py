@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from compress.ranks import Ranks
+
 _CONSTANT = 1e-12
 """Variance by squared mean below which an input is constant up to float32's rounding."""
 
@@ -51,19 +53,29 @@ class AffineSums:
         self.shift: tuple[Tensor, Tensor] | None = None
         self.sums = torch.zeros(5, 0, dtype=torch.float64)
 
+    def about(self, z: Tensor, a: Tensor) -> None:
+        """Take the shift from a batch, so that the squares below do not cancel (docstring); else that is the first one added."""
+        z, a = (t.detach().float().movedim(self.channel_dim, 1) for t in (z, a))
+        self.shift = _mean(z), _mean(a)
+        self.sums = torch.zeros(5, z.shape[1], dtype=torch.float64)
+
     def add(self, z: Tensor, a: Tensor) -> None:
         """Take in one batch of inputs and outputs of the activation."""
-        z, a = (t.detach().float().movedim(self.channel_dim, 1) for t in (z, a))
         if self.shift is None:
-            # Shifted by the first batch, so that the squares below do not cancel (docstring).
-            self.shift = _mean(z), _mean(a)
-            self.sums = torch.zeros(5, z.shape[1], dtype=torch.float64)
+            self.about(z, a)
+        assert self.shift is not None
+        z, a = (t.detach().float().movedim(self.channel_dim, 1) for t in (z, a))
         view = (1, -1, *[1] * (z.ndim - 2))
         z, a = (t - s.view(view) for t, s in zip((z, a), self.shift, strict=True))
         # Products are float32 and so is the sum within a sample; samples and batches are added in float64.
         parts = torch.stack([_per_sample(t) for t in (z, a, z * z, a * a, z * a)])
         self.sums += parts.cpu().double().sum(1)
         self.seen += z.numel() // z.shape[1]
+
+    def join(self, ranks: Ranks) -> None:
+        """Put together what every process has added, about the same shift; some may have added nothing."""
+        parts = ranks.gathered((self.sums, self.seen))
+        self.sums, self.seen = torch.stack([sums for sums, _ in parts]).sum(0), sum(seen for _, seen in parts)
 
     def fit(self) -> Fit:
         """The affine functions of least squares.

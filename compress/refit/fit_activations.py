@@ -22,6 +22,7 @@ from compress.edits import Linearize, Plan
 from compress.entropy.closest_affine import AffineSums, Fit
 from compress.errors import EmptyData, UnsupportedModel
 from compress.graph.linearize import Activation, activations, channels_at
+from compress.ranks import ALONE, Ranks, Share
 from compress.recipe import Recipe
 from compress.refit import refit
 from compress.refit.tape import needed_bytes
@@ -99,14 +100,7 @@ def fits(artifact: Artifact, context: Context, wanted: Sequence[str]) -> dict[st
         EmptyData: there are too few images for an affine function.
     """
     known = checked(artifact.module, wanted)
-    sums = affine_sums(
-        # Streaming, as the values of all activations at once would not fit into memory.
-        artifact.module,
-        context.calibration.inputs(min(STATISTICS, context.room().images(2 * needed_bytes(artifact.module)))),
-        tuple(known.values()),
-        context.device,
-        lambda seen: context.progress("fit activations", min(seen / max(context.calibration.images, 1), 1.0), ""),
-    )
+    sums = context.together(_sums, artifact, tuple(known.values()))
     few = next((path for path in known if path not in sums or sums[path].seen < _FEWEST), None)
     if few is not None:
         seen = sums[few].seen if few in sums else 0
@@ -117,20 +111,50 @@ def fits(artifact: Artifact, context: Context, wanted: Sequence[str]) -> dict[st
     return {path: sums[path].fit() for path in known}
 
 
+def _sums(artifact: Artifact, wanted: Sequence[Activation], context: Context) -> dict[str, AffineSums]:
+    """Of all calibration images, each process's share of them added to those of the others."""
+    # Streaming, as the values of all activations at once would not fit into memory.
+    fits_in = context.room().images(2 * needed_bytes(artifact.module))
+    size, ranks = min(STATISTICS, *context.ranks.gathered(fits_in)), context.ranks
+    return affine_sums(
+        artifact.module,
+        context.calibration.inputs(size, share=context.calibration.share(ranks, size)),
+        wanted,
+        context.device,
+        lambda seen: context.progress("fit activations", min(seen * ranks.count / max(context.calibration.images, 1), 1.0), ""),
+        context.calibration.inputs(size, share=Share(range(1), frozenset())) if ranks.count > 1 else (),
+        ranks,
+    )
+
+
 def affine_sums(
     module: GraphModule,
     batches: Iterable[tuple[Tensor, ...]],
     wanted: Sequence[Activation],
     device: torch.device,
     progress: Callable[[int], None] = lambda seen: None,
+    about: Iterable[tuple[Tensor, ...]] = (),
+    ranks: Ranks = ALONE,
 ) -> dict[str, AffineSums]:
-    """What affine functions are fitted to, by path; `progress` is told the number of images seen."""
+    """What affine functions are fitted to, by path.
+
+    Args:
+        module: the model; not changed.
+        batches: of the images, or this process's share of them.
+        wanted: activations of the model.
+        device: where it runs.
+        progress: told the number of images seen.
+        about: a batch whose means the sums are taken about, the same in every process; by default the first of `batches`.
+        ranks: the processes that share the images.
+    """
     module = observed(module, device)
     sums: dict[str, AffineSums] = {}
+    adding = False
 
     def watching(activation: Activation) -> Callable[..., None]:
         def hook(part: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            sums.setdefault(activation.path, AffineSums(activation.axis)).add(args[0], output)
+            one = sums.setdefault(activation.path, AffineSums(activation.axis))
+            (one.add if adding else one.about)(args[0], output)
 
         return hook
 
@@ -138,10 +162,16 @@ def affine_sums(
         module.get_submodule(activation.path).register_forward_hook(watching(activation))
     seen = 0
     with torch.no_grad():
+        for inputs in about:
+            module(*(x.to(device) for x in inputs))
+        adding = True
         for inputs in batches:
             module(*(x.to(device) for x in inputs))
             seen += len(inputs[0])
             progress(seen)
+    if ranks.count > 1:
+        for one in sums.values():
+            one.join(ranks)
     return sums
 
 
