@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from test_detectors import IMAGES, TARGETS, tiny
+from test_detectors import IMAGES, TARGETS, Maps, tiny
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+from torchvision.models.detection import FCOS
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import FeaturePyramidNetwork
 
 import compress
 from compress.cli.main import cli
@@ -31,9 +35,27 @@ def coco(folder: Path, count: int = 6) -> CocoImages:
     return open_coco(draw(folder, count=count, size=64))
 
 
-def test_the_whole_way_leaves_a_smaller_detector_its_file_and_a_report(tmp_path: Path):
+class Pyramid(nn.Module):
+    out_channels = 32  # as many as the groups of the norms in the heads
+
+    def __init__(self):
+        super().__init__()
+        self.maps, self.fpn = Maps(), FeaturePyramidNetwork([24, 16], 32)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return self.fpn(self.maps(x))
+
+
+def tiny_fcos() -> FCOS:
+    torch.manual_seed(0)
+    anchors = AnchorGenerator(((8,), (16,)), ((1.0,), (1.0,)))
+    return FCOS(Pyramid(), 4, min_size=64, max_size=64, anchor_generator=anchors)
+
+
+@pytest.mark.parametrize("made_by", [tiny, tiny_fcos])
+def test_the_whole_way_leaves_a_smaller_detector_its_file_and_a_report(made_by: Callable[[], nn.Module], tmp_path: Path):
     pytest.importorskip("pycocotools")
-    detector = tiny().eval()
+    detector = made_by().eval()
     parts = {"train": coco(tmp_path / "a", 8), "test": coco(tmp_path / "b")}
     settings = {"epochs": 1, "batch_size": 4, "rounds": 5, "calibration": 8, "method": "magnitude", "threads": 1}
     with pytest.warns(CompressWarning, match="finds next to nothing"):  # as it stands on standard error at a shell, also with -q

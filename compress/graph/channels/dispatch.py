@@ -180,6 +180,8 @@ def _moving_module(s: State, node: Node, m: Any, x: Tensor, found: list[Tensor])
 
 def _method(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     name, x = str(node.target), args[0]
+    if name in ("expand", "expand_as") and (out := _expanded(s, node, x, args, kwargs)) is not None:
+        return out
     if name in operations.SIZED_METHODS:
         # Atoms are expanded views, which only reshape takes; on the activations themselves view and reshape agree.
         move = getattr(x, "reshape" if name == "view" else name)
@@ -207,6 +209,16 @@ def _method(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     if name == "repeat_interleave":
         return op_rules.repeated(s, node, args, kwargs)
     return unknown(s, node, tensors_in((args, kwargs)))
+
+
+def _expanded(s: State, node: Node, x: Tensor, args: Args, kwargs: Kwargs) -> Tensor | None:
+    if node.target == "expand_as":
+        return op_rules.expanded(s, node, x, argument(args, kwargs, 1, "other"))
+    given = node.args[1] if len(node.args) == 2 else node.args[1:]
+    out = op_rules.expanded(s, node, x, given) if isinstance(given, Node | tuple | list) else None
+    if out is not None:
+        s.sized[node.name] = Sized(x, out, args, kwargs)
+    return out
 
 
 def _function(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:

@@ -193,6 +193,35 @@ def sized(s: State, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     return out
 
 
+def expanded(s: State, node: Node, x: Tensor, sizes: Any) -> Tensor | None:
+    """One entry for all that is given the sizes of another tensor: along that one's channels it stays, as a gate of one map does.
+
+    Args:
+        s: the solver's state.
+        node: the call.
+        x: what is expanded.
+        sizes: the other tensor, or one node or several that give sizes.
+
+    Returns:
+        What comes out, one atom for each of those channels; None where no size is known to count channels, or x has some itself.
+    """
+    shape = tuple(node.meta["shape"])
+    if isinstance(sizes, Tensor):
+        counts = [[(sizes, d)] for d in range(sizes.ndim)]
+    elif isinstance(sizes, Node):
+        counts = s.shapes.get(sizes, [])
+    else:
+        counts = [s.counts.get(size, []) if isinstance(size, Node) else [] for size in sizes]
+    if len(counts) != len(shape) or varying(x):
+        return None
+    for axis, found in enumerate(counts):
+        of, dim = found[0] if len(found) == 1 else ("", 0)
+        if isinstance(of, Tensor) and varying(of) == [dim] and of.shape[dim] == shape[axis]:
+            s.atoms.freeze(x, f"{where(node)} broadcasts it over channels")
+            return shaped(along(of, dim), shape, axis)
+    return None
+
+
 def shaped_as(s: State, x: Tensor, other: Tensor) -> Tensor:
     """A reshape whose sizes are those of another tensor: both lose the same channels."""
     out = x.reshape(other.shape)

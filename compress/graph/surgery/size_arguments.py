@@ -187,9 +187,10 @@ def _rewrite_sizes(node: Node, sized: Sized, stays: Tensor, counted: frozenset[s
         given = plain = (-1, *sized.out.shape[1:])
     counts = _counts(sized.out, stays)
     new: list[Any] = []
+    own = {d + sized.out.ndim - sized.into.ndim for d in range(sized.into.ndim) if differs(sized.into, d)}
     for d, (now, size) in enumerate(zip(given, plain, strict=True)):
-        # expand takes -1 for "as it is", which is right for any number of channels.
-        if size == -1 or (expands and d in counts):
+        # expand takes -1 for "as it is", which is right for any number of channels that are expanded along other axes.
+        if size == -1 or (expands and d in counts and d in own):
             new.append(-1)
         else:
             new.append(counts.get(d, size if _depends(now, counted) else now))
