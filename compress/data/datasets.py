@@ -22,6 +22,9 @@ from compress.data.targets import Converted, meaning
 from compress.errors import BadInput, EmptyData
 from compress.user import code, files
 
+_RUNS_CODE = ("LSUN", "LSUNClass")
+"""Data sets that unpickle whatever lies in the current folder under a certain name."""
+
 
 def open_torchvision(text: str, settings: Settings, shape: tuple[int, ...] | None) -> Source:
     """`NAME@DIR`: a data set class of torchvision whose files are in DIR; nothing is downloaded.
@@ -33,12 +36,16 @@ def open_torchvision(text: str, settings: Settings, shape: tuple[int, ...] | Non
 
     name, _, folder = text.partition("@")
     maker: Any = getattr(datasets, name, None)
-    if name and not inspect.isclass(maker):
+    if name and (not inspect.isclass(maker) or maker is datasets.VisionDataset):
         close = difflib.get_close_matches(name, datasets.__all__, 3)
         hint = f"Did you mean {' or '.join(close)}?" if close else "Give one such as torchvision:CIFAR10@DIR."
         raise BadInput(f"torchvision has no data set '{name}'. {hint}")
     if not name or not folder:
         raise BadInput(f"The data is 'torchvision:{text}'; needed is torchvision:NAME@DIR, such as torchvision:CIFAR10@data.")
+    if name in _RUNS_CODE:
+        raise BadInput(
+            f"torchvision:{name} would run code that a file in the current folder holds. Give your own factory, module:function."
+        )
     files.source(folder)
     known = inspect.signature(maker.__init__).parameters
     choices = [("train", {"train": True}), ("test", {"train": False})]
@@ -49,10 +56,11 @@ def open_torchvision(text: str, settings: Settings, shape: tuple[int, ...] | Non
     for part, options in choices:
         try:
             found[part] = maker(**{"root": folder, **options})
-        except (RuntimeError, FileNotFoundError, ValueError, TypeError) as error:
+        except Exception as error:  # files of strangers, looked at by code of others
             if part == "train":
+                why = str(error).strip().splitlines() or [type(error).__name__]
                 raise BadInput(
-                    f"torchvision:{name} does not open in {folder} ({error}). Download it there once, or correct DIR."
+                    f"torchvision:{name} does not open in {folder} ({why[0]}). Download it there once, or correct DIR."
                 ) from error
     arrays = _arrays(found)
     if arrays is None:

@@ -39,6 +39,10 @@ PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 
 
+_LARGEST = 1e6
+"""Of a mean, and of a standard deviation or its inverse."""
+
+
 class AugmentSettings(BaseModel):
     """Section [augment]."""
 
@@ -96,6 +100,11 @@ class Settings(BaseModel):
             raise ValueError("mean and std go together, with one value per channel each")
         if self.std is not None and min(self.std) <= 0:
             raise ValueError("every std must be above 0")
+        # Beyond that, what is normalized is infinite or all the same.
+        if not all(abs(x) <= _LARGEST for x in (*(self.mean or ()), *(self.std or ()), *(1 / s for s in self.std or ()))):
+            raise ValueError(f"mean is a number up to {_LARGEST:.0e}, and std one between {1 / _LARGEST:.0e} and that")
+        if self.size is not None and min(self.size) < 1:
+            raise ValueError("the size is a number of pixels above 0, or [height, width]")
         if self.mean is not None and self.normalize is not None:
             raise ValueError("give either normalize or mean and std")
         return self

@@ -29,6 +29,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from compress.errors import UnsupportedModel
 from compress.measure.counting import counter, passed_over, plain_kernels
 
 
@@ -93,7 +94,13 @@ def cost(module: GraphModule, inputs: tuple[Tensor, ...]) -> Cost:
             steps.count(fake)
     except Exception:  # a leaf that looks at values (nonzero, item) has no shapes without them: run it for real, once
         steps = _Steps(module, counter(), None)
-        steps.count(tuple(x.to(_device(module, x)) for x in example))
+        try:
+            steps.count(tuple(x.to(_device(module, x)) for x in example))
+        except (RuntimeError, ValueError, TypeError) as error:
+            why = str(error).strip().splitlines()[0]
+            raise UnsupportedModel(
+                f"The model does not run on an input of its own shape ({why}). Mend that layer, or save the model again."
+            ) from error
     tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}  # by identity: a shared tensor is stored once
     return Cost(
         params=sum(p.numel() for p in module.parameters()),

@@ -42,11 +42,16 @@ def drawn(output: Tensor, task: str, generator: torch.Generator) -> Tensor | Non
     """Labels drawn from the model's own probabilities; None where the outputs (n, k) are none.
 
     Drawn on the CPU, so that the same labels are drawn on every device.
+
+    Raises:
+        BadInput: scores of a model that are NaN or infinite.
     """
     if task == "multilabel":
         return torch.bernoulli(output.detach().sigmoid().cpu(), generator=generator).to(output.device)
     if classes(output, task):
         chances = scores(output).detach().softmax(1).cpu()
+        if not bool(chances.isfinite().all()):
+            raise BadInput("The model gives NaN or infinite scores. Look for damaged weights, or data it was not trained on.")
         return torch.multinomial(chances, 1, generator=generator)[:, 0].to(output.device)
     return None
 

@@ -21,7 +21,8 @@ from compress.user import code
 
 NAMED = ("torchvision:", "timm:", "hf:")
 """What names an architecture of a library, and runs no code of the user's."""
-_WEIGHTS = ("weights", "pretrained", "checkpoint_path")
+_WEIGHTS = ("weights", "pretrained", "checkpoint")
+"""What arguments begin with by which torchvision and timm take trained weights, of a part, too (`weights_backbone`)."""
 
 
 def build(arch: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -34,7 +35,8 @@ def build(arch: str, arguments: Mapping[str, Any]) -> nn.Module:
     Raises:
         BadInput: no such name, or the factory fails or gives no module.
     """
-    if clash := [name for name in _WEIGHTS if arguments.get(name)]:
+    named = arch.startswith(NAMED)
+    if clash := [name for name in arguments if arguments[name] and (name.startswith(_WEIGHTS) if named else name in _WEIGHTS)]:
         # A download at load would be a surprise, and the file's weights would replace it anyway.
         raise BadInput(f"--arch-kwargs gives {clash[0]}, but the weights come from the model file. Leave {clash[0]} out.")
     folder = str(Path(arch.rpartition(":")[0]).resolve().parent)

@@ -274,11 +274,22 @@ def refusal(module: nn.Module, inputs: Sequence[Tensor], of_data: OfData) -> Bad
     return BadInput(f"The data gives inputs of {shapes}, {expected}. {remedy} the data it was trained on.")
 
 
+_SAID = 2**23
+"""Values of an input whose shape only the file tells: a picture of 1,600 pixels a side."""
+
+
 def _known_shapes(module: nn.Module) -> tuple[Shape, ...]:
     """Input shapes without the batch that a stored graph remembers."""
     nodes = list(module.graph.nodes) if isinstance(module, GraphModule) else []
-    shapes = [cast(Shape | None, node.meta.get("shape")) for node in nodes if node.op == "placeholder"]
-    return tuple(shape[1:] for shape in shapes if shape)
+    noted = [cast(Shape | None, node.meta.get("shape")) for node in nodes if node.op == "placeholder"]
+    shapes = tuple(shape[1:] for shape in noted if shape)
+    # Said by a file, of a few kilobytes perhaps; who types a shape means it.
+    if any(min(shape, default=1) < 1 or math.prod(shape) > _SAID for shape in shapes):
+        raise BadInput(
+            f"The file says that the model's inputs are {by(shapes)}; taken from a file are sizes of up to {_SAID} values. Say "
+            "the shape with --input-shape CxHxW."
+        )
+    return shapes
 
 
 def example_inputs(shapes: Sequence[Shape]) -> tuple[Tensor, ...]:

@@ -75,9 +75,7 @@ def scan(file: IO[bytes]) -> Scan:
     for count, (opcode, argument) in enumerate(opcodes(file)):
         name = opcode.name
         if name not in _SUPPORTED:
-            found.problem = (
-                found.problem or f"it is of pickle protocol {found.protocol} ({name}), and torch.save writes protocol 2"
-            )
+            found.problem = found.problem or f"it holds what torch.save does not write ({name}, pickle protocol {found.protocol})"
         if name == "PROTO":
             found.protocol = int(argument or 0)
         large += isinstance(argument, int) and abs(argument) >= _LARGE

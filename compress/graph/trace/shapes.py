@@ -23,6 +23,10 @@ from compress.graph import operations
 from compress.graph.names import submodules
 
 MAX_VALUES = 2**31
+"""Of an input whose shape somebody typed."""
+SAFE_VALUES = 2**28
+"""Of anything that is made of an input, or more where the input itself has so many."""
+_WIDER = 32  # a first layer of 64 channels makes 21 values of each of a picture's
 
 
 def note_shapes(root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> None:
@@ -76,7 +80,7 @@ def _without_data(root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> 
     look_up: Callable[[Node], Any] = values.__getitem__
     # By every name: a module that is shared is called under each of them.
     modules = dict(submodules(root, again=True))
-    given = iter(inputs)
+    given, most = iter(inputs), SAFE_VALUES
     with torch.no_grad():
         for node in graph.nodes:
             target: Any = node.target
@@ -95,8 +99,9 @@ def _without_data(root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> 
                 else:
                     value = args[0] if node.op == "output" else getattr(args[0], target)(*args[1:], **kwargs)
             values[node] = value
+            most = max(most, _WIDER * value.numel()) if node.op == "placeholder" and isinstance(value, Tensor) else most
             node.meta["shape"], node.meta["boolean"] = shape_of(value), _boolean(value)
-            _refuse_too_large(node, value)
+            _refuse_too_large(node, value, most)
 
 
 def _refuse_endless(node: Node, args: tuple[Any, ...]) -> None:
@@ -119,11 +124,11 @@ def _refuse_fractions(part: Any, args: tuple[Any, ...]) -> None:
         raise TypeError("a table is looked up at whole numbers")
 
 
-def _refuse_too_large(node: Node, value: Any) -> None:
+def _refuse_too_large(node: Node, value: Any, most: int) -> None:
     # Before anything is run on data: a file of a few kilobytes may ask for a picture of a million pixels a side.
-    if isinstance(value, Tensor) and value.numel() > MAX_VALUES:
+    if isinstance(value, Tensor) and value.numel() > most:
         raise BadInput(
-            f"The model makes {value.numel()} values at '{node.name}' for a single input; at most {MAX_VALUES} are worked "
+            f"The model makes {value.numel()} values at '{node.name}' for a single input; at most {most} are worked "
             "with. Give smaller inputs, or take the model from a source you trust."
         )
 

@@ -1,0 +1,115 @@
+"""Small files that ask for much, and layers that cannot run: refused in a sentence, before memory or time is spent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from compress.checkpoint.load.architectures import build
+from compress.checkpoint.load.model import open_artifact
+from compress.data import open_data, settings
+from compress.errors import BadInput, CompressError
+from tests.attacks.names import graph_with, small
+from tests.runs import invoke
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("layer", "name", "value"),
+    [
+        (1, "eps", "x"),
+        (1, "eps", -5.0),
+        (0, "padding", (-3, -3)),
+        (0, "dilation", (0, 0)),
+        (2, "p", float("nan")),
+    ],
+)
+def test_a_layer_that_does_not_run_is_told_and_no_internal_failure(layer: int, name: str, value: Any):
+    net = small()
+    if name == "p":
+        net[2] = nn.Dropout()
+    vars(net[layer])[name] = value
+    torch.save(net, "model.pt")
+    result = invoke("explain", "model.pt", "--input-shape", "3x8x8")
+    # A dilation of 0 is told where it runs.
+    assert result.exit_code in ((0, 2, 4) if name == "dilation" else (2, 4)) and "Internal" not in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("shape", [[1, 1, 8, 5_000_000], [1, 3, 20_000, 20_000], [1, 3, -1, 8], [1, 3, 10**18, 8], [1, 3, 0, 8]])
+def test_the_size_of_an_input_that_only_a_file_tells_is_believed_within_bounds(shape: list[int]):
+    graph_with(Path("model.compressed"), lambda document: document["nodes"][0].update(shape=shape))
+    with pytest.raises(BadInput, match=r"taken from a file are sizes of up to \d+ values\. Say the shape with --input-shape"):
+        open_artifact("model.compressed")
+    assert open_artifact("model.compressed", input_shapes=[(3, 8, 8)]).inputs[0].shape == (1, 3, 8, 8)
+
+
+def test_what_a_model_makes_of_a_small_input_is_bounded_and_more_of_a_large_one_is_not():
+    net = small()
+    net[2] = nn.ZeroPad2d(5000)
+    torch.save(net, "model.pt")
+    with pytest.raises(BadInput, match=r"values at '_?\w+' for a single input; at most 268435456 are worked with"):
+        open_artifact("model.pt", input_shapes=[(3, 16, 16)])
+    wide = nn.Sequential(nn.Conv2d(1, 20, 1), nn.AdaptiveAvgPool2d(1)).eval()
+    torch.save(wide, "wide.pt")
+    assert open_artifact("wide.pt", input_shapes=[(1, 4000, 4000)]).cost.macs == 20 * 4000**2
+
+
+@pytest.mark.parametrize("arguments", [{"weights_backbone": "DEFAULT"}, {"weights": "DEFAULT"}, {"pretrained_backbone": True}])
+def test_no_argument_of_a_library_loads_weights(arguments: dict[str, Any]):
+    with pytest.raises(BadInput, match=r"the weights come from the model file"):
+        build("torchvision:fcn_resnet50", arguments)
+    with pytest.raises(BadInput, match=r"the weights come from the model file"):
+        build("timm:resnet18", arguments)
+
+
+def test_a_data_set_that_unpickles_what_lies_around_is_refused():
+    Path("lsun").mkdir()
+    with pytest.raises(BadInput, match="would run code"):
+        open_data("torchvision:LSUN@lsun")
+
+
+@pytest.mark.parametrize("name", ["VisionDataset", "MNIST", "ImageNet"])
+def test_a_data_set_that_does_not_open_is_a_sentence(name: str):
+    Path("d/MNIST/processed").mkdir(parents=True)
+    for file in ("training.pt", "test.pt"):
+        (Path("d/MNIST/processed") / file).write_bytes(b"cos\nsystem\n(S'mkdir it-ran'\ntR.")
+    with pytest.raises(BadInput, match=r"does not open in d|no data set"):
+        open_data(f"torchvision:{name}@d")
+    assert not Path("it-ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"size": -5}, "number of pixels above 0"),
+        ({"size": (0, 0)}, "number of pixels above 0"),
+        ({"mean": (float("nan"),), "std": (1.0,)}, "mean is a number up to"),
+        ({"mean": (1e30,), "std": (1.0,)}, "mean is a number up to"),
+        ({"mean": (0.0,), "std": (1e-30,)}, "std one between"),
+    ],
+)
+def test_a_description_of_data_that_makes_no_sense_is_told(values: dict[str, Any], said: str):
+    with pytest.raises(BadInput, match=said):
+        settings.make(**values)
+
+
+def test_scores_that_are_no_numbers_are_told():
+    net = small()
+    net[2] = nn.Threshold(0.0, float("nan"))
+    torch.save(net, "model.pt")
+    random = np.random.default_rng(0)
+    np.savez("data.npz", x=random.standard_normal((40, 3, 8, 8)).astype(np.float32), y=np.arange(40) % 2)
+    with pytest.raises(CompressError, match="NaN or infinite scores"):
+        import compress
+
+        compress.analyze("model.pt", data="data.npz", timed=False)
