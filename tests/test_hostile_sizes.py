@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import EpsImagePlugin
 from torch import nn
 
 from compress.checkpoint.load.architectures import build
@@ -76,6 +78,19 @@ def test_a_data_set_that_unpickles_what_lies_around_is_refused():
     Path("lsun").mkdir()
     with pytest.raises(BadInput, match="would run code"):
         open_data("torchvision:LSUN@lsun")
+
+
+def test_no_picture_of_a_data_set_starts_another_program(monkeypatch: pytest.MonkeyPatch):
+    asked: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", "sh")
+    monkeypatch.setattr(subprocess, "check_call", lambda *told, **_: asked.append(told))
+    for number in range(12):
+        path = Path(f"pictures/{'ab'[number % 2]}/{number}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(BadInput, match="Ghostscript"):
+        open_data("torchvision:ImageFolder@pictures")
+    assert not asked and EpsImagePlugin.gs_binary == "sh"
 
 
 @pytest.mark.parametrize("name", ["VisionDataset", "MNIST", "ImageNet"])

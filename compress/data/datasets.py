@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import EpsImagePlugin
 from torch import Tensor
 
 from compress.data.arrays import open_arrays
@@ -21,6 +22,29 @@ from compress.data.stores import Items, Store, Stored, to_tensor
 from compress.data.targets import Converted, meaning
 from compress.errors import BadInput, EmptyData
 from compress.user import code, files
+
+
+class _ByPillowAlone:
+    """A data set whose pictures are read by Pillow alone: for PostScript, whatever a file is called, it starts Ghostscript."""
+
+    def __init__(self, items: Any):
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, number: int) -> Any:
+        before, EpsImagePlugin.gs_binary = EpsImagePlugin.gs_binary, False
+        try:
+            return self._items[number]
+        finally:
+            EpsImagePlugin.gs_binary = before
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_items":  # not there yet while a process of a pool unpickles this
+            raise AttributeError(name)
+        return getattr(self._items, name)
+
 
 _RUNS_CODE = ("LSUN", "LSUNClass")
 """Data sets that unpickle whatever lies in the current folder under a certain name."""
@@ -64,6 +88,7 @@ def open_torchvision(text: str, settings: Settings, shape: tuple[int, ...] | Non
                 ) from error
     arrays = _arrays(found)
     if arrays is None:
+        found = {part: _ByPillowAlone(items) for part, items in found.items()}
         return from_datasets(found, settings, shape, f"torchvision:{name}", name.lower())
     source = open_arrays(arrays, settings, shape, f"torchvision:{name}")
     names = settings.classes or tuple(getattr(found["train"], "classes", ())) or source.classes
@@ -130,7 +155,13 @@ def from_datasets(
     """
     if not len(found["train"]):
         raise EmptyData(f"{where} has no training sample: its length is 0.")
-    item = found["train"][0]
+    try:
+        item = found["train"][0]
+    except (BadInput, MemoryError):
+        raise
+    except Exception as error:  # code of others, on files of others
+        told = (str(error).strip() or "no message").splitlines()[0][:160]
+        raise BadInput(f"{where} raises at its first item ({type(error).__name__}: {told}). Correct it.") from error
     pair = isinstance(item, tuple | list) and len(item) == 2
     first = item[0] if pair else item
     several = isinstance(first, tuple | list)
