@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,18 @@ def test_what_a_model_makes_of_a_small_input_is_bounded_and_more_of_a_large_one_
     wide = nn.Sequential(nn.Conv2d(1, 20, 1), nn.AdaptiveAvgPool2d(1)).eval()
     torch.save(wide, "wide.pt")
     assert open_artifact("wide.pt", input_shapes=[(1, 4000, 4000)]).cost.macs == 20 * 4000**2
+
+
+@pytest.mark.parametrize("name", ["model.pt", "weights.safetensors"])
+@pytest.mark.parametrize("size", [b"\x80" + 3 * b"\0" + 8 * b"\xff", b"\x80" + 11 * b"\x7f", 12 * b"\xff"])
+def test_an_archive_whose_part_lies_beyond_any_file_is_refused(name: str, size: bytes):
+    header = bytearray(tarfile.TarInfo("pickle").tobuf())
+    header[124:136] = size
+    header[148:156] = 8 * b" "
+    header[148:156] = b"%06o\0 " % sum(header)
+    Path(name).write_bytes(bytes(header) + bytes(1024))
+    with pytest.raises(BadInput):
+        open_artifact(name, input_shapes=[(3, 8, 8)])
 
 
 @pytest.mark.parametrize("arguments", [{"weights_backbone": "DEFAULT"}, {"weights": "DEFAULT"}, {"pretrained_backbone": True}])

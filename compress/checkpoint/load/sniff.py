@@ -125,7 +125,7 @@ def _is_tar(path: Path) -> bool:
     try:
         with tarfile.open(path, "r:"):
             return True
-    except tarfile.TarError:
+    except (tarfile.TarError, ValueError, OverflowError):
         return False
 
 
@@ -133,7 +133,7 @@ def _tar(path: Path) -> Kind:
     try:
         with tarfile.open(path, "r:") as archive:  # uncompressed, as torch wrote them: what is read is never more than the file
             names = set(archive.getnames())
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:  # sizes beyond any file
         raise BadInput(f"The model file {path} is truncated or damaged ({error}). Copy or download it again.") from error
     if {"pickle", "storages", "tensors"} <= names:
         return Kind.TAR
