@@ -6,11 +6,12 @@ stages. A new method is a line here and, where it decides something new, a file 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from compress.errors import extra
+from compress.errors import BadInput, extra
 
 CHANNELS_TARGET, WEIGHTS_TARGET = "macs=0.5", "weights=0.1"
 """What is asked for by default, of a method that removes channels and of one that masks single weights."""
@@ -168,3 +169,16 @@ METHODS: dict[str, Method] = {
     ),
 }
 """By the name that --method takes."""
+
+
+def method(name: str) -> Method:
+    """A method of the table.
+
+    Raises:
+        BadInput: no such method.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    close = difflib.get_close_matches(name, METHODS, 1)
+    meant = f" Did you mean {close[0]}?" if close else ""
+    raise BadInput(f"The method is '{name}'; known are {', '.join(METHODS)}.{meant} See 'compress methods'.")

@@ -137,7 +137,13 @@ def test_help_answers_in_half_a_second_and_without_torch():
 
 
 @pytest.mark.parametrize(
-    "wrong", ["run model.pt --epochs -1", "run model.pt --iterations 2 --epochs 0", "plan model.pt --target macs=7"]
+    "wrong",
+    [
+        "run model.pt --epochs -1",
+        "run model.pt --iterations 2 --epochs 0",
+        "plan model.pt --target macs=7",
+        "run model.pt --method entropc",
+    ],
 )
 def test_settings_that_no_recipe_accepts_are_refused_without_torch(wrong: str, tmp_path: Path):
     (tmp_path / "model.pt").write_bytes(b"opened by nobody")

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from compress.cli.guard import Command, Decorator
 from compress.cli.terminal import say
 from compress.errors import BadInput
+from compress.method_table import method
 from compress.recipe import RENAMED, RENAMED_UNITS, RENAMED_VALUES, Recipe, make
 
 LOADING = ("arch", "arch_kwargs", "trust_pickle", "trust_recipe", "weights_entry", "output", "input_shape")
@@ -96,7 +97,7 @@ def accepted(model: str, flags: dict[str, Any]) -> dict[str, Any]:
         BadInput: a value out of range, or settings that do not go together.
     """
     typed = given(flags)
-    make(**{name: value for name, value in typed.items() if name in Recipe.model_fields}, model=model)
+    method(make(**{name: value for name, value in typed.items() if name in Recipe.model_fields}, model=model).method)
     return typed
 
 

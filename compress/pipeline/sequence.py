@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 
 from compress.errors import BadInput
-from compress.method_table import METHODS, Named, Step
+from compress.method_table import Named, Step, method
 from compress.recipe import Recipe
 from compress.stage import Stage
 from compress.stages.analyze import Analyze
@@ -40,12 +39,8 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     Raises:
         BadInput: no such method.
     """
-    if recipe.method not in METHODS:
-        close = difflib.get_close_matches(recipe.method, METHODS, 1)
-        meant = f" Did you mean {close[0]}?" if close else ""
-        raise BadInput(f"The method is '{recipe.method}'; known are {', '.join(METHODS)}.{meant} See 'compress methods'.")
     # Replay first, for every method: a plan that is given comes before what the method decides.
-    every: tuple[Stage, ...] = (Replay(), *map(made, METHODS[recipe.method].steps))
+    every: tuple[Stage, ...] = (Replay(), *map(made, method(recipe.method).steps))
     stages = [stage for stage in every if stage.needed(recipe)]
     if recipe.order != "width-depth":
         stages = _exchanged(stages) if recipe.order == "depth-width" else _tried(stages)
