@@ -103,7 +103,7 @@ def _run(folder: Path, seconds: float, memory: int) -> str:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "TMPDIR": str(folder)}
     with (folder / "log").open("wb") as log:
         child = subprocess.Popen(
-            tied([sys.executable, "-m", "exporters.isolated_child", str(folder)]),
+            tied([sys.executable, "-P", "-m", "exporters.isolated_child", str(folder)]),
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
         )  # fmt: skip
         deadline = time.monotonic() + seconds

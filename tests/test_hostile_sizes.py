@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,15 @@ import torch
 from PIL import EpsImagePlugin
 from torch import nn
 
-from compress.checkpoint.load.architectures import build
+import exporters
+from compress.checkpoint.load.architectures import accepts, build
 from compress.checkpoint.load.model import open_artifact
 from compress.data import open_data, settings
 from compress.errors import BadInput, CompressError
 from tests.attacks.names import graph_with, small
 from tests.runs import invoke
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -106,12 +112,37 @@ def test_no_picture_of_a_data_set_starts_another_program(monkeypatch: pytest.Mon
     assert not asked and EpsImagePlugin.gs_binary == "sh"
 
 
+@pytest.mark.parametrize("arch", ["timm:resnet18", "hf:.", "resnet18"])
+def test_a_library_is_none_that_lies_in_the_current_folder(arch: str, here: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", str(here))])
+    for library in ("timm", "transformers"):
+        monkeypatch.delitem(sys.modules, library, raising=False)
+        (here / f"{library}.py").write_text("import pathlib\npathlib.Path('it-ran').mkdir()\n")
+    for asked in (lambda: build(arch, {}), lambda: accepts(arch, "anything")):
+        with suppress(CompressError):
+            asked()
+    assert not (here / "it-ran").exists()
+
+
+@pytest.mark.parametrize("package", ["exporters", "numpy"])
+def test_a_measurement_runs_nothing_of_the_current_folder(package: str, here: Path):
+    exporters.export("onnx", small(), (torch.zeros(1, 3, 8, 8),), here / "model.onnx")
+    (here / package).mkdir()
+    (here / package / "__init__.py").write_text("import pathlib\npathlib.Path('it-ran').mkdir()\n")
+    # As the console script: without the current folder in front.
+    words = ["-P", "-m", "compress", "bench", "model.onnx", "--rounds", "5"]
+    done = subprocess.run(
+        [sys.executable, *words], cwd=here, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0 and not (here / "it-ran").exists(), done.stderr
+
+
 @pytest.mark.parametrize("name", ["VisionDataset", "MNIST", "ImageNet"])
 def test_a_data_set_that_does_not_open_is_a_sentence(name: str):
     Path("d/MNIST/processed").mkdir(parents=True)
     for file in ("training.pt", "test.pt"):
         (Path("d/MNIST/processed") / file).write_bytes(b"cos\nsystem\n(S'mkdir it-ran'\ntR.")
-    with pytest.raises(BadInput, match=r"does not open in d|no data set"):
+    with pytest.raises(BadInput, match=r"does not open in d|no data set|unpacks archives"):
         open_data(f"torchvision:{name}@d")
     assert not Path("it-ran").exists()
 

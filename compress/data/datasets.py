@@ -46,8 +46,10 @@ class _ByPillowAlone:
         return getattr(self._items, name)
 
 
-_RUNS_CODE = ("LSUN", "LSUNClass")
-"""Data sets that unpickle whatever lies in the current folder under a certain name."""
+_REFUSED = dict.fromkeys(("LSUN", "LSUNClass"), "would run code that a file in the current folder holds") | dict.fromkeys(
+    ("Cityscapes", "ImageNet"), "unpacks archives, through links wherever they lead"
+)
+"""Data sets that do more than read what lies in their folder."""
 
 
 def open_torchvision(text: str, settings: Settings, shape: tuple[int, ...] | None) -> Source:
@@ -66,10 +68,8 @@ def open_torchvision(text: str, settings: Settings, shape: tuple[int, ...] | Non
         raise BadInput(f"torchvision has no data set '{name}'. {hint}")
     if not name or not folder:
         raise BadInput(f"The data is 'torchvision:{text}'; needed is torchvision:NAME@DIR, such as torchvision:CIFAR10@data.")
-    if name in _RUNS_CODE:
-        raise BadInput(
-            f"torchvision:{name} would run code that a file in the current folder holds. Give your own factory, module:function."
-        )
+    if name in _REFUSED:
+        raise BadInput(f"torchvision:{name} {_REFUSED[name]}. Give a folder of images, or your own factory, module:function.")
     files.source(folder)
     known = inspect.signature(maker.__init__).parameters
     choices = [("train", {"train": True}), ("test", {"train": False})]

@@ -115,7 +115,8 @@ def race(
     before = machine.state()
     # The child needs the same packages, whatever put them on our path.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-m", "exporters.runtimes.child"]
+    # -P: nor anything of the current folder, which may be a stranger's.
+    command = [sys.executable, "-P", "-m", "exporters.runtimes.child"]
     orders = [asdict(c) | {"path": str(c.path.absolute()), "cpus": list(cpus)} for c in candidates]
     measured = racing.race(orders, command, rounds, budget_s, seed, environment)
     return judged(candidates, measured, before, machine.state(), seed=seed)

@@ -95,11 +95,11 @@ def _begun(count: int, recipe: Recipe, given: Given) -> Iterator[Team]:
             own = {"RANK": str(number), "LOCAL_RANK": str(number), "LOCAL_WORLD_SIZE": str(count)}
             others.append(
                 subprocess.Popen(
-                    tied([sys.executable, "-c", FOLLOW]),
+                    tied([sys.executable, "-P", "-c", FOLLOW]),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    env={**os.environ, **place, **own},
+                    env={**os.environ, **place, **own, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 )
             )
             pipe = others[-1].stdin

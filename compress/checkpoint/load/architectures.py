@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,10 @@ def build(arch: str, arguments: Mapping[str, Any]) -> nn.Module:
     if clash := [name for name in arguments if arguments[name] and (name.startswith(_WEIGHTS) if named else name in _WEIGHTS)]:
         # A download at load would be a surprise, and the file's weights would replace it anyway.
         raise BadInput(f"--arch-kwargs gives {clash[0]}, but the weights come from the model file. Leave {clash[0]} out.")
-    folder = str(Path(arch.rpartition(":")[0]).resolve().parent)
+    # A library comes from where Python finds it: the current folder may hold another one of its name.
+    own = nullcontext() if named or ":" not in arch else importable_from_here(str(Path(arch.rpartition(":")[0]).resolve().parent))
     # Fresh weights draw random numbers; the caller's run must not depend on that.
-    with importable_from_here(folder), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with own, torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = _call(factory(arch), arch, arguments)
     if not isinstance(made, nn.Module):
@@ -78,7 +80,7 @@ def _in_timm(name: str) -> bool:
 
 def accepts(arch: str, argument: str) -> bool:
     """Whether a factory has a keyword argument of that name."""
-    with importable_from_here():
+    with nullcontext() if arch.startswith(NAMED) or ":" not in arch else importable_from_here():
         try:
             parameters = inspect.signature(factory(arch)).parameters
         except (TypeError, ValueError):
