@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,12 @@ def build(arch: str, arguments: Mapping[str, Any]) -> nn.Module:
     if clash := [name for name in arguments if arguments[name] and (name.startswith(_WEIGHTS) if named else name in _WEIGHTS)]:
         # A download at load would be a surprise, and the file's weights would replace it anyway.
         raise BadInput(f"--arch-kwargs gives {clash[0]}, but the weights come from the model file. Leave {clash[0]} out.")
-    # A library comes from where Python finds it: the current folder may hold another one of its name.
-    own = nullcontext() if named or ":" not in arch else importable_from_here(str(Path(arch.rpartition(":")[0]).resolve().parent))
     # Fresh weights draw random numbers; the caller's run must not depend on that.
-    with own, torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with (
+        _importable(arch, str(Path(arch.rpartition(":")[0]).resolve().parent)),
+        torch.random.fork_rng(devices=[]),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         made = _call(factory(arch), arch, arguments)
     if not isinstance(made, nn.Module):
@@ -70,6 +72,11 @@ def factory(arch: str) -> Callable[..., Any]:
     return code.function(arch, "--arch")
 
 
+def _importable(arch: str, *folders: str) -> AbstractContextManager[None]:
+    """A user's own code may lie here; a library comes from where Python finds it, and not from a folder of its name here."""
+    return nullcontext() if arch.startswith(NAMED) or ":" not in arch else importable_from_here(*folders)
+
+
 def _in_timm(name: str) -> bool:
     if importlib.util.find_spec("timm") is None:
         return False
@@ -80,7 +87,7 @@ def _in_timm(name: str) -> bool:
 
 def accepts(arch: str, argument: str) -> bool:
     """Whether a factory has a keyword argument of that name."""
-    with nullcontext() if arch.startswith(NAMED) or ":" not in arch else importable_from_here():
+    with _importable(arch):
         try:
             parameters = inspect.signature(factory(arch)).parameters
         except (TypeError, ValueError):
