@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import os
 import resource
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,19 +66,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="CIFAR-10 as folders of images")
-    parser.add_argument("--mnist", type=Path, required=True, help="mnist.npz")
-    parser.add_argument("--nets", type=Path, required=True, help="folder of nets.py and trained weights")
-    parser.add_argument("--work", type=Path, required=True, help="folder for what is made on the way")
-    parser.add_argument("--core", type=int, help="core that everything is pinned to")
-    parser.add_argument("--only", nargs="+", default=list(SETTINGS), metavar="NET")
+    parser = flags(__doc__, SETTINGS)
     parser.add_argument("--minimize", nargs="+", default=["latency", "macs", "params", "size"])
-    args = parser.parse_args()
-    if args.core is not None:
-        os.sched_setaffinity(0, {args.core})
-    torch.set_num_threads(1)
-    args.work.mkdir(parents=True, exist_ok=True)
+    args = ready(parser)
     for net, allowed, minimize in PAIRS:
         rows = list(known("contracts").get("rows", []))
         wanted = net in args.only and minimize in args.minimize
@@ -86,6 +77,28 @@ def main() -> None:
             print(row, flush=True)
             rows = [*known("contracts").get("rows", []), row]
             write("contracts", {"summary": summary(rows), "rows": rows})
+
+
+def flags(description: str | None, nets: Iterable[str]) -> argparse.ArgumentParser:
+    """The flags of a script that makes models of some networks smaller."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="CIFAR-10 as folders of images")
+    parser.add_argument("--mnist", type=Path, required=True, help="mnist.npz")
+    parser.add_argument("--nets", type=Path, required=True, help="folder of nets.py and trained weights")
+    parser.add_argument("--work", type=Path, required=True, help="folder for what is made on the way")
+    parser.add_argument("--core", type=int, help="core that everything is pinned to")
+    parser.add_argument("--only", nargs="+", default=list(nets), metavar="NET")
+    return parser
+
+
+def ready(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """What was given; pinned, on one thread, with the work folder made."""
+    args = parser.parse_args()
+    if args.core is not None:
+        os.sched_setaffinity(0, {args.core})
+    torch.set_num_threads(1)
+    args.work.mkdir(parents=True, exist_ok=True)
+    return args
 
 
 def pair(net: str, allowed: float, minimize: str, args: argparse.Namespace) -> dict[str, Any]:

@@ -11,14 +11,12 @@ not run again.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from contracts import images
+from contracts import flags, images, ready
 from mnist import lenet5
 from opened import decoded
 from results_io import known, write
@@ -88,18 +86,7 @@ PAIRS: dict[str, tuple[tuple[str, ...], float | None, int]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="CIFAR-10 as folders of images")
-    parser.add_argument("--mnist", type=Path, required=True, help="mnist.npz")
-    parser.add_argument("--nets", type=Path, required=True, help="folder of nets.py and trained weights")
-    parser.add_argument("--work", type=Path, required=True, help="folder for what is made on the way")
-    parser.add_argument("--core", type=int, help="core that everything is pinned to")
-    parser.add_argument("--only", nargs="+", default=list(PAIRS), metavar="NET")
-    args = parser.parse_args()
-    if args.core is not None:
-        os.sched_setaffinity(0, {args.core})
-    torch.set_num_threads(1)
-    args.work.mkdir(parents=True, exist_ok=True)
+    args = ready(flags(__doc__, PAIRS))
     for net in args.only:
         targets, epochs, seeds = PAIRS[net]
         for seed in range(seeds):

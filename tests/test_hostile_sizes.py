@@ -115,6 +115,7 @@ def test_no_picture_of_a_data_set_starts_another_program(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("arch", ["timm:resnet18", "hf:.", "resnet18"])
 def test_a_library_is_none_that_lies_in_the_current_folder(arch: str, here: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", str(here))])
+    (here / "config.json").write_text('{"model_type": "vit", "architectures": ["ViTForImageClassification"]}')
     for library in ("timm", "transformers"):
         monkeypatch.delitem(sys.modules, library, raising=False)
         (here / f"{library}.py").write_text("import pathlib\npathlib.Path('it-ran').mkdir()\n")
