@@ -223,8 +223,8 @@ def test_torchvision_data_opens_from_disk_only(tmp_path, monkeypatch):
             self.data = np.arange(count * 192, dtype=np.uint8).reshape(count, 8, 8, 3)
             self.targets = [i % 2 for i in range(count)]
 
-    monkeypatch.setattr(datasets, "Tiny", Tiny, raising=False)
-    data = open_data(f"torchvision:Tiny@{tmp_path}")
+    monkeypatch.setattr(datasets, "SVHN", Tiny)
+    data = open_data(f"torchvision:SVHN@{tmp_path}")
     assert data.spec.classes == ("a", "b") and len(data.test) == 6
     with pytest.raises(BadInput, match="does not open"):
         open_data(f"torchvision:CIFAR10@{tmp_path}")

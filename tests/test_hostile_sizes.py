@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import EpsImagePlugin
 from torch import nn
+from torchvision import datasets
 
 import exporters
 from compress.checkpoint.load.architectures import accepts, build
@@ -93,10 +94,19 @@ def test_no_argument_of_a_library_loads_weights(arguments: dict[str, Any]):
         build("timm:resnet18", arguments)
 
 
-def test_a_data_set_that_unpickles_what_lies_around_is_refused():
-    Path("lsun").mkdir()
-    with pytest.raises(BadInput, match="would run code"):
-        open_data("torchvision:LSUN@lsun")
+@pytest.mark.parametrize("name", datasets.__all__)
+def test_a_data_set_of_torchvision_only_reads(name: str, here: Path):
+    """LSUN unpickles a file of the current folder, Cityscapes unpacks archives, Caltech101 makes folders."""
+    (here / "there").mkdir()
+    with pytest.raises(BadInput):
+        open_data(f"torchvision:{name}@there")
+    assert [str(path) for path in here.rglob("*")] == [str(here / "there")]
+
+
+def test_a_data_set_that_does_more_than_read_is_refused_unopened(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(datasets, "LSUN", lambda **_: pytest.fail("it was opened"))
+    with pytest.raises(BadInput, match="does more than read"):
+        open_data("torchvision:LSUN@.")
 
 
 def test_no_picture_of_a_data_set_starts_another_program(monkeypatch: pytest.MonkeyPatch):
@@ -143,7 +153,7 @@ def test_a_data_set_that_does_not_open_is_a_sentence(name: str):
     Path("d/MNIST/processed").mkdir(parents=True)
     for file in ("training.pt", "test.pt"):
         (Path("d/MNIST/processed") / file).write_bytes(b"cos\nsystem\n(S'mkdir it-ran'\ntR.")
-    with pytest.raises(BadInput, match=r"does not open in d|no data set|unpacks archives"):
+    with pytest.raises(BadInput, match=r"does not open in d|does more than read there"):
         open_data(f"torchvision:{name}@d")
     assert not Path("it-ran").exists()
 

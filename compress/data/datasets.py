@@ -46,10 +46,19 @@ class _ByPillowAlone:
         return getattr(self._items, name)
 
 
-_REFUSED = dict.fromkeys(("LSUN", "LSUNClass"), "would run code that a file in the current folder holds") | dict.fromkeys(
-    ("Cityscapes", "ImageNet"), "unpacks archives, through links wherever they lead"
+# fmt: off
+_ONLY_READ = (
+    "CIFAR10", "CIFAR100", "CLEVRClassification", "Country211", "DTD", "EMNIST", "EuroSAT", "FER2013", "FGVCAircraft",
+    "FashionMNIST", "Flowers102", "Food101", "GTSRB", "ImageFolder", "Imagenette", "KMNIST", "LFWPeople", "MNIST",
+    "Omniglot", "OxfordIIITPet", "PCAM", "QMNIST", "RenderedSST2", "SEMEION", "STL10", "SUN397", "SVHN", "StanfordCars",
+    "USPS", "VOCSegmentation",
 )
-"""Data sets that do more than read what lies in their folder."""
+# fmt: on
+"""What opens by a folder alone, holds inputs and targets, and does nothing but read there.
+
+Others of torchvision unpickle a file of the current folder (LSUN), unpack archives through links wherever they lead (Cityscapes,
+ImageNet), or write into the folder (PhotoTour, Caltech101), and a recipe or a data.toml of somebody else may name any.
+"""
 
 
 def open_torchvision(text: str, settings: Settings, shape: tuple[int, ...] | None) -> Source:
@@ -61,16 +70,19 @@ def open_torchvision(text: str, settings: Settings, shape: tuple[int, ...] | Non
     from torchvision import datasets
 
     name, _, folder = text.partition("@")
-    maker: Any = getattr(datasets, name, None)
-    if name and (not inspect.isclass(maker) or maker is datasets.VisionDataset):
-        close = difflib.get_close_matches(name, datasets.__all__, 3)
+    if name and name not in datasets.__all__:
+        close = difflib.get_close_matches(name, _ONLY_READ, 3)
         hint = f"Did you mean {' or '.join(close)}?" if close else "Give one such as torchvision:CIFAR10@DIR."
         raise BadInput(f"torchvision has no data set '{name}'. {hint}")
     if not name or not folder:
         raise BadInput(f"The data is 'torchvision:{text}'; needed is torchvision:NAME@DIR, such as torchvision:CIFAR10@data.")
-    if name in _REFUSED:
-        raise BadInput(f"torchvision:{name} {_REFUSED[name]}. Give a folder of images, or your own factory, module:function.")
+    if name not in _ONLY_READ:
+        raise BadInput(
+            f"torchvision:{name} needs more than a folder, or does more than read there; taken are {', '.join(_ONLY_READ)}. "
+            f"Give a folder of images, or your own factory, module:function."
+        )
     files.source(folder)
+    maker: Any = getattr(datasets, name)
     known = inspect.signature(maker.__init__).parameters
     choices = [("train", {"train": True}), ("test", {"train": False})]
     if "train" not in known:
