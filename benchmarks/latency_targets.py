@@ -152,7 +152,7 @@ def eight_bits(dense: torch.nn.Module, out: Path, shape: tuple[int, ...]) -> tup
     noise, files = torch.randn(16, *shape, generator=torch.Generator().manual_seed(0)), list[Path]()
     for name, module in (("dense", dense), ("result", load(out / "model.compressed"))):
         files.append(out / f"{name}.xml")
-        how = {"ranges": [(noise,)], "check_parity": False, "samples": [(noise,)], "int8_error": 10.0}
+        how = {"calibration": [(noise,)], "check_parity": False, "samples": [(noise,)], "int8_error": 10.0}
         exporters.export(EIGHT_BITS, module, (noise[:1],), files[-1], **how)
     return tuple(files)
 
