@@ -22,6 +22,7 @@ from compress.checkpoint.load.architectures import accepts, build
 from compress.checkpoint.load.model import open_artifact
 from compress.data import open_data, settings
 from compress.errors import BadInput, CompressError
+from exporters import isolated
 from tests.attacks.names import graph_with, small
 from tests.runs import invoke
 
@@ -135,11 +136,23 @@ def test_a_library_is_none_that_lies_in_the_current_folder(arch: str, here: Path
     assert not (here / "it-ran").exists()
 
 
+def plant(folder: Path) -> None:
+    """Packages that leave a trace where somebody imports them."""
+    for package in ("exporters", "numpy", "compress"):
+        (folder / package).mkdir()
+        (folder / package / "__init__.py").write_text("import pathlib\npathlib.Path('it-ran').mkdir()\n")
+
+
+def test_no_exporting_process_runs_anything_of_the_current_folder(here: Path):
+    plant(here)
+    isolated.export("onnx", small(), (torch.zeros(1, 3, 8, 8),), here / "model.onnx")
+    assert not (here / "it-ran").exists()
+
+
 @pytest.mark.parametrize(
     "command",
     [
         "bench model.onnx --rounds 5",
-        "export model.pt --input-shape 1x8x8 --out other.onnx",
         "run model.pt --data digits --nproc 2 --epochs 0 --depth 0 --align 1 --rounds 5 --calibration 64 --allow-doubtful",
     ],
 )
@@ -147,9 +160,7 @@ def test_no_process_runs_anything_of_the_current_folder(command: str, here: Path
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10))
     torch.save(model, here / "model.pt")
     exporters.export("onnx", model, (torch.zeros(1, 1, 8, 8),), here / "model.onnx")
-    for package in ("exporters", "numpy", "compress"):
-        (here / package).mkdir()
-        (here / package / "__init__.py").write_text("import pathlib\npathlib.Path('it-ran').mkdir()\n")
+    plant(here)
     # As the console script: without the current folder in front.
     words = ["-P", "-m", "compress", *command.split()]
     done = subprocess.run(
