@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import EpsImagePlugin
 from torch import nn
 from torchvision import datasets
@@ -85,6 +87,28 @@ def test_an_archive_whose_part_lies_beyond_any_file_is_refused(name: str, size: 
     Path(name).write_bytes(bytes(header) + bytes(1024))
     with pytest.raises(BadInput):
         open_artifact(name, input_shapes=[(3, 8, 8)])
+
+
+def test_an_architecture_is_no_larger_than_the_weights_that_it_is_for():
+    torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), "net.pt")
+    with pytest.raises(BadInput, match="far larger than these weights"):
+        open_artifact("net.pt", arch="torchvision:resnet18", arch_kwargs={"num_classes": 10**6}, input_shapes=[(3, 32, 32)])
+    assert open_artifact("net.pt", arch="torchvision:resnet18", input_shapes=[(3, 32, 32)]).cost.macs
+
+
+def test_arrays_that_are_packed_beyond_reason_are_not_unpacked():
+    with zipfile.ZipFile("bomb.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open("x.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (1100, 2**20)})
+        for _ in range(1100):
+            file.write(bytes(2**20))
+    with pytest.raises(BadInput, match=r"hold arrays of 1.2 GB"):
+        open_data("bomb.npz")
+
+
+def test_threads_have_a_limit():
+    Path("model.pt").touch()
+    done = invoke("run", "model.pt", "--data", "digits", "--threads", 10**8)
+    assert done.exit_code == 2 and "4096" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [{"weights_backbone": "DEFAULT"}, {"weights": "DEFAULT"}, {"pretrained_backbone": True}])

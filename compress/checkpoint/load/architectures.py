@@ -16,6 +16,7 @@ import torchvision
 from torch import nn
 
 from compress.checkpoint.load import hugging_face
+from compress.checkpoint.load.most_values import MostValues, TooMany
 from compress.checkpoint.load.pickles import importable_from_here
 from compress.errors import BadInput, extra
 from compress.user import code
@@ -26,15 +27,16 @@ _WEIGHTS = ("weights", "pretrained", "checkpoint")
 """What arguments begin with by which torchvision and timm take trained weights, of a part, too (`weights_backbone`)."""
 
 
-def build(arch: str, arguments: Mapping[str, Any]) -> nn.Module:
+def build(arch: str, arguments: Mapping[str, Any], values: int | None = None) -> nn.Module:
     """A module with fresh weights; nothing is downloaded, and the random state of the caller stays as it was.
 
     Args:
         arch: torchvision:NAME, timm:NAME, hf:FOLDER, package.module:factory or path/to/file.py:factory.
         arguments: keyword arguments of the factory.
+        values: how many the weights have that it is for; one of a library that makes many more is stopped (`MostValues`).
 
     Raises:
-        BadInput: no such name, or the factory fails or gives no module.
+        BadInput: no such name, sizes far beyond those of the weights, or the factory fails or gives no module.
     """
     named = arch.startswith(NAMED)
     if clash := [name for name in arguments if arguments[name] and (name.startswith(_WEIGHTS) if named else name in _WEIGHTS)]:
@@ -45,6 +47,7 @@ def build(arch: str, arguments: Mapping[str, Any]) -> nn.Module:
         _importable(arch, str(Path(arch.rpartition(":")[0]).resolve().parent)),
         torch.random.fork_rng(devices=[]),
         warnings.catch_warnings(),
+        MostValues(values) if named and values is not None else nullcontext(),
     ):
         warnings.simplefilter("ignore")
         made = _call(factory(arch), arch, arguments)
@@ -102,6 +105,10 @@ def _call(make: Callable[..., Any], arch: str, arguments: Mapping[str, Any]) -> 
         return make
     try:
         return make(**arguments)
+    except TooMany as error:
+        raise BadInput(
+            f"--arch {arch} with {given} is far larger than these weights ({error}). Give the --arch-kwargs of their training."
+        ) from error
     except Exception as error:  # user code may raise anything
         first = (str(error).strip() or "no message").splitlines()[0]
         raise BadInput(

@@ -26,14 +26,15 @@ def fill(
     Raises:
         BadInput: they do not belong together; names at most five of the differences.
     """
-    module = architectures.build(arch, arguments)
+    values = sum(tensor.numel() for tensor in weights.values())
+    module = architectures.build(arch, arguments, values)
     weights, notes = _matched(weights, module, entry, where)
     lazy_layers.materialize(module, weights)
     differences = _differences(weights, module)
     classes = _classes(weights, module) if "num_classes" not in arguments else None
     if differences and classes is not None and architectures.accepts(arch, "num_classes"):
         count, layer = classes
-        other = architectures.build(arch, {**arguments, "num_classes": count})
+        other = architectures.build(arch, {**arguments, "num_classes": count}, values)
         lazy_layers.materialize(other, weights)
         if not _differences(weights, other):
             module, differences = other, []
