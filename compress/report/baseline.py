@@ -69,7 +69,7 @@ def read(path: Path) -> Baseline:
         raise BadInput(f"The baseline {path} cannot be read ({error}). Give a baseline.json or a report.json.") from error
     try:
         sealed.check(text)
-        return Baseline.model_validate_json(text)
+        return Baseline.model_validate_json(sealed.in_lines(text))
     except ValidationError as error:
         if '"stages"' in text:
             report = records.read(path)[0]

@@ -317,7 +317,7 @@ def from_json(text: str) -> Report:
     """
     sealed.check(text)
     try:
-        return Report.model_validate_json(text)
+        return Report.model_validate_json(sealed.in_lines(text))
     except ValidationError as error:
         raise BadInput(f"The report cannot be read ({sealed.refused(error, SCHEMA)}).") from error
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -54,6 +55,24 @@ def check(found: str) -> None:
         return
     if not same:
         raise BadInput(f"{CHANGED}.")
+
+
+def in_lines(found: str) -> str:
+    """The file with each of its words on one line: a line of somebody else's in a log may be a command (`::error::`)."""
+    if re.search(r"\\[nrfv]|\\u|[\x0b\x0c\x85\u2028\u2029]", found) is None:
+        return found
+
+    def lined(value: Any) -> Any:
+        if isinstance(value, str):
+            return " ".join(value.splitlines())
+        if isinstance(value, dict):
+            return {key: lined(each) for key, each in cast("dict[str, Any]", value).items()}
+        return [lined(each) for each in cast("list[Any]", value)] if isinstance(value, list) else value
+
+    try:
+        return json.dumps(lined(json.loads(found)))
+    except (ValueError, RecursionError):  # refused by whoever reads it
+        return found
 
 
 def refused(error: ValidationError, schema: int) -> str:
