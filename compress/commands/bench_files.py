@@ -27,6 +27,8 @@ from exporters.standalone import checksums
 
 EXPORTED = tuple({ending for known in runtimes.RUNTIMES.values() for ending in known.opens})
 ENGINES = (".engine", ".plan")
+PROGRAMS = (".pt2", ".torchscript")
+"""What no sandbox holds: `torch.export.load` evaluates text and unpickles, TorchScript opens files."""
 PACKAGES = (".tar.gz", ".tgz")
 
 
@@ -118,6 +120,7 @@ class Files:
         """What the runtime opens.
 
         Raises:
+            BadInput: a program of torch, whose author is not trusted.
             Unfit: the model is a file of another runtime.
             ExportError: a torch model cannot be written for this runtime.
         """
@@ -125,6 +128,11 @@ class Files:
         if path.suffix in ENGINES:
             raise Unfit("a TensorRT engine is timed on its own device, by exporters/standalone/engine.py")
         if path.suffix in EXPORTED:
+            if path.suffix in PROGRAMS and not self.recipes[model].trust_pickle:
+                raise BadInput(
+                    f"{path} is a program that torch runs: whoever wrote it may have it run code, and read and write files. "
+                    "Add --trust-pickle if you trust them, or give an .onnx file, or the folder model.compressed."
+                )
             if path.suffix == ".onnx":
                 onnx_inputs(path, batch)  # says what is wrong with a file in words
             if path.suffix not in runtimes.RUNTIMES[where].opens:

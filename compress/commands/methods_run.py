@@ -12,6 +12,7 @@ from compress.errors import BadInput, CompressError, GateFailed
 from compress.method_table import METHODS
 from compress.pipeline import run
 from compress.pipeline.given import NOTHING, Given
+from compress.pipeline.lock import NAME as LOCK
 from compress.pipeline.lock import locked
 from compress.pipeline.sequence import stages_of
 from compress.progress import Progress, silent, under
@@ -20,6 +21,7 @@ from compress.report import records
 from compress.report.comparison import Comparison, compared
 from compress.report.html.page import page_of
 from compress.report.html.run_folder import PAGE
+from compress.user import files
 from exporters.errors import ExportError
 
 
@@ -68,6 +70,7 @@ def in_use(out: Path) -> Generator[None]:
     with ExitStack() as stack:
         try:
             out.mkdir(parents=True, exist_ok=True)
+            files.unlinked(out, lambda name: name == LOCK or name in METHODS)
             stack.enter_context(locked(out))
         except OSError as error:
             raise BadInput(f"{out} cannot be written ({error.strerror}). Choose a folder that can with --out.") from error

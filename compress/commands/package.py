@@ -32,6 +32,7 @@ from compress.packaging.samples import COUNT, Samples, files, from_file
 from compress.recipe import code_in, make, settings_in
 from compress.report import records, sentences
 from compress.report.records import ExportRecord
+from compress.user.files import unlinked
 from exporters.errors import ExportError
 from exporters.standalone import checksums, leftovers, verify
 
@@ -96,6 +97,7 @@ def package(
     report, place = records.read(run)
     refuse_broken(report, allow_broken, "is not packed")
     folder = place.parent
+    unlinked(folder)
     models = {f"models/{export.path}": export for export in report.exports}
     if not models:
         raise BadInput(f"The run {folder} has no exported model. Run again with --export onnx.")

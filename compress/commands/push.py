@@ -23,6 +23,7 @@ from compress.commands.run_files import content, exported, refuse_broken
 from compress.errors import BadInput, MissingPackage, extra
 from compress.report import records
 from compress.report.model_card import model_card
+from compress.user import files
 from exporters.standalone import leftovers
 
 CARD = "README.md"
@@ -82,6 +83,7 @@ def push(
     report, place = records.read(run)
     refuse_broken(report, allow_broken, "is not pushed")
     place, target = place.parent, Path(out)
+    files.unlinked(place)
     made = _files(place, report)
     checkpoint = any(path.startswith(f"{CHECKPOINT}/") for path in made)
     models = [export.path for export in report.exports]

@@ -51,8 +51,8 @@ def exported(folder: Path, export: ExportRecord) -> dict[str, bytes]:
     found = {export.path: content(path)}
     if hashlib.sha256(found[export.path]).hexdigest() != export.sha256:
         raise BadInput(f"{path} is not the file that the report measured. Run again, or restore it.")
-    beside = (p for p in path.parent.iterdir() if p.name in (f"{path.name}.data", f"{path.stem}.bin") and p.is_file())
-    return found | {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(beside)}
+    beside = (p for p in path.parent.iterdir() if p.name in (f"{path.name}.data", f"{path.stem}.bin"))
+    return found | {p.relative_to(folder).as_posix(): content(p) for p in sorted(beside)}
 
 
 def content(path: Path) -> bytes:

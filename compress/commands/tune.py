@@ -126,6 +126,7 @@ def _looked(out: Path, join: bool, force: bool, embedded: bool) -> list[Path]:
     files.spelled(out)
     try:
         there = [path.name for path in out.iterdir() if not path.name.startswith(".")] if out.exists() else []
+        files.unlinked(out)
         ours = {DATABASE, FOLDER, front.BEST, front.TABLE, front.FIGURES, front.PICTURE, "report.html"}
         if join:
             if embedded and DATABASE not in there:

@@ -26,6 +26,7 @@ from compress.pipeline.lock import Lock, locked
 from compress.recipe import TRUST, Recipe, make, settings_in
 from compress.report import sealed
 from compress.report.html.run_folder import PAGE
+from compress.user import files
 from exporters import atomic
 from exporters.standalone import leftovers
 
@@ -35,6 +36,10 @@ _TEXTS = ("plan.json", "recipe.toml", "search.json", "report.json", "report.md",
 _OURS = ("stages", "pictures", "profile", "trackers", "model.compressed", *_FILES, *_WEIGHTS, *_TEXTS)
 _LEFT = tuple(f".{ours}." for ours in _OURS)
 """How names begin of what a killed run left."""
+
+
+def _of_a_run(name: str) -> bool:
+    return name == LOCK or name in _OURS or name.startswith(_LEFT)
 
 
 @dataclass(frozen=True)
@@ -116,11 +121,12 @@ def open_workspace(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> G
 
     Raises:
         BadInput: it is a file, cannot be written, is in use, holds another run without --resume or --force, or one of other
-            settings.
+            settings; or it holds links.
     """
     with ExitStack() as stack:
         try:
             out.mkdir(parents=True, exist_ok=True)
+            files.unlinked(out, _of_a_run)
             # Before anything is looked at: another run could be writing it.
             workspace = Workspace(out, stack.enter_context(locked(out)))
             _cleared(out, recipe, resume, force)
@@ -140,6 +146,7 @@ def refuse_taken(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> Non
         raise BadInput(f"{out} is a file; needed is a folder for the results. Choose another name with --out.")
     try:
         if out.is_dir():
+            files.unlinked(out, _of_a_run)
             # Where somebody may be at work, the lock says more.
             if not (out / LOCK).exists():
                 _found(out, recipe, resume, force)

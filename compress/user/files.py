@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from compress.errors import BadInput
@@ -157,6 +158,30 @@ def elsewhere(stem: str, ending: str = "") -> list[str]:
     """The words of `--out` that a printed line needs: none where nothing lies at the default place, which would be refused."""
     free = untaken(stem, ending)
     return [] if free == f"{stem}{ending}" else ["--out", free]
+
+
+def unlinked(folder: Path, ours: Callable[[str], bool] = lambda name: True) -> None:
+    """Refuse links, pipes and devices where a run writes, removes and reads files by their names.
+
+    A folder that came from somebody else may hold them: what is written there would land, and be removed, outside of it.
+
+    Args:
+        folder: of a run; it may be a link itself, as whoever names it knows where it leads. None has to be there.
+        ours: which names in it are the run's; what lies below them is looked at, too.
+
+    Raises:
+        BadInput: there is one.
+        OSError: a folder cannot be listed.
+    """
+    waiting = [entry for entry in os.scandir(folder) if ours(entry.name)] if folder.is_dir() else []
+    while waiting:
+        entry = waiting.pop()
+        mode = entry.stat(follow_symlinks=False).st_mode
+        if stat.S_ISDIR(mode):
+            waiting.extend(os.scandir(entry.path))
+        elif not stat.S_ISREG(mode):
+            what = "a link" if stat.S_ISLNK(mode) else "a pipe, socket or device"
+            raise BadInput(f"{entry.path} is {what}; needed are plain files and folders in a run's folder. Remove it.")
 
 
 def told(error: BaseException) -> str:

@@ -138,6 +138,8 @@ def listed(folder: Path) -> dict[str, Path]:
 def sums(folder: Path) -> dict[str, str]:
     """The package's own list: name -> sha256."""
     try:
+        if not stat.S_ISREG((folder / SUMS).lstat().st_mode):  # a pipe would be waited for, a device has no end
+            raise Refused(f"{SUMS} is no plain file. A package holds no links; unpack it again.")
         lines = (folder / SUMS).read_text(encoding="ascii").splitlines()
     except FileNotFoundError as error:
         raise Refused(

@@ -1,0 +1,149 @@
+"""Folders of runs, searches and packages that came from somebody else: nothing outside is written, removed or taken along."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import exporters
+from compress.pipeline.workspace import open_workspace
+from compress.recipe import make
+from tests.runs import invoke, made_run, model_and_data
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    """A folder of somebody's, with what is worth keeping."""
+    folder = tmp_path / "victim"
+    (folder / ".ssh").mkdir(parents=True)
+    (folder / ".ssh" / "id").write_text("a key")
+    (folder / "secret.txt").write_text("a secret")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def as_a_run(folder: Path) -> Path:
+    """The folder of a run that stopped behind its first stage."""
+    recipe = make(model="model.pt", data="data.npz", target="macs=0.5", epochs=0.0)
+    with open_workspace(folder, recipe, resume=False, force=False) as workspace:
+        workspace.finish(0, "dense", lambda _: {})
+    return folder
+
+
+LINKS = {
+    ".lock": "secret.txt",
+    "stages": ".",
+    "stages/01-analyze": ".ssh",
+    "stages/00-dense/stage.json": "secret.txt",
+    "profile": ".",
+    "model.compressed": ".",
+    "pictures": ".",
+    ".stages.1-2-3-4.part": ".",
+}
+
+
+@pytest.mark.parametrize("how", [[], ["--resume"], ["--force"]])
+@pytest.mark.parametrize("name", LINKS)
+def test_a_run_follows_no_link_of_its_folder(name: str, how: list[str], victim: Path, here: Path):
+    model_and_data(here)
+    place, before = as_a_run(here / "out") / name, contents(victim)
+    shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+    place.symlink_to(victim / LINKS[name])
+    done = invoke("run", "model.pt", "--data", "data.npz", "--target", "macs=0.5", "--epochs", 0, "--out", "out", *how)
+    assert done.exit_code == 2 and "is a link" in done.stderr and contents(victim) == before
+
+
+@pytest.mark.parametrize("name", [".lock", "recipe.toml", "stages/00-dense/stage.json"])
+def test_a_run_waits_for_no_pipe_in_its_folder(name: str, here: Path):
+    model_and_data(here)
+    place = as_a_run(here / "out") / name
+    place.unlink(missing_ok=True)
+    os.mkfifo(place)
+    done = invoke("run", "model.pt", "--data", "data.npz", "--target", "macs=0.5", "--epochs", 0, "--out", "out", "--resume")
+    assert done.exit_code == 2 and "is a pipe" in done.stderr
+
+
+def test_somebody_s_own_link_beside_a_run_is_let_be(victim: Path, here: Path):
+    (as_a_run(here / "out") / "mine").symlink_to(victim)
+    recipe = make(model="model.pt", data="data.npz", target="macs=0.5", epochs=0.0)
+    with open_workspace(here / "out", recipe, resume=True, force=False) as workspace:
+        assert workspace.finished() == ("dense",)
+
+
+@pytest.mark.parametrize(("command", "name"), [("run", "magnitude"), ("run", ".lock"), ("tune", "trials"), ("tune", "best")])
+def test_several_runs_follow_no_link_of_their_folder(command: str, name: str, victim: Path, here: Path):
+    model_and_data(here)
+    (here / "out").mkdir()
+    (here / "out" / name).symlink_to(victim / "secret.txt" if name == ".lock" else victim)
+    before = contents(victim)
+    how = ["--methods", "magnitude,random"] if command == "run" else ["--trials", 3]
+    done = invoke(command, "model.pt", "--data", "data.npz", "--epochs", 0, "--out", "out", "--force", *how)
+    assert done.exit_code == 2 and "is a link" in done.stderr and contents(victim) == before
+
+
+@pytest.mark.parametrize("command", ["package", "push"])
+def test_nothing_outside_of_a_run_is_taken_along(command: str, victim: Path, here: Path):
+    (here / "run").mkdir()
+    run = made_run(here / "run")
+    (run / "model.onnx.data").symlink_to(victim / "secret.txt")
+    done = invoke(command, run, "--out", "made.tar.gz" if command == "package" else "made")
+    assert done.exit_code == 2 and "is a link" in done.stderr and not list(here.glob("made*"))
+
+
+@pytest.mark.parametrize("command", ["package", "push"])
+def test_weights_beside_a_model_are_read_up_to_a_limit(command: str, here: Path):
+    (here / "run").mkdir()
+    run = made_run(here / "run")
+    with (run / "model.onnx.data").open("wb") as file:
+        file.truncate(10 << 30)
+    done = invoke(command, run, "--out", "made.tar.gz" if command == "package" else "made")
+    assert done.exit_code == 2 and "are read" in done.stderr and not list(here.glob("made*"))
+
+
+def test_a_report_s_words_stay_on_their_line(here: Path):
+    for name in ("one", "other"):
+        (here / name).mkdir()
+        path = made_run(here / name) / "report.json"
+        report = json.loads(path.read_text())
+        report["stages"].append(report["stages"][0] | {"stage": "remove"})
+        report |= {"warnings": ["fine\n::error::not"], "verdict": "so\u2028::warning::so", "method": "m\r\n::debug::m"}
+        del report["checksum"]
+        path.write_text(json.dumps(report))
+    for words in (("gate", "one", "--max-drop", 50), ("compare", "one", "other"), ("diff", "one", "other")):
+        done = invoke(*words)
+        assert done.exit_code in (0, 5), done.stderr
+        said = (done.stdout + done.stderr).splitlines()
+        assert said and not [line for line in said if line.lstrip().startswith("::")]
+
+
+def test_the_sums_of_a_package_are_a_file(here: Path):
+    (here / "package").mkdir()
+    os.mkfifo(here / "package" / "SHA256SUMS")
+    done = invoke("verify", "package")
+    assert done.exit_code == 2 and "no plain file" in done.stderr
+
+
+@pytest.mark.parametrize("format", ["pt2", "torchscript"])
+def test_a_program_of_torch_is_timed_for_those_who_trust_it(format: str, here: Path):
+    path = here / f"model.{format}"
+    exporters.export(format, nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), (torch.zeros(1, 1, 8, 8),), path)
+    words = ("bench", path, "--input-shape", "1x8x8", "--rounds", 5)
+    done = invoke(*words)
+    assert done.exit_code == 2 and "whoever wrote it" in done.stderr
+    assert invoke(*words, "--trust-pickle").exit_code == 0
