@@ -68,15 +68,20 @@ def crew(nproc: int, recipe: Recipe, given: Given) -> Iterator[Team]:
         with connected(*next(iter(rendezvous("env://"))), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) as team:
             yield team
     elif nproc > 1:
-        with _begun(nproc, recipe, given) as team:
+        with begun(nproc, recipe, given) as team:
             yield team
     else:
         yield ONE
 
 
 @contextmanager
-def _begun(count: int, recipe: Recipe, given: Given) -> Iterator[Team]:
-    """Processes of this machine."""
+def begun(count: int, recipe: Recipe, given: Given) -> Iterator[Team]:
+    """Processes of this machine, of which this is the first.
+
+    Raises:
+        BadInput: model or data are in memory, or no port is free.
+        CompressError: one of them ends before it is there.
+    """
     if given.model is not None or given.data is not None or given.inputs:
         raise BadInput(
             "--nproc starts processes that open model and data by themselves, and these are in memory. Name files, or start your "

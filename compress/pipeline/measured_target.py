@@ -212,7 +212,7 @@ class _Search:
             tried.append(now)
             if now.left is None:
                 quick = now
-            elif self._close(now.left) or (macs in (_SMALLEST, _LARGEST) and len(tried) > 1):
+            elif abs(now.left / self.share - 1) <= _CLOSE or (macs in (_SMALLEST, _LARGEST) and len(tried) > 1):
                 return tried
             elif now.left > self.share:
                 slow = now
@@ -242,13 +242,10 @@ class _Search:
             left = self._peak(smaller) / self._peak(self.context.dense)
             return Look(macs, left, left, left)
         timing = self.timed(smaller, self.context.dense)
-        if self._close(1 / timing.ratio):
-            # Of several noisy times the one that is closest to what was asked for is closer than it should be.
+        if 1 / timing.ratio <= self.share * (1 + _CLOSE):
+            # Of several noisy times the one that meets what was asked for is better than it should be.
             timing = both(timing, self.again(smaller, self.context.dense))
         return Look(macs, 1 / timing.ratio, 1 / timing.ci95[1], 1 / timing.ci95[0])
-
-    def _close(self, left: float) -> bool:
-        return abs(left / self.share - 1) <= _CLOSE
 
     def _peak(self, one: Artifact) -> float:
         return one.cost.peak_memory_bytes(self.recipe.batch)
