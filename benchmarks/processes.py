@@ -77,7 +77,7 @@ def parts(metric: Any, small: Artifact) -> dict[str, Callable[[Context], object]
         return context.team.call(counted, (context.dense.module, context.data.test, metric, context.device, context.dense.module))
 
     return {
-        "statistics": lambda context: context.together(watched),
+        "statistics": watched,
         "reconstruction": lambda context: refit.refitted(small, context),
         "quality": quality,
         "fine-tuning": lambda context: Finetune()(small, context),
@@ -106,23 +106,10 @@ def lead(team: Team, told: Recipe) -> dict[str, Any]:
 @contextmanager
 def started(told: Recipe, count: int) -> Iterator[Team]:
     """Processes of this script, of which this is the first."""
-    store = crew.TCPStore("127.0.0.1", 0, count, True, wait_for_workers=False)
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(count)}
-    others = []
-    for number in range(1, count):
-        own = {"RANK": str(number), "LOCAL_RANK": str(number), "LOCAL_WORLD_SIZE": str(count)}
-        line, env = [sys.executable, "-c", f"import processes; {crew.FOLLOW}"], {**os.environ, **place, **own}
-        others.append(subprocess.Popen(line, stdin=subprocess.PIPE, env=env))
-        pipe = others[-1].stdin
-        assert pipe is not None
-        pipe.write(told.model_dump_json().encode())
-        pipe.close()
-    with crew.connected(store, 0, count, count) as team:
+    with crew.begun(count, told, NOTHING) as team:
         team.introduce({"team": team})
         yield team
         team.end(None, None)
-    for other in others:
-        other.wait()
 
 
 def speed(data: Path, nets: Path) -> dict[str, Any]:
@@ -239,6 +226,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    import processes as importable  # what is called in another process has to be found there
-
-    importable.main()
+    main()
