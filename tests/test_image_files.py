@@ -79,6 +79,13 @@ def test_a_data_sets_pictures_of_an_unknown_scale_are_refused(tmp_path):
     assert x[:, 0, 0, 0].tolist() == [10 * i for i in range(20)]
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_pictures_of_12_bits_in_16_are_refused(tmp_path, suffix):
+    folder(tmp_path, lambda: RANDOM.integers(0, 4096, (8, 8)).astype(np.uint16), suffix)
+    with pytest.raises(BadInput, match=r"end at 40\d\d of 65535: .* 16 levels"):
+        open_data(str(tmp_path))
+
+
 def test_pictures_of_16_bits_keep_their_upper_eight_and_say_so(tmp_path):
     deep = gray()
     folder(tmp_path, lambda: (deep.astype(np.uint16) << 8) + 7)

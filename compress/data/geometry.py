@@ -16,6 +16,8 @@ from compress.errors import BadInput, CompressWarning, EmptyData
 from compress.user.wording import many
 
 PROBES = 256  # pictures looked at
+DARK = 2**12
+"""Below that all values of 16 bits are 12 bits or fewer, in the place of 16."""
 
 
 def by(shape: Sequence[int]) -> str:
@@ -41,6 +43,7 @@ def geometry(
         raise EmptyData(f"None of {len(some)} images looked at in {where} can be read, such as {_picture(found, some[0])[0]}.")
     sizes = sorted({one.upright if settings.upright else one.size for one in headers})
     gray = all(one.mode in ("1", "L", "LA", "F") or one.mode.startswith("I") for one in headers)
+    _refuse_dark(headers, where)
     notes = _said_of(headers, settings)
     channels = settings.channels or (1 if gray else 3)
     if settings.channels is None:
@@ -78,6 +81,20 @@ def geometry(
         )
     notes.append(f"The input size {sizes[0][0]}x{sizes[0][1]} is that of the images.")
     return channels, sizes[0], None, notes
+
+
+def _refuse_dark(headers: Sequence[Header], where: str) -> None:
+    """Refuse pictures of 16 bits that use the lower twelve alone, as cameras and scanners write them.
+
+    Raises:
+        BadInput: all of them do, so that the upper eight bits would be next to nothing.
+    """
+    deep = [one.most for one in headers if one.most is not None]
+    if deep and max(deep) < DARK:
+        raise BadInput(
+            f"The images of {where} have 16 bits, and their values end at {max(deep)} of 65535: the upper eight bits, which are "
+            f"used, have {(max(deep) >> 8) + 1} levels. Scale them to the whole range, as in training, or save them in 8 bits."
+        )
 
 
 def _said_of(headers: Sequence[Header], settings: Settings) -> list[str]:

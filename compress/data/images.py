@@ -29,11 +29,13 @@ class Header:
         mode: Pillow's name of the kind of pixels.
         size: (height, width) as stored.
         orientation: by EXIF; 1 is upright.
+        most: the largest value of pixels of 16 bits.
     """
 
     mode: str
     size: tuple[int, int]
     orientation: int = 1
+    most: int | None = None
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -47,13 +49,14 @@ class Header:
 
 
 def header(path: str | BinaryIO) -> Header | None:
-    """The header of a file without decoding, or None where it is no image. Pillow may warn."""
+    """The header of a file, without decoding pixels of 8 bits, or None where it is no image. Pillow may warn."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             # Pillow turns pictures of TIFF itself, and would decode those of PNG to look for EXIF behind the pixels.
             passed = image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info)
             turned = 1 if passed else image.getexif().get(ORIENTATION, 1)
-            return Header(image.mode, (image.height, image.width), turned if isinstance(turned, int) else 1)
+            most = np.asarray(image).max().item() if _of_16_bits(image, image.format) else None
+            return Header(image.mode, (image.height, image.width), turned if isinstance(turned, int) else 1, most)
     except Exception:  # Pillow raises a dozen kinds over damaged bytes
         return None
 
@@ -102,7 +105,7 @@ def with_channels(image: Image.Image, channels: int, kind: str | None = None) ->
     Raises:
         ValueError: pixels of 32 bits, or a content that is in the transparency alone.
     """
-    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
+    if _of_16_bits(image, kind):
         # 16 bits: keep the upper eight, where a plain conversion would clip.
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
     if image.mode[:1] in ("I", "F"):
@@ -113,6 +116,10 @@ def with_channels(image: Image.Image, channels: int, kind: str | None = None) ->
         raise ValueError(f"its content is in the transparency alone (mode {image.mode}); needed is a picture on a background")
     wanted = "L" if channels == 1 else "RGB"
     return image if image.mode == wanted else image.convert(wanted)
+
+
+def _of_16_bits(image: Image.Image, kind: str | None) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM"))
 
 
 def _only_transparency(image: Image.Image) -> bool:
