@@ -78,6 +78,17 @@ def test_uniform_takes_the_largest_share_that_fits():
     assert found.counts == (5, 10)
 
 
+@pytest.mark.parametrize("share", [0.9, 0.55, 0.39, 0.2])
+def test_a_uniform_share_of_groups_of_one_width_hits_the_target_within_a_step(share: float):
+    widths = [16] * 5
+    model = chain(*widths)
+    target = share * model(np.array(widths, dtype=float))
+    found = uniform(widths, model, target)
+    assert max(found.counts) - min(found.counts) <= 1 and found.cost <= target
+    more = [model(np.array(found.counts) + np.eye(5)[g]) for g in range(5) if found.counts[g] == min(found.counts)]
+    assert min(more) > target
+
+
 def test_a_tolerance_keeps_the_fewest_channels_within_it():
     assert tolerated([curve(10, 3.0)], 0.011) == (9,)
     assert tolerated([curve(10, 3.0)], 0.5) == (3,)

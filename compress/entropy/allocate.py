@@ -144,7 +144,10 @@ def _fill(
 
 
 def uniform(channels: Sequence[int], cost: CostModel, target: float, align: int = 1) -> Allocation:
-    """The same share of every group, the largest that keeps to the target."""
+    """The same share of every group, the largest that keeps to the target, and one step more in as many groups as still fit.
+
+    Groups of one width step at the same share: without the last steps the result may lie far below the target.
+    """
 
     def counts(share: float) -> np.ndarray:
         # 1e-9: a share such as 2 / 3 times 3 is not 2 in floating point.
@@ -155,6 +158,10 @@ def uniform(channels: Sequence[int], cost: CostModel, target: float, align: int 
     shares = sorted({n / c for a, c in zip(allowed, channels, strict=True) for n in a})
     fitting = [s for s in shares if cost(counts(s)) <= target]
     chosen = counts(fitting[-1] if fitting else shares[0])
+    for g in np.argsort(chosen / np.array(channels), kind="stable"):
+        more = chosen.copy()
+        more[g] = next((n for n in allowed[g] if n > chosen[g]), chosen[g])
+        chosen = more if cost(more) <= target else chosen
     return Allocation(tuple(int(c) for c in chosen), cost(chosen))
 
 
