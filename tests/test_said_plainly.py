@@ -238,3 +238,17 @@ def test_the_four_outcomes_of_a_timing_have_the_same_words_wherever_they_are_tol
     if noisy:
         ruling = rules.min_speedup(side(made), 1.1)
         assert ruling.verdict == "cannot tell" and ruling.reason.startswith("too noisy to tell: ")
+
+
+@pytest.mark.parametrize("command", ["analyze --no-time", "explain", "export", "bench --rounds 5"])
+def test_every_command_that_looks_at_data_says_what_it_inferred(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    draws, (name, *more) = np.random.default_rng(0), command.split()
+    np.savez("data.npz", x=draws.integers(0, 255, (80, 8, 8, 3)).astype(np.uint8), y=np.arange(80) % 3)
+    torch.save(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)), "net.pt")
+    done = invoke(name, "net.pt", "--data", "data.npz", *more)
+    assert done.exit_code == 0, done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("Note: ")]
+    assert any("Normalization inferred" in line for line in told) and len(told) == len(set(told))
+    if name in ("analyze", "bench"):
+        assert "Note: " not in invoke(name, "net.pt", "--data", "data.npz", *more, "--quiet").stderr

@@ -8,6 +8,7 @@ none (a file, a pipe, CI)            a line with the time for every step that be
 from __future__ import annotations
 
 import json
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -141,6 +142,24 @@ def told_at_once(tell: Callable[[str], None]) -> Iterator[None]:
         warnings.simplefilter("always", CompressWarning)
         warnings.showwarning = show
         yield
+
+
+@contextmanager
+def noting(quiet: bool = False, log_format: LogFormat = "text") -> Iterator[None]:
+    """What was inferred of the data, once each behind the result: for commands whose result has no place for it."""
+    heard, logger = dict[str, None](), logging.getLogger("compress.data")
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.setdefault(record.getMessage())
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+    for note in () if quiet else heard:
+        _line(f"Note: {note}") if log_format == "text" else json_line("note", message=note)
 
 
 def lines(clock: Callable[[], str] = lambda: datetime.now().strftime("%H:%M:%S")) -> Told:

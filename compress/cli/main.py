@@ -19,7 +19,7 @@ from compress.cli import tuning as tuning
 from compress.cli.completion import complete_from
 from compress.cli.group import cli, command
 from compress.cli.guard import force_option, json_option, out_option, path_argument
-from compress.cli.live import LogFormat, shown, telling, told_at_once
+from compress.cli.live import LogFormat, noting, shown, telling, told_at_once
 from compress.cli.options import LOADING, accepted, given, settings
 from compress.cli.tables import told
 from compress.cli.terminal import say
@@ -63,7 +63,7 @@ def analyze(model: str, every: bool, quiet: bool, log_format: LogFormat, as_json
     from compress.cli.analysis import print_analysis
     from compress.cli.output import print_json, print_probing, print_records
 
-    with shown(quiet, log_format) as progress:
+    with noting(quiet, log_format), shown(quiet, log_format) as progress:
         found = api.analyze(model, progress=progress, **given(flags))
     if as_json:
         print_json(found)
@@ -158,7 +158,7 @@ def explain(model: str | None, layer: str | None, depth: bool, reach: bool, as_j
     if model is None and not flags["arch"]:
         raise BadInput("No model was given; needed is a file, or --arch NAME alone, whose weights are then drawn.")
     heard: list[str] = []  # what is said of the model, once, though it is opened twice
-    with told_at_once(lambda line: None if line in heard else heard.append(line)):
+    with noting(), told_at_once(lambda line: None if line in heard else heard.append(line)):
         found = cast(Any, api.explain)(model, layer, depth=depth, reach=reach, **given(flags))
         whole = not (layer or depth or as_json)
         rows: Any = found if reach else api.explain(model, reach=True, **given(flags)) if whole else []
@@ -195,7 +195,8 @@ def export(model: str, format: str, out: Path | None, force: bool, as_json: bool
     from compress import api
     from compress.cli.output import compared, print_json
 
-    written = api.export(model, format=format, out=out, force=force, **given(flags))
+    with noting():
+        written = api.export(model, format=format, out=out, force=force, **given(flags))
     if as_json:
         print_json(written)
     else:
@@ -232,7 +233,7 @@ def bench(models: tuple[str, ...], strict: bool, quiet: bool, log_format: LogFor
     from compress.cli.output import print_json, print_timings
     from compress.commands.bench import steady
 
-    with shown(quiet, log_format) as progress:
+    with noting(quiet, log_format), shown(quiet, log_format) as progress:
         timings = api.bench(*models, progress=progress, **given(flags))
     print_json(timings) if as_json else print_timings(timings)
     if strict:

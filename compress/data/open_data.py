@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from compress.user import files
 from compress.user.shard_paths import shards
 from compress.user.wording import many
 
+LOG = logging.getLogger("compress.data")
 SAMPLE = 10_000  # images for mean and std: their standard error is then below 0.3 % of the std even for flat images
 CHANGED = "Training images are changed"
 """How the note begins that matters only where something is trained."""
@@ -95,7 +97,10 @@ def open_data(
                 f"{path} is a {path.suffix or 'plain'} file; needed is an image folder, an .npz file, .tar or .parquet "
                 "files, or a data.toml."
             )
-    return source if isinstance(source, Data) else divided(source, settings, seed, text)
+    data = source if isinstance(source, Data) else divided(source, settings, seed, text)
+    for note in data.notes:
+        LOG.info("%s", note)
+    return data
 
 
 def from_arrays(arrays: Mapping[str, Any], *, seed: int = 0, name: str = "arrays", **settings: Any) -> Data:
