@@ -69,6 +69,19 @@ class Computed:
     zeros: bool
 
 
+@dataclass(frozen=True)
+class Named:
+    """What a model holds.
+
+    Attributes:
+        modules: by every name.
+        first: every name of a parameter or buffer -> the first name of the same tensor.
+    """
+
+    modules: Mapping[str, nn.Module]
+    first: Mapping[str, str]
+
+
 class State:
     """Atoms, parameter axes, and what must be looked at once all classes are known.
 
@@ -88,6 +101,7 @@ class State:
         parameters: parameters and buffers that stand in the graph themselves, by first name.
         taken: of those, first names of the ones that an unknown operation takes, with the reason.
         modules: every module by every name.
+        names: every name of a parameter or buffer -> the first name of the same tensor.
         computed: functional layers -> what their weight is computed from.
         heads: products that sum over channels, or weigh them -> atoms of their heads, which go as a whole.
         inside: those where the same channels of all heads go instead.
@@ -98,9 +112,10 @@ class State:
         step: the value of a node, given those of its arguments.
     """
 
-    def __init__(self, thinned: frozenset[str], whole: frozenset[str], inside: frozenset[str], names: Mapping[str, str]):
+    def __init__(self, thinned: frozenset[str], whole: frozenset[str], inside: frozenset[str], of: Named):
         self.atoms = Atoms()
-        self.thinned, self.whole, self.inside, self.names = thinned, whole, inside, names
+        self.thinned, self.whole, self.inside = thinned, whole, inside
+        self.modules, self.names = of.modules, of.first
         self.axes: dict[tuple[str, int], tuple[str, Tensor]] = {}
         self.sized: dict[str, Sized] = {}
         self.rectangles: list[Tensor] = []
@@ -113,7 +128,6 @@ class State:
         self.groups: dict[str, int] = {}
         self.parameters: dict[str, Tensor] = {}
         self.taken: dict[str, str] = {}
-        self.modules: dict[str, nn.Module] = {}
         self.computed: Mapping[Node, Computed] = {}
         self.facets: dict[tuple[str, int], Tensor] = {}
         self.heads: dict[str, Tensor] = {}

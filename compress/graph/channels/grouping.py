@@ -125,10 +125,14 @@ def _kinds(why: Labels, vectors: Sequence[Labels]) -> Labels:
     kinds: Labels = why - why.min()  # from 0, for bincount
     highest = int(kinds.max()) + 1
     for vector in vectors:
-        unique, counts = np.unique(vector, return_counts=True)
-        # (kind, count) packed into one number: the factor is above every count.
-        _, fresh = np.unique(kinds[unique] * (int(counts.max()) + 1) + counts, return_inverse=True)
-        kinds[unique] = highest + fresh
+        if bool((vector[1:] > vector[:-1]).all()):  # as most are: each class once, in order
+            unique, packed = vector, kinds[vector]
+        else:
+            unique, counts = np.unique(vector, return_counts=True)
+            # (kind, count) packed into one number: the factor is above every count.
+            packed = kinds[unique] * (int(counts.max()) + 1) + counts
+        alike = bool((packed == packed[0]).all())
+        kinds[unique] = highest if alike else highest + np.unique(packed, return_inverse=True)[1]
         highest += len(unique)
     # renumbered without gaps, since refinement leaves numbers that no class has
     return (np.cumsum(np.bincount(kinds) > 0) - 1)[kinds]

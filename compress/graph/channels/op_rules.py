@@ -34,14 +34,13 @@ def elementwise(s: State, node: Node, operands: Sequence[Tensor]) -> Any:
         return unknown(s, node, operands, "broadcasts all of its operands")
     # The operand that varies least, so that what is broadcast in it is seen; constants (no axis) come last.
     main = full[0] if len(full) == 1 else min(full, key=lambda t: len(varying(t)) or t.ndim + 1)
-    axes = varying(main)
+    narrow = [t for t in operands if t.shape != shape]
+    axes = varying(main) if narrow else []
     for other in operands:
-        if other is main:
-            continue
-        if other.shape == shape:
+        if other.shape == shape and other is not main:
             s.atoms.unite(main, other)
-        else:
-            s.share(Shared(main, other, axes, f"{where(node)} broadcasts it over channels"))
+    for other in narrow:
+        s.share(Shared(main, other, axes, f"{where(node)} broadcasts it over channels"))
     return main
 
 
