@@ -314,6 +314,25 @@ class Scaled(nn.Module):
         return self.conv(x)
 
 
+class Held(nn.Module):
+    """Holds a part of no class of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = nn.Module()
+        self.part.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        return self.part.conv(x)
+
+
+def test_a_part_of_no_class_of_its_own_leaves_all_others_as_they_were():
+    net = Held().eval()
+    module = trace(net, (image(),))
+    assert torch.equal(module(image(2)), net(image(2)))
+    assert trace(nn.Sequential(nn.Conv2d(3, 4, 1)), (image(),))(image()).shape == (1, 4, 8, 8)
+
+
 def test_a_part_that_is_called_in_a_way_of_its_own_stays_so():
     net, own = nn.Sequential(Scaled(), nn.ReLU()).eval(), Scaled.__call__
     module = trace(net, (image(),))

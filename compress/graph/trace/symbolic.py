@@ -85,6 +85,12 @@ def _is_assertion(code: CodeType, instruction: int) -> bool:
     )
 
 
+def _own_way(kind: type[nn.Module]) -> bool:
+    """Whether a class says itself how it is called or read, as nn.Module does; one that does may go on to that of nn.Module."""
+    says = not vars(kind).keys().isdisjoint(("__call__", "__getattr__"))
+    return says or kind.__call__ is not _CALLED or kind.__getattr__ is not _READ
+
+
 class SymbolicTracer(Tracer):
     """torch.fx's tracer, with a memory of the innermost submodule in which tracing broke."""
 
@@ -127,8 +133,7 @@ class SymbolicTracer(Tracer):
     def trace(self, root: Any, concrete_args: Any = None) -> Graph:
         """As torch.fx does it, which changes nn.Module and so each of its thousand subclasses: here those of this model alone."""
         kinds = set(map(type, self.paths))
-        # A class with its own way to be called may go on to that of nn.Module.
-        if any(kind.__call__ is not _CALLED or kind.__getattr__ is not _READ for kind in kinds):
+        if any(map(_own_way, kinds)):
             return super().trace(root)
         self.graph, proxies = Graph(tracer_cls=type(self)), dict[str, Any]()
 
