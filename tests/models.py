@@ -1480,9 +1480,57 @@ def softmax_over_channels():
     return Net(lambda s, x: torch.softmax(s.last(s.trunk(x)), 1), trunk=block(3, 8), last=conv(8, 4))
 
 
-@case(removable="first", frozen={"last": "mixes channels"})
+@case(removable="first last")
 def normalized_over_channels():
     return Net(lambda s, x: s.head(F.normalize(s.last(F.relu(s.first(x))))), first=conv(3, 8), last=conv(8, 6), head=head(6))
+
+
+@case(removable="first", frozen={"last": "reduces over channels"})
+def normalized_over_channels_of_which_none_is_zero():
+    def call(s, x):
+        return s.head(F.normalize(s.last(F.relu(s.first(x))).sigmoid() + 1))
+
+    return Net(call, first=conv(3, 8), last=conv(8, 6), head=head(6))
+
+
+@case(removable="stem a", frozen={"far": "compares channels in a way that is not followed"})
+def cosines_of_two_maps():
+    def call(s, x):
+        y = F.relu(s.stem(x))
+        near = F.cosine_similarity(s.a(y), s.b(y), dim=1).unsqueeze(1)
+        far = F.cosine_similarity(s.far(y), x[:, :1])
+        return s.head(torch.cat([near, far.unsqueeze(1)], 1))
+
+    return Net(call, stem=conv(3, 8), a=conv(8, 6), b=conv(8, 6), far=conv(8, 4), head=head(2))
+
+
+@case(TOKENS, removable="q out fc1")
+def queries_that_are_learned_and_normed_before_they_read():
+    def call(s, x):
+        latent = s.latent.unsqueeze(0).repeat(x.shape[0], 1, 1)
+        q, (k, v) = s.q(s.norm(latent)), s.kv(x).chunk(2, -1)
+        q, k, v = (t.unflatten(-1, (4, -1)).transpose(1, 2) for t in (q, k, v))
+        latent = latent + s.out(((q @ k.transpose(-2, -1) / 2).softmax(-1) @ v).transpose(1, 2).flatten(2))
+        return s.head((latent + s.fc2(F.gelu(s.fc1(s.norm2(latent))))).mean(1))
+
+    layers = dict(q=nn.Linear(8, 12), kv=nn.Linear(8, 24), out=nn.Linear(12, 8), fc1=nn.Linear(8, 10), fc2=nn.Linear(10, 8))
+    return Net(
+        call, latent=nn.Parameter(torch.randn(5, 8)), norm=nn.LayerNorm(8), norm2=nn.LayerNorm(8), **layers, head=nn.Linear(8, 3)
+    )
+
+
+@case((3, 6, 4), removable="first second last")
+def a_learned_graph_between_positions_that_are_fixed():
+    def call(s, x):
+        graph = s.neighbors * s.importance
+        y = torch.einsum("nkctv,kvw->nctw", s.first(x).unflatten(1, (3, -1)), graph)
+        y = torch.einsum("nkctv,kvw->nctw", (s.second(F.relu(y)).unflatten(1, (3, -1)), s.neighbors))
+        return s.head(F.relu(s.last(y)))
+
+    net = Net(call, first=conv(3, 24, 1), second=conv(8, 30, 1), last=conv(10, 6, 1), head=head(6))
+    net.register_buffer("neighbors", torch.rand(3, 4, 4).round())
+    net.importance = nn.Parameter(torch.rand(3, 4, 4))
+    return net
 
 
 # ---- what is asserted of a value, and what only looks like it (here because pytest rewrites the assertions of tests) ---------

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from compress.graph.channels.atoms import Atoms, varies, varying
+from compress.graph.trace.shapes import holds_tensor
 
 Count = tuple[Tensor | str, int]
 """What a size counts: atoms, or a parameter by name, and one of its axes."""
@@ -94,6 +95,7 @@ class State:
         counts: plain numbers that were computed from sizes -> the tensors (parameters by name) and axes whose sizes those are.
         shapes: nodes that give several sizes -> the same for each of them.
         grouped: weight of a layer that loses whole groups -> atoms of its outputs.
+        products: nodes that multiply activations -> for each product the letters of its operands' axes, with their atoms.
         thinned: weights of grouped layers that have to lose the same positions of every group instead.
         whole: weights of grouped layers that have to lose whole groups.
         thin: weight of a layer that loses the same positions of every group -> atoms of its outputs.
@@ -124,6 +126,7 @@ class State:
         self.counts: dict[Node, list[Count]] = {}
         self.shapes: dict[Node, list[list[Count]]] = {}
         self.grouped: dict[str, Tensor] = {}
+        self.products: dict[str, list[list[tuple[str, Tensor]]]] = {}
         self.thin: dict[str, Tensor] = {}
         self.groups: dict[str, int] = {}
         self.parameters: dict[str, Tensor] = {}
@@ -180,6 +183,19 @@ def where(node: Node) -> str:
     name = str(node.target) if node.op == "call_module" else getattr(node.target, "__name__", str(node.target))
     source = node.meta.get("source", "") if node.op.startswith("call") else ""
     return f"{name} ({source})" if source else name
+
+
+def of_tables(node: Node) -> bool:
+    """Whether a value is a parameter or a buffer, or computed from these and sizes alone."""
+    seen, waiting = {node}, [node]
+    while waiting:
+        one = waiting.pop()
+        if one.op in ("placeholder", "call_module"):
+            return False
+        fresh = {source for source in one.all_input_nodes if holds_tensor(source.meta.get("shape"))} - seen
+        seen |= fresh
+        waiting += fresh
+    return True
 
 
 def shaped(vector: Tensor, shape: Sequence[int], dim: int) -> Tensor:

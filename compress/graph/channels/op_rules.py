@@ -142,6 +142,8 @@ def attention(s: State, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, 
     if q.shape[:-3] != k.shape[:-3] or k.shape[:-2] != v.shape[:-2]:
         return unknown(s, node, [q, k, v, *tensors_in(mask)], "shares keys among heads")
     shape = tuple(node.meta["shape"])
+    lead = "ABCDEFGH"[: q.ndim - 2]
+    s.products[node.name] = [[(f"{lead}td", q), (f"{lead}sd", k)], [(f"{lead}t", q.select(-1, 0)), (f"{lead}se", v)]]
     if node.name in s.inside:
         _contracted(s, node, q, k)
         s.sized[node.name] = Sized(q, q, args, kwargs)  # divides by the root of how many there are

@@ -28,7 +28,7 @@ _FILLED: dict[Any, int | None] = {"new_zeros": 0, "new_ones": 1, "new_full": Non
 """None: the second argument says it."""
 BEGINNINGS: frozenset[Any] = MAKERS | _FILLED.keys()
 _SIZES = frozenset({"size", "dim", "numel", "item", "__len__"})
-_RANDOM = ("rand", "bernoulli", "normal", "multinomial", "dropout", "poisson")
+_RANDOM = ("rand", "bernoulli", "multinomial", "dropout", "poisson", "gumbel")
 
 
 class Unknown(Exception):
@@ -77,7 +77,7 @@ class Constants:
             self.of_parameters.add(node)
             owner, _, last = target.rpartition(".")
             return getattr(self.root.get_submodule(owner), last)
-        if node.op not in ("call_function", "call_method") or target is operator.setitem or any(r in name for r in _RANDOM):
+        if node.op not in ("call_function", "call_method") or target is operator.setitem or _draws(name):
             raise Unknown
         if name.endswith("_") and not name.endswith("__"):
             raise Unknown  # it changes what others look at
@@ -188,6 +188,11 @@ def is_foreign(node: Node) -> bool:
         "math",
         "_operator",
     )
+
+
+def _draws(name: str) -> bool:
+    """Whether an operation of this name depends on chance; `normal` does, and `normalize` does not."""
+    return name == "normal" or any(word in name for word in _RANDOM)
 
 
 def _replaced(numbers: dict[Node, Any]) -> Callable[[Node], Any]:

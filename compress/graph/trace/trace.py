@@ -21,7 +21,7 @@ from torch.fx import Graph, GraphModule, Node, _symbolic_trace
 
 from compress.errors import BadInput, UnsupportedModel
 from compress.graph.names import refuse_untraceable, submodules
-from compress.graph.trace import attention, constants
+from compress.graph.trace import attention, constants, products
 from compress.graph.trace.assembled import graph_module
 from compress.graph.trace.functional import module_per_call, modules_for_functions
 from compress.graph.trace.layers_of_functions import layers_for_functions, needs_shapes, rows_for_lookups
@@ -87,7 +87,7 @@ def _module(model: nn.Module, graph: Graph, opaque: dict[str, str], inputs: tupl
 def _written_out(model: nn.Module, graph: Graph, inputs: tuple[Tensor, ...], opaque: dict[str, str]) -> dict[str, str]:
     """Layers for what is written as functions, constants for what sizes tell: both are looked for where tensors stand alone."""
     attends = attention.present(model, graph)
-    if attends or needs_shapes(graph):
+    if attends or needs_shapes(graph) or products.present(graph):
         _shapes(model, graph, inputs)
     if attends:
         attention.write_out(model, graph, opaque)
@@ -95,7 +95,10 @@ def _written_out(model: nn.Module, graph: Graph, inputs: tuple[Tensor, ...], opa
         return {}
     constants.fold(model, graph, constants.Constants(model, graph, inputs))
     rows_for_lookups(model, graph, known := constants.Constants(model, graph, inputs))
-    return layers_for_functions(model, graph, known)
+    plain = layers_for_functions(model, graph, known)
+    if products.present(graph) and products.layers_for_products(graph, constants.Constants(model, graph, inputs)):
+        plain |= layers_for_functions(model, graph, constants.Constants(model, graph, inputs))
+    return plain
 
 
 _WRITTEN = constants.BEGINNINGS | {F.layer_norm}
