@@ -63,7 +63,7 @@ def walk(s: State, module: GraphModule) -> None:
 
 def _followed(s: State, module: GraphModule, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """A node's value. A rule that breaks, or gives another shape than the real operation, has misunderstood it: freeze."""
-    tables: list[dict[Any, Any]] = [s.axes, s.sized, s.grouped, s.thin]
+    tables: list[dict[Any, Any]] = [s.axes, s.sized, s.grouped, s.thin, s.products]
     # Rules write before they know that they fail: what they have added is taken back below.
     sizes = [len(table) for table in tables]
     try:
