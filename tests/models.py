@@ -1519,6 +1519,29 @@ def queries_that_are_learned_and_normed_before_they_read():
     )
 
 
+@case((4, 3, 8, 8), removable="look gates last")
+def a_recurrence_that_begins_with_zeros():
+    def call(s, x):
+        batch, steps = x.shape[:2]
+        h, c = x.new_zeros(batch, 8, 8, 8), x.new_full((batch, 8, 8, 8), 0.5)
+        for t in range(steps):
+            i, f, o, g = torch.split(s.gates(torch.cat([F.relu(s.look(x[:, t])), h], 1)), 8, 1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        return s.head(F.relu(s.last(h)))
+
+    return Net(call, look=conv(3, 6), gates=conv(14, 32), last=conv(8, 7), head=head(7))
+
+
+@case(TOKENS, removable="first")
+def a_recurrent_layer_that_is_given_its_first_state():
+    def call(s, x):
+        state = torch.zeros(1, x.size(0), 9), torch.full((1, x.size(0), 9), 0.5)
+        return s.head(s.cells(F.relu(s.first(x)), state)[0][:, -1])
+
+    return Net(call, first=nn.Linear(8, 7), cells=nn.LSTM(7, 9, batch_first=True), head=nn.Linear(9, 4))
+
+
 @case((3, 6, 4), removable="first second last")
 def a_learned_graph_between_positions_that_are_fixed():
     def call(s, x):

@@ -338,3 +338,24 @@ def test_a_part_that_is_called_in_a_way_of_its_own_stays_so():
     module = trace(net, (image(),))
     assert Scaled.__call__ is own and torch.equal(module(image(2)), net(image(2)))
     assert modules_of(module) == ["Conv2d", "ReLU"]
+
+
+class Begins(nn.Module):
+    """Writes to the state that it begins with."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        h = x.new_zeros(x.shape[0], 4, x.shape[2], 8)
+        h.add_(self.conv(x))
+        return h + x.new_ones(x.size(0), 4, 1, 1)
+
+
+def test_a_state_that_a_forward_makes_for_each_sample_is_a_constant_that_nobody_writes_to():
+    net = Begins().eval()
+    module = trace(net, (image(),))
+    assert "new_zeros" not in {n.target for n in module.graph.nodes} and not module.state_dict().keys() - net.state_dict().keys()
+    for size in (1, 3, 1, 2):
+        assert torch.equal(module(image(size)), net(image(size)))
