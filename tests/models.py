@@ -1480,9 +1480,80 @@ def softmax_over_channels():
     return Net(lambda s, x: torch.softmax(s.last(s.trunk(x)), 1), trunk=block(3, 8), last=conv(8, 4))
 
 
-@case(removable="first", frozen={"last": "mixes channels"})
+@case(removable="first last")
 def normalized_over_channels():
     return Net(lambda s, x: s.head(F.normalize(s.last(F.relu(s.first(x))))), first=conv(3, 8), last=conv(8, 6), head=head(6))
+
+
+@case(removable="first", frozen={"last": "reduces over channels"})
+def normalized_over_channels_of_which_none_is_zero():
+    def call(s, x):
+        return s.head(F.normalize(s.last(F.relu(s.first(x))).sigmoid() + 1))
+
+    return Net(call, first=conv(3, 8), last=conv(8, 6), head=head(6))
+
+
+@case(removable="stem a", frozen={"far": "compares channels in a way that is not followed"})
+def cosines_of_two_maps():
+    def call(s, x):
+        y = F.relu(s.stem(x))
+        near = F.cosine_similarity(s.a(y), s.b(y), dim=1).unsqueeze(1)
+        far = F.cosine_similarity(s.far(y), x[:, :1])
+        return s.head(torch.cat([near, far.unsqueeze(1)], 1))
+
+    return Net(call, stem=conv(3, 8), a=conv(8, 6), b=conv(8, 6), far=conv(8, 4), head=head(2))
+
+
+@case(TOKENS, removable="q out fc1")
+def queries_that_are_learned_and_normed_before_they_read():
+    def call(s, x):
+        latent = s.latent.unsqueeze(0).repeat(x.shape[0], 1, 1)
+        q, (k, v) = s.q(s.norm(latent)), s.kv(x).chunk(2, -1)
+        q, k, v = (t.unflatten(-1, (4, -1)).transpose(1, 2) for t in (q, k, v))
+        latent = latent + s.out(((q @ k.transpose(-2, -1) / 2).softmax(-1) @ v).transpose(1, 2).flatten(2))
+        return s.head((latent + s.fc2(F.gelu(s.fc1(s.norm2(latent))))).mean(1))
+
+    layers = dict(q=nn.Linear(8, 12), kv=nn.Linear(8, 24), out=nn.Linear(12, 8), fc1=nn.Linear(8, 10), fc2=nn.Linear(10, 8))
+    return Net(
+        call, latent=nn.Parameter(torch.randn(5, 8)), norm=nn.LayerNorm(8), norm2=nn.LayerNorm(8), **layers, head=nn.Linear(8, 3)
+    )
+
+
+@case((4, 3, 8, 8), removable="look gates last")
+def a_recurrence_that_begins_with_zeros():
+    def call(s, x):
+        batch, steps = x.shape[:2]
+        h, c = x.new_zeros(batch, 8, 8, 8), x.new_full((batch, 8, 8, 8), 0.5)
+        for t in range(steps):
+            i, f, o, g = torch.split(s.gates(torch.cat([F.relu(s.look(x[:, t])), h], 1)), 8, 1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        return s.head(F.relu(s.last(h)))
+
+    return Net(call, look=conv(3, 6), gates=conv(14, 32), last=conv(8, 7), head=head(7))
+
+
+@case(TOKENS, removable="first")
+def a_recurrent_layer_that_is_given_its_first_state():
+    def call(s, x):
+        state = torch.zeros(1, x.size(0), 9), torch.full((1, x.size(0), 9), 0.5)
+        return s.head(s.cells(F.relu(s.first(x)), state)[0][:, -1])
+
+    return Net(call, first=nn.Linear(8, 7), cells=nn.LSTM(7, 9, batch_first=True), head=nn.Linear(9, 4))
+
+
+@case((3, 6, 4), removable="first second last")
+def a_learned_graph_between_positions_that_are_fixed():
+    def call(s, x):
+        graph = s.neighbors * s.importance
+        y = torch.einsum("nkctv,kvw->nctw", s.first(x).unflatten(1, (3, -1)), graph)
+        y = torch.einsum("nkctv,kvw->nctw", (s.second(F.relu(y)).unflatten(1, (3, -1)), s.neighbors))
+        return s.head(F.relu(s.last(y)))
+
+    net = Net(call, first=conv(3, 24, 1), second=conv(8, 30, 1), last=conv(10, 6, 1), head=head(6))
+    net.register_buffer("neighbors", torch.rand(3, 4, 4).round())
+    net.importance = nn.Parameter(torch.rand(3, 4, 4))
+    return net
 
 
 # ---- what is asserted of a value, and what only looks like it (here because pytest rewrites the assertions of tests) ---------

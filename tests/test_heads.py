@@ -132,17 +132,51 @@ def test_what_is_left_is_refitted():
     assert lost < 0.02 < unfitted
 
 
-@pytest.mark.parametrize("name", ["attention_of_separate_linears", "rotary_attention_of_grouped_queries"])
+class Decodes(nn.Module):
+    """A small detector's way with an image: its patches are read by queries."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.queries = nn.Conv2d(3, 16, 4, 4), nn.Parameter(torch.randn(6, 16))
+        self.encoder = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
+        self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(16, 4, 24, batch_first=True), 2)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.encoder(self.patch(x).flatten(2).transpose(1, 2))
+        return self.head(self.decoder(self.queries.expand(len(x), -1, -1), patches)).mean(1)
+
+
+ATTENTION = ["attention_of_separate_linears", "rotary_attention_of_grouped_queries", "einsum_with_channels_that_pass"]
+ATTENTION += ["a_single_head_written_as_einsum", "one_key_for_all_queries_written_as_einsum", "heads_written_as_einsum"]
+
+
+def attending(name: str) -> Artifact:
+    torch.manual_seed(0)
+    module, inputs = random_model(name) if name else (Decodes().eval(), (torch.randn(1, 3, 32, 32),))
+    return Artifact(trace(module, inputs), inputs)
+
+
+@pytest.mark.parametrize("name", [*ATTENTION, ""])
 def test_the_budget_counts_positions_that_go_with_their_head_or_their_channel_once(name: str):
-    module, inputs = random_model(name)
-    model = Artifact(trace(module, inputs), inputs)
+    model = attending(name)
     groups = budget.removable(model.module, model.channels)
-    assert any(g.inner for g in groups)
-    edits = tuple(Keep(g.name, g.channels, tuple(range(max(1, g.channels // 2)))) for g in groups)
-    small = apply(Plan(edits), model).cost
-    counts = np.array([len(edit.keep) for edit in edits], dtype=float)
-    for unit in ("params", "size"):
-        assert budget.cost_model(model, groups, unit)(counts) == pytest.approx(budget.of(small, unit))
+    assert any(g.inner for g in groups) or "einsum" in name
+    for share in (2, 3):
+        # Two at least: of a single channel torch multiplies entry by entry, which nothing counts.
+        edits = tuple(Keep(g.name, g.channels, tuple(range(max(2, g.channels // share)))) for g in groups)
+        small = apply(Plan(edits), model).cost
+        counts = np.array([len(edit.keep) for edit in edits], dtype=float)
+        for unit in ("params", "size", "macs"):
+            assert budget.cost_model(model, groups, unit)(counts) == pytest.approx(budget.of(small, unit))
+
+
+@pytest.mark.parametrize("target", [0.6, 0.8])
+def test_a_share_of_macs_is_met_where_much_of_them_is_attention(target: float):
+    model = attending("")
+    images = torch.randn(60, 3, 32, 32)
+    found = compress.remove(model.module, (images, None), target=f"macs={target}", align=1, calibration=60)
+    assert Artifact(found.model, model.inputs).cost.macs == pytest.approx(target * model.cost.macs, rel=0.02)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -265,3 +265,97 @@ def test_submodules_are_those_of_torch_in_the_same_order():
     net["c"].register_module("none", None)
     assert submodules(net) == list(net.named_modules())
     assert submodules(net, again=True) == list(net.named_modules(remove_duplicate=False))
+
+
+class Looks(nn.Module):
+    """Notes how layers are called while it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fails = nn.Conv2d(3, 4, 1), False
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(nn.Module.__call__)
+        if self.fails:
+            raise ValueError("on purpose")
+        return self.conv(x)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_tracing_changes_no_class_but_those_of_the_model_and_these_for_a_while(fails):
+    net, usual = Looks(), nn.Module.__call__
+    net.fails, net.seen = fails, (seen := [])
+    net.__class__.__deepcopy__ = lambda self, memo: self  # so that what it has seen is seen here
+    try:
+        if fails:
+            with pytest.raises(BadInput, match="on purpose"):
+                trace(net, (image(),))
+        else:
+            trace(net, (image(),))
+    finally:
+        del net.__class__.__deepcopy__
+    assert seen and all(each is usual for each in seen)
+    for kind in (nn.Module, nn.Conv2d, Looks):
+        assert ("__call__" in vars(kind), "__getattr__" in vars(kind)) == (kind is nn.Module,) * 2
+
+
+class Scaled(nn.Module):
+    """Is called in a way of its own, which goes on to that of nn.Module."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def __call__(self, x):
+        return super().__call__(2 * x)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+class Held(nn.Module):
+    """Holds a part of no class of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = nn.Module()
+        self.part.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        return self.part.conv(x)
+
+
+def test_a_part_of_no_class_of_its_own_leaves_all_others_as_they_were():
+    net = Held().eval()
+    module = trace(net, (image(),))
+    assert torch.equal(module(image(2)), net(image(2)))
+    assert trace(nn.Sequential(nn.Conv2d(3, 4, 1)), (image(),))(image()).shape == (1, 4, 8, 8)
+
+
+def test_a_part_that_is_called_in_a_way_of_its_own_stays_so():
+    net, own = nn.Sequential(Scaled(), nn.ReLU()).eval(), Scaled.__call__
+    module = trace(net, (image(),))
+    assert Scaled.__call__ is own and torch.equal(module(image(2)), net(image(2)))
+    assert modules_of(module) == ["Conv2d", "ReLU"]
+
+
+class Begins(nn.Module):
+    """Writes to the state that it begins with."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        h = x.new_zeros(x.shape[0], 4, x.shape[2], 8)
+        h.add_(self.conv(x))
+        return h + x.new_ones(x.size(0), 4, 1, 1)
+
+
+def test_a_state_that_a_forward_makes_for_each_sample_is_a_constant_that_nobody_writes_to():
+    net = Begins().eval()
+    module = trace(net, (image(),))
+    assert "new_zeros" not in {n.target for n in module.graph.nodes} and not module.state_dict().keys() - net.state_dict().keys()
+    for size in (1, 3, 1, 2):
+        assert torch.equal(module(image(size)), net(image(size)))

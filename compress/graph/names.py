@@ -57,20 +57,21 @@ def submodules(model: nn.Module, again: bool = False) -> list[tuple[str, nn.Modu
         model: itself is the first.
         again: also a module that is there already, by its further names.
     """
-    found: list[tuple[str, nn.Module]] = []
-    seen: set[int] = set()
-    waiting = [("", model)]
-    while waiting:
-        one = waiting.pop()
-        path, m = one
-        if not again:
-            if id(m) in seen:
+    found: list[tuple[str, nn.Module]] = [("", model)]
+    seen = {id(model)}
+    around = [("", iter(model._modules.items()))]  # what is entered: the start of its names, and the parts to come
+    while around:
+        start, parts = around[-1]
+        for name, part in parts:
+            if part is None or (id(part) in seen and not again):
                 continue
-            seen.add(id(m))
-        found.append(one)
-        if inner := m._modules:  # most are layers, which hold none
-            start = f"{path}." if path else ""
-            waiting += [(start + name, part) for name, part in reversed(inner.items()) if part is not None]
+            seen.add(id(part))
+            found.append((start + name, part))
+            if part._modules:  # most are layers, which hold none
+                around.append((f"{start}{name}.", iter(part._modules.items())))
+                break
+        else:
+            around.pop()
     return found
 
 

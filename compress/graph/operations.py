@@ -116,6 +116,7 @@ OPERATIONS: tuple[Operations, ...] = (
     Operations("unbound", torch="unbind", methods="unbind"),
     Operations("shuffled", torch="channel_shuffle"),
     Operations("gated", functional="glu"),
+    Operations("cosine", functional="cosine_similarity"),
     Operations("padded", functional="pad"),
     Operations("attention", functional="scaled_dot_product_attention"),
     # layers as functions, on parameters
@@ -129,7 +130,7 @@ OPERATIONS: tuple[Operations, ...] = (
         "full_like hstack layer_norm linspace meshgrid narrow ones outer polar rand_like randn_like rot90 rsub scatter "
         "scatter_add select split_with_sizes tensor_split tensordot tril triu vstack zeros _assert",
         functional="adaptive_max_pool3d affine_grid alpha_dropout bilinear conv_transpose1d conv_transpose2d conv_transpose3d "
-        "cosine_similarity dropout1d dropout2d dropout3d embedding feature_alpha_dropout fold grid_sample group_norm "
+        "dropout1d dropout2d dropout3d embedding feature_alpha_dropout fold grid_sample group_norm "
         "gumbel_softmax hardshrink instance_norm local_response_norm logsigmoid lp_pool3d max_unpool1d max_unpool2d max_unpool3d "
         "multi_head_attention_forward one_hot rms_norm rrelu sigmoid softmin softshrink softsign tanh tanhshrink threshold "
         "unfold upsample upsample_bilinear upsample_nearest",

@@ -2,7 +2,8 @@
 
 Every tensor's size is a product of axes, and an axis that groups touch is as long as their channels make it. A layer's MACs are
 proportional to the number of its weights, at a rate that the dense model tells; those of a functional layer are the parameters
-that its weight is made of.
+that its weight is made of. Activations that are multiplied with each other (queries and keys, their scores and values) cost what
+the lengths of their axes say.
 """
 
 from __future__ import annotations
@@ -48,13 +49,14 @@ def cost_model(artifact: Artifact, groups: Sequence[Group], unit: str) -> CostMo
     # Of the dense model: per entry of a weight, MACs do not depend on how many channels are left.
     counted = artifact.cost
     scales = _scales(artifact.module, counted, artifact.channels, unit)
-    rows = [axes(tensor, name, groups) for name, (tensor, _) in scales.items()]
+    products = _products(counted, artifact.channels, groups) if unit == "macs" else []
+    rows = [axes(tensor, name, groups) for name, (tensor, _) in scales.items()] + [sizes for sizes, _ in products]
     # Biases have one axis, convolutions more: missing ones are 1 and change no product.
     depth = max([2, *(len(base) for base, _ in rows)])
     base, per_channel = np.ones((len(rows), depth)), np.zeros((len(rows), depth, len(groups)))
     for i, (b, p) in enumerate(rows):
         base[i, : len(b)], per_channel[i, : len(b)] = b, p
-    model = CostModel(0.0, np.array([scale for _, scale in scales.values()]), base, per_channel)
+    model = CostModel(0.0, np.array([scale for _, scale in (*scales.values(), *products)]), base, per_channel)
     # What the tensors of the model do not explain is the cost that no choice changes.
     whole = of(counted, unit)
     full = np.array([g.channels for g in groups], dtype=float)
@@ -81,6 +83,31 @@ def _scales(module: GraphModule, counted: Cost, channels: Channels, unit: str) -
         if one.macs:
             found |= {name: (p, one.macs / entries) for name, p in weights.items()}
     return found
+
+
+def _products(counted: Cost, channels: Channels, groups: Sequence[Group]) -> list[tuple[tuple[list[float], np.ndarray], float]]:
+    """Shares of their axes that products of activations keep, each with what it costs as a whole."""
+    within = channels.within.products if channels.within is not None else {}
+    found: list[tuple[tuple[list[float], np.ndarray], float]] = []
+    for one in counted.layers:
+        products = channels.products.get(one.name, ())
+        whole = sum(product.macs for product in products)
+        for i, product in enumerate(products):
+            # Positions within heads are those of the model that is solved for them.
+            inner = within[one.name][i].axes if one.name in within else ()
+            kept = [_share(labels, groups, False) for labels in product.axes] + [_share(labels, groups, True) for labels in inner]
+            sizes = [base for base, _ in kept], np.array([per_channel for _, per_channel in kept]).reshape(-1, len(groups))
+            found.append((sizes, one.macs * product.macs / whole))
+    return found
+
+
+def _share(labels: Tensor, groups: Sequence[Group], inner: bool) -> tuple[float, np.ndarray]:
+    """What is left of an axis, as a share of it: a part that stays, and a part per channel of each group."""
+    per_channel = np.zeros(len(groups))
+    for g, group in enumerate(groups):
+        if group.inner == inner:
+            per_channel[g] = float(np.isin(labels.numpy(), group.labels).mean()) / group.channels
+    return 1.0 - float(per_channel @ [group.channels for group in groups]), per_channel
 
 
 def _behind(node: Node) -> set[str]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from compress.graph.channels.atoms import Atoms, varies, varying
+from compress.graph.trace.shapes import holds_tensor
 
 Count = tuple[Tensor | str, int]
 """What a size counts: atoms, or a parameter by name, and one of its axes."""
@@ -69,6 +70,19 @@ class Computed:
     zeros: bool
 
 
+@dataclass(frozen=True)
+class Named:
+    """What a model holds.
+
+    Attributes:
+        modules: by every name.
+        first: every name of a parameter or buffer -> the first name of the same tensor.
+    """
+
+    modules: Mapping[str, nn.Module]
+    first: Mapping[str, str]
+
+
 class State:
     """Atoms, parameter axes, and what must be looked at once all classes are known.
 
@@ -81,6 +95,7 @@ class State:
         counts: plain numbers that were computed from sizes -> the tensors (parameters by name) and axes whose sizes those are.
         shapes: nodes that give several sizes -> the same for each of them.
         grouped: weight of a layer that loses whole groups -> atoms of its outputs.
+        products: nodes that multiply activations -> for each product the letters of its operands' axes, with their atoms.
         thinned: weights of grouped layers that have to lose the same positions of every group instead.
         whole: weights of grouped layers that have to lose whole groups.
         thin: weight of a layer that loses the same positions of every group -> atoms of its outputs.
@@ -88,6 +103,7 @@ class State:
         parameters: parameters and buffers that stand in the graph themselves, by first name.
         taken: of those, first names of the ones that an unknown operation takes, with the reason.
         modules: every module by every name.
+        names: every name of a parameter or buffer -> the first name of the same tensor.
         computed: functional layers -> what their weight is computed from.
         heads: products that sum over channels, or weigh them -> atoms of their heads, which go as a whole.
         inside: those where the same channels of all heads go instead.
@@ -98,9 +114,10 @@ class State:
         step: the value of a node, given those of its arguments.
     """
 
-    def __init__(self, thinned: frozenset[str], whole: frozenset[str], inside: frozenset[str], names: Mapping[str, str]):
+    def __init__(self, thinned: frozenset[str], whole: frozenset[str], inside: frozenset[str], of: Named):
         self.atoms = Atoms()
-        self.thinned, self.whole, self.inside, self.names = thinned, whole, inside, names
+        self.thinned, self.whole, self.inside = thinned, whole, inside
+        self.modules, self.names = of.modules, of.first
         self.axes: dict[tuple[str, int], tuple[str, Tensor]] = {}
         self.sized: dict[str, Sized] = {}
         self.rectangles: list[Tensor] = []
@@ -109,11 +126,11 @@ class State:
         self.counts: dict[Node, list[Count]] = {}
         self.shapes: dict[Node, list[list[Count]]] = {}
         self.grouped: dict[str, Tensor] = {}
+        self.products: dict[str, list[list[tuple[str, Tensor]]]] = {}
         self.thin: dict[str, Tensor] = {}
         self.groups: dict[str, int] = {}
         self.parameters: dict[str, Tensor] = {}
         self.taken: dict[str, str] = {}
-        self.modules: dict[str, nn.Module] = {}
         self.computed: Mapping[Node, Computed] = {}
         self.facets: dict[tuple[str, int], Tensor] = {}
         self.heads: dict[str, Tensor] = {}
@@ -166,6 +183,19 @@ def where(node: Node) -> str:
     name = str(node.target) if node.op == "call_module" else getattr(node.target, "__name__", str(node.target))
     source = node.meta.get("source", "") if node.op.startswith("call") else ""
     return f"{name} ({source})" if source else name
+
+
+def of_tables(node: Node) -> bool:
+    """Whether a value is a parameter or a buffer, or computed from these and sizes alone."""
+    seen, waiting = {node}, [node]
+    while waiting:
+        one = waiting.pop()
+        if one.op in ("placeholder", "call_module"):
+            return False
+        fresh = {source for source in one.all_input_nodes if holds_tensor(source.meta.get("shape"))} - seen
+        seen |= fresh
+        waiting += fresh
+    return True
 
 
 def shaped(vector: Tensor, shape: Sequence[int], dim: int) -> Tensor:

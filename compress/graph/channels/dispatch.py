@@ -13,9 +13,9 @@ from torch.fx import GraphModule, Node
 
 from compress.graph import operations
 from compress.graph.channel_affine import ChannelAffine
-from compress.graph.channels import functional_layers, layer_rules, op_rules, recurrent, reductions
+from compress.graph.channels import einsum, functional_layers, layer_rules, op_rules, recurrent, reductions
 from compress.graph.channels.atom_state import Count, Sized, State, argument, positions_only, tensors_in, unknown
-from compress.graph.channels.einsum import einsum
+from compress.graph.channels.atoms import varying
 from compress.graph.partial_norm import PartialNorm
 
 Args = tuple[Any, ...]
@@ -201,7 +201,7 @@ def _method(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     if name in operations.ALONG:
         return _along(s, node, name, args, kwargs)
     if name in operations.PRODUCT_METHODS:
-        return op_rules.matmul(s, node, args[0], args[1])
+        return einsum.matmul(s, node, args[0], args[1])
     if name in ("reshape_as", "view_as"):
         return op_rules.shaped_as(s, x, args[1])
     if name == "unbind":
@@ -254,7 +254,7 @@ def _function(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     if f in operations.COMPLEX or (f is getattr and args[1] in ("real", "imag")):
         return reductions.of_complex(s, node, x)
     if f in operations.PRODUCTS:
-        return op_rules.matmul(s, node, args[0], args[1])
+        return einsum.matmul(s, node, args[0], args[1])
     if f in operations.PIXELS:
         # Atoms go first and the rest as called; `input` by name would be given twice.
         return op_rules.pixels(s, x, lambda t: f(t, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"}))
@@ -270,6 +270,9 @@ def _along(s: State, node: Node, name: str, args: Args, kwargs: Kwargs) -> Any:
     # roll without dims flattens first; a tensor among the arguments may be anything.
     if dims is None or len(tensors_in((args, kwargs))) > 1:
         return unknown(s, node, tensors_in((args, kwargs)))
+    order = argument(args, kwargs, 1, "p", 2.0) if name == "normalize" else 0
+    if isinstance(dims, int) and order > 0 and varying(x) == [dims % x.ndim]:
+        return reductions.normalized(s, node, x, dims % x.ndim)
     return positions_only(s, node, x, [dims] if isinstance(dims, int) else dims, "mixes channels")
 
 
@@ -286,9 +289,10 @@ _SPECIAL: dict[Any, Callable[[State, Node, Args, Kwargs], Any]] = {
     F.pad: lambda s, node, args, kwargs: op_rules.padded(
         s, node, args[0], argument(args, kwargs, 1, "pad"), argument(args, kwargs, 2, "mode", "constant")
     ),
-    torch.einsum: lambda s, node, args, kwargs: einsum(s, node, args[0], tensors_in(args[1:])),
+    torch.einsum: lambda s, node, args, kwargs: einsum.einsum(s, node, args[0], tensors_in(args[1:])),
     F.glu: lambda s, node, args, kwargs: op_rules.gated(s, args[0], argument(args, kwargs, 1, "dim", -1)),
     torch.channel_shuffle: lambda s, node, args, kwargs: op_rules.shuffled(s, args[0], argument(args, kwargs, 1, "groups")),
+    F.cosine_similarity: reductions.cosine,
     torch.repeat_interleave: op_rules.repeated,
     torch.unbind: lambda s, node, args, kwargs: op_rules.unbound(s, node, args[0], argument(args, kwargs, 1, "dim", 0)),
 }

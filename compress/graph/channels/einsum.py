@@ -2,6 +2,9 @@
 
 bhid,bhjd->bhij      d is summed: a head goes whole        bcn,nm->bcm      n is summed, c passes
 bid,bjd->bij         d is summed, and there is nothing else: both lose the same channels, which are zeros on one side
+bnd,de->bne          a table of numbers loses its rows likewise; along letters that have no channels it has positions
+
+A product by matmul with a table is the same.
 """
 
 from __future__ import annotations
@@ -12,23 +15,39 @@ from typing import Any
 from torch import Tensor
 from torch.fx import Node
 
+from compress.graph import letters
 from compress.graph.channels import op_rules
-from compress.graph.channels.atom_state import State, unknown
+from compress.graph.channels.atom_state import State, of_tables, unknown
 from compress.graph.channels.atoms import varying
 
 
 def einsum(s: State, node: Node, equation: Any, operands: Sequence[Tensor]) -> Any:
     """Operands are laid out as the output is, and meet there as in any product."""
-    terms = _terms(equation, operands)
+    terms = letters.of_einsum(equation, [t.ndim for t in operands])
     if terms is None:
         return unknown(s, node, operands, "is written in a way that the solver does not know")
+    return _product(s, node, terms, operands, [of_tables(n) for n in _nodes(node.args[1:])])
+
+
+def matmul(s: State, node: Node, a: Tensor, b: Tensor) -> Any:
+    """A product of two activations, or of one with a table of numbers: an adjacency, a basis."""
+    tables = [of_tables(n) for n in _nodes([n for n in (*node.args, *node.kwargs.values()) if isinstance(n, Node)])]
+    terms = letters.of_matmul(a.ndim, b.ndim)
+    if terms is None or len(tables) != 2 or tables[0] == tables[1]:
+        if terms is not None:
+            s.products[node.name] = [list(zip(terms, (a, b), strict=False))]
+        return op_rules.matmul(s, node, a, b)
+    return _product(s, node, terms, [a, b], tables)
+
+
+def _product(s: State, node: Node, terms: list[str], operands: Sequence[Tensor], tables: list[bool]) -> Any:
     *inputs, output = terms
-    tables = [n.op == "get_attr" for n in _nodes(node.args[1:])]
+    s.products[node.name] = [list(zip(inputs, operands, strict=True))]
     # What is a channel to an activation; entries of a table along any other letter are positions.
     channels = [varying(t) for t in operands]
-    letters = [{term[d] for d in dims} for dims, term in zip(channels, inputs, strict=True)]
-    free = {c for own, table in zip(letters, tables, strict=True) if not table for c in own}
-    letter, alone = _summed(letters, tables, output)
+    along = [{term[d] for d in dims} for dims, term in zip(channels, inputs, strict=True)]
+    free = {c for own, table in zip(along, tables, strict=True) if not table for c in own}
+    letter, alone = _summed(along, tables, output)
     if letter and (alone or node.name in s.inside):
         pair = [s.atoms.per_channel(t, term.index(letter)) for t, term in zip(operands, inputs, strict=True)]
         s.atoms.unite(*pair)
@@ -36,7 +55,7 @@ def einsum(s: State, node: Node, equation: Any, operands: Sequence[Tensor]) -> A
         return s.atoms.new(1).view(()).expand(tuple(node.meta["shape"]))
     laid: list[Tensor] = []
     for t, dims, term, table in zip(operands, channels, inputs, tables, strict=True):
-        one = [d for d, letter in enumerate(term) if letter not in output or (table and letter not in free)]
+        one = [d for d, c in enumerate(term) if c not in output or (table and c not in free)]
         if not table and dims and set(dims) <= set(one):
             return unknown(s, node, operands, "sums over channels")
         laid.append(_laid_out(s.atoms.unite_along(t, one), term, output))
@@ -51,29 +70,14 @@ def einsum(s: State, node: Node, equation: Any, operands: Sequence[Tensor]) -> A
     return made
 
 
-def _summed(letters: Sequence[set[str]], tables: Sequence[bool], output: str) -> tuple[str, bool]:
+def _summed(along: Sequence[set[str]], tables: Sequence[bool], output: str) -> tuple[str, bool]:
     """The letter that is summed and along which both of two operands have channels; whether one of them has no others."""
-    if len(letters) != 2 or any(tables):
+    if len(along) != 2:
         return "", False
-    summed = (letters[0] & letters[1]) - set(output)
-    return ("", False) if len(summed) != 1 else (next(iter(summed)), summed in letters)
-
-
-def _terms(equation: Any, operands: Sequence[Tensor]) -> list[str] | None:
-    """The letters of each operand and of the output, those of an ellipsis written out."""
-    if not isinstance(equation, str) or "->" not in equation:
-        return None
-    left, output = equation.replace(" ", "").split("->")
-    inputs = left.split(",")
-    if len(inputs) != len(operands):
-        return None
-    spare = "".join(c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation)
-    most = max((t.ndim - len(term) + 3 for term, t in zip(inputs, operands, strict=True) if "..." in term), default=0)
-    # An ellipsis is aligned on its right, as in any broadcast.
-    axes = [spare[most - (t.ndim - len(term) + 3) : most] for term, t in zip(inputs, operands, strict=True)]
-    written = [term.replace("...", letters) for term, letters in zip(inputs, axes, strict=True)]
-    terms = [*written, output.replace("...", spare[:most])]
-    return None if any(len(set(term)) < len(term) for term in terms) else terms
+    summed = (along[0] & along[1]) - set(output)
+    alone = summed in [own for own, table in zip(along, tables, strict=True) if not table]
+    # A table loses its entries for the channels that go; there are no heads in it.
+    return ("", False) if len(summed) != 1 or (any(tables) and not alone) else (next(iter(summed)), alone)
 
 
 def _nodes(given: Any) -> list[Node]:

@@ -27,6 +27,10 @@ def layer(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
     x, w = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "weight")
     computed = s.computed.get(node)
     if not weight and computed is None:
+        if node.target is F.linear and layer_rules.mixes_positions(x):
+            for table in tensors_in((args[1:], kwargs)):
+                s.atoms.freeze(table, f"{where(node)} mixes positions, not channels")
+            return x.narrow(-1, 0, 1).expand(*x.shape[:-1], w.shape[0])
         return unknown(s, node, tensors_in((args, kwargs)), "has weights that are computed")
     name = weight or computed_weights.name(node)
     if node.target is F.linear:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from compress.graph.channels.atom_state import Sized, State
 from compress.graph.channels.atoms import along, slim
-from compress.graph.channels.groups import Channels, Group, Member
+from compress.graph.channels.groups import Channels, Group, Member, Product
 from compress.graph.channels.propagation import differs
 
 Labels = npt.NDArray[np.int64]
@@ -59,7 +60,7 @@ def read(s: State, classes: Tensor) -> Channels:
         if s.zeroed
         else frozenset[int]()
     )
-    return Channels(explained, labels, sized, s.names, frozenset(s.thin), counted, zeroed, len(classes))
+    return Channels(explained, labels, sized, s.names, frozenset(s.thin), _products(s, classes), counted, zeroed, len(classes))
 
 
 def _counted(s: State, classes: Tensor) -> frozenset[str]:
@@ -74,6 +75,23 @@ def _counted(s: State, classes: Tensor) -> frozenset[str]:
         return known[key]
 
     return frozenset(node.name for node, counts in s.counts.items() if any(changes(of, dim) for of, dim in counts))
+
+
+def _products(s: State, classes: Tensor) -> dict[str, tuple[Product, ...]]:
+    return {name: tuple(_product(one, classes) for one in products) for name, products in s.products.items()}
+
+
+def _product(operands: Sequence[tuple[str, Tensor]], classes: Tensor) -> Product:
+    """Each letter is an axis of the product, as long as in any operand, with the channels of the one that has some there."""
+    sizes: dict[str, int] = {}
+    axes: dict[str, Tensor] = {}
+    for term, t in operands:
+        labels = classes[slim(t)]
+        for d, letter in enumerate(term):
+            sizes[letter] = max(sizes.get(letter, 1), t.shape[d])
+            if letter not in axes and differs(labels, d):
+                axes[letter] = along(labels, d)
+    return Product(prod(sizes.values()), tuple(axes.values()))
 
 
 # Over slim and expanded again, so that a large activation costs one element per channel.
@@ -125,10 +143,14 @@ def _kinds(why: Labels, vectors: Sequence[Labels]) -> Labels:
     kinds: Labels = why - why.min()  # from 0, for bincount
     highest = int(kinds.max()) + 1
     for vector in vectors:
-        unique, counts = np.unique(vector, return_counts=True)
-        # (kind, count) packed into one number: the factor is above every count.
-        _, fresh = np.unique(kinds[unique] * (int(counts.max()) + 1) + counts, return_inverse=True)
-        kinds[unique] = highest + fresh
+        if bool((vector[1:] > vector[:-1]).all()):  # as most are: each class once, in order
+            unique, packed = vector, kinds[vector]
+        else:
+            unique, counts = np.unique(vector, return_counts=True)
+            # (kind, count) packed into one number: the factor is above every count.
+            packed = kinds[unique] * (int(counts.max()) + 1) + counts
+        alike = bool((packed == packed[0]).all())
+        kinds[unique] = highest if alike else highest + np.unique(packed, return_inverse=True)[1]
         highest += len(unique)
     # renumbered without gaps, since refinement leaves numbers that no class has
     return (np.cumsum(np.bincount(kinds) > 0) - 1)[kinds]

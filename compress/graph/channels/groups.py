@@ -67,6 +67,19 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Product:
+    """Two activations multiplied, such as queries and keys.
+
+    Attributes:
+        macs: multiply-accumulates, up to a factor that all products of a node have in common.
+        axes: class of each position along every axis that has channels, summed or not.
+    """
+
+    macs: int
+    axes: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
 class Channels:
     """The solved model.
 
@@ -76,6 +89,7 @@ class Channels:
         sized: node name -> its constant arguments that count channels, with the classes of its input and output.
         tied: state_dict name -> first name of the same tensor.
         thinned: weights of grouped layers that lose the same positions of every group; the others lose whole groups.
+        products: nodes that multiply activations with each other -> the products that they are.
         counted: nodes that compute a plain number from a count of channels.
         zeroed: classes that count as zeros in the statistics of norms where they go.
         classes: how many labels there are; each is below this number.
@@ -89,6 +103,7 @@ class Channels:
     sized: Mapping[str, Sized]
     tied: Mapping[str, str]
     thinned: frozenset[str]
+    products: Mapping[str, tuple[Product, ...]]
     counted: frozenset[str]
     zeroed: frozenset[int]
     classes: int

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.fx import Node
 
-from compress.graph.channels.atom_state import Sized, State, shaped, unknown, where
+from compress.graph.channels.atom_state import Sized, State, of_tables, shaped, unknown, where
 from compress.graph.channels.atoms import varies, varying
 
 STATISTICS = "takes its statistics over all channels, so removing one would change the rest"
@@ -60,8 +60,7 @@ def _finer_inside(out: int, into: int, groups: int) -> bool:
 
 def linear(s: State, node: Node, x: Tensor, weight: str, bias: str | None, out: int) -> Tensor:
     """Weight (out, in), on the last axis."""
-    # Channels on another axis than the last one, which is constant in atoms: MLP-Mixer's token mixing.
-    if x.shape[-1] > 1 and not varies(x, -1) and varying(x):
+    if mixes_positions(x):
         # It mixes positions within each channel (a token mixer): channels pass, the layer itself stays.
         fixed = s.atoms.new(1)
         s.atoms.freeze(fixed, f"{where(node)} mixes positions, not channels")
@@ -76,6 +75,11 @@ def linear(s: State, node: Node, x: Tensor, weight: str, bias: str | None, out: 
     if bias is not None:
         s.axis(bias, 0, "out", made)
     return shaped(made, node.meta["shape"], -1)
+
+
+def mixes_positions(x: Tensor) -> bool:
+    """Whether channels lie on another axis than the last one, which is constant in atoms: MLP-Mixer's token mixing."""
+    return x.shape[-1] > 1 and not varies(x, -1) and bool(varying(x))
 
 
 def embedding(s: State, node: Node, x: Tensor, weight: str, width: int) -> Tensor:
@@ -123,7 +127,8 @@ def layer_norm(s: State, node: Node, x: Tensor, tensors: Sequence[str], dims: in
     Channels on an axis in front of those (the heads, where each head is normalized by itself) pass; a head goes as a whole.
     """
     inner = range(x.ndim - dims, x.ndim)
-    if any(d not in inner for d in varying(x)):
+    # Of a parameter, as queries that are learned are, the axes in front are positions.
+    if any(d not in inner for d in varying(x)) and not of_tables(node.all_input_nodes[0]):
         return s.atoms.unite_along(x, inner)
     if dims == 1:
         return joint_norm(s, node, x, tensors, -1)

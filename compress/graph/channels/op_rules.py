@@ -34,14 +34,13 @@ def elementwise(s: State, node: Node, operands: Sequence[Tensor]) -> Any:
         return unknown(s, node, operands, "broadcasts all of its operands")
     # The operand that varies least, so that what is broadcast in it is seen; constants (no axis) come last.
     main = full[0] if len(full) == 1 else min(full, key=lambda t: len(varying(t)) or t.ndim + 1)
-    axes = varying(main)
+    narrow = [t for t in operands if t.shape != shape]
+    axes = varying(main) if narrow else []
     for other in operands:
-        if other is main:
-            continue
-        if other.shape == shape:
+        if other.shape == shape and other is not main:
             s.atoms.unite(main, other)
-        else:
-            s.share(Shared(main, other, axes, f"{where(node)} broadcasts it over channels"))
+    for other in narrow:
+        s.share(Shared(main, other, axes, f"{where(node)} broadcasts it over channels"))
     return main
 
 
@@ -143,6 +142,8 @@ def attention(s: State, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, 
     if q.shape[:-3] != k.shape[:-3] or k.shape[:-2] != v.shape[:-2]:
         return unknown(s, node, [q, k, v, *tensors_in(mask)], "shares keys among heads")
     shape = tuple(node.meta["shape"])
+    lead = "ABCDEFGH"[: q.ndim - 2]
+    s.products[node.name] = [[(f"{lead}td", q), (f"{lead}sd", k)], [(f"{lead}t", q.select(-1, 0)), (f"{lead}se", v)]]
     if node.name in s.inside:
         _contracted(s, node, q, k)
         s.sized[node.name] = Sized(q, q, args, kwargs)  # divides by the root of how many there are

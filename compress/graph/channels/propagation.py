@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from compress.graph.channels import computed_weights
-from compress.graph.channels.atom_state import State, tensors_in, unknown, where
+from compress.graph.channels.atom_state import Named, State, tensors_in, unknown, where
 from compress.graph.channels.atoms import along, slim
 from compress.graph.channels.dispatch import propagate, reads_entries
 from compress.graph.liveness import Liveness
@@ -24,16 +24,19 @@ _FOLLOWED = 2**19
 """Largest parameter in the graph whose entries get atoms of their own; beyond lie weights that are computed, not embeddings."""
 
 
-def tied_names(module: nn.Module) -> dict[str, str]:
-    """Every name of a parameter or buffer -> the first name of the same tensor."""
+def named(module: nn.Module) -> Named:
+    """The modules of a model and its tensors, by name."""
+    modules = dict(submodules(module, again=True))
     first: dict[int, str] = {}
     found: dict[str, str] = {}
-    for path, part in submodules(module, again=True):
-        for key, tensor in (*part._parameters.items(), *part._buffers.items()):
-            if tensor is not None:
-                name = f"{path}.{key}" if path else key
-                found[name] = first.setdefault(id(tensor), name)
-    return found
+    for path, part in modules.items():
+        start = f"{path}." if path else ""
+        for tensors in (part._parameters, part._buffers):
+            for key, tensor in tensors.items():
+                if tensor is not None:
+                    name = start + key
+                    found[name] = first.setdefault(id(tensor), name)
+    return Named(modules, found)
 
 
 def walk(s: State, module: GraphModule) -> None:
@@ -44,7 +47,6 @@ def walk(s: State, module: GraphModule) -> None:
     s.computed = computed_weights.find(module.graph, s.names, lambda user: not reads_entries(user))
     read = _read_parameters(s, module)
     s.step = functools.partial(propagate, s, module)
-    s.modules = dict(submodules(module, again=True))
     look_up: Callable[[Node], Any] = values.__getitem__
     for node in module.graph.nodes:
         if node.op == "placeholder":
@@ -61,7 +63,7 @@ def walk(s: State, module: GraphModule) -> None:
 
 def _followed(s: State, module: GraphModule, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """A node's value. A rule that breaks, or gives another shape than the real operation, has misunderstood it: freeze."""
-    tables: list[dict[Any, Any]] = [s.axes, s.sized, s.grouped, s.thin]
+    tables: list[dict[Any, Any]] = [s.axes, s.sized, s.grouped, s.thin, s.products]
     # Rules write before they know that they fail: what they have added is taken back below.
     sizes = [len(table) for table in tables]
     try:

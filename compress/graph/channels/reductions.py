@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from compress.graph.channels import op_rules
-from compress.graph.channels.atom_state import Sized, State, argument, tensors_in, unknown, where
+from compress.graph.channels.atom_state import Sized, State, argument, shaped, tensors_in, unknown, where
 from compress.graph.channels.atoms import varies, varying
 
 _BEHIND_ANOTHER = frozenset({"norm", "vector_norm", "matrix_norm", "topk", "kthvalue", "quantile", "nanquantile"})
@@ -58,12 +58,29 @@ def _leaves_zeros_out(name: str, args: Sequence[Any], kwargs: Mapping[str, Any])
     return order in (None, "fro") or (isinstance(order, int | float) and order > 0)
 
 
-def _over_channels(s: State, node: Node, x: Tensor, axis: int, name: str) -> Any:
+def _over_channels(s: State, node: Node, x: Tensor, axis: int, name: str, source: Node | None = None) -> Any:
     """A sum, a mean or a norm over all channels: those that go count as zeros, as in the statistics of a norm."""
     channels = s.atoms.per_channel(x, axis)
-    s.zeroed.append((channels, node.all_input_nodes[0], f"{where(node)} reduces over channels"))
+    s.zeroed.append((channels, source or node.all_input_nodes[0], f"{where(node)} reduces over channels"))
     if name == "mean":  # of as many as there were
         s.sized[node.name] = Sized(x, x, (), {})
+    return s.atoms.new(1).view(()).expand(tuple(node.meta["shape"]))
+
+
+def normalized(s: State, node: Node, x: Tensor, axis: int) -> Any:
+    """Divided by the norm of all channels, in which those that go count as zeros."""
+    _over_channels(s, node, x, axis, "norm")
+    return shaped(s.atoms.per_channel(x, axis), x.shape, axis)
+
+
+def cosine(s: State, node: Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The cosine of two vectors of channels: a sum of products and two norms, all of them the same without zeros."""
+    pair, axis = tensors_in((args, kwargs)), argument(args, kwargs, 2, "dim", 1)
+    if any(varying(t) != [axis % t.ndim] for t in pair) or pair[0].ndim != pair[1].ndim:
+        return unknown(s, node, pair, "compares channels in a way that is not followed")
+    for t, source in zip(pair, node.all_input_nodes, strict=False):
+        _over_channels(s, node, t, axis, "norm", source)
+    s.atoms.unite(*(s.atoms.per_channel(t, axis) for t in pair))
     return s.atoms.new(1).view(()).expand(tuple(node.meta["shape"]))
 
 

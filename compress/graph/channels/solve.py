@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from compress.graph.channels.atom_state import State
+from compress.graph.channels.atom_state import Named, State
 from compress.graph.channels.atoms import slim
 from compress.graph.channels.grouping import read
 from compress.graph.channels.groups import WITHIN, Channels, Group, Member
-from compress.graph.channels.propagation import close, tied_names, walk
+from compress.graph.channels.propagation import close, named, walk
 from compress.graph.channels.vanishing import freeze_what_does_not_vanish
 from compress.graph.trace.shapes import note_shapes
 
@@ -34,13 +34,13 @@ def solve(module: GraphModule, inputs: tuple[Tensor, ...]) -> Channels:
     """
     if any("shape" not in node.meta for node in module.graph.nodes):
         note_shapes(module, module.graph, inputs)
-    names, found = tied_names(module), list[_Settled]()
-    found.append(_settled(module, names))
+    of, found = named(module), list[_Settled]()
+    found.append(_settled(module, of))
     if found[0].chosen:
-        found.append(_settled(module, names, found[0].chosen))
+        found.append(_settled(module, of, found[0].chosen))
     best = max(found, key=lambda one: sum(group.channels for group in one.channels.removable))
     solved = replace(best.channels, inputs=inputs)
-    return _with_inner(solved, _settled(module, names, best.whole, best.heads).channels) if best.heads - best.inside else solved
+    return _with_inner(solved, _settled(module, of, best.whole, best.heads).channels) if best.heads - best.inside else solved
 
 
 def _with_inner(solved: Channels, within: Channels) -> Channels:
@@ -71,13 +71,13 @@ class _Settled:
 
 
 def _settled(
-    module: GraphModule, names: dict[str, str], whole: frozenset[str] = frozenset(), inside: frozenset[str] = frozenset()
+    module: GraphModule, of: Named, whole: frozenset[str] = frozenset(), inside: frozenset[str] = frozenset()
 ) -> _Settled:
     """The model solved, where the products `inside` lose the same channels of all heads from the start."""
     thinned: frozenset[str] = frozenset()
     # Ends: all grow each round, by weights and products that the round before has tried the other way.
     while True:
-        state = State(thinned, whole, inside, names)
+        state = State(thinned, whole, inside, of)
         walk(state, module)
         classes = close(state)  # united once more by `close` than the walk alone would
         choices = {w: len(torch.unique(classes[atoms])) for w, atoms in (state.grouped | state.thin).items()}

@@ -31,7 +31,7 @@ _MOVES |= (
     operations.FOURIER
     | operations.COMPLEX
     | operations.PRODUCTS
-    | {operator.getitem, torch.unbind, torch.roll, torch.repeat_interleave}
+    | {operator.getitem, torch.unbind, torch.roll, torch.repeat_interleave, F.normalize}
 )
 _MOVE_METHODS = (
     operations.MOVEMENT_METHODS

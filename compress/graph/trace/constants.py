@@ -1,14 +1,16 @@
 """What a forward makes of sizes and numbers alone becomes a constant: no graph needs to make it anew, and every file can hold it.
 
 `torch.arange(n, device=x.device)`, `torch.zeros(x.shape[1:])` and what is computed from these are buffers of the traced model,
-named constant, constant_1, ... Numbers that parameters tell by their shape (`weight.shape[-1]`) become plain numbers. What
-depends on the batch stays as it is, and so does what draws random numbers.
+named constant, constant_1, ... Numbers that parameters tell by their shape (`weight.shape[-1]`) become plain numbers. One value
+for every sample (`x.new_zeros(len(x), 8)`) is such a buffer, repeated; what depends on the batch otherwise stays as it is, and so
+does what draws random numbers.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from math import prod
 from typing import Any, cast
 
 import torch
@@ -17,6 +19,7 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
 from compress.graph.trace.control_flow import Branches
+from compress.graph.trace.lines import stands_for
 from compress.graph.trace.recorder import tensors_in
 
 MAX_VALUES = 2**26
@@ -26,9 +29,19 @@ _MADE = "arange zeros ones full linspace logspace eye empty tensor tril_indices 
 MAKERS: frozenset[Callable[..., Any]] = frozenset(getattr(torch, name) for name in _MADE.split())
 _FILLED: dict[Any, int | None] = {"new_zeros": 0, "new_ones": 1, "new_full": None, torch.zeros_like: 0, torch.ones_like: 1}
 """None: the second argument says it."""
+_ONE_VALUE: dict[Any, int | None] = {
+    "new_zeros": 0,
+    "new_ones": 1,
+    "new_full": None,
+    torch.zeros: 0,
+    torch.ones: 1,
+    torch.full: None,
+}
+MAX_REPEATED = 2**19
+"""Values of a constant that is repeated for each sample."""
 BEGINNINGS: frozenset[Any] = MAKERS | _FILLED.keys()
 _SIZES = frozenset({"size", "dim", "numel", "item", "__len__"})
-_RANDOM = ("rand", "bernoulli", "normal", "multinomial", "dropout", "poisson")
+_RANDOM = ("rand", "bernoulli", "multinomial", "dropout", "poisson", "gumbel")
 
 
 class Unknown(Exception):
@@ -77,7 +90,7 @@ class Constants:
             self.of_parameters.add(node)
             owner, _, last = target.rpartition(".")
             return getattr(self.root.get_submodule(owner), last)
-        if node.op not in ("call_function", "call_method") or target is operator.setitem or any(r in name for r in _RANDOM):
+        if node.op not in ("call_function", "call_method") or target is operator.setitem or _draws(name):
             raise Unknown
         if name.endswith("_") and not name.endswith("__"):
             raise Unknown  # it changes what others look at
@@ -143,6 +156,23 @@ class Constants:
             raise Unknown
         return torch.full(sizes, value, dtype=one.dtype)
 
+    def of_sample(self, node: Node) -> tuple[Tensor, int] | None:
+        """What a maker of one value gives for a single sample, and the axis of samples; None where there is no such axis."""
+        if node.target not in _ONE_VALUE or node.op not in ("call_function", "call_method"):
+            return None
+        one, other = self.branches.values(node)
+        value = _ONE_VALUE[node.target]
+        if value is None:  # the second argument says it, or the third of a method
+            value = node.kwargs.get("fill_value", node.args[-1])
+        if not isinstance(one, Tensor) or not isinstance(other, Tensor) or not isinstance(value, bool | int | float):
+            return None
+        samples = len(self.branches.inputs[0])
+        longer = [d for d, (a, b) in enumerate(zip(one.shape, other.shape, strict=True)) if a != b]
+        if len(longer) != 1 or (one.shape[longer[0]], other.shape[longer[0]]) != (samples, samples + 1):
+            return None
+        sizes = [1 if d == longer[0] else n for d, n in enumerate(one.shape)]
+        return (torch.full(sizes, value, dtype=one.dtype), longer[0]) if prod(sizes) <= MAX_REPEATED else None
+
     def _refuse_large(self, node: Node, args: Any, kwargs: Any) -> None:
         target: Any = node.target
         if target(*args, **{**kwargs, "device": "meta"}).numel() > MAX_VALUES:
@@ -173,8 +203,11 @@ def fold(root: nn.Module, graph: Graph, constants: Constants) -> None:
         value = constants.value(node)
         if isinstance(value, Tensor) and any(user not in made for user in node.users):
             _hold(root, graph, node, value)
+    found = [(node, one) for node in graph.nodes if node.users and (one := constants.of_sample(node)) is not None]
+    for node, (value, axis) in found:
+        _repeat(root, graph, node, value, axis)
     for node in reversed(list(graph.nodes)):
-        if not node.users and (node in made or node in numbers):
+        if not node.users and (node in made or node in numbers or node in dict(found)):
             graph.erase_node(node)
 
 
@@ -188,6 +221,11 @@ def is_foreign(node: Node) -> bool:
         "math",
         "_operator",
     )
+
+
+def _draws(name: str) -> bool:
+    """Whether an operation of this name depends on chance; `normal` does, and `normalize` does not."""
+    return name == "normal" or any(word in name for word in _RANDOM)
 
 
 def _replaced(numbers: dict[Node, Any]) -> Callable[[Node], Any]:
@@ -218,10 +256,25 @@ def _of_no_input(node: Node) -> bool:
     return True
 
 
-def _hold(root: nn.Module, graph: Graph, node: Node, value: Tensor) -> None:
+def _repeat(root: nn.Module, graph: Graph, node: Node, value: Tensor, axis: int) -> None:
+    """A constant for each sample, as the state is that a recurrence begins with: memory of its own, which may be written to."""
+    inputs = next(iter(graph.find_nodes(op="placeholder")))
+    held = _hold(root, graph, node, value)
+    with graph.inserting_before(node):
+        count = graph.call_method("size", (inputs, 0))
+        many = graph.call_method("expand", (held, *(count if d == axis else -1 for d in range(value.ndim))))
+        own = graph.call_method("clone", (many,))
+    for made in (count, many, own):
+        stands_for(made, node)
+    own.meta = dict(node.meta)
+    held.replace_all_uses_with(own, lambda user: user is not many)
+
+
+def _hold(root: nn.Module, graph: Graph, node: Node, value: Tensor) -> Node:
     name = next(n for n in (f"constant_{i}" if i else "constant" for i in range(10**6)) if not hasattr(root, n))
     root.register_buffer(name, value.detach().clone(), persistent=False)
     with graph.inserting_before(node):
         held = graph.create_node("get_attr", name)
     held.meta = dict(node.meta)
     node.replace_all_uses_with(held)
+    return held

@@ -71,7 +71,7 @@ def modules_for_functions(root: nn.Module, graph: Graph) -> None:
     taken = {name for name, _ in submodules(root)} if found else set[str]()
     for node, made in found:
         name = free_name(node.name, root, taken)
-        root.add_module(name, made)
+        root.add_module(name, made.eval())
         with graph.inserting_before(node):
             new = graph.call_module(name, (node.args[0] if node.args else node.kwargs["input"],))
         # Shape and source line are those of the call it replaces.

@@ -18,9 +18,7 @@ _PLAIN = frozenset({type(None), bool, int, float, str, torch.dtype, torch.device
 _NO_TENSOR = _PLAIN | {dict, OrderedDict, set, tuple}  # said before Tensor is asked, which takes its time
 # Copied key by key below, since their entries are the tensors and modules that must be shared or come from the memo.
 _HELD = frozenset({"_parameters", "_buffers", "_modules"})
-_HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict)) - _HELD
-USUAL = frozenset(vars(nn.Module()))
-"""What every module has, none of it a tensor."""
+_TABLES = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict | set))
 _OWN_WORDS = ("__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__")
 _SET_STATE = (nn.Module.__setstate__, _ConvNd.__setstate__)
 _COMPILED = "_compiled_call_impl"  # torch.compile's; torch leaves it out of copies, too
@@ -43,10 +41,9 @@ def sharing(model: nn.Module) -> nn.Module:
             # Exact types: a subclass of Tensor may have a way of its own to be copied.
             if type(t) in (nn.Parameter, Tensor):
                 memo.setdefault(id(t), _shared(t))  # a tensor of several names stays one
-        for name in [name for name in vars(m) if name not in USUAL]:
+        for t in loose_tensors(m).values():
             # A weight that a hook computes is an attribute with a history, which deepcopy refuses.
-            t = vars(m)[name]
-            if type(t) not in _NO_TENSOR and isinstance(t, Tensor) and t.grad_fn is not None:
+            if t.grad_fn is not None:
                 memo.setdefault(id(t), t.detach())
     plainly = {kind: _copied_by_entries(kind) for kind in set(map(type, every))}
     simple = [m for m in every if plainly[type(m)]]
@@ -59,19 +56,25 @@ def sharing(model: nn.Module) -> nn.Module:
         own.update(vars(m))
         for name, value in vars(m).items():
             kind = type(value)
-            if name in _HOOKS and not value:
-                # Most entries of a module are empty dictionaries of hooks, which need no deepcopy.
-                own[name] = kind()
-            elif kind in _PLAIN:
+            if kind in _PLAIN:
                 continue
+            if name in _TABLES and not value:
+                # Most entries of a module are empty, those of hooks above all, and need no deepcopy.
+                own[name] = kind()
             elif name in _HELD:
                 own[name] = kind((k, memo[id(v)] if id(v) in memo else copy.deepcopy(v, memo)) for k, v in value.items())
-            elif kind in (tuple, set) and all(type(v) in _PLAIN for v in value):
+            elif kind in (tuple, set) and _PLAIN.issuperset(map(type, value)):
                 own[name] = kind(value)
             else:
                 own[name] = copy.deepcopy(value, memo)
         own.pop(_COMPILED, None)  # it was compiled for the original
     return copy.deepcopy(model, memo)
+
+
+def loose_tensors(m: nn.Module) -> dict[str, Tensor]:
+    """Tensors among the attributes of a module that are no parameters or buffers."""
+    own = vars(m).items()
+    return {name: value for name, value in own if type(value) not in _NO_TENSOR and isinstance(value, Tensor)}
 
 
 def _innermost_first(model: nn.Module) -> list[nn.Module]:
@@ -91,12 +94,11 @@ def _innermost_first(model: nn.Module) -> list[nn.Module]:
 
 
 def _shared(t: Any) -> Tensor:
-    # detach shares memory; whether it is frozen is then set anew.
-    own = t.detach()
     # Whole numbers (BatchNorm's num_batches_tracked) keep their type.
-    real = own.is_floating_point()
-    own = own.float() if real and own.dtype is not torch.float32 else own
-    return nn.Parameter(own, real and t.requires_grad) if type(t) is nn.Parameter else own
+    real = t.is_floating_point()
+    own = t.detach().float() if real and t.dtype is not torch.float32 else t
+    # Both share memory; whether it is frozen is then set anew.
+    return nn.Parameter(own, real and t.requires_grad) if type(t) is nn.Parameter else own.detach()
 
 
 def _copied_by_entries(kind: Any) -> bool:

@@ -14,7 +14,7 @@ from types import CodeType
 from typing import Any
 
 from torch import Tensor, nn
-from torch.fx import Graph, Node, Proxy, Tracer
+from torch.fx import Graph, Node, Proxy, Tracer, _symbolic_trace
 from torchvision.ops import StochasticDepth
 
 from compress.graph.channel_affine import ChannelAffine
@@ -22,7 +22,7 @@ from compress.graph.names import submodules
 from compress.graph.partial_norm import PartialNorm
 from compress.graph.trace.control_flow import Branches, Number
 from compress.graph.trace.lines import Untraced, of_torch, user_line
-from compress.graph.trace.sharing import USUAL
+from compress.graph.trace.sharing import loose_tensors
 
 _WRITTEN_OUT = (
     nn.TransformerEncoderLayer,
@@ -34,6 +34,7 @@ _WRITTEN_OUT = (
 """Layers of torch's that are nets of layers: what they hold is looked at."""
 
 
+_CALLED, _READ = nn.Module.__call__, nn.Module.__getattr__
 _AS_THEY_ARE = frozenset({type(None), bool, int, float, str})
 
 
@@ -84,6 +85,12 @@ def _is_assertion(code: CodeType, instruction: int) -> bool:
     )
 
 
+def _own_way(kind: type[nn.Module]) -> bool:
+    """Whether a class says itself how it is called or read, as nn.Module does; one that does may go on to that of nn.Module."""
+    says = not vars(kind).keys().isdisjoint(("__call__", "__getattr__"))
+    return says or kind.__call__ is not _CALLED or kind.__getattr__ is not _READ
+
+
 class SymbolicTracer(Tracer):
     """torch.fx's tracer, with a memory of the innermost submodule in which tracing broke."""
 
@@ -95,9 +102,8 @@ class SymbolicTracer(Tracer):
         self.named: list[Any] = []  # kept: a forward may replace a buffer, and another tensor must not take its id
         for path, part in submodules(model):
             self.paths[part] = path
-            for name in vars(part).keys() - USUAL:
-                if isinstance(value := vars(part)[name], Tensor):
-                    self.loose[value] = f"{path}.{name}" if path else name
+            for name, value in loose_tensors(part).items():
+                self.loose[value] = f"{path}.{name}" if path else name
             # setdefault: a tied tensor goes by its first name, as in the state_dict.
             for name, tensor in (*part._parameters.items(), *(part._buffers.items() if buffers else ())):
                 self.names.setdefault(id(tensor), f"{path}.{name}" if path else name)
@@ -123,6 +129,34 @@ class SymbolicTracer(Tracer):
                 if tracer.failed_in or not buffers:
                     raise Untraced(error, tracer.failed_in) from error
         raise AssertionError("the second round returns or raises")
+
+    def trace(self, root: Any, concrete_args: Any = None) -> Graph:
+        """As torch.fx does it, which changes nn.Module and so each of its thousand subclasses: here those of this model alone."""
+        kinds = set(map(type, self.paths))
+        if any(map(_own_way, kinds)):
+            return super().trace(root)
+        self.graph, proxies = Graph(tracer_cls=type(self)), dict[str, Any]()
+
+        def called(m: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            return self.call_module(m, functools.partial(_CALLED, m), args, kwargs)
+
+        def read(m: nn.Module, name: str) -> Any:
+            return self.getattr(name, _READ(m, name), proxies)
+
+        forward, args = self.create_args_for_root(root, False)
+        with _symbolic_trace._is_fx_tracing_context(True), _symbolic_trace._new_patcher() as patcher:
+            _symbolic_trace._patch_wrapped_functions(patcher)
+            scopes = [root, *(kind.forward for kind in kinds)]
+            for scope in [*(f.__globals__ for f in scopes if hasattr(f, "__globals__")), *map(vars, self._autowrap_search)]:
+                _symbolic_trace._autowrap_check(patcher, scope, self._autowrap_function_ids)
+            try:
+                for kind in kinds:
+                    kind.__call__, kind.__getattr__ = called, read
+                self.create_node("output", "output", (self.create_arg(forward(*args)),), {})
+            finally:
+                for kind in kinds:
+                    del kind.__call__, kind.__getattr__
+        return self.graph
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         """One symbol for each input, and nothing for the rest: defaults are used, *args and **kwargs are empty.

@@ -21,7 +21,7 @@ from torch.fx import Graph, GraphModule, Node, _symbolic_trace
 
 from compress.errors import BadInput, UnsupportedModel
 from compress.graph.names import refuse_untraceable, submodules
-from compress.graph.trace import attention, constants
+from compress.graph.trace import attention, constants, products
 from compress.graph.trace.assembled import graph_module
 from compress.graph.trace.functional import module_per_call, modules_for_functions
 from compress.graph.trace.layers_of_functions import layers_for_functions, needs_shapes, rows_for_lookups
@@ -81,15 +81,13 @@ def _module(model: nn.Module, graph: Graph, opaque: dict[str, str], inputs: tupl
     graph._tracer_cls = None  # torch makes a graph of a pickled module anew, by this class and without its arguments
     module = graph_module(model, graph, type(model).__name__)
     module.meta["opaque"], module.meta["plain"] = opaque, plain
-    # Layers that were made of functions start in train mode.
-    _in_eval(module)
     return module
 
 
 def _written_out(model: nn.Module, graph: Graph, inputs: tuple[Tensor, ...], opaque: dict[str, str]) -> dict[str, str]:
     """Layers for what is written as functions, constants for what sizes tell: both are looked for where tensors stand alone."""
     attends = attention.present(model, graph)
-    if attends or needs_shapes(graph):
+    if attends or needs_shapes(graph) or products.present(graph):
         _shapes(model, graph, inputs)
     if attends:
         attention.write_out(model, graph, opaque)
@@ -97,7 +95,10 @@ def _written_out(model: nn.Module, graph: Graph, inputs: tuple[Tensor, ...], opa
         return {}
     constants.fold(model, graph, constants.Constants(model, graph, inputs))
     rows_for_lookups(model, graph, known := constants.Constants(model, graph, inputs))
-    return layers_for_functions(model, graph, known)
+    plain = layers_for_functions(model, graph, known)
+    if products.present(graph) and products.layers_for_products(graph, constants.Constants(model, graph, inputs)):
+        plain |= layers_for_functions(model, graph, constants.Constants(model, graph, inputs))
+    return plain
 
 
 _WRITTEN = constants.BEGINNINGS | {F.layer_norm}
@@ -111,9 +112,10 @@ def _shapes(model: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> None:
 def _fresh(model: nn.Module) -> nn.Module:
     """A copy to trace: a forward may keep what it has seen, and the next way to a graph must not find it."""
     made = sharing(model)
-    _in_eval(made)
+    every = [m for _, m in submodules(made)]
+    _in_eval(made, every)
     make_plain(made)
-    _plain_classes(made)  # before tracing: whether a module is a leaf depends on its class
+    _plain_classes(every)  # before tracing: whether a module is a leaf depends on its class
     return made
 
 
@@ -155,10 +157,9 @@ def _tried(attempt: Callable[[dict[str, str]], tuple[nn.Module, Graph]], times: 
     return None, why
 
 
-def _in_eval(model: nn.Module) -> None:
+def _in_eval(model: nn.Module, every: list[nn.Module]) -> None:
     """As eval() does it, in a tenth of the time where no class has a way of its own."""
-    every = [m for _, m in submodules(model)]
-    if any(type(m).train is not nn.Module.train or type(m).eval is not nn.Module.eval for m in every):
+    if any(kind.train is not nn.Module.train or kind.eval is not nn.Module.eval for kind in set(map(type, every))):
         model.eval()
     for m in every:
         m.__dict__["training"] = False
@@ -169,9 +170,8 @@ _CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _HARMLESS |= {"__static_attributes__", "reset_parameters", "__repr__", "__constants__", "__parameters__", "__annotate_func__"}
 
 
-def _plain_classes(model: nn.Module) -> None:
+def _plain_classes(every: list[nn.Module]) -> None:
     """Subclasses of torch.nn's layers that compute nothing else than their base become that base: one layer is one thing."""
-    every = [m for _, m in submodules(model)]
     plain = {kind: base for kind in set(map(type, every)) if (base := _plain_class(kind)) is not kind}
     for m in every if plain else ():
         if (base := plain.get(type(m))) is not None:

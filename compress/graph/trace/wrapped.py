@@ -24,8 +24,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
         model = cast(nn.Module, cast(Any, model)._orig_mod)
     if isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedModel("The model is TorchScript, which can no longer be changed. Give the module it was made from.")
-    for path, part in submodules(model):
-        if ".quantized" in type(part).__module__:
+    every = submodules(model)
+    quantized = {kind for kind in {type(part) for _, part in every} if ".quantized" in kind.__module__}
+    for path, part in every:
+        if type(part) in quantized:
             raise UnsupportedModel(f"The model is quantized ({path or 'all of it'}). Give the module as it was before.")
         for name, parameter in part._parameters.items():
             if parameter is not None and parameter.is_meta:
