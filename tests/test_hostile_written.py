@@ -28,6 +28,7 @@ from compress.pipeline.latency_cache import LatencyCache
 from compress.recipe import make, settings_in
 from compress.report import sealed
 from compress.report.html.run_folder import opened as read_run
+from compress.report.records import Quality, StageRecord
 from compress.search import episodes
 from compress.stages import lottery
 from compress.user import files
@@ -232,6 +233,10 @@ FACTS: dict[str, Any] = {
         {"plan": DEEP},
         {"record": RECORD | {"stage": "remove"}},
         {"record": RECORD | {"seconds": float("inf")}},
+        {
+            "record": RECORD
+            | {"latency": {"runtime": "ort", "batch": 1, "threads": 1, "p50_ms": 1e-320, "ratio": 1, "ci95": [1, 1]}}
+        },
         {"exactness": {"worst_abs": float("nan"), "tolerance": 1, "samples": 1}},
         {"observed": {"activations": [{"activation": "a", "channels": 1, "entropy": 1e999, "always_on": 0, "always_off": 0}]}},
     ],
@@ -240,6 +245,15 @@ def test_a_stage_that_nothing_wrote_so_is_refused(changed: dict[str, Any]):
     Path("stage.json").write_text(json.dumps(FACTS | changed))
     with pytest.raises(BadInput, match=r"cannot be read \(.*\)\. Start again with --force"):
         stage_file.read(Path(), "dense")
+
+
+def test_a_stage_that_is_measured_otherwise_than_the_first_is_of_another_run():
+    Path("stage.json").write_text(json.dumps(FACTS))
+    quality = Quality(metric="top1", value=0.5, samples=10)
+    first = StageRecord.model_validate(RECORD)
+    assert stage_file.read(Path(), "dense", first)
+    with pytest.raises(BadInput, match="quality is told in None, that of the first stage in top1"):
+        stage_file.read(Path(), "dense", first.model_copy(update={"quality": quality}))
 
 
 def test_a_stage_without_an_entry_is_refused_and_a_whole_one_is_read():

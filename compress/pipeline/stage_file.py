@@ -14,6 +14,8 @@ from compress.report.records import Exactness, StageRecord
 from compress.user import files, wording
 
 NAME = "stage.json"
+_LEAST = 1e-9
+"""Of a time in milliseconds, or a speed-up; the most is one by it."""
 
 
 class StageFacts(BaseModel):
@@ -49,11 +51,16 @@ class StageFacts(BaseModel):
         return from_json(self.plan)
 
 
-def read(folder: Path, stage: str) -> StageFacts | None:
+def read(folder: Path, stage: str, first: StageRecord | None = None) -> StageFacts | None:
     """What the stage of a folder wrote down; None where it has not finished.
 
+    Args:
+        folder: of the stage.
+        stage: its name.
+        first: record of the first one, which is measured as this one is.
+
     Raises:
-        BadInput: it cannot be read, was changed, or is of another stage.
+        BadInput: it cannot be read, was changed, or is of another stage or run.
     """
     try:
         text = files.text(folder / NAME)
@@ -71,6 +78,11 @@ def read(folder: Path, stage: str) -> StageFacts | None:
         raise _refused(folder, files.told(error)) from error
     if found.record.stage != stage:
         raise _refused(folder, f"it is of the stage '{found.record.stage}', needed is '{stage}'")
+    metrics = [one and one.quality and one.quality.metric for one in (first or found.record, found.record)]
+    if metrics[0] != metrics[1]:
+        raise _refused(folder, f"its quality is told in {metrics[1]}, that of the first stage in {metrics[0]}")
+    if (timed := found.record.latency) and not all(_LEAST <= x <= 1 / _LEAST for x in (timed.p50_ms, timed.ratio, *timed.ci95)):
+        raise _refused(folder, "its latency is none that can be measured")
     return found
 
 

@@ -135,7 +135,7 @@ class Stepwise:
     def _resumed(self, name: str) -> Done | None:
         number = len(self.done)
         folder = self.workspace.folder(number, name)
-        facts = stage_file.read(folder, name)
+        facts = stage_file.read(folder, name, self.done[0].record if self.done else None)
         if facts is None:
             return None
         # No model, but the stage changed nothing: that of the stage before.
