@@ -70,9 +70,9 @@ def read(folder: Path, stage: str, first: StageRecord | None = None) -> StageFac
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise _refused(folder, f"{where}: {wording.needed(first)}") from error
+        wrong = error.errors()[0]
+        where = ".".join(map(str, wrong["loc"])) or "the file"
+        raise _refused(folder, f"{where}: {wording.needed(wrong)}") from error
     # Half-written cannot be (see `Workspace.finish`), so something else has damaged it.
     except (OSError, ValueError, BadInput) as error:
         raise _refused(folder, files.told(error)) from error
