@@ -10,11 +10,16 @@ from inspect import cleandoc
 from pydantic import ConfigDict, TypeAdapter
 
 
+def _closed(description: str | None) -> ConfigDict:
+    """No other fields, no NaN and no infinity, which JSON does not have."""
+    return ConfigDict(extra="forbid", allow_inf_nan=False, json_schema_extra={"description": cleandoc(description or "")})
+
+
 @dataclass(frozen=True)
 class Series:
     """One line of a picture: as many x as y, all finite."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", json_schema_extra={"description": cleandoc(__doc__ or "")})
+    __pydantic_config__ = _closed(__doc__)
 
     name: str
     x: tuple[float, ...]
@@ -39,7 +44,7 @@ class Curve:
         note: a sentence for who reads the picture.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid", json_schema_extra={"description": cleandoc(__doc__ or "")})
+    __pydantic_config__ = _closed(__doc__)
 
     title: str
     x: str
@@ -66,7 +71,7 @@ class ActivationStates:
         always_on, always_off: shares of the channels that never switched.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid", json_schema_extra={"description": cleandoc(__doc__ or "")})
+    __pydantic_config__ = _closed(__doc__)
 
     activation: str
     channels: int
@@ -79,7 +84,7 @@ class ActivationStates:
 class TrainedEpoch:
     """A training after `number` epochs: mean loss (None before the first), quality on held-out data, seconds so far."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", json_schema_extra={"description": cleandoc(__doc__ or "")})
+    __pydantic_config__ = _closed(__doc__)
 
     number: float
     loss: float | None
@@ -98,7 +103,7 @@ class TrainingCurve:
         chosen: index of the epoch whose weights were taken; 0 where training was taken back.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid", json_schema_extra={"description": cleandoc(__doc__ or "")})
+    __pydantic_config__ = _closed(__doc__)
 
     stage: str
     metric: str

@@ -167,13 +167,13 @@ def from_json(text: str) -> Plan:
         BadInput: not JSON, another schema, an edit kind that is not known, or an edit that cannot be.
     """
     try:
-        data: Any = json.loads(text)
+        data: Any = files.parsed_json(text)
         if not isinstance(data, dict) or cast("dict[str, Any]", data).get("schema") != SCHEMA:
             raise BadInput(f"The plan is not of schema {SCHEMA}. Make it again with 'compress plan'.")
         known = cast("dict[str, Any]", data)
         return Plan(tuple(_edit(e) for e in known["edits"]), str(known.get("method", "")), int(known.get("align", 1)))
-    # Infinity is no whole number, and lists in lists end in the recursion limit.
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    # Infinity is no whole number.
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         said = f"{type(error).__name__}: {error}"
         raise BadInput(f"The plan cannot be read ({said}). Make it again with 'compress plan'.") from error
 

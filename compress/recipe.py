@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -308,9 +307,8 @@ def settings_in(path: Path) -> dict[str, Any]:
         BadInput: it cannot be read.
     """
     try:
-        return tomllib.loads(files.text(path))
-    # ValueError: no text, no TOML, or a number of thousands of digits; nesting by the thousand ends the reader itself.
-    except (OSError, ValueError, RecursionError) as error:
+        return files.toml_in(path)
+    except (OSError, ValueError) as error:
         raise BadInput(
             f"The recipe {path} cannot be read ({files.told(error)}). Give a TOML file such as out/recipe.toml."
         ) from error

@@ -110,7 +110,7 @@ def test_values_are_drawn_by_a_seed_and_what_is_known_and_stand_in_the_study(tmp
         found.append([])
         while (task := made.next(first)) is not None:
             known = [one for one in made.trials if one.values and one.number < 10]
-            found[-1].append(made.drawn(made.of(task[0]), drawn, 7 + task[0].number, known))
+            found[-1].append(made.drawn(made.of(task[0]), drawn, 7 + task[0].number, lambda known=known: known))
             made.tell(task[0], (0.0, 1.0), {})
         assert [drawn["x"] for drawn in found[-1]] == [f"{one.params['x']:.6f}" for one in made.trials]
     assert found[0] == found[1] and found[0][0] == {"x": "0.250000"} and len({one["x"] for one in found[0]}) == 12
@@ -187,7 +187,7 @@ def test_no_password_is_shown():
 
 def test_a_second_study_of_a_name_and_one_that_is_not_there_are_refused(tmp_path: Path):
     place = f"sqlite:///{tmp_path}/s.db"
-    with pytest.raises(BadInput, match="--trials is 0; needed is one or more"):
+    with pytest.raises(BadInput, match="--trials is 0; needed are 1 to 10000"):
         study.made(place, "s", 0, [], {})
     study.made(place, "s", 1, [], {})
     with pytest.raises(BadInput, match=r"There is a study 's' in .* already. Add --join"):
@@ -211,7 +211,7 @@ BASE = make(model="a.pt", data="digits", epochs=1)
 )
 def test_what_is_searched_is_read(text: str, name: str, values: object):
     assert space.space(BASE, {"target"} - {name}, [text]) == {name: values}
-    assert space.read(space.written({name: values})) == {name: values}  # type: ignore[dict-item]
+    assert space.read(space.written({name: values}), BASE) == {name: values}  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(

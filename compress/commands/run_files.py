@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def broken(report: Report) -> str:
 def settings(report: Path) -> dict[str, Any]:
     """Settings of the run that a report is of, from the recipe beside it; empty where there is none to be read."""
     try:
-        return tomllib.loads(files.text(report.parent / "recipe.toml"))
+        return files.toml_in(report.parent / "recipe.toml")
     except (OSError, ValueError):
         return {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack, cast
@@ -24,12 +23,13 @@ from compress.progress import Progress, silent
 from compress.recipe import TRUST, Recipe, code_in, make, settings_in
 from compress.report.environment import environment
 from compress.stage import Context
-from compress.tuning import front, space
+from compress.tuning import believed, front, space
 from compress.tuning import study as studies
+from compress.tuning.believed import FOLDER
 from compress.tuning.front import Tuning
 from compress.tuning.rounds import Rounds, usual_runs
 from compress.tuning.storage import shown
-from compress.tuning.trials import FOLDER, Worker
+from compress.tuning.trials import Worker
 from compress.user import files
 
 HERE = ("model", "arch", "arch_kwargs", "data", "device", "threads", *TRUST)
@@ -90,8 +90,9 @@ def tune(
     there = _looked(out, join, force, storage is None)
     opened = studies.joined(place, study) if join else None
     if opened:
-        base, given = _recipe_of(opened, model, given_settings)
-        searched = space.read(opened.facts["space"])
+        told = believed.facts(opened.facts, opened.place)
+        base, given = _recipe_of(told, model, given_settings)
+        searched = space.read(told.space, base)
     else:
         base, given = resolved_recipe(model, recipe, given_settings)
         fixed = {*_typed(recipe), *(name for name, value in given_settings.items() if value is not None)}
@@ -112,8 +113,9 @@ def tune(
         facts = {**same, "recipe": base.to_toml(), "space": space.written(searched), "compress": __version__}
         facts |= {"trials": trials, "runs": usual_runs(trials) if runs is None else runs}
         opened = studies.made(place, study, trials, space.usual_first(searched), facts)
-    notes = _compared(opened.facts, same, base.minimize, shown(place))
-    rounds = Rounds(opened.facts["trials"], opened.facts["runs"], len(space.usual_first(searched)))
+    told = believed.facts(opened.facts, opened.place)
+    notes = _compared(told.model_dump(), same, base.minimize, shown(place))
+    rounds = Rounds(told.trials, told.runs, len(space.usual_first(searched)))
     shared = Shared(context, metric, timed=base.minimize == "latency")
     Worker(opened, rounds, shared, base, searched, out, held_out, progress).work()
     tuned = front.write(front.found(opened, base.minimize, metric.name, base.max_drop, notes, len(context.data.held_out)), out)
@@ -161,23 +163,29 @@ def _typed(recipe: Recipe | str | Path | None) -> Sequence[str]:
     return tuple(settings_in(Path(recipe))) if isinstance(recipe, str | Path) else tuple(recipe.model_fields_set)
 
 
-def _recipe_of(opened: studies.Study, model: object, settings: Mapping[str, Any]) -> tuple[Recipe, Given]:
+def _recipe_of(told: believed.Facts, model: object, settings: Mapping[str, Any]) -> tuple[Recipe, Given]:
     """The recipe of a study that is joined, with what lies elsewhere on this machine.
 
     Raises:
         BadInput: a setting that only the one who made the study may give, or code that it names.
     """
     own = {key: value for key, value in settings.items() if value is not None}
-    said = {key: value for key, value in tomllib.loads(opened.facts["recipe"]).items() if key not in TRUST}
+    try:
+        said = {key: value for key, value in files.parsed_toml(told.recipe).items() if key not in TRUST}
+        theirs = make(**said)
+    except ValueError as error:
+        raise BadInput(f"The recipe of the study cannot be read ({error}). Take a study from a source you trust.") from error
+    except BadInput as error:
+        raise BadInput(f"The recipe of the study cannot be used: {error}") from error
     repeated = {key: own.pop(key) for key in list(own) if key not in HERE}  # by whoever repeats the command with --join
-    mine, theirs = make(**{**said, **repeated}), make(**said)
+    mine = make(**{**said, **repeated})
     if other := [key for key in repeated if getattr(mine, key) != getattr(theirs, key)]:
         key = other[0]
         raise BadInput(
             f"--{key.replace('_', '-')} is a setting of the study, which has {getattr(theirs, key)!r} and not "
             f"{getattr(mine, key)!r}. With --join leave it out; what may differ is what lies elsewhere here: {', '.join(HERE)}."
         )
-    used = {key: value for key, value in said.items() if key not in own}
+    used = {key: value for key, value in said.items() if key not in own and key not in repeated}
     if not own.get("trust_recipe") and (named := code_in(used)):
         raise BadInput(
             f"The study names code ({named}), and using it would run that code. Give that setting yourself, or, if you trust "

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -139,9 +138,8 @@ def _unknown(place: list[str]) -> str:
 def from_toml(path: Path) -> Settings:
     """Read a data.toml; a source that is a path counts from the file's folder."""
     try:
-        values = tomllib.loads(files.text(path))
-    # ValueError: no text, no TOML, or a number of thousands of digits.
-    except (OSError, ValueError, RecursionError) as error:
+        values = files.toml_in(path)
+    except (OSError, ValueError) as error:
         raise BadInput(
             f"The data settings {path} cannot be read ({files.told(error)}). Give a TOML file with at least source = ..."
         ) from error

@@ -30,7 +30,7 @@ from compress.data.sources import Source
 from compress.data.stores import name_some
 from compress.errors import BadInput, EmptyData
 from compress.user.cache_folder import cache_folder
-from compress.user.files import told
+from compress.user.files import content, told
 from compress.user.wording import many
 from exporters import atomic
 
@@ -127,7 +127,7 @@ def _read(path: Path) -> _Found:
     stat = path.stat()
     kept = cache_folder() / "shards" / f"{hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]}.json"
     with suppress(OSError, ValidationError):
-        known = _REMEMBERED.validate_json(kept.read_bytes())
+        known = _REMEMBERED.validate_json(content(kept))
         if (known.size, known.changed) == (stat.st_size, stat.st_mtime_ns):
             return known
     found = _Found(stat.st_size, stat.st_mtime_ns, *_gone_through(path, stat.st_size))

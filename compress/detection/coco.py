@@ -13,7 +13,6 @@ and their overlaps are what they were.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -37,6 +36,8 @@ GRAY = (114, 114, 114)
 """What ultralytics puts around images, too."""
 ANNOTATIONS = ("annotations.json", "_annotations.coco.json")
 TEST = ("test", "val", "valid", "validation")
+_MOST = 2 * 2**30
+"""Bytes of the file; that of the 118,000 training images of COCO has a quarter of it."""
 SHARE = 0.2
 """Of the images, drawn, that test where the folder has no such part."""
 
@@ -184,10 +185,10 @@ def open_coco(folder: str | Path, annotations: str | Path | None = None) -> Coco
     root = Path(folder)
     path = root / "annotations.json" if annotations is None else Path(annotations)
     try:
-        content = json.loads(path.read_bytes())
+        content = files.parsed_json(files.content(path, _MOST), parts=None)
     except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}); needed is COCO's JSON file. Name it.") from error
-    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path} cannot be read ({files.told(error)}); needed is COCO's JSON file. Name it.") from error
+    except ValueError as error:
         raise BadInput(f"{path} is no JSON ({error}); needed is COCO's JSON file. Correct it.") from error
     lists = {name: _entries(content, name, path) for name in ("images", "categories", "annotations")}
     categories = {_whole(c, "id", path): str(c.get("name", c.get("id"))) for c in lists["categories"]}

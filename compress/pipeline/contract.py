@@ -16,15 +16,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from compress.artifact import Artifact
-from compress.errors import BadInput, Infeasible
+from compress.errors import Infeasible
 from compress.measure import quality
 from compress.method_table import METHODS
+from compress.pipeline import search_file
 from compress.pipeline.held_out import HeldOut, Lost
+from compress.pipeline.search_file import FILE
 from compress.pipeline.workspace import Workspace
 from compress.recipe import Recipe
 from compress.stage import Context, Decides, Findings, Stage
 
-FILE = "search.json"
 UNITS = {"latency": "macs", "memory": "macs", "macs": "macs", "params": "params", "size": "params"}
 """What is made small -> the unit of the targets that are tried."""
 _LARGEST, _SMALLEST, _CLOSE = 0.95, 0.02, 1.06
@@ -70,19 +71,19 @@ def found(
     """The context with the target that keeps its recipe's contract, and what was tried; from disk where a run has looked already.
 
     Raises:
+        BadInput: what an earlier run found is not what a search writes.
         Infeasible: no target that can be reached keeps it; says what was closest.
     """
-    try:
-        looks = [Look(**one) for one in json.loads((workspace.out / FILE).read_text())["looks"]]
-    except FileNotFoundError:
+    unit = UNITS[recipe.minimize]
+    if known := search_file.read(search_file.Kept, workspace.out, unit):
+        looks = [Look(**one.model_dump()) for one in known.looks]
+    else:
         looks = list(_Search(recipe, stages, context, metric).looks())
-        workspace.write(FILE, json.dumps({"unit": UNITS[recipe.minimize], "looks": [asdict(one) for one in looks]}, indent=1))
-    except (ValueError, TypeError, KeyError) as error:
-        raise BadInput(f"{workspace.out / FILE} cannot be read ({error}). Start again with --force.") from error
+        workspace.write(FILE, json.dumps({"unit": unit, "looks": [asdict(one) for one in looks]}, indent=1))
     kept = [one for one in looks if one.kept]
     if not kept:
         raise Infeasible(_nothing_keeps(recipe, looks, len(context.data.held_out)))
-    target = f"{UNITS[recipe.minimize]}={min(one.target for one in kept):.4f}"
+    target = f"{unit}={min(one.target for one in kept):.4f}"
     settled = unrounded(recipe)
     return replace(context, recipe=settled.model_copy(update={"target": target})), _said(
         recipe, looks, settled.align != recipe.align, len(context.data.held_out)

@@ -31,7 +31,7 @@ from compress.graph.channel_affine import ChannelAffine
 from compress.measure.interleaved import Candidate, Figures
 from compress.measure.latency import Timing, compare, pooled
 from compress.measure.runtime import choose, runner, usable_cores
-from compress.pipeline.remembered import recalled, remember
+from compress.pipeline.remembered import made, recalled, remember
 from compress.recipe import Recipe
 from compress.remote.race import race as race_there
 from compress.remote.ssh import device, workshop
@@ -85,7 +85,9 @@ class LatencyCache:
         if self._known is None:
             self._known = recalled(_FILE, Timing)
         key = self.key(one, other)
-        if key not in self._known:
+        known = made(Timing, self._known.get(key))
+        # A race without a time, or one that tells nothing, was never kept.
+        if known is None or known.noisy or min(known.p50_ms, known.ratio, *known.ci95) <= 0:
             timing = self._measure(one, other)
             self.measured += 1
             if timing.noisy:
@@ -93,11 +95,8 @@ class LatencyCache:
             # Without the rounds, which nobody asks for again.
             self._known[key] = dataclasses.asdict(dataclasses.replace(timing, rounds_ms=()))
             remember(_FILE, Timing, self._known)
-        found = self._known[key]
-        of_p50 = found["p50_ci95_ms"]
-        return Timing(
-            found["p50_ms"], found["ratio"], tuple(found["ci95"]), found["samples"], of_p50 and tuple(of_p50), found["scatter"]
-        )
+            known = timing
+        return dataclasses.replace(known, rounds_ms=(), calm=1.0)
 
     def runner(self, artifact: Artifact, path: Path, inputs: tuple[Tensor, ...]) -> Callable[[], object]:
         """A call that runs the model once; `path` is its ONNX file, which the torch runtime does not need."""

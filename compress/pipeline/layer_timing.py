@@ -8,7 +8,6 @@ Remembered in the user's cache folder by all that times depend on, as races are.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,10 +19,11 @@ from compress.edits import Keep, Plan
 from compress.entropy.allocate import choices
 from compress.measure.layer_times import Layer, LayerTimes, by_kind, fitted, layers
 from compress.pipeline.latency_cache import LatencyCache
-from compress.pipeline.remembered import recalled, remember
+from compress.pipeline.remembered import made, recalled, remember
 from compress.progress import Progress
 from compress.remote.ssh import device, readable, scripts, spoken, workshop
 from compress.selection.budget import removable
+from compress.user import files
 from exporters.standalone import leftovers
 from exporters.standalone.kernels import kernels
 
@@ -41,9 +41,9 @@ def layer_times(artifact: Artifact, races: LatencyCache, multiple: int, progress
         ExportError: the model cannot be written.
     """
     key = f"{races.key(artifact, artifact)} {multiple}"
-    known = recalled(_FILE, LayerTimes)
-    if key in known:
-        return LayerTimes(**known[key])
+    known = made(LayerTimes, recalled(_FILE, LayerTimes).get(key))
+    if known is not None and known.multiple == multiple:
+        return known
     every = layers(artifact.module, artifact.inputs, races.recipe.batch)
     widths: list[dict[str, tuple[int, int]]] = []
     times: list[dict[str, float]] = []
@@ -51,9 +51,9 @@ def layer_times(artifact: Artifact, races: LatencyCache, multiple: int, progress
         widths.append(sizes)
         times.append(by_kind(found))
         progress("time layers", len(times) / NETWORKS, f"widths in multiples of {multiple}")
-    made = fitted(every, widths, times, multiple)
-    remember(_FILE, LayerTimes, {key: dataclasses.asdict(made)})
-    return made
+    found_out = fitted(every, widths, times, multiple)
+    remember(_FILE, LayerTimes, {key: dataclasses.asdict(found_out)})
+    return found_out
 
 
 def _drawn(artifact: Artifact, multiple: int, seed: int) -> Iterator[Artifact]:
@@ -90,7 +90,7 @@ def _timed(
             shop.bring({**scripts(), **{name: folder / name for name in names}})
             done = shop.run("kernels.py", f"--batch={recipe.batch}", f"--threads={recipe.threads}", *names)
             with readable(shop.there, done, "kernels.py"):
-                yield from zip(widths, json.loads(spoken(done)), strict=True)
+                yield from zip(widths, files.parsed_json(spoken(done)), strict=True)
 
 
 def timeable(artifact: Artifact, races: LatencyCache) -> bool:

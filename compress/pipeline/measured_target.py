@@ -24,10 +24,10 @@ from compress.measure.asked import MS, PEAK, parse_target
 from compress.measure.latency import Timing, both
 from compress.measure.layer_times import LayerTimes, TimeBudget
 from compress.method_table import METHODS
-from compress.pipeline import time_target
-from compress.pipeline.contract import FILE
+from compress.pipeline import search_file, time_target
 from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.rounding import BLOCK, pays
+from compress.pipeline.search_file import FILE
 from compress.pipeline.workspace import Workspace
 from compress.recipe import Recipe
 from compress.stage import Context, Findings, Stage
@@ -112,16 +112,13 @@ def found(
 
     Raises:
         Unsteady: others took the cores, so that no time can be aimed at.
-        BadInput: what an earlier run found cannot be read.
+        BadInput: what an earlier run found cannot be read, or is not what a search writes.
         Infeasible: nothing is small enough; says how far it goes.
     """
-    place = workspace and workspace.out / FILE
-    try:
-        known = json.loads(place.read_text()) if place is not None and place.exists() else None
-        searched = known and _read(known)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BadInput(f"{place} cannot be read ({error}). Start again with --force.") from error
-    if searched is None:
+    known = workspace and search_file.read(search_file.Aimed, workspace.out, _unit(recipe))
+    if known:
+        searched = _read(known)
+    else:
         searched = _searched(recipe, stages, context, metric)
         if workspace is not None:
             workspace.write(FILE, json.dumps(asdict(searched), indent=1))
@@ -129,10 +126,10 @@ def found(
     return replace(context, recipe=settled, time=searched.time), searched.note
 
 
-def _read(known: dict[str, Any]) -> Searched:
-    time = known.pop("time")
-    made = time and TimeBudget(LayerTimes(**time["times"]), float(time["ms"]), int(time["batch"]))
-    return replace(Searched(**known), time=made)
+def _read(known: search_file.Aimed) -> Searched:
+    of = known.time
+    time = of and TimeBudget(LayerTimes(**of.times.model_dump()), of.ms, of.batch)
+    return Searched(known.unit, known.target, known.align, known.note, known.looks, time, known.settings.given())
 
 
 def _searched(recipe: Recipe, stages: Sequence[Stage], context: Context, metric: quality.Metric) -> Searched:

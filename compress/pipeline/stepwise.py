@@ -18,11 +18,10 @@ from compress.artifact import Artifact
 from compress.checkpoint.load import load
 from compress.checkpoint.save import save
 from compress.curves import CURVES, OBSERVED
-from compress.edits import from_json
 from compress.errors import CompressWarning, UnsupportedModel
 from compress.loggers.logged import Loggers
 from compress.measure import heap
-from compress.pipeline import doubts
+from compress.pipeline import doubts, stage_file
 from compress.pipeline.expected import Expected
 from compress.pipeline.exports import Exports, lost_too_much
 from compress.pipeline.failures import disk_errors, failures
@@ -135,32 +134,31 @@ class Stepwise:
 
     def _resumed(self, name: str) -> Done | None:
         number = len(self.done)
-        facts, folder = self.workspace.facts(number, name), self.workspace.folder(number, name)
+        folder = self.workspace.folder(number, name)
+        facts = stage_file.read(folder, name, self.done[0].record if self.done else None)
         if facts is None:
             return None
         # No model, but the stage changed nothing: that of the stage before.
         if (folder / "model.compressed").exists():
             module = load(folder / "model.compressed")
-        elif facts["same"]:
+        elif facts.same:
             module = self._before.module
         else:
             return None  # its model could not be stored, so the stage is repeated
-        exactness = Exactness(**facts["exactness"]) if facts["exactness"] else None
         # What the first row warned of, when it was measured; the rest was told again as the data was opened.
-        for said in facts.get("warnings", ()) if number == 0 else ():
+        for said in facts.warnings if number == 0 else ():
             if said not in self.context.dense.warnings:
                 warnings.warn(said, CompressWarning, stacklevel=2)
         artifact = Artifact(
             module,
             self.context.dense.inputs,
-            from_json(facts["plan"]),
-            tuple(facts["notes"]),
-            tuple(facts.get("warnings", ())),
-            CURVES.validate_python(facts["curves"]),
-            # An older version, whose run is resumed, found none.
-            OBSERVED.validate_python(facts.get("observed", {})),
+            facts.edits,
+            facts.notes,
+            facts.warnings,
+            facts.curves,
+            facts.observed,
         )
-        return Done(artifact, StageRecord(**facts["record"]), exactness)
+        return Done(artifact, facts.record, facts.exactness)
 
     def _carried_out(self, name: str, carry_out: Callable[[], Artifact]) -> Done:
         start = time.perf_counter()

@@ -100,20 +100,6 @@ class Workspace:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
-    def facts(self, number: int, stage: str) -> dict[str, Any] | None:
-        """What a finished stage wrote down; None where it has not finished."""
-        try:
-            text = (self.folder(number, stage) / "stage.json").read_text()
-            sealed.check(text)
-            return json.loads(text)
-        except FileNotFoundError:
-            return None
-        # Half-written cannot be (see `finish`), so something else has damaged it.
-        except (OSError, ValueError, BadInput) as error:
-            raise BadInput(
-                f"{self.folder(number, stage)} cannot be read ({str(error).rstrip('.')}). Start again with --force."
-            ) from error
-
 
 @contextmanager
 def open_workspace(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> Generator[Workspace]:

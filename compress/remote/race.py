@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from compress.measure.interleaved import Candidate, Figures, judged
 from compress.remote.ssh import Workshop, readable, record, scripts, spoken
+from compress.user import files
 from exporters.standalone.machine import State
 from exporters.standalone.racing import Measured
 
@@ -33,7 +33,7 @@ def race(
     options = [f"--{name}={value}" for name, value in settings.items()]
     done = shop.run("bench.py", "--json", *options, "--", *(shop.brought[candidate.path] for candidate in candidates))
     with readable(shop.there, done, "bench.py"):
-        told = json.loads(spoken(done))
+        told = files.parsed_json(spoken(done))
         models = [record(Measured, model) for model in told["models"]]
         if not all(model.failed or (model.rounds and all(model.rounds)) for model in models):
             raise ValueError("a model without a round")

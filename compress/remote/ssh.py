@@ -10,7 +10,6 @@ shell and Python 3.8 or newer, and onnxruntime for more than hashes.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 import shlex
@@ -24,6 +23,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from compress.errors import BadInput
+from compress.user import files
 from exporters.standalone import verify as script
 from exporters.standalone.tied import tied
 from exporters.standalone.verify import Ran, Verified
@@ -299,7 +299,7 @@ def readable(there: Device, done: Done, name: str) -> Iterator[None]:
 def verified(there: Device, package: Path, done: Done) -> Verified:
     """The answer of verify.py."""
     with readable(there, done, "verify.py"):
-        told: Any = json.loads(spoken(done))
+        told = files.parsed_json(spoken(done))
         if isinstance(told, dict) and "error" in told:
             raise BadInput(str(told["error"]["message"]))
         models = tuple(record(Ran, model) for model in told["models"])

@@ -17,7 +17,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from compress.errors import BadInput
-from compress.user import wording
+from compress.user import files, wording
 
 ENTRY = "checksum"
 CHANGED = (
@@ -47,11 +47,11 @@ def check(found: str) -> None:
         BadInput: it was changed after it was written.
     """
     try:
-        values = json.loads(found)
+        values = files.parsed_json(found)
         if not isinstance(values, dict) or cast("dict[str, Any]", values).get(ENTRY) is None:
             return
         same = values[ENTRY] == checksum(cast("dict[str, Any]", values))
-    except (ValueError, RecursionError):  # no JSON, or none that anybody writes
+    except ValueError:  # no JSON, or none that anybody writes
         return
     if not same:
         raise BadInput(f"{CHANGED}.")

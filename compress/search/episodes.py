@@ -12,14 +12,19 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from compress.errors import BadInput
 from compress.search.agents import Agent, Step
 from compress.search.gym_environment import Pruning
+from compress.user import files, wording
 from exporters import atomic
 
 _FILE = "episodes.jsonl"
+_Figure = Annotated[float, Field(ge=-1e9, le=1e9)]
 
 
 @dataclass(frozen=True)
@@ -34,11 +39,16 @@ class Episode:
         constant: share of constant maps, likewise.
     """
 
-    shares: tuple[float, ...]
-    reward: float
-    quality: float
-    entropy: float | None = None
-    constant: float | None = None
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    shares: tuple[Annotated[float, Field(ge=0, le=1)], ...]
+    reward: _Figure
+    quality: _Figure
+    entropy: _Figure | None = None
+    constant: _Figure | None = None
+
+
+_EPISODE = TypeAdapter(Episode)
 
 
 def search(
@@ -58,7 +68,7 @@ def search(
         progress: told the number of episodes done and the last one.
     """
     # A search of fewer episodes than were recorded replays only so many.
-    done = recorded(scratch)[:episodes]
+    done = recorded(scratch, len(environment.task.widths.groups))[:episodes]
     for number in range(episodes):
         if number < len(done):
             _replay(environment, agent, number, done[number])
@@ -78,12 +88,29 @@ def best(episodes: list[Episode]) -> int:
     return max(range(len(episodes)), key=lambda number: (episodes[number].reward, -number))  # of equal ones the first
 
 
-def recorded(scratch: Path | None) -> list[Episode]:
-    """What a scratch directory has."""
+def recorded(scratch: Path | None, groups: int | None = None) -> list[Episode]:
+    """What a scratch directory has of a search that decides on so many groups (None: any number).
+
+    Raises:
+        BadInput: it cannot be read, or holds what no search writes.
+    """
     if scratch is None or not (scratch / _FILE).exists():
         return []
-    lines = map(json.loads, (scratch / _FILE).read_text().splitlines())
-    return [Episode(tuple(values.pop("shares")), **values) for values in lines]
+    place = scratch / _FILE
+    try:
+        found = [_EPISODE.validate_python(files.parsed_json(line)) for line in files.text(place).splitlines()]
+    except ValidationError as error:
+        first = error.errors()[0]
+        why = f"{'.'.join(map(str, first['loc']))}: {wording.needed(first)}"
+        raise BadInput(f"{place} is not as a search writes it ({why}). Start again with --force.") from error
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{place} cannot be read ({files.told(error)}). Start again with --force.") from error
+    if other := next((one for one in found if len(one.shares) != (groups or len(one.shares))), None):
+        raise BadInput(
+            f"{place} is of another search: an episode decides on {len(other.shares)} groups, needed are {groups}. Start again "
+            "with --force."
+        )
+    return found
 
 
 def _episode(environment: Pruning, agent: Agent, number: int) -> Episode:

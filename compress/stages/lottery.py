@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compress.artifact import Artifact
+from compress.checkpoint.load.pickles import unpickle
+from compress.checkpoint.load.sniff import Kind, identify
 from compress.curves import Curve, Series
 from compress.entropy import ranking
 from compress.errors import BadInput
@@ -165,8 +167,7 @@ def _trained(ticket: _Ticket, context: Context, name: str, detail: str) -> tuple
     """A ticket after its training, and as it was after `--rewind` epochs of that (0: before it)."""
     place = None if context.scratch is None else context.scratch / f"{name}.pt"
     if place is not None and place.exists():
-        states = torch.load(place, weights_only=True)
-        return tuple(_with(ticket.artifact, states[which]) for which in ("trained", "rewound"))  # type: ignore[return-value]
+        return _again(place, ticket.artifact)
     observer, plain = _Rewinding(context.recipe.rewind), ticket.artifact.on("cpu")
     done = train_together(ticket.artifact.module, context, How("lottery", detail, masks=ticket.masks, observer=observer))
     held = masked(plain, ticket.masks)
@@ -175,6 +176,23 @@ def _trained(ticket: _Ticket, context: Context, name: str, detail: str) -> tuple
     if place is not None:
         _keep(place, {which: one.module.state_dict() for which, one in zip(("trained", "rewound"), results, strict=True)})
     return results[0], results[1]
+
+
+def _again(place: Path, plain: Artifact) -> tuple[Artifact, Artifact]:
+    """What a training that ended before the run was cut off came to; somebody else may have written the file.
+
+    Raises:
+        BadInput: it is no file of weights, or not of this model.
+    """
+    kind = identify(place)
+    if kind is not Kind.ZIP:
+        raise BadInput(f"{place} is {kind.value}, needed are the weights of a training. Start again with --force.")
+    states = unpickle(place, kind, trust=False)
+    try:
+        return _with(plain, states["trained"]), _with(plain, states["rewound"])
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:  # RuntimeError: weights of another model
+        why = str(error).splitlines()[0]
+        raise BadInput(f"{place} does not hold the weights of this training ({why}). Start again with --force.") from error
 
 
 def _with(artifact: Artifact, state: dict[str, Tensor]) -> Artifact:

@@ -77,7 +77,7 @@ class Search:
         self.check(artifact, context)
         recipe, made = context.recipe, task(artifact, context)
         # What a run that was cut off has tried already.
-        done = episodes.recorded(context.scratch)
+        done = episodes.recorded(context.scratch, len(made.widths.groups))
         if len(done) < recipe.episodes:
             with agents.own_randomness():
                 environment = Pruning(made)

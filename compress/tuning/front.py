@@ -19,6 +19,7 @@ from compress.report import pictures
 from compress.report.html.page import page_of
 from compress.report.html.run_folder import PAGE
 from compress.report.markdown import bullets, grid
+from compress.tuning.believed import folder_of
 from compress.tuning.rounds import latest, number
 from compress.tuning.study import Study
 from exporters import atomic
@@ -128,7 +129,7 @@ class Tuning:
 def found(study: Study, minimize: str, metric: str, allowed: float | None, notes: Sequence[str], samples: int = 0) -> Tuning:
     """What the study holds now; `samples` is the number of held-out images."""
     every = latest(study.trials)
-    best_ones = {one.number for one in study.optuna.best_trials} if any(one.values for one in every) else set[int]()
+    best_ones = study.unbeaten if any(one.values for one in every) else set[int]()
     rows = tuple(_tried(one, one.number in best_ones) for one in every)
     measured = [one for one in rows if one.left is not None]
     limit = ALLOWED if allowed is None else allowed
@@ -199,7 +200,8 @@ def _written(tuning: Tuning, out: Path) -> Tuning:
     parts += [f"![{tuning.picture.title}]({PICTURE})"] if drawn else []
     atomic.write(out / TABLE, ("\n\n".join(part for part in parts if part) + "\n").encode())
     front = sorted((one for one in tuning.trials if one.front and one.folder), key=lambda one: one.left or 0)
-    here = [folder for one in front if (folder := Path(one.folder or "")).joinpath("report.json").exists()][:_ON_THE_PAGE]
+    folders = [folder for one in front if (folder := folder_of(one.folder or "", one.trial))]
+    here = [folder for folder in folders if (folder / "report.json").exists()][:_ON_THE_PAGE]
     if here:
         atomic.write(out / PAGE, page_of(*here, names=[folder.name for folder in here]).encode())
     return tuning
@@ -207,15 +209,21 @@ def _written(tuning: Tuning, out: Path) -> Tuning:
 
 def _copied(best: Tried, place: Path) -> list[str]:
     """The run of the best trial beside the others; says where it is if it is not here."""
-    source = Path(best.folder or "")
-    if not best.folder or not (source / "report.json").exists():
+    source = folder_of(best.folder or "", best.trial)
+    if source is None or not (source / "report.json").exists():
         return [f"The best trial, {best.trial}, is on {best.host or 'another machine'}, in {best.folder}: best/ was not written."]
     # Beside its place and renamed: other workers of the same folder may be doing the same.
     staging = place.parent / f"{leftovers.hidden(place.name)}part"
-    shutil.copytree(source, staging, ignore=shutil.ignore_patterns(".*"))
+    shutil.copytree(source, staging, ignore=_not_copied)
     shutil.rmtree(place, ignore_errors=True)
     staging.rename(place)
     return []
+
+
+def _not_copied(folder: str, names: Sequence[str]) -> list[str]:
+    """Hidden files, and what no run writes: links, which may lead anywhere, pipes and devices."""
+    plain = {one.name for one in Path(folder).iterdir() if not one.is_symlink() and (one.is_file() or one.is_dir())}
+    return [name for name in names if name.startswith(".") or name not in plain]
 
 
 def _tried(trial: FrozenTrial, front: bool) -> Tried:

@@ -45,6 +45,11 @@ def number(trial: FrozenTrial) -> int:
     return trial.system_attrs.get("retry_history", [trial.number])[0]
 
 
+def looked(trial: FrozenTrial) -> bool:
+    """Whether it was looked at: what is left is written down last."""
+    return LOOK_LEFT in trial.user_attrs
+
+
 def before(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Those of earlier rounds, of which all are over that are not left for the end: what values may be drawn by."""
     return [one for one in latest(trials) if number(one) // ROUND < number(trial) // ROUND]
@@ -75,7 +80,7 @@ class Rounds:
         trials = latest(every)
         for stop in range(ROUND, self.trials + ROUND, ROUND):
             stop = min(stop, self.trials)
-            unseen = [one for one in trials[:stop] if not one.state.is_finished() and LOOK not in one.user_attrs]
+            unseen = [one for one in trials[:stop] if not one.state.is_finished() and not looked(one)]
             if unseen:
                 return self._first(unseen, Does.LOOK)
             chosen = self.chosen(self._looks(trials[:stop]), stop)
@@ -109,7 +114,7 @@ class Rounds:
 
     @staticmethod
     def _looks(trials: Sequence[FrozenTrial]) -> dict[int, tuple[float, float]]:
-        return {number(t): (t.user_attrs[LOOK], t.user_attrs[LOOK_LEFT]) for t in trials if LOOK in t.user_attrs}
+        return {number(t): (t.user_attrs[LOOK], t.user_attrs[LOOK_LEFT]) for t in trials if looked(t)}
 
 
 def front(looks: Mapping[int, tuple[float, float]]) -> dict[int, tuple[float, float]]:

@@ -11,13 +11,16 @@ import json
 import typing
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from compress.errors import BadInput, CompressError
 from compress.measure import meant
 from compress.pipeline.contract import UNITS
 from compress.pipeline.sequence import stages_of
 from compress.recipe import Recipe, merged
+from compress.user import wording
 
 SEARCHED = (
     *("method", "target", "inputs", "depth", "order", "iterations", "linearize", "align", "calibration", "reconstruct"),
@@ -29,6 +32,7 @@ measuring are the same for all trials."""
 NONE = "none"
 """How a setting is left to its default rule, as lr and align are without a number."""
 _LOGARITHMIC = 10.0
+_Value = Annotated[str, Field(max_length=200)]
 
 
 class Suggests(Protocol):
@@ -48,6 +52,9 @@ class Choice:
     def suggested(self, name: str, trial: Suggests) -> str:
         return trial.suggest_categorical(name, self.values)
 
+    def holds(self, text: str) -> bool:
+        return text in self.values
+
 
 @dataclass(frozen=True)
 class Range:
@@ -62,6 +69,13 @@ class Range:
         if self.whole:
             return str(trial.suggest_int(name, int(self.low), int(self.high), log=log))
         return f"{trial.suggest_float(name, self.low, self.high, log=log):.4g}"
+
+    def holds(self, text: str) -> bool:
+        try:
+            # As it is written, an end may lie beyond itself.
+            return float(f"{self.low:.4g}") <= float(text) <= float(f"{self.high:.4g}")
+        except ValueError:
+            return False
 
 
 Space = Mapping[str, Choice | Range]
@@ -80,13 +94,33 @@ def space(recipe: Recipe, fixed: Collection[str], over: Sequence[str]) -> Space:
     found = {**({"target": usual["target"]} if "target" in usual else {}), **said} if said else usual
     if not found:
         raise BadInput("Every setting that is searched was given; needed is one that is open. Leave --target or --method out.")
+    require_possible(recipe, found)
+    return found
+
+
+def require_possible(recipe: Recipe, found: Space) -> None:
+    """Refuse values that a setting does not take.
+
+    Raises:
+        BadInput: names the first one.
+    """
     for name, values in found.items():
         for text in values.values if isinstance(values, Choice) else (f"{values.low:g}", f"{values.high:g}"):
             try:
                 stages_of(recipe_of(recipe, {name: text}))
             except CompressError as error:
                 raise BadInput(f"--over {name} cannot be {text}: {error}") from error
-    return found
+
+
+def require_inside(found: Space, values: Mapping[str, str]) -> None:
+    """Refuse values of a trial that are not among what is searched: whoever worked on the study may have written them.
+
+    Raises:
+        BadInput: names the first one.
+    """
+    for name, text in values.items():
+        if name not in found or not found[name].holds(text):
+            raise BadInput(f"The study has a trial with {name} = {text[:80]}, which is not among what it searches.")
 
 
 def recipe_of(base: Recipe, values: Mapping[str, str]) -> Recipe:
@@ -120,9 +154,49 @@ def written(found: Space) -> str:
     return json.dumps({name: list(v.values) if isinstance(v, Choice) else asdict(v) for name, v in found.items()})
 
 
-def read(text: str) -> Space:
-    """The space that `written` wrote."""
-    return {n: Range(**v) if isinstance(v, dict) else Choice(tuple(v)) for n, v in json.loads(text).items()}
+class _Between(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    low: float
+    high: float
+    whole: bool = False
+
+
+_WRITTEN = TypeAdapter(dict[str, Annotated[list[_Value], Field(min_length=1, max_length=1000)] | _Between])
+
+
+def read(text: str, recipe: Recipe) -> Space:
+    """The space that `written` wrote, for trials of a recipe; a stranger may have written it.
+
+    Only settings that are searched may stand there, of which none names code, a file or a machine.
+
+    Raises:
+        BadInput: it is something else, or a setting does not take one of the values.
+    """
+    try:
+        told = _WRITTEN.validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = f"{first['loc'][0]}: " if first["loc"] else ""
+        raise BadInput(
+            f"What the study searches cannot be read ({where}{wording.needed(first)}). Take a study from a source you trust."
+        ) from error
+    found: dict[str, Choice | Range] = {
+        name: Choice(tuple(one)) if isinstance(one, list) else Range(one.low, one.high, one.whole) for name, one in told.items()
+    }
+    odd = next((name for name, one in found.items() if name not in SEARCHED or not _possible(name, one)), None)
+    if odd is not None or not found:
+        why = f"{odd[:80]} is nothing that a search tries so" if odd is not None else "it is nothing"
+        raise BadInput(f"What the study searches cannot be read ({why}). Take a study from a source you trust.")
+    try:
+        require_possible(recipe, found)
+    except BadInput as error:
+        raise BadInput(f"What the study searches cannot be tried: {error}") from error
+    return found
+
+
+def _possible(name: str, one: Choice | Range) -> bool:
+    return isinstance(one, Choice) or (one.low < one.high and one.whole == _whole(name))
 
 
 def _usual(recipe: Recipe) -> Space:
@@ -158,7 +232,11 @@ def _read(text: str) -> tuple[str, Choice | Range]:
         raise BadInput(f"--over {name} is '{values}'; needed are two numbers, such as 1e-4..1e-2.") from None
     if not ends[0] < ends[1] < float("inf"):
         raise BadInput(f"--over {name} goes from {low} to {high}; needed is a smaller number first, then a larger one.")
-    return name, Range(*ends, whole=int in _kinds(name) and float not in _kinds(name))
+    return name, Range(*ends, whole=_whole(name))
+
+
+def _whole(name: str) -> bool:
+    return int in _kinds(name) and float not in _kinds(name)
 
 
 def _valued(base: Recipe, name: str, text: str) -> Any:

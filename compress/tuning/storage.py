@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import BadInput, MissingPackage, NotWritten, extra
+from compress.tuning.believed import readable
+from compress.tuning.database import require_journal, require_plain
 
 if TYPE_CHECKING:
     import optuna
@@ -75,21 +76,23 @@ def opened(place: str, new: bool = True) -> optuna.storages.BaseStorage:
     """
     optuna = the_library()
     kind, colons, rest = place.partition("://")
-    file = rest.removeprefix("/") if kind.startswith("sqlite") else "" if colons else place
+    file = rest.removeprefix("/").partition("?")[0] if kind.startswith("sqlite") else "" if colons else place
     if file and not new and not Path(file).expanduser().exists():
         raise BadInput(f"There is no --storage {place} to join. Leave --join out to make it, or give another one.")
-    with answering(place):
+    with answering(place), readable(shown(place)):
         if not colons:
             from optuna.storages.journal import JournalFileBackend
 
             if not Path(place).expanduser().parent.is_dir():
                 raise BadInput(f"The folder of --storage {place} does not exist. Make it, or give another place.")
-            _require_journal(Path(place).expanduser())
+            require_journal(Path(place).expanduser())
             return optuna.storages.JournalStorage(JournalFileBackend(str(Path(place).expanduser())))
         if kind == "grpc":
             return _proxy(place, *rest.rpartition(":")[::2])
         how: dict[str, Any] = {"pool_pre_ping": True}
         if kind.startswith("sqlite"):
+            if file and not file.startswith((":memory:", "file:")):
+                require_plain(Path(file).expanduser(), new)
             how["connect_args"] = {"timeout": 60}  # seconds that a writer waits for another one
         beats = {"heartbeat_interval": BEAT_S, "grace_period": _GRACE_S, "heartbeat_stale_trial_callback": again(RETRIES)}
         try:
@@ -102,20 +105,6 @@ def opened(place: str, new: bool = True) -> optuna.storages.BaseStorage:
         if kind.startswith("sqlite"):
             _whole_transactions(opened.engine)
         return opened
-
-
-def _require_journal(path: Path) -> None:
-    """Refuse a file of another kind before anything is appended to it."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        first = file.readline(10_000)
-    try:
-        ours = not first or "op_code" in json.loads(first)
-    except (ValueError, TypeError):
-        ours = False
-    if not ours:
-        raise BadInput(f"--storage {path} is a file that is no journal of Optuna. Give the path of one, or a new one.")
 
 
 def _proxy(place: str, host: str, port: str) -> optuna.storages.BaseStorage:

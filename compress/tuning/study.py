@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from compress.errors import BadInput
+from compress.tuning.believed import MOST_TRIALS, readable, require_trials
 from compress.tuning.storage import BEAT_S, RETRIES, again, answering, as_it_is, opened, shown, the_library
 from exporters.standalone import leftovers
 
@@ -41,21 +42,40 @@ class Study:
     Attributes:
         optuna: Optuna's own.
         storage: where it is kept.
+        place: of that, as it is told.
     """
 
     optuna: optuna.Study
     storage: optuna.storages.BaseStorage
+    place: str
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What was written down when it was made."""
-        return self.optuna.user_attrs
+        """What was written down when it was made; whoever made it may be a stranger (`believed.facts`)."""
+        with answering(), readable(self.place):
+            return self.optuna.user_attrs
 
     @property
     def trials(self) -> list[optuna.trial.FrozenTrial]:
-        """All of them, in the order in which they were put into the queue."""
+        """All of them, in the order in which they were put into the queue.
+
+        Raises:
+            BadInput: one has entries that no worker writes.
+        """
         with answering():
-            return self.optuna.get_trials()
+            return self._every(deepcopy=True)
+
+    @property
+    def unbeaten(self) -> set[int]:
+        """Optuna's numbers of the trials that no other one beats."""
+        with answering(), readable(self.place):
+            return {one.number for one in self.optuna.best_trials}
+
+    def _every(self, deepcopy: bool) -> list[optuna.trial.FrozenTrial]:
+        with readable(self.place):
+            every = self.optuna.get_trials(deepcopy=deepcopy)
+        require_trials(every, self.place)
+        return every
 
     def next(self, choose: Choose[T]) -> tuple[optuna.Trial, T] | None:
         """The next trial of the queue, which nobody else gets, and what is to be done with it; None where nothing is left to do.
@@ -66,7 +86,7 @@ class Study:
         while True:
             with answering():
                 self._take_up()
-                every = self.optuna.get_trials(deepcopy=False)
+                every = self._every(deepcopy=False)
                 chosen = choose(every)
                 if chosen is not None and (trial := self._taken(chosen[0])):
                     return trial, chosen[1]
@@ -105,21 +125,27 @@ class Study:
                 self.storage.set_trial_user_attr(trial._trial_id, name, value)
             self.storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
-    def drawn(self, trial: FrozenTrial, propose: Propose, seed: int, known: Sequence[FrozenTrial]) -> dict[str, str]:
+    def drawn(
+        self, trial: FrozenTrial, propose: Propose, seed: int, known: Callable[[], Sequence[FrozenTrial]]
+    ) -> dict[str, str]:
         """The values of a trial, written down: drawn, or estimated from trials whose figures are known.
 
         Args:
             trial: one without values.
             propose: draws them from a trial of Optuna.
             seed: of what is drawn.
-            known: with parameters and two figures each.
+            known: makes trials with parameters and two figures each.
+
+        Raises:
+            BadInput: the study holds values that were not drawn from what is searched.
         """
         optuna = the_library()
-        beside = optuna.create_study(directions=["minimize", "minimize"], sampler=_sampler(seed))
-        beside.add_trials(known)
-        beside.enqueue_trial(trial.system_attrs.get("fixed_params", {}))
-        asked = beside.ask()
-        found = dict(propose(asked))
+        with readable(self.place):  # values of trials, and what they were drawn from, as the study has them
+            beside = optuna.create_study(directions=["minimize", "minimize"], sampler=_sampler(seed))
+            beside.add_trials(known())
+            beside.enqueue_trial(trial.system_attrs.get("fixed_params", {}))
+            asked = beside.ask()
+            found = dict(propose(asked))
         with answering():
             for name, distribution in asked.distributions.items():
                 inside = distribution.to_internal_repr(asked.params[name])
@@ -164,9 +190,11 @@ class Study:
         """Trials of dead workers go back into the queue."""
         import optuna
 
-        with as_it_is():
+        self._every(deepcopy=False)  # what takes trials up reads them, too
+        with as_it_is(), readable(self.place):
             optuna.storages.fail_stale_trials(self.optuna)
-        for trial in self.optuna.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        running = [one for one in self._every(deepcopy=False) if one.state is optuna.trial.TrialState.RUNNING]
+        for trial in running:
             if leftovers.dead(trial.user_attrs.get(WORKER, "")):
                 self._back(trial._trial_id, again(RETRIES))
 
@@ -185,11 +213,11 @@ def made(place: str, name: str, trials: int, first: Sequence[Mapping[str, Any]],
     """A new study with all its trials in the queue; `first` are the values of the first ones.
 
     Raises:
-        BadInput: no trials, a storage that cannot be reached, or a study of this name that is there already.
+        BadInput: no trials or too many, a storage that cannot be reached, or a study of this name that is there already.
         MissingPackage: Optuna, or what the storage needs, is not installed.
     """
-    if trials < 1:
-        raise BadInput(f"--trials is {trials}; needed is one or more.")
+    if not 1 <= trials <= MOST_TRIALS:
+        raise BadInput(f"--trials is {trials}; needed are 1 to {MOST_TRIALS}.")
     optuna = the_library()
     storage = opened(place)
     with answering(place):
@@ -201,7 +229,7 @@ def made(place: str, name: str, trials: int, first: Sequence[Mapping[str, Any]],
             study.set_user_attr(key, value)
         for number in range(trials):
             study.enqueue_trial(dict(first[number]) if number < len(first) else {})
-    return Study(study, storage)
+    return Study(study, storage, shown(place))
 
 
 def require_free(place: str, name: str) -> None:
@@ -212,7 +240,7 @@ def require_free(place: str, name: str) -> None:
         MissingPackage: Optuna, or what the storage needs, is not installed.
     """
     storage = opened(place)
-    with answering(place):
+    with answering(place), readable(shown(place)):
         if name in the_library().get_all_study_names(storage):
             raise _twice(place, name)
 
@@ -225,18 +253,21 @@ def joined(place: str, name: str) -> Study:
     """A study that somebody made.
 
     Raises:
-        BadInput: there is none of this name, or the storage cannot be reached.
+        BadInput: there is none of this name, it is none of ours, or the storage cannot be reached.
     """
     optuna = the_library()
     storage = opened(place, new=False)
-    with answering(place):
+    with answering(place), readable(shown(place)):
         try:
-            return Study(optuna.load_study(storage=storage, study_name=name), storage)
+            found = optuna.load_study(storage=storage, study_name=name)
         except KeyError:
             known = ", ".join(one.study_name for one in optuna.get_all_study_summaries(storage)) or "none"
             raise BadInput(
                 f"There is no study '{name}' in {shown(place)}, which has: {known}. Leave --join out to make it."
             ) from None
+        if [one.name for one in found.directions] != ["MINIMIZE", "MINIMIZE"]:
+            raise BadInput(f"The study '{name}' in {shown(place)} is not of 'compress tune'. Give another --study.")
+    return Study(found, storage, shown(place))
 
 
 def _sampler(seed: int) -> Any:

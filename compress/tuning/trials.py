@@ -32,8 +32,9 @@ from compress.progress import Progress, under
 from compress.recipe import Recipe
 from compress.refit import refit
 from compress.report.records import ExportRecord, Outcome, Report
-from compress.tuning.rounds import LOOK, LOOK_LEFT, Does, Rounds, before, latest, number
-from compress.tuning.space import Space, recipe_of, suggested
+from compress.tuning.believed import FOLDER, folder_of
+from compress.tuning.rounds import LOOK, LOOK_LEFT, Does, Rounds, before, latest, looked, number
+from compress.tuning.space import Space, recipe_of, require_inside, suggested
 from compress.tuning.storage import answering
 from compress.tuning.study import Study
 from exporters.errors import ExportError
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-FOLDER = "trials"
 _UNSEEN = (
     *("reconstruct", "iterations", "order", "depth", "linearize", "from_scratch", "epochs", "optimizer", "lr", "weight_decay"),
     *("warmup", "distill", "temperature", "precision", "clip", "ema", "export", "calibrator", "int8_error", "qat"),
@@ -79,7 +79,7 @@ class Worker:
         while (task := self.study.next(self.rounds.next)) is not None:
             trial, does = task
             every = latest(self.study.trials)
-            ran, seen = sum(one.state.is_finished() for one in every), sum(LOOK in one.user_attrs for one in every)
+            ran, seen = sum(one.state.is_finished() for one in every), sum(map(looked, every))
             share = (ran + seen) / (self.rounds.trials + self.rounds.runs)
             said = f"{seen + 1} of {self.rounds.trials} is looked at" if does is Does.LOOK else f"{ran + 1} is carried out"
             self.progress("trials", min(share, 1.0), said)
@@ -94,9 +94,11 @@ class Worker:
                 self.study.tell(trial, None, {"reason": _left_alone(known.user_attrs)}, pruned=True)
             elif does is Does.LOOK:
                 facts["values"] = self._values(known)
+                require_inside(self.space, facts["values"])
                 facts[LOOK], facts[LOOK_LEFT] = self._look(recipe_of(self.base, facts["values"]), self._named(known))
                 self.study.put_back(trial, facts)
             else:
+                require_inside(self.space, known.user_attrs["values"])
                 folder, recipe = self._folder(known), recipe_of(self.base, known.user_attrs["values"])
                 with answering():
                     trial.set_user_attr("folder", str(folder.resolve()))
@@ -112,16 +114,16 @@ class Worker:
         """What a trial tries; the same whoever looks at it, as far as those of earlier rounds came to the same."""
         if "values" in trial.user_attrs:
             return trial.user_attrs["values"]
-        known, seed = _known(before(trial, self.study.trials)), self.base.seed * 100_003 + number(trial)
-        return self.study.drawn(trial, lambda of: suggested(self.space, of), seed, known)
+        earlier, seed = before(trial, self.study.trials), self.base.seed * 100_003 + number(trial)
+        return self.study.drawn(trial, lambda of: suggested(self.space, of), seed, lambda: _known(earlier))
 
     def _named(self, trial: FrozenTrial) -> Progress:
         return lambda what, done, detail="": self.progress(under(f"{number(trial):04d}", what), done, detail)
 
     def _folder(self, trial: FrozenTrial) -> Path:
         """A trial that somebody else began goes on in its folder, where that is here."""
-        before = str(trial.user_attrs.get("folder") or "")
-        return Path(before) if before and Path(before).is_dir() else self.out / FOLDER / f"{number(trial):04d}"
+        begun = folder_of(trial.user_attrs.get("folder", ""), number(trial))
+        return begun or self.out / FOLDER / f"{number(trial):04d}"
 
     def _figures(self, recipe: Recipe, folder: Path, facts: dict[str, Any], progress: Progress) -> tuple[float, float]:
         """Points lost and share left; `facts` gets what else is to be known of the trial."""
@@ -220,8 +222,8 @@ def _known(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Finished trials, and with them those that were looked at alone: as if a run won for them what it did on average."""
     import optuna
 
-    looked = [one for one in trials if LOOK in one.user_attrs]
-    ran = [one for one in looked if one.values]
+    seen = [one for one in trials if looked(one)]
+    ran = [one for one in seen if one.values]
     won = sum(one.user_attrs[LOOK] - one.values[0] for one in ran) / len(ran) if ran else 0.0
     shrunk = sum(one.values[1] / one.user_attrs[LOOK_LEFT] for one in ran) / len(ran) if ran else 1.0
     return [
@@ -230,5 +232,5 @@ def _known(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
             distributions=one.distributions,
             values=one.values or [one.user_attrs[LOOK] - won, one.user_attrs[LOOK_LEFT] * shrunk],
         )
-        for one in looked
+        for one in seen
     ]

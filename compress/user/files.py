@@ -1,4 +1,4 @@
-"""Text files that somebody gives: of a bounded size, and files."""
+"""Text files that somebody gives: of a bounded size, and files; JSON and TOML in them, of a bounded depth."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ import os
 import re
 import stat
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 from compress.errors import BadInput
 
 MOST = 64 * 2**20
 """Bytes; a plan of a network with 10,000 layers has a tenth of it."""
+DEEPEST = 64
+"""Levels of lists and tables inside each other; what reads them later calls itself for each."""
+_PARTS = 4_000_000
+"""Lists and tables of one text at most: each takes dozens of times the memory of its two signs."""
 
 
-def text(path: Path) -> str:
+def text(path: Path, most: int = MOST) -> str:
     """What stands in a file.
 
     Raises:
@@ -25,7 +31,75 @@ def text(path: Path) -> str:
         UnicodeDecodeError: it is no text.
         BadInput: the path is an address.
     """
-    return content(path).decode("utf-8")
+    return content(path, most).decode("utf-8")
+
+
+def json_in(path: Path, most: int = MOST) -> Any:
+    """What a JSON file holds that somebody else may have written.
+
+    Raises:
+        OSError, BadInput: as for `text`.
+        ValueError: it is no text, no JSON, or deeper than anything that this program writes.
+    """
+    return parsed_json(content(path, most))
+
+
+def toml_in(path: Path) -> dict[str, Any]:
+    """What a TOML file holds that somebody else may have written.
+
+    Raises:
+        OSError, BadInput, ValueError: as for `json_in`.
+    """
+    return parsed_toml(text(path))
+
+
+def parsed_json(text: str | bytes, parts: int | None = _PARTS) -> Any:
+    """JSON of a stranger.
+
+    Args:
+        text: of it.
+        parts: lists and tables that it may have; None for any number.
+
+    Raises:
+        ValueError: it is none, has a number of thousands of digits, too many parts, or is deeper than `DEEPEST`.
+    """
+    signs = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
+    if parts is not None and sum(text.count(cast(Any, sign)) for sign in signs) > parts:
+        raise ValueError(f"it has more than {parts} lists and tables")
+    try:
+        return _shallow(json.loads(text))
+    except RecursionError as error:
+        raise ValueError(_DEEP) from error
+
+
+def parsed_toml(text: str) -> dict[str, Any]:
+    """TOML of a stranger.
+
+    Raises:
+        ValueError: it is none, has a number of thousands of digits, or is deeper than `DEEPEST`.
+    """
+    try:
+        return _shallow(tomllib.loads(text))
+    except RecursionError as error:
+        raise ValueError(_DEEP) from error
+
+
+_DEEP = f"its lists and tables are more than {DEEPEST} deep"
+
+
+def _shallow(value: Any) -> Any:
+    """The value, level by level and not by calls, which depth would end."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [inner for one in level if isinstance(one, dict | list) for inner in _inside(one)]
+        if not level:
+            return value
+    raise ValueError(_DEEP)
+
+
+def _inside(value: Any) -> list[Any]:
+    every = cast("list[Any]", list(value.values()) if isinstance(value, dict) else value)
+    return [one for one in every if isinstance(one, dict | list)]
 
 
 def json_text(value: object) -> str:

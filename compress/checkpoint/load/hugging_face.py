@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ from typing import Any, cast
 from torch import nn
 
 from compress.errors import BadInput, extra
+from compress.user import files
 
 _CONFIG = "config.json"
 _LEFT_OUT = frozenset({"model_type", "architectures", "torch_dtype", "dtype", "transformers_version", "attn_implementation"})
@@ -61,11 +61,12 @@ def factory(where: str) -> Callable[..., nn.Module]:
 def _read(path: Path) -> dict[str, Any]:
     path = path / _CONFIG if path.is_dir() else path
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = files.json_in(path)
     except FileNotFoundError:
         raise BadInput(f"There is no {path}; --arch hf: needs a local folder with a {_CONFIG}, or such a file.") from None
     except (OSError, ValueError) as error:
-        raise BadInput(f"{path} is no config of transformers ({error}). Save it again with save_pretrained.") from error
+        why = files.told(error)
+        raise BadInput(f"{path} is no config of transformers ({why}). Save it again with save_pretrained.") from error
     if not isinstance(found, dict):
         raise BadInput(f"{path} is no config of transformers: it holds no table. Save it again with save_pretrained.")
     return found

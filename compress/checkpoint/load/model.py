@@ -29,6 +29,7 @@ from compress.checkpoint.sums import GRAPH, NO_SUMS, WEIGHTS, compare
 from compress.errors import BadInput
 from compress.graph.trace.shapes import MAX_VALUES
 from compress.graph.trace.trace import trace
+from compress.user import files
 from compress.user.wording import many
 
 Shape = tuple[int, ...]
@@ -138,7 +139,7 @@ def _refuse_large(path: Path) -> None:
 
 def _read_graph(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return files.text(path, MAX_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} cannot be read ({error}). Save the model again.") from error
 

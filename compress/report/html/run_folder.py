@@ -5,7 +5,6 @@ A report that cannot be read is not drawn from; the records of the finished stag
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -123,8 +122,8 @@ def _facts(folder: Path, broken: list[str]) -> Iterable[dict[str, Any]]:
         try:
             text = files.text(path)
             sealed.check(text)
-            found: Any = json.loads(text)
-        except (OSError, ValueError, RecursionError, BadInput) as error:
+            found = files.parsed_json(text)
+        except (OSError, ValueError, BadInput) as error:
             broken.append(f"stages/{path.parent.name}/stage.json cannot be read ({files.told(error)}); its stage is left out.")
             continue
         if isinstance(found, dict):
@@ -180,9 +179,9 @@ def _analysis(folder: Path, broken: list[str]) -> tuple[LayerAnalysis, ...]:
     if not (folder / ANALYSIS).exists():
         return ()
     try:
-        rows: Any = json.loads(files.text(folder / ANALYSIS))
+        rows = files.json_in(folder / ANALYSIS)
         return tuple(_layer(cast("dict[str, Any]", row)) for row in cast("list[Any]", rows) if isinstance(row, dict))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError) as error:
         broken.append(f"{ANALYSIS} cannot be read ({files.told(error)}); needed is what 'compress analyze --json' prints.")
         return ()
 
