@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ import torch
 from torch import nn
 
 import exporters
+from compress.errors import BadInput
+from compress.pipeline.lock import locked
 from compress.pipeline.workspace import open_workspace
 from compress.recipe import make
 from tests.runs import invoke, made_run, model_and_data
@@ -147,3 +150,15 @@ def test_a_program_of_torch_is_timed_for_those_who_trust_it(format: str, here: P
     done = invoke(*words)
     assert done.exit_code == 2 and "whoever wrote it" in done.stderr
     assert invoke(*words, "--trust-pickle").exit_code == 0
+
+
+@pytest.mark.parametrize("words", ["[" * 100_000, "{" * 4000, '"' + 10_000 * "x", "\0\1", '{"pid": [], "host": {}, "since": 1}'])
+def test_a_lock_that_says_nonsense_is_held_or_not(words: str, here: Path):
+    as_a_run(here / "out")
+    (here / "out" / ".lock").write_text(words)
+    with (here / "out" / ".lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(BadInput, match="in use by another run"), locked(here / "out"):
+            pass
+    with locked(here / "out") as lock:
+        assert lock.holds

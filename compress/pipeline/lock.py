@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from compress.errors import BadInput
+from compress.user import files
 from exporters.standalone import leftovers
 
 NAME = ".lock"
+_LONGEST = 4096  # characters; ours have some 150
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,8 @@ def _write(file: IO[str]) -> None:
 def _holder(file: IO[str]) -> dict[str, Any]:
     file.seek(0)
     try:
-        found = json.load(file)
-    except ValueError:
+        found = files.parsed_json(file.read(_LONGEST))
+    except ValueError:  # somebody else's words
         return {}
     return found if isinstance(found, dict) else {}
 
