@@ -130,8 +130,15 @@ def main() -> None:
             print(f"{key} ended with {ran.returncode}", flush=True)
             continue
         rows[key] = json.loads(ran.stdout.splitlines()[-1])
-        write("memory", {"threads": args.threads, "size": SIZE, "summary": summary([*rows.values()]), "rows": [*rows.values()]})
+        kept(rows, args.threads)
         print(rows[key], flush=True)
+    kept(rows, args.threads)
+
+
+def kept(rows: dict[tuple[str, str, int], dict[str, Any]], threads: int) -> None:
+    """Into the results, in the order in which they are asked for."""
+    ordered = [rows[key] | {"peak_gb": rows[key]["peak_bytes"] / 1e9} for key in ROWS if key in rows]
+    write("memory", {"threads": threads, "size": SIZE, "summary": summary(ordered), "rows": ordered})
 
 
 if __name__ == "__main__":
