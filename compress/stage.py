@@ -107,7 +107,7 @@ class Context:
 
     def room(self) -> Room:
         """The memory for what is held at once, and files in the scratch folder for the rest."""
-        return room(self.recipe.memory, self.device, self.scratch)
+        return room(self.recipe.memory, self.device, self.scratch, self.ranks.local)
 
     @property
     def before(self) -> Artifact:

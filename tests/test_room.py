@@ -6,6 +6,7 @@ import errno
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from compress.graph.channels.solve import solve
 from compress.graph.trace.trace import trace
 from compress.measure.asked import parse_memory
 from compress.pipeline.workspace import open_workspace
+from compress.ranks import Ranks
 from compress.recipe import make
 from compress.refit import refit
 from compress.selection.budget import removable
@@ -143,6 +145,19 @@ def test_results_are_the_same_with_little_memory_and_all_images_are_used(tmp_pat
     assert any("went through files" in note and "10.0 MB (--memory)" in note for note in small.notes)
     images = refit.images(little)
     assert images.samples == 400 and max(part.images for part in images.parts) < 250
+
+
+@pytest.mark.parametrize(
+    ("asked", "each", "said"),
+    [(None, 2e9, "2.0 GB (its part of half of what is free, of 3 processes)"), ("4GB", 4e9, "4.0 GB (--memory)")],
+)
+def test_processes_of_a_machine_share_what_is_free_and_not_what_was_asked_for(
+    asked: str | None, each: float, said: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(memory, "free", lambda: 12_000_000_000)
+    shared = replace(context("1GB"), ranks=Ranks(0, 3, 3))
+    found = replace(shared, recipe=shared.recipe.model_copy(update={"memory": asked})).room()
+    assert (found.limit, found.said) == (each, said)
 
 
 def test_too_little_memory_says_what_is_needed():

@@ -198,18 +198,20 @@ class Held:
         return torch.from_numpy(mapped).view(leaf.dtype).view(leaf.shape)
 
 
-def room(asked: str | None, device: torch.device, folder: Path | None) -> Room:
-    """The room that a run has: what was asked for, by default half of what is free.
+def room(asked: str | None, device: torch.device, folder: Path | None, local: int = 1) -> Room:
+    """The room that a process of a run has: what was asked for, by default its part of half of what is free.
 
     Args:
         asked: as in `--memory 4GB`.
         device: where models run; on a GPU the room is its memory, and half of what the host has free comes next.
         folder: for files.
+        local: processes of this machine that share what is free.
     """
-    host = memory.free() / 2
+    host = memory.free() / 2 / local
+    shared = "half of what is free" if local == 1 else f"its part of half of what is free, of {local} processes"
     if device.type != "cuda":
         given = parse_memory(asked) if asked else host
-        return Room(given, folder, device, said=f"{told(given)} ({'--memory' if asked else 'half of what is free'})")
+        return Room(given, folder, device, said=f"{told(given)} ({'--memory' if asked else shared})")
     given = parse_memory(asked) if asked else torch.cuda.mem_get_info(device)[0] / 2
     return Room(given, folder, device, host, f"{told(given)} ({'--memory' if asked else 'half of what the GPU has free'})")
 

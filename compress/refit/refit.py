@@ -150,7 +150,7 @@ def _room(context: Context, module: GraphModule, each: float) -> Room:
     """
     room, images = context.room(), context.calibration.images
     # The same for all: how many passes there are follows from it.
-    room = replace(room, limit=min(context.ranks.gathered(room.limit / context.ranks.local)))
+    room = replace(room, limit=min(context.ranks.gathered(room.limit)))
     room.check(each, "One image on its way through the model")
     for path, one in layers(module).items():
         # The sums, the moments made of them, and the matrix that is solved with its factor.
