@@ -36,6 +36,19 @@ def test_patches_times_weights_are_the_convolution(window: Window, options: dict
     torch.testing.assert_close(found, entries(y, at), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_part_of_the_images_in_which_no_position_is_drawn_adds_nothing(kernel, transposed):
+    """Where memory is small and images are many, a few of them go through at once, and a wide layer looks at one in ten."""
+    window = Window(kernel, (1, 1), (1, 1), ((0, 0), (0, 0)), transposed=transposed)
+    nowhere = torch.zeros(0, dtype=torch.long)
+    rows = patches(torch.randn(2, 3, 9, 8), window, Positions(nowhere, (nowhere, nowhere)))
+    assert rows.shape == (0, 3 * window.taps)
+    moments = Moments()
+    moments.add(rows)
+    assert moments.rows == 0
+
+
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding", "dilation", "extra"),
     [

@@ -137,7 +137,7 @@ def patches(x: Tensor, window: Window, at: Positions) -> Tensor:
     found = x[(at.sample.to(x.device).view(-1, *[1] * axes), slice(None), *indices)]  # (rows, *kernel, c)
     if any(map(any, border)) or window.transposed:
         found = found * inside[..., None]
-    return found.movedim(-1, 1).reshape(len(at.sample), -1)
+    return found.movedim(-1, 1).flatten(1)
 
 
 class Moments:
