@@ -119,6 +119,14 @@ def test_weights_beside_a_model_are_read_up_to_a_limit(command: str, here: Path)
     assert done.exit_code == 2 and "are read" in done.stderr and not list(here.glob("made*"))
 
 
+def test_a_lock_is_no_other_file(victim: Path, here: Path):
+    as_a_run(here / "out")
+    os.link(victim / "secret.txt", here / "out" / ".lock")
+    with pytest.raises(BadInput, match="hard link"), locked(here / "out"):
+        pass
+    assert (victim / "secret.txt").read_text() == "a secret"
+
+
 def test_a_report_s_words_stay_on_their_line(here: Path):
     for name in ("one", "other"):
         (here / name).mkdir()

@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torchvision
-from PIL import EpsImagePlugin
+from PIL import EpsImagePlugin, Image
 from torch import nn
 from torchvision import datasets
 
 import exporters
+from compress.checkpoint.deserialize import from_json
 from compress.checkpoint.load.architectures import accepts, build
 from compress.checkpoint.load.model import open_artifact
+from compress.commands.bench_files import onnx_inputs
 from compress.data import open_data, settings
+from compress.data.images import pixels
 from compress.errors import BadInput, CompressError
 from exporters import isolated
 from tests.attacks.names import graph_with, small
@@ -94,6 +98,44 @@ def test_an_architecture_is_no_larger_than_the_weights_that_it_is_for():
     with pytest.raises(BadInput, match="far larger than these weights"):
         open_artifact("net.pt", arch="torchvision:resnet18", arch_kwargs={"num_classes": 10**6}, input_shapes=[(3, 32, 32)])
     assert open_artifact("net.pt", arch="torchvision:resnet18", input_shapes=[(3, 32, 32)]).cost.macs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [({"depth": 10**9}, "up to 10000000"), ({"depth": 30_000, "embed_dim": 1, "num_heads": 1}, "tensors")]
+)
+def test_an_architecture_has_no_millions_of_layers(arguments: dict[str, int], said: str):
+    pytest.importorskip("timm")
+    with pytest.raises(BadInput, match=said):
+        build("timm:vit_tiny_patch16_224", arguments, 5_000_000)
+
+
+def test_a_picture_that_is_gone_through_thousands_of_times_is_refused():
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save("one.jpg", progressive=True)
+    whole = Path("one.jpg").read_bytes()
+    last = whole.rindex(b"\xff\xda")
+    Path("many.jpg").write_bytes(whole[:-2] + 200 * whole[last:-2] + whole[-2:])
+    assert pixels("one.jpg", (16, 16), 3, None).shape == (16, 16, 3)
+    for size in ((16, 16), (8, 8)):
+        with pytest.raises(ValueError, match="scans"):
+            pixels("many.jpg", size, 3, "crop")
+
+
+def test_a_graph_of_millions_of_lists_is_not_parsed():
+    with pytest.raises(BadInput, match="lists and tables"):
+        from_json('{"format": [' + 4_000_001 * "[],")
+
+
+@pytest.mark.parametrize("first", [-5, 0, 3])
+def test_the_batch_of_an_onnx_file_is_a_number(first: int):
+    value = onnx.helper.make_tensor_value_info("x", 1, [first, 4])
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", [value], [onnx.helper.make_tensor_value_info("y", 1, [first, 4])])
+    onnx.save(onnx.helper.make_model(graph), "net.onnx")
+    if first < 0:
+        with pytest.raises(BadInput, match="no fixed shape"):
+            onnx_inputs(Path("net.onnx"), 2)
+    else:
+        assert onnx_inputs(Path("net.onnx"), 2)[0].shape == (first or 2, 4)
 
 
 def test_arrays_that_are_packed_beyond_reason_are_not_unpacked():

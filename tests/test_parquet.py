@@ -187,3 +187,39 @@ def test_columns_of_what_is_no_table_are_refused(tmp_path: Path, source: str):
     (tmp_path / "data.toml").write_text(f'source = "{source}"\n[columns]\nimage = "img"\n')
     with pytest.raises(BadInput, match=r"\[columns\] chooses among the columns of tables, and .* is none"):
         open_data(str(tmp_path / "data.toml"))
+
+
+def test_lengths_that_lead_out_of_an_arrow_file_are_refused(tmp_path: Path):
+    content = pa.table({"image": pa.array([picture(i) for i in range(20)], pa.binary()), "label": [i % 2 for i in range(20)]})
+    path = tmp_path / "data-00000.arrow"
+    with pa.OSFile(str(path), "wb") as out, pa.ipc.new_stream(out, content.schema) as written:
+        written.write_table(content)
+    offsets = content.column("image").chunk(0).buffers()[1].to_pybytes()[:84]
+    whole = path.read_bytes()
+    assert whole.count(offsets) == 1
+    far = offsets[:12] + 18 * (2**31 - 1).to_bytes(4, "little")
+    path.write_bytes(whole.replace(offsets, far))
+    with pytest.raises(BadInput, match="cannot be read"):
+        open_data(str(path))
+
+
+def test_a_table_that_unpacks_to_far_more_than_its_file_is_refused(tmp_path: Path):
+    path = tmp_path / "bomb.parquet"
+    pq.write_table(pa.table({"image": pa.array([bytes(2**25)] * 100, pa.binary()), "label": [0] * 100}), path, compression="zstd")
+    assert path.stat().st_size < 1e6
+    with pytest.raises(BadInput, match="hold more than"):
+        open_data(str(path))
+
+
+@pytest.mark.parametrize("column", [[1] * 12, ["a"] * 12, [[1]] * 12, [{"bytes": 3}] * 12])
+def test_pictures_that_are_no_bytes_are_told(tmp_path: Path, column: list[Any]):
+    path = parquet(tmp_path / "train.parquet", table(range(12)).set_column(0, "image", pa.array(column)))
+    with pytest.raises((BadInput, EmptyData)):
+        open_data(str(path))
+
+
+def test_labels_beyond_64_bits_are_told(tmp_path: Path):
+    labels = pa.array([2**64 - 1] * 12, pa.uint64())
+    path = parquet(tmp_path / "train.parquet", table(range(12)).set_column(1, "label", labels))
+    with pytest.raises(BadInput, match="beyond 64 bits"):
+        open_data(str(path))

@@ -29,7 +29,7 @@ from compress.graph.names import identifier, parts_of
 FORMAT = "compress.graph"
 SCHEMA = 1
 CONTAINER = "Module"
-MAX_BYTES = 64 * 2**20
+MAX_BYTES, MAX_PARTS = 64 * 2**20, 4_000_000
 MAX_NODES = 200_000
 MAX_ELEMENTS = 2**34
 
@@ -96,6 +96,8 @@ def _refused(why: str) -> BadInput:
 
 def _parse(text: str) -> dict[str, Any]:
     # Before it is parsed: JSON takes many times the memory of its text.
+    if text.count("[") + text.count("{") > MAX_PARTS:
+        raise _refused(f"more than {MAX_PARTS} lists and tables")
     if len(text) > MAX_BYTES:
         raise _refused(f"{len(text)} characters, at most {MAX_BYTES} are read")
     try:

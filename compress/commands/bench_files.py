@@ -199,7 +199,7 @@ def onnx_inputs(path: Path, batch: int) -> tuple[Tensor, ...]:
     stored = {tensor.name for tensor in graph.initializer}
     shapes = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in graph.input if i.name not in stored}
     for name, shape in shapes.items():
-        if not shape or any(size < 1 for size in shape[1:]):
+        if not shape or shape[0] < 0 or any(size < 1 for size in shape[1:]):
             raise BadInput(f"The input {name} of {path} has no fixed shape beside its batch. Export the model with fixed sizes.")
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.randn(shape[0] or batch, *shape[1:], generator=generator) for shape in shapes.values())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO
 
 import torch
 
@@ -38,9 +37,9 @@ def geometry(
     # Around all threads: filters of warnings belong to the whole process, and threads would put back each other's.
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("ignore")
-        headers = [one for one in pool.map(lambda number: header(_picture(found, number)[1]), some) if one is not None]
+        headers = [one for one in pool.map(lambda number: _looked_at(found, number), some) if one is not None]
     if not headers:
-        raise EmptyData(f"None of {len(some)} images looked at in {where} can be read, such as {_picture(found, some[0])[0]}.")
+        raise EmptyData(f"None of {len(some)} images looked at in {where} can be read, such as {_name(found, some[0])}.")
     sizes = sorted({one.upright if settings.upright else one.size for one in headers})
     gray = all(one.mode in ("1", "L", "LA", "F") or one.mode.startswith("I") for one in headers)
     _refuse_dark(headers, where)
@@ -109,10 +108,23 @@ def _said_of(headers: Sequence[Header], settings: Settings) -> list[str]:
     return [f"{count} of {len(headers)} images looked at {what}." for what, count in kinds.items() if count]
 
 
-def _picture(found: Sequence[Encoded], number: int) -> tuple[str, str | BinaryIO]:
-    """Name and file of a picture by its number in all parts, one behind the other."""
+def _looked_at(found: Sequence[Encoded], number: int) -> Header | None:
+    part, at = _placed(found, number)
+    try:
+        return header(part.file(at))
+    except ValueError:  # a row of a table without a picture
+        return None
+
+
+def _name(found: Sequence[Encoded], number: int) -> str:
+    part, at = _placed(found, number)
+    return part.name(at)
+
+
+def _placed(found: Sequence[Encoded], number: int) -> tuple[Encoded, int]:
+    """The part of a picture, and its number there, by its number in all parts, one behind the other."""
     for one in found:
         if number < len(one):
-            return one.name(number), one.file(number)
+            return one, number
         number -= len(one)
     raise IndexError(number)

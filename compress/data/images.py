@@ -8,7 +8,7 @@ refused: a plain conversion makes one constant of it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -78,6 +78,7 @@ def pixels(path: str | BinaryIO, size: tuple[int, int], channels: int, resize: s
     if channels == 3 and not upright and (found := jpeg.plain(path, size)) is not None:
         return found
     with Image.open(path, formats=FORMATS) as opened:
+        _refuse_scans(opened)
         opened.load()
         image = (ImageOps.exif_transpose(opened) or opened) if upright else opened
         if channels == 0:
@@ -92,6 +93,23 @@ def pixels(path: str | BinaryIO, size: tuple[int, int], channels: int, resize: s
             image = _resized(image, size, resize, Image.Resampling.NEAREST if channels == 0 else Image.Resampling.BILINEAR)
         array = np.asarray(image)
     return array if channels != 1 else array[..., None]
+
+
+def _refuse_scans(opened: Image.Image) -> None:
+    """Refuse a JPEG that goes through its pixels thousands of times: a small file would take minutes.
+
+    Raises:
+        ValueError: it does.
+    """
+    file: Any = getattr(opened, "fp", None)
+    if opened.format not in ("JPEG", "MPO") or file is None:
+        return
+    at = file.tell()
+    file.seek(0)
+    count = jpeg.scans(file.read())
+    file.seek(at)
+    if count > jpeg.MOST_SCANS:
+        raise ValueError(f"it has {count} scans; needed are at most {jpeg.MOST_SCANS}")
 
 
 def with_channels(image: Image.Image, channels: int, kind: str | None = None) -> Image.Image:

@@ -19,6 +19,8 @@ from PIL import Image
 _BEGINNING = b"\xff\xd8"
 _PASSED = frozenset((*range(0xE0, 0xF0), 0xC4, 0xDB, 0xDD, 0xFE))
 """Segments that may stand in front of the frame: applications' own, tables, comments. Each says its length."""
+MOST_SCANS = 100
+"""A progressive picture has about ten."""
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
 _TRIED = (((32, 32), 2, False), ((37, 51), 2, False), ((48, 30), 1, True), ((33, 40), 0, False))
 """Size, sampling of the colors (0: every pixel, 2: one in four) and whether progressive."""
@@ -35,12 +37,17 @@ def plain(path: str | os.PathLike[str] | BinaryIO, size: tuple[int, int]) -> np.
         data = path.read()
         path.seek(0)
     # Before anything is decoded: a few bytes may ask for any size.
-    if frame(data) != (8, *size, 3):
+    if frame(data) != (8, *size, 3) or scans(data) > MOST_SCANS:
         return None
     try:
         return _decode(data)
     except RuntimeError:  # damaged: Pillow says how
         return None
+
+
+def scans(data: bytes) -> int:
+    """How often a JPEG goes through its pixels, at most: each time takes as long as all of a plain one."""
+    return data.count(b"\xff\xda")  # within pixels no other byte than 0 stands behind 255
 
 
 def frame(data: bytes) -> tuple[int, int, int, int] | None:

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +19,7 @@ from typing import Any, cast
 import torch
 
 from compress.data.image_source import Pictured, alike, open_pictures
+from compress.data.npz import INFLATION, LARGE
 from compress.data.part_names import by_part
 from compress.data.settings import Settings
 from compress.data.sources import Source
@@ -27,7 +28,7 @@ from compress.user.cache_folder import cache_folder
 from compress.user.wording import many
 from exporters import atomic
 
-ROWS = 1024  # rows of parquet that are decoded at once
+FEW = 64  # rows of parquet that are decoded at once
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Column:
         """Its bytes."""
         told = self.values[number].as_py()
         content = cast("dict[str, Any]", told).get("bytes") if isinstance(told, dict) else told
-        if content is None:
+        if not isinstance(content, bytes):
             raise ValueError("the row holds no bytes")
         return io.BytesIO(content)
 
@@ -159,7 +160,10 @@ def _pictured(table: Any, image: str, label: str | None, where: str) -> Pictured
     if column.null_count or not str(column.type).startswith(("int", "uint")):
         what = f"{many(column.null_count, 'empty row')}" if column.null_count else f"values of type {column.type}"
         raise BadInput(f"The column '{label}' of {where} has {what}; needed are numbers of classes. Correct [columns] label.")
-    numbers = torch.tensor(column.to_pylist())
+    try:
+        numbers = torch.tensor(column.to_pylist(), dtype=torch.int64)
+    except (OverflowError, RuntimeError, ValueError) as error:
+        raise BadInput(f"The column '{label}' of {where} has numbers beyond 64 bits. Correct [columns] label.") from error
     # -1 throughout is how test parts without answers are published.
     return Pictured(pictures, None if bool((numbers == -1).all()) else numbers)
 
@@ -183,25 +187,48 @@ def _of_parquet(path: Path, columns: list[str], settings: Settings) -> Any:
     with pa.parquet.ParquetFile(path) as opened:
         rows = [opened.metadata.row_group(i) for i in range(opened.metadata.num_row_groups)]
         if sum(group.total_byte_size for group in rows) <= settings.memory_gb * 1e9:
-            return opened.read(columns)
+            return pa.Table.from_batches(_bounded(path, opened.iter_batches(FEW, columns=columns)), _wanted(opened, columns))
         stat = path.stat()
         told = f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{columns}"
         kept = cache_folder() / "parquet" / f"{hashlib.sha256(os.fsencode(told)).hexdigest()[:32]}.arrow"
         if not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
             with atomic.staged(kept) as place:
-                wanted = pa.schema([opened.schema_arrow.field(name) for name in columns])
+                wanted = _wanted(opened, columns)
                 with pa.OSFile(str(place), "wb") as out, pa.ipc.new_stream(out, wanted) as written:
-                    for batch in opened.iter_batches(ROWS, columns=columns):
+                    for batch in _bounded(path, opened.iter_batches(FEW, columns=columns)):
                         written.write_batch(pa.record_batch([batch.column(name) for name in columns], schema=wanted))
     return _mapped(kept)
 
 
+def _wanted(opened: Any, columns: list[str]) -> Any:
+    return _pyarrow().schema([opened.schema_arrow.field(name) for name in columns])
+
+
+def _bounded(path: Path, batches: Iterable[Any]) -> Iterator[Any]:
+    """Rows as they are unpacked, until they are far more than a file of this size can mean."""
+    size, seen = path.stat().st_size, 0
+    for batch in batches:
+        seen += batch.nbytes
+        if seen > max(LARGE, INFLATION * size):
+            raise _pyarrow().ArrowInvalid(f"{size / 1e6:.1f} MB hold more than {seen / 1e9:.1f} GB")
+        yield batch
+
+
 def _mapped(path: Path) -> Any:
-    """An Arrow file, of either form, without reading what is not asked for."""
+    """An Arrow file, of either form, without reading what is not asked for.
+
+    Raises:
+        ArrowInvalid: it is none, or lengths in it lead out of it.
+    """
     pa = _pyarrow()
     with pa.memory_map(str(path)) as source:
         try:
-            return pa.ipc.open_stream(source).read_all()
+            reader = pa.ipc.open_stream(source)
+            batches: Iterable[Any] = reader
         except pa.ArrowInvalid:
-            return pa.ipc.open_file(source).read_all()
+            reader = pa.ipc.open_file(source)
+            batches = map(reader.get_batch, range(reader.num_record_batches))
+        table = pa.Table.from_batches(_bounded(path, batches), reader.schema)
+    table.validate(full=True)
+    return table

@@ -47,7 +47,7 @@ class AugmentSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     flip: bool = False
-    shift: int = Field(0, ge=0)
+    shift: int = Field(0, ge=0, le=1024)
 
 
 class SplitSettings(BaseModel):

@@ -96,7 +96,8 @@ def _picture(path: Path, head: bool = False) -> Image.Image:
     try:
         with Image.open(path, formats=FORMATS) as file:
             return file if head else file.convert("RGB")
-    except (OSError, ModuleNotFoundError) as error:  # ultralytics replaces Image.open, and asks for a package where PIL gives up
+    # PIL raises a dozen kinds over damaged bytes; ultralytics replaces Image.open, and asks for a package where PIL gives up.
+    except Exception as error:
         said = "it is no image that PIL knows" if isinstance(error, ModuleNotFoundError) else error
         raise BadInput(f"{path} cannot be read as an image ({said}). Replace it, or take it out.") from error
 

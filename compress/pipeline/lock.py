@@ -70,6 +70,9 @@ def _taken(folder: Path) -> Lock:
     while True:
         # a: the holder's words stay until the lock is ours.
         file = (folder / NAME).open("a+")
+        if os.fstat(file.fileno()).st_nlink > 1:  # what is written into it would stand in another file, too
+            file.close()
+            raise BadInput(f"{folder / NAME} is a hard link to another file; needed is a file of the run's own. Remove it.")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

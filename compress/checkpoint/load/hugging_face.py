@@ -15,7 +15,9 @@ from compress.errors import BadInput, extra
 from compress.user import files
 
 _CONFIG = "config.json"
-_LEFT_OUT = frozenset({"model_type", "architectures", "torch_dtype", "dtype", "transformers_version", "attn_implementation"})
+_LEFT_OUT = frozenset({"model_type", "architectures", "torch_dtype", "dtype", "transformers_version"})
+_NAMING = frozenset({"attn_implementation", "auto_map", "checkpoint_path"})
+"""What may name code to be fetched, or a file to be opened; so may whatever begins with an underscore."""
 _LEFT_OUT |= {"quantization_config", "use_cache"}
 
 
@@ -48,14 +50,19 @@ def factory(where: str) -> Callable[..., nn.Module]:
             f"--arch hf:{where} names no class of transformers under 'architectures' ({names}); needed is one such as "
             "ViTForImageClassification. Save the model with save_pretrained, which writes it."
         )
-    # What begins with an underscore, and how attention is computed, may name code to be fetched.
-    own = {k: v for k, v in found.items() if k not in _LEFT_OUT and not k.startswith("_")}
+    own = {k: v for k, v in _harmless(found).items() if k not in _LEFT_OUT}
 
     def make(**arguments: Any) -> nn.Module:
         # A cache of keys and values is no output that anybody measures.
         return cast(Any, made)(transformers.AutoConfig.for_model(kind, **({"use_cache": False} | own | arguments)))
 
     return make
+
+
+def _harmless(config: dict[str, Any]) -> dict[str, Any]:
+    """Without what names code or files, in the configs of its parts, too."""
+    kept = {k: v for k, v in config.items() if k not in _NAMING and not k.startswith("_")}
+    return {k: _harmless(cast("dict[str, Any]", v)) if isinstance(v, dict) else v for k, v in kept.items()}
 
 
 def _read(path: Path) -> dict[str, Any]:

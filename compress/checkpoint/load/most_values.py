@@ -10,6 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 SPARE, TIMES = 2**26, 8
 """Values that any architecture may make, and times as many as its weights have: temporaries of its first weights included."""
+TENSORS = 100_000
+"""How many tensors it may make: a thousand layers have some ten thousand."""
+LARGEST = 10**7
+"""Of a whole number among the arguments: what is made by it is there before it is counted."""
 
 
 class TooMany(Exception):
@@ -26,6 +30,7 @@ class MostValues(TorchDispatchMode):
     def __init__(self, values: int):
         super().__init__()
         self.most = self.left = TIMES * values + SPARE
+        self.tensors = 0
 
     def __torch_dispatch__(  # pyright: ignore[reportIncompatibleMethodOverride] (torch leaves it without types)
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -35,6 +40,7 @@ class MostValues(TorchDispatchMode):
         # What an operation writes in place, or looks at in another shape, is no new tensor.
         new = isinstance(made, Tensor) and made.device.type != "meta" and func._schema.returns[0].alias_info is None
         self.left -= made.numel() if new else 0
-        if self.left < 0:
-            raise TooMany(f"it makes more than {self.most} values")
+        self.tensors += new
+        if self.left < 0 or self.tensors > TENSORS:
+            raise TooMany(f"it makes more than {self.most} values" if self.left < 0 else f"it makes more than {TENSORS} tensors")
         return made
