@@ -91,6 +91,48 @@ class Fused(Attends):
         return self.head(self.out(y).relu().mean(1))
 
 
+class Folds(nn.Module):
+    """Queries, keys and values in front, heads folded into the samples behind them, as SAM does it."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out, self.head = nn.Linear(8, 3 * HEADS * WIDTH), nn.Linear(HEADS * WIDTH, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        qkv = self.qkv(x).view(b, n, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.reshape(3, b * HEADS, n, -1).unbind(0)
+        y = ((q @ k.transpose(-2, -1)) * WIDTH**-0.5).softmax(-1) @ v
+        y = y.view(b, HEADS, n, -1).transpose(1, 2).reshape(b, n, -1)
+        return self.head(self.out(y).relu().mean(1))
+
+
+class TokensFirst(Attends):
+    """Heads folded into the samples, which are the second axis, as fairseq does it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(0, 1)
+        length, samples, _ = x.shape
+        q, k, v = (y(x).view(length, samples * HEADS, WIDTH).transpose(0, 1) for y in (self.q, self.k, self.v))
+        y = ((q @ k.transpose(1, 2)) * WIDTH**-0.5).softmax(-1) @ v
+        y = y.transpose(0, 1).reshape(length, samples, HEADS * WIDTH).transpose(0, 1)
+        return self.head(self.out(y).relu().mean(1))
+
+
+@pytest.mark.parametrize("kind", [Folds, TokensFirst])
+@pytest.mark.parametrize("samples", [1, 2, 5])
+def test_heads_that_are_folded_into_samples_go_for_any_number_of_samples(samples: int, kind: type[nn.Module]):
+    torch.manual_seed(0)
+    x = (torch.randn(2, TOKENS, 8),)
+    module = trace(kind().eval(), x)
+    channels, some = solve(module, x), torch.randn(samples, TOKENS, 8)
+    name = "qkv" if kind is Folds else "q"
+    assert [g.channels for g in channels.removable if g.name == name] == [HEADS]
+    for edits in ([Keep(name, HEADS, (0, 2))], random_edits(channels.removable, 0)):
+        small, masked = keep(module, channels, edits), mask(module, channels, edits)
+        assert distance(outputs(small, (some,)), outputs(masked, (some,))) < EXACT
+
+
 def test_a_layer_for_queries_keys_and_values_stays_rectangular():
     x = torch.randn(2, TOKENS, 8)
     model = Artifact(trace(Fused().eval(), (x[:1],)), (x[:1],))

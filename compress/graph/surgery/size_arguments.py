@@ -155,6 +155,14 @@ def _average(node: Node, sized: Sized, stays: Tensor) -> None:
     node.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not scaled)
 
 
+def _of_input(size: object, counted: frozenset[str]) -> bool:
+    """Whether a size is computed from one of the input that counts no channels, as a number of samples, windows or places is."""
+    if not isinstance(size, Node):
+        return False
+    computed = size.target in (operator.add, operator.floordiv, operator.mul, operator.sub)
+    return any(_of_input(one, counted) for one in size.args) if computed else size.name not in counted
+
+
 def _depends(value: Any, counted: frozenset[str]) -> bool:
     """Whether an argument holds a number that was computed from a count of channels."""
     parts = (value.start, value.stop) if isinstance(value, slice) else (value,)
@@ -195,6 +203,8 @@ def _rewrite_sizes(node: Node, sized: Sized, stays: Tensor, counted: frozenset[s
         else:
             new.append(counts.get(d, size if _depends(now, counted) else now))
     # view allows one -1 only: the batch takes it, and what was -1 becomes a number.
-    if 0 in counts and sized.batch and not expands:
-        new = [-1, *(sized.out.shape[d] if size == -1 else size for d, size in enumerate(new) if d)]
+    folded = [d for d, now in enumerate(given) if d in counts and (sized.batch if d == 0 else _of_input(now, counted))]
+    if folded and not expands:
+        sizes = [counts.get(d, sized.out.shape[d]) if size == -1 else size for d, size in enumerate(new)]
+        new = [-1 if d == folded[0] else size for d, size in enumerate(sizes)]
     node.args, node.kwargs = (node.args[0], *new) if node.op == "call_method" else (node.args[0], tuple(new)), {}
