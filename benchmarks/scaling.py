@@ -112,7 +112,7 @@ class Slow(Ranks):
 
 def check(data: Path, nets: Path) -> dict[str, Any]:
     """The statistics of VGG-16, whose matrices are large, by 1, 2 and 4 processes, with and without the slow network."""
-    told, rows = recipe(data, nets, "vgg16_bn", calibration=IMAGES, memory="1GB"), []
+    told, rows = recipe(data, nets, "vgg16_bn", calibration=IMAGES, memory="4GB"), []
     for count in (2, 4):
         with started(told, count) as team:
             context = crew.opened_by_all(team, told, silent, NOTHING, refusing=False)[0]
