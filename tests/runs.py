@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,22 @@ ENVIRONMENT = Environment(
 def invoke(*arguments: object, answers: str = "") -> Result:
     """A command; `answers` are what somebody types."""
     return CliRunner().invoke(cli, [str(a) for a in arguments], input=answers)
+
+
+@contextmanager
+def stopped_after(seconds: float) -> Iterator[None]:
+    """Who waits for a pipe, or reads without an end, fails."""
+
+    def stop(*_: object) -> None:
+        raise AssertionError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def over(flags: Sequence[str], *more: str) -> list[str]:

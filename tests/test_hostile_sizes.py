@@ -23,6 +23,7 @@ from torchvision import datasets
 import exporters
 from compress.checkpoint.deserialize import from_json
 from compress.checkpoint.load.architectures import accepts, build
+from compress.checkpoint.load.hugging_face import _harmless
 from compress.checkpoint.load.model import open_artifact
 from compress.commands.bench_files import onnx_inputs
 from compress.data import open_data, settings
@@ -138,6 +139,15 @@ def test_the_batch_of_an_onnx_file_is_a_number(first: int):
         assert onnx_inputs(Path("net.onnx"), 2)[0].shape == (first or 2, 4)
 
 
+def test_no_part_of_a_config_names_code_or_a_file():
+    config = {
+        "a": 1,
+        "auto_map": {},
+        "text_config": {"model_type": "t", "checkpoint_path": "/x", "_attn": "y", "deep": {"auto_map": 1}},
+    }
+    assert _harmless(config) == {"a": 1, "text_config": {"model_type": "t", "deep": {}}}
+
+
 def test_arrays_that_are_packed_beyond_reason_are_not_unpacked():
     with zipfile.ZipFile("bomb.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open("x.npy", "w") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (1100, 2**20)})
@@ -249,6 +259,7 @@ def test_a_data_set_that_does_not_open_is_a_sentence(name: str):
     ("values", "said"),
     [
         ({"size": -5}, "number of pixels above 0"),
+        ({"augment": {"shift": 10**9}}, "1024"),
         ({"size": (0, 0)}, "number of pixels above 0"),
         ({"mean": (float("nan"),), "std": (1.0,)}, "mean is a number up to"),
         ({"mean": (1e30,), "std": (1.0,)}, "mean is a number up to"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,7 +19,7 @@ from compress.errors import BadInput
 from compress.recipe import make
 from compress.tuning import believed, database, space, study
 from compress.tuning.space import Choice, Range
-from tests.runs import invoke
+from tests.runs import invoke, stopped_after
 
 optuna = pytest.importorskip("optuna")
 
@@ -46,15 +45,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     Path("bin/ssh").write_text(f"#!/bin/sh\ntouch {tmp_path}/it-ran\nexit 255\n")
     Path("bin/ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-
-    def stop(*_: object) -> None:
-        raise AssertionError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, 90)
-    yield tmp_path
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+    with stopped_after(90):
+        yield tmp_path
     assert not Path("it-ran").exists()
 
 

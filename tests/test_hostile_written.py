@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from compress.search import episodes
 from compress.stages import lottery
 from compress.user import files
 from tests.attacks.names import small
-from tests.runs import invoke, made_run
+from tests.runs import invoke, made_run, stopped_after
 
 DEEP = "[" * 100_000
 
@@ -43,15 +42,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A current folder with code in it; who waits for a pipe, or reads without an end, is stopped."""
     monkeypatch.chdir(tmp_path)
     Path("evil.py").write_text("import pathlib\npathlib.Path('it-ran').touch()\ndef loss(*_):\n    raise SystemExit\n")
-
-    def stop(*_: object) -> None:
-        raise AssertionError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, 60)
-    yield tmp_path
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+    with stopped_after(60):
+        yield tmp_path
 
 
 def no_file(path: Path) -> None:

@@ -25,11 +25,12 @@ from compress.checkpoint.allowlist import ATTRIBUTES, FUNCTIONS, LAYER_NAMES, ME
 from compress.checkpoint.json_values import decode
 from compress.errors import BadInput
 from compress.graph.names import identifier, parts_of
+from compress.user import files
 
 FORMAT = "compress.graph"
 SCHEMA = 1
 CONTAINER = "Module"
-MAX_BYTES, MAX_PARTS = 64 * 2**20, 4_000_000
+MAX_BYTES = 64 * 2**20
 MAX_NODES = 200_000
 MAX_ELEMENTS = 2**34
 
@@ -96,11 +97,10 @@ def _refused(why: str) -> BadInput:
 
 def _parse(text: str) -> dict[str, Any]:
     # Before it is parsed: JSON takes many times the memory of its text.
-    if text.count("[") + text.count("{") > MAX_PARTS:
-        raise _refused(f"more than {MAX_PARTS} lists and tables")
     if len(text) > MAX_BYTES:
         raise _refused(f"{len(text)} characters, at most {MAX_BYTES} are read")
     try:
+        files.few_parts(text)
         found: object = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise _refused(f"not JSON: {error}") from error

@@ -63,13 +63,23 @@ def parsed_json(text: str | bytes, parts: int | None = _PARTS) -> Any:
     Raises:
         ValueError: it is none, has a number of thousands of digits, too many parts, or is deeper than `DEEPEST`.
     """
-    signs = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
-    if parts is not None and sum(text.count(cast(Any, sign)) for sign in signs) > parts:
-        raise ValueError(f"it has more than {parts} lists and tables")
+    if parts is not None:
+        few_parts(text, parts)
     try:
         return _shallow(json.loads(text))
     except RecursionError as error:
         raise ValueError(_DEEP) from error
+
+
+def few_parts(text: str | bytes, parts: int = _PARTS) -> None:
+    """Look before JSON is parsed: a few signs of text take a hundred bytes then.
+
+    Raises:
+        ValueError: it may have too many lists and tables.
+    """
+    signs = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
+    if sum(text.count(cast(Any, sign)) for sign in signs) > parts:
+        raise ValueError(f"it has more than {parts} lists and tables")
 
 
 def parsed_toml(text: str) -> dict[str, Any]:
