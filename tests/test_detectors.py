@@ -335,6 +335,39 @@ def test_a_box_that_lies_beyond_its_image_is_refused_and_one_that_sticks_out_is_
             open_coco(folder)
 
 
+@pytest.mark.parametrize(
+    ("part", "entry", "said"),
+    [
+        ("annotations", {"bbox": [True, True, True, True]}, "needed are .x, y, width, height. in pixels"),
+        ("annotations", {"bbox": [1, 1, 1e-300, 5]}, "at least 0.1"),
+        ("annotations", {"bbox": [1e300, 1, 5, 5]}, "needed are .x, y, width, height. in pixels"),
+        ("annotations", {"iscrowd": [3]}, "iscrowd .3. on image 1; needed is 0 or 1"),
+        ("categories", {"id": 2**62}, "category id 4611686018427387904; needed are ids from 1"),
+        ("categories", {"id": 1}, "category id 1 twice"),
+        ("images", {"id": 1}, "image id 1 twice"),
+    ],
+)
+def test_what_boxes_cannot_mean_is_refused(tmp_path, part, entry, said):
+    folder = draw(tmp_path / "shapes", count=1, size=64)
+    content = json.loads((folder / "annotations.json").read_text())
+    if part == "annotations":
+        content[part][0] |= entry
+    else:
+        content[part].append(content[part][0] | entry)
+    (folder / "annotations.json").write_text(json.dumps(content))
+    with pytest.raises(BadInput, match=said):
+        open_coco(folder)
+
+
+def test_boxes_that_were_drawn_on_an_image_of_another_size_are_refused(tmp_path):
+    folder = draw(tmp_path / "shapes", count=1, size=64)
+    content = json.loads((folder / "annotations.json").read_text())
+    content["images"][0] |= {"width": 128}
+    (folder / "annotations.json").write_text(json.dumps(content))
+    with pytest.raises(BadInput, match="has 64x64 pixels, and 128x64 in the file of its boxes"):
+        open_coco(folder)[0]
+
+
 def test_a_library_that_puts_its_own_way_of_opening_in_the_place_of_pils_changes_no_refusal(tmp_path, monkeypatch):
     data = open_coco(draw(tmp_path / "shapes", count=1))
     data.records[0].path.write_bytes(b"no image")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from encoded import picture
 
+from compress.data import arrow
 from compress.data.open_data import open_data
 from compress.data.settings import from_toml, make
 from compress.data.splits import Data
@@ -207,6 +208,34 @@ def test_a_table_that_unpacks_to_far_more_than_its_file_is_refused(tmp_path: Pat
     path = tmp_path / "bomb.parquet"
     pq.write_table(pa.table({"image": pa.array([bytes(2**25)] * 100, pa.binary()), "label": [0] * 100}), path, compression="zstd")
     assert path.stat().st_size < 1e6
+    with pytest.raises(BadInput, match="hold more than"):
+        open_data(str(path))
+
+
+def arrow_file(path: Path, content: Any, form: str, compression: str | None) -> Path:
+    new = pa.ipc.new_stream if form == "stream" else pa.ipc.new_file
+    with (
+        pa.OSFile(str(path), "wb") as out,
+        new(out, content.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as to,
+    ):
+        to.write_table(content)
+    return path
+
+
+@pytest.mark.parametrize("form", ["stream", "file"])
+def test_compressed_arrow_files_are_read_like_others(tmp_path: Path, form: str):
+    plain = open_data(str(arrow_file(tmp_path / "a.arrow", table(range(12)), form, None)))
+    for compression in ("lz4", "zstd"):
+        packed = open_data(str(arrow_file(tmp_path / f"{compression}.arrow", table(range(12)), form, compression)))
+        assert rows(packed) == rows(plain)
+
+
+@pytest.mark.parametrize("form", ["stream", "file"])
+def test_one_batch_that_says_it_is_gigabytes_is_not_unpacked(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch):
+    content = pa.table({"image": pa.array([bytes(2**20)] * 40, pa.binary()), "label": [0] * 40})
+    path = arrow_file(tmp_path / "bomb.arrow", content, form, "zstd")
+    monkeypatch.setattr(arrow, "LARGE", 2**20)
+    monkeypatch.setattr(arrow, "bounded", lambda path, batches: batches)
     with pytest.raises(BadInput, match="hold more than"):
         open_data(str(path))
 

@@ -118,6 +118,7 @@ def test_images_lie_in_squares_and_boxes_with_them(tmp_path: Path):
     from PIL import Image
 
     Image.new("RGB", (40, 20), (255, 0, 0)).save(folder / content["images"][0]["file_name"])
+    content["images"][0] |= {"width": 40, "height": 20}
     content["annotations"] = [{"image_id": 1, "category_id": 1, "bbox": [10, 5, 20, 10]}]
     (folder / "annotations.json").write_text(json.dumps(content))
     data = open_coco(folder)

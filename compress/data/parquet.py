@@ -11,19 +11,19 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
+from compress.data import arrow
 from compress.data.image_source import Pictured, alike, open_pictures
-from compress.data.npz import INFLATION, LARGE
 from compress.data.part_names import by_part
 from compress.data.settings import Settings
 from compress.data.sources import Source
-from compress.errors import BadInput, EmptyData, MissingPackage, extra
+from compress.errors import BadInput, EmptyData
 from compress.user.cache_folder import cache_folder
 from compress.user.wording import many
 from exporters import atomic
@@ -85,19 +85,10 @@ def open_parquet(
     return open_pictures(kept, settings.classes or names, settings, shape, draws, where, [*notes, *left_out])
 
 
-def _pyarrow() -> Any:
-    try:
-        import pyarrow as pa  # pyright: ignore[reportMissingImports]
-        import pyarrow.parquet  # pyright: ignore[reportMissingImports, reportUnusedImport]
-    except ImportError as error:
-        raise MissingPackage(f"Data in parquet or Arrow files needs pyarrow: {extra('parquet')}.") from error
-    return pa
-
-
 def _schema(path: Path) -> Any:
-    pa = _pyarrow()
+    pa = arrow.pyarrow()
     try:
-        return pa.parquet.read_schema(path) if path.suffix == ".parquet" else _mapped(path).schema
+        return pa.parquet.read_schema(path) if path.suffix == ".parquet" else arrow.schema(path)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
 
@@ -170,11 +161,13 @@ def _pictured(table: Any, image: str, label: str | None, where: str) -> Pictured
 
 def _table(paths: Sequence[Path], columns: list[str], settings: Settings) -> Any:
     """Rows of several files, one behind the other."""
-    pa = _pyarrow()
+    pa = arrow.pyarrow()
     tables = list[Any]()
     for path in paths:
         try:
-            tables.append((_of_parquet(path, columns, settings) if path.suffix == ".parquet" else _mapped(path)).select(columns))
+            tables.append(
+                (_of_parquet(path, columns, settings) if path.suffix == ".parquet" else arrow.mapped(path)).select(columns)
+            )
         except (pa.ArrowException, OSError, KeyError) as error:
             raise _unreadable(path, error) from error
     if odd := [path for path, table in zip(paths, tables, strict=True) if table.schema.types != tables[0].schema.types]:
@@ -183,11 +176,11 @@ def _table(paths: Sequence[Path], columns: list[str], settings: Settings) -> Any
 
 
 def _of_parquet(path: Path, columns: list[str], settings: Settings) -> Any:
-    pa = _pyarrow()
+    pa = arrow.pyarrow()
     with pa.parquet.ParquetFile(path) as opened:
         rows = [opened.metadata.row_group(i) for i in range(opened.metadata.num_row_groups)]
         if sum(group.total_byte_size for group in rows) <= settings.memory_gb * 1e9:
-            return pa.Table.from_batches(_bounded(path, opened.iter_batches(FEW, columns=columns)), _wanted(opened, columns))
+            return pa.Table.from_batches(arrow.bounded(path, opened.iter_batches(FEW, columns=columns)), _wanted(opened, columns))
         stat = path.stat()
         told = f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{columns}"
         kept = cache_folder() / "parquet" / f"{hashlib.sha256(os.fsencode(told)).hexdigest()[:32]}.arrow"
@@ -196,39 +189,10 @@ def _of_parquet(path: Path, columns: list[str], settings: Settings) -> Any:
             with atomic.staged(kept) as place:
                 wanted = _wanted(opened, columns)
                 with pa.OSFile(str(place), "wb") as out, pa.ipc.new_stream(out, wanted) as written:
-                    for batch in _bounded(path, opened.iter_batches(FEW, columns=columns)):
+                    for batch in arrow.bounded(path, opened.iter_batches(FEW, columns=columns)):
                         written.write_batch(pa.record_batch([batch.column(name) for name in columns], schema=wanted))
-    return _mapped(kept)
+    return arrow.mapped(kept)
 
 
 def _wanted(opened: Any, columns: list[str]) -> Any:
-    return _pyarrow().schema([opened.schema_arrow.field(name) for name in columns])
-
-
-def _bounded(path: Path, batches: Iterable[Any]) -> Iterator[Any]:
-    """Rows as they are unpacked, until they are far more than a file of this size can mean."""
-    size, seen = path.stat().st_size, 0
-    for batch in batches:
-        seen += batch.nbytes
-        if seen > max(LARGE, INFLATION * size):
-            raise _pyarrow().ArrowInvalid(f"{size / 1e6:.1f} MB hold more than {seen / 1e9:.1f} GB")
-        yield batch
-
-
-def _mapped(path: Path) -> Any:
-    """An Arrow file, of either form, without reading what is not asked for.
-
-    Raises:
-        ArrowInvalid: it is none, or lengths in it lead out of it.
-    """
-    pa = _pyarrow()
-    with pa.memory_map(str(path)) as source:
-        try:
-            reader = pa.ipc.open_stream(source)
-            batches: Iterable[Any] = reader
-        except pa.ArrowInvalid:
-            reader = pa.ipc.open_file(source)
-            batches = map(reader.get_batch, range(reader.num_record_batches))
-        table = pa.Table.from_batches(_bounded(path, batches), reader.schema)
-    table.validate(full=True)
-    return table
+    return arrow.pyarrow().schema([opened.schema_arrow.field(name) for name in columns])

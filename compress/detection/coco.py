@@ -38,6 +38,9 @@ ANNOTATIONS = ("annotations.json", "_annotations.coco.json")
 TEST = ("test", "val", "valid", "validation")
 _MOST = 2 * 2**30
 """Bytes of the file; that of the 118,000 training images of COCO has a quarter of it."""
+_FARTHEST, _SMALLEST = 1e6, 0.1
+"""Pixels: in float32 a box ends behind its beginning, without which detectors stop training."""
+_LAST_CATEGORY = 1_000_000
 SHARE = 0.2
 """Of the images, drawn, that test where the folder has no such part."""
 
@@ -62,6 +65,8 @@ class Record:
     boxes: tuple[Box, ...]
     labels: tuple[int, ...]
     crowds: tuple[bool, ...]
+    size: tuple[int, int] | None = None
+    """Width and height of the image in pixels, where the file says them."""
     fit: Fit | None = None
 
 
@@ -76,7 +81,14 @@ class CocoImages(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         record = self.records[index]
-        image = pil_to_tensor(_laid(_picture(record.path), record.fit)).float() / 255
+        picture = _picture(record.path)
+        if record.size is not None and picture.size != record.size:
+            (wide, high), (told_wide, told_high) = picture.size, record.size
+            raise BadInput(
+                f"{record.path} has {wide}x{high} pixels, and {told_wide}x{told_high} in the file of its boxes, which would lie "
+                "elsewhere. Give the images that the boxes were drawn on."
+            )
+        image = pil_to_tensor(_laid(picture, record.fit)).float() / 255
         single = ~torch.tensor(record.crowds, dtype=torch.bool)
         boxes = torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
@@ -192,25 +204,29 @@ def open_coco(folder: str | Path, annotations: str | Path | None = None) -> Coco
     except ValueError as error:
         raise BadInput(f"{path} is no JSON ({error}); needed is COCO's JSON file. Correct it.") from error
     lists = {name: _entries(content, name, path) for name in ("images", "categories", "annotations")}
-    categories = {_whole(c, "id", path): str(c.get("name", c.get("id"))) for c in lists["categories"]}
-    if min(categories, default=1) < 1:
-        raise BadInput(f"{path} has the category id {min(categories)}; needed are ids from 1 (0 is the background). Change it.")
-    found = {_whole(image, "id", path): _file(root, image, path) for image in lists["images"]}
-    if not found:
+    categories = {id: str(one.get("name", id)) for id, one in _by_id(lists["categories"], "category", path).items()}
+    if odd := [id for id in categories if not 1 <= id <= _LAST_CATEGORY]:
+        raise BadInput(
+            f"{path} has the category id {odd[0]}; needed are ids from 1 (0 is the background) to {_LAST_CATEGORY}. Change it."
+        )
+    images = _by_id(lists["images"], "image", path)
+    if not images:
         raise EmptyData(f"{path} names no image; needed is at least one. Add them.")
-    sizes = {image["id"]: (image.get("width"), image.get("height")) for image in lists["images"]}
+    found = {id: _file(root, one, path) for id, one in images.items()}
+    sizes = {id: (one.get("width"), one.get("height")) for id, one in images.items()}
     boxes: dict[int, list[tuple[Box, int, bool]]] = {id: [] for id in found}
     for one in lists["annotations"]:
         of, label = _whole(one, "image_id", path), _whole(one, "category_id", path)
         for number, known, what in ((of, found, "image"), (label, categories, "category")):
             if number not in known:
                 raise BadInput(f"{path} has a box of the {what} {number}, which it does not list. Add it, or leave the box out.")
-        boxes[of].append((_box(one, path, *sizes[of]), label, bool(one.get("iscrowd"))))
-    return CocoImages([_record(id, file, boxes[id]) for id, file in found.items()], categories)
+        boxes[of].append((_box(one, path, *sizes[of]), label, _crowd(one, path)))
+    return CocoImages([_record(id, file, boxes[id], sizes[id]) for id, file in found.items()], categories)
 
 
-def _record(id: int, file: Path, boxes: list[tuple[Box, int, bool]]) -> Record:
-    return Record(id, file, tuple(b for b, _, _ in boxes), tuple(n for _, n, _ in boxes), tuple(c for _, _, c in boxes))
+def _record(id: int, file: Path, boxes: list[tuple[Box, int, bool]], size: tuple[Any, Any]) -> Record:
+    told = size if all(type(side) is int for side in size) else None
+    return Record(id, file, tuple(b for b, _, _ in boxes), tuple(n for _, n, _ in boxes), tuple(c for _, _, c in boxes), told)
 
 
 def _entries(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
@@ -227,6 +243,22 @@ def _whole(entry: Mapping[str, Any], name: str, path: Path) -> int:
     return value
 
 
+def _by_id(entries: list[dict[str, Any]], what: str, path: Path) -> dict[int, dict[str, Any]]:
+    found = dict[int, dict[str, Any]]()
+    for entry in entries:
+        if (id := _whole(entry, "id", path)) in found:
+            raise BadInput(f"{path} has the {what} id {id} twice, and boxes of it could mean either. Give each one of its own.")
+        found[id] = entry
+    return found
+
+
+def _crowd(entry: Mapping[str, Any], path: Path) -> bool:
+    value = entry.get("iscrowd") or 0
+    if value not in (0, 1):
+        raise BadInput(f"{path} has iscrowd {str(value)[:40]} on image {entry.get('image_id')}; needed is 0 or 1. Correct it.")
+    return bool(value)
+
+
 def _file(root: Path, entry: Mapping[str, Any], path: Path) -> Path:
     name = entry.get("file_name")
     file = root / name if isinstance(name, str) else None
@@ -238,11 +270,11 @@ def _file(root: Path, entry: Mapping[str, Any], path: Path) -> Path:
 def _box(entry: Mapping[str, Any], path: Path, wide: Any, high: Any) -> Box:
     box: Any = entry.get("bbox")
     numbers = cast("list[Any]", box) if isinstance(box, list) else []
-    plain = len(numbers) == 4 and all(isinstance(n, int | float) and abs(n) < 1e9 for n in numbers)
-    if not plain or numbers[2] <= 0 or numbers[3] <= 0:
+    plain = len(numbers) == 4 and all(type(n) in (int, float) and abs(n) < _FARTHEST for n in numbers)
+    if not plain or min(numbers[2:]) < _SMALLEST:
         raise BadInput(
-            f"{path} has the box {str(box)[:60]} on image {entry.get('image_id')}; needed are [x, y, width, height], the last "
-            "two above 0. Correct it."
+            f"{path} has the box {str(box)[:60]} on image {entry.get('image_id')}; needed are [x, y, width, height] in "
+            f"pixels, the last two at least {_SMALLEST}. Correct it."
         )
     left, top, width, height = (float(n) for n in numbers)
     beyond = any(
