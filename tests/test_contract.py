@@ -228,6 +228,9 @@ def test_what_samples_cannot_tell_is_said_so(net: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(contract._Search, "_lost", lambda *_: Lost(0.5, -1.5, 2.5))
     with pytest.raises(Infeasible, match=r"error \(1.00\) has to be to spare: 144 held-out samples cannot tell 1 from"):
         compress.run(net, max_drop=1, out=tmp_path / "out", **QUICK)
+    monkeypatch.setattr(contract._Search, "_lost", lambda *_: Lost(0.25, -0.25, 0.7502))
+    with pytest.raises(Infeasible, match=r"cannot tell 0.5 from more. Give more samples, or allow max_drop=0.51"):
+        compress.run(net, max_drop=0.5, out=tmp_path / "out", **QUICK)
 
 
 @pytest.mark.parametrize(("minimize", "align", "taken"), [("macs", None, 1), ("size", 16, 16), ("latency", None, None)])

@@ -12,6 +12,7 @@ smallest of several that just keep it would otherwise be the luckiest.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -208,7 +209,7 @@ def narrowed(stages: Sequence[Stage], context: Context, train: bool = False, sta
 def _nothing_keeps(recipe: Recipe, looks: Sequence[Look], samples: int) -> str:
     best, allowed = min(looks, key=lambda one: one.lost), recipe.max_drop or 0.0
     error = (best.high - best.lost) / 2
-    needed = max(best.lost + error, 0.01)
+    needed = max(math.ceil(100 * (best.lost + error) - 1e-9) / 100, 0.01)  # rounded up: what is named has to be enough
     said = (
         f"No target keeps --max-drop {allowed:g}: at {UNITS[recipe.minimize]}={best.target:.3g} {recipe.method} loses "
         f"{best.lost:.2f} [{best.low:.2f}, {best.high:.2f}] points of held-out quality"
@@ -216,6 +217,6 @@ def _nothing_keeps(recipe: Recipe, looks: Sequence[Look], samples: int) -> str:
     if best.lost <= allowed:  # then neither another target nor training would help
         return (
             f"{said}, and a standard error ({error:.2f}) has to be to spare: {samples:,} held-out samples cannot tell "
-            f"{allowed:g} from more. Give more samples, or allow --max-drop {needed:.2g}."
+            f"{allowed:g} from more. Give more samples, or allow --max-drop {needed:g}."
         )
-    return f"{said}. Allow --max-drop {needed:.2g}{'' if recipe.epochs > 0 else ', or train (--epochs 3)'}."
+    return f"{said}. Allow --max-drop {needed:g}{'' if recipe.epochs > 0 else ', or train (--epochs 3)'}."
