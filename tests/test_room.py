@@ -203,6 +203,8 @@ def test_fewer_rows_than_columns_give_the_same_fit_without_a_matrix_of_columns()
     assert by_sums.rows_alone() is None
     one, other = ridge(by_rows), ridge(by_sums)
     # The sums are of float32 products of about 10, and the fit goes through every row.
+    assert by_rows.centered_linear(torch.zeros(1, 90)).xx.shape == (1, 90, 90)
+    assert by_rows.rows_alone() is not None, "their products are not kept"
     torch.testing.assert_close(one.weight, other.weight, rtol=0, atol=2e-4)
     torch.testing.assert_close(one.bias, other.bias, rtol=0, atol=1e-3)
     assert one.error == pytest.approx(other.error, rel=0.1)

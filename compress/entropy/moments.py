@@ -23,6 +23,7 @@ matrices.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -269,11 +270,13 @@ class Moments:
 
     def _covariances(self) -> tuple[Any, ...]:
         """The means, then the covariance of the inputs, that with the targets and that of the targets, if any."""
-        self.settle()
-        products = self._products if self._away is None else tuple(get() for get in self._away)
+        # Rows that are fewer than their columns stay what is kept: their products are far larger, and quickly made again.
+        settled = copy.copy(self) if self.rows_alone() else self
+        settled.settle()
+        products = settled._products if settled._away is None else tuple(get() for get in settled._away)
         if not products:
             raise ValueError("moments of no rows were asked for; add a batch first")
-        return [t.cpu().double() for t in self._means], *(t.cpu().double() / self.rows for t in products)
+        return [t.cpu().double() for t in settled._means], *(t.cpu().double() / self.rows for t in products)
 
 
 def _pairs(values: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -20,6 +20,7 @@ from compress.ranks.own_threads import for_columns, threads
 from compress.statistics.collect import Statistics
 from compress.statistics.consumers import judged, maker, measured
 from compress.statistics.layers import Layer, as_matrix, layers
+from compress.user import memory
 
 _WIDE = 1500  # columns beyond which the entropic path starts from what a sweep leaves, twice as many as wanted
 _FLOOR = 1e-2  # of the mean of G's diagonal, in every direction: few gradients leave directions that look free
@@ -38,6 +39,7 @@ class Losses:
         Of channels that no layer reads, what they are worth to whatever comes behind the layer that makes them.
         """
         known = layers(self.module)
+        memory.trim()  # the holes that the group before this one has left may be as large as what comes
         if (made := maker(group, known)) is not None:
             return [self._made(group, made, known[made.module])]
         return [form for member in measured(group, known) for form in self._each(group, member, known[member.module])]
