@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -315,6 +316,28 @@ def test_a_picture_of_a_kind_that_is_not_listed_is_not_opened(tmp_path):
         data[0]
 
 
+@pytest.mark.parametrize("kind", ["16 bits", "32 bits", "palette"])
+def test_pictures_beside_boxes_are_read_as_others_are(tmp_path, kind):
+    data = open_coco(draw(tmp_path / "shapes", count=1, size=64))
+    values = np.arange(64 * 64).reshape(64, 64)
+    if kind == "palette":
+        Image.fromarray(values.astype(np.uint8)).convert("P").save(data.records[0].path)
+        assert data[0][0].unique().numel() > 100
+        return
+    Image.fromarray(values.astype(np.uint16 if kind == "16 bits" else np.float32)).save(
+        data.records[0].path, "PNG" if kind == "16 bits" else "TIFF"
+    )
+    with pytest.raises(BadInput, match=kind):
+        data[0]
+
+
+def test_annotations_of_millions_of_parts_are_not_parsed(tmp_path):
+    folder = draw(tmp_path / "shapes", count=1)
+    (folder / "annotations.json").write_text('{"images": [' + "{}," * 2_000_000 + "{}]}")
+    with pytest.raises(BadInput, match="lists and tables"):
+        open_coco(folder)
+
+
 def test_annotations_nested_without_end_are_refused(tmp_path):
     folder = draw(tmp_path / "shapes", count=1)
     (folder / "annotations.json").write_text("[" * 200_000)
@@ -345,6 +368,9 @@ def test_a_box_that_lies_beyond_its_image_is_refused_and_one_that_sticks_out_is_
         ("categories", {"id": 2**62}, "category id 4611686018427387904; needed are ids from 1"),
         ("categories", {"id": 1}, "category id 1 twice"),
         ("images", {"id": 1}, "image id 1 twice"),
+        ("images", {"id": 2, "file_name": "a\0b.png"}, "names the image"),
+        ("images", {"id": 2, "file_name": "\ud800.png"}, "names the image"),
+        ("images", {"id": 2, "file_name": "a" * 5000}, "names the image"),
     ],
 )
 def test_what_boxes_cannot_mean_is_refused(tmp_path, part, entry, said):

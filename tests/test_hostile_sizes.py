@@ -27,7 +27,7 @@ from compress.checkpoint.load.hugging_face import _harmless
 from compress.checkpoint.load.model import open_artifact
 from compress.commands.bench_files import onnx_inputs
 from compress.data import open_data, settings
-from compress.data.images import pixels
+from compress.data.images import colored, pixels
 from compress.errors import BadInput, CompressError
 from exporters import isolated
 from tests.attacks.names import graph_with, small
@@ -119,6 +119,25 @@ def test_a_picture_that_is_gone_through_thousands_of_times_is_refused():
     for size in ((16, 16), (8, 8)):
         with pytest.raises(ValueError, match="scans"):
             pixels("many.jpg", size, 3, "crop")
+    with pytest.raises(ValueError, match="scans"):
+        colored("many.jpg")
+
+
+@pytest.mark.parametrize("size", [(1, 100_000), (100_000, 1), (3, 2000)])
+def test_a_strip_of_pixels_is_cut_before_it_is_scaled(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch):
+    strip = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    Image.fromarray(strip).save("strip.png")
+    made, scaled = list[int](), Image.Image.resize
+
+    def noted(self: Image.Image, size: tuple[int, int], *more: Any) -> Image.Image:
+        made.append(size[0] * size[1])
+        return scaled(self, size, *more)
+
+    monkeypatch.setattr(Image.Image, "resize", noted)
+    found = pixels("strip.png", (32, 32), 3, "crop")
+    assert found.shape == (32, 32, 3) and made == [32 * 32]
+    middle = strip[:, len(strip[0]) // 2] if size[0] < size[1] else strip[len(strip) // 2, :]
+    assert abs(found.mean() - middle.mean()) < 60  # of what lies in the middle, and of nothing else
 
 
 def test_a_graph_of_millions_of_lists_is_not_parsed():
@@ -126,13 +145,16 @@ def test_a_graph_of_millions_of_lists_is_not_parsed():
         from_json('{"format": [' + 4_000_001 * "[],")
 
 
-@pytest.mark.parametrize("first", [-5, 0, 3])
+@pytest.mark.parametrize("first", [-5, 0, 3, 2**62])
 def test_the_batch_of_an_onnx_file_is_a_number(first: int):
     value = onnx.helper.make_tensor_value_info("x", 1, [first, 4])
     node = onnx.helper.make_node("Relu", ["x"], ["y"])
     graph = onnx.helper.make_graph([node], "g", [value], [onnx.helper.make_tensor_value_info("y", 1, [first, 4])])
     onnx.save(onnx.helper.make_model(graph), "net.onnx")
-    if first < 0:
+    if first > 3:
+        with pytest.raises(BadInput, match="4611686018427387904x4 values; at most"):
+            onnx_inputs(Path("net.onnx"), 2)
+    elif first < 0:
         with pytest.raises(BadInput, match="no fixed shape"):
             onnx_inputs(Path("net.onnx"), 2)
     else:
@@ -258,9 +280,11 @@ def test_a_data_set_that_does_not_open_is_a_sentence(name: str):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"size": -5}, "number of pixels above 0"),
+        ({"size": -5}, "pixels from 1 to 16,384"),
+        ({"size": 2**63 - 1}, "pixels from 1 to 16,384"),
+        ({"size": float("nan")}, "needed is a finite number"),
         ({"augment": {"shift": 10**9}}, "1024"),
-        ({"size": (0, 0)}, "number of pixels above 0"),
+        ({"size": (0, 0)}, "pixels from 1 to 16,384"),
         ({"mean": (float("nan"),), "std": (1.0,)}, "mean is a number up to"),
         ({"mean": (1e30,), "std": (1.0,)}, "mean is a number up to"),
         ({"mean": (0.0,), "std": (1e-30,)}, "std one between"),

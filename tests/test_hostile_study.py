@@ -244,6 +244,36 @@ def test_a_study_of_optuna_alone_is_plain():
         database.require_plain(Path("new.db"), new=False)
 
 
+def hot_journal(database: Path, names: Path) -> None:
+    """A journal as a killed writer leaves it, which says that it is one of several that the file `names` lists."""
+    head = database.read_bytes()[:100]
+    page = int.from_bytes(head[16:18], "big")
+    magic, text = bytes.fromhex("d9d505f920a163d7"), str(names).encode()
+    numbers = (0, 1, database.stat().st_size // page, 512, page)
+    content = (magic + b"".join(n.to_bytes(4, "big") for n in numbers)).ljust(512, b"\0")
+    content += (0x40000000 // page + 1).to_bytes(4, "big") + text + len(text).to_bytes(4, "big")
+    Path(f"{database}-journal").write_bytes(content + (sum(text) & 0xFFFFFFFF).to_bytes(4, "big") + magic)
+
+
+@pytest.mark.parametrize("what", ["super-journal", "-journal", "-wal", "-shm", ""])
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_files_beside_a_database_lead_nowhere_else(tmp_path: Path, what: str, link: Any):
+    place = hostile({})
+    database_path, victim = Path(place.removeprefix("sqlite:///")), tmp_path / "victim"
+    victim.write_bytes(b"precious" * 1500)
+    if what == "super-journal":
+        hot_journal(database_path, victim)
+    elif what:
+        link(victim, f"{database_path}{what}")
+    else:
+        if link is os.symlink:
+            return  # who names a link knows where it leads
+        link(database_path, tmp_path / "other.db")
+    with pytest.raises(BadInput, match="several databases at once" if what == "super-journal" else "files of its own"):
+        study.joined(place, "study")
+    assert victim.read_bytes() == b"precious" * 1500
+
+
 @pytest.mark.parametrize("name", ["study.db", "study.journal"])
 @pytest.mark.parametrize("what", ["pipe", "device", "folder", "large", "text"])
 def test_what_is_no_file_of_a_study_is_refused(name: str, what: str):

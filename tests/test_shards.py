@@ -6,6 +6,7 @@ import io
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,9 +104,9 @@ def test_a_shard_is_gone_through_once_until_it_changes(three: Path, cache: Path,
     opened = list[str]()
     real = tarfile.open
 
-    def noted(path: Path, mode: str) -> tarfile.TarFile:
+    def noted(path: Path, mode: str, **how: Any) -> tarfile.TarFile:
         opened.append(path.name)
-        return real(path, mode)
+        return real(path, mode, **how)
 
     monkeypatch.setattr("compress.data.shards.tarfile.open", noted)
     assert open_data(three).notes == first.notes

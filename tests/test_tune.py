@@ -147,7 +147,7 @@ def test_a_trial_that_was_looked_at_waits_again_and_is_not_taken_by_who_has_not_
     [
         ("sqlite:////nowhere/at/all.db", "cannot be used"),
         ("nowhere/at/all.journal", "The folder of --storage nowhere/at/all.journal does not exist"),
-        ("oracle-of-delphi://x", "cannot be used"),
+        ("oracle-of-delphi://x", "is no address of a database"),
         ("grpc://server", "--storage is grpc://server; needed is grpc://HOST:PORT"),
         ("grpc://server:port", "needed is grpc://HOST:PORT"),
     ],
@@ -183,6 +183,18 @@ def test_a_storage_that_goes_away_is_told(tmp_path: Path):
 
 def test_no_password_is_shown():
     assert storage.shown("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert "secret" not in storage.shown("postgresql://me@host/db?password=secret&sslmode=require")
+    for place in ("grpc://me:secret@host", "grpc://me:secret@host:1", "postgresql://me:secret@host:port/db"):
+        with pytest.raises(BadInput, match=r"needed is|is no address of a database") as refused:
+            storage.opened(place)
+        assert "secret" not in str(refused.value)
+
+
+def test_a_storage_that_cannot_be_used_is_told_before_anything_is_opened(tmp_path: Path):
+    with pytest.raises(BadInput, match="is no address of a database"):
+        compress.tune(tmp_path / "missing.pt", data="digits", storage="postgresql://me@host:port/db", out=tmp_path / "out")
+    with pytest.raises(BadInput, match="needed is the path itself"):
+        storage.opened(f"sqlite:///file:{tmp_path}/s.db?uri=true")
 
 
 def test_a_second_study_of_a_name_and_one_that_is_not_there_are_refused(tmp_path: Path):

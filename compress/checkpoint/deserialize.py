@@ -33,6 +33,7 @@ CONTAINER = "Module"
 MAX_BYTES = 64 * 2**20
 MAX_NODES = 200_000
 MAX_ELEMENTS = 2**34
+_AXES = 64  # torch has no more
 
 
 def all_modules(module: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -85,9 +86,16 @@ def expected_tensors(text: str) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Name -> (dtype, shape) of every tensor that the weights file must hold."""
     entries = cast(Mapping[str, Any], _parse(text)["tensors"])
     try:
-        return {name: (str(e["dtype"]), tuple(e["shape"])) for name, e in entries.items() if "same_as" not in e}
-    except (KeyError, TypeError) as error:
+        return {name: (str(e["dtype"]), _shape(e["shape"])) for name, e in entries.items() if "same_as" not in e}
+    except (KeyError, TypeError, ValueError) as error:
         raise _refused(f"{type(error).__name__}: {error}") from error
+
+
+def _shape(sizes: Any) -> tuple[int, ...]:
+    # Messages quote it.
+    if len(sizes) > _AXES or not all(type(n) is int and 0 <= n < 2**63 for n in sizes):
+        raise ValueError("a tensor's shape is none")
+    return tuple(sizes)
 
 
 def _refused(why: str) -> BadInput:

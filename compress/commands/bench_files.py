@@ -5,6 +5,7 @@ A package stands for the ONNX models in it, once its hashes hold.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from compress.checkpoint.load import open_artifact, parse_shape
 from compress.checkpoint.load.live_module import examples
 from compress.checkpoint.save import save
 from compress.errors import BadInput
+from compress.graph.trace.shapes import MAX_VALUES, SAFE_VALUES
 from compress.pipeline.given import resolved_recipe
 from compress.pipeline.prepare import opened
 from compress.progress import Progress
@@ -201,5 +203,11 @@ def onnx_inputs(path: Path, batch: int) -> tuple[Tensor, ...]:
     for name, shape in shapes.items():
         if not shape or shape[0] < 0 or any(size < 1 for size in shape[1:]):
             raise BadInput(f"The input {name} of {path} has no fixed shape beside its batch. Export the model with fixed sizes.")
+        # What a file says is believed as far as nobody is harmed by it.
+        if (shape[0] or batch) * math.prod(shape[1:]) > (SAFE_VALUES if shape[0] else MAX_VALUES):
+            raise BadInput(
+                f"The input {name} of {path} has {'x'.join(map(str, (shape[0] or batch, *shape[1:])))[:80]} values; at most "
+                f"{MAX_VALUES} are made, {SAFE_VALUES} where the file says the batch. Give a smaller --batch, or another file."
+            )
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.randn(shape[0] or batch, *shape[1:], generator=generator) for shape in shapes.values())

@@ -100,14 +100,14 @@ def tune(
         base = unrounded(base)
     if base.tolerance is not None or base.plan is not None:
         raise BadInput("A search varies the --target; it does not go with --tolerance or --plan. Leave them out.")
+    if storage and opened is None:
+        studies.require_free(place, study)
     context, metric = prepare(base, progress, given, refusing=True)
     doubts.guessing(context, metric)
     held_out = HeldOut(context, metric)
     if base.max_drop is not None:
         held_out.require_telling(f"Which recipes keep --max-drop {base.max_drop:g} cannot be told")
     same = _what(context)
-    if storage and opened is None:
-        studies.require_free(place, study)
     _cleared(out, there)
     if opened is None:
         facts = {**same, "recipe": base.to_toml(), "space": space.written(searched), "compress": __version__}

@@ -8,6 +8,7 @@ refused: a plain conversion makes one constant of it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -18,6 +19,8 @@ from compress.data import jpeg
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 ORIENTATION = 0x112  # number of the tag in EXIF
+_THIN = 16
+"""How much more than what is cut out of it an image may be scaled to."""
 LYING = range(5, 9)  # orientations that exchange height and width
 
 
@@ -95,6 +98,21 @@ def pixels(path: str | BinaryIO, size: tuple[int, int], channels: int, resize: s
     return array if channels != 1 else array[..., None]
 
 
+def colored(path: str | Path) -> Image.Image:
+    """One image file as it is stored, in RGB of 8 bits.
+
+    Raises:
+        ValueError: more bits, of which nobody says which count, or a content that is in the transparency alone.
+        Exception: as for `pixels`.
+    """
+    with Image.open(path, formats=FORMATS) as opened:
+        _refuse_scans(opened)
+        if _of_16_bits(opened, opened.format):
+            raise ValueError("its pixels have 16 bits; needed are 8")
+        opened.load()
+        return with_channels(opened, 3, opened.format)
+
+
 def _refuse_scans(opened: Image.Image) -> None:
     """Refuse a JPEG that goes through its pixels thousands of times: a small file would take minutes.
 
@@ -152,4 +170,9 @@ def _resized(image: Image.Image, size: tuple[int, int], how: str, resample: Imag
     scale = max(height / image.height, width / image.width)
     across, down = max(width, round(image.width * scale)), max(height, round(image.height * scale))
     left, top = (across - width) // 2, (down - height) // 2
+    if across * down > _THIN * height * width:
+        # A strip of pixels would be scaled to gigabytes before it is cut; within rounding this is the same.
+        x, y = left / scale, top / scale
+        box = (x, y, min(x + width / scale, image.width), min(y + height / scale, image.height))
+        return image.resize((width, height), resample, box)
     return image.resize((across, down), resample).crop((left, top, left + width, top + height))

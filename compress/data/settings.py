@@ -39,6 +39,7 @@ PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 
 _LARGEST = 1e6
+_LONGEST = 16_384  # pixels of a side
 """Of a mean, and of a standard deviation or its inverse."""
 
 
@@ -91,7 +92,7 @@ class Settings(BaseModel):
     @field_validator("size", mode="before")
     @classmethod
     def _square(cls, value: Any) -> Any:
-        return (value, value) if isinstance(value, int) else value
+        return (value, value) if isinstance(value, int | float) else value
 
     @model_validator(mode="after")
     def _mean_goes_with_std(self) -> Settings:
@@ -102,8 +103,8 @@ class Settings(BaseModel):
         # Beyond that, what is normalized is infinite or all the same.
         if not all(abs(x) <= _LARGEST for x in (*(self.mean or ()), *(self.std or ()), *(1 / s for s in self.std or ()))):
             raise ValueError(f"mean is a number up to {_LARGEST:.0e}, and std one between {1 / _LARGEST:.0e} and that")
-        if self.size is not None and min(self.size) < 1:
-            raise ValueError("the size is a number of pixels above 0, or [height, width]")
+        if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= _LONGEST:
+            raise ValueError(f"the size is a number of pixels from 1 to {_LONGEST:,}, or [height, width]")
         if self.mean is not None and self.normalize is not None:
             raise ValueError("give either normalize or mean and std")
         return self

@@ -33,6 +33,7 @@ from compress.user.cache_folder import cache_folder
 from compress.user.files import content, told
 from compress.user.wording import many
 from exporters import atomic
+from exporters.standalone.checksums import Member
 
 BLOCK = 512  # bytes; a tar ends with two blocks of zeros
 MOST_OF_A_LABEL = 32  # bytes: beyond it a .cls is no number
@@ -141,7 +142,7 @@ def _read(path: Path) -> _Found:
 def _gone_through(path: Path, size: int) -> tuple[list[Sample], int]:
     samples, others, end = list[Sample](), 0, 0
     try:
-        with tarfile.open(path, "r:") as opened:
+        with tarfile.open(path, "r:", tarinfo=Member) as opened:
             for key, members in itertools.groupby(opened, _key):
                 pictures, label = list[tarfile.TarInfo](), None
                 for member in members:
@@ -152,6 +153,8 @@ def _gone_through(path: Path, size: int) -> tuple[list[Sample], int]:
                     elif kind in SUFFIXES:
                         pictures.append(member)
                     elif kind == ".cls" and (text := opened.extractfile(member)) is not None:
+                        if label is not None:
+                            raise BadInput(f"A sample of {path} has two classes ({member.name}); needed is one. Leave one out.")
                         label = text.read(MOST_OF_A_LABEL).decode("ascii", "replace")
                     else:
                         others += 1

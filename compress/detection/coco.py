@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
-from compress.data.images import FORMATS
+from compress.data.images import FORMATS, colored
 from compress.errors import BadInput, EmptyData
 from compress.user import files
 
@@ -41,6 +42,8 @@ _MOST = 2 * 2**30
 _FARTHEST, _SMALLEST = 1e6, 0.1
 """Pixels: in float32 a box ends behind its beginning, without which detectors stop training."""
 _LAST_CATEGORY = 1_000_000
+_FEW, _PART = 1_000_000, 16
+"""Lists and objects that the file may have: some, and one more for so many bytes of it; COCO's own has one for fifty."""
 SHARE = 0.2
 """Of the images, drawn, that test where the folder has no such part."""
 
@@ -106,8 +109,10 @@ class CocoImages(Dataset[Item]):
 
 def _picture(path: Path, head: bool = False) -> Image.Image:
     try:
+        if not head:
+            return colored(path)
         with Image.open(path, formats=FORMATS) as file:
-            return file if head else file.convert("RGB")
+            return file
     # PIL raises a dozen kinds over damaged bytes; ultralytics replaces Image.open, and asks for a package where PIL gives up.
     except Exception as error:
         said = "it is no image that PIL knows" if isinstance(error, ModuleNotFoundError) else error
@@ -198,7 +203,8 @@ def open_coco(folder: str | Path, annotations: str | Path | None = None) -> Coco
     root = Path(folder)
     path = root / "annotations.json" if annotations is None else Path(annotations)
     try:
-        content = files.parsed_json(files.content(path, _MOST), parts=None)
+        text = files.content(path, _MOST)
+        content = files.parsed_json(text, parts=_FEW + len(text) // _PART)
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({files.told(error)}); needed is COCO's JSON file. Name it.") from error
     except ValueError as error:
@@ -261,10 +267,11 @@ def _crowd(entry: Mapping[str, Any], path: Path) -> bool:
 
 def _file(root: Path, entry: Mapping[str, Any], path: Path) -> Path:
     name = entry.get("file_name")
-    file = root / name if isinstance(name, str) else None
-    if file is None or not file.resolve().is_relative_to(root.resolve()) or not file.is_file():
-        raise BadInput(f"{path} names the image {name!r}; needed is a file inside {root}. Correct it.")
-    return file
+    with suppress(ValueError, OSError):  # no name that a file can have
+        file = root / name if isinstance(name, str) else None
+        if file is not None and file.resolve().is_relative_to(root.resolve()) and file.is_file():
+            return file
+    raise BadInput(f"{path} names the image {str(name)[:200]!r}; needed is a file inside {root}. Correct it.")
 
 
 def _box(entry: Mapping[str, Any], path: Path, wide: Any, high: Any) -> Box:

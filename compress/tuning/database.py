@@ -19,6 +19,7 @@ _MOST = 256 * 2**20  # bytes of a database; 10,000 trials take a tenth of it
 _LONGEST = 2**20
 """Bytes of one value; the recipe of a study has a few thousand."""
 _ROWS = 100_000  # trials, of all studies in the database
+_SEVERAL = bytes.fromhex("d9d505f920a163d7")  # at the end of a journal that names another file
 _WAIT_S = 60  # for another worker that writes
 _COMPUTES = re.compile(
     r"\b(select|with|as|generated|virtual|trigger|view|where|like|glob|regexp|match|collate)\b|/\*|--", re.IGNORECASE
@@ -41,9 +42,11 @@ def require_plain(path: Path, new: bool) -> None:
     Raises:
         BadInput: see above; it is no regular file, too large, damaged, or computes what it holds.
     """
+    if path.exists():
+        _require_regular(path, _MOST)
+    _require_own(path.resolve())
     if not path.exists():
         return
-    _require_regular(path, _MOST)
     if path.stat().st_size == 0 and new:
         return
     try:
@@ -92,9 +95,11 @@ def require_journal(path: Path) -> None:
     Raises:
         BadInput: see above.
     """
+    if path.exists():
+        _require_regular(path, files.MOST)
+    _require_own(path.resolve())
     if not path.exists():
         return
-    _require_regular(path, files.MOST)
     lines = path.read_bytes().split(b"\n")
     # What stands behind the last line break is being written by another worker.
     for number, line in enumerate(lines[:-1], 1):
@@ -108,6 +113,31 @@ def require_journal(path: Path) -> None:
             )
     if len(lines) == 1 and lines[0]:
         raise BadInput(f"--storage {path} is a file that is no journal of Optuna. Give the path of one, or a new one.")
+
+
+def _require_own(path: Path) -> None:
+    """Refuse files beside a database through which opening it would write to, or remove, files elsewhere.
+
+    What a killed worker left half-written is undone from a journal, and SQLite removes the file that a journal of several
+    databases names at its end (pager.c, readSuperJournal).
+    """
+    for file in (path, *(path.with_name(path.name + ending) for ending in ("-journal", "-wal", "-shm"))):
+        with suppress(FileNotFoundError):
+            found = file.lstat()
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+                raise BadInput(
+                    f"{file} is a link, or no regular file; a study has files of its own. Copy it, or remove the link."
+                )
+            if file.name.endswith("-journal") and _end(file) == _SEVERAL:
+                raise BadInput(
+                    f"{file} was left by a program that wrote to several databases at once, which a study is not. Remove it."
+                )
+
+
+def _end(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        opened.seek(max(file.stat().st_size - len(_SEVERAL), 0))
+        return opened.read()
 
 
 def _require_regular(path: Path, most: int) -> None:

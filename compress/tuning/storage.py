@@ -21,6 +21,9 @@ RETRIES = 3
 """How often a trial of a dead worker is taken up again."""
 
 
+_SECRETS = frozenset({"password", "passwd", "pass", "pwd", "sslpassword", "token", "secret"})
+
+
 @contextmanager
 def answering(place: str = "") -> Generator[None]:
     """A storage that does not answer is told in a sentence: with a place it could not be opened, without it went away.
@@ -63,7 +66,9 @@ def shown(place: str) -> str:
     with suppress(Exception):
         from sqlalchemy.engine import make_url
 
-        return make_url(place).render_as_string(hide_password=True)
+        address = make_url(place)
+        hidden = {key: "***" if key.lower() in _SECRETS else value for key, value in address.query.items()}
+        return address.set(query=hidden).render_as_string(hide_password=True)
     return place.partition("://")[0] + "://..."
 
 
@@ -77,6 +82,8 @@ def opened(place: str, new: bool = True) -> optuna.storages.BaseStorage:
     optuna = the_library()
     kind, colons, rest = place.partition("://")
     file = rest.removeprefix("/").partition("?")[0] if kind.startswith("sqlite") else "" if colons else place
+    if kind.startswith("sqlite") and file.startswith("file:"):
+        raise BadInput(f"--storage is {place}; needed is the path itself: sqlite:///FILE.")
     if file and not new and not Path(file).expanduser().exists():
         raise BadInput(f"There is no --storage {place} to join. Leave --join out to make it, or give another one.")
     with answering(place), readable(shown(place)):
@@ -89,9 +96,10 @@ def opened(place: str, new: bool = True) -> optuna.storages.BaseStorage:
             return optuna.storages.JournalStorage(JournalFileBackend(str(Path(place).expanduser())))
         if kind == "grpc":
             return _proxy(place, *rest.rpartition(":")[::2])
+        _require_address(place)
         how: dict[str, Any] = {"pool_pre_ping": True}
         if kind.startswith("sqlite"):
-            if file and not file.startswith((":memory:", "file:")):
+            if file and file != ":memory:":
                 require_plain(Path(file).expanduser(), new)
             how["connect_args"] = {"timeout": 60}  # seconds that a writer waits for another one
         beats = {"heartbeat_interval": BEAT_S, "grace_period": _GRACE_S, "heartbeat_stale_trial_callback": again(RETRIES)}
@@ -107,14 +115,27 @@ def opened(place: str, new: bool = True) -> optuna.storages.BaseStorage:
         return opened
 
 
+def _require_address(place: str) -> None:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        make_url(place)
+    except (ArgumentError, ValueError) as error:
+        raise BadInput(
+            f"--storage is {shown(place)}, which is no address of a database. Needed is one such as "
+            "postgresql://USER@HOST:PORT/NAME or sqlite:///FILE."
+        ) from error
+
+
 def _proxy(place: str, host: str, port: str) -> optuna.storages.BaseStorage:
-    if not host or not port.isdigit():
-        raise BadInput(f"--storage is {place}; needed is grpc://HOST:PORT, such as grpc://server:13000.")
+    if not host or "@" in host or not port.isdigit():
+        raise BadInput(f"--storage is {shown(place)}; needed is grpc://HOST:PORT, such as grpc://server:13000.")
     try:
         with as_it_is():
             return the_library().storages.GrpcStorageProxy(host=host, port=int(port))
     except ImportError as error:
-        raise MissingPackage(f"--storage {place} needs gRPC ({error}): pip install grpcio protobuf.") from error
+        raise MissingPackage(f"--storage {shown(place)} needs gRPC ({error}): pip install grpcio protobuf.") from error
 
 
 def _whole_transactions(engine: Any) -> None:

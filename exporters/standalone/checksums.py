@@ -18,7 +18,7 @@ import subprocess
 import tarfile
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 SUMS, SIGNATURE, MANIFEST = "SHA256SUMS", "SHA256SUMS.sig", "manifest.json"
 NAMESPACE = "compress-package"
@@ -28,6 +28,8 @@ SPARE = 16 << 20  # bytes that even a small archive may unpack to
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}){0,3}")
 """Relative, four levels deep at most, nothing hidden: what a package's own names look like."""
 CHUNK = 1 << 20
+MOST_HEADER = 1 << 20
+_ODD_HEADER = re.compile(rb"[0-9]{100}|GNU\.sparse")
 
 
 class Refused(Exception):
@@ -40,6 +42,47 @@ class Damaged(Refused):
     """A package that is not whole: the answer to the question, and not a wrong question."""
 
     kind, exit_code = "GateFailed", 5
+
+
+class Member(tarfile.TarInfo):
+    """A member of a tar file of a stranger, whose extended header is looked at before Python reads it.
+
+    Some versions of Python look for the end of a number of n digits n times over (CVE-2024-6232), go through maps of sparse files
+    that never end, and into one header behind another as deep as they stand.
+    """
+
+    def _proc_pax(self, archive):  # type: ignore[no-untyped-def] # tarfile's own name, which calls it
+        file = archive.fileobj
+        if self.size > MOST_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        header = file.read(self._block(self.size))  # type: ignore[attr-defined]
+        if _ODD_HEADER.search(header):
+            raise tarfile.ReadError("a header that no archive needs")
+        archive.fileobj = _Again(header, file)
+        try:
+            return super()._proc_pax(archive)  # type: ignore[misc]
+        finally:
+            archive.fileobj = file
+
+    def _proc_member(self, archive):  # type: ignore[no-untyped-def]
+        try:
+            return super()._proc_member(archive)  # type: ignore[misc]
+        except RecursionError as error:
+            raise tarfile.ReadError("headers behind headers") from error
+
+
+class _Again:
+    """A file of which something was read already, and is given once more."""
+
+    def __init__(self, read: bytes, file: Any):
+        self._read, self._file = read, file
+
+    def read(self, size: int) -> bytes:
+        read, self._read = self._read, b""
+        return read or self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 class _Capped(io.RawIOBase):
@@ -77,7 +120,7 @@ def unpack(archive: Path, folder: Path) -> None:
             stream = gzip.GzipFile(fileobj=file) if packed else file
             capped = _Capped(stream, most)  # type: ignore[arg-type]
             # r|: as a stream, since a seek would go around the cap.
-            with tarfile.open(fileobj=capped, mode="r|") as tar:  # type: ignore[call-overload]
+            with tarfile.open(fileobj=capped, mode="r|", tarinfo=Member) as tar:  # type: ignore[call-overload]
                 for member in tar:
                     _write(tar, member, folder, seen)
             while capped.read(CHUNK):  # to the checksum: a cut behind the last file is a cut, too

@@ -27,7 +27,8 @@ from compress.checkpoint.load.sniff import Kind, identify
 from compress.checkpoint.load.whole_numbers import as_integers, begin_with_integers, whole_inputs
 from compress.checkpoint.sums import GRAPH, NO_SUMS, WEIGHTS, compare
 from compress.errors import BadInput
-from compress.graph.trace.shapes import MAX_VALUES
+from compress.graph.trace.endless import NoSize
+from compress.graph.trace.shapes import MAX_VALUES, note_shapes
 from compress.graph.trace.trace import trace
 from compress.user import files
 from compress.user.wording import many
@@ -233,6 +234,8 @@ def artifact_of(
         if (found := whole_inputs(loaded.module, inputs)) is not None:
             inputs, integers = found
     given = as_integers(inputs, integers)
+    if isinstance(loaded.module, GraphModule):
+        _require_ends(loaded.module, given)
     refuse_unsteady(loaded.module, given)
     try:
         module = begin_with_integers(trace(loaded.module, given), integers)
@@ -243,6 +246,16 @@ def artifact_of(
         if (told := refusal(loaded.module, inputs, of_data)) is not None:
             raise told from error
         raise
+
+
+def _require_ends(module: GraphModule, inputs: tuple[Tensor, ...]) -> None:
+    """Refuse a graph whose numbers have no end before it runs as a whole; what else is wrong is told when it is traced."""
+    try:
+        note_shapes(module, module.graph, inputs)
+    except NoSize:
+        raise
+    except Exception:  # whatever a graph does not do with these inputs
+        return
 
 
 def _made_plain(module: GraphModule) -> list[str]:

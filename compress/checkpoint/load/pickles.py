@@ -27,6 +27,7 @@ from compress.checkpoint.load.pickled_layers import STAND_INS
 from compress.checkpoint.load.scan import Scan, scan
 from compress.checkpoint.load.sniff import Kind, pickles
 from compress.errors import BadInput
+from exporters.standalone.checksums import Member
 
 _CALLED = """
     collections.OrderedDict collections.Counter builtins.set builtins.complex _codecs.encode torch.Size torch.device
@@ -186,7 +187,7 @@ def importable_from_here(*folders: str) -> Iterator[None]:
 def _legacy_tar(path: Path) -> Any:
     """The format before torch 0.2: `storages`, `tensors` over them, and a `pickle` that refers to the tensors by key."""
     # extractfile and not extract: nothing is written to the disk.
-    with tarfile.open(path, "r:") as archive:
+    with tarfile.open(path, "r:", tarinfo=Member) as archive:
         members = {name: archive.getmember(name) for name in ("storages", "tensors", "pickle")}
         # A sparse member may claim any size.
         if any(m.issparse() or not m.isreg() for m in members.values()):

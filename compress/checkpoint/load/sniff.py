@@ -19,6 +19,7 @@ from compress.checkpoint.load.scan import opcodes
 from compress.checkpoint.sums import GRAPH, WEIGHTS
 from compress.errors import BadInput
 from compress.user import files
+from exporters.standalone.checksums import Member
 
 _NEEDED = files.MODEL_NEEDED
 _MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of torch.save before 1.6
@@ -123,7 +124,7 @@ def _pickle(path: Path) -> Kind:
 
 def _is_tar(path: Path) -> bool:
     try:
-        with tarfile.open(path, "r:"):
+        with tarfile.open(path, "r:", tarinfo=Member):
             return True
     except (tarfile.TarError, ValueError, OverflowError):
         return False
@@ -131,7 +132,9 @@ def _is_tar(path: Path) -> bool:
 
 def _tar(path: Path) -> Kind:
     try:
-        with tarfile.open(path, "r:") as archive:  # uncompressed, as torch wrote them: what is read is never more than the file
+        with tarfile.open(
+            path, "r:", tarinfo=Member
+        ) as archive:  # uncompressed, as torch wrote them: what is read is never more than the file
             names = set(archive.getnames())
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:  # sizes beyond any file
         raise BadInput(f"The model file {path} is truncated or damaged ({error}). Copy or download it again.") from error
@@ -171,7 +174,7 @@ def pickles(path: Path, kind: Kind) -> Iterator[IO[bytes]]:
                 if name.endswith("data.pkl"):
                     yield BytesIO(archive.read(name))
     elif kind is Kind.TAR:
-        with tarfile.open(path, "r:") as archive:
+        with tarfile.open(path, "r:", tarinfo=Member) as archive:
             member = archive.extractfile("pickle")
             if member is not None:
                 yield member

@@ -21,6 +21,7 @@ from torch.fx.node import map_arg
 from compress.errors import BadInput
 from compress.graph import operations
 from compress.graph.names import submodules
+from compress.graph.trace.endless import Endless
 
 MAX_VALUES = 2**31
 """Of an input whose shape somebody typed."""
@@ -50,7 +51,7 @@ def note_shapes(root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> No
     # Cheap and usual first: without data a network takes a fraction of the time of one real run.
     except Exception:  # an operation that needs data, or does not run at all: the real run tells
         with torch.no_grad():
-            _ShapeNotes(root, graph=graph).run(*inputs)
+            _ShapeNotes(root, graph).run(*inputs)
 
 
 def shape_of(value: Any) -> Any:
@@ -69,8 +70,14 @@ def _boolean(value: Any) -> bool:
 
 
 class _ShapeNotes(Interpreter):
+    def __init__(self, root: nn.Module, graph: Graph):
+        super().__init__(root, graph=graph)
+        self.endless = Endless()
+
     def run_node(self, n: Node) -> Any:
+        self.endless.refuse(n, self.fetch_args_kwargs_from_env(n)[0])
         value = super().run_node(n)
+        self.endless.told(n, value)
         n.meta["shape"], n.meta["boolean"] = shape_of(value), _boolean(value)
         return value
 
@@ -80,7 +87,7 @@ def _without_data(root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> 
     look_up: Callable[[Node], Any] = values.__getitem__
     # By every name: a module that is shared is called under each of them.
     modules = dict(submodules(root, again=True))
-    given, most = iter(inputs), SAFE_VALUES
+    given, most, endless = iter(inputs), SAFE_VALUES, Endless()
     with torch.no_grad():
         for node in graph.nodes:
             target: Any = node.target
@@ -94,23 +101,15 @@ def _without_data(root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> 
                 if node.op == "call_module":
                     value = _layer(modules[target], args, kwargs)
                 elif node.op == "call_function":
-                    _refuse_endless(node, args)
+                    endless.refuse(node, args)
                     value = _function(target, args, kwargs)
                 else:
                     value = args[0] if node.op == "output" else getattr(args[0], target)(*args[1:], **kwargs)
             values[node] = value
+            endless.told(node, value)
             most = max(most, _WIDER * value.numel()) if node.op == "placeholder" and isinstance(value, Tensor) else most
             node.meta["shape"], node.meta["boolean"] = shape_of(value), _boolean(value)
             _refuse_too_large(node, value, most)
-
-
-def _refuse_endless(node: Node, args: tuple[Any, ...]) -> None:
-    """Sizes are computed by Python, whose numbers and sequences have no end."""
-    sequence = node.target in (operator.mul, operator.imul) and any(isinstance(a, str | list | tuple) for a in args)
-    numbers = [a for a in args if isinstance(a, int)]
-    power = node.target in (operator.pow, operator.ipow) and len(numbers) == len(args) and any(abs(n) > 64 for n in numbers[1:])
-    if sequence or power or any(abs(n) >= 2**63 for n in numbers):
-        raise BadInput(f"The model computes '{node.name}' of numbers that are no sizes. Take the model from a source you trust.")
 
 
 def _refuse_fractions(part: Any, args: tuple[Any, ...]) -> None:

@@ -1,0 +1,72 @@
+"""Tar files whose headers make Python look for minutes: refused at every place where one is opened, before Python reads them."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from encoded import picture
+
+from compress.checkpoint.load.model import load_model
+from compress.data import open_data
+from compress.errors import BadInput
+from exporters.standalone import checksums
+from tests.runs import stopped_after
+
+
+def member(name: str, content: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """As it stands in a tar file."""
+    info = tarfile.TarInfo(name)
+    info.size, info.type = len(content), kind
+    return info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
+
+
+def pax(record: bytes) -> bytes:
+    return member("header", record, tarfile.XHDTYPE)
+
+
+HEADERS = {
+    "a number of two million digits": pax(b"1" * 2_000_000),
+    "a number of half a million digits": pax(b"1" * 500_000),
+    "a map of a sparse file": pax(b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"),
+    "a header behind a header": pax(b"9 a=bcde\n") * 3000,
+    "a long name behind a long name": member("././@LongLink", b"a" * 200, tarfile.GNUTYPE_LONGNAME) * 3000,
+}
+
+
+def shard(path: Path) -> None:
+    open_data(str(path))
+
+
+def package(path: Path) -> None:
+    path.with_name("unpacked").mkdir()
+    checksums.unpack(path, path.with_name("unpacked"))
+
+
+def model(path: Path) -> None:
+    load_model(path)
+
+
+@pytest.mark.parametrize("opened", [shard, package, model])
+@pytest.mark.parametrize("header", HEADERS)
+@pytest.mark.parametrize("packed", [False, True])
+def test_headers_that_python_would_look_at_for_minutes(tmp_path: Path, header: str, opened: Callable[[Path], None], packed: bool):
+    content = HEADERS[header] + member("0001.png", picture(0)) + bytes(1024)
+    path = tmp_path / ("train-000.tar" + ".gz" * packed)
+    path.write_bytes(gzip.compress(content) if packed else content)
+    with stopped_after(20), pytest.raises((BadInput, checksums.Refused)):
+        opened(path)
+
+
+def test_an_ordinary_extended_header_is_read(tmp_path: Path):
+    path, long = tmp_path / "package.tar", "/".join(["a" * 90] * 3)
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo(long)
+        info.size, info.pax_headers = 3, {"comment": "1234567890" * 9, "mtime": "1700000000.5"}
+        tar.addfile(info, io.BytesIO(b"abc"))
+    package(path)
+    assert (tmp_path / "unpacked" / long).read_bytes() == b"abc"

@@ -1,0 +1,80 @@
+"""Graphs whose sizes become numbers and sequences without end, for every size or for some alone: refused before they are made."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.checkpoint.load.model import open_artifact
+from compress.errors import BadInput
+from tests.attacks.names import graph_with
+from tests.runs import stopped_after
+
+Nodes = list[dict[str, Any]]
+
+
+def node(op: str, name: str, target: str, *args: Any) -> dict[str, Any]:
+    return {"op": op, "name": name, "target": target, "args": list(args)}
+
+
+def of(name: str) -> dict[str, str]:
+    return {"node": name}
+
+
+def size(axis: int) -> dict[str, Any]:
+    return node("call_method", "first", "size", of("INPUT"), axis)
+
+
+def often(what: str, first: dict[str, Any], times: int, *more: Any) -> Nodes:
+    """A function of two values, over and over: of the last value with itself, or with something else."""
+    names = [first["name"], *(f"n{i}" for i in range(times))]
+    steps = itertools.pairwise(names)
+    return [first, *(node("call_function", b, f"operator.{what}", of(a), *(more or (of(a),))) for a, b in steps)]
+
+
+ENDLESS: dict[str, Nodes] = {
+    "a power": often("pow", size(2), 1, 10**9),
+    "a text of a gigabyte": [size(2), node("call_function", "n0", "operator.mod", "%1000000000d", of("first"))],
+    "a list that is repeated": [size(2), node("call_function", "n0", "operator.mul", {"tuple": [0] * 1000}, of("first"))],
+    "squares of a batch of one": often("mul", size(0), 60),
+    "powers of a batch of one": often("pow", size(0), 8, 60),
+    "a power of a size": often("pow", size(0), 1, of("first")),
+    "sizes behind sizes": often("add", node("call_method", "first", "size", of("INPUT")), 40),
+}
+
+
+def opened(path: Path, nodes: Nodes) -> None:
+    def put(document: dict[str, Any]) -> None:
+        known = document["nodes"]
+        text = {"args": [of(known[0]["name"]) if a == of("INPUT") else a for a in nodes[0]["args"]]}
+        known[1:1] = [nodes[0] | text, *nodes[1:]]
+        known[-1]["args"] = [{"tuple": [*known[-1]["args"], of(nodes[-1]["name"])]}]
+
+    graph_with(path, put)
+    with stopped_after(60):
+        open_artifact(path, input_shapes=[(3, 8, 8)], output="0")
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_numbers_and_sequences_without_end_are_refused_before_they_are_made(tmp_path: Path, what: str):
+    with pytest.raises(BadInput, match="of numbers that are no sizes"):
+        opened(tmp_path / "model.compressed", ENDLESS[what])
+
+
+@pytest.mark.parametrize("nodes", [often("add", size(2), 3), often("mul", size(2), 4), often("pow", size(2), 2, 3)])
+def test_what_networks_compute_of_sizes_is_not(tmp_path: Path, nodes: Sequence[dict[str, Any]]):
+    opened(tmp_path / "model.compressed", list(nodes))
+
+
+def test_a_shape_of_numbers_that_no_line_holds_is_not_quoted(tmp_path: Path):
+    def put(document: dict[str, Any]) -> None:
+        next(iter(document["tensors"].values()))["shape"] = [int("7" * 4000)] * 3000
+
+    graph_with(tmp_path / "model.compressed", put)
+    with pytest.raises(BadInput, match="shape is none") as refused:
+        open_artifact(tmp_path / "model.compressed", input_shapes=[(3, 8, 8)])
+    assert len(str(refused.value)) < 1000
