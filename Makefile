@@ -19,6 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 demo: $(VENV)/.demo
 	$(BIN)/compress demo --out demo-out --force
+	@command -v compress >/dev/null || echo "The command is $(BIN)/compress; '. $(BIN)/activate' makes it 'compress'."
 
 test: $(VENV)/.test
 	$(PYTEST)

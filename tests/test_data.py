@@ -179,6 +179,14 @@ def test_the_task_follows_from_the_targets(target, task, shape):
     assert batch.target is not None and batch.target.shape == (5, *shape)
 
 
+def test_arrays_that_are_not_used_are_told():
+    images, labels = np.random.default_rng(0).integers(0, 255, (40, 8, 8), dtype=np.uint8), np.arange(40) % 2
+    arrays = {"x_train": images, "y_train": labels}
+    assert any("not used: x, y, beside x_train" in note for note in from_arrays(arrays | {"x": images, "y": labels}).notes)
+    assert not any("not used" in note for note in from_arrays({"x": images, "y": labels}).notes)
+    assert not any("not used" in note for note in from_arrays(arrays).notes)
+
+
 @pytest.mark.parametrize("kind", ["uint8", "int64"])
 def test_tokens_are_numbers_and_stay_what_they_are(kind):
     text = np.arange(60).reshape(6, 10).astype(kind)

@@ -62,7 +62,8 @@ def open_arrays(
     tensors = {name: _tensor(value, name, where) for name, value in arrays.items() if name != "classes"}
     inputs = {part: tensors[f"x_{key}"] for key, part in PARTS.items() if f"x_{key}" in tensors}
     targets = {part: tensors[f"y_{key}"] for key, part in PARTS.items() if f"y_{key}" in tensors}
-    if "train" not in inputs and "x" in tensors:
+    whole = "train" not in inputs and "x" in tensors
+    if whole:
         inputs["train"] = tensors["x"]
         targets |= {"train": tensors["y"]} if "y" in tensors else {}
     if "train" not in inputs:
@@ -71,7 +72,8 @@ def open_arrays(
         )
     if not len(inputs["train"]):
         raise EmptyData(f"{where} has no training image: x_train has length 0.")
-    notes: list[str] = []
+    idle = tensors.keys() - {f"{kind}_{key}" for kind in "xy" for key in PARTS} - ({"x", "y"} if whole else set())
+    notes = [f"Arrays that are not used: {', '.join(sorted(idle)[:5])}, beside {'x' if whole else 'x_train'}."] if idle else []
     ready = as_given and inputs["train"].dtype != torch.uint8
     plain = ready or _no_images(inputs, shape)
     if plain:
