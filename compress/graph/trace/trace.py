@@ -25,13 +25,15 @@ from compress.graph.trace import attention, constants, products
 from compress.graph.trace.assembled import graph_module
 from compress.graph.trace.functional import module_per_call, modules_for_functions
 from compress.graph.trace.layers_of_functions import layers_for_functions, needs_shapes, rows_for_lookups
-from compress.graph.trace.lines import Untraced, first_line, silent, where
+from compress.graph.trace.lines import Unrecorded, Untraced, first_line, silent, where
+from compress.graph.trace.moved_in_place import moved
 from compress.graph.trace.plain_weights import make_plain
-from compress.graph.trace.recorded import record
-from compress.graph.trace.recorder import Unrecorded, plain_output
+from compress.graph.trace.recorded import changes_others, record
+from compress.graph.trace.recorder import STALE
 from compress.graph.trace.shapes import holds_tensor, note_shapes
 from compress.graph.trace.sharing import sharing
 from compress.graph.trace.symbolic import SymbolicTracer
+from compress.graph.trace.values import plain_output
 from compress.graph.trace.wrapped import unwrapped
 
 _RETRIES = 64  # submodules that may turn out not to trace, each at the cost of one more trace
@@ -71,13 +73,14 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
 def _module(model: nn.Module, graph: Graph, opaque: dict[str, str], inputs: tuple[Tensor, ...]) -> GraphModule:
     """A GraphModule of a model and the graph of its forward."""
     _drop_checks(graph)
+    moved(graph)
     plain = _written_out(model, graph, inputs, opaque)
     modules_for_functions(model, graph)
     # After functions have become modules, as those are called once each and must not be counted twice.
     module_per_call(model, graph)
     _shapes(model, graph, inputs)
     _refuse_no_tensor(graph)
-    _drop_numbers(graph)  # needs the shapes: what gives no tensor is told by them
+    _drop_numbers(model, graph)  # needs the shapes: what gives no tensor is told by them
     graph._tracer_cls = None  # torch makes a graph of a pickled module anew, by this class and without its arguments
     module = graph_module(model, graph, type(model).__name__)
     module.meta["opaque"], module.meta["plain"] = opaque, plain
@@ -134,9 +137,10 @@ def _otherwise(model: nn.Module, inputs: tuple[Tensor, ...], why: str, symbols: 
         by_symbols, why = _tried(lambda opaque: SymbolicTracer.of(_fresh(model), inputs, opaque), _RETRIES)
     found = [way for way in (by_running, by_symbols) if way is not None]
     if not found:
+        needed = "are parts that are written as x[...] = y" if STALE in unrecorded else _STEPS
         raise UnsupportedModel(
-            f"The model's own forward cannot be traced ({unrecorded or why}). Needed is a forward whose steps do not depend on "
-            "the values of its input; move that part into a submodule, which then stays whole."
+            f"The model's own forward cannot be traced ({unrecorded or why}). Needed {needed}; move that part into a submodule, "
+            "which then stays whole."
         )
     return min(found, key=lambda way: len(way[2]))
 
@@ -165,6 +169,7 @@ def _in_eval(model: nn.Module, every: list[nn.Module]) -> None:
         m.__dict__["training"] = False
 
 
+_STEPS = "is a forward whose steps do not depend on the values of its input"
 _HARMLESS = frozenset({"__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__firstlineno__", "extra_repr"})
 _CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _HARMLESS |= {"__static_attributes__", "reset_parameters", "__repr__", "__constants__", "__parameters__", "__annotate_func__"}
@@ -244,12 +249,12 @@ _COMPARISONS = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt,
 _ARITHMETIC = frozenset({getattr, operator.getitem, operator.not_, operator.floordiv, operator.mod, *_COMPARISONS})
 
 
-def _drop_numbers(graph: Graph) -> None:
+def _drop_numbers(root: nn.Module, graph: Graph) -> None:
     """Erase what gives no tensor and has no user: the conditions of branches that sizes have decided."""
     # Backwards: once a user is gone its sources may have none either.
     for node in reversed(list(graph.nodes)):
         plain = node.op in ("call_function", "call_method") and not holds_tensor(node.meta.get("shape"))
-        if plain and not node.users:
+        if plain and not node.users and not changes_others(root, node):  # x[...] = y gives nothing, and changes x
             graph.erase_node(node)
 
 
