@@ -59,7 +59,7 @@ class Layers:
 
 
 _ELEMENTWISE = (
-    "abs absolute acos acosh add addcdiv addcmul arctan asin asinh atan atan2 atanh bitwise_and bitwise_not bitwise_or ceil "
+    "abs absolute acos add addcdiv addcmul arctan asin asinh atan atan2 atanh bitwise_and bitwise_not bitwise_or ceil "
     "clamp clamp_max clamp_min clip copysign cos cosh digamma div divide eq erf erfc erfinv exp exp2 expm1 float_power floor "
     "floor_divide fmax fmin fmod frac ge gt heaviside hypot isfinite isinf isnan le lerp lgamma log log10 log1p log2 logaddexp "
     "logaddexp2 logical_and logical_not logical_or logical_xor logit lt masked_fill maximum minimum mul multiply nan_to_num ne "
@@ -122,6 +122,7 @@ OPERATIONS: tuple[Operations, ...] = (
     Operations("gated", functional="glu"),
     Operations("cosine", functional="cosine_similarity"),
     Operations("padded", functional="pad"),
+    Operations("sampled", functional="grid_sample"),  # at places that are the same for all channels
     Operations("attention", functional="scaled_dot_product_attention"),
     # layers as functions, on parameters
     Operations("convolution", torch="conv1d conv2d conv3d", functional="conv1d conv2d conv3d"),
@@ -129,12 +130,12 @@ OPERATIONS: tuple[Operations, ...] = (
     Operations("functional norm", functional="batch_norm layer_norm"),
     Operations("functional prelu", torch="prelu", functional="prelu", methods="prelu"),
     Operations(  # no rule: they freeze the channels that they touch
-        torch="addmm arange baddbmm bernoulli broadcast_tensors bucketize cdist "
+        torch="acosh addmm arange baddbmm bernoulli broadcast_tensors bucketize cdist "
         "conv_transpose1d conv_transpose2d conv_transpose3d cross diag_embed diagonal diff dot empty eye fliplr flipud full "
-        "full_like hstack layer_norm linspace meshgrid narrow ones outer polar rand_like randn_like rot90 scatter "
-        "scatter_add select split_with_sizes tensor_split tensordot tril triu vstack zeros _assert",
+        "full_like hstack layer_norm istft linspace meshgrid narrow ones outer polar rand_like randn_like rot90 scatter "
+        "scatter_add select split_with_sizes stft tensor_split tensordot tril triu vstack zeros _assert",
         functional="adaptive_max_pool3d affine_grid alpha_dropout bilinear conv_transpose1d conv_transpose2d conv_transpose3d "
-        "dropout1d dropout2d dropout3d embedding feature_alpha_dropout grid_sample group_norm "
+        "dropout1d dropout2d dropout3d embedding feature_alpha_dropout group_norm "
         "gumbel_softmax hardshrink instance_norm local_response_norm logsigmoid lp_pool3d max_unpool1d max_unpool2d max_unpool3d "
         "multi_head_attention_forward one_hot rms_norm rrelu sigmoid softmin softshrink softsign tanh tanhshrink threshold "
         "pairwise_distance upsample upsample_bilinear upsample_nearest",

@@ -52,7 +52,11 @@ def reads_entries(node: Node) -> bool:
 
 # getitem counts, because the ends of a slice may be numbers of channels.
 def follows_sizes(node: Node) -> bool:
-    """Whether surgery rewrites the sizes among the arguments of this node."""
+    """Whether surgery rewrites the sizes among the arguments of this node, or they do not matter."""
+    if node.target in operations.FUNCTIONAL_CONVOLUTIONS:  # the groups of a depthwise one
+        return isinstance(argument(node.args, node.kwargs, 6, "groups"), Node)
+    if node.target is F.affine_grid:  # it looks at the samples and the places of the size that it is given
+        return True
     if node.op == "call_method":
         return node.target in operations.SIZED_METHODS
     return node.target in operations.SIZED or node.target is operator.getitem
@@ -299,6 +303,9 @@ _SPECIAL: dict[Any, Callable[[State, Node, Args, Kwargs], Any]] = {
     F.glu: lambda s, node, args, kwargs: op_rules.gated(s, args[0], argument(args, kwargs, 1, "dim", -1)),
     torch.channel_shuffle: lambda s, node, args, kwargs: op_rules.shuffled(s, args[0], argument(args, kwargs, 1, "groups")),
     F.cosine_similarity: reductions.cosine,
+    F.grid_sample: lambda s, node, args, kwargs: op_rules.sampled(
+        s, node, argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "grid")
+    ),
     F.unfold: lambda s, node, args, kwargs: op_rules.windows(s, node, argument(args, kwargs, 0, "input")),
     F.fold: lambda s, node, args, kwargs: op_rules.folded(s, node, argument(args, kwargs, 0, "input")),
     torch.slice_scatter: lambda s, node, args, kwargs: op_rules.scattered(

@@ -87,6 +87,12 @@ def spatial(s: State, node: Node, x: Tensor) -> Tensor:
     return shaped(s.atoms.per_channel(x, 1), node.meta["shape"], 1)
 
 
+def sampled(s: State, node: Node, x: Tensor, grid: Tensor) -> Tensor:
+    """grid_sample: every channel is read at the same places, which stay as they are."""
+    s.atoms.freeze(grid, f"{where(node)} reads at these places")
+    return spatial(s, node, x)
+
+
 def padded(s: State, node: Node, x: Tensor, pad: Sequence[int], mode: str) -> Any:
     """Padding in space keeps channels; padded channels are constants that have no producer, so they stay."""
     # F.pad counts axes from the last one, two numbers each.

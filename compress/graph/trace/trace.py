@@ -21,7 +21,7 @@ from torch.fx import Graph, GraphModule, Node, _symbolic_trace
 
 from compress.errors import BadInput, UnsupportedModel
 from compress.graph.names import refuse_untraceable, submodules
-from compress.graph.trace import attention, constants, products
+from compress.graph.trace import attention, constants, norms_by_hand, products
 from compress.graph.trace.assembled import graph_module
 from compress.graph.trace.functional import module_per_call, modules_for_functions
 from compress.graph.trace.layers_of_functions import layers_for_functions, needs_shapes, rows_for_lookups
@@ -30,6 +30,7 @@ from compress.graph.trace.moved_in_place import moved
 from compress.graph.trace.plain_weights import make_plain
 from compress.graph.trace.recorded import changes_others, record
 from compress.graph.trace.recorder import STALE
+from compress.graph.trace.scripted import as_python
 from compress.graph.trace.shapes import holds_tensor, note_shapes
 from compress.graph.trace.sharing import sharing
 from compress.graph.trace.symbolic import SymbolicTracer
@@ -56,6 +57,11 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
         BadInput: the model does not run on inputs of these shapes.
         UnsupportedModel: `forward` of the model itself depends on data; names the line.
     """
+    with as_python():
+        return _traced(model, inputs)
+
+
+def _traced(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
     model = unwrapped(model)
     refuse_untraceable(model)
     by_symbols, why = _tried(lambda opaque: SymbolicTracer.of(_fresh(model), inputs, opaque), 1)
@@ -89,9 +95,10 @@ def _module(model: nn.Module, graph: Graph, opaque: dict[str, str], inputs: tupl
 
 def _written_out(model: nn.Module, graph: Graph, inputs: tuple[Tensor, ...], opaque: dict[str, str]) -> dict[str, str]:
     """Layers for what is written as functions, constants for what sizes tell: both are looked for where tensors stand alone."""
-    attends = attention.present(model, graph)
-    if attends or needs_shapes(graph) or products.present(graph):
+    attends, norms = attention.present(model, graph), norms_by_hand.found(graph)
+    if attends or norms or needs_shapes(graph) or products.present(graph):
         _shapes(model, graph, inputs)
+    norms_by_hand.write_layers(graph, norms)
     if attends:
         attention.write_out(model, graph, opaque)
     if not any(n.op == "get_attr" or n.target in _WRITTEN or constants.is_foreign(n) for n in graph.nodes):
@@ -104,7 +111,7 @@ def _written_out(model: nn.Module, graph: Graph, inputs: tuple[Tensor, ...], opa
     return plain
 
 
-_WRITTEN = constants.BEGINNINGS | {F.layer_norm}
+_WRITTEN = constants.BEGINNINGS | {F.layer_norm, F.instance_norm, F.group_norm}
 
 
 def _shapes(model: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> None:
