@@ -141,6 +141,21 @@ def test_what_is_read_at_places_that_are_computed_goes_channel_by_channel(tmp_pa
     assert checked(model, images(), tmp_path, WIDER).group("i").frozen is None
 
 
+@pytest.mark.parametrize("added", [False, True])
+def test_a_scaled_product_and_a_sum_at_once_are_attention(added: bool, tmp_path: Path):
+    def call(s, x, y):
+        q, (k, v) = s.q(y), s.kv(x).chunk(2, -1)
+        bias = s.b.expand(len(x), -1, -1) if added else torch.empty(q.shape[0], q.shape[1], k.shape[1])
+        weights = torch.baddbmm(bias, q, k.transpose(1, 2), beta=float(added), alpha=0.25).softmax(-1)
+        return s.o(torch.bmm(weights, v))
+
+    parts = dict(q=nn.Linear(5, 16), kv=nn.Linear(5, 32), o=nn.Linear(16, 3), b=nn.Parameter(torch.randn(1, 4, 6)))
+    x = (torch.randn(1, 6, 5), torch.randn(1, 4, 5))
+    same(Net(call, **parts), x)
+    channels = checked(Net(call, **parts), x, tmp_path)
+    assert {g.channels for g in channels.removable} == {16} and len(channels.removable) == 2
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 def test_a_compiled_function_is_gone_through(tmp_path: Path):
     @torch.jit.script

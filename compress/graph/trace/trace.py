@@ -33,6 +33,7 @@ from compress.graph.trace.recorder import STALE
 from compress.graph.trace.scripted import as_python
 from compress.graph.trace.shapes import holds_tensor, note_shapes
 from compress.graph.trace.sharing import sharing
+from compress.graph.trace.spelled_out import spell_out
 from compress.graph.trace.symbolic import SymbolicTracer
 from compress.graph.trace.values import plain_output
 from compress.graph.trace.wrapped import unwrapped
@@ -80,6 +81,7 @@ def _module(model: nn.Module, graph: Graph, opaque: dict[str, str], inputs: tupl
     """A GraphModule of a model and the graph of its forward."""
     _drop_checks(graph)
     moved(graph)
+    spell_out(graph)
     plain = _written_out(model, graph, inputs, opaque)
     modules_for_functions(model, graph)
     # After functions have become modules, as those are called once each and must not be counted twice.
