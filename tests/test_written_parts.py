@@ -210,12 +210,17 @@ def fills_a_part(x: Tensor) -> Tensor:
     return x
 
 
+def squashes(x: Tensor) -> Tensor:
+    F.hardsigmoid(x, inplace=True)
+    return x
+
+
 def doubles(x: Tensor) -> Tensor:
     x.mul_(2)
     return x
 
 
-@pytest.mark.parametrize(("between", "goes"), [(adds_one, False), (fills_a_part, False), (doubles, True)])
+@pytest.mark.parametrize(("between", "goes"), [(adds_one, False), (fills_a_part, False), (squashes, False), (doubles, True)])
 def test_what_is_written_in_place_is_seen_by_the_norm_behind_it(between: Callable[[Tensor], Tensor], goes: bool):
     x = (torch.randn(2, 6),)
     module = trace(Normed(between).eval(), x)

@@ -165,6 +165,10 @@ def _written(module: GraphModule) -> dict[Node, list[Node | None]]:
     for node in module.graph.nodes:
         name = node.target if isinstance(node.target, str) else ""
         method = node.op == "call_method" and name.endswith("_") and not name.endswith("__")
+        if node.op == "call_module" and getattr(m := module.get_submodule(name), "inplace", False) and type(m) in operations.SAME:
+            if not _gives_zero(m):
+                found.setdefault(node.all_input_nodes[0], []).append(None)
+            continue
         if not method and not (node.op == "call_function" and node.target in _INTO):
             continue
         zeros = node.target in _TIMES or (node.target is not operator.setitem and _is_zero(node.target, node.args, node.kwargs))
