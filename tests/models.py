@@ -1208,7 +1208,7 @@ def einsum_with_channels_that_pass():
     return Net(call, first=nn.Linear(8, 10), **tables, **qkv, fc1=nn.Linear(8, 9), fc2=nn.Linear(8, 2), head=nn.Linear(9, 4))
 
 
-@case(TOKENS, removable="a fc1", frozen={"b": "channels by channels", "c": "channels by channels"})
+@case(TOKENS, removable="a b fc1", frozen={"c": "channels by channels"})
 def einsum_over_channels():
     def call(s, x):
         scores = (lambda y: torch.einsum("bnc,bmc->bnm", y, y))(s.a(x))
@@ -1491,6 +1491,21 @@ def normalized_over_channels_of_which_none_is_zero():
         return s.head(F.normalize(s.last(F.relu(s.first(x))).sigmoid() + 1))
 
     return Net(call, first=conv(3, 8), last=conv(8, 6), head=head(6))
+
+
+@case(removable="stem b")
+def windows_and_places():
+    """Windows are cut and added up again, pictures are read at other places, and every other row is another one."""
+
+    def call(s, x):
+        y = F.relu(s.stem(x))
+        cut = F.unfold(y, 3, padding=1).view(len(y), 8, 9, -1) * s.a(y).flatten(2).unsqueeze(2)
+        added = F.fold(cut.flatten(1, 2), y.shape[2:], 3, padding=1)
+        turned = F.grid_sample(s.b(added), s.places.expand(len(y), -1, -1, -1), align_corners=False)
+        return s.head(torch.slice_scatter(turned, s.mixed(added)[:, :, ::2], 2, step=2))
+
+    parts = dict(stem=conv(3, 8), a=conv(8, 8), b=conv(8, 6), mixed=conv(8, 6), head=head(6))
+    return Net(call, **parts, places=nn.Parameter(torch.rand(1, 8, 8, 2) * 2 - 1))
 
 
 @case(removable="stem a", frozen={"far": "compares channels in a way that is not followed"})

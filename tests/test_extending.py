@@ -134,6 +134,7 @@ BY_CLASS: dict[str, dict[str, Any]] = {
         name: {"input_size": CHANNELS, "hidden_size": CHANNELS} for name in ("RNN", "GRU", "LSTM")
     },  # their arguments have no names
     "GLU": {"dim": 1},
+    "Fold": {"output_size": (2, 4), "kernel_size": 1},
     "PReLU": {"num_parameters": CHANNELS},
 }
 """Where the default says nothing, or too little."""
@@ -164,6 +165,8 @@ def test_a_layer_with_a_rule_loses_channels_and_is_saved(name: str):
     assert missing == [], f"a value in ARGUMENTS of {Path(__file__).name}"
     layer = kind(**{key: ARGUMENTS[key] for key in wanted} | BY_CLASS.get(name, {}))
     axes = int(digit[0]) if (digit := re.findall(r"(\d)d$", name)) else 0 if name == "Linear" or row.rule == "recurrent" else 2
+    if name == "Fold":  # (samples, channels, places) -> pictures
+        layer, axes = nn.Sequential(layer, nn.Flatten(2)), 1
     holds(Between(First(layer) if name in ("RNN", "GRU", "LSTM", "LSTMCell") else layer, axes))
 
 

@@ -59,10 +59,12 @@ class Layers:
 
 
 _ELEMENTWISE = (
-    "abs add addcdiv addcmul atan atan2 ceil clamp clamp_max clamp_min clip cos div divide eq erf exp expm1 floor floor_divide "
-    "fmod frac ge gt hypot isfinite isinf isnan le lerp log log10 log1p log2 logaddexp logical_and logical_not logical_or "
-    "logical_xor lt masked_fill maximum minimum mul multiply ne neg pow reciprocal relu remainder round rsqrt sigmoid sign sin "
-    "sqrt square sub subtract tan tanh true_divide trunc where"
+    "abs absolute acos add addcdiv addcmul arctan asin asinh atan atan2 atanh bitwise_and bitwise_not bitwise_or ceil "
+    "clamp clamp_max clamp_min clip copysign cos cosh digamma div divide eq erf erfc erfinv exp exp2 expm1 float_power floor "
+    "floor_divide fmax fmin fmod frac ge gt heaviside hypot isfinite isinf isnan le lerp lgamma log log10 log1p log2 logaddexp "
+    "logaddexp2 logical_and logical_not logical_or logical_xor logit lt masked_fill maximum minimum mul multiply nan_to_num ne "
+    "neg negative positive pow reciprocal relu remainder round rsqrt sgn sigmoid sign sin sinc sinh sqrt square sub subtract "
+    "tan tanh true_divide trunc where xlogy"
 )
 _REDUCTIONS = "all amax amin any count_nonzero logsumexp mean nanmean nanquantile nansum norm prod quantile std sum var"
 _SELECTIONS = "argmax argmin argsort aminmax cummax cummin kthvalue max median min mode nanmedian sort topk"
@@ -74,12 +76,12 @@ _SIZED = "chunk reshape split squeeze unflatten"
 OPERATIONS: tuple[Operations, ...] = (
     Operations(
         "elementwise",  # each entry for itself
-        torch=_ELEMENTWISE + " ones_like zeros_like",
+        torch=_ELEMENTWISE + " clone ones_like rsub zeros_like",
         functional="celu dropout elu gelu hardsigmoid hardswish hardtanh leaky_relu mish relu relu6 selu silu softplus",
         operator="abs add and_ eq floordiv ge gt iadd iand imul invert ior isub itruediv le lt mod mul ne neg or_ pos pow sub "
         "truediv xor",
         methods=_ELEMENTWISE + " add_ sub_ mul_ div_ neg_ clamp_ clamp_min_ clamp_max_ sigmoid_ tanh_ exp_ pow_ relu_ "
-        "masked_fill_ __add__ __mul__",
+        "masked_fill_ copy_ __add__ __mul__",
     ),
     Operations(
         "cast", methods="bfloat16 bool clone contiguous detach double float half int long to type type_as"
@@ -113,11 +115,14 @@ OPERATIONS: tuple[Operations, ...] = (
     Operations("size", methods="size dim numel ndimension __len__"),  # plain numbers
     Operations("repeated", torch="repeat_interleave", methods="repeat_interleave"),
     Operations("picked", operator="getitem"),
+    Operations("written", torch="slice_scatter"),  # a part of an axis is another tensor
+    Operations("windows", functional="unfold fold", methods="unfold"),
     Operations("unbound", torch="unbind", methods="unbind"),
     Operations("shuffled", torch="channel_shuffle"),
     Operations("gated", functional="glu"),
     Operations("cosine", functional="cosine_similarity"),
     Operations("padded", functional="pad"),
+    Operations("sampled", functional="grid_sample"),  # at places that are the same for all channels
     Operations("attention", functional="scaled_dot_product_attention"),
     # layers as functions, on parameters
     Operations("convolution", torch="conv1d conv2d conv3d", functional="conv1d conv2d conv3d"),
@@ -125,19 +130,19 @@ OPERATIONS: tuple[Operations, ...] = (
     Operations("functional norm", functional="batch_norm layer_norm"),
     Operations("functional prelu", torch="prelu", functional="prelu", methods="prelu"),
     Operations(  # no rule: they freeze the channels that they touch
-        torch="acos addmm arange asin baddbmm bernoulli bitwise_and bitwise_not bitwise_or broadcast_tensors bucketize cdist "
+        torch="acosh addmm arange baddbmm bernoulli broadcast_tensors bucketize cdist "
         "conv_transpose1d conv_transpose2d conv_transpose3d cross diag_embed diagonal diff dot empty eye fliplr flipud full "
-        "full_like hstack layer_norm linspace meshgrid narrow ones outer polar rand_like randn_like rot90 rsub scatter "
-        "scatter_add select split_with_sizes tensor_split tensordot tril triu vstack zeros _assert",
+        "full_like hstack layer_norm istft linspace meshgrid narrow ones outer polar rand_like randn_like rot90 scatter "
+        "scatter_add select split_with_sizes stft tensor_split tensordot tril triu vstack zeros _assert",
         functional="adaptive_max_pool3d affine_grid alpha_dropout bilinear conv_transpose1d conv_transpose2d conv_transpose3d "
-        "dropout1d dropout2d dropout3d embedding feature_alpha_dropout fold grid_sample group_norm "
+        "dropout1d dropout2d dropout3d embedding feature_alpha_dropout group_norm "
         "gumbel_softmax hardshrink instance_norm local_response_norm logsigmoid lp_pool3d max_unpool1d max_unpool2d max_unpool3d "
         "multi_head_attention_forward one_hot rms_norm rrelu sigmoid softmin softshrink softsign tanh tanhshrink threshold "
-        "unfold upsample upsample_bilinear upsample_nearest",
-        operator="ifloordiv ipow not_",
+        "pairwise_distance upsample upsample_bilinear upsample_nearest",
+        operator="ifloordiv ipow not_ setitem",
         methods="abs_ baddbmm broadcast_to diagonal dot fill_ get_device index_add index_fill masked_select narrow new_empty "
         "new_full new_ones new_zeros nonzero outer rot90 scatter scatter_ scatter_add scatter_add_ select "
-        "split_with_sizes squeeze_ stride tensor_split transpose_ tril triu unfold unsqueeze_ zero_",
+        "split_with_sizes squeeze_ stride tensor_split transpose_ tril triu unsqueeze_ zero_",
     ),
 )
 
@@ -203,6 +208,8 @@ LAYERS: tuple[Layers, ...] = (
     Layers("PixelUnshuffle", "downscale_factor", "pixels"),
     Layers("ChannelShuffle", "groups", "shuffled"),
     Layers("GLU", "dim", "gated"),
+    Layers("Fold", "output_size kernel_size dilation padding stride", "windows"),
+    Layers("Unfold", "kernel_size dilation padding stride", "windows"),
     Layers("Softmax LogSoftmax Softmin", "dim", "softmax"),
     # no rule: they freeze the channels that they touch
     Layers("Softmax2d"),
@@ -213,8 +220,6 @@ LAYERS: tuple[Layers, ...] = (
     Layers("ZeroPad3d ReflectionPad3d ReplicationPad3d CircularPad3d", "padding"),
     Layers("ConstantPad3d", "padding value"),
     Layers("Unflatten", "dim unflattened_size"),
-    Layers("Fold", "output_size kernel_size dilation padding stride"),
-    Layers("Unfold", "kernel_size dilation padding stride"),
     Layers("Embedding", "num_embeddings embedding_dim padding_idx max_norm norm_type scale_grad_by_freq sparse", "embedding"),
     Layers("CosineSimilarity", "dim eps"),
     Layers(

@@ -27,7 +27,6 @@ from compress.checkpoint.load.sniff import Kind, identify
 from compress.checkpoint.load.whole_numbers import as_integers, begin_with_integers, whole_inputs
 from compress.checkpoint.sums import GRAPH, NO_SUMS, WEIGHTS, compare
 from compress.errors import BadInput
-from compress.graph.trace.endless import NoSize
 from compress.graph.trace.shapes import MAX_VALUES, note_shapes
 from compress.graph.trace.trace import trace
 from compress.user import files
@@ -252,7 +251,7 @@ def _require_ends(module: GraphModule, inputs: tuple[Tensor, ...]) -> None:
     """Refuse a graph whose numbers have no end before it runs as a whole; what else is wrong is told when it is traced."""
     try:
         note_shapes(module, module.graph, inputs)
-    except NoSize:
+    except BadInput:
         raise
     except Exception:  # whatever a graph does not do with these inputs
         return

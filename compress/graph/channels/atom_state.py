@@ -109,6 +109,7 @@ class State:
         inside: those where the same channels of all heads go instead.
         both: axes of tied tensors that make channels in one layer, and consume them in another.
         shared: operands of which it is not known yet whether they have channels in common with the result.
+        summed: names of nodes that sum over all channels, so that what they give has none.
         zeroed: atoms of which a statistic is taken, the node that gives them, and why they stay should they not count as zeros.
         facets: atoms along one axis of a parameter that a weight is computed from.
         step: the value of a node, given those of its arguments.
@@ -136,6 +137,7 @@ class State:
         self.heads: dict[str, Tensor] = {}
         self.both: set[tuple[str, int]] = set()
         self.shared: list[Shared] = []
+        self.summed: set[str] = set()
         self.zeroed: list[tuple[Tensor, Node, str]] = []
         self.step: Callable[[Node, tuple[Any, ...], Mapping[str, Any]], Any]
 

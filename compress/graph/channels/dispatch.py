@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 
 from compress.graph import operations
 from compress.graph.channel_affine import ChannelAffine
-from compress.graph.channels import einsum, functional_layers, layer_rules, op_rules, recurrent, reductions
+from compress.graph.channels import einsum, functional_layers, layer_rules, matrix_products, op_rules, recurrent, reductions
 from compress.graph.channels.atom_state import Count, Sized, State, argument, positions_only, tensors_in, unknown
 from compress.graph.channels.atoms import varying
 from compress.graph.partial_norm import PartialNorm
@@ -52,7 +52,11 @@ def reads_entries(node: Node) -> bool:
 
 # getitem counts, because the ends of a slice may be numbers of channels.
 def follows_sizes(node: Node) -> bool:
-    """Whether surgery rewrites the sizes among the arguments of this node."""
+    """Whether surgery rewrites the sizes among the arguments of this node, or they do not matter."""
+    if node.target in operations.FUNCTIONAL_CONVOLUTIONS:  # the groups of a depthwise one
+        return isinstance(argument(node.args, node.kwargs, 6, "groups"), Node)
+    if node.target is F.affine_grid:  # it looks at the samples and the places of the size that it is given
+        return True
     if node.op == "call_method":
         return node.target in operations.SIZED_METHODS
     return node.target in operations.SIZED or node.target is operator.getitem
@@ -167,6 +171,10 @@ def _moving_module(s: State, node: Node, m: Any, x: Tensor, found: list[Tensor])
         return op_rules.pixels(s, x, m)
     if kind is nn.ChannelShuffle:
         return op_rules.shuffled(s, x, m.groups)
+    if kind is nn.Unfold:
+        return op_rules.windows(s, node, x)
+    if kind is nn.Fold:
+        return op_rules.folded(s, node, x)
     if kind is nn.GLU:
         return op_rules.gated(s, x, m.dim)
     # Without dim torch chooses one by the number of axes, which is not followed here.
@@ -206,6 +214,8 @@ def _method(s: State, node: Node, args: Args, kwargs: Kwargs) -> Any:
         return op_rules.shaped_as(s, x, args[1])
     if name == "unbind":
         return op_rules.unbound(s, node, x, argument(args, kwargs, 1, "dim", 0))
+    if name == "unfold":
+        return op_rules.slid(s, node, x, argument(args, kwargs, 1, "dimension"))
     if name == "repeat_interleave":
         return op_rules.repeated(s, node, args, kwargs)
     return unknown(s, node, tensors_in((args, kwargs)))
@@ -285,7 +295,7 @@ _SPECIAL: dict[Any, Callable[[State, Node, Args, Kwargs], Any]] = {
     F.layer_norm: functional_layers.norm,
     F.batch_norm: functional_layers.norm,
     F.prelu: functional_layers.prelu,
-    F.scaled_dot_product_attention: op_rules.attention,
+    F.scaled_dot_product_attention: matrix_products.attention,
     F.pad: lambda s, node, args, kwargs: op_rules.padded(
         s, node, args[0], argument(args, kwargs, 1, "pad"), argument(args, kwargs, 2, "mode", "constant")
     ),
@@ -293,6 +303,14 @@ _SPECIAL: dict[Any, Callable[[State, Node, Args, Kwargs], Any]] = {
     F.glu: lambda s, node, args, kwargs: op_rules.gated(s, args[0], argument(args, kwargs, 1, "dim", -1)),
     torch.channel_shuffle: lambda s, node, args, kwargs: op_rules.shuffled(s, args[0], argument(args, kwargs, 1, "groups")),
     F.cosine_similarity: reductions.cosine,
+    F.grid_sample: lambda s, node, args, kwargs: op_rules.sampled(
+        s, node, argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "grid")
+    ),
+    F.unfold: lambda s, node, args, kwargs: op_rules.windows(s, node, argument(args, kwargs, 0, "input")),
+    F.fold: lambda s, node, args, kwargs: op_rules.folded(s, node, argument(args, kwargs, 0, "input")),
+    torch.slice_scatter: lambda s, node, args, kwargs: op_rules.scattered(
+        s, node, args[0], args[1], argument(args, kwargs, 2, "dim", 0)
+    ),
     torch.repeat_interleave: op_rules.repeated,
     torch.unbind: lambda s, node, args, kwargs: op_rules.unbound(s, node, args[0], argument(args, kwargs, 1, "dim", 0)),
 }

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from compress.graph import letters
-from compress.graph.channels import op_rules
+from compress.graph.channels import matrix_products, op_rules
 from compress.graph.channels.atom_state import State, of_tables, unknown
 from compress.graph.channels.atoms import varying
 
@@ -36,7 +36,7 @@ def matmul(s: State, node: Node, a: Tensor, b: Tensor) -> Any:
     if terms is None or len(tables) != 2 or tables[0] == tables[1]:
         if terms is not None:
             s.products[node.name] = [list(zip(terms, (a, b), strict=False))]
-        return op_rules.matmul(s, node, a, b)
+        return matrix_products.matmul(s, node, a, b)
     return _product(s, node, terms, [a, b], tables)
 
 
@@ -51,22 +51,44 @@ def _product(s: State, node: Node, terms: list[str], operands: Sequence[Tensor],
     if letter and (alone or node.name in s.inside):
         pair = [s.atoms.per_channel(t, term.index(letter)) for t, term in zip(operands, inputs, strict=True)]
         s.atoms.unite(*pair)
+        s.summed.add(node.name)
         s.zeroed.append((pair[0], node.all_input_nodes[0], f"{op_rules.where(node)} sums over channels that do not vanish"))
         return s.atoms.new(1).view(()).expand(tuple(node.meta["shape"]))
     laid: list[Tensor] = []
     for t, dims, term, table in zip(operands, channels, inputs, tables, strict=True):
         one = [d for d, c in enumerate(term) if c not in output or (table and c not in free)]
         if not table and dims and set(dims) <= set(one):
-            return unknown(s, node, operands, "sums over channels")
+            s.atoms.freeze(t, f"{op_rules.where(node)} sums over channels")
         laid.append(_laid_out(s.atoms.unite_along(t, one), term, output))
+    laid = _beside_each_other(s, node, laid)
     axes = [varying(t) for t in laid]
-    most = max(axes, key=len)
-    main = laid[axes.index(most)]
-    if any(set(own) - set(most) for own in axes):
-        return unknown(s, node, operands, "multiplies channels by channels")
+    main = laid[axes.index(max(axes, key=len))]
     made = op_rules.elementwise(s, node, [main.expand(tuple(node.meta["shape"])), *(t for t in laid if t is not main)])
     if letter:
         s.heads[node.name] = made
+    return made
+
+
+def _beside_each_other(s: State, node: Node, laid: list[Tensor]) -> list[Tensor]:
+    """Operands whose channels lie on the same axes: of those on different ones whole heads go, where all have heads.
+
+    Without heads what has most channels passes, and all on other axes stay.
+    """
+    axes = [set(varying(t)) for t in laid]
+    most = max(axes, key=len)
+    if all(own <= most for own in axes):
+        return laid
+    wide = [own for own in axes if own]
+    if heads := set.intersection(*wide):
+        return [s.atoms.unite_along(t, own - heads) for t, own in zip(laid, axes, strict=True)]
+    sizes = [max((t.shape[d] for d in own), default=0) for t, own in zip(laid, axes, strict=True)]
+    passes = axes[sizes.index(max(sizes))]
+    made: list[Tensor] = []
+    for t, own in zip(laid, axes, strict=True):
+        if not own <= passes:
+            s.atoms.freeze(t, f"{op_rules.where(node)} multiplies channels by channels")
+            t = s.atoms.unite_along(t, own)
+        made.append(t)
     return made
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.fx import Node
+from torch.nn.modules.conv import _ConvNd
 
 from compress.graph.channels.atom_state import Sized, State, of_tables, shaped, unknown, where
 from compress.graph.channels.atoms import varies, varying
@@ -20,6 +21,10 @@ def convolution(s: State, node: Node, x: Tensor, weight: str, bias: str | None, 
     # torch takes (c, h, w) too; axis 1 would be height then.
     if x.ndim != ndim:
         return unknown(s, node, [x], "has no batch axis")
+    if groups == 1 and x.shape[1] > 1 and not varies(x, 1) and varying(x) and _of_single_places(s, weight, x, node):
+        # Tokens stand where a convolution has its channels.
+        _positions(s, node, (weight, bias), (x.shape[1], out), transposed)
+        return x.narrow(1, 0, 1).expand(tuple(node.meta["shape"]))
     into = s.atoms.per_channel(x, 1)
     made = s.atoms.new(out)
     role = "out"
@@ -50,6 +55,24 @@ def convolution(s: State, node: Node, x: Tensor, weight: str, bias: str | None, 
     return shaped(made, node.meta["shape"], 1)
 
 
+def _of_single_places(s: State, weight: str, x: Tensor, node: Node) -> bool:
+    """Whether a convolution looks at one place at a time, and at each."""
+    m = s.modules.get(weight.rpartition(".")[0])
+    ones = isinstance(m, _ConvNd) and set(m.kernel_size) == {1} == set(m.stride)
+    return ones and tuple(node.meta["shape"][2:]) == tuple(x.shape[2:])
+
+
+def _positions(s: State, node: Node, tensors: tuple[str, str | None], sizes: tuple[int, int], transposed: bool = False) -> None:
+    """The axes (in, out) of a layer that mixes positions within each channel: channels pass, and the layer itself stays."""
+    fixed = s.atoms.new(1)
+    s.atoms.freeze(fixed, f"{where(node)} mixes positions, not channels")
+    (weight, bias), (into, out) = tensors, sizes
+    s.axis(weight, int(not transposed), "in", fixed.expand(into))
+    s.axis(weight, int(transposed), "out", fixed.expand(out))
+    if bias is not None:
+        s.axis(bias, 0, "out", fixed.expand(out))
+
+
 _FEW = 8
 
 
@@ -62,12 +85,7 @@ def linear(s: State, node: Node, x: Tensor, weight: str, bias: str | None, out: 
     """Weight (out, in), on the last axis."""
     if mixes_positions(x):
         # It mixes positions within each channel (a token mixer): channels pass, the layer itself stays.
-        fixed = s.atoms.new(1)
-        s.atoms.freeze(fixed, f"{where(node)} mixes positions, not channels")
-        s.axis(weight, 1, "in", fixed.expand(x.shape[-1]))
-        s.axis(weight, 0, "out", fixed.expand(out))
-        if bias is not None:
-            s.axis(bias, 0, "out", fixed.expand(out))
+        _positions(s, node, (weight, bias), (x.shape[-1], out))
         return x.narrow(-1, 0, 1).expand(*x.shape[:-1], out)
     s.axis(weight, 1, "in", s.atoms.per_channel(x, -1))
     made = s.atoms.new(out)

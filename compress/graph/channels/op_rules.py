@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Node
 
-from compress.graph.channels.atom_state import Shared, Sized, State, argument, shaped, tensors_in, unknown, where
+from compress.graph.channels.atom_state import Shared, Sized, State, argument, of_tables, shaped, tensors_in, unknown, where
 from compress.graph.channels.atoms import along, varies, varying
 
-# ---- elementwise, reductions, products -------------------------------------------------------------------------------------
+# ---- elementwise, reductions -----------------------------------------------------------------------------------------------
 
 
 def elementwise(s: State, node: Node, operands: Sequence[Tensor]) -> Any:
@@ -87,6 +87,12 @@ def spatial(s: State, node: Node, x: Tensor) -> Tensor:
     return shaped(s.atoms.per_channel(x, 1), node.meta["shape"], 1)
 
 
+def sampled(s: State, node: Node, x: Tensor, grid: Tensor) -> Tensor:
+    """grid_sample: every channel is read at the same places, which stay as they are."""
+    s.atoms.freeze(grid, f"{where(node)} reads at these places")
+    return spatial(s, node, x)
+
+
 def padded(s: State, node: Node, x: Tensor, pad: Sequence[int], mode: str) -> Any:
     """Padding in space keeps channels; padded channels are constants that have no producer, so they stay."""
     # F.pad counts axes from the last one, two numbers each.
@@ -99,84 +105,6 @@ def padded(s: State, node: Node, x: Tensor, pad: Sequence[int], mode: str) -> An
     s.atoms.freeze(fill, f"{where(node)} pads with constant channels")
     # The fill value is an atom, so padded channels get an identity of their own.
     return F.pad(x, list(pad), value=int(fill))
-
-
-def matmul(s: State, node: Node, a: Tensor, b: Tensor) -> Any:
-    """(..., i, k) @ (..., k, j). Contracting channels (q k^T) ties those of a head, which goes whole, or those of all heads."""
-    shape = tuple(node.meta["shape"])
-    if min(a.ndim, b.ndim) < 2:
-        return unknown(s, node, [a, b], "multiplies by a vector")
-    # A sum over channels: both sides must lose the same.
-    if varies(a, -1) or varies(b, -2):
-        if node.name in s.inside:
-            return _contracted(s, node, a, b.transpose(-1, -2))
-        rep_a = s.atoms.unite_along(a, [a.ndim - 2, a.ndim - 1]).narrow(-2, 0, 1).narrow(-1, 0, 1)
-        rep_b = s.atoms.unite_along(b, [b.ndim - 2, b.ndim - 1]).narrow(-2, 0, 1).narrow(-1, 0, 1)
-        s.atoms.unite(rep_a, rep_b)
-        # the one with more entries has the heads, the other is shared among them
-        heads = rep_a if rep_a.numel() >= rep_b.numel() else rep_b
-        s.heads[node.name] = heads
-        return heads.expand(shape)
-    if varies(a, -2) and varies(b, -1):
-        return unknown(s, node, [a, b], "multiplies channels by channels")
-    # One side has channels that pass, the other mixes positions (attention weights times values).
-    rows = varies(a, -2)
-    wide, weights = (a.narrow(-1, 0, 1), b) if rows else (b.narrow(-2, 0, 1), a)
-    wide = wide.expand(shape)
-    if node.name in s.inside:
-        s.atoms.freeze(weights, f"{where(node)} shares it among the channels of all heads")
-        return shaped(s.atoms.per_channel(wide, -2 if rows else -1), shape, len(shape) - 1 - rows)
-    # Heads of the weights are coupled with those of the values.
-    s.atoms.unite(weights.narrow(-2, 0, 1).narrow(-1, 0, 1).expand(*shape[:-2], 1, 1), wide)
-    if rows or varies(wide, -1):
-        s.heads[node.name] = wide
-    return wide
-
-
-def attention(s: State, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """softmax(q k^T + mask) v, all (..., tokens, head dimension): the classes are whole heads, or the same channels of all heads.
-
-    Where a key head serves several query heads these go together.
-    """
-    q, k, v, mask = (argument(args, kwargs, i, n) for i, n in enumerate(("query", "key", "value", "attn_mask")))
-    if q.shape[:-3] != k.shape[:-3] or k.shape[:-2] != v.shape[:-2]:
-        return unknown(s, node, [q, k, v, *tensors_in(mask)], "shares keys among heads")
-    shape = tuple(node.meta["shape"])
-    lead = "ABCDEFGH"[: q.ndim - 2]
-    s.products[node.name] = [[(f"{lead}td", q), (f"{lead}sd", k)], [(f"{lead}t", q.select(-1, 0)), (f"{lead}se", v)]]
-    if node.name in s.inside:
-        _contracted(s, node, q, k)
-        s.sized[node.name] = Sized(q, q, args, kwargs)  # divides by the root of how many there are
-        s.atoms.freeze(mask, f"{where(node)} shares the mask among heads") if isinstance(mask, Tensor) else None
-        return shaped(s.atoms.per_channel(v, -1), shape, len(shape) - 1)
-    heads = s.atoms.unite_along(q, [q.ndim - 2, q.ndim - 1]).narrow(-2, 0, 1).narrow(-1, 0, 1)
-    for t in (s.atoms.unite_along(k, [k.ndim - 2, k.ndim - 1]), v):
-        s.atoms.unite(t.repeat_interleave(heads.shape[-3] // t.shape[-3], -3) if t.ndim > 2 else t, heads)
-    s.heads[node.name] = heads
-    if isinstance(mask, Tensor):
-        # A mask per head goes with its head; any other is read by all and has to stay whole.
-        if mask.ndim > 2 and mask.shape[-3] > 1:
-            s.atoms.unite(heads, mask)
-        else:
-            s.atoms.freeze(mask, f"{where(node)} shares the mask among heads")
-    return heads.expand(shape)
-
-
-def _contracted(s: State, node: Node, a: Tensor, b: Tensor) -> Tensor:
-    """(..., i, k), (..., j, k) -> (..., i, j): where both have channels along k they lose the same in all heads.
-
-    These are zeros on one side, so that the sum is the same without them. Where one side has positions there it keeps its own
-    channels.
-    """
-    shape = tuple(node.meta["shape"])
-    for one, other, axis in ((a, b, -1), (b, a, -2)):
-        if not varies(other, -1) and varying(other) == [other.ndim - 2]:
-            s.atoms.freeze(one, f"{where(node)} sums its channels over positions")
-            return shaped(along(other, -2), shape, len(shape) + axis)
-    channels = s.atoms.per_channel(a, -1)
-    s.atoms.unite(channels, s.atoms.per_channel(b, -1))
-    s.zeroed.append((channels, node.all_input_nodes[0], f"{where(node)} sums over channels that do not vanish"))
-    return s.atoms.new(1).view(()).expand(shape)
 
 
 # ---- cutting, joining, moving ----------------------------------------------------------------------------------------------
@@ -254,11 +182,13 @@ def picked(s: State, node: Node, x: Tensor, index: Any) -> Any:
         return looked_up(s, node, x, found[0], before if Ellipsis not in entries[:before] else x.ndim - len(entries) + before)
     if found or not all(isinstance(i, int | slice) or i is None or i is Ellipsis for i in entries):
         return unknown(s, node, [x, *found], "is indexed by a tensor")
-    dim = 0
-    for i in entries:
+    dim, written = 0, node.args[1]
+    for i, given in zip(entries, written if isinstance(written, tuple) else (written,), strict=True):
         if i is Ellipsis:
             dim += x.ndim - sum(isinstance(k, int | slice) for k in entries)
         elif i is not None:
+            if isinstance(given, slice) and _follows_places(s, given):
+                s.single.append((x, dim, f"{where(node)} takes as many as the input has places"))
             plain = isinstance(i, slice) and i.step in (None, 1)
             # Either one entry (its place is written in the code) or a stride, which would pick others after removal.
             if not plain and i != slice(None):
@@ -268,6 +198,12 @@ def picked(s: State, node: Node, x: Tensor, index: Any) -> Any:
     s.sized[node.name] = Sized(x, out, (x, index), {})
     s.pieces.append(out)
     return out
+
+
+def _follows_places(s: State, part: Any) -> bool:
+    """Whether the end of a slice is computed from a size of the input, and not from a number of channels."""
+    ends = [end for end in (part.start, part.stop) if isinstance(end, Node)]
+    return any(not any(isinstance(of, str) or varies(of, d) for of, d in s.counts.get(end, [("", 0)])) for end in ends)
 
 
 def looked_up(s: State, node: Node, x: Tensor, index: Tensor, dim: int) -> Any:
@@ -331,3 +267,35 @@ def gated(s: State, x: Tensor, dim: int) -> Tensor:
     half, gate = x.chunk(2, dim)
     s.atoms.unite(half, gate)
     return half
+
+
+def windows(s: State, node: Node, x: Tensor) -> Tensor:
+    """Unfold: (samples, channels, ...) -> (samples, channels * places of a window, windows)."""
+    channels, shape = s.atoms.per_channel(x, 1), tuple(node.meta["shape"])
+    return shaped(channels.repeat_interleave(shape[-2] // len(channels)), shape, len(shape) - 2)
+
+
+def folded(s: State, node: Node, x: Tensor) -> Tensor:
+    """Fold, which adds windows up: all places of a channel's window go together."""
+    shape = tuple(node.meta["shape"])
+    per_window = s.atoms.per_channel(x, 1).view(shape[1], -1)
+    s.atoms.unite(per_window, per_window[:, :1].clone())
+    return shaped(per_window[:, 0], shape, 1)
+
+
+def scattered(s: State, node: Node, x: Tensor, part: Tensor, dim: int) -> Any:
+    """A part of an axis, at a stride, is another tensor from here on: positions, not channels."""
+    if of_tables(node.all_input_nodes[0]):  # zeros that are written over, and no channels along any axis
+        x = s.atoms.unite_along(x, [dim])
+    if varies(x, dim) or varies(part, dim):
+        return unknown(s, node, [x, part], "takes single entries along the channels")
+    one = x.narrow(dim, 0, 1)
+    s.atoms.unite(one, part.narrow(dim, 0, 1))
+    return one.expand(x.shape)
+
+
+def slid(s: State, node: Node, x: Tensor, dim: int) -> Any:
+    """x.unfold(dim, size, step): a new last axis for the places of a window along an axis."""
+    if varies(x, dim):
+        return unknown(s, node, [x], "takes windows of channels")
+    return x.narrow(dim, 0, 1).unsqueeze(-1).expand(tuple(node.meta["shape"]))

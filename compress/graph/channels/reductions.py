@@ -61,6 +61,8 @@ def _leaves_zeros_out(name: str, args: Sequence[Any], kwargs: Mapping[str, Any])
 def _over_channels(s: State, node: Node, x: Tensor, axis: int, name: str, source: Node | None = None) -> Any:
     """A sum, a mean or a norm over all channels: those that go count as zeros, as in the statistics of a norm."""
     channels = s.atoms.per_channel(x, axis)
+    if name != "normalize":
+        s.summed.add(node.name)
     s.zeroed.append((channels, source or node.all_input_nodes[0], f"{where(node)} reduces over channels"))
     if name == "mean":  # of as many as there were
         s.sized[node.name] = Sized(x, x, (), {})
@@ -69,7 +71,7 @@ def _over_channels(s: State, node: Node, x: Tensor, axis: int, name: str, source
 
 def normalized(s: State, node: Node, x: Tensor, axis: int) -> Any:
     """Divided by the norm of all channels, in which those that go count as zeros."""
-    _over_channels(s, node, x, axis, "norm")
+    _over_channels(s, node, x, axis, "normalize")
     return shaped(s.atoms.per_channel(x, axis), x.shape, axis)
 
 

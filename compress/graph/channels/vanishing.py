@@ -91,6 +91,7 @@ class _Vanishing:
     def __init__(self, s: State, module: GraphModule, made: set[str], tables: set[str]):
         self.s, self.module, self.made, self.tables = s, module, made, tables
         self.answers: dict[Node, bool] = {}
+        self.written = _written(module)
 
     def at(self, node: Node) -> bool:
         """Whether what a node gives is zero."""
@@ -98,11 +99,17 @@ class _Vanishing:
         while waiting:
             last = waiting[-1]
             answer = self.answers.get(last, self._at_once(last))
-            missing = [] if answer is not None else [source for source in _tensors(last) if source not in self.answers]
+            also = self.written.get(last, [])
+            if None in also:
+                answer = False
+            needed = [] if answer is not None else _tensors(last)
+            needed = [*needed, *(source for source in also if answer is not False and source is not None)]
+            missing = [source for source in needed if source not in self.answers]
             if missing:
                 waiting += missing
                 continue
-            self.answers[waiting.pop()] = self._of_inputs(last) if answer is None else answer
+            zero = self._of_inputs(last) if answer is None else answer
+            self.answers[waiting.pop()] = zero and all(self.answers[source] for source in also if source is not None)
         return self.answers[node]
 
     def _at_once(self, node: Node) -> bool | None:
@@ -126,6 +133,8 @@ class _Vanishing:
         return self.s.names.get(name, name) in self.made
 
     def _of_inputs(self, node: Node) -> bool:
+        if node.name in self.s.summed:  # the channels that stay are in there, too
+            return False
         zero = [self.answers[source] for source in _tensors(node)]
         target: Any = node.target
         name = target if isinstance(target, str) else getattr(target, "__name__", "")
@@ -141,13 +150,40 @@ class _Vanishing:
             return isinstance(value, Node) and self.answers[value]
         if not all(zero):
             return False
-        if target is getattr:  # the real part of a complex number
-            return node.args[1] in ("real", "imag")
+        if target is getattr:  # the real part of a complex number, or the axes in another order
+            return node.args[1] in ("real", "imag", "T", "mT")
         if target in (_MOVE_METHODS if node.op == "call_method" else _MOVES) or name.removeprefix("linalg_") in _SUMS:
             return True
         if name == "pad":
             return not (node.args[3] if len(node.args) > 3 else node.kwargs.get("value"))
         return target in operations.ELEMENTWISE | operations.ELEMENTWISE_METHODS and _is_zero(target, node.args, node.kwargs)
+
+
+def _written(module: GraphModule) -> dict[Node, list[Node | None]]:
+    """Nodes into which others write, through views, too -> what is written there; None where that is no zero whatever is."""
+    found: dict[Node, list[Node | None]] = {}
+    for node in module.graph.nodes:
+        name = node.target if isinstance(node.target, str) else ""
+        method = node.op == "call_method" and name.endswith("_") and not name.endswith("__")
+        if node.op == "call_module" and getattr(m := module.get_submodule(name), "inplace", False) and type(m) in operations.SAME:
+            if not _gives_zero(m):
+                found.setdefault(node.all_input_nodes[0], []).append(None)
+            continue
+        if not method and not (node.op == "call_function" and node.target in _INTO):
+            continue
+        zeros = node.target in _TIMES or (node.target is not operator.setitem and _is_zero(node.target, node.args, node.kwargs))
+        x, *others = node.all_input_nodes
+        given = [one for one in others if holds_tensor(one.meta["shape"])] if zeros and node.target not in _TIMES else []
+        waiting: list[Any] = [x]
+        while waiting:
+            one = waiting.pop()
+            if one.op in ("call_function", "call_method") and (one.target in _MOVES or one.target in _MOVE_METHODS):
+                waiting += one.all_input_nodes[:1]
+            found.setdefault(one, []).extend(given if zeros else [None])
+    return found
+
+
+_INTO = frozenset({operator.setitem, operator.iadd, operator.isub, operator.imul, operator.itruediv})
 
 
 def _tensors(node: Node) -> list[Node]:

@@ -50,7 +50,7 @@ def rewrite(module: GraphModule, node: Node, sized: Sized, stays: Tensor, counte
     elif node.target in FUNCTIONAL_CONVOLUTIONS:
         _count_groups(node, sized, stays)
     elif name in ("chunk", "split"):
-        _rewrite_split(node, sized, stays, name, also)
+        _rewrite_split(node, sized, stays, name, counted, also)
     elif node.target is operator.getitem:
         _rewrite_slices(node, sized, stays, counted)
     elif name == "squeeze":
@@ -108,11 +108,11 @@ def _count_groups(node: Node, sized: Sized, stays: Tensor) -> None:
         node.args = node.args[:6]
 
 
-def _rewrite_split(node: Node, sized: Sized, stays: Tensor, name: str, also: bool) -> None:
+def _rewrite_split(node: Node, sized: Sized, stays: Tensor, name: str, counted: frozenset[str], also: bool) -> None:
     spec = _argument(sized, 1, "chunks", "split_size", "split_size_or_sections")
     dim = (_argument(sized, 2, "dim") or 0) % sized.into.ndim
-    if also and not differs(sized.into, dim):
-        return  # the sizes are those of another axis
+    if not differs(sized.into, dim) and (also or not any(source.name in counted for source in node.all_input_nodes)):
+        return  # the sizes are those of another axis, and may follow the input
     kept = _kept(sized.into, stays, dim)
     # The real chunk and split say which positions fall into which piece.
     pieces = kept.chunk(spec) if name == "chunk" else kept.split(spec if isinstance(spec, int) else list(spec))
@@ -133,8 +133,8 @@ def _rewrite_slices(node: Node, sized: Sized, stays: Tensor, counted: frozenset[
         if value is Ellipsis:
             dim += sized.into.ndim - sum(isinstance(k, int | slice) for k in plain)
         elif value is not None:
-            if isinstance(value, slice) and differs(sized.into, dim) and value != slice(None):
-                kept = _kept(sized.into, stays, dim)
+            kept = _kept(sized.into, stays, dim) if isinstance(value, slice) else torch.ones(1, dtype=torch.bool)
+            if isinstance(value, slice) and value != slice(None) and not bool(kept.all()):
                 # indices resolves negative and missing ends as Python would.
                 start, stop, _ = value.indices(len(kept))
                 before = int(kept[:start].sum())
@@ -201,7 +201,9 @@ def _rewrite_sizes(node: Node, sized: Sized, stays: Tensor, counted: frozenset[s
         if size == -1 or (expands and d in counts and d in own):
             new.append(-1)
         else:
-            new.append(counts.get(d, size if _depends(now, counted) else now))
+            # Where all stay, as positions do, a size may follow the input.
+            goes = counts.get(d, sized.out.shape[d]) != sized.out.shape[d]
+            new.append(counts[d] if goes else size if _depends(now, counted) else now)
     # view allows one -1 only: the batch takes it, and what was -1 becomes a number.
     folded = [d for d, now in enumerate(given) if d in counts and (sized.batch if d == 0 else _of_input(now, counted))]
     if folded and not expands:

@@ -27,7 +27,7 @@ def present(root: nn.Module, graph: Graph) -> bool:
 
 
 def write_out(root: nn.Module, graph: Graph, opaque: dict[str, str]) -> None:
-    """Replace every call that is no more than attention; a key padding mask or wanted weights keep the layer as it is.
+    """Replace every call that is no more than attention; wanted weights keep the layer as it is.
 
     Args:
         root: holds the layers; gets the new ones.
@@ -56,12 +56,16 @@ def _own(node: Node) -> bool:
 
 def _plain(m: nn.MultiheadAttention, node: Node) -> bool:
     given = _arguments(node)
-    mask = given.pop("attn_mask", None)
+    mask, padding = given.pop("attn_mask", None), given.pop("key_padding_mask", None)
     if m.bias_k is not None or m.add_zero_attn or m._forward_hooks or m._forward_pre_hooks:
         return False
     known = {"query", "key", "value", "need_weights", "is_causal", "average_attn_weights"}
     fits = all(len(given[k].meta.get("shape") or ()) == 3 for k in ("query", "key", "value") if k in given)
     masked = mask is None or (isinstance(mask, Node) and len(mask.meta.get("shape") or ()) == 2)
+    if padding is not None:  # samples first, whatever the order of the rest
+        shaped = isinstance(padding, Node) and len(padding.meta.get("shape") or ()) == 2
+        like = mask is None or (isinstance(mask, Node) and mask.meta.get("boolean") == padding.meta.get("boolean"))
+        masked = masked and shaped and like and not (given.get("is_causal") and mask is None)
     picked = all(user.target is operator.getitem and (user.args[1] == 0 or not user.users) for user in node.users)
     return len(given.keys() & {"query", "key", "value"}) == 3 and given.keys() <= known and fits and masked and picked
 
@@ -103,8 +107,8 @@ class _Written:
             with graph.inserting_before(node):
                 q, k, v = self._heads(call, [given[key] for key in ("query", "key", "value")])
                 options: dict[str, Any] = {"is_causal": True} if given.get("is_causal") else {}
-                if given.get("attn_mask") is not None:
-                    options = {"attn_mask": self._mask(call, given["attn_mask"])}
+                if masks := [given[key] for key in ("attn_mask", "key_padding_mask") if given.get(key) is not None]:
+                    options = {"attn_mask": self._mask(call, masks, given.get("key_padding_mask"))}
                 y = call("call_function", F.scaled_dot_product_attention, q, k, v, options=options)
                 # (batch, heads, positions, width) -> positions and batch in the order of the layer, heads as channels.
                 y = call("call_method", "permute", y, *((0, 2, 1, 3) if self.m.batch_first else (2, 0, 1, 3)))
@@ -127,9 +131,16 @@ class _Written:
             found.append(call("call_method", "permute", x, batch, 2, positions, 3))
         return found
 
-    def _mask(self, call: Any, mask: Node) -> Node:
+    def _mask(self, call: Any, masks: list[Node], padding: Node | None) -> Node:
         """The layer's masks are true where nothing is looked at, those of the function where something is."""
-        return call("call_function", operator.invert, mask) if mask.meta.get("boolean") else mask
+        made: list[Node] = []
+        for mask in masks:
+            one = call("call_function", operator.invert, mask) if mask.meta.get("boolean") else mask
+            if mask is padding:  # (samples, keys): the same for all heads and queries
+                one = call("call_method", "unsqueeze", call("call_method", "unsqueeze", one, 1), 2)
+            made.append(one)
+        both = operator.and_ if masks[0].meta.get("boolean") else operator.add
+        return made[0] if len(made) == 1 else call("call_function", both, *made)
 
 
 def _parts(joined: Tensor) -> tuple[nn.Parameter, ...]:

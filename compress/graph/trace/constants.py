@@ -20,7 +20,7 @@ from torch.fx.node import map_arg
 
 from compress.graph.trace.control_flow import Branches
 from compress.graph.trace.lines import stands_for
-from compress.graph.trace.recorder import tensors_in
+from compress.graph.trace.values import tensors_in
 
 MAX_VALUES = 2**26
 """Of one constant; a larger one is not made for a stranger's file."""

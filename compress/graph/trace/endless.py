@@ -24,10 +24,6 @@ _PRODUCTS = (operator.mul, operator.imul)
 _SUMMED = frozenset({operator.add, operator.iadd, operator.sub, operator.isub, *_PRODUCTS, *_POWERS, math.prod, math.pow})
 
 
-class NoSize(BadInput):
-    """A number or sequence that no size of a network comes to."""
-
-
 class Endless:
     """What the numbers of one run of a graph can become; asked before every function, told every value."""
 
@@ -42,7 +38,7 @@ class Endless:
             args: values of its arguments.
 
         Raises:
-            NoSize: it repeats or writes out a sequence, or makes a number that no size is.
+            BadInput: it repeats or writes out a sequence, or makes a number that no size is.
         """
         if node.op != "call_function" or not any(isinstance(a, int | str | list | tuple) for a in args):
             return
@@ -51,7 +47,7 @@ class Endless:
         power = target in _POWERS and plain and not all(isinstance(n, int | float) and abs(n) <= 64 for n in node.args[1:])
         large = any(isinstance(n, int) and abs(n) >= 2**63 for n in args)
         if repeats or power or large or (plain and self._after(node) > _MOST):
-            raise NoSize(
+            raise BadInput(
                 f"The model computes '{node.name}' of numbers that are no sizes. Take the model from a source you trust."
             )
 

@@ -68,6 +68,16 @@ def _batch(given: dict[str, Any], tensors: dict[str, Tensor], node: Node) -> nn.
     return made(_channels(tensors, node), given["eps"], given["momentum"], affine, device="meta")
 
 
+_INSTANCE: dict[int, type[nn.Module]] = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
+
+
+def _instance(given: dict[str, Any], tensors: dict[str, Tensor], node: Node) -> nn.Module:
+    if given["running_mean"] is not None or not given["use_input_stats"]:
+        raise ValueError("it normalizes by what was seen before")
+    made: Any = _INSTANCE[len(node.meta["shape"])]
+    return made(_channels(tensors, node), given["eps"], affine=bool(tensors), device="meta")
+
+
 def _channels(tensors: dict[str, Tensor], node: Node) -> int:
     return len(next(iter(tensors.values()))) if tensors else node.meta["shape"][1]
 
@@ -82,6 +92,7 @@ def _prelu(_: dict[str, Any], tensors: dict[str, Tensor], __: Node) -> nn.Module
 
 
 _BATCH_ARGUMENTS = "input running_mean running_var weight=None bias=None training=False momentum=0.1 eps=1e-5"
+_INSTANCE_ARGUMENTS = "input running_mean=None running_var=None weight=None bias=None use_input_stats=True momentum=0.1 eps=1e-5"
 _TABLE = "input weight padding_idx=None max_norm=None norm_type=2. scale_grad_by_freq=False sparse=False"
 _STATISTICS = ("running_mean", "running_var")
 KINDS: dict[Any, Kind] = {
@@ -97,6 +108,7 @@ KINDS: dict[Any, Kind] = {
     F.rms_norm: Kind("input normalized_shape weight=None eps=None", _rms, ("weight",)),
     F.group_norm: Kind("input num_groups weight=None bias=None eps=1e-5", _group),
     F.batch_norm: Kind(_BATCH_ARGUMENTS, _batch, ("weight", "bias", *_STATISTICS), _STATISTICS),
+    F.instance_norm: Kind(_INSTANCE_ARGUMENTS, _instance),
     F.prelu: Kind("input weight", _prelu, ("weight",)),
     F.embedding: Kind(_TABLE, _table, ("weight",)),
     torch.addmm: Kind("bias input weight", _linear, transposed=True),

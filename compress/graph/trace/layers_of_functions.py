@@ -24,7 +24,7 @@ from compress.graph.trace.functional import free_name
 
 def needs_shapes(graph: Graph) -> bool:
     """Whether a layer's class depends on the axes of its input."""
-    return any(n.op == "call_function" and n.target in (F.batch_norm, F.group_norm) for n in graph.nodes)
+    return any(n.op == "call_function" and n.target in (F.batch_norm, F.group_norm, F.instance_norm) for n in graph.nodes)
 
 
 def layers_for_functions(root: nn.Module, graph: Graph, constants: Constants) -> dict[str, str]:
@@ -118,7 +118,8 @@ class _Call:
         x = values.pop("input", None)
         if any(not isinstance(v, Node) or not constants.is_known(v) for v in sources.values()) or not isinstance(x, Node):
             return None
-        if constants.is_known(x) or any(isinstance(v, Node) for v in _flat(values)):
+        values = {k: constants.value(v) if isinstance(v, Node) and constants.is_known(v) else v for k, v in values.items()}
+        if constants.is_known(x) or any(isinstance(v, Node | Tensor) for v in _flat(values)):
             return None
         tensors = {k: constants.value(v) for k, v in sources.items()}
         if not all(isinstance(t, Tensor) for t in tensors.values()) or not _learned(sources, tensors, kind):
@@ -135,6 +136,12 @@ def _learned(sources: dict[str, Node], tensors: dict[str, Tensor], kind: Kind) -
     """Whether the weight is a parameter, or computed from one; a fixed kernel is no layer's weight."""
     first = next((key for key in ("weight", "bias") if key in sources), None)
     return first is None or sources[first].op != "get_attr" or isinstance(tensors[first], nn.Parameter)
+
+
+def _of_learned(root: nn.Module, source: Node) -> bool:
+    """Whether a parameter is among what a weight is computed from."""
+    names = [str(node.target).rpartition(".") for node in _behind([source]) if node.op == "get_attr"]
+    return any(isinstance(getattr(root.get_submodule(owner), last), nn.Parameter) for owner, _, last in names)
 
 
 def _flat(values: dict[str, Any]) -> list[Any]:
@@ -159,10 +166,10 @@ def _replace(root: nn.Module, calls: list[_Call], taken: set[str]) -> tuple[str,
         if buffer:
             layer._buffers[key] = tensor.detach() if not isinstance(tensor, nn.Parameter) else tensor.data
         else:
-            fixed = first.sources[key].op == "get_attr"  # a buffer, which no training may learn
+            fixed = not _of_learned(root, first.sources[key])  # of buffers, which no training may learn
             made = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor.detach().clone(), requires_grad=not fixed)
             layer._parameters[key] = made
-    if "num_batches_tracked" in layer._buffers:
+    if layer._buffers.get("num_batches_tracked") is not None:
         layer._buffers["num_batches_tracked"] = torch.zeros((), dtype=torch.long)
     name = _place(root, calls, layer.eval(), taken)
     for call in calls:
@@ -244,10 +251,15 @@ def _behind(nodes: list[Node]) -> set[Node]:
     waiting = list(nodes)
     while waiting:
         node = waiting.pop()
-        if node not in found:
+        if node not in found and not _tells_size(node):
             found.add(node)
             waiting.extend(node.all_input_nodes)
     return found
+
+
+def _tells_size(node: Node) -> bool:
+    """Whether a node reads the sizes of a tensor, of which its entries are no part."""
+    return (node.target is getattr and node.args[1] in ("shape", "ndim")) or (node.op == "call_method" and node.target == "size")
 
 
 def _move(root: nn.Module, graph: Graph, path: str, child: nn.Module, taken: set[str]) -> None:

@@ -13,8 +13,13 @@ from types import CodeType
 import torch
 from torch.fx import Node
 
+_NOWHERE = "in torch"
 _TORCH = f"{Path(torch.__file__).parent}/"
 _NOT_THEIRS = (_TORCH, f"{Path(__file__).parent}/")  # frames in here are not the user's code
+
+
+class Unrecorded(Exception):
+    """What a forward does that no graph can say; the message names it."""
 
 
 class Untraced(Exception):
@@ -25,7 +30,10 @@ class Untraced(Exception):
     """
 
     def __init__(self, error: BaseException, path: str):
-        super().__init__(f"{where(error)}: {first_line(error)}")
+        place = where(error)
+        # What we say ourselves of a whole forward has no line, and torch has not said it.
+        ours = place == _NOWHERE and isinstance(error, Unrecorded)
+        super().__init__(first_line(error) if ours else f"{place}: {first_line(error)}")
         self.path = path
 
 
@@ -67,7 +75,7 @@ def of_torch(path: str) -> bool:
 def where(error: BaseException) -> str:
     """`file.py:line` of the innermost line of the user's that an exception passed."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if their_file(f.filename)]
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "in torch"
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else _NOWHERE
 
 
 def first_line(error: BaseException) -> str:

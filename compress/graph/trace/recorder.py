@@ -19,12 +19,16 @@ from torch.fx import Graph, Node
 from torch.overrides import TorchFunctionMode
 
 from compress.graph.names import submodules
-from compress.graph.trace.lines import of_torch, user_line
+from compress.graph.trace.assigned import Pieces, assigned, masked
+from compress.graph.trace.lines import Unrecorded, of_torch, user_line
 from compress.graph.trace.symbolic import input_names, is_assertion, is_leaf, without_defaults
+from compress.graph.trace.values import plain_name, plain_output, same_memory, tensors_in, writes
+
+STALE = "a tensor is read that shares its memory with one that was written into"
 
 
-class Unrecorded(Exception):
-    """What a forward does that no graph can say; the message names it."""
+class Stale(Unrecorded):
+    """A tensor is read that shares its memory with one that was written into."""
 
 
 _OPERATORS: dict[str, Callable[..., Any]] = {
@@ -47,6 +51,7 @@ _READS_VALUES |= {"__bool__", "__int__", "__float__", "__index__", "__complex__"
 _OF_SIZES = frozenset({"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_tensor"})
 """Functions of a tensor that look at its sizes only."""
 IN_PLACE = frozenset({operator.setitem, operator.iadd, operator.isub, operator.imul, operator.itruediv})
+_EMPTY = frozenset({"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"})
 _SAME_ANYWAY = frozenset(["to", "cpu", "cuda", "float", "double", "half", "type", "type_as", "expand_as"])
 """Methods that give their tensor itself where there is nothing to do."""
 
@@ -63,16 +68,20 @@ class Recording:
     kept: list[Any] = field(default_factory=list[Any])  # so that no tensor takes the id of one that has gone
     from_input: set[int] = field(default_factory=set[int])
     constants: dict[Node, Tensor] = field(default_factory=dict[Node, Tensor])
+    pieces: Pieces = field(default_factory=Pieces)
+    stale: dict[int, set[int]] = field(default_factory=dict[int, set[int]])  # by which writes into memory that is shared
 
 
 class Recorder(TorchFunctionMode):
     """Writes down the operations of one run; `failed_in` is the innermost submodule in which one could not be.
 
-    `answer` is what every question about values is told, where it is known that the steps do not depend on that.
+    `answer` is what every question about values is told, where it is known that the steps do not depend on that; `in_place` is
+    whether what is written into a tensor stays so.
     """
 
-    def __init__(self, root: nn.Module, opaque: dict[str, str], answer: bool | None = None):
+    def __init__(self, root: nn.Module, opaque: dict[str, str], answer: bool | None = None, in_place: bool = False):
         super().__init__()
+        self.in_place = in_place
         self.root, self.opaque, self.answer, self.failed_in = root, opaque, answer, ""
         self.asked = False
         self.paths = {id(m): path for path, m in submodules(root)}
@@ -122,6 +131,7 @@ class Recorder(TorchFunctionMode):
                     self.within = around
                     return result
                 target = self._argument(args), self._argument(without_defaults(m, kwargs))
+                self.run.pieces.clear()  # it may write into its input
                 self.inside += 1
                 try:
                     result = called(m, *args, **kwargs)
@@ -140,16 +150,26 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
+        name = getattr(func, "__name__", str(func))
+        if name in _EMPTY and not self.inside:  # what nobody writes there is whatever was in memory
+            return func(*args, **kwargs).zero_()
         seen = [] if self.inside else [t for t in tensors_in((args, kwargs)) if id(t) in self.run.nodes or id(t) in self.names]
         if not seen:
             return func(*args, **kwargs)
-        name = getattr(func, "__name__", str(func))
         if name in _OF_SIZES:  # a constant: whether it follows the batch shows in a second run
             return func(*args, **kwargs)
         if name in _READS_VALUES and any(id(t) in self.run.from_input for t in seen):
             return self._value_of(name, func, args, kwargs)
         if name == "__iter__":
             return iter(self.__torch_function__(torch.unbind, types, (args[0], 0)))
+        if name in ("where", "nonzero") and len(args) == 1:
+            raise Unrecorded(f"{name}() gives as many places as the values of a tensor tell")
+        if name == "__setitem__" and self._assigned(func, *args):
+            return None
+        if writes(name) and args and id(args[0]) not in self.run.nodes and id(args[0]) not in self.names:
+            self._own(args[0], name != "__setitem__" and plain_name(name) in _OPERATORS)
+        if writes(name) or kwargs.get("inplace"):  # what was put together may change in its parts
+            self.run.pieces.clear()
         versions = {id(t): t._version for t in tensors_in(args[:1])}
         result = func(*args, **kwargs)
         made = [t for t in tensors_in(result)]
@@ -187,6 +207,8 @@ class Recorder(TorchFunctionMode):
             return self._node("call_function", func, given, named)
         if name in _REVERSED and len(given) == 2:
             return self._node("call_function", _REVERSED[name], given[::-1], {})
+        if writes(name) and given[0].op == "get_attr" and given[0] in self.run.constants and plain_name(name) in _OPERATORS:
+            name = plain_name(name)  # a constant must not change; from here on its tensor is what was made of it
         if name in _OPERATORS and not named and "rounding_mode" not in kwargs:
             return self._node("call_function", _OPERATORS[name], given, {})
         return self._node("call_method", name, given, named)
@@ -229,6 +251,8 @@ class Recorder(TorchFunctionMode):
 
     def _argument(self, value: Any) -> Any:
         if isinstance(value, Tensor):
+            if self.run.stale.get(id(value)):
+                raise Stale(STALE)
             if (node := self.run.nodes.get(id(value))) is None:
                 node = self._held(value)
             return node
@@ -249,6 +273,54 @@ class Recorder(TorchFunctionMode):
             return value
         raise Unrecorded(f"an argument is a {type(value).__name__}")
 
+    def _assigned(self, func: Any, x: Tensor, index: Any, value: Any) -> bool:
+        """`x[index] = value`, written as a new tensor; False, and nothing done, where that is not possible."""
+        if self.in_place or id(x) in self.names:
+            return False
+        if id(x) not in self.run.nodes:
+            self._own(x, True)
+        part = x[index]
+        itself = isinstance(value, Tensor) and same_memory(part, value)  # x[index] += y: written before, by y itself
+        if itself and id(x) in self.run.stale:
+            self.run.stale[id(x)] -= {id(value)}
+
+        def call(target: Any, *args: Any) -> Node:
+            if target == "getitem":
+                return self._node("call_function", operator.getitem, args, {})
+            return self._node("call_method" if isinstance(target, str) else "call_function", target, args, {})
+
+        given, node = self._argument(value), self._argument(x)
+        if isinstance(index, Tensor):
+            made = masked(call, x, node, index, self._argument(index), value)
+        else:
+            made = assigned(call, self.run.pieces, x, node, index, value, given)
+        if made is None:
+            if node in self.run.constants:  # memory of its own, which a node may write to
+                self._made(x, self._node("call_method", "clone", (node,), {}), data=False)
+            return False
+        data = any(id(t) in self.run.from_input for t in tensors_in((x, index, value)))
+        func(x, index, value)
+        self._spoil(x)
+        self._made(x, made, data)
+        return True
+
+    def _spoil(self, x: Tensor) -> None:
+        """What shares the memory of a tensor that is written into is not what its node gives any more."""
+        memory = x.untyped_storage().data_ptr()
+        for t in self.run.kept:
+            if t is not x and isinstance(t, Tensor) and t.untyped_storage().data_ptr() == memory:
+                self.run.stale.setdefault(id(t), set()).add(id(x))
+
+    def _own(self, x: Tensor, changes: bool) -> None:
+        """A tensor that the forward has made and now writes into, as it was before; `changes`: by nodes that make a new one."""
+        for t in (x._base, x):
+            if t is not None and id(t) not in self.run.nodes:
+                node = self._node("get_attr", f"constant_{len(self.run.constants)}", (), {})
+                self.run.constants[node] = t.detach().clone()
+                self._made(t, node if changes else self._node("call_method", "clone", (node,), {}), data=False)
+        if x._base is not None:
+            self.run.stale.setdefault(id(x._base), set()).add(id(x))
+
     def _held(self, value: Tensor) -> Node:
         """A parameter, a buffer, or a tensor that was made in the forward."""
         name = self.names.get(id(value))
@@ -257,28 +329,3 @@ class Recorder(TorchFunctionMode):
             self.run.constants[node] = value
         self._made(value, node, data=False)
         return node
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """Every tensor in nested tuples, lists, dictionaries and slices."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, tuple | list):
-        return [t for part in cast(tuple[Any, ...], value) for t in tensors_in(part)]
-    if isinstance(value, dict):
-        return [t for part in cast(dict[Any, Any], value).values() for t in tensors_in(part)]
-    return tensors_in((value.start, value.stop, value.step)) if isinstance(value, slice) else []
-
-
-def plain_output(output: Any) -> Any:
-    """Tensors in plain tuples, lists and dictionaries; entries of an output class without one are left out."""
-    if isinstance(output, dict):
-        parts = cast(dict[str, Any], output)
-        return {str(k): plain_output(v) for k, v in parts.items() if tensors_in(v) or isinstance(v, dict)}
-    if isinstance(output, tuple | list):
-        parts = [plain_output(v) for v in cast(tuple[Any, ...], output) if tensors_in(v)]
-        return parts if isinstance(output, list) else tuple(parts)
-    if not isinstance(output, Tensor):
-        needed = "needed are tensors, or tuples, lists or dictionaries of tensors"
-        raise Unrecorded(f"its output is a {type(output).__name__}; {needed}")
-    return output

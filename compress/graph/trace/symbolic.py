@@ -11,7 +11,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from types import CodeType
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.fx import Graph, Node, Proxy, Tracer, _symbolic_trace
@@ -23,6 +23,7 @@ from compress.graph.partial_norm import PartialNorm
 from compress.graph.trace.control_flow import Branches, Number
 from compress.graph.trace.lines import Untraced, of_torch, user_line
 from compress.graph.trace.sharing import loose_tensors
+from compress.graph.trace.values import of_fields
 
 _WRITTEN_OUT = (
     nn.TransformerEncoderLayer,
@@ -196,7 +197,14 @@ class SymbolicTracer(Tracer):
         """What stands for an argument in the graph; torch.fx asks of each whether it is one of twenty rarer kinds first."""
         if type(a) is Number:
             return a.node
-        return a if type(a) in _AS_THEY_ARE else super().create_arg(a)
+        if type(a) in _AS_THEY_ARE:
+            return a
+        if (fields := of_fields(a)) is not None:
+            return super().create_arg({name: value for name, value in fields.items() if value is not None})
+        # Named outputs of torchvision's are classes that a checkpoint knows; any other becomes a plain tuple.
+        if isinstance(a, tuple) and hasattr(a, "_fields") and not type(a).__module__.startswith("torch"):
+            return super().create_arg(tuple(cast(tuple[Any, ...], a)))
+        return super().create_arg(a)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """As torch.fx does it, which looks through all parameters each time."""

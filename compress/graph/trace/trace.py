@@ -21,17 +21,21 @@ from torch.fx import Graph, GraphModule, Node, _symbolic_trace
 
 from compress.errors import BadInput, UnsupportedModel
 from compress.graph.names import refuse_untraceable, submodules
-from compress.graph.trace import attention, constants, products
+from compress.graph.trace import attention, constants, norms_by_hand, products
 from compress.graph.trace.assembled import graph_module
 from compress.graph.trace.functional import module_per_call, modules_for_functions
 from compress.graph.trace.layers_of_functions import layers_for_functions, needs_shapes, rows_for_lookups
-from compress.graph.trace.lines import Untraced, first_line, silent, where
+from compress.graph.trace.lines import Unrecorded, Untraced, first_line, silent, where
+from compress.graph.trace.moved_in_place import moved
 from compress.graph.trace.plain_weights import make_plain
-from compress.graph.trace.recorded import record
-from compress.graph.trace.recorder import Unrecorded, plain_output
+from compress.graph.trace.recorded import changes_others, record
+from compress.graph.trace.recorder import STALE
+from compress.graph.trace.scripted import as_python
 from compress.graph.trace.shapes import holds_tensor, note_shapes
 from compress.graph.trace.sharing import sharing
+from compress.graph.trace.spelled_out import spell_out
 from compress.graph.trace.symbolic import SymbolicTracer
+from compress.graph.trace.values import plain_output
 from compress.graph.trace.wrapped import unwrapped
 
 _RETRIES = 64  # submodules that may turn out not to trace, each at the cost of one more trace
@@ -54,6 +58,11 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
         BadInput: the model does not run on inputs of these shapes.
         UnsupportedModel: `forward` of the model itself depends on data; names the line.
     """
+    with as_python():
+        return _traced(model, inputs)
+
+
+def _traced(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
     model = unwrapped(model)
     refuse_untraceable(model)
     by_symbols, why = _tried(lambda opaque: SymbolicTracer.of(_fresh(model), inputs, opaque), 1)
@@ -71,13 +80,15 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
 def _module(model: nn.Module, graph: Graph, opaque: dict[str, str], inputs: tuple[Tensor, ...]) -> GraphModule:
     """A GraphModule of a model and the graph of its forward."""
     _drop_checks(graph)
+    moved(graph)
+    spell_out(graph)
     plain = _written_out(model, graph, inputs, opaque)
     modules_for_functions(model, graph)
     # After functions have become modules, as those are called once each and must not be counted twice.
     module_per_call(model, graph)
     _shapes(model, graph, inputs)
     _refuse_no_tensor(graph)
-    _drop_numbers(graph)  # needs the shapes: what gives no tensor is told by them
+    _drop_numbers(model, graph)  # needs the shapes: what gives no tensor is told by them
     graph._tracer_cls = None  # torch makes a graph of a pickled module anew, by this class and without its arguments
     module = graph_module(model, graph, type(model).__name__)
     module.meta["opaque"], module.meta["plain"] = opaque, plain
@@ -86,9 +97,10 @@ def _module(model: nn.Module, graph: Graph, opaque: dict[str, str], inputs: tupl
 
 def _written_out(model: nn.Module, graph: Graph, inputs: tuple[Tensor, ...], opaque: dict[str, str]) -> dict[str, str]:
     """Layers for what is written as functions, constants for what sizes tell: both are looked for where tensors stand alone."""
-    attends = attention.present(model, graph)
-    if attends or needs_shapes(graph) or products.present(graph):
+    attends, norms = attention.present(model, graph), norms_by_hand.found(graph)
+    if attends or norms or needs_shapes(graph) or products.present(graph):
         _shapes(model, graph, inputs)
+    norms_by_hand.write_layers(graph, norms)
     if attends:
         attention.write_out(model, graph, opaque)
     if not any(n.op == "get_attr" or n.target in _WRITTEN or constants.is_foreign(n) for n in graph.nodes):
@@ -101,7 +113,7 @@ def _written_out(model: nn.Module, graph: Graph, inputs: tuple[Tensor, ...], opa
     return plain
 
 
-_WRITTEN = constants.BEGINNINGS | {F.layer_norm}
+_WRITTEN = constants.BEGINNINGS | {F.layer_norm, F.instance_norm, F.group_norm}
 
 
 def _shapes(model: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> None:
@@ -134,9 +146,10 @@ def _otherwise(model: nn.Module, inputs: tuple[Tensor, ...], why: str, symbols: 
         by_symbols, why = _tried(lambda opaque: SymbolicTracer.of(_fresh(model), inputs, opaque), _RETRIES)
     found = [way for way in (by_running, by_symbols) if way is not None]
     if not found:
+        needed = "are parts that are written as x[...] = y" if STALE in unrecorded else _STEPS
         raise UnsupportedModel(
-            f"The model's own forward cannot be traced ({unrecorded or why}). Needed is a forward whose steps do not depend on "
-            "the values of its input; move that part into a submodule, which then stays whole."
+            f"The model's own forward cannot be traced ({unrecorded or why}). Needed {needed}; move that part into a submodule, "
+            "which then stays whole."
         )
     return min(found, key=lambda way: len(way[2]))
 
@@ -165,6 +178,7 @@ def _in_eval(model: nn.Module, every: list[nn.Module]) -> None:
         m.__dict__["training"] = False
 
 
+_STEPS = "is a forward whose steps do not depend on the values of its input"
 _HARMLESS = frozenset({"__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__firstlineno__", "extra_repr"})
 _CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _HARMLESS |= {"__static_attributes__", "reset_parameters", "__repr__", "__constants__", "__parameters__", "__annotate_func__"}
@@ -244,12 +258,12 @@ _COMPARISONS = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt,
 _ARITHMETIC = frozenset({getattr, operator.getitem, operator.not_, operator.floordiv, operator.mod, *_COMPARISONS})
 
 
-def _drop_numbers(graph: Graph) -> None:
+def _drop_numbers(root: nn.Module, graph: Graph) -> None:
     """Erase what gives no tensor and has no user: the conditions of branches that sizes have decided."""
     # Backwards: once a user is gone its sources may have none either.
     for node in reversed(list(graph.nodes)):
         plain = node.op in ("call_function", "call_method") and not holds_tensor(node.meta.get("shape"))
-        if plain and not node.users:
+        if plain and not node.users and not changes_others(root, node):  # x[...] = y gives nothing, and changes x
             graph.erase_node(node)
 
 
