@@ -14,8 +14,10 @@ from torch import nn
 
 import compress
 from compress.cli.main import cli
+from compress.commands import methods_run
 from compress.edits import Linearize, from_json
 from compress.errors import BadInput
+from compress.recipe import make
 from compress.report.comparison import LEGEND, cells, compared, markdown, spans
 from compress.report.records import Latency, Quality, Report, StageRecord
 
@@ -201,6 +203,13 @@ QUICK: dict[str, Any] = {
     "allow_doubtful": True,
 }  # fmt: skip
 """Of a net that was never trained."""
+
+
+def test_counts_of_several_methods_are_not_rounded_unless_it_is_said_so(here: Path):
+    open_ = {name: value for name, value in QUICK.items() if name != "align"}
+    for more, align in (({}, 1), ({"align": 8}, 8), ({"target": "latency=0.5"}, None)):
+        recipe = make(model="model.pt", **{**open_, **more})
+        assert methods_run._unrounded(recipe).align == align
 
 
 def test_each_method_has_a_run_of_its_own_and_one_that_cannot_is_told(here: Path):

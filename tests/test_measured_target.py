@@ -136,6 +136,16 @@ def test_the_result_needs_as_much_memory_as_was_asked_for(model: str, tmp_path: 
     assert json.loads((tmp_path / "out/search.json").read_text())["unit"] == "memory"
 
 
+def test_counts_are_not_rounded_for_memory_unless_it_is_said_so(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("compress.pipeline.rounding.pays", lambda *_: True)
+    open_ = {name: value for name, value in SETTINGS.items() if name != "align"}
+    report = run(model, target="memory=0.6", out=tmp_path / "out", **open_)
+    assert report.result.peak_memory_bytes / report.dense.peak_memory_bytes == pytest.approx(0.6, rel=0.05)
+    assert any("multiples of 8 take no less memory" in note for note in report.notes)
+    rounded = run(model, target="memory=0.6", align=8, out=tmp_path / "rounded", **open_)
+    assert rounded.result.peak_memory_bytes <= 0.6 * 1.03 * rounded.dense.peak_memory_bytes
+
+
 def whole_peak(model: str, batch: int) -> int:
     x = torch.zeros(1, 1, 8, 8)
     return cost(trace(torch.load(model, weights_only=False).eval(), (x,)), (x,)).peak_memory_bytes(batch)

@@ -44,6 +44,12 @@ def test_nothing_is_suggested_where_nothing_comes_close(text: str):
     assert meant.target(text, UNITS) == ""
 
 
+@pytest.mark.parametrize("text", ["macs=0.3M", "params=10k", "macs=400000"])
+def test_counts_are_told_to_be_fractions(text: str):
+    with pytest.raises(BadInput, match="are a fraction of the dense model's"):
+        parse_target(text)
+
+
 def test_a_speed_up_is_no_target_and_what_to_ask_for_is_said():
     with pytest.raises(BadInput, match=r"A speed-up is no target: give latency=FRACTION"):
         parse_target("speedup=2")

@@ -15,8 +15,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import nn
 
 import compress
@@ -393,6 +395,38 @@ def test_what_cannot_be_joined_or_begun_is_refused(net: Path, tmp_path: Path):
         compress.tune(net, out=tmp_path / "empty", join=True)
     with pytest.raises(BadInput, match="does not go with"):
         compress.tune(net, out=tmp_path / "t", tolerance=0.1, **QUICK)
+
+
+def test_other_data_of_as_many_samples_is_refused_and_the_same_at_another_path_goes_on(
+    net: Path, tmp_path: Path, monkeypatch: Any
+):
+    digits = load_digits()
+    x, y = (digits.images * 15).astype("uint8"), digits.target
+    for name, images in (("here", x), ("there", x), ("inverted", 255 - x)):
+        np.savez(tmp_path / f"{name}.npz", x=images, y=y)
+    ran, real = list[bool](), trials.run
+
+    def cut_off(recipe: Any, folder: Path, **how: Any) -> Any:
+        ran.append(how["resume"])
+        if len(ran) > 1:
+            return real(recipe, folder, **how)
+        real(recipe, folder, **how)
+        (folder / "report.json").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trials, "run", cut_off)
+    how = {**QUICK, "arch": None, "data": str(tmp_path / "here.npz")}
+    with pytest.raises(KeyboardInterrupt):
+        compress.tune(net, out=tmp_path / "tune", trials=2, over="target=0.5,0.4", **how)
+    with pytest.raises(BadInput, match=r"is of another data .*answers .*brightness"):
+        compress.tune(net, out=tmp_path / "tune", join=True, data=str(tmp_path / "inverted.npz"))
+    found = compress.tune(net, out=tmp_path / "tune", join=True, data=str(tmp_path / "there.npz"))
+    assert ran[:2] == [False, True] and all(one.left is not None for one in found.trials)
+
+
+def test_a_setting_is_searched_once(net: Path):
+    with pytest.raises(BadInput, match="over target is there more than once"):
+        tuned(net, trials=1, over=["target=0.5", "target=0.4"])
 
 
 def test_a_study_that_names_code_runs_it_only_for_who_trusts_it(net: Path):

@@ -45,6 +45,7 @@ def run_methods(
         BadInput: fewer than two methods, one that is not known, or a folder that holds another comparison.
         CompressError: none of them came to a result: what the first one said.
     """
+    recipe = _unrounded(recipe)
     chosen = list(dict.fromkeys(methods))
     for name in chosen:
         if name not in METHODS:
@@ -100,6 +101,12 @@ def _all(chosen: Sequence[str], out: Path, one: Callable[[str, Progress], record
     there = [name for name in chosen if name in reports or (out / name / "recipe.toml").exists()]
     write_text(out / PAGE, page_of(*(out / name for name in there), names=there))
     return found
+
+
+def _unrounded(recipe: Recipe) -> Recipe:
+    """Channel counts as they come, unless it is said how: what each method would round would be a budget of its own."""
+    counted = recipe.target is not None and not recipe.target.startswith("latency")
+    return recipe.model_copy(update={"align": 1}) if counted and recipe.align is None else recipe
 
 
 def _by(recipe: Recipe, method: str) -> Recipe:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack, cast
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from compress import __version__
 from compress.checkpoint.load.live_module import fingerprint
+from compress.data import digest
 from compress.errors import BadInput, Infeasible
 from compress.keywords import Settings, with_settings
 from compress.pipeline import doubts
@@ -29,11 +31,9 @@ from compress.tuning.believed import FOLDER
 from compress.tuning.front import Tuning
 from compress.tuning.rounds import Rounds, usual_runs
 from compress.tuning.storage import shown
-from compress.tuning.trials import Worker
+from compress.tuning.trials import HERE, Worker
 from compress.user import files
 
-HERE = ("model", "arch", "arch_kwargs", "data", "device", "threads", *TRUST)
-"""Settings that say where things are on this machine; who joins a study may give his own."""
 DATABASE = "study.db"
 
 
@@ -199,7 +199,7 @@ def _what(context: Context) -> dict[str, str]:
     data, known = context.data, environment()
     return {
         "model": fingerprint(context.dense.module),
-        "data": f"{len(data.train)} training, {len(data.held_out)} held-out and {len(data.test)} test samples",
+        "data": digest.told(data),
         "processor": known.gpu or known.cpu,
     }
 
@@ -210,8 +210,9 @@ def _compared(facts: Mapping[str, Any], mine: Mapping[str, str], minimize: str, 
     Raises:
         BadInput: it is a study of another model, or of other data.
     """
-    for what in ("model", "data"):
-        if facts.get(what) != mine[what]:
+    alike: dict[str, Callable[[str, str], bool]] = {"model": operator.eq, "data": digest.same}
+    for what, same in alike.items():
+        if not same(str(facts.get(what)), mine[what]):
             raise BadInput(
                 f"The study in {place} is of another {what} ({facts.get(what)}) than this one ({mine[what]}). Give that {what}, "
                 "or another --study."

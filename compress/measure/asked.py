@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compress.errors import BadInput
 from compress.measure import meant
-from compress.measure.units import BYTES, TIMES, amount
+from compress.measure.units import BYTES, COUNTS, TIMES, amount
 
 UNITS = ("params", "macs", "size", "activations", "weights", "latency", "memory")
 _TARGETS = (
@@ -30,7 +30,9 @@ def parse_target(text: str) -> tuple[str, float]:
         return PEAK, peak
     found = amount(value, BYTES) if unit == "size" else share
     # Nobody has a model of so few bytes: a unit was forgotten.
-    if not known or found is None or (unit == "size" and found < 1000 and share is not None):
+    if unit in ("params", "macs") and (found is None or found > 1) and amount(value, COUNTS):
+        needed = f"{unit} are a fraction of the dense model's, as in {unit}=0.5"
+    elif not known or found is None or (unit == "size" and found < 1000 and share is not None):
         needed = f"needed is {_TARGETS}"
     elif 0 < found < (float("inf") if unit == "size" else 1):
         return unit, found

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-BYTES = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 1024.0, "MIB": 1024.0**2, "GIB": 1024.0**3}
+BYTES = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12} | {
+    f"{letter}IB": 1024.0**power for power, letter in enumerate("KMGT", 1)
+}
 """Decimal units, as files are sold, and binary ones where they are named."""
 TIMES = {"MS": 1.0, "S": 1e3, "US": 1e-3}
 """Milliseconds; a unit has to be named."""

@@ -27,7 +27,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from compress import __version__
 from compress.checkpoint.load.live_module import fingerprint
-from compress.data import Data
+from compress.data import digest
 from compress.errors import BadInput, CompressError
 from compress.measure import quality
 from compress.pipeline.given import NOTHING, Given
@@ -188,21 +188,11 @@ def _facts(recipe: Recipe, context: Context, metric: quality.Metric) -> dict[str
     settings = hashlib.sha256(json.dumps(recipe.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
     return {
         "version": __version__,
-        "model": fingerprint(context.dense.module)[:16],
-        "data": _digest(context.data),
+        # Before the data, whose parts are drawn by the seed.
         "recipe": settings[:16],
+        "model": fingerprint(context.dense.module)[:16],
+        "data": digest.exact(context.data),
     }
-
-
-def _digest(data: Data) -> str:
-    """Of what is chosen, in which order, and of some samples."""
-    found = hashlib.sha256(repr(data.spec).encode())
-    for split in (data.train, data.held_out, data.test):
-        found.update(split.index.numpy().tobytes())
-        first = next(iter(split.batches(8, limit=8)), None)
-        for x in first.inputs if first is not None else ():
-            found.update(x.contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
 
 
 def _named(context: Context, metric: quality.Metric) -> dict[str, object]:

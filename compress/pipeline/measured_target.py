@@ -150,6 +150,8 @@ def _searched(recipe: Recipe, stages: Sequence[Stage], context: Context, metric:
     best = max(enough, key=lambda one: one.macs)
     parts = ", ".join(_told(one) for one in looks if one.left is not None)
     note = f"{said} By share of MACs it is {parts}. Taken is {best.macs:.4f}."
+    if not timed(recipe) and recipe.align is None:
+        note += " Channel counts stay as they come, since multiples of 8 take no less memory; they may be slower: --align 8."
     return Searched(_unit(recipe), f"macs={best.macs:.4f}", search.align, note, looks)
 
 
@@ -197,8 +199,9 @@ class _Search:
 
     def looks(self) -> list[Look]:
         """Every share that was tried, in order."""
-        if timed(self.recipe) and self.align is None:
-            self.align = self._block(self._carried_out(0.5, 1))
+        if self.align is None:
+            # Rounded counts take no less memory.
+            self.align = self._block(self._carried_out(0.5, 1)) if timed(self.recipe) else 1
         tried: list[Look] = []
         slow, quick = Look(1.0, 1.0), None
         macs = self.share

@@ -87,7 +87,11 @@ def space(recipe: Recipe, fixed: Collection[str], over: Sequence[str]) -> Space:
     Raises:
         BadInput: a setting that is not searched, values that it does not take, or nothing to search.
     """
-    said = dict(_read(text) for text in over)
+    read = [_read(text) for text in over]
+    said = dict(read)
+    if len(said) < len(read):
+        name = next(name for name in said if [one for one, _ in read].count(name) > 1)
+        raise BadInput(f"--over {name} is there more than once; needed is one, with all its values. Put them together.")
     if both := [name for name in said if name in fixed]:
         raise BadInput(f"--{_dashed(both[0])} and --over {both[0]} both say what it is. Leave one of them out.")
     usual = {name: values for name, values in _usual(recipe).items() if name not in fixed}

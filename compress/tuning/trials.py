@@ -29,7 +29,7 @@ from compress.pipeline.run import run
 from compress.pipeline.sequence import stages_of
 from compress.pipeline.shared import Shared
 from compress.progress import Progress, under
-from compress.recipe import Recipe
+from compress.recipe import TRUST, Recipe, make, settings_in
 from compress.refit import refit
 from compress.report.records import ExportRecord, Outcome, Report
 from compress.tuning.believed import FOLDER, folder_of
@@ -37,12 +37,16 @@ from compress.tuning.rounds import LOOK, LOOK_LEFT, Does, Rounds, before, latest
 from compress.tuning.space import Space, recipe_of, require_inside, suggested
 from compress.tuning.storage import answering
 from compress.tuning.study import Study
+from compress.user import files
+from exporters import atomic
 from exporters.errors import ExportError
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
+HERE = ("model", "arch", "arch_kwargs", "data", "device", "threads", *TRUST)
+"""Settings that say where things are on this machine; who joins a study may give his own."""
 _UNSEEN = (
     *("reconstruct", "iterations", "order", "depth", "linearize", "from_scratch", "epochs", "optimizer", "lr", "weight_decay"),
     *("warmup", "distill", "temperature", "precision", "clip", "ema", "export", "calibrator", "int8_error", "qat"),
@@ -149,6 +153,8 @@ class Worker:
     def _run(self, recipe: Recipe, folder: Path, progress: Progress) -> Report:
         folder.parent.mkdir(parents=True, exist_ok=True)
         begun = (folder / "recipe.toml").exists()
+        if begun:
+            _from_here(folder / "recipe.toml", recipe)
         try:
             return run(recipe, folder, shared=self.shared, resume=begun, progress=progress)
         except GateFailed as error:  # a contract that is broken has figures all the same; what is not exact has none
@@ -212,6 +218,13 @@ class Worker:
             raise CompressError("A file of 8 bits is timed in ONNX Runtime, not in torch. Take --runtime ort, or --export onnx.")
         inputs = tuple(x.repeat(recipe.batch, *[1] * (x.ndim - 1)) for x in context.dense.inputs)
         return races.of_files(known.file, file, inputs).ratio
+
+
+def _from_here(path: Path, recipe: Recipe) -> None:
+    """The recipe of a run that another worker began names model and data as they are called on this machine."""
+    files.unlinked(path.parent)
+    begun = make(**settings_in(path))
+    atomic.write(path, begun.model_copy(update={name: getattr(recipe, name) for name in HERE}).to_toml().encode())
 
 
 def _left_alone(looked: Mapping[str, Any]) -> str:
