@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.utils.data import Dataset
 
 import compress
 from compress.artifact import Artifact, apply
@@ -183,13 +184,27 @@ def apart(one: nn.Module, other: nn.Module) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def other_data(ranks: Ranks) -> dict[str, Any]:
-    """A run in memory in which every process has data of its own."""
-    del ranks
-    torch.manual_seed(int(os.environ["RANK"]))
+class Answers(Dataset[Any]):
+    """The same pictures everywhere, with these classes; read when they are needed."""
+
+    def __init__(self, answers: torch.Tensor):
+        self.answers = answers
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
+        return torch.full((1, 6, 6), number / 60), int(self.answers[number])
+
+
+def other_data(what: str) -> dict[str, Any]:
+    """A run in memory in which every process has a model, a setting or answers of its own."""
+    number = int(os.environ["RANK"])
+    torch.manual_seed(number if what == "other model" else 0)
     net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3))
+    answers = torch.arange(60).roll(number if what == "other data" else 0) % 3
     try:
-        compress.run(net, data=(torch.randn(60, 1, 6, 6), torch.arange(60) % 3), allow_doubtful=True)
+        compress.run(net, data=Answers(answers), rounds=5 + number * (what == "other rounds"), allow_doubtful=True)
     except BadInput as error:
         return {"told": str(error)}
     return {}
@@ -205,8 +220,8 @@ CHECKS: dict[str, Callable[[Ranks], dict[str, Any]]] = {
 
 
 def main(check: str) -> None:
-    if check == "data":
-        found = other_data(ALONE)
+    if check.startswith("other "):
+        found = other_data(check)
         number = int(os.environ["RANK"])
     else:
         store, number, count = next(iter(dist.rendezvous("env://")))

@@ -101,9 +101,10 @@ def test_blocks_and_masked_weights_learn_what_they_learn_in_one_process():
     assert found["lines"] < 1e-12 and found["lines are"] == [8, 8]
 
 
-def test_processes_that_see_other_data_are_told_apart_at_once():
-    told = in_ranks("data", 2, TORCHELASTIC_RUN_ID="here")["told"]
-    assert told.startswith("Process 1 of 2 has another model than the first") and "Give every machine the same files" in told
+@pytest.mark.parametrize("what", ["model", "rounds", "data"])
+def test_processes_that_work_on_something_else_are_told_apart_at_once(what: str):
+    told = in_ranks(f"other {what}", 2, TORCHELASTIC_RUN_ID="here")["told"]
+    assert told.startswith(f"Process 1 of 2 has another {what} than the first") and "Give every machine the same files" in told
 
 
 class Gated(nn.Module):

@@ -6,8 +6,6 @@ say what they opened before anything else: a run of processes that see different
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -185,12 +183,11 @@ def opened_by_all(team: Team, recipe: Recipe, progress: Progress, given: Given, 
 
 
 def _facts(recipe: Recipe, context: Context, metric: quality.Metric) -> dict[str, str]:
-    settings = hashlib.sha256(json.dumps(recipe.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+    settings = {f"--{name.replace('_', '-')}": str(value)[:200] for name, value in recipe.model_dump(mode="json").items()}
     return {
         "version": __version__,
-        # Before the data, whose parts are drawn by the seed.
-        "recipe": settings[:16],
         "model": fingerprint(context.dense.module)[:16],
+        **settings,  # before the data, whose parts are drawn by the seed
         "data": digest.exact(context.data),
     }
 
