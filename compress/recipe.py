@@ -272,7 +272,7 @@ def make(**settings: Any) -> Recipe:
         message = wording.needed(first)
         if not name:
             raise BadInput(message) from error
-        raise BadInput(f"--{name} is {first['input']!r}; {message}.".replace("..", ".")) from error
+        raise BadInput(f"--{name} is {wording.quoted(first['input'])}; {message}.".replace("..", ".")) from error
 
 
 def _unknown(name: str) -> str:
@@ -322,7 +322,8 @@ _OWN_CODE = ("compress.commands.demo:digits_net", "compress.demo:digits_net")
 def code_in(settings: Mapping[str, Any]) -> str:
     """The first setting that names code which would be imported and called, as `arch = os:system`; empty where there is none."""
     for name in ("arch", "data", "metric", "loss", "on", "on_python"):
-        value = str(settings.get(name) or "")
+        value = settings.get(name) or ""
+        value = str(value) if not isinstance(value, int) else ""  # a number names nothing, and has an error of its own
         if name == "arch":
             known = value.startswith(("torchvision:", "timm:", "hf:"))
         elif name == "on_python":

@@ -29,11 +29,31 @@ def pax(record: bytes) -> bytes:
     return member("header", record, tarfile.XHDTYPE)
 
 
+def pax_for_all(record: bytes) -> bytes:
+    return member("header", record, tarfile.XGLTYPE)
+
+
+def negative(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """A member whose header says a size that it has not."""
+    info = tarfile.TarInfo(name)
+    info.size, info.type = 0, kind
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT)[:512])
+    header[124:136] = (b"\xff" if size < 0 else b"\x80") + (size % 256**11).to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
 HEADERS = {
     "a number of two million digits": pax(b"1" * 2_000_000),
     "a number of half a million digits": pax(b"1" * 500_000),
     "a map of a sparse file": pax(b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"),
     "a header behind a header": pax(b"9 a=bcde\n") * 3000,
+    "records for all members": pax_for_all(b"".join(b"14 k%05d=abcd\n" % n for n in range(5000))),
+    "more and more records for all members": b"".join(pax_for_all(b"14 k%05d=abcd\n" % n) for n in range(200)),
+    "a negative size in a header": pax(b"14 size=-1536\n"),
+    "a negative size": member("z.png", b"") + negative("a.png", -512),
+    "a name of a terabyte": negative("././@LongLink", 2**40, tarfile.GNUTYPE_LONGNAME),
     "a long name behind a long name": member("././@LongLink", b"a" * 200, tarfile.GNUTYPE_LONGNAME) * 3000,
 }
 

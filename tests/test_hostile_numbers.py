@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,56 @@ ENDLESS: dict[str, Nodes] = {
 }
 
 
+def method(name: str, target: str, *args: Any) -> dict[str, Any]:
+    return node("call_method", name, target, *args)
+
+
+def function(name: str, target: str, *args: Any) -> dict[str, Any]:
+    return node("call_function", name, target, *args)
+
+
+SHAPE = function("first", "getattr", of("INPUT"), "shape")
+TEXT = method("first", "type", of("INPUT"))
+LONG = method("first", "new_empty", of("INPUT"), [2**27])
+ENDLESS |= {
+    "a shape that is repeated by its method": [SHAPE, method("n0", "__mul__", of("first"), 3 * 10**8)],
+    "sizes behind sizes by their method": [SHAPE, *(method(f"n{i}", "__add__", of("first"), of("first")) for i in range(2))],
+    "a text behind itself": often("add", TEXT, 36),
+    "a product of lists": [SHAPE, function("n0", "math.prod", [10**9, of("first")])],
+    "a product that begins with a list": [
+        SHAPE,
+        function("n0", "math.prod", of("first")) | {"kwargs": {"start": {"tuple": [0, 1]}}},
+    ],
+    "a hundred million tensors": [LONG, method("n0", "unbind", of("first"))],
+    "as many parts": [LONG, method("n0", "split", of("first"), 1)],
+    "as many chunks": [LONG, method("n0", "chunk", of("first"), 2**27)],
+}
+POSITIVE = function("mask", "operator.gt", of("INPUT"), 0.0)
+LARGE: dict[str, Nodes] = {
+    "a square of sizes": [
+        size(2),
+        function("side", "operator.mul", of("first"), 2**12),
+        function("n0", "torch.ones", of("side"), of("side")),
+    ],
+    "a row of numbers": [size(2), function("n0", "torch.linspace", 0, of("first"), 2**34)],
+    "behind what needs entries": [
+        POSITIVE | {"name": "first"},
+        method("some", "masked_select", of("INPUT"), of("first")),
+        method("n0", "new_ones", of("some"), [2**31]),
+    ],
+    "pairs behind what needs entries": [
+        method("first", "nonzero", of("INPUT")),
+        method("many", "new_ones", of("INPUT"), [2**16, 2]),
+        function("n0", "torch.cdist", of("many"), of("many")),
+    ],
+}
+
+
 def opened(path: Path, nodes: Nodes) -> None:
     def put(document: dict[str, Any]) -> None:
         known = document["nodes"]
-        text = {"args": [of(known[0]["name"]) if a == of("INPUT") else a for a in nodes[0]["args"]]}
-        known[1:1] = [nodes[0] | text, *nodes[1:]]
+        texts = json.dumps(nodes).replace('"INPUT"', json.dumps(known[0]["name"]))
+        known[1:1] = json.loads(texts)
         known[-1]["args"] = [{"tuple": [*known[-1]["args"], of(nodes[-1]["name"])]}]
 
     graph_with(path, put)
@@ -63,6 +109,20 @@ def opened(path: Path, nodes: Nodes) -> None:
 def test_numbers_and_sequences_without_end_are_refused_before_they_are_made(tmp_path: Path, what: str):
     with pytest.raises(BadInput, match="of numbers that are no sizes"):
         opened(tmp_path / "model.compressed", ENDLESS[what])
+
+
+@pytest.mark.parametrize("what", LARGE)
+def test_tensors_are_as_large_as_there_is_room_for(tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch):
+    if "entries" in what:
+        monkeypatch.setattr("compress.graph.trace.shapes.SAFE_VALUES", 2**20)  # so that it is seen with little memory
+    with pytest.raises(BadInput, match=r"The model makes \d+ values at 'n0'"):
+        opened(tmp_path / "model.compressed", LARGE[what])
+
+
+@pytest.mark.parametrize("first", [{"tuple": [1]}, 5, "a", None])
+def test_code_that_no_program_has_is_refused(tmp_path: Path, first: Any):
+    with pytest.raises(BadInput, match="is not one that this program wrote"):
+        opened(tmp_path / "model.compressed", [function("first", "operator.iadd", first, of("INPUT"))])
 
 
 @pytest.mark.parametrize("nodes", [often("add", size(2), 3), often("mul", size(2), 4), often("pow", size(2), 2, 3)])

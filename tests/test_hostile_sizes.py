@@ -29,6 +29,8 @@ from compress.commands.bench_files import onnx_inputs
 from compress.data import open_data, settings
 from compress.data.images import colored, pixels
 from compress.errors import BadInput, CompressError
+from compress.recipe import make
+from compress.report.records import from_json as report_from_json
 from exporters import isolated
 from tests.attacks.names import graph_with, small
 from tests.runs import invoke
@@ -138,6 +140,21 @@ def test_a_strip_of_pixels_is_cut_before_it_is_scaled(size: tuple[int, int], mon
     assert found.shape == (32, 32, 3) and made == [32 * 32]
     middle = strip[:, len(strip[0]) // 2] if size[0] < size[1] else strip[len(strip) // 2, :]
     assert abs(found.mean() - middle.mean()) < 60  # of what lies in the middle, and of nothing else
+
+
+@pytest.mark.parametrize("name", ["seed", "arch", "data", "calibration", "method", "unknown"])
+def test_a_number_of_thousands_of_digits_is_told(name: str):
+    Path("recipe.toml").write_text(f"{name} = 0x{'f' * 6000}\n")
+    torch.save(small(), "model.pt")
+    done = invoke("run", "model.pt", "--recipe", "recipe.toml", "--data", "digits", "--out", "out")
+    assert done.exit_code == 2 and "hundreds of digits" in done.stderr, done.stderr
+    with pytest.raises(BadInput, match="number of thousands of digits"):
+        make(**{"model": "a.pt", "data": "digits", "seed": 10**5000})
+
+
+def test_a_report_with_a_number_of_hundreds_of_digits_is_refused():
+    with pytest.raises(BadInput, match="hundreds of digits"):
+        report_from_json('{"schema": 1, "bytes": ' + "9" * 4000 + "}")
 
 
 def test_a_graph_of_millions_of_lists_is_not_parsed():

@@ -53,6 +53,12 @@ def stored_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
                 yield prefix + name, buffer, name not in owner._non_persistent_buffers_set
 
 
+_NONSENSE = (
+    *(KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, RecursionError, OverflowError),
+    *(SyntaxError, NameError),  # of code that torch.fx writes of calls which no program makes, such as `5 += 1`
+)
+
+
 def from_json(text: str, weights: Mapping[str, Tensor] | None = None) -> GraphModule:
     """The model that `to_json` wrote, in eval mode, trainable; weights are zero unless given.
 
@@ -71,7 +77,7 @@ def from_json(text: str, weights: Mapping[str, Tensor] | None = None) -> GraphMo
         name = str(document.get("name", ""))
         module = GraphModule(root, graph, name if name.isidentifier() and not keyword.iskeyword(name) else "GraphModule")
     # What nonsense in the file can make of the lookups above; a bug of ours of another kind still shows as one.
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, RecursionError, OverflowError) as error:
+    except _NONSENSE as error:
         raise _refused(f"{type(error).__name__}: {str(error)[:200]}") from error
     # GraphModule copies only what its nodes name, in their order; unused layers and the order of names must survive as well.
     for own in ("_modules", "_parameters", "_buffers"):

@@ -124,7 +124,7 @@ def make(where: str = "data settings", **values: Any) -> Settings:
             raise BadInput(f"{where}: {_unknown([str(part) for part in first['loc']])}") from error
         name = ".".join(str(part) for part in first["loc"])
         message = wording.needed(first)
-        raise BadInput(f"{where}: {name + ' is ' + repr(first['input']) + '; ' if name else ''}{message}.") from error
+        raise BadInput(f"{where}: {name + ' is ' + wording.quoted(first['input']) + '; ' if name else ''}{message}.") from error
 
 
 def _unknown(place: list[str]) -> str:

@@ -20,6 +20,7 @@ from compress.errors import BadInput
 from compress.user import files, wording
 
 ENTRY = "checksum"
+_DIGITS = re.compile(r"[0-9]{300}")
 CHANGED = (
     f"It was changed after it was written: its {ENTRY} is not that of what it holds. "
     f"Take the file as it was written, or make it again; whoever edited it on purpose removes the entry '{ENTRY}'"
@@ -58,7 +59,13 @@ def check(found: str) -> None:
 
 
 def in_lines(found: str) -> str:
-    """The file with each of its words on one line: a line of somebody else's in a log may be a command (`::error::`)."""
+    """The file with each of its words on one line: a line of somebody else's in a log may be a command (`::error::`).
+
+    Raises:
+        BadInput: it has a number that is no real one, and that no sentence can be made of.
+    """
+    if _DIGITS.search(found):
+        raise BadInput("It has a number of hundreds of digits, which no command writes. Take the file from a source you trust.")
     if re.search(r"\\[nrfv]|\\u|[\x0b\x0c\x85\u2028\u2029]", found) is None:
         return found
 

@@ -20,6 +20,7 @@ _LONGEST = 2**20
 """Bytes of one value; the recipe of a study has a few thousand."""
 _ROWS = 100_000  # trials, of all studies in the database
 _SEVERAL = bytes.fromhex("d9d505f920a163d7")  # at the end of a journal that names another file
+_ENTRIES = 1_000_000  # of any other table: a trial has some ten in each
 _WAIT_S = 60  # for another worker that writes
 _COMPUTES = re.compile(
     r"\b(select|with|as|generated|virtual|trigger|view|where|like|glob|regexp|match|collate)\b|/\*|--", re.IGNORECASE
@@ -44,7 +45,7 @@ def require_plain(path: Path, new: bool) -> None:
     """
     if path.exists():
         _require_regular(path, _MOST)
-    _require_own(path.resolve())
+    _require_own(path)
     if not path.exists():
         return
     if path.stat().st_size == 0 and new:
@@ -83,10 +84,12 @@ def _require_small(opened: sqlite3.Connection, tables: set[str], path: Path) -> 
         (longest,) = opened.execute(f"SELECT max(length(value_json)) FROM {table}").fetchone()
         if (longest or 0) > _LONGEST:
             raise BadInput(f"{path} holds a value of {longest} bytes; a study has at most {_LONGEST}. Give another one.")
-    if "trials" in tables:
-        (rows,) = opened.execute("SELECT count(*) FROM trials").fetchone()
-        if rows > _ROWS:
-            raise BadInput(f"{path} holds {rows} trials; at most {_ROWS} are read. Give another --storage.")
+    for table in tables:
+        most = _ROWS if table == "trials" else _ENTRIES
+        name = table.replace('"', '""')
+        (rows,) = opened.execute(f'SELECT count(*) FROM (SELECT 1 FROM "{name}" LIMIT {most + 1})').fetchone()
+        if rows > most:
+            raise BadInput(f"{path} holds more than {most} rows of {table[:60]}, and no more are read. Give another --storage.")
 
 
 def require_journal(path: Path) -> None:
@@ -97,7 +100,7 @@ def require_journal(path: Path) -> None:
     """
     if path.exists():
         _require_regular(path, files.MOST)
-    _require_own(path.resolve())
+    _require_own(path)
     if not path.exists():
         return
     lines = path.read_bytes().split(b"\n")
@@ -126,7 +129,7 @@ def _require_own(path: Path) -> None:
             found = file.lstat()
             if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
                 raise BadInput(
-                    f"{file} is a link, or no regular file; a study has files of its own. Copy it, or remove the link."
+                    f"{file} is a link, or no regular file; a study has files of its own. Copy it, or name the file itself."
                 )
             if file.name.endswith("-journal") and _end(file) == _SEVERAL:
                 raise BadInput(

@@ -101,15 +101,21 @@ def _shallow(value: Any) -> Any:
     """The value, level by level and not by calls, which depth would end."""
     level = [value]
     for _ in range(DEEPEST + 1):
+        if any(isinstance(one, int) and one.bit_length() > _BITS for one in level):
+            raise ValueError("it has a number of hundreds of digits")
         level = [inner for one in level if isinstance(one, dict | list) for inner in _inside(one)]
         if not level:
             return value
     raise ValueError(_DEEP)
 
 
+_BITS = 1000
+"""Of a whole number: larger ones are no real numbers, and Python writes those of thousands of digits not even into a message."""
+
+
 def _inside(value: Any) -> list[Any]:
     every = cast("list[Any]", list(value.values()) if isinstance(value, dict) else value)
-    return [one for one in every if isinstance(one, dict | list)]
+    return [one for one in every if isinstance(one, dict | list | int)]
 
 
 def json_text(value: object) -> str:

@@ -52,6 +52,18 @@ def needed(error: Mapping[str, Any]) -> str:
     return f"needed is {found}" if found else "needed is another value"
 
 
+def quoted(value: object) -> str:
+    """A value as it was given, as far as a message has room for it."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write whole numbers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= _ROOM else f"{text[:_ROOM]}..."
+
+
+_ROOM = 400
+
+
 def many(count: int, noun: str, plural: str = "") -> str:
     """1 channel, 3 channels; `plural` where that is no s at the end."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

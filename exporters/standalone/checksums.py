@@ -28,7 +28,7 @@ SPARE = 16 << 20  # bytes that even a small archive may unpack to
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}){0,3}")
 """Relative, four levels deep at most, nothing hidden: what a package's own names look like."""
 CHUNK = 1 << 20
-MOST_HEADER = 1 << 20
+MOST_HEADER, MOST_FOR_ALL, MOST_RECORDS = 1 << 20, 1 << 12, 100
 _ODD_HEADER = re.compile(rb"[0-9]{100}|GNU\.sparse")
 
 
@@ -48,23 +48,34 @@ class Member(tarfile.TarInfo):
     """A member of a tar file of a stranger, whose extended header is looked at before Python reads it.
 
     Some versions of Python look for the end of a number of n digits n times over (CVE-2024-6232), go through maps of sparse files
-    that never end, and into one header behind another as deep as they stand.
+    that never end, into one header behind another as deep as they stand, and back where a size is negative (CVE-2025-8194).
     """
 
     def _proc_pax(self, archive):  # type: ignore[no-untyped-def] # tarfile's own name, which calls it
         file = archive.fileobj
-        if self.size > MOST_HEADER:
+        # Records for all members that follow are copied for each of them.
+        if self.size > (MOST_FOR_ALL if self.type == tarfile.XGLTYPE else MOST_HEADER):
             raise tarfile.ReadError(f"a header of {self.size} bytes")
         header = file.read(self._block(self.size))  # type: ignore[attr-defined]
         if _ODD_HEADER.search(header):
             raise tarfile.ReadError("a header that no archive needs")
         archive.fileobj = _Again(header, file)
         try:
-            return super()._proc_pax(archive)  # type: ignore[misc]
+            found = super()._proc_pax(archive)  # type: ignore[misc]
         finally:
             archive.fileobj = file
+        if found.size < 0 or len(archive.pax_headers) > MOST_RECORDS:
+            raise tarfile.ReadError(f"a size of {found.size}, or {len(archive.pax_headers)} records for all members")
+        return found
+
+    def _proc_gnulong(self, archive):  # type: ignore[no-untyped-def]
+        if self.size > MOST_HEADER:
+            raise tarfile.ReadError(f"a name of {self.size} bytes")
+        return super()._proc_gnulong(archive)  # type: ignore[misc]
 
     def _proc_member(self, archive):  # type: ignore[no-untyped-def]
+        if self.size < 0:  # the next member would be this one again
+            raise tarfile.ReadError(f"a size of {self.size}")
         try:
             return super()._proc_member(archive)  # type: ignore[misc]
         except RecursionError as error:

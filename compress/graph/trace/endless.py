@@ -2,13 +2,14 @@
 
 A stranger's graph may square a size sixty times, or do that for some sizes only. So beside the values of one run stands how many
 bits each number and each sequence can have whatever the sizes are: 64 for what is asked of a tensor, the sum of both for a sum
-or a product, and as often as it says for a power.
+or a product, and as often as it says for a power. Texts are no part of it, and neither are tuples of a million tensors.
 """
 
 from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -19,9 +20,13 @@ from compress.errors import BadInput
 
 _SIZE = 64  # bits of what a tensor tells of itself
 _MOST = 2**20  # bits; sums of all sizes of a network take some thousand
+_PIECES = 100_000  # tensors that one is taken apart into
 _POWERS = (operator.pow, operator.ipow)
-_PRODUCTS = (operator.mul, operator.imul)
-_SUMMED = frozenset({operator.add, operator.iadd, operator.sub, operator.isub, *_PRODUCTS, *_POWERS, math.prod, math.pow})
+_REPEATS = (operator.mul, operator.imul, operator.mod)
+_SUMMED = frozenset({operator.add, operator.iadd, operator.sub, operator.isub, *_REPEATS, *_POWERS, math.prod, math.pow})
+_APART = frozenset({"unbind", "split", "chunk", "tensor_split", "hsplit", "vsplit", "dsplit", "unsafe_split", "unsafe_chunk"})
+_ASKED = frozenset({"__getitem__", "__len__", "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__contains__"})
+"""What methods of Python's own values give nothing larger."""
 
 
 class Endless:
@@ -30,26 +35,43 @@ class Endless:
     def __init__(self) -> None:
         self._bits: dict[Node, int] = {}
 
-    def refuse(self, node: Node, args: tuple[Any, ...]) -> None:
-        """Look before a function is called.
+    def refuse(self, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Look before a function or method is called.
 
         Args:
             node: of its call.
             args: values of its arguments.
+            kwargs: those with names.
 
         Raises:
-            BadInput: it repeats or writes out a sequence, or makes a number that no size is.
+            BadInput: it repeats or writes out a sequence or a text, or makes a number that no size is.
         """
-        if node.op != "call_function" or not any(isinstance(a, int | str | list | tuple) for a in args):
+        if node.op not in ("call_function", "call_method"):
             return
-        target, plain = node.target, not any(isinstance(a, Tensor) for a in args)
-        repeats = target in (*_PRODUCTS, operator.mod) and any(isinstance(a, str | list | tuple) for a in args)
-        power = target in _POWERS and plain and not all(isinstance(n, int | float) and abs(n) <= 64 for n in node.args[1:])
-        large = any(isinstance(n, int) and abs(n) >= 2**63 for n in args)
-        if repeats or power or large or (plain and self._after(node) > _MOST):
+        given = (*args, *kwargs.values())
+        if self._grows(node, given) or _pieces(node, given) > _PIECES:
             raise BadInput(
                 f"The model computes '{node.name}' of numbers that are no sizes. Take the model from a source you trust."
             )
+
+    def _grows(self, node: Node, given: tuple[Any, ...]) -> bool:
+        target, plain = node.target, not any(isinstance(a, Tensor) for a in given)
+        if node.op == "call_method":
+            return plain and str(target).startswith("__") and target not in _ASKED
+        if any(isinstance(a, int) and abs(a) >= 2**63 for a in given):
+            return True
+        if target not in _SUMMED:
+            return False
+        if any(isinstance(a, str) for a in tree_leaves(given)):
+            return True
+        if target is math.prod:
+            flat = isinstance(given[0], list | tuple) and all(isinstance(n, int | float) for n in (*given[0], *given[1:]))
+            return not flat or self._after(node) > _MOST
+        if target in _REPEATS and any(isinstance(a, list | tuple) for a in given):
+            return True
+        if target in _POWERS and plain and not all(isinstance(n, int | float) and abs(n) <= 64 for n in node.args[1:]):
+            return True
+        return plain and self._after(node) > _MOST
 
     def told(self, node: Node, value: Any) -> None:
         """What a node's value is: of tensors there is an end."""
@@ -60,11 +82,20 @@ class Endless:
         """Bits of a function's value."""
         if node.op != "call_function":
             return 0
-        most = sum(_SIZE if isinstance(a, int) else self._bits.get(a, 0) for a in tree_leaves(node.args) if _counts(a))
-        if node.target in _POWERS and isinstance(times := node.args[-1], int | float):
+        named = [a for a in tree_leaves((node.args, node.kwargs)) if isinstance(a, int | Node)]
+        most = sum(_SIZE if isinstance(a, int) else self._bits.get(a, 0) for a in named)
+        if node.target in _POWERS and isinstance(times := node.args[-1], int | float) and math.isfinite(times):
             most *= max(1, math.ceil(abs(times)))
         return most if node.target in _SUMMED or node.target is operator.getitem else min(most, _MOST)
 
 
-def _counts(value: Any) -> bool:
-    return isinstance(value, int | Node)
+def _pieces(node: Node, given: tuple[Any, ...]) -> int:
+    """Into how many tensors a tensor is taken apart, at most."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    x = given[0] if given else None
+    if name not in _APART or not isinstance(x, Tensor) or not x.ndim:
+        return 0
+    count = next((a for a in given[1:] if isinstance(a, int) and not isinstance(a, bool)), 1)
+    if name in ("unbind", "split", "unsafe_split"):
+        return max(x.shape) // (1 if name == "unbind" else max(count, 1))
+    return min(count, max(x.shape)) if name.endswith("chunk") else count

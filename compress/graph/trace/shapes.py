@@ -8,6 +8,7 @@ Where anything is unusual (an operation that needs values, a layer that refuses 
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Callable
 from typing import Any, TypeGuard, cast
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Graph, Interpreter, Node
 from torch.fx.node import map_arg
+from torch.utils._pytree import tree_map
 
 from compress.errors import BadInput
 from compress.graph import operations
@@ -72,12 +74,17 @@ def _boolean(value: Any) -> bool:
 class _ShapeNotes(Interpreter):
     def __init__(self, root: nn.Module, graph: Graph):
         super().__init__(root, graph=graph)
-        self.endless = Endless()
+        self.endless, self.most = Endless(), SAFE_VALUES
 
     def run_node(self, n: Node) -> Any:
-        self.endless.refuse(n, self.fetch_args_kwargs_from_env(n)[0])
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        self.endless.refuse(n, args, kwargs)
+        if n.op in ("call_function", "call_method"):
+            _refuse_giant(n, tree_map(bare, args), tree_map(bare, kwargs), self.most, of_any=True)
         value = super().run_node(n)
         self.endless.told(n, value)
+        if n.op == "placeholder" and isinstance(value, Tensor):
+            self.most = max(self.most, _WIDER * value.numel())
         n.meta["shape"], n.meta["boolean"] = shape_of(value), _boolean(value)
         return value
 
@@ -97,11 +104,12 @@ def _without_data(root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> 
                 value = bare(functools.reduce(getattr, target.split("."), root))
             else:
                 args, kwargs = map_arg(node.args, look_up), map_arg(node.kwargs, look_up)
+                endless.refuse(node, args, kwargs)
+                _refuse_giant(node, args, kwargs, most)
                 _refuse_fractions(modules.get(target) if node.op == "call_module" else target, args)
                 if node.op == "call_module":
                     value = _layer(modules[target], args, kwargs)
                 elif node.op == "call_function":
-                    endless.refuse(node, args)
                     value = _function(target, args, kwargs)
                 else:
                     value = args[0] if node.op == "output" else getattr(args[0], target)(*args[1:], **kwargs)
@@ -121,6 +129,47 @@ def _refuse_fractions(part: Any, args: tuple[Any, ...]) -> None:
     table = isinstance(part, nn.Embedding) or part is F.embedding
     if table and args and isinstance(args[0], Tensor) and args[0].is_floating_point():
         raise TypeError("a table is looked up at whole numbers")
+
+
+def _refuse_giant(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], most: int, of_any: bool = False) -> None:
+    """Refuse a tensor of nothing but sizes, or one `of_any` function, before there is memory for it.
+
+    Args:
+        node: that calls a function or method.
+        args: its arguments, tensors without entries.
+        kwargs: those with names.
+        most: values.
+        of_any: whether others than those that make a tensor are asked, too.
+
+    Raises:
+        BadInput: it has more values.
+    """
+    target: Any = node.target
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    if node.op == "call_function" and str(getattr(target, "__module__", "")).startswith("torchvision."):
+        sides = [a for a in args if isinstance(a, list | tuple) and all(isinstance(n, int) for n in a)]
+        if any(math.prod(map(abs, side)) > _WINDOWS for side in sides):
+            raise BadInput(f"The model makes windows of {sides[0]} at '{node.name}'. Take the model from a source you trust.")
+    if node.op not in ("call_function", "call_method") or not (of_any or name in _MAKERS):
+        return
+    where = {"device": "meta"} if name in _MAKERS else {}
+    try:
+        value = (
+            getattr(args[0], target)(*args[1:], **kwargs, **where)
+            if isinstance(target, str)
+            else target(*args, **{**kwargs, **where})
+        )
+    except Exception:  # what it does with real entries is told when it does it
+        return
+    _refuse_too_large(node, value, most)
+
+
+_WINDOWS = 2**24
+_MAKERS = frozenset(
+    {"ones", "zeros", "full", "empty", "rand", "randn", "randint", "eye", "arange", "linspace", "logspace"}
+    | {"tril_indices", "triu_indices", "hann_window", "hamming_window", "new_ones", "new_zeros", "new_full", "new_empty"}
+)
+"""What makes a tensor of sizes alone, wherever the other tensors are."""
 
 
 def _refuse_too_large(node: Node, value: Any, most: int) -> None:
