@@ -48,12 +48,13 @@ def freeze_what_does_not_vanish(s: State, module: GraphModule, classes: Tensor) 
     if not s.zeroed:
         return
     known: dict[frozenset[int], _Vanishing] = {}
+    written = _written(s, module)
     makers = _Makers(s, classes.numpy())
     kept: list[tuple[Tensor, Node, str]] = []
     for atoms, source, reason in s.zeroed:
         gone = frozenset(torch.unique(classes[slim(atoms)]).tolist())
         if gone not in known:  # one stream has many norms
-            known[gone] = _Vanishing(s, module, *makers.of(gone))
+            known[gone] = _Vanishing(s, module, written, *makers.of(gone))
         if known[gone].at(source):
             kept.append((atoms, source, reason))
         else:
@@ -88,10 +89,11 @@ class _Makers:
 class _Vanishing:
     """Answers for channels that `made` and `tables` make."""
 
-    def __init__(self, s: State, module: GraphModule, made: set[str], tables: set[str]):
-        self.s, self.module, self.made, self.tables = s, module, made, tables
+    def __init__(
+        self, s: State, module: GraphModule, written: Mapping[Node, list[Node | None]], made: set[str], tables: set[str]
+    ):
+        self.s, self.module, self.written, self.made, self.tables = s, module, written, made, tables
         self.answers: dict[Node, bool] = {}
-        self.written = _written(module)
 
     def at(self, node: Node) -> bool:
         """Whether what a node gives is zero."""
@@ -159,13 +161,13 @@ class _Vanishing:
         return target in operations.ELEMENTWISE | operations.ELEMENTWISE_METHODS and _is_zero(target, node.args, node.kwargs)
 
 
-def _written(module: GraphModule) -> dict[Node, list[Node | None]]:
+def _written(s: State, module: GraphModule) -> dict[Node, list[Node | None]]:
     """Nodes into which others write, through views, too -> what is written there; None where that is no zero whatever is."""
     found: dict[Node, list[Node | None]] = {}
     for node in module.graph.nodes:
         name = node.target if isinstance(node.target, str) else ""
         method = node.op == "call_method" and name.endswith("_") and not name.endswith("__")
-        if node.op == "call_module" and getattr(m := module.get_submodule(name), "inplace", False) and type(m) in operations.SAME:
+        if node.op == "call_module" and getattr(m := s.modules[name], "inplace", False) and type(m) in operations.SAME:
             if not _gives_zero(m):
                 found.setdefault(node.all_input_nodes[0], []).append(None)
             continue

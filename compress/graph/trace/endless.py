@@ -82,11 +82,17 @@ class Endless:
         """Bits of a function's value."""
         if node.op != "call_function":
             return 0
-        named = [a for a in tree_leaves((node.args, node.kwargs)) if isinstance(a, int | Node)]
-        most = sum(_SIZE if isinstance(a, int) else self._bits.get(a, 0) for a in named)
+        most = sum(map(self._of, (*node.args, *node.kwargs.values())))
         if node.target in _POWERS and isinstance(times := node.args[-1], int | float) and math.isfinite(times):
             most *= max(1, math.ceil(abs(times)))
         return most if node.target in _SUMMED or node.target is operator.getitem else min(most, _MOST)
+
+    def _of(self, given: Any) -> int:
+        if isinstance(given, Node):
+            return self._bits.get(given, 0)
+        if isinstance(given, list | tuple):
+            return sum(map(self._of, given))
+        return _SIZE if isinstance(given, int) else 0
 
 
 def _pieces(node: Node, given: tuple[Any, ...]) -> int:

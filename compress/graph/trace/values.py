@@ -40,7 +40,8 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 def of_fields(output: Any) -> dict[str, Any] | None:
     """The fields of a data class by name; None for anything else."""
-    if not dataclasses.is_dataclass(output) or isinstance(output, type | dict | tuple):
+    kind = type(output)  # not its __class__: what stands for a value has to find that out first
+    if not dataclasses.is_dataclass(kind) or issubclass(kind, dict | tuple):
         return None
     return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
 
