@@ -49,6 +49,38 @@ def as_a_run(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_recipe_that_somebody_wrote_is_not_replaced_unless_it_is_said_so(force: bool, here: Path):
+    model_and_data(here)
+    own = '# mine\nmodel = "model.pt"\ndata = "data.npz"\n'
+    (here / "own").mkdir()
+    (here / "own" / "recipe.toml").write_text(own)
+    recipe = make(model="model.pt", data="data.npz", target="macs=0.5", epochs=0.0)
+    if force:
+        with open_workspace(here / "own", recipe, resume=False, force=True):
+            assert (here / "own" / "recipe.toml").read_text() != own
+        return
+    with pytest.raises(BadInput, match="holds another run"), open_workspace(here / "own", recipe, resume=False, force=False):
+        pass
+    assert (here / "own" / "recipe.toml").read_text() == own
+
+
+@pytest.mark.parametrize("key", ["model", "data", "plan"])
+def test_force_removes_nothing_that_the_run_begins_with(key: str, here: Path):
+    as_a_run(here / "out")
+    (here / "out" / "model.compressed").mkdir(exist_ok=True)
+    inside = {"model": "out/model.compressed", "data": "out/pictures/data.npz", "plan": "out/plan.json"}
+    (here / "out" / "pictures").mkdir(exist_ok=True)
+    (here / "out" / "pictures" / "data.npz").write_text("mine")
+    (here / "out" / "plan.json").write_text("{}")
+    recipe = make(**{"model": "model.pt", "data": "data.npz", "target": "macs=0.5", key: inside[key]})
+    before = contents(here / "out")
+    refused = pytest.raises(BadInput, match=f"{key} {inside[key]} is one of the files")
+    with refused, open_workspace(here / "out", recipe, resume=False, force=True):
+        pass
+    assert contents(here / "out") == before
+
+
 LINKS = {
     ".lock": "secret.txt",
     "stages": ".",

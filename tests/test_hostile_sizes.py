@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,9 @@ from torchvision import datasets
 import exporters
 from compress.checkpoint.deserialize import from_json
 from compress.checkpoint.load.architectures import accepts, build
-from compress.checkpoint.load.hugging_face import _harmless
+from compress.checkpoint.load.hugging_face import _harmless, _offline, _require_here
 from compress.checkpoint.load.model import open_artifact
+from compress.checkpoint.load.most_values import MostValues, TooMany
 from compress.commands.bench_files import onnx_inputs
 from compress.data import open_data, settings
 from compress.data.images import colored, pixels
@@ -176,6 +178,35 @@ def test_the_batch_of_an_onnx_file_is_a_number(first: int):
             onnx_inputs(Path("net.onnx"), 2)
     else:
         assert onnx_inputs(Path("net.onnx"), 2)[0].shape == (first or 2, 4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"backbone": "microsoft/resnet-50"},
+        {"deep": [{"backbone": "hf-hub:x/y"}]},
+        {"backbone_config": {"architecture": "local-dir:here"}},
+    ],
+)
+def test_a_config_takes_no_part_of_it_from_elsewhere(config: dict[str, Any]):
+    with pytest.raises(BadInput, match="would be fetched or opened"):
+        _require_here(config, "folder")
+    _require_here({"backbone": "resnet50", "name": "a/b"}, "folder")
+
+
+def test_the_hub_is_asked_nothing_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch):
+    constants = ModuleType("huggingface_hub.constants")
+    constants.HF_HUB_OFFLINE = False  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "huggingface_hub.constants", constants)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    with _offline():
+        assert os.environ["HF_HUB_OFFLINE"] == "1" and constants.HF_HUB_OFFLINE is True
+    assert os.environ["HF_HUB_OFFLINE"] == "0" and constants.HF_HUB_OFFLINE is False
+
+
+def test_values_beyond_the_weights_are_not_made_first():
+    with pytest.raises(TooMany), MostValues(1000):
+        torch.empty(2**40, 2**10)
 
 
 def test_no_part_of_a_config_names_code_or_a_file():

@@ -104,11 +104,12 @@ def test_the_start_of_a_process_is_known_without_proc(sleeper: subprocess.Popen[
 
 def test_a_temporary_folder_takes_those_of_the_dead_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: int):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    for name in (f"compress-{of(gone, 5)}-aaaa", f"compress-{of(os.getppid())}-aaaa", "compress-abcdefgh", "thesis"):
+    others = ("compress-abcdefgh", "thesis", "compress-2024-backup", f"compress-{gone}-notes", "compress-20240101-mine.tar")
+    for name in (f"compress-{of(gone, 5)}-aaaa", f"compress-{of(os.getppid())}-aaaa", *others):
         (tmp_path / name / "inside").mkdir(parents=True)
     with leftovers.folder() as made:
         assert made.is_dir() and leftovers.dead(made.name) is False
-    assert {p.name for p in tmp_path.iterdir()} == {f"compress-{of(os.getppid())}-aaaa", "compress-abcdefgh", "thesis"}
+    assert {p.name for p in tmp_path.iterdir()} == {f"compress-{of(os.getppid())}-aaaa", *others}
 
 
 def test_a_run_removes_what_dead_runs_left_in_its_folder_and_nothing_else(

@@ -182,6 +182,14 @@ def test_files_of_two_kinds_or_two_sets(tmp_path: Path):
         open_data(str(tmp_path / "{a,b}.parquet"))
 
 
+@pytest.mark.parametrize("kind", [pa.null(), pa.list_(pa.null(), 8), pa.struct([("bytes", pa.null())]), pa.int64()])
+def test_a_column_that_is_no_picture_is_refused_by_its_type(tmp_path: Path, kind: Any):
+    arrow_file(tmp_path / "a.arrow", pa.table({"image": pa.nulls(12, kind), "label": list(range(12))}), "stream", None)
+    (tmp_path / "data.toml").write_text(f'source = "{tmp_path / "a.arrow"}"\n[columns]\nimage = "image"\n')
+    with pytest.raises(BadInput, match=r"is of type .*; needed is one of bytes"):
+        open_data(str(tmp_path / "data.toml"))
+
+
 @pytest.mark.parametrize("source", ["digits", "folder"])
 def test_columns_of_what_is_no_table_are_refused(tmp_path: Path, source: str):
     (tmp_path / "folder").mkdir()

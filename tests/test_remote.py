@@ -108,6 +108,12 @@ def there(host: Host) -> ssh.Device:
     return ssh.device(host.target, config=host.config, timeout=30)
 
 
+@pytest.mark.parametrize("words", ["'", '"a', "\\"])
+def test_a_command_without_an_end_is_told(words: str):
+    with pytest.raises(BadInput, match="needed is a command such as venv/bin/python"):
+        ssh._words(words)
+
+
 def python(path: Path, version: str, importable: bool = True) -> str:
     """A Python that claims a version, or lacks onnxruntime."""
     hidden = "" if importable else "import sys; sys.modules['onnxruntime'] = None; "

@@ -13,7 +13,7 @@ import pytest
 import torch
 from encoded import picture
 from PIL import Image
-from runs import invoke
+from runs import invoke, stopped_after
 
 from compress.data.open_data import open_data
 from compress.data.settings import from_toml, make
@@ -28,6 +28,23 @@ from compress.user.shard_paths import shards
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(cache_folder.CACHE, str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x-{0..999999999}{5..1}.tar", "counts from 5 to 1"),
+        ("x-{0..99999}{0..99999}.tar", "more than 100,000 files"),
+        ("{a}" * 1500 + ".tar", "more than 100,000 files"),
+        ("{a,b}" * 18 + ".tar", "more than 100,000 files"),
+        ("gd" + "/*/.." * 12 + "/*.tar", "too many folders"),
+        ("/*/*/*/*/*/*/*.tar", "too many folders"),
+        ("~nobodyx/{0..3}.tar", "home folder that is not there"),
+    ],
+)
+def test_patterns_without_end_are_refused_before_they_are_gone_through(text: str, said: str):
+    with stopped_after(20), pytest.raises(BadInput, match=said):
+        shards(text)
 
 
 def shard(path: Path, members: list[tuple[str, bytes]]) -> Path:

@@ -102,19 +102,24 @@ def _columns(schema: Any, settings: Settings, where: str) -> tuple[str, str | No
     """Names of the column of pictures and of the one of classes, and of the classes, where they are told."""
     features = _features(schema)
     kinds = {name: str(schema.field(name).type) for name in schema.names}
-    pictures = [
-        name
-        for name, kind in kinds.items()
-        if features.get(name, {}).get("_type") == "Image" or "bytes: binary" in kind or kind in ("binary", "large_binary")
-    ]
+    pictures = [name for name, kind in kinds.items() if features.get(name, {}).get("_type") == "Image" or _of_bytes(kind)]
     classes = [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel"]
     classes = classes or [name for name, kind in kinds.items() if kind.startswith(("int", "uint"))]
     image = _chosen(settings.columns.image, pictures, kinds, "pictures", "image", where)
     if image is None:
         raise BadInput(f"{where} has no column of pictures among {_told(kinds)}. Needed is one of bytes, or of an Image.")
+    if not _of_bytes(kinds[image]):
+        raise BadInput(
+            f"The column '{image}' of {where} is of type {kinds[image][:60]}; needed is one of bytes, or of an Image. Correct "
+            "[columns] image."
+        )
     label = _chosen(settings.columns.label, classes, kinds, "classes", "label", where)
     names = features.get(label or "", {}).get("names")
     return image, label, tuple(map(str, names)) if isinstance(names, list) and names else None
+
+
+def _of_bytes(kind: str) -> bool:
+    return kind in ("binary", "large_binary") or (kind.startswith("struct<") and "bytes: binary" in kind)
 
 
 def _chosen(said: str | None, found: list[str], kinds: dict[str, str], what: str, key: str, where: str) -> str | None:

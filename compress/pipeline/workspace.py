@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +167,8 @@ def _found(out: Path, recipe: Recipe, resume: bool, force: bool) -> list[str]:
         force = force or bool(found)  # a run that stopped before its first stage was finished
     if there and not found and not force:
         raise BadInput(f"{out} holds files that are not of a run; needed is an empty folder. Choose another, or add --force.")
+    if found and not resume and (force or not _worth_keeping(out, found)):
+        _spared(out, recipe, found)
     if found and resume:
         _same_settings(out, recipe)
         return []
@@ -176,8 +178,40 @@ def _found(out: Path, recipe: Recipe, resume: bool, force: bool) -> list[str]:
 
 
 def _worth_keeping(out: Path, found: list[str]) -> bool:
-    """Whether a folder holds more than the traces of a run that finished no stage."""
+    """Whether a folder holds more than the traces of a run that finished no stage, or a recipe that somebody wrote himself."""
+    recipe = out / "recipe.toml"
+    if (PAGE in found and not recipe.exists()) or (recipe.exists() and not _written_by_us(recipe)):
+        return True
     return not set(found) <= {"recipe.toml", "search.json", "stages", PAGE} or any((out / "stages").glob("*"))
+
+
+def _written_by_us(recipe: Path) -> bool:
+    """Whether a recipe is as a run writes it, to the letter."""
+    try:
+        return files.text(recipe) == make(**settings_in(recipe)).to_toml()
+    except (BadInput, OSError, UnicodeDecodeError):
+        return False
+
+
+def _spared(out: Path, recipe: Recipe, names: Iterable[str]) -> None:
+    """Refuse to remove what the run itself begins with.
+
+    Raises:
+        BadInput: its model, data or plan lies among what would go.
+    """
+    going = [(out / name).resolve() for name in names]
+    for key in ("model", "data", "initial", "teacher", "plan"):
+        value = getattr(recipe, key, None)
+        if not isinstance(value, str) or not value:
+            continue
+        try:
+            place = Path(value).expanduser().resolve()
+        except (ValueError, OSError, RuntimeError):  # no path at all
+            continue
+        if any(place == one or place.is_relative_to(one) for one in going):
+            raise BadInput(
+                f"--{key} {value} is one of the files of {out} that --force replaces. Give another --out, or copy the file first."
+            )
 
 
 def _same_settings(out: Path, recipe: Recipe) -> None:

@@ -132,7 +132,7 @@ class Workshop:
     def run(self, *words: str) -> Done:
         """Run a script there; what it prints as JSON comes behind a mark."""
         stop = f"$(command -v timeout > /dev/null && echo timeout {self.limit:.0f})"  # a script that hangs does not stay behind
-        script = shlex.join([*shlex.split(self.python), *words])
+        script = shlex.join([*_words(self.python), *words])
         # Its number stands in a file while it runs, for the guard.
         waiting = "echo $! > pid; wait $!; code=$?; rm -f pid; exit $code"
         run = f"cd {self.folder} && export TMPDIR={self.folder} && echo {MARK}answer && {{ {stop} {script} & {waiting}; }}"
@@ -206,9 +206,19 @@ def scripts() -> dict[str, Path]:
     return {path.name: path for path in sorted(Path(str(script.__file__)).parent.glob("[!_]*.py"))}
 
 
+def _words(python: str) -> list[str]:
+    """What starts Python on a device."""
+    try:
+        return shlex.split(python)
+    except ValueError as error:  # a quotation without an end
+        raise BadInput(
+            f"Python is to be started by {python!r} ({error}); needed is a command such as venv/bin/python."
+        ) from error
+
+
 def prepare(there: Device, python: str) -> dict[str, str]:
     """A fresh folder on the device, and what it has: free kilobytes, version of Python."""
-    text = PREPARE.replace("PYTHON", shlex.join(shlex.split(python)))
+    text = PREPARE.replace("PYTHON", shlex.join(_words(python)))
     # The login shell may be any; the script is for a POSIX one.
     done = call(there, "exec sh -s", given=text.encode(), limit=there.timeout)
     lines = [line[len(MARK) :] for line in done.stdout.splitlines() if line.startswith(MARK)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import BadInput, MissingPackage, NotWritten, extra
 from compress.tuning.believed import readable
 from compress.tuning.database import require_journal, require_plain
+from compress.user import files
 
 if TYPE_CHECKING:
     import optuna
@@ -84,23 +84,23 @@ def opened(place: str, new: bool = True) -> optuna.storages.BaseStorage:
     file = rest.removeprefix("/").partition("?")[0] if kind.startswith("sqlite") else "" if colons else place
     if kind.startswith("sqlite") and file.startswith("file:"):
         raise BadInput(f"--storage is {place}; needed is the path itself: sqlite:///FILE.")
-    if file and not new and not Path(file).expanduser().exists():
+    if file and not new and not files.at_home(file).exists():
         raise BadInput(f"There is no --storage {place} to join. Leave --join out to make it, or give another one.")
     with answering(place), readable(shown(place)):
         if not colons:
             from optuna.storages.journal import JournalFileBackend
 
-            if not Path(place).expanduser().parent.is_dir():
+            if not files.at_home(place).parent.is_dir():
                 raise BadInput(f"The folder of --storage {place} does not exist. Make it, or give another place.")
-            require_journal(Path(place).expanduser())
-            return optuna.storages.JournalStorage(JournalFileBackend(str(Path(place).expanduser())))
+            require_journal(files.at_home(place))
+            return optuna.storages.JournalStorage(JournalFileBackend(str(files.at_home(place))))
         if kind == "grpc":
             return _proxy(place, *rest.rpartition(":")[::2])
         _require_address(place)
         how: dict[str, Any] = {"pool_pre_ping": True}
         if kind.startswith("sqlite"):
             if file and file != ":memory:":
-                require_plain(Path(file).expanduser(), new)
+                require_plain(files.at_home(file), new)
             how["connect_args"] = {"timeout": 60}  # seconds that a writer waits for another one
         beats = {"heartbeat_interval": BEAT_S, "grace_period": _GRACE_S, "heartbeat_stale_trial_callback": again(RETRIES)}
         try:

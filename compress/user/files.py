@@ -149,6 +149,18 @@ def is_address(path: str | Path) -> bool:
     return found is not None and not os.path.exists(f"{found['kind']}:")
 
 
+def at_home(path: str | Path) -> Path:
+    """A path with ~ written out.
+
+    Raises:
+        BadInput: it begins in the home folder of nobody.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise BadInput(f"'{str(path)[:200]}' begins in a home folder that is not there. Give the path itself.") from error
+
+
 def here(path: str | Path) -> None:
     """Refuse the address of storage that is no file system, which would be taken for folders of such names on this machine.
 
@@ -187,7 +199,7 @@ def source(path: str) -> Path:
         BadInput: it does not, or the name is no known source at all.
     """
     here(path)
-    found = Path(path).expanduser()
+    found = at_home(path)
     try:
         there = found.exists()
     except OSError as error:  # a name that is too long, a folder that may not be entered
@@ -212,7 +224,7 @@ def boxes(path: str) -> Path:
         BadInput: there is none.
     """
     here(path)
-    found = Path(path).expanduser()
+    found = at_home(path)
     if not found.is_dir():
         what = "is a file" if found.is_file() else "is not there"
         raise BadInput(f"The data '{path}' {what}. {BOXES_NEEDED}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from compress.user import files
 from compress.user.wording import many
 
 MOST = 100_000
+_BRACES, _WILD = 20, 2
 KINDS = (".tar", ".parquet", ".arrow")
 SUFFIXES = (*KINDS, ".tar.gz", ".tgz")
 IN_FOLDERS = ("*.tar", "*.parquet", "data/*.parquet")
@@ -30,14 +30,13 @@ def shards(text: str) -> list[Path]:
         BadInput: one of them is not there, is compressed, or of another kind than the others.
     """
     files.here(text)
-    path = Path(text).expanduser()
+    path = files.at_home(text)
     if os.path.isdir(path):
         return _inside(path)
     if not text.rstrip("}").endswith(SUFFIXES):
         return []
-    found = [Path(one).expanduser() for one in itertools.islice(_expanded(text), MOST + 1)]
-    if len(found) > MOST:
-        raise BadInput(f"'{text}' stands for more than {MOST:,} files. Give fewer.")
+    _require_few(text)
+    found = [files.at_home(one) for one in _expanded(text)]
     found = [one for shard in found for one in (sorted(map(Path, glob.glob(str(shard)))) if "*" in str(shard) else [shard])]
     if lacking := [str(one) for one in found if not os.path.isfile(one)] or ([text] if not found else []):
         raise BadInput(f"{many(len(lacking), 'file')} of '{text}' cannot be found: {', '.join(lacking[:5])}. Correct the name.")
@@ -46,6 +45,27 @@ def shards(text: str) -> list[Path]:
     if len(kinds := sorted({one.suffix for one in found})) > 1:
         raise BadInput(f"'{text}' stands for {' and '.join(kinds)} files; needed are files of one kind. Give one of the two.")
     return list(dict.fromkeys(found))
+
+
+def _require_few(text: str) -> None:
+    """Refuse patterns that stand for more than anybody has, before they are gone through.
+
+    Raises:
+        BadInput: one does.
+    """
+    count = 1
+    for first, last in re.findall(r"\{(\d{1,9})\.\.(\d{1,9})\}", text):
+        if int(first) > int(last):
+            raise BadInput(f"'{text[:200]}' counts from {first} to {last}; needed is a smaller number first, then a larger one.")
+        count *= int(last) - int(first) + 1
+    for words in re.findall(r"\{([^{}]*,[^{}]*)\}", text):
+        count *= words.count(",") + 1
+    folders = text.replace("\\", "/").split("/")[:-1]
+    wild = [folder for folder in folders if "*" in folder]
+    if count > MOST or text.count("{") > _BRACES:
+        raise BadInput(f"'{text[:200]}' stands for more than {MOST:,} files. Give fewer.")
+    if len(wild) > _WILD or (wild and ".." in folders):
+        raise BadInput(f"'{text[:200]}' looks through too many folders. Needed is a * in the file's name, or in {_WILD} folders.")
 
 
 def _inside(folder: Path) -> list[Path]:

@@ -64,8 +64,8 @@ def dead(name: str) -> bool | None:
     parts = [name[len(TEMPORARY) :].rpartition("-")[0]] if name.startswith(TEMPORARY) else name.split(".")
     # A whole mark before a bare number: what follows it is random, and may be one.
     marks = sorted((found for found in map(MARK.fullmatch, parts) if found), key=lambda found: found["start"] is not None)
-    if not marks:
-        return None
+    if not marks or (name.startswith(TEMPORARY) and marks[-1]["start"] is None):
+        return None  # in a folder that is everybody's, a number alone may be a year
     pid, start, where = (marks[-1][key] for key in ("pid", "start", "machine"))
     if where is not None and where != machine():
         return None

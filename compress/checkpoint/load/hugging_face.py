@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +21,7 @@ _CONFIG = "config.json"
 _LEFT_OUT = frozenset({"model_type", "architectures", "torch_dtype", "dtype", "transformers_version"})
 _NAMING = frozenset({"attn_implementation", "auto_map", "checkpoint_path"})
 """What may name code to be fetched, or a file to be opened; so may whatever begins with an underscore."""
+_PARTS = frozenset({"backbone", "architecture", "model_name", "name_or_path"})
 _LEFT_OUT |= {"quantization_config", "use_cache"}
 
 
@@ -33,9 +37,10 @@ def factory(where: str) -> Callable[..., nn.Module]:
     if find_spec("transformers") is None:
         raise BadInput(f"--arch hf:{where} needs transformers, which is not installed: {extra('hf')}.")
     found = _read(Path(where))
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before the import, which reads it
-    transformers: Any = importlib.import_module("transformers")
+    with _offline():
+        transformers: Any = importlib.import_module("transformers")
     kind, names = found.get("model_type"), found.get("architectures")
+    _require_here(found, where)
     if found.get("auto_map"):
         raise BadInput(
             f"--arch hf:{where} needs code of its own (auto_map in the config, for trust_remote_code), which is not run. Write a "
@@ -54,9 +59,44 @@ def factory(where: str) -> Callable[..., nn.Module]:
 
     def make(**arguments: Any) -> nn.Module:
         # A cache of keys and values is no output that anybody measures.
-        return cast(Any, made)(transformers.AutoConfig.for_model(kind, **({"use_cache": False} | own | arguments)))
+        with _offline():
+            return cast(Any, made)(transformers.AutoConfig.for_model(kind, **({"use_cache": False} | own | arguments)))
 
     return make
+
+
+@contextmanager
+def _offline() -> Generator[None]:
+    """Nothing is asked of the hub, whatever the environment says and whoever has imported its library before."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read by the import
+    constants: Any = sys.modules.get("huggingface_hub.constants")
+    was = constants and constants.HF_HUB_OFFLINE
+    if constants:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        if constants:
+            constants.HF_HUB_OFFLINE = was
+        if before is not None:
+            os.environ["HF_HUB_OFFLINE"] = before
+
+
+def _require_here(config: Any, where: str) -> None:
+    """Refuse parts that a config takes from elsewhere by a name: a repository of the hub, or a folder.
+
+    Raises:
+        BadInput: one does.
+    """
+    parts = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
+    for key, value in cast("Iterable[tuple[Any, Any]]", parts):
+        if key in _PARTS and isinstance(value, str) and re.search(r"[/:\\]", value):
+            raise BadInput(
+                f"--arch hf:{where} takes its {key} from {value[:80]!r}, which would be fetched or opened. Needed is one that "
+                "describes all its parts; save the whole model with save_pretrained."
+            )
+        _require_here(value, where)
 
 
 def _harmless(config: dict[str, Any]) -> dict[str, Any]:

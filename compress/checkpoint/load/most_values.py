@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ TENSORS = 100_000
 """How many tensors it may make: a thousand layers have some ten thousand."""
 LARGEST = 10**7
 """Of a whole number among the arguments: what is made by it is there before it is counted."""
+
+
+_MAKERS = frozenset(f"aten::{name}" for name in ("empty", "zeros", "ones", "full", "rand", "randn"))
 
 
 class TooMany(Exception):
@@ -36,6 +40,10 @@ class MostValues(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         call: Callable[..., Any] = func
+        # Of sizes alone it is known before there is memory for it.
+        sizes: Any = args[0] if args and isinstance(args[0], list | tuple) else ()
+        if func._schema.name in _MAKERS and all(isinstance(n, int) for n in sizes) and math.prod(sizes) > self.left:
+            raise TooMany(f"it makes more than {self.most} values")
         made = call(*args, **(kwargs or {}))
         # What an operation writes in place, or looks at in another shape, is no new tensor.
         new = isinstance(made, Tensor) and made.device.type != "meta" and func._schema.returns[0].alias_info is None
