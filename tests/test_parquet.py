@@ -182,6 +182,19 @@ def test_files_of_two_kinds_or_two_sets(tmp_path: Path):
         open_data(str(tmp_path / "{a,b}.parquet"))
 
 
+def test_rows_that_are_one_large_entry_each_are_decoded_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    entry = pa.DictionaryArray.from_arrays(pa.array([0] * 64), pa.array([bytes(2**25)], pa.binary()))
+    more = pa.StructArray.from_arrays([entry, entry, entry], names=["bytes", "a", "b"])
+    asked, real = list[int](), pq.ParquetFile.iter_batches
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda self, rows, **how: asked.append(rows) or real(self, rows, **how))
+    for name, column in (("plain", entry), ("struct", more)):
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table({"image": column, "label": [0] * 64}), path, compression="zstd", store_schema=False)
+        with pytest.raises(BadInput, match="hold more than"):
+            open_data(str(path))
+    assert asked == [7, 2]
+
+
 @pytest.mark.parametrize("kind", [pa.null(), pa.list_(pa.null(), 8), pa.struct([("bytes", pa.null())]), pa.int64()])
 def test_a_column_that_is_no_picture_is_refused_by_its_type(tmp_path: Path, kind: Any):
     arrow_file(tmp_path / "a.arrow", pa.table({"image": pa.nulls(12, kind), "label": list(range(12))}), "stream", None)

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +28,8 @@ from compress.user.cache_folder import cache_folder
 from compress.user.wording import many
 from exporters import atomic
 
-FEW = 64  # rows of parquet that are decoded at once
+FEW = 64  # rows of parquet that are decoded at once, or fewer
+_DECODED = 2**28  # bytes
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def _of_parquet(path: Path, columns: list[str], settings: Settings) -> Any:
     with pa.parquet.ParquetFile(path) as opened:
         rows = [opened.metadata.row_group(i) for i in range(opened.metadata.num_row_groups)]
         if sum(group.total_byte_size for group in rows) <= settings.memory_gb * 1e9:
-            return pa.Table.from_batches(arrow.bounded(path, opened.iter_batches(FEW, columns=columns)), _wanted(opened, columns))
+            return pa.Table.from_batches(_batches(path, opened, columns), _wanted(opened, columns))
         stat = path.stat()
         told = f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{columns}"
         kept = cache_folder() / "parquet" / f"{hashlib.sha256(os.fsencode(told)).hexdigest()[:32]}.arrow"
@@ -194,9 +195,32 @@ def _of_parquet(path: Path, columns: list[str], settings: Settings) -> Any:
             with atomic.staged(kept) as place:
                 wanted = _wanted(opened, columns)
                 with pa.OSFile(str(place), "wb") as out, pa.ipc.new_stream(out, wanted) as written:
-                    for batch in arrow.bounded(path, opened.iter_batches(FEW, columns=columns)):
+                    for batch in _batches(path, opened, columns):
                         written.write_batch(pa.record_batch([batch.column(name) for name in columns], schema=wanted))
     return arrow.mapped(kept)
+
+
+def _batches(path: Path, opened: Any, columns: list[str]) -> Iterator[Any]:
+    """Some rows at a time. Where one entry of a dictionary may be most of its column, and each row that entry, they are decoded
+    by so few that they cannot be gigabytes before they are counted.
+    """
+    pa, waiting = arrow.pyarrow(), list[Any]()
+    step = min(FEW, max(1, _DECODED // max(1, _largest(opened, columns))))
+    for batch in arrow.bounded(path, opened.iter_batches(step, columns=columns)):
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= FEW:
+            yield from pa.Table.from_batches(waiting).combine_chunks().to_batches()
+            waiting.clear()
+    if waiting:
+        yield from pa.Table.from_batches(waiting).combine_chunks().to_batches()
+
+
+def _largest(opened: Any, columns: list[str]) -> int:
+    """Bytes of the columns in the row group that has most of them, as the file says."""
+    groups = [opened.metadata.row_group(i) for i in range(opened.metadata.num_row_groups)]
+    parts = ([group.column(i) for i in range(group.num_columns)] for group in groups)
+    sizes = [sum(one.total_uncompressed_size for one in part if one.path_in_schema.split(".")[0] in columns) for part in parts]
+    return max(sizes, default=0)
 
 
 def _wanted(opened: Any, columns: list[str]) -> Any:
