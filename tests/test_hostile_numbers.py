@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from compress.artifact import Artifact
 from compress.checkpoint.load.model import open_artifact
 from compress.errors import BadInput
 from tests.attacks.names import graph_with
@@ -93,7 +94,7 @@ LARGE: dict[str, Nodes] = {
 }
 
 
-def opened(path: Path, nodes: Nodes) -> None:
+def opened(path: Path, nodes: Nodes) -> Artifact:
     def put(document: dict[str, Any]) -> None:
         known = document["nodes"]
         texts = json.dumps(nodes).replace('"INPUT"', json.dumps(known[0]["name"]))
@@ -102,7 +103,7 @@ def opened(path: Path, nodes: Nodes) -> None:
 
     graph_with(path, put)
     with stopped_after(60):
-        open_artifact(path, input_shapes=[(3, 8, 8)], output="0")
+        return open_artifact(path, input_shapes=[(3, 8, 8)], output="0")
 
 
 @pytest.mark.parametrize("what", ENDLESS)
@@ -127,7 +128,7 @@ def test_code_that_no_program_has_is_refused(tmp_path: Path, first: Any):
 
 @pytest.mark.parametrize("nodes", [often("add", size(2), 3), often("mul", size(2), 4), often("pow", size(2), 2, 3)])
 def test_what_networks_compute_of_sizes_is_not(tmp_path: Path, nodes: Sequence[dict[str, Any]]):
-    opened(tmp_path / "model.compressed", list(nodes))
+    assert opened(tmp_path / "model.compressed", list(nodes)).inputs[0].shape == (1, 3, 8, 8)
 
 
 def test_a_shape_of_numbers_that_no_line_holds_is_not_quoted(tmp_path: Path):

@@ -35,7 +35,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("x-{0..999999999}{5..1}.tar", "counts from 5 to 1"),
         ("x-{0..99999}{0..99999}.tar", "more than 100,000 files"),
-        ("{a}" * 1500 + ".tar", "more than 100,000 files"),
+        ("{a}" * 1500 + ".tar", "more than 20 braces"),
         ("{a,b}" * 18 + ".tar", "more than 100,000 files"),
         ("gd" + "/*/.." * 12 + "/*.tar", "too many folders"),
         ("/*/*/*/*/*/*/*.tar", "too many folders"),
@@ -45,6 +45,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_patterns_without_end_are_refused_before_they_are_gone_through(text: str, said: str):
     with stopped_after(20), pytest.raises(BadInput, match=said):
         shards(text)
+
+
+def test_patterns_inside_of_another_add_up(tmp_path: Path):
+    for name in ("a1", "a2", "b1", "b2"):
+        (tmp_path / f"{name}.tar").touch()
+    assert sorted(one.stem for one in shards(str(tmp_path / "{a{1..2},b{1..2}}.tar"))) == ["a1", "a2", "b1", "b2"]
 
 
 def shard(path: Path, members: list[tuple[str, bytes]]) -> Path:

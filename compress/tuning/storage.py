@@ -90,10 +90,11 @@ def opened(place: str, new: bool = True) -> optuna.storages.BaseStorage:
         if not colons:
             from optuna.storages.journal import JournalFileBackend
 
-            if not files.at_home(place).parent.is_dir():
+            journal = files.at_home(place)
+            if not journal.parent.is_dir():
                 raise BadInput(f"The folder of --storage {place} does not exist. Make it, or give another place.")
-            require_journal(files.at_home(place))
-            return optuna.storages.JournalStorage(JournalFileBackend(str(files.at_home(place))))
+            require_journal(journal)
+            return optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
         if kind == "grpc":
             return _proxy(place, *rest.rpartition(":")[::2])
         _require_address(place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -36,7 +37,9 @@ def shards(text: str) -> list[Path]:
     if not text.rstrip("}").endswith(SUFFIXES):
         return []
     _require_few(text)
-    found = [files.at_home(one) for one in _expanded(text)]
+    found = [files.at_home(one) for one in itertools.islice(_expanded(text), MOST + 1)]
+    if len(found) > MOST:
+        raise BadInput(f"'{text[:200]}' stands for more than {MOST:,} files. Give fewer.")
     found = [one for shard in found for one in (sorted(map(Path, glob.glob(str(shard)))) if "*" in str(shard) else [shard])]
     if lacking := [str(one) for one in found if not os.path.isfile(one)] or ([text] if not found else []):
         raise BadInput(f"{many(len(lacking), 'file')} of '{text}' cannot be found: {', '.join(lacking[:5])}. Correct the name.")
@@ -53,17 +56,10 @@ def _require_few(text: str) -> None:
     Raises:
         BadInput: one does.
     """
-    count = 1
-    for first, last in re.findall(r"\{(\d{1,9})\.\.(\d{1,9})\}", text):
-        if int(first) > int(last):
-            raise BadInput(f"'{text[:200]}' counts from {first} to {last}; needed is a smaller number first, then a larger one.")
-        count *= int(last) - int(first) + 1
-    for words in re.findall(r"\{([^{}]*,[^{}]*)\}", text):
-        count *= words.count(",") + 1
     folders = text.replace("\\", "/").split("/")[:-1]
     wild = [folder for folder in folders if "*" in folder]
-    if count > MOST or text.count("{") > _BRACES:
-        raise BadInput(f"'{text[:200]}' stands for more than {MOST:,} files. Give fewer.")
+    if text.count("{") > _BRACES:
+        raise BadInput(f"'{text[:200]}' has more than {_BRACES} braces. Give fewer.")
     if len(wild) > _WILD or (wild and ".." in folders):
         raise BadInput(f"'{text[:200]}' looks through too many folders. Needed is a * in the file's name, or in {_WILD} folders.")
 
@@ -90,6 +86,8 @@ def _expanded(text: str) -> Iterator[str]:
     if ends:
         width = len(ends[1]) if ends[1].startswith("0") else 0
         first, last = int(ends[1]), int(ends[2])
+        if first > last:  # none at all, of which as many as there are others would be looked for
+            raise BadInput(f"A name counts from {first} to {last}; needed is a smaller number first, then a larger one.")
         choices = (f"{number:0{width}}" for number in range(first, last + 1))
     else:
         choices = iter(inner[1].split(","))

@@ -98,11 +98,11 @@ def _norm(node: Node) -> Norm | None:
     orders += [(pair[0], pair[1], -1), (pair[1], pair[0], -1)] if node.target in _TIMES else []
     for centered, root, sign in orders:
         inside = _under_root(root, sign)
-        centre = _centered(centered)
-        if inside is None or centre is None:
+        center = _centered(centered)
+        if inside is None or center is None:
             continue
         s, eps = inside
-        x, axis = centre
+        x, axis = center
         if _variance(s, centered, x, axis):
             return Norm(node, x, axis, eps)
     return None
