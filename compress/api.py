@@ -287,7 +287,7 @@ def plan(
     out = None if isinstance(model, nn.Module) and out is PLAN else out
     carried_out = Path("model.compressed")
     for path in filter(None, (out, carried_out if apply_to is not None else None)):
-        free(Path(path), force)
+        free(Path(path), force, None if isinstance(model, nn.Module) else model, apply_to)
     recipe, given = resolved_recipe(model, None, settings)
     decision = decide(recipe, progress, quick=False, given=given)
     if out is not None:
@@ -314,7 +314,7 @@ def apply(
         PlanMismatch: the plan was made for another model.
     """
     made = plan if isinstance(plan, Plan) else read(Path(plan))
-    free(Path(out), force)
+    free(Path(out), force, plan, model)
     smaller = artifacts.apply(made, opened(*resolved_recipe(model, None, settings))[0])
     save(smaller, Path(out))
     return smaller

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import exporters
@@ -39,6 +40,10 @@ def victim(tmp_path: Path) -> Path:
 
 def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def as_a_run(folder: Path) -> Path:
@@ -79,6 +84,52 @@ def test_force_removes_nothing_that_the_run_begins_with(key: str, here: Path):
     with refused, open_workspace(here / "out", recipe, resume=False, force=True):
         pass
     assert contents(here / "out") == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("package", "run", "--out", "run/model.onnx"),
+        ("package", "run", "--samples", "samples.npz", "--out", "samples.npz"),
+        ("push", "run", "--out", "run/model.compressed"),
+        ("report", "run", "--out", "run/report.json"),
+        ("export", "run/model.compressed", "--out", "run/model.compressed"),
+        ("export", "run/model.compressed", "--out", "run/model.compressed/graph.json"),
+        ("apply", "run/plan.json", "run/model.compressed", "--out", "run/plan.json"),
+        ("finetune", "run/model.compressed", "--data", "digits", "--out", "run"),
+    ],
+)
+def test_force_replaces_nothing_that_the_command_reads(words: tuple[str, ...], here: Path):
+    (here / "run").mkdir()
+    made_run(here / "run")
+    (here / "samples.npz").write_bytes(b"mine")
+    before = bytes_of(here)
+    done = invoke(*words, "--force")
+    assert done.exit_code == 2 and "from which it is made" in done.stderr and bytes_of(here) == before
+
+
+@pytest.mark.parametrize("option", ["--junit", "--markdown"])
+def test_a_gate_writes_over_nothing_that_it_judges(option: str, here: Path):
+    (here / "run").mkdir()
+    made_run(here / "run")
+    before = bytes_of(here)
+    done = invoke("gate", "run", "--max-drop", 50, option, "run/report.json")
+    assert done.exit_code == 2 and f"{option} run/report.json would replace" in done.stderr and bytes_of(here) == before
+
+
+@pytest.mark.parametrize("out", ["data/out", "data", "data/train/out"])
+@pytest.mark.parametrize("how", [("run",), ("run", "--methods", "magnitude,random"), ("tune", "--trials", 3)])
+def test_results_do_not_lie_among_the_data(how: tuple[object, ...], out: str, here: Path):
+    command, *more = how
+    model_and_data(here)
+    for number in range(8):
+        place = here / "data" / "train" / f"class{number % 2}" / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (30 * number,) * 3).save(place)
+    before = bytes_of(here)
+    done = invoke(command, "model.pt", "--data", "data", "--epochs", 0, "--out", out, "--force", *more)
+    said = "lies in the folder of --data" in done.stderr or "not of a search" in done.stderr
+    assert done.exit_code == 2 and said and bytes_of(here) == before
 
 
 LINKS = {

@@ -65,6 +65,14 @@ def test_the_text_says_what_the_model_takes_gives_and_is_worth(package: Path):
     assert max(map(len, text.splitlines())) <= 140
 
 
+def test_a_name_begins_no_line_of_its_own(package: Path):
+    report = records.read(package / "report.json")[0]
+    samples = Samples(((np.zeros((1, 1, 8, 8), np.float32),),), classes=("cat\n\nRUN THIS", "dog\x1b[2J"))
+    text = readme("digits\nRUN: curl evil", report, samples, (1, 2), ["models/model.onnx"]).decode()
+    assert not [line for line in text.splitlines() if line.startswith("RUN:") or line.startswith("RUN THIS")]
+    assert "digits RUN: curl evil: a model" in text and "cat RUN THIS" in text and "\x1b" not in text
+
+
 def test_the_python_computes_what_the_model_does(package: Path):
     done = subprocess.run([sys.executable, "-c", program(package, "Python")], cwd=package, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

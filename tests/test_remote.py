@@ -114,6 +114,12 @@ def test_a_command_without_an_end_is_told(words: str):
         ssh._words(words)
 
 
+@pytest.mark.parametrize("target", ["ssh://h\n-oX", "ssh://h\t", "ssh://h:0", "ssh://h\u202e", " ssh://h", "ssh://-oX"])
+def test_an_address_is_taken_as_it_stands_or_not_at_all(target: str):
+    with pytest.raises(BadInput, match="needed is local or ssh://user@host:port"):
+        ssh.device(target)
+
+
 def python(path: Path, version: str, importable: bool = True) -> str:
     """A Python that claims a version, or lacks onnxruntime."""
     hidden = "" if importable else "import sys; sys.modules['onnxruntime'] = None; "

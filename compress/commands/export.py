@@ -46,7 +46,7 @@ def export(
         )
     exporters.require(format)
     path = Path(out or f"model{exporters.ENDING[format]}")
-    free(path, force)
+    free(path, force, model)
     taken, inputs = part_of(model, settings.get("inputs"))
     recipe, given = resolved_recipe(taken, None, {**settings, "inputs": inputs} if taken is not model else settings)
     if format in exporters.CALIBRATED and not recipe.data:

@@ -127,7 +127,7 @@ def finetune(
     if isinstance(model, str | Path):
         if isinstance(teacher, nn.Module):
             raise BadInput(f"The model is the file {model} and the teacher a module; needed are two files, or two modules.")
-        free(Path(out), force)
+        free(Path(out), force, model, teacher)
         if isinstance(data, str | Path) and is_coco(data) and Path(model).is_dir():
             raise BadInput(
                 f"{data} holds boxes in COCO's format, and {model} is a part of a detector at most, without losses of boxes. "

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from compress.commands.outputs import write_text
+from compress.commands.outputs import apart, write_text
 from compress.errors import BadInput
 from compress.report import baseline as baselines
 from compress.report import records, rules, rulings, sealed, sentences
@@ -92,6 +92,9 @@ def gate(
     tolerances = (tolerance,) if isinstance(tolerance, str) else tuple(tolerance)
     place = _baseline(baseline, tolerances, update_baseline)
     read, path = records.read(report)
+    for told, option in ((junit, "--junit"), (markdown, "--markdown")):
+        if told is not None:
+            apart(Path(told), path, place, option=option)
     if not any(limit is not None for limit in limits.values()) and not place:
         raise BadInput("There is no rule. Give at least one, such as --max-drop 0.5 or --min-speedup 1.5.")
     if len(read.stages) < 2:

@@ -15,6 +15,7 @@ from compress.pipeline.given import NOTHING, Given
 from compress.pipeline.lock import NAME as LOCK
 from compress.pipeline.lock import locked
 from compress.pipeline.sequence import stages_of
+from compress.pipeline.workspace import beside
 from compress.progress import Progress, silent, under
 from compress.recipe import Recipe, merged
 from compress.report import records
@@ -55,6 +56,7 @@ def run_methods(
         raise BadInput(f"--methods names {len(chosen)}; needed are two or more to compare. For one, take --method.")
     if (out / "compare.json").exists() and not (force or resume):
         raise BadInput(f"{out} holds another comparison. Give another --out, --force to replace it, or --resume to go on.")
+    beside(out, recipe)
     with in_use(out):
 
         def one(name: str, progress: Progress) -> records.Report:

@@ -23,11 +23,19 @@ def write_bytes(path: Path, content: bytes, remedy: str) -> None:
         raise BadInput(f"{path} cannot be written ({error.strerror or error}). {remedy}") from error
 
 
-def free(out: Path, force: bool) -> None:
-    """Refuse to write over what is there, before any work is done."""
+def apart(out: Path, *read: object, option: str = "--out") -> None:
+    """Refuse a place that is what the command reads, lies in it, or has it inside: it would go before, or with, the result."""
+    for one in read:
+        if isinstance(one, str | Path) and out.exists() and (files.among(one, [out]) or files.among(out, [Path(one)])):
+            raise BadInput(f"{option} {out} would replace {one}, from which it is made. Give another {option}.")
+
+
+def free(out: Path, force: bool, *read: object) -> None:
+    """Refuse to write over what is there, before any work is done; over what the command reads, with `force`, too."""
     files.spelled(out)
     if out.exists() and not force:
         raise BadInput(f"{out} exists already. Give another --out, or --force to replace it.")
+    apart(out, *read)
     if not out.parent.is_dir():
         raise BadInput(f"The folder {out.parent} of --out does not exist. Make it, or give another --out.")
     if not os.access(out.parent, os.W_OK | os.X_OK):

@@ -20,7 +20,7 @@ import torch
 
 from compress.checkpoint.load import load
 from compress.checkpoint.load.model import parse_shape
-from compress.commands.outputs import free, write_bytes
+from compress.commands.outputs import apart, free, write_bytes
 from compress.commands.run_files import broken, exported, refuse_broken
 from compress.commands.run_files import content as content_of
 from compress.data import open_data
@@ -29,6 +29,7 @@ from compress.measure.quality import first_output
 from compress.packaging import archive, manifest, sbom
 from compress.packaging.readme import readme
 from compress.packaging.samples import COUNT, Samples, files, from_file
+from compress.pipeline.workspace import of_run
 from compress.recipe import code_in, make, settings_in
 from compress.report import records, sentences
 from compress.report.records import ExportRecord
@@ -93,11 +94,12 @@ def package(
         BadInput: no run, files that are not those of its report, no samples, or a place that cannot be written.
         GateFailed: the run broke its contract, or a model does not give its expected outputs here.
     """
-    free(Path(out), force)
+    free(Path(out), force, samples, sign)
     report, place = records.read(run)
     refuse_broken(report, allow_broken, "is not packed")
     folder = place.parent
     unlinked(folder)
+    apart(Path(out), *of_run(folder))
     models = {f"models/{export.path}": export for export in report.exports}
     if not models:
         raise BadInput(f"The run {folder} has no exported model. Run again with --export onnx.")

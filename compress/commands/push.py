@@ -21,6 +21,7 @@ from typing import Any
 from compress.commands.outputs import free
 from compress.commands.run_files import content, exported, refuse_broken
 from compress.errors import BadInput, MissingPackage, extra
+from compress.pipeline.workspace import of_run
 from compress.report import records
 from compress.report.model_card import model_card
 from compress.user import files
@@ -91,7 +92,7 @@ def push(
         raise BadInput(f"The run {place} has no model to push. Run again with --export onnx.")
     called = name or (repository or place.resolve().name).rpartition("/")[2]
     made[CARD] = model_card(report, called, license, models, checkpoint).encode()
-    free(target, force)
+    free(target, force, *of_run(place))
     _write(target, made)
     url = "" if repository is None else _sent(target, repository, public)
     return Pushed(target, tuple(sorted(made)), sum(map(len, made.values())), url)

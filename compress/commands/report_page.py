@@ -6,6 +6,7 @@ from pathlib import Path
 
 from compress.commands.outputs import free, write_text
 from compress.errors import BadInput
+from compress.pipeline.workspace import of_run
 from compress.report.html.page import rendered, viewed
 from compress.report.html.run_folder import PAGE, UNFINISHED, RunFolder, opened
 
@@ -28,16 +29,20 @@ def report_page(*runs: str | Path, out: str | Path | None = None, force: bool = 
     found = [opened(place, name) for place, name in zip(places, _names(places), strict=True)]
     page = rendered(viewed(found))
     if out is None and len(places) == 1:
-        path = (places[0] if places[0].is_dir() else places[0].parent) / PAGE
+        path = _folder(places[0]) / PAGE
     else:
         path = Path(PAGE if out is None else out)
-        free(path, force)
+        free(path, force, *(one for run in places for one in of_run(_folder(run)) if one.name != PAGE))
     if path.is_dir():
         raise BadInput(f"{path} is a folder; needed is the name of a file, such as {path / PAGE}. Give another --out.")
     write_text(path, page)
     if damaged := [f"{run.name}: {reason}" for run in found for reason in _damaged(run)]:
         raise BadInput(f"{path} is written, without what cannot be read. {' '.join(damaged)}")
     return path
+
+
+def _folder(place: Path) -> Path:
+    return place if place.is_dir() else place.parent
 
 
 def _damaged(run: RunFolder) -> tuple[str, ...]:

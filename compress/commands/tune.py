@@ -21,6 +21,7 @@ from compress.pipeline.given import Given, resolved_recipe
 from compress.pipeline.held_out import HeldOut
 from compress.pipeline.prepare import prepare
 from compress.pipeline.shared import Shared
+from compress.pipeline.workspace import beside
 from compress.progress import Progress, silent
 from compress.recipe import TRUST, Recipe, code_in, make, settings_in
 from compress.report.environment import environment
@@ -100,6 +101,7 @@ def tune(
         base = unrounded(base)
     if base.tolerance is not None or base.plan is not None:
         raise BadInput("A search varies the --target; it does not go with --tolerance or --plan. Leave them out.")
+    beside(out, base)
     if storage and opened is None:
         studies.require_free(place, study)
     context, metric = prepare(base, progress, given, refusing=True)

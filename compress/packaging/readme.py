@@ -9,7 +9,7 @@ from string import Template
 from compress.packaging.manifest import decision, preparation
 from compress.packaging.samples import Samples
 from compress.report import sentences
-from compress.report.escape import printable
+from compress.report.escape import on_line
 from compress.report.records import Outcome, Report
 
 CHECK = """\
@@ -110,9 +110,9 @@ def readme(name: str, report: Report, samples: Samples, outputs: Sequence[int], 
         models: their paths in the package.
     """
     parts = [
-        f"{printable(name)}: a model that was made smaller, and what is needed to run it and to check it.\n",
+        f"{on_line(name)}: a model that was made smaller, and what is needed to run it and to check it.\n",
         broken(report),
-        "".join(f"WARNING: {printable(one)}\n" for one in sentences.doubtful(report)),
+        "".join(f"WARNING: {on_line(one)}\n" for one in sentences.doubtful(report)),
         f"INPUT\n\n{_inputs(samples)}",
         _prepared(samples),
         f"OUTPUT\n\n{_outputs(samples, outputs)}",
@@ -127,7 +127,7 @@ def broken(report: Report) -> str:
     """What has to be said first of a result that does not keep what was asked of it; empty where it does."""
     if report.outcome is Outcome.KEPT:
         return ""
-    return f"WARNING: this model broke the contract of its run ({report.outcome.value}).\n{printable(report.verdict)}\n"
+    return f"WARNING: this model broke the contract of its run ({report.outcome.value}).\n{on_line(report.verdict)}\n"
 
 
 def _inputs(samples: Samples) -> str:
@@ -153,7 +153,7 @@ def _outputs(samples: Samples, outputs: Sequence[int]) -> str:
     lines = [f"    {'x'.join(['batch', *map(str, outputs[1:])])}\n"] if outputs else []
     lines += [f"    {said['meaning']}\n"] if said is not None else []
     if samples.classes:
-        listed = ", ".join(f"{number} {printable(one)}" for number, one in enumerate(samples.classes[:FEW]))
+        listed = ", ".join(f"{number} {on_line(one)}" for number, one in enumerate(samples.classes[:FEW]))
         more = f", ... ({len(samples.classes)} in all, in manifest.json)" if len(samples.classes) > FEW else ""
         lines.append(f"    Classes: {listed}{more}\n")
     return "".join(lines) or "    As the model gives it; manifest.json has the shapes.\n"

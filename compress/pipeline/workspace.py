@@ -42,6 +42,11 @@ def _of_a_run(name: str) -> bool:
     return name == LOCK or name in _OURS or name.startswith(_LEFT)
 
 
+def of_run(folder: Path) -> list[Path]:
+    """Files and folders of a run in its folder."""
+    return sorted(path for path in folder.iterdir() if _of_a_run(path.name))
+
+
 @dataclass(frozen=True)
 class Workspace:
     """An open `out/` folder."""
@@ -109,6 +114,7 @@ def open_workspace(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> G
         BadInput: it is a file, cannot be written, is in use, holds another run without --resume or --force, or one of other
             settings; or it holds links.
     """
+    beside(out, recipe)
     with ExitStack() as stack:
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -128,6 +134,7 @@ def refuse_taken(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> Non
     Raises:
         BadInput: as for `open_workspace`.
     """
+    beside(out, recipe)
     if out.exists() and not out.is_dir():
         raise BadInput(f"{out} is a file; needed is a folder for the results. Choose another name with --out.")
     try:
@@ -199,19 +206,23 @@ def _spared(out: Path, recipe: Recipe, names: Iterable[str]) -> None:
     Raises:
         BadInput: its model, data or plan lies among what would go.
     """
-    going = [(out / name).resolve() for name in names]
+    going = [out / name for name in names]
     for key in ("model", "data", "initial", "teacher", "plan"):
         value = getattr(recipe, key, None)
-        if not isinstance(value, str) or not value:
-            continue
-        try:
-            place = Path(value).expanduser().resolve()
-        except (ValueError, OSError, RuntimeError):  # no path at all
-            continue
-        if any(place == one or place.is_relative_to(one) for one in going):
+        if files.among(value, going):
             raise BadInput(
                 f"--{key} {value} is one of the files of {out} that --force replaces. Give another --out, or copy the file first."
             )
+
+
+def beside(out: Path, recipe: Recipe) -> None:
+    """Refuse a folder among the data: its files and folders would be samples and classes of the next run.
+
+    Raises:
+        BadInput: it is one.
+    """
+    if recipe.data and files.at_home(recipe.data).is_dir() and files.among(out, [files.at_home(recipe.data)]):
+        raise BadInput(f"--out {out} lies in the folder of --data, {recipe.data}, which a run only reads. Give another --out.")
 
 
 def _same_settings(out: Path, recipe: Recipe) -> None:

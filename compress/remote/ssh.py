@@ -92,6 +92,9 @@ def device(target: str, *, config: Path | None = None, timeout: float = 20.0) ->
         host, user, port = parts.hostname, parts.username, parts.port
     except ValueError:
         raise wrong from None
+    # What urlsplit drops in silence is no address that somebody meant.
+    if port == 0 or any(sign.isspace() or not sign.isprintable() for sign in target):
+        raise wrong
     if parts.scheme != "ssh" or parts.password is not None or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise wrong
     plain = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:%-]*")  # never begins with a dash, which ssh would read as an option

@@ -11,6 +11,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
+def on_line(text: str) -> str:
+    """The text as `printable` gives it, on one line: what follows a name begins no line of its own."""
+    return printable(" ".join(text.split()))
+
+
 def _decoded(text: str) -> str:
     """A path of a locale without its characters stands as single bytes in Python: read as UTF-8, which it mostly is."""
     try:
@@ -21,4 +26,4 @@ def _decoded(text: str) -> str:
 
 def markdown(given: object) -> str:
     """One line of Markdown that opens no cell, no tag and no link."""
-    return printable(" ".join(str(given).split())).replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
+    return on_line(str(given)).replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")

@@ -9,7 +9,7 @@ import re
 import stat
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -260,6 +260,17 @@ def elsewhere(stem: str, ending: str = "") -> list[str]:
     """The words of `--out` that a printed line needs: none where nothing lies at the default place, which would be refused."""
     free = untaken(stem, ending)
     return [] if free == f"{stem}{ending}" else ["--out", free]
+
+
+def among(given: object, places: Iterable[Path]) -> bool:
+    """Whether a path that was given is one of these places, or lies in one; a word that is no path does not."""
+    if not isinstance(given, str | Path) or not str(given):
+        return False
+    try:
+        place = Path(given).expanduser().resolve()
+        return any(place.is_relative_to(one.resolve()) for one in places)
+    except (ValueError, OSError, RuntimeError):
+        return False
 
 
 def unlinked(folder: Path, ours: Callable[[str], bool] = lambda name: True) -> None:
