@@ -2,18 +2,17 @@
 
     python benchmarks/pruners.py --nets folder --data cifar10 --work folder [--targets macs=0.39,macs=0.47] [--lengths 1,3]
 
-Torch-Pruning's is its best of ten variants on this network: magnitude of groups (p = 2), global, step by step, the channels within
-blocks, statistics of the BatchNorms counted anew on 1,000 training images. Beside it its channels with our reconstruction, which
-tells apart what the choice is worth and what the reconstruction. The training is our default for all of them, with the dense model
-as the teacher. Quality is top-1 on the 10,000 test images. Resumable: rows that are in the results are not run again. Needs
-torch-pruning on the path.
+Torch-Pruning's is its best of ten variants on this network: magnitude of groups (p = 2), global, step by step, the channels
+within blocks, statistics of the BatchNorms counted anew on 1,000 training images. Beside it its channels with our reconstruction,
+which tells apart what the choice is worth and what the reconstruction. The training is our default for all of them, with the
+dense model as the teacher. Quality is top-1 on the 10,000 test images. Resumable: rows that are in the results are not run again.
+Needs torch-pruning on the path.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
