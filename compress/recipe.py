@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from compress.errors import BadInput
+from compress.measure import known_names
 from compress.measure.asked import parse_memory, parse_target
 from compress.method_table import CHANNELS_TARGET, METHODS, WEIGHTS_TARGET
 from compress.user import files, wording
@@ -48,12 +49,12 @@ class Recipe(BaseModel):
     data: str = Field("", description="folder, .npz, .tar, .parquet, torchvision:NAME@DIR, digits, module:factory or data.toml")
     metric: str = Field(
         "auto",
-        description="quality: auto, top1, top5, f1, label_accuracy, mae, psnr, miou, perplexity, agreement or module:function",
+        description=f"quality: auto, {', '.join(known_names.METRICS)} or module:function",
     )
     allow_doubtful: bool = Field(
         False, description="go on where the model guesses on this data, or does far better with another normalization"
     )
-    loss: str = Field("auto", description="fine-tuning loss: auto, cross_entropy, bce, mse, l1 or module:function")
+    loss: str = Field("auto", description=f"fine-tuning loss: auto, {', '.join(known_names.LOSSES)} or module:function")
     # what to do
     method: str = Field("entropic", description="a name that 'compress methods' lists")
     target: str | None = Field(
@@ -175,7 +176,7 @@ class Recipe(BaseModel):
         1, ge=0, description="epochs of training with 8-bit rounding in place, where onnx-int8 breaks --max-drop; 0 for none"
     )
     # the run
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+    device: str = Field("auto", description=known_names.DEVICES)
     memory: str | None = Field(
         None,
         description="bytes that statistics and reconstruction may hold at once, such as 4GB; what does not fit goes to files; "
@@ -262,6 +263,7 @@ def make(**settings: Any) -> Recipe:
         structure = settings.get("structure") or "weights"
         if settings.get("max_drop") is None or method is None or not method.sizes or settings.get("plan"):
             settings["target"] = CHANNELS_TARGET if method is None else method.default_target(structure)
+    known_names.require(settings)
     try:
         return Recipe(**settings)
     except ValidationError as error:

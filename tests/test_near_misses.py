@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import compress
 from compress.checkpoint.load.architectures import factory
 from compress.errors import BadInput
-from compress.measure import meant
+from compress.measure import known_names, meant, quality
 from compress.measure.asked import UNITS, parse_target
 from compress.recipe import make
 
@@ -70,3 +73,40 @@ def test_a_format(name: str, said: str, tmp_path: Path):
 def test_an_architecture(name: str, said: str):
     with pytest.raises(BadInput, match=f"Did you mean {said}\\?"):
         factory(name)
+
+
+def test_names_that_settings_take_are_those_that_there_are():
+    assert set(known_names.METRICS) == set(quality.METRICS)
+    for name in known_names.METRICS:
+        assert make(metric=name).metric == name
+    for name in ("auto", "cpu", "mps", "cuda", "cuda:1"):
+        assert make(device=name).device == name
+    assert make(loss="net.py:loss", metric="net.py:metric", export="onnx,openvino").export == ("onnx", "openvino")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"metric": "topp1"}, "known are auto, top1.*Did you mean top1"),
+        ({"loss": "cross-entropy"}, "known are auto, cross_entropy.*Did you mean cross_entropy"),
+        ({"device": "gpu"}, "needed is auto, cpu, cuda, cuda:N or mps"),
+        ({"device": "cuda:"}, "needed is auto, cpu, cuda, cuda:N or mps"),
+        ({"export": "onnx,tflite"}, "--export is 'tflite'.*Did you mean litert"),
+        ({"export": ("onx",)}, "--export is 'onx'.*Did you mean onnx"),
+    ],
+)
+def test_a_name_that_there_is_not_is_refused_before_anything_is_opened(settings: dict[str, Any], said: str):
+    with pytest.raises(BadInput, match=said):
+        make(model="nowhere.pt", **settings)
+
+
+def test_a_typo_is_told_without_torch():
+    tried = """import sys
+from compress.recipe import make
+try:
+    make(loss="xx", epochs=0.0)
+except Exception as error:
+    print(error)
+assert "torch" not in sys.modules"""
+    done = subprocess.run([sys.executable, "-c", tried], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("The loss is 'xx'"), done.stderr

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import BadInput, EmptyData
-from compress.measure import labels, metric_sums
+from compress.measure import known_names, labels, metric_sums
 from compress.measure.device import placed
 from compress.measure.metric_sums import Sums
 from compress.ranks import ALONE, Ranks
@@ -190,8 +190,7 @@ def choose(name: str, task: str, labeled: bool) -> tuple[Metric, str]:
         against = "" if labeled else " with the dense model, for lack of labels"
         said = f"Quality is {chosen}{against}: chosen for the task {task}; --metric takes another."
         return _suited(METRICS[chosen], task), said
-    if name not in METRICS:
-        raise BadInput(f"The metric is '{name}'; known are auto, {', '.join(METRICS)} and module:function.")
+    known_names.require({"metric": name})
     metric = METRICS[name]
     # Without labels anything can be compared with the dense model, but no largest output says which hold.
     if (labeled or task == "multilabel") and name not in SUITABLE[task]:

@@ -20,7 +20,7 @@ from compress.data.checks import by_position
 from compress.data.open_data import CHANGED
 from compress.detection import wholes
 from compress.errors import BadInput
-from compress.measure import meant, quality
+from compress.measure import known_names, quality
 from compress.pipeline import doubts
 from compress.pipeline.given import IN_MEMORY, NOTHING, Given, spoken
 from compress.pipeline.latency_cache import LatencyCache
@@ -86,11 +86,6 @@ def prepare(
     device = find_device(recipe.device)
     # For its refusal, before model and data are opened.
     _ = LatencyCache(recipe, device).runtime
-    if unknown := [name for name in recipe.export if name not in exporters.EXPORTERS]:
-        raise BadInput(
-            f"--export is '{unknown[0]}'; known are {', '.join(exporters.EXPORTERS)}."
-            f"{meant.export(unknown[0], exporters.EXPORTERS)} See 'compress doctor'."
-        )
     for name in recipe.export:
         exporters.require(name)  # what is missing is told before anything slow
     progress("open data and model", 0.0, f"{recipe.data}, {recipe.model}")
@@ -219,10 +214,8 @@ def find_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise BadInput(f"The device is '{name}'; needed is auto, cpu, cuda, cuda:N or mps.") from None
+    known_names.require({"device": name})
+    device = torch.device(name)
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(device.type, False):  # unknown kinds of device are absent ones
         raise BadInput(

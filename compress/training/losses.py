@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compress.errors import BadInput
+from compress.measure import known_names
 from compress.measure.labels import binary_divergence, scores, surprise
 from compress.measure.metric_sums import IGNORE, same_shape
 from compress.measure.quality import CLASSES, first_output
@@ -30,8 +31,6 @@ from compress.user import code
 
 Objective = Callable[[Any, Tensor | None, Tensor | None], Tensor]
 """(model output, target, dense model's output) -> loss, a scalar."""
-
-KINDS = ("cross_entropy", "bce", "mse", "l1")
 
 
 def objective(recipe: Recipe, task: str, labeled: bool, teacher: bool) -> tuple[Objective, str]:
@@ -97,8 +96,7 @@ def _default(task: str) -> str:
 def _by_labels(name: str, task: str) -> Callable[[Any, Tensor], Tensor]:
     if ":" in name:
         return code.guarded(name, "--loss")
-    if name not in KINDS:
-        raise BadInput(f"The loss is '{name}'; known are auto, {', '.join(KINDS)} and module:function.")
+    known_names.require({"loss": name})
     if (name == "cross_entropy") != (task in CLASSES) or (name == "bce") != (task == "multilabel"):
         raise BadInput(f"The loss {name} does not suit the task {task}. Take --loss auto, or a function of your own.")
 
