@@ -16,7 +16,9 @@ def main() -> None:
     from compress.cli.torchless import quick
     from compress.errors import CompressError
     from compress.user.cache_folder import gather
+    from exporters import elsewhere
 
+    elsewhere.install()
     try:
         gather()
     except CompressError as error:  # before there is a command that could tell it

@@ -6,11 +6,15 @@ import json
 import sys
 from pathlib import Path
 
-import torch
+from exporters import elsewhere
 
-import exporters
-from exporters import atomic, isolated
-from exporters.errors import ExportError
+elsewhere.install()  # before torch
+
+import torch  # noqa: E402
+
+import exporters  # noqa: E402
+from exporters import atomic, isolated  # noqa: E402
+from exporters.errors import ExportError  # noqa: E402
 
 
 def main(folder: Path) -> None:

@@ -42,6 +42,30 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+BEGUN = {
+    "data": ["out/pictures/a-{0..1}-train.tar", "out/*/a-*-train.tar", "beside.toml", "out/pictures/net.py:data"],
+    "arch": ["out/pictures/net.py:Net"],
+    "metric": ["out/pictures/net.py:metric"],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in BEGUN.items() for value in values])
+def test_force_removes_nothing_that_a_pattern_or_a_file_of_functions_names(key: str, value: str, here: Path):
+    as_a_run(here / "out")
+    (here / "out" / "pictures").mkdir(exist_ok=True)
+    for name in ("a-0-train.tar", "a-1-train.tar", "net.py"):
+        (here / "out" / "pictures" / name).write_text("mine")
+    (here / "beside.toml").write_text('source = "out/pictures/a-{0..1}-train.tar"\n')
+    recipe = make(**{"model": "model.pt", "data": "data.npz", "target": "macs=0.5", key: value})
+    before = contents(here)
+    with (
+        pytest.raises(BadInput, match=f"--{key} .* is one of the files of"),
+        open_workspace(here / "out", recipe, resume=False, force=True),
+    ):
+        pass
+    assert contents(here) == before
+
+
 def bytes_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 

@@ -32,7 +32,7 @@ from compress.search import episodes
 from compress.stages import lottery
 from compress.user import files
 from tests.attacks.names import small
-from tests.runs import invoke, made_run, stopped_after
+from tests.runs import edited, invoke, made_run, stopped_after
 
 DEEP = "[" * 100_000
 
@@ -359,3 +359,20 @@ def test_a_recipe_that_is_too_deep_ends_no_comparison(command: str):
         deep(Path(name) / "recipe.toml")
     result = invoke(command, "a", "b")
     assert result.exit_code in (0, 2) and "Internal" not in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"ci95": [0, 1]}, {"ci95": [-1, 1]}, {"ci95": [1e-320, 1]}, {"ratio": 1e-320}, {"p50_ms": 1e300}]
+)
+@pytest.mark.parametrize("command", ["diff", "gate", "compare", "report"])
+def test_a_report_of_times_that_nobody_measured_is_told(command: str, wrong: dict[str, object], tmp_path: Path):
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        made_run(tmp_path / name)
+    place = tmp_path / "new" / "report.json"
+    found = json.loads(edited(place.read_text()))
+    found["stages"][0]["latency"] |= wrong
+    place.write_text(json.dumps(found))
+    words = {"gate": [place, "--max-drop", 1], "report": [place, "--out", tmp_path / "a.html"]}
+    done = invoke(command, *words.get(command, [tmp_path / "old", tmp_path / "new"]))
+    assert done.exit_code == 2 and "report.json" in done.stderr and next(iter(wrong)) in done.stderr

@@ -233,6 +233,21 @@ def test_a_table_that_unpacks_to_far_more_than_its_file_is_refused(tmp_path: Pat
         open_data(str(path))
 
 
+def test_rows_with_nothing_in_them_are_few_enough_to_go_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(arrow, "LARGE", 2**20)
+    path = tmp_path / "nulls.parquet"
+    pq.write_table(pa.table({"image": pa.nulls(200_000, pa.binary()), "label": pa.array([0] * 200_000, pa.int8())}), path)
+    with pytest.raises(BadInput, match="hold more than"):
+        open_data(str(path))
+
+
+def test_a_column_that_stands_there_twice_is_told(tmp_path: Path):
+    column = pa.array([picture(i) for i in range(4)], pa.binary())
+    pq.write_table(pa.Table.from_arrays([column, column], names=["image", "image"]), tmp_path / "a.parquet")
+    with pytest.raises(BadInput, match="has the column 'image' twice"):
+        open_data(str(tmp_path / "a.parquet"))
+
+
 def arrow_file(path: Path, content: Any, form: str, compression: str | None) -> Path:
     new = pa.ipc.new_stream if form == "stream" else pa.ipc.new_file
     with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tarfile
 from pathlib import Path
@@ -40,6 +41,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("gd" + "/*/.." * 12 + "/*.tar", "too many folders"),
         ("/*/*/*/*/*/*/*.tar", "too many folders"),
         ("~nobodyx/{0..3}.tar", "home folder that is not there"),
+        ("/usr/share/*/{0..99999}*.tar", r"more than 100 patterns with a \*"),
     ],
 )
 def test_patterns_without_end_are_refused_before_they_are_gone_through(text: str, said: str):
@@ -147,6 +149,20 @@ def test_a_damaged_memory_of_shards_is_done_without(three: Path, cache: Path, co
     for kept in (cache / "shards").iterdir():
         kept.write_bytes(content)
     assert open_data(three).notes == notes
+
+
+@pytest.mark.parametrize("wrong", [{"begin": -5}, {"size": -1}, {"size": 2**40}, {"begin": 2**62}])
+def test_a_memory_of_places_outside_of_a_shard_is_done_without(three: Path, cache: Path, wrong: dict[str, int]):
+    notes, first = open_data(three).notes, first_pixels(three)
+    for kept in (cache / "shards").iterdir():
+        size, changed, places, others = json.loads(kept.read_bytes())
+        places = [[name, wrong.get("begin", at), wrong.get("size", long), label] for name, at, long, label in places]
+        kept.write_text(json.dumps([size, changed, places, others]))
+    assert open_data(three).notes == notes and torch.equal(first_pixels(three), first)
+
+
+def first_pixels(place: Path) -> torch.Tensor:
+    return next(iter(open_data(place).train.batches(4))).inputs[0]
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(three: Path, cache: Path):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from runs import stopped_after
 from sklearn.datasets import load_digits
 from torch import nn
 
@@ -157,6 +158,16 @@ def test_a_trial_that_was_looked_at_waits_again_and_is_not_taken_by_who_has_not_
 def test_a_storage_that_cannot_be_reached_is_refused(place: str, says: str):
     with pytest.raises(BadInput, match=says):
         study.made(place, "s", 1, [], {})
+
+
+def test_a_database_that_answers_nothing_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("psycopg")
+    monkeypatch.setattr(storage, "_CONNECT_S", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent, stopped_after(30):
+        place = f"postgresql+psycopg://me:secret@127.0.0.1:{silent.getsockname()[1]}/db"
+        with pytest.raises(BadInput, match="timeout") as refused:
+            study.made(place, "s", 1, [], {})
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("text", ["no journal", '{"a": 1}', "[]"])

@@ -17,6 +17,8 @@ from compress.errors import MissingPackage, extra
 
 _MAGIC = b"ARROW1"
 _STREAM_AT = 8
+_OF_A_ROW = 64
+"""Bytes that a row takes by being one, however little is in it."""
 # Numbers of fields in the format's flatbuffers (Message.fbs).
 _HEADER, _BUFFERS, _COMPRESSION, _DATA = 2, 2, 3, 1
 
@@ -72,7 +74,7 @@ def bounded(path: Path, batches: Iterable[Any]) -> Iterator[Any]:
     """
     seen = 0
     for batch in batches:
-        seen += batch.nbytes
+        seen += batch.nbytes + _OF_A_ROW * batch.num_rows
         _meant(path, seen)
         yield batch
 

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,8 @@ def _unreadable(path: Path, error: BaseException) -> BadInput:
 def _columns(schema: Any, settings: Settings, where: str) -> tuple[str, str | None, tuple[str, ...] | None]:
     """Names of the column of pictures and of the one of classes, and of the classes, where they are told."""
     features = _features(schema)
+    if twice := [name for name, times in Counter(schema.names).items() if times > 1]:
+        raise BadInput(f"{where} has the column '{twice[0]}' twice; needed are columns of different names. Write the file anew.")
     kinds = {name: str(schema.field(name).type) for name in schema.names}
     pictures = [name for name, kind in kinds.items() if features.get(name, {}).get("_type") == "Image" or _of_bytes(kind)]
     classes = [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel"]

@@ -129,7 +129,8 @@ def _read(path: Path) -> _Found:
     kept = cache_folder() / "shards" / f"{hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]}.json"
     with suppress(OSError, ValidationError):
         known = _REMEMBERED.validate_json(content(kept))
-        if (known.size, known.changed) == (stat.st_size, stat.st_mtime_ns):
+        same = (known.size, known.changed) == (stat.st_size, stat.st_mtime_ns)
+        if same and all(0 <= one.begin <= one.begin + one.size <= stat.st_size and one.size >= 0 for one in known.samples):
             return known
     found = _Found(stat.st_size, stat.st_mtime_ns, *_gone_through(path, stat.st_size))
     # Where nothing can be kept, the next time takes as long.

@@ -85,7 +85,7 @@ def _session(path: Path, runtime: str, threads: int, batch: int) -> Any:
     options = onnxruntime.SessionOptions()
     # one operator at a time: parallel branches would share the threads
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is told by an exception
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_free_dimension_override_by_name("batch", batch)  # shapes are known: memory is planned once
     providers = [_CUDA] if runtime == "ort-cuda" else ["CPUExecutionProvider"]

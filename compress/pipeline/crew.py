@@ -42,7 +42,7 @@ _LONGEST = timedelta(days=7)
 """A process waits for the first one as long as that times, writes and decides; that one's end is known by its connection."""
 _PATIENCE_S = 10
 _LAST_WORDS_S = 0.1
-FOLLOW = "from compress.pipeline.crew import follow_stdin; follow_stdin()"
+FOLLOW = "from exporters import elsewhere; elsewhere.install(); from compress.pipeline.crew import follow_stdin; follow_stdin()"
 
 
 def by_torchrun() -> int:

@@ -21,6 +21,7 @@ from typing import Any
 
 import exporters
 from compress.errors import BadInput
+from compress.pipeline.begun_with import begun_with, data_of
 from compress.pipeline.lock import NAME as LOCK
 from compress.pipeline.lock import Lock, locked
 from compress.recipe import TRUST, Recipe, make, settings_in
@@ -207,11 +208,10 @@ def _spared(out: Path, recipe: Recipe, names: Iterable[str]) -> None:
         BadInput: its model, data or plan lies among what would go.
     """
     going = [out / name for name in names]
-    for key in ("model", "data", "initial", "teacher", "plan"):
-        value = getattr(recipe, key, None)
-        if files.among(value, going):
+    for key, place in begun_with(recipe):
+        if files.among(place, going):
             raise BadInput(
-                f"--{key} {value} is one of the files of {out} that --force replaces. Give another --out, or copy the file first."
+                f"--{key} {place} is one of the files of {out} that --force replaces. Give another --out, or copy the file first."
             )
 
 
@@ -221,8 +221,9 @@ def beside(out: Path, recipe: Recipe) -> None:
     Raises:
         BadInput: it is one.
     """
-    if recipe.data and files.at_home(recipe.data).is_dir() and files.among(out, [files.at_home(recipe.data)]):
-        raise BadInput(f"--out {out} lies in the folder of --data, {recipe.data}, which a run only reads. Give another --out.")
+    for place in data_of(recipe):
+        if files.is_folder(place) and files.among(out, [files.at_home(place)]):
+            raise BadInput(f"--out {out} lies in the folder of --data, {place}, which a run only reads. Give another --out.")
 
 
 def _same_settings(out: Path, recipe: Recipe) -> None:

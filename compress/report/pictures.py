@@ -19,7 +19,7 @@ def draw(report: Report, folder: Path) -> Report:
     """Write a picture of each curve into the folder; the report names the files, or says why there are none."""
     if not report.curves:
         return report
-    if _pyplot() is None:
+    if _matplotlib() is None:
         return report.model_copy(update={"notes": (*report.notes, MISSING)})
     folder.mkdir(exist_ok=True)
     for curve in report.curves:
@@ -40,17 +40,27 @@ Span = tuple[tuple[float, ...], tuple[float, ...]]
 
 def picture(curve: Curve, path: Path, spans: Mapping[str, Span] | None = None) -> bool:
     """One picture: the same figures give the same bytes. False where nothing can draw it. `spans`: by the name of a series."""
-    pyplot = _pyplot()
-    if pyplot is None:
+    found = _matplotlib()
+    if found is None:
         return False
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    mpl, figure_of = found
+    # Neither the settings of the folder and of the user, who would get other bytes, nor the window of their notebook.
+    own = {**mpl.rcParamsDefault, "svg.hashsalt": "compress"}
+    with mpl.rc_context({name: value for name, value in own.items() if not name.startswith("backend")}):
+        figure = figure_of(figsize=(7, 4.5))
+        _drawn(figure.subplots(), curve, spans or {})
+        figure.savefig(path, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return True
+
+
+def _drawn(axes: Any, curve: Curve, spans: Mapping[str, Span]) -> None:
     for series in curve.series:
         # Points that are no curve have their name beside them; a line through those of others goes behind and has no points.
         alone, behind = len(series.x) == 1, series.name == FRONT
         how = {"linestyle": "--", "color": "gray", "zorder": 1, "linewidth": 1} if behind else {"marker": "o", "markersize": 3}
         axes.plot(series.x, series.y, label=_label(series.name), **({**how, "markersize": 6} if alone else how))
         if alone:
-            low, high = (spans or {}).get(series.name, ((), ()))
+            low, high = spans.get(series.name, ((), ()))
             axes.annotate(_label(series.name), (series.x[0], series.y[0]), xytext=(6, 6), textcoords="offset points", fontsize=8)
             for interval, axis in ((low, "x"), (high, "y")):
                 if interval:
@@ -66,9 +76,6 @@ def picture(curve: Curve, path: Path, spans: Mapping[str, Span] | None = None) -
     axes.set(title=_label(curve.title), xlabel=_label(curve.x), ylabel=_label(curve.y))
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
-    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
-    pyplot.close(figure)
-    return True
 
 
 def _label(text: str) -> str:
@@ -79,14 +86,11 @@ def _label(text: str) -> str:
 _STYLES = (":", "--", "-.")
 
 
-def _pyplot() -> Any:
-    """Matplotlib without a screen; None where it is not installed."""
+def _matplotlib() -> Any:
+    """The package and its figures; None where it is not installed."""
     try:
         import matplotlib as mpl
+        from matplotlib.figure import Figure
     except ImportError:
         return None
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "compress"
-    from matplotlib import pyplot
-
-    return pyplot
+    return mpl, Figure

@@ -24,6 +24,7 @@ SCHEMA = 2
 
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
+Measured = Annotated[float, Field(ge=1e-9, le=1e9)]  # milliseconds, or a quotient of them
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -51,16 +52,14 @@ class Latency(Record):
     runtime: str = Field(description="ort, ort-cuda, torch, openvino or openvino-int8")
     batch: int = Field(ge=1)
     threads: int = Field(ge=0)
-    p50_ms: float = Field(gt=0, description="median milliseconds of one call on a whole batch")
-    ratio: float = Field(gt=0, description="median of the paired speed-ups over the dense model; above 1 is faster")
-    ci95: tuple[float, float] = Field(description="95 % confidence interval of the ratio; holding 1 means: cannot tell")
+    p50_ms: Measured = Field(description="median milliseconds of one call on a whole batch")
+    ratio: Measured = Field(description="median of the paired speed-ups over the dense model; above 1 is faster")
+    ci95: tuple[Measured, Measured] = Field(description="95 % confidence interval of the ratio; holding 1 means: cannot tell")
     p50_ci95_ms: tuple[float, float] | None = Field(default=None, description="95 % confidence interval of p50_ms")
     noisy: bool = Field(default=False, description="the rounds scattered too much, or others took the cores, for any claim")
     calm: float = Field(default=1.0, ge=0, le=1, description="share of the rounds that other processes did not disturb")
     rounds_ms: tuple[float, ...] = Field(default=(), description="milliseconds of one call in each round, in time")
-    dense_rounds_ms: tuple[float, ...] = Field(
-        default=(), description="those of the dense model in the same rounds; empty for the dense model itself"
-    )
+    dense_rounds_ms: tuple[float, ...] = Field(default=(), description="those of the dense model, and none for itself")
 
     def lean(self) -> Latency:
         """Without the single rounds."""

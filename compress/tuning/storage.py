@@ -59,6 +59,10 @@ def answering(place: str = "") -> Generator[None]:
         ) from error
 
 
+_CONNECT_S = 20
+"""Seconds in which a database has to answer that somebody wants in; the drivers' own default is to wait for ever."""
+
+
 def shown(place: str) -> str:
     """A storage without its password."""
     if "://" not in place:
@@ -103,6 +107,8 @@ def opened(place: str, new: bool = True) -> optuna.storages.BaseStorage:
             if file and file != ":memory:":
                 require_plain(files.at_home(file), new)
             how["connect_args"] = {"timeout": 60}  # seconds that a writer waits for another one
+        elif kind.startswith(("postgresql", "mysql", "mariadb")) and not kind.endswith(("pg8000", "asyncpg")):
+            how["connect_args"] = {"connect_timeout": _CONNECT_S}
         beats = {"heartbeat_interval": BEAT_S, "grace_period": _GRACE_S, "heartbeat_stale_trial_callback": again(RETRIES)}
         try:
             with as_it_is():

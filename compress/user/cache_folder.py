@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -25,6 +26,11 @@ def cache_folder() -> Path:
     folder = Path(os.environ.get(CACHE) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "compress"))
     try:
         files.here(folder)
+        os.stat(folder)
+    except OSError as error:
+        # All else is a folder that can be made, or one in which nothing is kept.
+        if error.errno == errno.ENAMETOOLONG:
+            raise BadInput(f"The cache folder ({CACHE}) has too long a name: {str(folder)[:80]}... Give a shorter one.") from None
     except BadInput as error:
         raise BadInput(f"The cache folder ({CACHE}): {error}") from None
     return folder

@@ -262,6 +262,14 @@ def elsewhere(stem: str, ending: str = "") -> list[str]:
     return [] if free == f"{stem}{ending}" else ["--out", free]
 
 
+def is_folder(given: str | Path) -> bool:
+    """Whether a text names a folder that is there; what no file can be called names none."""
+    try:
+        return Path(given).expanduser().is_dir()
+    except (ValueError, OSError, RuntimeError):
+        return False
+
+
 def among(given: object, places: Iterable[Path]) -> bool:
     """Whether a path that was given is one of these places, or lies in one; a word that is no path does not."""
     if not isinstance(given, str | Path) or not str(given):

@@ -68,8 +68,9 @@ def check() -> None:
     most = max(found - RESERVE, 1)
     code = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({most}, {most})); {_LOADED}"
     try:
-        # -P: nothing in the current folder is taken for a library.
-        failed = subprocess.run([sys.executable, "-P", "-c", code], stdin=subprocess.DEVNULL, capture_output=True).returncode
+        # -P, and the folder: nothing in the current one is taken for a library.
+        command, where = [sys.executable, "-P", "-c", code], Path(__file__).parent
+        failed = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, cwd=where).returncode
     except OSError:
         failed = 1
     if failed:

@@ -14,7 +14,7 @@ from compress.user import files
 from compress.user.wording import many
 
 MOST = 100_000
-_BRACES, _WILD = 20, 2
+_BRACES, _WILD, _PATTERNS = 20, 2, 100
 KINDS = (".tar", ".parquet", ".arrow")
 SUFFIXES = (*KINDS, ".tar.gz", ".tgz")
 IN_FOLDERS = ("*.tar", "*.parquet", "data/*.parquet")
@@ -37,9 +37,10 @@ def shards(text: str) -> list[Path]:
     if not text.rstrip("}").endswith(SUFFIXES):
         return []
     _require_few(text)
-    found = [files.at_home(one) for one in itertools.islice(_expanded(text), MOST + 1)]
-    if len(found) > MOST:
-        raise BadInput(f"'{text[:200]}' stands for more than {MOST:,} files. Give fewer.")
+    most, what = (_PATTERNS, "patterns with a *") if "*" in text else (MOST, "files")
+    found = [files.at_home(one) for one in itertools.islice(_expanded(text), most + 1)]
+    if len(found) > most:
+        raise BadInput(f"'{text[:200]}' stands for more than {most:,} {what}. Give fewer.")
     found = [one for shard in found for one in (sorted(map(Path, glob.glob(str(shard)))) if "*" in str(shard) else [shard])]
     if lacking := [str(one) for one in found if not os.path.isfile(one)] or ([text] if not found else []):
         raise BadInput(f"{many(len(lacking), 'file')} of '{text}' cannot be found: {', '.join(lacking[:5])}. Correct the name.")

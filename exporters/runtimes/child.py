@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from exporters import runtimes
+from exporters import elsewhere, runtimes
 from exporters.errors import ExportError
 from exporters.standalone import racing
 
@@ -26,4 +26,5 @@ def load(order: dict[str, Any]) -> tuple[Callable[[], object], dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    elsewhere.install()
     racing.serve(load, (ExportError, OSError, ValueError, MemoryError))

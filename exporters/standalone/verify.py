@@ -194,7 +194,7 @@ def session(model: Path | bytes, threads: int, batch: int = 0, profile: Path | N
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is told by an exception
     if threads:
         options.intra_op_num_threads = threads
     if batch:

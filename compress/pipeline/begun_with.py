@@ -1,0 +1,49 @@
+"""The files and folders that a run begins with, as its settings name them: nothing of them goes for its results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from compress.data.settings import from_toml
+from compress.errors import BadInput
+from compress.recipe import Recipe
+from compress.user import files
+from compress.user.shard_paths import shards
+
+
+def begun_with(recipe: Recipe) -> Iterator[tuple[str, str | Path]]:
+    """(setting, place) of each: models, plans, files of functions, and data, behind a data.toml and patterns, too."""
+    for key in ("model", "initial", "plan"):
+        if value := getattr(recipe, key):
+            yield key, value
+    for key in ("arch", "metric", "loss"):
+        yield from ((key, place) for place in _named(getattr(recipe, key) or ""))
+    yield from (("data", place) for place in data_of(recipe))
+
+
+def data_of(recipe: Recipe) -> Iterator[str | Path]:
+    """Places of the data alone."""
+    text = recipe.data
+    if text.endswith(".toml"):
+        yield text
+        # What cannot be read is refused where it is read.
+        with suppress(BadInput):
+            text = from_toml(files.at_home(text)).source
+    if text:
+        yield text
+        yield from _named(text)
+        with suppress(BadInput):
+            yield from shards(text)
+
+
+def _named(text: str) -> Iterator[str]:
+    """A file of a function, or the folder of a name: file.py:factory, hf:FOLDER, torchvision:NAME@DIR."""
+    front, _, behind = text.rpartition(":")
+    if front.endswith(".py"):
+        yield front
+    if front == "hf":
+        yield behind
+    if front == "torchvision" and "@" in behind:
+        yield behind.partition("@")[2]
