@@ -33,7 +33,7 @@ from compress.commands.gate import gate
 from compress.commands.init import init
 from compress.commands.methods import methods as methods
 from compress.commands.methods_run import run_methods
-from compress.commands.outputs import free, write_text
+from compress.commands.outputs import apart, free, write_text
 from compress.commands.package import package
 from compress.commands.plan import Decision, decide
 from compress.commands.probe import Probing
@@ -50,10 +50,12 @@ from compress.errors import BadInput
 from compress.graph.trace.trace import trace
 from compress.keywords import Settings, Unplanned, with_settings
 from compress.pipeline import run as pipeline
+from compress.pipeline.begun_with import begun_with
 from compress.pipeline.given import device_of, resolved_recipe
 from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.prepare import opened
 from compress.pipeline.result import Result, new_folder, result
+from compress.pipeline.workspace import beside
 from compress.progress import Progress, silent
 from compress.recipe import Recipe
 from compress.report.comparison import Comparison
@@ -289,6 +291,9 @@ def plan(
     for path in filter(None, (out, carried_out if apply_to is not None else None)):
         free(Path(path), force, None if isinstance(model, nn.Module) else model, apply_to)
     recipe, given = resolved_recipe(model, None, settings)
+    if out is not None:
+        beside(Path(out), recipe)
+        apart(Path(out), *(place for _, place in begun_with(recipe)))
     decision = decide(recipe, progress, quick=False, given=given)
     if out is not None:
         write_text(Path(out), decision.plan.to_json())

@@ -21,7 +21,7 @@ from compress.user import files, wording
 from compress.user.toml_values import toml
 
 DEFAULT_TARGET, DEFAULT_WEIGHTS = CHANNELS_TARGET, WEIGHTS_TARGET
-DRAWN = "drawn"
+DRAWN, MOST = "drawn", 2**31 - 1
 RENAMED = {"turns": "iterations", "arms": "variants"}
 """Settings that were called otherwise: flags, TOML keys and keywords of the old name go on working."""
 RENAMED_VALUES = {"gentle": "gradual"}
@@ -99,7 +99,7 @@ class Recipe(BaseModel):
     reward: Literal["entropy", "accuracy", "mixed"] = Field(
         "entropy", description="what rl-entropy looks for: little spatial entropy, quality on held-out images, or their sum"
     )
-    episodes: int = Field(200, ge=1, description="choices that rl-entropy tries")
+    episodes: int = Field(200, ge=1, le=MOST, description="choices that rl-entropy tries")
     initial: str | None = Field(
         None, description=f"checkpoint of the weights that training began with, or '{DRAWN}': they are drawn, and trained here"
     )
@@ -112,25 +112,25 @@ class Recipe(BaseModel):
     scope: Literal["layer", "global"] = Field("layer", description="whether weights are ranked in each layer, or all together")
     prune: float = Field(0.2, gt=0, lt=1, description="fraction that each level of lottery prunes")
     prune_of: Literal["remaining", "original"] = Field("remaining", description="what that is a fraction of")
-    rewind: int = Field(0, ge=0, description="epochs of the first training after which lottery takes its original weights")
+    rewind: int = Field(0, ge=0, le=MOST, description="epochs of the first training behind which lottery takes its weights")
     align: int | None = Field(
         None,
         ge=1,
         le=64,
         description="round channel counts to this multiple; without it: to 8 where that is faster by more than it is smaller",
     )
-    calibration: int = Field(1000, ge=1, description="training images for the statistics")
-    reconstruct: int = Field(0, ge=0, description="label-free block reconstruction steps per block")
+    calibration: int = Field(1000, ge=1, le=MOST, description="training images for the statistics")
+    reconstruct: int = Field(0, ge=0, le=MOST, description="label-free block reconstruction steps per block")
     from_scratch: bool = Field(False, description="train the found architecture from fresh weights")
     # fine-tuning
     epochs: float = Field(3, ge=0, le=1e6, description="fine-tuning epochs; 0 for none")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="SGD has momentum 0.9")
-    lr: float | None = Field(None, gt=0, description="peak learning rate; without it in proportion to each layer's weights")
-    weight_decay: float = Field(1e-4, ge=0, description="not applied to biases and norms")
-    batch_size: int = Field(128, ge=1, description="images per training step")
+    lr: float | None = Field(None, gt=0, le=1e6, description="peak learning rate; without it by the size of each layer's weights")
+    weight_decay: float = Field(1e-4, ge=0, le=1e6, description="not applied to biases and norms")
+    batch_size: int = Field(128, ge=1, le=MOST, description="images per training step")
     warmup: float = Field(0.05, ge=0, lt=1, description="fraction of the steps that warm the learning rate up")
     distill: float = Field(0.7, ge=0, le=1, description="weight of the distillation loss; 1 where there are no labels")
-    temperature: float = Field(2.0, gt=0, description="softens both sides of the distillation loss")
+    temperature: float = Field(2.0, gt=0, le=1e6, description="softens both sides of the distillation loss")
     entropy_guidance: float = Field(
         0.0, ge=-1, le=1, description="weight of the reward for the log volume of layers in training; 0 for none"
     )
@@ -139,9 +139,9 @@ class Recipe(BaseModel):
         description="of the forward passes in training, weights stay fp32; auto: half on CUDA, fp32 elsewhere; bf16 is "
         "quicker for wide layers on processors with AVX-512 BF16, slower for depthwise ones",
     )
-    clip: float = Field(1.0, ge=0, description="gradient norm limit; 0 for none")
+    clip: float = Field(1.0, ge=0, le=1e6, description="gradient norm limit; 0 for none")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0 for none")
-    patience: int = Field(0, ge=0, description="stop after that many epochs without gain on held-out data; 0: never")
+    patience: int = Field(0, ge=0, le=MOST, description="stop after that many epochs without gain on held-out data; 0: never")
     fsdp: bool = Field(False, description="processes of a run hold weights and optimizer in parts while they train")
     # measuring and exporting
     max_drop: float | None = Field(
@@ -157,7 +157,7 @@ class Recipe(BaseModel):
     runtime: Literal["auto", "ort", "ort-cuda", "torch", "openvino", "openvino-int8"] = Field(
         "auto", description="where latency is measured"
     )
-    batch: int = Field(1, ge=1, description="batch size of the latency measurement")
+    batch: int = Field(1, ge=1, le=MOST, description="batch size of the latency measurement")
     threads: int = Field(0, ge=0, le=4096, description="threads of the latency measurement; 0: all cores")
     rounds: int = Field(40, ge=5, le=10_000, description="interleaved latency rounds")
     on: str | None = Field(
@@ -172,9 +172,7 @@ class Recipe(BaseModel):
     int8_error: float = Field(
         0.05, gt=0, lt=1, description="relative error of outputs that 8 bits may cost; onnx-int8 keeps layers in float for it"
     )
-    qat: float = Field(
-        1, ge=0, description="epochs of training with 8-bit rounding in place, where onnx-int8 breaks --max-drop; 0 for none"
-    )
+    qat: float = Field(1, ge=0, le=1e6, description="epochs of 8-bit training where onnx-int8 breaks --max-drop; 0 for none")
     # the run
     device: str = Field("auto", description=known_names.DEVICES)
     memory: str | None = Field(

@@ -39,6 +39,8 @@ def install() -> None:
     """For what this process imports from here on. Of programs that start in a folder of their user's, not of libraries."""
     if not any(isinstance(one, _Finder) for one in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
+        # Such as the marks of installations by `pip install -e`: a folder of that name here would be one of libraries.
+        sys.path[:] = [place for place in sys.path if os.path.isabs(place)]
 
 
 @contextmanager

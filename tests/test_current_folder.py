@@ -59,6 +59,16 @@ def test_no_library_of_the_current_folder_is_loaded(words: tuple[str, ...], host
     assert not proof.exists()
 
 
+def test_marks_of_an_installation_are_no_folder_of_libraries(tmp_path: Path):
+    (tmp_path / "__editable__.mark").mkdir()
+    (tmp_path / "__editable__.mark" / "pynvml.py").write_text("raise SystemExit('loaded')\n")
+    tried = (
+        "import sys; sys.path.insert(0, '__editable__.mark'); from exporters import elsewhere; elsewhere.install(); import torch"
+    )
+    done = started(tmp_path, "-c", f"{tried}; assert all(map(__import__('os').path.isabs, sys.path))")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("what", ["settings", "pipe", "no text"])
 def test_pictures_are_drawn_by_no_settings_of_the_current_folder(what: str, tmp_path: Path):
     folder, cache = tmp_path / "folder", tmp_path / "cache"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 import torch
 
-from compress.entropy.allocate import CostModel, allocate, choices, envelope, lowest, tolerated, uniform
+from compress.entropy.allocate import EACH, MOST, CostModel, allocate, by_depth, choices, envelope, lowest, tolerated, uniform
 
 
 def chain(*widths: int) -> CostModel:
@@ -93,3 +94,18 @@ def test_a_tolerance_keeps_the_fewest_channels_within_it():
     assert tolerated([curve(10, 3.0)], 0.011) == (9,)
     assert tolerated([curve(10, 3.0)], 0.5) == (3,)
     assert tolerated([curve(10, 3.0)], 0.01, align=8) == (10,)
+
+
+def test_a_step_that_goes_far_below_the_target_is_left_to_groups_of_small_steps():
+    # One group of two heads that cost 40 each, cheap to lose; one of 20 channels that cost 1 each.
+    cost = CostModel(0.0, np.array([40.0, 1.0]), np.zeros((2, 1)), np.eye(2)[:, None, :])
+    curves = [torch.tensor([9.0, 1.0, 0.0]), torch.linspace(4, 0, 21)]
+    split = allocate(curves, cost, 90.0)
+    assert split.counts == (2, 10) and split.cost == 90.0
+
+
+def test_losses_near_the_end_weigh_more_by_as_much_as_there_are_groups_in_front():
+    one, few, many = by_depth(1), by_depth(4), by_depth(100)
+    assert list(one) == [1.0] and few[0] == many[0] == 1.0
+    assert few[-1] == pytest.approx(math.exp(3 * EACH)) and many[-1] == pytest.approx(math.exp(MOST))
+    assert (np.diff(many) > 0).all()

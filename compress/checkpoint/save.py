@@ -41,7 +41,7 @@ def save(model: GraphModule | Artifact, path: str | Path) -> Path:
     text, tensors = to_json(module, inputs), _tensors(module)
     from_json(text, tensors)  # what cannot be read back is not written
     try:
-        _refuse_foreign(path)
+        require_place(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=leftovers.hidden(path.name), dir=path.parent))
         try:
@@ -57,7 +57,12 @@ def save(model: GraphModule | Artifact, path: str | Path) -> Path:
     return path
 
 
-def _refuse_foreign(path: Path) -> None:
+def require_place(path: Path) -> None:
+    """Refuse a place that `save` would refuse, before what is to be saved is made.
+
+    Raises:
+        BadInput: something else than an older checkpoint is there.
+    """
     # An older checkpoint holds these files and no others; anything else is not ours to delete.
     ours = path.is_dir() and {p.name for p in path.iterdir()} <= set(FILES)
     if path.exists() and not ours:

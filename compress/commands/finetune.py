@@ -18,7 +18,7 @@ from torch.fx import GraphModule
 
 from compress.checkpoint.load import open_artifact
 from compress.checkpoint.load.live_module import as_module
-from compress.checkpoint.save import save
+from compress.checkpoint.save import require_place, save
 from compress.commands.outputs import free
 from compress.data import open_data
 from compress.detection.coco import is_coco
@@ -29,6 +29,7 @@ from compress.measure.drop import drop_interval
 from compress.pipeline.answers import counted
 from compress.pipeline.given import device_of, resolved_recipe
 from compress.pipeline.prepare import find_device, prepare
+from compress.pipeline.workspace import beside
 from compress.progress import Progress, silent
 from compress.ranks import ALONE, own_threads
 from compress.recipe import Recipe
@@ -134,7 +135,9 @@ def finetune(
                 "Train the whole one: 'compress detector' does so for --epochs, and writes detector.pt, to train on by its own "
                 "losses."
             )
+        require_place(Path(out))
         recipe, given = resolved_recipe(model, None, {**settings, "data": data})
+        beside(Path(out), recipe)
         with _computing_on(threads):
             context, metric = prepare(recipe, progress, given)
             dense = None if teacher is None else _opened(teacher, teacher_arch, teacher_arch_kwargs, context)

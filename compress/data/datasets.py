@@ -50,14 +50,14 @@ class _ByPillowAlone:
 _ONLY_READ = (
     "CIFAR10", "CIFAR100", "CLEVRClassification", "Country211", "DTD", "EMNIST", "EuroSAT", "FER2013", "FGVCAircraft",
     "FashionMNIST", "Flowers102", "Food101", "GTSRB", "ImageFolder", "Imagenette", "KMNIST", "LFWPeople", "MNIST",
-    "Omniglot", "OxfordIIITPet", "PCAM", "QMNIST", "RenderedSST2", "SEMEION", "STL10", "SUN397", "SVHN", "StanfordCars",
-    "USPS", "VOCSegmentation",
+    "Omniglot", "OxfordIIITPet", "QMNIST", "RenderedSST2", "SEMEION", "STL10", "SUN397", "SVHN", "VOCSegmentation",
 )
 # fmt: on
 """What opens by a folder alone, holds inputs and targets, and does nothing but read there.
 
 Others of torchvision unpickle a file of the current folder (LSUN), unpack archives through links wherever they lead (Cityscapes,
-ImageNet), or write into the folder (PhotoTour, Caltech101), and a recipe or a data.toml of somebody else may name any.
+ImageNet), unpack what they have not compared with a checksum, however much it becomes (USPS, StanfordCars, PCAM), or write into
+the folder (PhotoTour, Caltech101), and a recipe or a data.toml of somebody else may name any.
 """
 
 

@@ -52,6 +52,26 @@ class Allocation:
     cost: float
 
 
+EACH, MOST = 0.15, 1.5
+"""By how much the logarithm of a loss's weight rises from one group to the next, and at most from the first to the last."""
+
+
+_TRIES, _NEAR, _DEARLY = 8, 0.02, 2.0
+"""How often one budget is split anew, how far below the target, as a share of it, that is worth while, and at how many times the
+loss it is not."""
+
+
+def by_depth(groups: int) -> np.ndarray:
+    """What the losses of groups weigh beside the first one's, in the order of the network, (groups,).
+
+    A loss is estimated with all layers behind as they are. In truth they are fitted anew, to what the dense model gives at the
+    same place, and each repairs a part of what was lost before it: a loss near the end stays, one near the beginning mostly
+    goes. The two figures are measured (benchmarks/allocation.py); no paper has them.
+    """
+    last = max(groups - 1, 1)
+    return np.exp(min(EACH * last, MOST) * np.arange(groups) / last)
+
+
 def choices(channels: int, align: int) -> list[int]:
     """Channel counts that may stay, ascending: multiples of `align`, and all of them."""
     # All of them, too: a group that loses nothing need not be a multiple.
@@ -102,12 +122,34 @@ def allocate(curves: Sequence[Tensor], cost: CostModel, target: float, align: in
     if cost(lowest(channels, align)) > target:
         raise ValueError(f"a target of {target:g} is below {cost(lowest(channels, align)):g}, the cost of the fewest channels")
     slopes = [_slopes(curve, counts) for curve, counts in zip(curves, allowed, strict=True)]
+    floor = np.zeros(len(allowed), dtype=int)
+    found = list[tuple[float, Allocation]]()
+    while len(found) < _TRIES:
+        split, last = _down(allowed, slopes, floor, cost, target)
+        if split.cost > target and found:
+            break
+        found.append((sum(float(curve[n]) for curve, n in zip(curves, split.counts, strict=True)), split))
+        if last is None or split.cost >= target * (1 - _NEAR):
+            break
+        # One step of a group of large steps, such as heads, went far below the target: without it others give up a little each.
+        floor[last] = 1 + allowed[last].index(split.counts[last])
+    least = min(found, key=lambda one: one[0])
+    # Whoever asks for a share compares what reaches it, unless that is bought dearly.
+    near = [one for one in found if one[1].cost >= target * (1 - _NEAR) and one[0] <= _DEARLY * least[0]]
+    return min(near or [least], key=lambda one: one[0])[1]
+
+
+def _down(
+    allowed: list[list[int]], slopes: list[np.ndarray], floor: np.ndarray, cost: CostModel, target: float
+) -> tuple[Allocation, int | None]:
+    """From all channels to the target, and the group that took the last step; no group below its floor, a number in `allowed`."""
     level = np.array([len(a) - 1 for a in allowed])
-    counts = np.array(channels, dtype=float)
-    now = cost(counts)
+    counts = np.array([a[-1] for a in allowed], dtype=float)
+    now, g = cost(counts), None
     while now > target:
-        steps = np.array([a[i] - a[i - 1] if i else 0 for a, i in zip(allowed, level, strict=True)], dtype=float)
-        price = np.array([s[i - 1] if i else 0.0 for s, i in zip(slopes, level, strict=True)]) * steps
+        may = level > floor
+        steps = np.array([a[i] - a[i - 1] if ok else 0 for a, i, ok in zip(allowed, level, may, strict=True)], dtype=float)
+        price = np.array([s[i - 1] if ok else 0.0 for s, i, ok in zip(slopes, level, may, strict=True)]) * steps
         saved = cost.saved(counts, steps)
         # Nothing left to give, or nothing saved by it: never the cheapest.
         rate = np.where((steps > 0) & (saved > 0), price / np.maximum(saved, 1e-30), np.inf)
@@ -117,7 +159,7 @@ def allocate(curves: Sequence[Tensor], cost: CostModel, target: float, align: in
         level[g] -= 1
         counts[g] -= steps[g]
         now = cost(counts)
-    return _fill(allowed, slopes, level, counts, cost, target)
+    return _fill(allowed, slopes, level, counts, cost, target), g
 
 
 def _slopes(losses: Tensor, allowed: Sequence[int]) -> np.ndarray:

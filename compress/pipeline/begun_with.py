@@ -40,10 +40,10 @@ def data_of(recipe: Recipe) -> Iterator[str | Path]:
 
 def _named(text: str) -> Iterator[str]:
     """A file of a function, or the folder of a name: file.py:factory, hf:FOLDER, torchvision:NAME@DIR."""
-    front, _, behind = text.rpartition(":")
-    if front.endswith(".py"):
-        yield front
-    if front == "hf":
+    if (file := text.rpartition(":")[0]).endswith(".py"):
+        yield file
+    library, _, behind = text.partition(":")
+    if library == "hf":
         yield behind
-    if front == "torchvision" and "@" in behind:
+    if library == "torchvision" and "@" in behind:
         yield behind.partition("@")[2]

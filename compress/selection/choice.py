@@ -90,7 +90,7 @@ class Choice:
         groups = self._groups(artifact)
         if self.selector in MEASURED:
             measured = self._measured(artifact, context, groups, losses)
-            curves, choose = {name: sweep.losses for name, sweep in measured[1].items()}, self._by_loss(measured, context)
+            curves, choose = _weighed(groups, measured), self._by_loss(measured, context)
             why = "no layer that reads them can be refitted"
         else:
             key = (self.selector, *refit.asked(context, groups))
@@ -133,8 +133,7 @@ class Choice:
         if self.selector not in MEASURED or self.counts is not None or context.recipe.tolerance is not None:
             return None
         groups = self._groups(artifact)
-        sweeps = self._measured(artifact, context, groups, None)[1]
-        curves = {g.name: sweeps[g.name].losses for g in groups if g.name in sweeps}
+        curves = _weighed(groups, self._measured(artifact, context, groups, None))
         known = [g for g in groups if g.name in curves]
         counts, _ = self._counts(artifact, context, known, curves)
         return sum(float(curves[g.name][n]) for g, n in zip(known, counts, strict=True))
@@ -238,6 +237,12 @@ def _chosen(
         context.progress("choose channels", share, "")
 
     return context.ranks.each(wanted, kept, lambda one: losses.work(one[0]), told)
+
+
+def _weighed(groups: Sequence[Group], measured: Measured) -> dict[str, Tensor]:
+    """The loss curves, each as much as is left of it behind the layers that are fitted anew."""
+    known = [group.name for group in groups if group.name in measured[1]]
+    return {name: measured[1][name].losses * float(w) for name, w in zip(known, allocate.by_depth(len(known)), strict=True)}
 
 
 def _by_score(scores: Mapping[str, Tensor]) -> Choose:

@@ -159,6 +159,8 @@ def at_home(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise BadInput(f"'{str(path)[:200]}' begins in a home folder that is not there. Give the path itself.") from error
+    except ValueError as error:
+        raise BadInput(f"{str(path)[:200]!r} is no path ({error}). Give one that a file can have.") from error
 
 
 def here(path: str | Path) -> None:

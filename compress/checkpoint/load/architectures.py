@@ -16,10 +16,10 @@ import torchvision
 from torch import nn
 
 from compress.checkpoint.load import hugging_face
-from compress.checkpoint.load.most_values import LARGEST, MostValues, TooMany
+from compress.checkpoint.load.most_values import MostValues, TooMany, beyond
 from compress.checkpoint.load.pickles import importable_from_here
 from compress.errors import BadInput, extra
-from compress.user import code
+from compress.user import code, wording
 
 NAMED = ("torchvision:", "timm:", "hf:")
 """What names an architecture of a library, and runs no code of the user's."""
@@ -42,10 +42,9 @@ def build(arch: str, arguments: Mapping[str, Any], values: int | None = None) ->
     if clash := [name for name in arguments if arguments[name] and (name.startswith(_WEIGHTS) if named else name in _WEIGHTS)]:
         # A download at load would be a surprise, and the file's weights would replace it anyway.
         raise BadInput(f"--arch-kwargs gives {clash[0]}, but the weights come from the model file. Leave {clash[0]} out.")
-    if named and (beyond := [name for name, one in arguments.items() if isinstance(one, int) and abs(one) > LARGEST]):
-        raise BadInput(
-            f"--arch-kwargs gives {beyond[0]} = {arguments[beyond[0]]}; needed is a number up to {LARGEST}. Correct it."
-        )
+    if named and (name := beyond(arguments)):
+        given = wording.quoted(arguments.get(name, arguments))
+        raise BadInput(f"--arch-kwargs gives {name} = {given}; needed are numbers that a network has. Correct it.")
     # Fresh weights draw random numbers; the caller's run must not depend on that.
     with (
         _importable(arch, str(Path(arch.rpartition(":")[0]).resolve().parent)),

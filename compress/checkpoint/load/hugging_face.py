@@ -14,8 +14,9 @@ from typing import Any, cast
 
 from torch import nn
 
+from compress.checkpoint.load.most_values import beyond
 from compress.errors import BadInput, extra
-from compress.user import files
+from compress.user import files, wording
 
 _CONFIG = "config.json"
 _LEFT_OUT = frozenset({"model_type", "architectures", "torch_dtype", "dtype", "transformers_version"})
@@ -39,6 +40,8 @@ def factory(where: str) -> Callable[..., nn.Module]:
     found = _read(Path(where))
     with _offline():
         transformers: Any = importlib.import_module("transformers")
+    if name := beyond(found):
+        raise BadInput(f"{where} gives a {name} that no network has ({wording.quoted(found.get(name))}). Correct the config.")
     kind, names = found.get("model_type"), found.get("architectures")
     _require_here(found, where)
     if found.get("auto_map"):
