@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -23,10 +25,11 @@ from torchvision import datasets
 
 import exporters
 from compress.checkpoint.deserialize import from_json
+from compress.checkpoint.load import most_values
 from compress.checkpoint.load.architectures import accepts, build
 from compress.checkpoint.load.hugging_face import _harmless, _offline, _require_here
 from compress.checkpoint.load.model import open_artifact
-from compress.checkpoint.load.most_values import MostValues, TooMany
+from compress.checkpoint.load.most_values import MostValues, TooMany, beyond, in_time
 from compress.commands.bench_files import onnx_inputs
 from compress.data import open_data, settings
 from compress.data.images import colored, pixels
@@ -107,12 +110,52 @@ def test_an_architecture_is_no_larger_than_the_weights_that_it_is_for():
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [({"depth": 10**9}, "that a network has"), ({"depth": 30_000, "embed_dim": 1, "num_heads": 1}, "tensors")],
+    [({"depth": 10**9}, "that a network has"), ({"depth": 9_900, "embed_dim": 1, "num_heads": 1}, "tensors")],
 )
 def test_an_architecture_has_no_millions_of_layers(arguments: dict[str, int], said: str):
     pytest.importorskip("timm")
     with pytest.raises(BadInput, match=said):
         build("timm:vit_tiny_patch16_224", arguments, 5_000_000)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"depth": 10**5},
+        {"depth_multiplier": 1e9},
+        {"depths": [3, 10**6]},
+        {"num_labels": 3 * 10**7},
+        {"vision_config": {"num_hidden_layers": 10**8}},
+        {"attention_types": [[["global"], 10**8]]},
+        {"hidden_size": 10**8},
+    ],
+)
+def test_numbers_that_no_network_has_are_found_at_any_depth(arguments: dict[str, object]):
+    assert beyond(arguments)
+
+
+def test_numbers_that_networks_have_are_let_be():
+    known = {"vocab_size": 262_144, "max_position_embeddings": 10_485_760, "rope_theta": 10**9, "num_labels": 21_843}
+    more = {"depth": 152, "depths": [3, 3, 27, 3], "layer_norm_eps": 1e-12, "drop": 0.1, "text_config": {"width_mult": 1.4}}
+    assert not beyond(known | more)
+
+
+def test_making_an_architecture_ends_and_leaves_the_alarms_of_others(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(most_values, "SECONDS", 0.2)
+    heard, before = list[int](), signal.signal(signal.SIGALRM, lambda *_: heard.append(1))
+    signal.setitimer(signal.ITIMER_REAL, 0.6)
+    try:
+        with pytest.raises(TooMany, match="takes longer"), in_time(0):
+            while True:
+                pass
+        with in_time(0):
+            pass
+        assert not heard
+        time.sleep(0.6)
+        assert heard == [1]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_picture_that_is_gone_through_thousands_of_times_is_refused():

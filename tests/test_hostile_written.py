@@ -376,3 +376,15 @@ def test_a_report_of_times_that_nobody_measured_is_told(command: str, wrong: dic
     words = {"gate": [place, "--max-drop", 1], "report": [place, "--out", tmp_path / "a.html"]}
     done = invoke(command, *words.get(command, [tmp_path / "old", tmp_path / "new"]))
     assert done.exit_code == 2 and "report.json" in done.stderr and next(iter(wrong)) in done.stderr
+
+
+@pytest.mark.parametrize("command", ["gate", "compare", "report"])
+def test_a_chance_that_is_no_share_is_told(command: str, tmp_path: Path):
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        made_run(tmp_path / name)
+    place = tmp_path / "new" / "report.json"
+    place.write_text(json.dumps(json.loads(edited(place.read_text())) | {"chance": -1}))
+    words = {"gate": [place, "--max-drop", 1], "report": [place, "--out", tmp_path / "a.html"]}
+    done = invoke(command, *words.get(command, [tmp_path / "old", tmp_path / "new"]))
+    assert done.exit_code == 2 and "chance" in done.stderr

@@ -267,7 +267,7 @@ class Report(Sealed):
     pictures: tuple[str, ...] = Field(default=(), description="files that show the curves, in the folder pictures")
     spent: tuple[Spent, ...] = Field(default=(), description="all of the time of the process that wrote this, by what it went to")
     large_batch: Latency | None = Field(default=None, description="of the result beside the dense model, many samples a call")
-    chance: float | None = Field(default=None, description="quality of guessing, where the metric and the classes tell it")
+    chance: float | None = Field(default=None, ge=0, le=1, description="quality of guessing, where the metric tells it")
     layers: tuple[LayerRecord, ...] = Field(default=(), description="in the order of execution; those of the result alone last")
     stays: tuple[Stays, ...] = Field(default=(), description="activations that stay as they are, and why")
     activations: tuple[ActivationStates, ...] = Field(default=(), description="states of the dense model's activations")

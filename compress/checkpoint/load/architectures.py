@@ -16,7 +16,7 @@ import torchvision
 from torch import nn
 
 from compress.checkpoint.load import hugging_face
-from compress.checkpoint.load.most_values import MostValues, TooMany, beyond
+from compress.checkpoint.load.most_values import MostValues, TooMany, beyond, in_time
 from compress.checkpoint.load.pickles import importable_from_here
 from compress.errors import BadInput, extra
 from compress.user import code, wording
@@ -51,6 +51,7 @@ def build(arch: str, arguments: Mapping[str, Any], values: int | None = None) ->
         torch.random.fork_rng(devices=[]),
         warnings.catch_warnings(),
         MostValues(values) if named and values is not None else nullcontext(),
+        in_time(values) if named and values is not None else nullcontext(),
     ):
         warnings.simplefilter("ignore")
         made = _call(factory(arch), arch, arguments)

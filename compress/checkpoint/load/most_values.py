@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import torch
@@ -15,9 +19,13 @@ SPARE, TIMES = 2**26, 8
 """Values that any architecture may make, and times as many as its weights have: temporaries of its first weights included."""
 TENSORS = 100_000
 """How many tensors it may make: a thousand layers have some ten thousand."""
-LARGEST, MOST_OF = 10**8, 10**6
-"""Of a whole number among the arguments, and of one that counts layers or classes: what is made by it, as a list of Python's, is
-there before it is counted."""
+LARGEST, CLASSES, LAYERS = 2 * 10**7, 10**6, 10**4
+"""Of a whole number among the arguments, of one that counts (`num_labels`), and of one that counts or multiplies layers: what is
+made by it, as a list of Python's, is there before it is counted."""
+_LAYERS = re.compile("layer|depth|block|types|mult|coefficient")
+_SIZING_NOTHING = ("theta",)  # of rotary positions, 10**9 in some networks
+SECONDS, A_SECOND = 30, 10**7
+"""How long making an architecture may take, and a second more for so many values."""
 
 _MAKERS = frozenset(f"aten::{name}" for name in ("empty", "zeros", "ones", "full", "rand", "randn"))
 
@@ -39,16 +47,42 @@ def _spread(name: str, args: Sequence[Any]) -> int:
 def beyond(arguments: Mapping[str, Any]) -> str:
     """The first argument with a number in it, at any depth, that no network has; empty where there is none."""
 
-    def largest(value: Any) -> int:
+    def largest(value: Any, kinds: Any) -> float:
         parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-        return max([abs(value) if isinstance(value, int) else 0, *map(largest, cast("Iterable[Any]", parts))])
+        found = (largest(one, kinds) for one in cast("Iterable[Any]", parts))
+        return max([abs(cast("float", value)) if isinstance(value, kinds) else 0, *found])
 
     for name, value in arguments.items():
         within = beyond(cast("dict[str, Any]", value)) if isinstance(value, dict) else ""
-        most = MOST_OF if name.startswith("num_") or "layer" in name or "depth" in name else LARGEST
-        if within or largest(value) > most:
+        of_layers = _LAYERS.search(name) is not None
+        most = LAYERS if of_layers else CLASSES if name.startswith("num_") else LARGEST
+        # Floats elsewhere are rates and scales.
+        much = not name.endswith(_SIZING_NOTHING) and largest(value, int | float if of_layers else int) > most
+        if within or much:
             return within or name
     return ""
+
+
+@contextmanager
+def in_time(values: int) -> Generator[None]:
+    """Ended with `TooMany` where it takes far longer than making so many values does; for the main thread, where that can be."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+    seconds = SECONDS + values / A_SECOND
+
+    def over(*_: object) -> None:
+        raise TooMany(f"it takes longer than {seconds:.0f} s to make")
+
+    handler, start = signal.signal(signal.SIGALRM, over), time.monotonic()
+    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if left:  # somebody else's alarm
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - start), 1e-3))
 
 
 class MostValues(TorchDispatchMode):
