@@ -50,12 +50,11 @@ from compress.errors import BadInput
 from compress.graph.trace.trace import trace
 from compress.keywords import Settings, Unplanned, with_settings
 from compress.pipeline import run as pipeline
-from compress.pipeline.begun_with import begun_with
+from compress.pipeline.begun_with import files_of
 from compress.pipeline.given import device_of, resolved_recipe
 from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.prepare import opened
 from compress.pipeline.result import Result, new_folder, result
-from compress.pipeline.workspace import beside
 from compress.progress import Progress, silent
 from compress.recipe import Recipe
 from compress.report.comparison import Comparison
@@ -292,8 +291,7 @@ def plan(
         free(Path(path), force, None if isinstance(model, nn.Module) else model, apply_to)
     recipe, given = resolved_recipe(model, None, settings)
     if out is not None:
-        beside(Path(out), recipe)
-        apart(Path(out), *(place for _, place in begun_with(recipe)))
+        apart(Path(out), *files_of(recipe))
     decision = decide(recipe, progress, quick=False, given=given)
     if out is not None:
         write_text(Path(out), decision.plan.to_json())

@@ -145,9 +145,7 @@ def test_a_gate_writes_over_nothing_that_it_judges(option: str, here: Path):
 
 
 @pytest.mark.parametrize("out", ["data/out", "data", "data/train/out"])
-@pytest.mark.parametrize(
-    "how", [("run",), ("run", "--methods", "magnitude,random"), ("tune", "--trials", 3), ("finetune",), ("plan",), ("export",)]
-)
+@pytest.mark.parametrize("how", [("run",), ("run", "--methods", "magnitude,random"), ("tune", "--trials", 3), ("finetune",)])
 def test_results_do_not_lie_among_the_data(how: tuple[object, ...], out: str, here: Path):
     command, *more = how
     model_and_data(here)
@@ -156,11 +154,24 @@ def test_results_do_not_lie_among_the_data(how: tuple[object, ...], out: str, he
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (30 * number,) * 3).save(place)
     before = bytes_of(here)
-    how_long = [] if command in ("plan", "export") else ["--epochs", 0]
-    done = invoke(command, "model.pt", "--data", "data", *how_long, "--out", out, "--force", *more)
+    done = invoke(command, "model.pt", "--data", "data", "--epochs", 0, "--out", out, "--force", *more)
     words = ("lies in the folder of --data", "not of a search", "from which it is made", "is a folder with other files")
     said = any(one in done.stderr for one in words)
     assert done.exit_code == 2 and said and bytes_of(here) == before
+
+
+def test_results_may_lie_beside_the_parts_of_the_data(here: Path):
+    for part in ("train", "test"):
+        (here / part / "a").mkdir(parents=True)
+    recipe = make(model="model.pt", data=".", target="macs=0.5")
+    with open_workspace(here / "out", recipe, resume=False, force=False):
+        pass
+    refused = pytest.raises(BadInput, match="lies in the folder of --data")
+    with refused, open_workspace(here / "train" / "out", recipe, resume=False, force=False):
+        pass
+    shutil.rmtree(here / "test")  # with one part alone, all folders are classes
+    with refused, open_workspace(here / "out", recipe, resume=False, force=True):
+        pass
 
 
 LINKS = {

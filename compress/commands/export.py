@@ -14,10 +14,9 @@ from compress.errors import BadInput
 from compress.keywords import Settings, with_settings
 from compress.measure import meant
 from compress.pipeline import exports
-from compress.pipeline.begun_with import begun_with
+from compress.pipeline.begun_with import files_of
 from compress.pipeline.given import resolved_recipe
 from compress.pipeline.prepare import opened
-from compress.pipeline.workspace import beside
 
 Place = str | Path
 
@@ -53,7 +52,6 @@ def export(
     recipe, given = resolved_recipe(taken, None, {**settings, "inputs": inputs} if taken is not model else settings)
     if format in exporters.CALIBRATED and not recipe.data:
         raise BadInput(f"{format} takes the ranges of its 8 bits from real inputs, and none were given. Add --data.")
-    beside(path, recipe)
-    apart(path, *(place for _, place in begun_with(recipe)))
+    apart(path, *files_of(recipe))
     artifact, data = opened(recipe, given)
     return exports.write(format, artifact, path, recipe, data, {})

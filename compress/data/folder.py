@@ -70,6 +70,15 @@ def _pictured(listing: Listing, classes: Sequence[str] | None, root: Path) -> Pi
     return Pictured(Files(listing.paths), torch.tensor([number[name] for name in listing.labels]))
 
 
+def looked_into(root: Path) -> tuple[Path, ...]:
+    """The folders of a folder of images in which every file and folder counts: its parts, or all of it."""
+    try:
+        parts = _parts(root)
+    except (BadInput, OSError):
+        return (root,)
+    return tuple(parts.values()) if len(parts) > 1 else (root,)
+
+
 def _parts(root: Path) -> dict[str, Path]:
     folders = {path.name: path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")}
     known = {PARTS[name.lower()]: path for name, path in folders.items() if name.lower() in PARTS}

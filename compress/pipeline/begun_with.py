@@ -23,6 +23,11 @@ def begun_with(recipe: Recipe) -> Iterator[tuple[str, str | Path]]:
     yield from (("data", place) for place in data_of(recipe))
 
 
+def files_of(recipe: Recipe) -> list[str | Path]:
+    """All but folders of data, in which a file of another kind does no harm."""
+    return [place for key, place in begun_with(recipe) if key != "data" or not files.is_folder(place)]
+
+
 def data_of(recipe: Recipe) -> Iterator[str | Path]:
     """Places of the data alone."""
     text = recipe.data

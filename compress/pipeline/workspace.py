@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import exporters
+from compress.data.folder import looked_into
 from compress.errors import BadInput
 from compress.pipeline.begun_with import begun_with, data_of
 from compress.pipeline.lock import NAME as LOCK
@@ -222,7 +223,7 @@ def beside(out: Path, recipe: Recipe) -> None:
         BadInput: it is one.
     """
     for place in data_of(recipe):
-        if files.is_folder(place) and files.among(out, [files.at_home(place)]):
+        if files.is_folder(place) and files.among(out, looked_into(files.at_home(place))):
             raise BadInput(f"--out {out} lies in the folder of --data, {place}, which a run only reads. Give another --out.")
 
 
