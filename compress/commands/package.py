@@ -29,7 +29,7 @@ from compress.measure.quality import first_output
 from compress.packaging import archive, manifest, sbom
 from compress.packaging.readme import readme
 from compress.packaging.samples import COUNT, Samples, files, from_file
-from compress.pipeline.workspace import of_run
+from compress.pipeline.own_files import of_run
 from compress.recipe import code_in, make, settings_in
 from compress.report import records, sentences
 from compress.report.records import ExportRecord

@@ -21,7 +21,7 @@ from typing import Any
 from compress.commands.outputs import free
 from compress.commands.run_files import content, exported, refuse_broken
 from compress.errors import BadInput, MissingPackage, extra
-from compress.pipeline.workspace import of_run
+from compress.pipeline.own_files import of_run
 from compress.report import records
 from compress.report.model_card import model_card
 from compress.user import files

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from compress.commands.outputs import free, write_text
 from compress.errors import BadInput
-from compress.pipeline.workspace import of_run
+from compress.pipeline.own_files import of_run
 from compress.report.html.page import rendered, viewed
 from compress.report.html.run_folder import PAGE, UNFINISHED, RunFolder, opened
 

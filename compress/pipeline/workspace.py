@@ -19,34 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import exporters
 from compress.data.folder import looked_into
 from compress.errors import BadInput
 from compress.pipeline.begun_with import begun_with, data_of
 from compress.pipeline.lock import NAME as LOCK
 from compress.pipeline.lock import Lock, locked
+from compress.pipeline.own_files import LEFT, OURS, is_of_a_run
 from compress.recipe import TRUST, Recipe, make, settings_in
 from compress.report import sealed
 from compress.report.html.run_folder import PAGE
 from compress.user import files
 from exporters import atomic
 from exporters.standalone import leftovers
-
-_FILES = tuple(f"model{ending}" for ending in exporters.ENDING.values())
-_WEIGHTS = ("model.bin", "model.int8.bin", "model.onnx.data")
-_TEXTS = ("plan.json", "recipe.toml", "search.json", "report.json", "report.md", PAGE)
-_OURS = ("stages", "pictures", "profile", "trackers", "model.compressed", *_FILES, *_WEIGHTS, *_TEXTS)
-_LEFT = tuple(f".{ours}." for ours in _OURS)
-"""How names begin of what a killed run left."""
-
-
-def _of_a_run(name: str) -> bool:
-    return name == LOCK or name in _OURS or name.startswith(_LEFT)
-
-
-def of_run(folder: Path) -> list[Path]:
-    """Files and folders of a run in its folder."""
-    return sorted(path for path in folder.iterdir() if _of_a_run(path.name))
 
 
 @dataclass(frozen=True)
@@ -120,7 +104,7 @@ def open_workspace(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> G
     with ExitStack() as stack:
         try:
             out.mkdir(parents=True, exist_ok=True)
-            files.unlinked(out, _of_a_run)
+            files.unlinked(out, is_of_a_run)
             # Before anything is looked at: another run could be writing it.
             workspace = Workspace(out, stack.enter_context(locked(out)))
             _cleared(out, recipe, resume, force)
@@ -141,7 +125,7 @@ def refuse_taken(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> Non
         raise BadInput(f"{out} is a file; needed is a folder for the results. Choose another name with --out.")
     try:
         if out.is_dir():
-            files.unlinked(out, _of_a_run)
+            files.unlinked(out, is_of_a_run)
             # Where somebody may be at work, the lock says more.
             if not (out / LOCK).exists():
                 _found(out, recipe, resume, force)
@@ -156,7 +140,7 @@ def refuse_taken(out: Path, recipe: Recipe, *, resume: bool, force: bool) -> Non
 
 def _cleared(out: Path, recipe: Recipe, resume: bool, force: bool) -> None:
     """Remove what killed runs left, and what of another run goes for this one, or refuse."""
-    leftovers.sweep(out, lambda name: name.startswith(_LEFT))
+    leftovers.sweep(out, lambda name: name.startswith(LEFT))
     for left in (out / "stages").glob(".*"):
         if leftovers.dead(left.name) is not False:
             shutil.rmtree(left, ignore_errors=True)
@@ -170,8 +154,8 @@ def _found(out: Path, recipe: Recipe, resume: bool, force: bool) -> list[str]:
     Raises:
         BadInput: it may not go, or is of other settings.
     """
-    there = {path.name for path in out.iterdir() if not path.name.startswith(_LEFT)} - {LOCK}
-    found = sorted(there & set(_OURS))
+    there = {path.name for path in out.iterdir() if not path.name.startswith(LEFT)} - {LOCK}
+    found = sorted(there & set(OURS))
     if not _worth_keeping(out, found):
         force = force or bool(found)  # a run that stopped before its first stage was finished
     if there and not found and not force:
