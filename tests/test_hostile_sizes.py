@@ -124,6 +124,7 @@ def test_an_architecture_has_no_millions_of_layers(arguments: dict[str, int], sa
         {"depth": 10**5},
         {"depth_multiplier": 1e9},
         {"depths": [3, 10**6]},
+        {"depths": [[3], [{"block_sizes": [10**8]}]]},
         {"num_labels": 3 * 10**7},
         {"vision_config": {"num_hidden_layers": 10**8}},
         {"attention_types": [[["global"], 10**8]]},
@@ -137,7 +138,8 @@ def test_numbers_that_no_network_has_are_found_at_any_depth(arguments: dict[str,
 def test_numbers_that_networks_have_are_let_be():
     known = {"vocab_size": 262_144, "max_position_embeddings": 10_485_760, "rope_theta": 10**9, "num_labels": 21_843}
     more = {"depth": 152, "depths": [3, 3, 27, 3], "layer_norm_eps": 1e-12, "drop": 0.1, "text_config": {"width_mult": 1.4}}
-    assert not beyond(known | more)
+    parts = {"depth_decoder_config": {"vocab_size": 128_256, 5: "five"}, "vocab_size_per_layer_input": 262_144}
+    assert not beyond(known | more | parts)
 
 
 def test_making_an_architecture_ends_and_leaves_the_alarms_of_others(monkeypatch: pytest.MonkeyPatch):

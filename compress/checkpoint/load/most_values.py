@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ TENSORS = 100_000
 LARGEST, CLASSES, LAYERS = 2 * 10**7, 10**6, 10**4
 """Of a whole number among the arguments, of one that counts (`num_labels`), and of one that counts or multiplies layers: what is
 made by it, as a list of Python's, is there before it is counted."""
-_LAYERS = re.compile("layer|depth|block|types|mult|coefficient")
+_LAYERS = re.compile("^(?!.*vocab).*(layer|depth|block|types|mult|coefficient)")
 _SIZING_NOTHING = ("theta",)  # of rotary positions, 10**9 in some networks
 SECONDS, A_SECOND = 30, 10**7
 """How long making an architecture may take, and a second more for so many values."""
@@ -44,22 +44,29 @@ def _spread(name: str, args: Sequence[Any]) -> int:
     return 0
 
 
+def _inside(value: Any) -> Iterator[Any]:
+    """A value, or what is in a list at any depth."""
+    if isinstance(value, list | tuple):
+        for one in cast("Iterable[Any]", value):
+            yield from _inside(one)
+    else:
+        yield value
+
+
 def beyond(arguments: Mapping[str, Any]) -> str:
     """The first argument with a number in it, at any depth, that no network has; empty where there is none."""
-
-    def largest(value: Any, kinds: Any) -> float:
-        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-        found = (largest(one, kinds) for one in cast("Iterable[Any]", parts))
-        return max([abs(cast("float", value)) if isinstance(value, kinds) else 0, *found])
-
-    for name, value in arguments.items():
-        within = beyond(cast("dict[str, Any]", value)) if isinstance(value, dict) else ""
+    for key, value in arguments.items():
+        name = str(key)  # in Python a table may have others
         of_layers = _LAYERS.search(name) is not None
         most = LAYERS if of_layers else CLASSES if name.startswith("num_") else LARGEST
-        # Floats elsewhere are rates and scales.
-        much = not name.endswith(_SIZING_NOTHING) and largest(value, int | float if of_layers else int) > most
-        if within or much:
-            return within or name
+        sizes = not name.endswith(_SIZING_NOTHING)
+        for one in _inside(value):
+            if isinstance(one, dict):
+                if within := beyond(cast("dict[str, Any]", one)):
+                    return within
+            # Floats elsewhere are rates and scales.
+            elif sizes and isinstance(one, int | float if of_layers else int) and abs(one) > most:
+                return name
     return ""
 
 
@@ -80,7 +87,7 @@ def in_time(values: int) -> Generator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)  # None: one that C has set
         if left:  # somebody else's alarm
             signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - start), 1e-3))
 
