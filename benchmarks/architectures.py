@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,31 +30,38 @@ from compress.training import reinitialized
 NET = "resnet20"
 METHODS = ("entropic", "obs", "taylor", "magnitude", "random")
 FRESH = f"{METHODS[0]}, fresh weights"
+Raced = Callable[[argparse.Namespace, Artifact, dict[str, Any]], dict[str, Any]]
+"""(what was asked, the dense model, the row's key) -> the rest of the row."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    trained_by(__doc__ or "", "architectures", "method", (*METHODS, FRESH), "0.25,1,3", raced)
+
+
+def trained_by(about: str, file: str, column: str, names: Sequence[str], lengths: str, raced: Raced) -> None:
+    """A row of the results for each length, target, seed and name of a way to begin; those that are there are not run again."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", type=Path, required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--targets", default="macs=0.39,macs=0.47")
-    parser.add_argument("--lengths", default="0.25,1,3")
+    parser.add_argument("--lengths", default=lengths)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    rows: list[dict[str, Any]] = list(known("architectures").get("rows", ()))
+    rows: list[dict[str, Any]] = list(known(file).get("rows", ()))
     dense = open_dense(given.nets, NET)
     for epochs in map(float, given.lengths.split(",")):
         for target in given.targets.split(","):
             for seed in range(given.seeds):
-                for method in (*METHODS, FRESH):
-                    key = {"net": NET, "target": target, "method": method, "epochs": epochs, "seed": seed}
+                for name in names:
+                    key = {"net": NET, "target": target, column: name, "epochs": epochs, "seed": seed}
                     if any(key.items() <= row.items() for row in rows):
                         continue
                     rows.append(key | raced(given, dense, key))
                     print(rows[-1], flush=True)
-                    write("architectures", {"rows": rows})
+                    write(file, {"rows": rows})
 
 
 def raced(given: argparse.Namespace, dense: Artifact, key: dict[str, Any]) -> dict[str, Any]:

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-from pathlib import Path
 from typing import Any
 
 import torch
+from architectures import NET, trained_by
 from finetune_rates import top1, trained
-from opened import open_dense
-from results_io import known, write
 from torch import nn
 
 from compress import api
@@ -32,33 +30,12 @@ from compress.recipe import make
 from compress.refit import refit
 from compress.stage import Context
 
-NET, RECALIBRATED = "resnet20", 1000
+RECALIBRATED = 1000
 OURS, THEIRS, MIXED = "ours", "Torch-Pruning", "Torch-Pruning's channels, our reconstruction"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nets", type=Path, required=True)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--targets", default="macs=0.39,macs=0.47")
-    parser.add_argument("--lengths", default="1,3")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    rows: list[dict[str, Any]] = list(known("pruners").get("rows", ()))
-    dense = open_dense(given.nets, NET)
-    for epochs in map(float, given.lengths.split(",")):
-        for target in given.targets.split(","):
-            for seed in range(given.seeds):
-                for pruner in (OURS, THEIRS, MIXED):
-                    key = {"net": NET, "target": target, "pruner": pruner, "epochs": epochs, "seed": seed}
-                    if any(key.items() <= row.items() for row in rows):
-                        continue
-                    rows.append(key | raced(given, dense, key))
-                    print(rows[-1], flush=True)
-                    write("pruners", {"rows": rows})
+    trained_by(__doc__ or "", "pruners", "pruner", (OURS, THEIRS, MIXED), "1,3", raced)
 
 
 def raced(given: argparse.Namespace, dense: Artifact, key: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+import compress
+from compress.edits import Keep
 from compress.entropy.allocate import EACH, MOST, CostModel, allocate, by_depth, choices, envelope, lowest, tolerated, uniform
 
 
@@ -109,3 +112,24 @@ def test_losses_near_the_end_weigh_more_by_as_much_as_there_are_groups_in_front(
     assert list(one) == [1.0] and few[0] == many[0] == 1.0
     assert few[-1] == pytest.approx(math.exp(3 * EACH)) and many[-1] == pytest.approx(math.exp(MOST))
     assert (np.diff(many) > 0).all()
+
+
+def test_a_removal_leaves_more_near_the_end_the_more_losses_there_weigh(monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()]
+    model, images = (
+        nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval(),
+        torch.randn(80, 3, 12, 12),
+    )
+
+    def left() -> dict[str, int]:
+        plan = compress.remove(model, (images, None), target="macs=0.5", align=1, calibration=60).plan
+        return {edit.layer: len(edit.keep) for edit in plan.edits if isinstance(edit, Keep)}
+
+    found = []
+    for each in (0.0, 8.0):
+        monkeypatch.setattr("compress.entropy.allocate.EACH", each)
+        monkeypatch.setattr("compress.entropy.allocate.MOST", 2 * each)
+        found.append(left())
+    alike, weighed = found
+    assert weighed.get("4", 8) > alike.get("4", 8) and weighed.get("0", 8) < alike.get("0", 8)

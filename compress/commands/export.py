@@ -47,7 +47,7 @@ def export(
         )
     exporters.require(format)
     path = Path(out or f"model{exporters.ENDING[format]}")
-    free(path, force, model)
+    free(path, force)
     taken, inputs = part_of(model, settings.get("inputs"))
     recipe, given = resolved_recipe(taken, None, {**settings, "inputs": inputs} if taken is not model else settings)
     if format in exporters.CALIBRATED and not recipe.data:

@@ -20,7 +20,12 @@ def begun_with(recipe: Recipe) -> Iterator[tuple[str, str | Path]]:
             yield key, value
     for key in ("arch", "metric", "loss"):
         yield from ((key, place) for place in _named(getattr(recipe, key) or ""))
-    yield from (("data", place) for place in data_of(recipe))
+    for place in data_of(recipe):
+        yield "data", place
+        # The files of a folder go with it, and may be a million.
+        if not files.is_folder(place):
+            with suppress(BadInput):
+                yield from (("data", shard) for shard in shards(str(place)))
 
 
 def files_of(recipe: Recipe) -> list[str | Path]:
@@ -29,7 +34,7 @@ def files_of(recipe: Recipe) -> list[str | Path]:
 
 
 def data_of(recipe: Recipe) -> Iterator[str | Path]:
-    """Places of the data alone."""
+    """Places of the data alone; a pattern stands for itself."""
     text = recipe.data
     if text.endswith(".toml"):
         yield text
@@ -39,8 +44,6 @@ def data_of(recipe: Recipe) -> Iterator[str | Path]:
     if text:
         yield text
         yield from _named(text)
-        with suppress(BadInput):
-            yield from shards(text)
 
 
 def _named(text: str) -> Iterator[str]:
