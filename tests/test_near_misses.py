@@ -79,7 +79,7 @@ def test_names_that_settings_take_are_those_that_there_are():
     assert set(known_names.METRICS) == set(quality.METRICS)
     for name in known_names.METRICS:
         assert make(metric=name).metric == name
-    for name in ("auto", "cpu", "mps", "cuda", "cuda:1"):
+    for name in ("auto", "cpu", "cpu:0", "mps", "cuda", "cuda:1"):
         assert make(device=name).device == name
     assert make(loss="net.py:loss", metric="net.py:metric", export="onnx,openvino").export == ("onnx", "openvino")
 

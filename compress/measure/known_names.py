@@ -29,7 +29,7 @@ def require(settings: Mapping[str, Any]) -> None:
             like = f" Did you mean {close[0]}?" if close else ""
             raise BadInput(f"The {key} is '{name}'; known are auto, {', '.join(known)} and module:function.{like}")
     device = settings.get("device")
-    if isinstance(device, str) and not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", device):
+    if isinstance(device, str) and not re.fullmatch(r"auto|cpu(:0)?|mps(:0)?|cuda(:[0-9]+)?", device):
         raise BadInput(f"The device is '{device}'; needed is {DEVICES}.")
     formats = settings.get("export")
     texts = [formats] if isinstance(formats, str) else formats if isinstance(formats, list | tuple) else []
