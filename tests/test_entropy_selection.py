@@ -53,6 +53,18 @@ def test_output_errors_count_as_the_weighting_says():
     assert loss([weighted], [1, 2]) == pytest.approx(2 * loss([plain], [1, 2]), rel=1e-6)
 
 
+def test_a_weighting_without_full_rank_counts_as_its_sums_do():
+    _, x, y = planted()
+    moments = Moments()
+    moments.add(x, y)
+    owner, centered = torch.arange(48) // 4, moments.centered()
+    line = torch.ones(5, 1)
+    flat = quadratic(centered, line @ line.T, owner, 12)
+    summed = Moments()
+    summed.add(x, y.sum(1, keepdim=True))
+    assert loss([flat], [1, 2]) == pytest.approx(loss([quadratic(summed.centered(), None, owner, 12)], [1, 2]), rel=1e-4)
+
+
 def test_columns_of_other_groups_stay_in_the_regression():
     _, x, y = planted()
     moments = Moments()

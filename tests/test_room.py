@@ -24,6 +24,7 @@ from compress.entropy.narrowed import narrowed, taps
 from compress.entropy.ridge import ridge
 from compress.errors import BadInput, NotEnoughMemory, NotWritten
 from compress.graph.channels.solve import solve
+from compress.graph.merge.batch_norm import fold
 from compress.graph.trace.trace import trace
 from compress.measure.asked import parse_memory
 from compress.pipeline.workspace import open_workspace
@@ -35,6 +36,7 @@ from compress.selection.channels import Losses
 from compress.selection.choice import Choice
 from compress.stage import Context
 from compress.stages.reconstruct import Reconstruct
+from compress.statistics.activation_states import observed
 from compress.user import memory
 
 CPU = torch.device("cpu")
@@ -194,7 +196,9 @@ def moments(x: torch.Tensor, y: torch.Tensor | None) -> Moments:
     return found
 
 
-def test_fewer_rows_than_columns_give_the_same_fit_without_a_matrix_of_columns():
+@pytest.mark.parametrize("at_once", [4096, 20])
+def test_fewer_rows_than_columns_give_the_same_fit_without_a_matrix_of_columns(at_once: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys.modules[ridge.__module__], "_COLUMNS", at_once)
     random = torch.Generator().manual_seed(0)
     x, y = torch.randn(40, 90, generator=random) + 3, torch.randn(40, 4, generator=random)
     by_rows, by_sums = moments(x, y), moments(x, y)
@@ -208,6 +212,19 @@ def test_fewer_rows_than_columns_give_the_same_fit_without_a_matrix_of_columns()
     torch.testing.assert_close(one.weight, other.weight, rtol=0, atol=2e-4)
     torch.testing.assert_close(one.bias, other.bias, rtol=0, atol=1e-3)
     assert one.error == pytest.approx(other.error, rel=0.1)
+
+
+def test_weights_that_are_only_read_are_in_memory_once():
+    model = trace(net(), INPUT)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    looked_at, folded = observed(model, CPU), fold(model, read=True)
+    assert looked_at.get_parameter("8.weight").data_ptr() == model.get_parameter("8.weight").data_ptr()
+    assert folded.get_parameter("8.weight").data_ptr() == model.get_parameter("8.weight").data_ptr()
+    assert not looked_at.get_parameter("8.weight").requires_grad and model.get_parameter("8.weight").requires_grad
+    x = torch.randn(8, 3, 16, 16)
+    torch.testing.assert_close(folded(x), model(x))
+    looked_at(x)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "the model itself is not changed"
 
 
 def test_all_directions_of_every_channel_keep_all_second_moments():

@@ -178,7 +178,7 @@ class Moments:
         count = len(parts[0])
         parts = [t.reshape(count, self.groups, -1).transpose(0, 1) for t in parts]
         means = [t.mean(1, keepdim=True) for t in parts]
-        x, *targets = (t - mean for t, mean in zip(parts, means, strict=True))
+        x, *targets = (t.sub_(mean) for t, mean in zip(parts, means, strict=True))  # in place: they are copies
         products: tuple[Tensor, ...] = (_gram(x),)
         for y in targets:
             products += (x.mT @ y, y.mT @ y)

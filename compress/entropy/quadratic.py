@@ -57,8 +57,10 @@ def quadratic(moments: Centered, weighting: Tensor | None, owner: Tensor, channe
         ridge: relative to the mean variance of a column.
     """
     yy = moments.yy[0]
-    a, b = with_ridge(moments.xx[0], moments.mean_x[0], ridge), moments.xy[0] @ _whiten(weighting, yy)
-    total = float((yy if weighting is None else weighting.double() @ yy).diagonal().sum())
+    total = float(yy.diagonal().sum() if weighting is None else (weighting.double() * yy).sum())  # both are symmetric
+    # What is whitened takes several such matrices for a moment, so the other one is made behind it.
+    b = moments.xy[0] @ _whiten(weighting, yy)
+    a = with_ridge(moments.xx[0], moments.mean_x[0], ridge)
     # Columns channel-major, whatever order the layer has them in.
     order = [torch.nonzero(owner == c)[:, 0] for c in range(channels)]
     stays = torch.nonzero(owner < 0)[:, 0]
@@ -99,16 +101,21 @@ def alone(products: Tensor, owner: Tensor, channels: int) -> Quadratic:
 
 def _whiten(weighting: Tensor | None, yy: Tensor) -> Tensor:
     """L with L L^T = G, columns rotated to the principal directions of the weighted targets; idle directions are left out."""
-    if weighting is None:
-        half = torch.eye(len(yy), dtype=torch.float64)
-    else:
-        values, vectors = torch.linalg.eigh(weighting.double())
-        half = vectors * values.clamp_min(0).sqrt()  # a Fisher matrix from few samples may have eigenvalues a little below 0
-    values, vectors = torch.linalg.eigh(half.T @ yy @ half)
+    half = None if weighting is None else _half(weighting.double())
+    values, vectors = torch.linalg.eigh(yy if half is None else half.T @ yy @ half)
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
     # Fewer directions make every solve cheaper; what is left out carries next to no weighted variance.
     enough = int((values.cumsum(0) < _DIRECTIONS * values.sum()).sum()) + 1
-    return half @ vectors[:, :enough]
+    return vectors[:, :enough] if half is None else half @ vectors[:, :enough]
+
+
+def _half(weighting: Tensor) -> Tensor:
+    """Any L with L L^T = G: what is rotated afterwards does not depend on which."""
+    half, failed = torch.linalg.cholesky_ex(weighting)
+    if not failed:
+        return half
+    values, vectors = torch.linalg.eigh(weighting)
+    return vectors * values.clamp_min(0).sqrt()  # a Fisher matrix from few samples may have eigenvalues a little below 0
 
 
 def _equal_taps(a: Tensor, b: Tensor, taps: Sequence[int]) -> tuple[Tensor, Tensor]:

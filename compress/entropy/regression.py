@@ -114,15 +114,20 @@ def _curvature(forms: Sequence[Quadratic], u: Tensor) -> tuple[Tensor, Tensor]:
     alpha, beta = torch.zeros(len(u), len(u), dtype=torch.float64), torch.zeros_like(u)
     for form in forms:
         each = u.repeat_interleave(form.taps)
-        system = form.a * each[:, None] * each
-        # In place: `system` is a new matrix.
-        system.diagonal().add_(_RIDGE)
-        fitted = torch.cholesky_solve(form.b * each[:, None], torch.linalg.cholesky(system))
+        fitted = _fitted(form, each)
         product = (fitted @ fitted.T).mul_(form.a)
         # Taps of a channel share its u, so their block is summed.
         alpha += product.view(len(u), form.taps, len(u), form.taps).sum((1, 3))
         beta += (fitted * form.b).sum(1).view(len(u), form.taps).sum(1)
     return alpha, beta
+
+
+def _fitted(form: Quadratic, each: Tensor) -> Tensor:
+    """Lambda of the columns at these weights."""
+    # In place: of wide layers a matrix more counts.
+    system = (form.a * each[:, None]).mul_(each)
+    system.diagonal().add_(_RIDGE)
+    return torch.cholesky_solve(form.b * each[:, None], torch.linalg.cholesky(system))
 
 
 def objective(u: Tensor, alpha: Tensor, beta: Tensor, entropy_weight: float) -> float:

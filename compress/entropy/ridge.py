@@ -77,11 +77,15 @@ def _by_rows(x: Tensor, y: Tensor, ridge: float) -> Fit:
         variance += wide.square().sum()
     r = len(x) * ridge * _scale(variance / x.numel(), mean_x)
     half = solve(products + r * torch.eye(len(x), dtype=products.dtype), y)
-    weight = torch.cat(
-        [(part.double() - m).T @ half for part, m in zip(x.split(_COLUMNS, 1), mean_x.split(_COLUMNS), strict=True)]
-    ).T
+    # Of the weights, which may be most of the memory, a part at a time is double precision, as of the rows.
+    weight, bias = x.new_empty(y.shape[1], x.shape[1]), mean_y
+    parts = zip(weight.split(_COLUMNS, 1), x.split(_COLUMNS, 1), mean_x.split(_COLUMNS), strict=True)
+    for into, part, mean in parts:
+        exact = half.T @ (part.double() - mean)
+        into.copy_(exact)
+        bias = bias - exact @ mean
     error = float((r * half).square().sum() / y.square().sum().clamp_min(1e-30))
-    return Fit(weight.float(), (mean_y - weight @ mean_x).float(), error)
+    return Fit(weight, bias.float(), error)
 
 
 def with_ridge(covariance: Tensor, mean: Tensor, ridge: float) -> Tensor:

@@ -59,5 +59,6 @@ def recalibrate(norm: Any, values: Iterable[Tensor], ranks: Ranks = ALONE) -> No
         moments = moments + torch.stack([rows.sum(1), rows.square().sum(1)]).double().cpu()
         seen += rows.shape[1]
     mean, square = ranks.summed(moments) / sum(ranks.gathered(seen))
-    norm.running_mean.copy_(mean)
-    norm.running_var.copy_((square - mean.square()).clamp_min(0))
+    # New buffers: the old ones may be those of the model as it was.
+    norm.running_mean = mean.to(norm.running_mean)
+    norm.running_var = (square - mean.square()).clamp_min(0).to(norm.running_var)

@@ -52,14 +52,21 @@ class Both:
         return (f"{told(room.away)} of activations went through files, as the reconstruction had {room.said} of memory.",)
 
 
-def both(small: Artifact, context: Context) -> Both:
-    """Prepare for fitting the weights of `small` to the behavior of the dense model, or of what a turn began with."""
+def both(small: Artifact, context: Context, in_place: bool = False) -> Both:
+    """Prepare for fitting the weights of `small` to the behavior of the dense model, or of what a turn began with.
+
+    Args:
+        small: the smaller model.
+        context: of the run.
+        in_place: whether its weights are changed where they lie, and not replaced one after the other.
+    """
     batches = images(context)
     before = context.before
-    dense = fold(before.module).to(context.device).requires_grad_(False)
+    dense = fold(before.module, read=True).to(context.device).requires_grad_(False)
     # The edits since then: what stood in the plan before has shaped `before` already.
     since = replace(small.plan, edits=small.plan.edits[len(before.plan.edits) :])
-    return Both(dense, fold(small.module).to(context.device).requires_grad_(False), kept(before, since), batches)
+    folded = fold(small.module, read=not in_place).to(context.device).requires_grad_(False)
+    return Both(dense, folded, kept(before, since), batches)
 
 
 def statistics(
@@ -239,7 +246,8 @@ def written_back(
     whole = sums is not None and all(sums.calls[path] == len(batches) for path in paths)
     outputs = sums.moments(ranks) if sums is not None and whole else output_moments(fitted, paths, batches, ranks)
     device = next(small.module.parameters(), torch.empty(0)).device
-    return unfold(small.module, copy.deepcopy(fitted).to(device), outputs)
+    there = next(fitted.parameters(), torch.empty(0)).device == device
+    return unfold(small.module, fitted if there else copy.deepcopy(fitted).to(device), outputs)
 
 
 def output_moments(

@@ -217,11 +217,10 @@ class _Walk:
 
 def write(layer: Any, weight: Tensor, bias: Tensor) -> None:
     """Put fitted weights, a row per output, into a layer; it gets a bias where it had none."""
-    with torch.no_grad():
-        layer.weight.copy_(from_matrix(layer, weight))
-        if layer.bias is None:
-            layer.bias = nn.Parameter(torch.empty(len(bias), device=layer.weight.device))
-        layer.bias.copy_(bias)
+    # New parameters: the old ones may be those of the model that was not fitted.
+    there, fixed = layer.weight.device, layer.weight.requires_grad
+    layer.weight = nn.Parameter(from_matrix(layer, weight).to(there).contiguous(), fixed)
+    layer.bias = nn.Parameter(bias.to(there), fixed)
 
 
 def _share(one: Layer, kept: Kept, positions: int) -> float:

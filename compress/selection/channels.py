@@ -73,9 +73,9 @@ class Losses:
             moments = found.centered_linear(weight)
         else:
             moments, owner = narrowed(rows[0].cpu(), weight.cpu(), owner, group.channels)
-        fisher = self.statistics.fisher[one.path]
-        floor = _FLOOR * float(fisher.diagonal().mean()) * torch.eye(len(fisher), dtype=fisher.dtype)
-        weighting, size = fisher + floor, len(fisher) // one.groups
+        weighting = self.statistics.fisher[one.path].clone()
+        weighting.diagonal().add_(_FLOOR * float(weighting.diagonal().mean()))
+        size = len(weighting) // one.groups
         return [
             quadratic.quadratic(part, weighting[g * size :, g * size :][:size, :size], owner, group.channels)
             for g, part in enumerate(moments.parts())

@@ -68,7 +68,7 @@ class Reconstruct:
 
     def found(self, artifact: Artifact, context: Context) -> Artifact:
         """What every process of the run does, with its share of the images."""
-        pair = calibration.both(artifact, context)
+        pair = calibration.both(artifact, context, in_place=True)
         found = blocks(pair.dense, pair.kept)
         if not found:
             return artifact.noting("Nothing was reconstructed: the model has no point through which everything flows.")

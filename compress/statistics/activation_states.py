@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -15,12 +14,12 @@ from compress.entropy.estimators import ESTIMATORS, BatchMean, from_norm
 from compress.entropy.state import States, count
 from compress.graph import operations
 from compress.graph.linearize import activations, channel_axis, channels_at
-from compress.graph.trace.sharing import without_in_place
+from compress.graph.trace.sharing import sharing, without_in_place
 
 
 def observed(module: GraphModule, device: torch.device) -> GraphModule:
-    """A copy in eval mode on a device, to be hooked: nothing in it works in place or is trainable."""
-    module = copy.deepcopy(module).to(device).eval().requires_grad_(False)
+    """A copy in eval mode on a device, to be hooked: nothing works in place or is trainable, weights are the model's own."""
+    module = sharing(module).to(device).eval().requires_grad_(False)
     without_in_place(module)  # hooked values must not be overwritten
     return module
 

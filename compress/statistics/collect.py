@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -149,10 +149,11 @@ def collect(
 
 
 def _filed(room: Room) -> Callable[[Tensor], Callable[[], Tensor]]:
-    """What puts a tensor into the room, and gives the way to it."""
+    """What puts a tensor into a file, and gives the way to it: the selection needs the room's memory for one group's matrices."""
+    no_memory = replace(room, limit=0.0)
 
     def put(value: Tensor) -> Callable[[], Tensor]:
-        held = Held(room)
+        held = Held(no_memory)
         held.append(value)
         return lambda: held[0]
 
@@ -323,7 +324,8 @@ class _Pass:
             # One lookup per output: a layer that is called twice adds up.
             one = next(w for w in self.wanted if w.path == path)
             outer = outer_products(torch.zeros_like(y) if g is None else g, -1 if one.linear else 1)
-            self.found.fisher[path] = self.found.fisher[path] + outer if path in self.found.fisher else outer
+            # In place: of a wide layer these are hundreds of megabytes.
+            self.found.fisher[path] = self.found.fisher[path].add_(outer) if path in self.found.fisher else outer
 
 
 def _together(ranks: Ranks, found: dict[str, Any]) -> dict[str, Any]:

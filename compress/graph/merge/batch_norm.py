@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from compress.graph.operations import CONVOLUTIONS, TRANSPOSED
-from compress.graph.trace.sharing import without_in_place
+from compress.graph.trace.sharing import sharing, without_in_place
 
 _LAYERS = (nn.Linear, *CONVOLUTIONS, *TRANSPOSED)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -67,9 +67,14 @@ def pairs(module: GraphModule) -> tuple[Pair, ...]:
     return tuple(found)
 
 
-def fold(module: GraphModule) -> GraphModule:
-    """A copy in which every pair is one layer with a bias and the norm is an identity. Node names stay."""
-    folded = copy.deepcopy(module)
+def fold(module: GraphModule, read: bool = False) -> GraphModule:
+    """A copy in which every pair is one layer with a bias and the norm is an identity. Node names stay.
+
+    Args:
+        module: the model.
+        read: whether nothing is changed where it lies: what is not folded is the model's own then, and takes no memory.
+    """
+    folded = sharing(module) if read else copy.deepcopy(module)
     for pair in pairs(module):
         layer: Any = folded.get_submodule(pair.layer)
         scale, shift = affine(folded.get_submodule(pair.norm))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ _HELD = frozenset({"_parameters", "_buffers", "_modules"})
 _TABLES = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict | set))
 _OWN_WORDS = ("__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__")
 _SET_STATE = (nn.Module.__setstate__, _ConvNd.__setstate__)
+Module = TypeVar("Module", bound=nn.Module)
 _COMPILED = "_compiled_call_impl"  # torch.compile's; torch leaves it out of copies, too
 
 
@@ -31,7 +32,7 @@ def without_in_place(module: nn.Module) -> None:
             part.__dict__["inplace"] = False
 
 
-def sharing(model: nn.Module) -> nn.Module:
+def sharing(model: Module) -> Module:
     """The copy: fp32, parameters that are frozen stay so. Tensors that are fp32 already share their memory with the model's."""
     # deepcopy looks into memo first, so whatever is entered here is not copied: weights are shared, simple modules prefilled.
     memo: dict[int, Any] = {}
