@@ -79,17 +79,14 @@ def as_a_run(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_recipe_that_somebody_wrote_is_not_replaced_unless_it_is_said_so(force: bool, here: Path):
+def test_a_recipe_that_somebody_wrote_is_never_replaced(force: bool, here: Path):
     model_and_data(here)
     own = '# mine\nmodel = "model.pt"\ndata = "data.npz"\n'
     (here / "own").mkdir()
     (here / "own" / "recipe.toml").write_text(own)
     recipe = make(model="model.pt", data="data.npz", target="macs=0.5", epochs=0.0)
-    if force:
-        with open_workspace(here / "own", recipe, resume=False, force=True):
-            assert (here / "own" / "recipe.toml").read_text() != own
-        return
-    with pytest.raises(BadInput, match="holds another run"), open_workspace(here / "own", recipe, resume=False, force=False):
+    refused = pytest.raises(BadInput, match=r"holds a recipe\.toml that somebody wrote")
+    with refused, open_workspace(here / "own", recipe, resume=False, force=force):
         pass
     assert (here / "own" / "recipe.toml").read_text() == own
 
@@ -135,13 +132,59 @@ def test_force_replaces_nothing_that_the_command_reads(words: tuple[str, ...], h
     assert done.exit_code == 2 and "from which it is made" in done.stderr and bytes_of(here) == before
 
 
-@pytest.mark.parametrize("option", ["--junit", "--markdown"])
-def test_a_gate_writes_over_nothing_that_it_judges(option: str, here: Path):
+@pytest.mark.parametrize("name", ["report.json", "model.onnx", "../run/./model.onnx", "model.compressed/graph.json"])
+@pytest.mark.parametrize("option", ["--junit", "--markdown", "--baseline"])
+def test_a_gate_writes_over_nothing_of_the_run_that_it_judges(option: str, name: str, here: Path):
     (here / "run").mkdir()
     made_run(here / "run")
     before = bytes_of(here)
-    done = invoke("gate", "run", "--max-drop", 50, option, "run/report.json")
-    assert done.exit_code == 2 and f"{option} run/report.json would replace" in done.stderr and bytes_of(here) == before
+    more = ["--update-baseline"] if option == "--baseline" else []
+    done = invoke("gate", "run", "--max-drop", 50, option, f"run/{name}", *more)
+    assert done.exit_code == 2 and f"{option} run/" in done.stderr and "would replace" in done.stderr and bytes_of(here) == before
+
+
+def test_a_gate_writes_over_nothing_of_the_run_that_it_compares_with_and_nothing_twice(here: Path):
+    for name in ("run", "earlier"):
+        (here / name).mkdir()
+        made_run(here / name)
+    before = bytes_of(here)
+    compared = ("gate", "run", "--baseline", "earlier/report.json", "--tolerance", "latency=500%")
+    done = invoke(*compared, "--junit", "earlier/model.onnx")
+    assert done.exit_code == 2 and "--junit earlier/model.onnx would replace" in done.stderr and bytes_of(here) == before
+    done = invoke(*compared, "--junit", "found", "--markdown", "./found")
+    assert done.exit_code == 2 and "--markdown and --junit are both found" in done.stderr and bytes_of(here) == before
+
+
+def test_a_comparison_replaces_no_report_that_it_reads(here: Path):
+    for name in ("run", "other"):
+        (here / name).mkdir()
+        made_run(here / name)
+    (here / "run" / "report.json").rename(here / "run" / "compare.json")
+    before = bytes_of(here)
+    done = invoke("compare", "run/compare.json", "other", "--out", "run", "--force")
+    assert done.exit_code == 2 and "would replace run/compare.json" in done.stderr and bytes_of(here) == before
+
+
+@pytest.mark.parametrize("words", [("plan", "--allow-doubtful"), ("export", "--format", "onnx")])
+def test_force_replaces_no_picture_of_the_data(words: tuple[str, ...], here: Path):
+    model_and_data(here)
+    for number in range(8):
+        place = here / "pics" / f"class{number % 2}" / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (30 * number,) * 3).save(place)
+    before = bytes_of(here)
+    command, *more = words
+    done = invoke(command, "model.pt", "--data", "pics", "--out", "pics/class0/0.png", "--force", *more)
+    assert done.exit_code == 2 and "from which it is made" in done.stderr and bytes_of(here) == before
+
+
+def test_a_search_that_begins_with_its_own_best_model_does_not_remove_it(here: Path):
+    model_and_data(here)
+    (here / "tune" / "best").mkdir(parents=True)
+    shutil.move(here / "model.pt", here / "tune" / "best" / "model.pt")
+    before = bytes_of(here)
+    done = invoke("tune", "tune/best/model.pt", "--data", "data.npz", "--epochs", 0, "--trials", 3, "--out", "tune", "--force")
+    assert done.exit_code == 2 and "--model tune/best/model.pt is one of the files" in done.stderr and bytes_of(here) == before
 
 
 @pytest.mark.parametrize("out", ["data/out", "data", "data/train/out"])

@@ -143,6 +143,24 @@ def test_a_file_of_far_too_many_pixels_is_refused_in_a_sentence(tmp_path):
         open_data(tmp_path)
 
 
+def test_a_file_of_far_too_many_rows_is_refused_in_a_sentence(tmp_path):
+    path = folder(tmp_path) / "cat" / "rows.png"
+    Image.new("L", (1, 100_001)).save(path)
+    with pytest.raises(ValueError, match="it is 100001x1; needed are at most 100000 pixels along an edge"):
+        pixels(path, (6, 8), 3, "stretch")
+    assert header(path) is None
+    Image.new("L", (1, 100_000)).save(path)
+    assert pixels(path, (6, 8), 3, "stretch").shape == (6, 8, 3)
+
+
+def test_pixels_of_16_bits_become_8_some_rows_at_a_time(tmp_path, monkeypatch):
+    values = np.random.default_rng(0).integers(0, 65_536, (37, 29), dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    monkeypatch.setattr("compress.data.images._AT_ONCE", 100)
+    assert np.array_equal(pixels(tmp_path / "deep.png", (37, 29), 1, None)[..., 0], (values >> 8).astype(np.uint8))
+    assert (found := header(tmp_path / "deep.png")) is not None and found.most == values.max()
+
+
 def test_pipes_sockets_and_broken_links_are_left_out_and_named(tmp_path, monkeypatch):
     folder(tmp_path)
     os.mkfifo(tmp_path / "cat" / "pipe.png")

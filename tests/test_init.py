@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import tomllib
 from pathlib import Path
@@ -171,6 +172,35 @@ def test_what_cannot_be_used_is_refused_and_nothing_is_written(arguments: tuple[
     result = invoke("init", *arguments, answers=answers)
     assert result.exit_code == 2 and part in result.stderr, result.output
     assert sorted(Path().iterdir()) == before
+
+
+@pytest.mark.parametrize("name", [".compress", ".compress/recipe.schema.json", "data.toml"])
+def test_nothing_is_written_through_a_link(name: str, here: Path, tmp_path_factory: pytest.TempPathFactory):
+    victim = tmp_path_factory.mktemp("victim")
+    (victim / "recipe.schema.json").write_text("precious")
+    place = here / name
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to(victim if name == ".compress" else victim / "recipe.schema.json")
+    done = invoke("init", "--yes", "--data", "arrays.npz", "--force")
+    assert done.exit_code == 2 and f"{name} is" in done.stderr and not (here / "recipe.toml").exists()
+    assert [path.read_text() for path in victim.iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize("name", [".compress", ".compress/data.schema.json"])
+def test_where_one_file_cannot_be_written_none_is(name: str, here: Path):
+    if name == ".compress":
+        (here / name).write_text("mine")
+    else:
+        (here / name).mkdir(parents=True)
+    done = invoke("init", "--yes")
+    assert done.exit_code == 2 and f"{name} is" in done.stderr and not (here / "recipe.toml").exists()
+
+
+def test_a_name_that_text_cannot_hold_is_told_and_nothing_is_written(here: Path):
+    (here / "arrays.npz").rename(here / os.fsdecode(b"arrays-\xff.npz"))
+    done = invoke("init", "--yes")
+    assert done.exit_code == 2 and "not UTF-8" in done.stderr and "Internal" not in done.stderr
+    assert not (here / "recipe.toml").exists() and not (here / ".compress").exists()
 
 
 def test_several_models_need_a_choice_and_a_recipe_that_is_there_is_kept():

@@ -11,9 +11,9 @@ from rich.table import Table
 from compress.cli.tables import console, facts, print_table, told
 from compress.cli.terminal import say
 from compress.report import sentences, weights
+from compress.report.html import PAGE
 from compress.report.html.command_line import command_line
 from compress.report.html.headline import UNLIMITED, of_report
-from compress.report.html.run_folder import PAGE
 from compress.report.promise import kept
 from compress.report.records import Outcome, Report
 from compress.report.table import columns, rows, table

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.commands import run_files
-from compress.commands.outputs import write_text
+from compress.commands.outputs import apart, write_text
 from compress.errors import BadInput
 from compress.report import pictures, records
 from compress.report.comparison import Comparison, compared, markdown, spans
@@ -47,6 +47,8 @@ def compare(*runs: str | Path, out: str | Path | None = None, force: bool = Fals
     lacking = [f"{name} was cut off and is left out; 'compress run --resume --out {name}' finishes it." for name in cut_off]
     found = dataclasses.replace(found, warnings=(*lacking, *found.warnings, *_differing(settings)))
     if out is not None:
+        for name in _FILES:
+            apart(Path(out) / name, *(path for _, path in opened.values()))
         write(found, Path(out), force)
     return found
 

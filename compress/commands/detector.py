@@ -105,7 +105,7 @@ def detector(
         GateFailed: the result does not keep `max_drop`; everything is on disk.
         UnsupportedModel: nothing in its part can be removed.
     """
-    free(Path(out), force, model)
+    free(Path(out), force, model, data)
     packages()
     for name in ("plan", "output", "metric", "loss"):
         if settings.pop(name, None) not in (None, "auto"):

@@ -14,12 +14,14 @@ from typing import Any, Literal
 
 from compress.commands.outputs import apart, write_text
 from compress.errors import BadInput
+from compress.pipeline.own_files import of_run
 from compress.report import baseline as baselines
 from compress.report import records, rules, rulings, sealed, sentences
 from compress.report.changes import exported, side
 from compress.report.records import Outcome
 from compress.report.rules import Ruling
 from compress.report.summary_picture import stages_picture
+from compress.user import files
 
 Noise = Literal["pass", "fail"]
 
@@ -92,9 +94,8 @@ def gate(
     tolerances = (tolerance,) if isinstance(tolerance, str) else tuple(tolerance)
     place = _baseline(baseline, tolerances, update_baseline)
     read, path = records.read(report)
-    for told, option in ((junit, "--junit"), (markdown, "--markdown")):
-        if told is not None:
-            apart(Path(told), path, place, option=option)
+    written = {"--junit": junit, "--markdown": markdown, "--baseline": place if update_baseline else None}
+    _refuse_replacing({option: Path(told) for option, told in written.items() if told is not None}, path, place)
     if not any(limit is not None for limit in limits.values()) and not place:
         raise BadInput("There is no rule. Give at least one, such as --max-drop 0.5 or --min-speedup 1.5.")
     if len(read.stages) < 2:
@@ -122,6 +123,22 @@ def gate(
         write_text(place, baselines.of(at).to_json(), "--baseline")
         updated = str(place)
     return Gate(passed, tuple(found), updated, notes)
+
+
+def _refuse_replacing(written: dict[str, Path], report: Path, baseline: Path | None) -> None:
+    """What is read, and whatever else is a run's, stays; and a file is written once.
+
+    Raises:
+        BadInput: something would be replaced.
+    """
+    runs = [path for one in (report, baseline) if one is not None for path in of_run(one.parent)] if written else []
+    for number, (option, place) in enumerate(written.items()):
+        apart(place, report, *(runs if option != "--baseline" else of_run(report.parent)), option=option)
+        for other in list(written)[:number]:
+            if files.among(place, [written[other]]):
+                raise BadInput(f"{option} and {other} are both {place}. Give two files.")
+        if option != "--baseline" and baseline is not None:
+            apart(place, baseline, option=option)
 
 
 def _red(ruling: Ruling, on_noise: Noise | None) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -227,11 +227,34 @@ def _written(recipe: Recipe, of_data: dict[str, str], context: Context, said: tu
     # The folder's own data.toml stays as it is.
     if recipe.data == str(DATA) and of_data["source"] != str(DATA):
         texts_of[DATA] = data_text(of_data, context.data.notes)
-    Path(FOLDER).mkdir(exist_ok=True)
     texts_of |= {Path(FOLDER) / name: text for name, text in texts().items()}
+    _refuse_places(texts_of)
+    Path(FOLDER).mkdir(exist_ok=True)
     for path, text in texts_of.items():
         write_text(path, text, "folder")
     return Setup(tuple(texts_of), (*said, *context.data.notes), " ".join([command, *files.elsewhere("out")]))
+
+
+def _refuse_places(texts_of: Mapping[Path, str]) -> None:
+    """Everything that can be refused is, before the first file is written: all of them, or none.
+
+    Raises:
+        BadInput: a name that no file of text can hold, or something else in the place of a file or of the folder.
+    """
+    for path, text in texts_of.items():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            name = text[text.rfind("\n", 0, error.start) + 1 :].partition("\n")[0]
+            raise BadInput(
+                f"{path} would hold a name that is not UTF-8 ({name!r}); needed is one that text can hold. Rename that."
+            ) from error
+    home = Path(FOLDER)
+    # A link would lead out of this folder, and nobody has named it.
+    if home.is_symlink() or (home.exists() and not home.is_dir()):
+        raise BadInput(f"{home} is {'a link' if home.is_symlink() else 'a file'}; needed is a folder of its own. Remove it.")
+    if odd := next((path for path in texts_of if path.is_symlink() or (path.exists() and not path.is_file())), None):
+        raise BadInput(f"{odd} is no regular file; needed is a place for one. Remove it.")
 
 
 def recipe_text(recipe: Recipe, context: Context, command: str = "compress run") -> str:

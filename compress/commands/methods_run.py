@@ -20,8 +20,8 @@ from compress.progress import Progress, silent, under
 from compress.recipe import Recipe, merged
 from compress.report import records
 from compress.report.comparison import Comparison, compared
+from compress.report.html import PAGE
 from compress.report.html.page import page_of
-from compress.report.html.run_folder import PAGE
 from compress.user import files
 from exporters.errors import ExportError
 

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from compress.checkpoint.sums import FILES
 from compress.commands.outputs import free
 from compress.commands.run_files import content, exported, refuse_broken
 from compress.errors import BadInput, MissingPackage, extra
@@ -102,7 +103,11 @@ def _files(folder: Path, report: records.Report) -> dict[str, bytes]:
     found = {path: data for export in report.exports for path, data in exported(folder, export).items()}
     stored = folder / CHECKPOINT
     if stored.is_dir():
-        found |= {f"{CHECKPOINT}/{path.name}": content(path) for path in sorted(stored.iterdir()) if path.is_file()}
+        found |= {
+            f"{CHECKPOINT}/{path.name}": content(path)
+            for path in sorted(stored.iterdir())
+            if path.name in FILES and path.is_file()
+        }
     there = (name for name in ("report.json", "report.md", "plan.json") if (folder / name).is_file())
     return found | {name: content(folder / name) for name in there}
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from compress.commands.outputs import free, write_text
 from compress.errors import BadInput
 from compress.pipeline.own_files import of_run
+from compress.report.html import PAGE
 from compress.report.html.page import rendered, viewed
-from compress.report.html.run_folder import PAGE, UNFINISHED, RunFolder, opened
+from compress.report.html.run_folder import UNFINISHED, RunFolder, opened
 
 
 def report_page(*runs: str | Path, out: str | Path | None = None, force: bool = False) -> Path:

@@ -16,6 +16,7 @@ from compress.data import digest
 from compress.errors import BadInput, Infeasible
 from compress.keywords import Settings, with_settings
 from compress.pipeline import doubts
+from compress.pipeline.begun_with import spare
 from compress.pipeline.contract import unrounded
 from compress.pipeline.given import Given, resolved_recipe
 from compress.pipeline.held_out import HeldOut
@@ -102,6 +103,7 @@ def tune(
     if base.tolerance is not None or base.plan is not None:
         raise BadInput("A search varies the --target; it does not go with --tolerance or --plan. Leave them out.")
     beside(out, base)
+    spare(there, base, out)
     if storage and opened is None:
         studies.require_free(place, study)
     context, metric = prepare(base, progress, given, refusing=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -21,6 +21,10 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 ORIENTATION = 0x112  # number of the tag in EXIF
 _THIN = 16
 """How much more than what is cut out of it an image may be scaled to."""
+_LONGEST = 100_000
+"""Pixels along an edge: Pillow keeps two dozen bytes for every row, and looks at their number only times that of the columns."""
+_AT_ONCE = 1 << 22
+"""Pixels of 16 bits that become 8 at a time."""
 LYING = range(5, 9)  # orientations that exchange height and width
 
 
@@ -54,11 +58,11 @@ class Header:
 def header(path: str | BinaryIO) -> Header | None:
     """The header of a file, without decoding pixels of 8 bits, or None where it is no image. Pillow may warn."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with _opened(path) as image:
             # Pillow turns pictures of TIFF itself, and would decode those of PNG to look for EXIF behind the pixels.
             passed = image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info)
             turned = 1 if passed else image.getexif().get(ORIENTATION, 1)
-            most = np.asarray(image).max().item() if _of_16_bits(image, image.format) else None
+            most = cast(Any, image.getextrema())[1] if _of_16_bits(image, image.format) else None
             return Header(image.mode, (image.height, image.width), turned if isinstance(turned, int) else 1, most)
     except Exception:  # Pillow raises a dozen kinds over damaged bytes
         return None
@@ -80,7 +84,7 @@ def pixels(path: str | BinaryIO, size: tuple[int, int], channels: int, resize: s
     """
     if channels == 3 and not upright and (found := jpeg.plain(path, size)) is not None:
         return found
-    with Image.open(path, formats=FORMATS) as opened:
+    with _opened(path) as opened:
         _refuse_scans(opened)
         opened.load()
         image = (ImageOps.exif_transpose(opened) or opened) if upright else opened
@@ -105,12 +109,26 @@ def colored(path: str | Path) -> Image.Image:
         ValueError: more bits, of which nobody says which count, or a content that is in the transparency alone.
         Exception: as for `pixels`.
     """
-    with Image.open(path, formats=FORMATS) as opened:
+    with _opened(path) as opened:
         _refuse_scans(opened)
         if _of_16_bits(opened, opened.format):
             raise ValueError("its pixels have 16 bits; needed are 8")
         opened.load()
         return with_channels(opened, 3, opened.format)
+
+
+def _opened(path: str | Path | BinaryIO) -> Image.Image:
+    """A file of one of the formats, not decoded yet.
+
+    Raises:
+        ValueError: an edge is longer than that of any picture.
+        Exception: as for `pixels`.
+    """
+    image = Image.open(path, formats=FORMATS)
+    if max(image.size) > _LONGEST:
+        image.close()
+        raise ValueError(f"it is {image.height}x{image.width}; needed are at most {_LONGEST} pixels along an edge")
+    return image
 
 
 def _refuse_scans(opened: Image.Image) -> None:
@@ -143,7 +161,7 @@ def with_channels(image: Image.Image, channels: int, kind: str | None = None) ->
     """
     if _of_16_bits(image, kind):
         # 16 bits: keep the upper eight, where a plain conversion would clip.
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+        image = Image.fromarray(_upper_eight(image))
     if image.mode[:1] in ("I", "F"):
         raise ValueError(f"its pixels are numbers of 32 bits (mode {image.mode}) of an unknown scale; needed are 8 or 16 bits")
     if image.mode == "P":
@@ -156,6 +174,16 @@ def with_channels(image: Image.Image, channels: int, kind: str | None = None) ->
 
 def _of_16_bits(image: Image.Image, kind: str | None) -> bool:
     return image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM"))
+
+
+def _upper_eight(image: Image.Image) -> np.ndarray:
+    """Pixels of 16 bits in 8, some rows at a time: a whole copy in 32 bits would be gigabytes."""
+    found = np.empty((image.height, image.width), np.uint8)
+    step = max(1, _AT_ONCE // image.width)
+    for top in range(0, image.height, step):
+        rows = np.asarray(image.crop((0, top, image.width, min(top + step, image.height))))
+        found[top : top + step] = (rows.astype(np.uint32) >> 8).clip(0, 255)
+    return found
 
 
 def _only_transparency(image: Image.Image) -> bool:

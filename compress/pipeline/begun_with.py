@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from compress.data.folder import looked_into
 from compress.data.settings import from_toml
 from compress.errors import BadInput
 from compress.recipe import Recipe
@@ -28,9 +29,28 @@ def begun_with(recipe: Recipe) -> Iterator[tuple[str, str | Path]]:
                 yield from (("data", shard) for shard in shards(str(place)))
 
 
-def files_of(recipe: Recipe) -> list[str | Path]:
-    """All but folders of data, in which a file of another kind does no harm."""
-    return [place for key, place in begun_with(recipe) if key != "data" or not files.is_folder(place)]
+def files_of(recipe: Recipe) -> Iterator[str | Path]:
+    """The places themselves; of folders of data those in which every file counts."""
+    for key, place in begun_with(recipe):
+        yield from looked_into(files.at_home(place)) if key == "data" and files.is_folder(place) else (place,)
+
+
+def spare(going: Sequence[Path], recipe: Recipe, where: Path) -> None:
+    """Refuse to remove what the run itself begins with.
+
+    Args:
+        going: what would go.
+        recipe: of the run.
+        where: the folder that it is in.
+
+    Raises:
+        BadInput: the model, the data or the plan lies among what would go.
+    """
+    for key, place in begun_with(recipe):
+        if files.among(place, going):
+            raise BadInput(
+                f"--{key} {place} is one of the files of {where} that --force replaces. Give another --out, or copy it first."
+            )
 
 
 def data_of(recipe: Recipe) -> Iterator[str | Path]:

@@ -18,8 +18,8 @@ from compress.recipe import Recipe
 from compress.report import sentences
 from compress.report.comparison import CLOSE
 from compress.report.environment import environment
+from compress.report.html import PAGE
 from compress.report.html.page import page_of
-from compress.report.html.run_folder import PAGE
 from compress.report.markdown import markdown
 from compress.report.pictures import draw
 from compress.report.records import Broken, Exactness, Outcome, Report, StageRecord

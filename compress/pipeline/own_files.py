@@ -6,7 +6,7 @@ from pathlib import Path
 
 import exporters
 from compress.pipeline.lock import NAME as LOCK
-from compress.report.html.run_folder import PAGE
+from compress.report.html import PAGE
 
 _FILES = tuple(f"model{ending}" for ending in exporters.ENDING.values())
 _WEIGHTS = ("model.bin", "model.int8.bin", "model.onnx.data")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +21,13 @@ from typing import Any
 
 from compress.data.folder import looked_into
 from compress.errors import BadInput
-from compress.pipeline.begun_with import begun_with, data_of
+from compress.pipeline.begun_with import data_of, spare
 from compress.pipeline.lock import NAME as LOCK
 from compress.pipeline.lock import Lock, locked
 from compress.pipeline.own_files import LEFT, OURS, is_of_a_run
 from compress.recipe import TRUST, Recipe, make, settings_in
 from compress.report import sealed
-from compress.report.html.run_folder import PAGE
+from compress.report.html import PAGE
 from compress.user import files
 from exporters import atomic
 from exporters.standalone import leftovers
@@ -156,12 +156,16 @@ def _found(out: Path, recipe: Recipe, resume: bool, force: bool) -> list[str]:
     """
     there = {path.name for path in out.iterdir() if not path.name.startswith(LEFT)} - {LOCK}
     found = sorted(there & set(OURS))
+    if found == ["recipe.toml"] and not _written_by_us(out / "recipe.toml"):
+        raise BadInput(
+            f"{out} holds a recipe.toml that somebody wrote, in the place of the one that a run leaves. Give another --out."
+        )
     if not _worth_keeping(out, found):
         force = force or bool(found)  # a run that stopped before its first stage was finished
     if there and not found and not force:
         raise BadInput(f"{out} holds files that are not of a run; needed is an empty folder. Choose another, or add --force.")
     if found and not resume and (force or not _worth_keeping(out, found)):
-        _spared(out, recipe, found)
+        spare([out / name for name in found], recipe, out)
     if found and resume:
         _same_settings(out, recipe)
         return []
@@ -184,20 +188,6 @@ def _written_by_us(recipe: Path) -> bool:
         return files.text(recipe) == make(**settings_in(recipe)).to_toml()
     except (BadInput, OSError, UnicodeDecodeError):
         return False
-
-
-def _spared(out: Path, recipe: Recipe, names: Iterable[str]) -> None:
-    """Refuse to remove what the run itself begins with.
-
-    Raises:
-        BadInput: its model, data or plan lies among what would go.
-    """
-    going = [out / name for name in names]
-    for key, place in begun_with(recipe):
-        if files.among(place, going):
-            raise BadInput(
-                f"--{key} {place} is one of the files of {out} that --force replaces. Give another --out, or copy the file first."
-            )
 
 
 def beside(out: Path, recipe: Recipe) -> None:

@@ -65,6 +65,12 @@ class _LostThere(_Told):
     high: _Figure
     reason: _Said = ""
 
+    @model_validator(mode="after")
+    def _ordered(self) -> _LostThere:
+        if self.low > self.high:
+            raise ValueError("the interval of what is lost ends before it begins")
+        return self
+
 
 class _OfTrial(_Told):
     """Entries of a trial that `rounds`, `trials` and `front` read."""

@@ -16,8 +16,8 @@ from compress.errors import BadInput
 from compress.pipeline.held_out import Lost
 from compress.progress import duration
 from compress.report import pictures
+from compress.report.html import PAGE
 from compress.report.html.page import page_of
-from compress.report.html.run_folder import PAGE
 from compress.report.markdown import bullets, grid
 from compress.tuning.believed import folder_of
 from compress.tuning.rounds import latest, number

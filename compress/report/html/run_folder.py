@@ -23,7 +23,6 @@ from compress.report import records, sealed
 from compress.report.records import Report, StageRecord
 from compress.user import files, wording
 
-PAGE = "report.html"
 ANALYSIS = "analysis.json"
 """Where a page looks for what `compress analyze --json` printed."""
 UNFINISHED = "There is no report.json"
