@@ -99,8 +99,8 @@ def jobs(there: bool) -> Iterator[dict[str, Any]]:
             yield {"net": net, "place": "here", "batch": 1, "asked": share, "by": "MACs"}
 
 
-def carried_out(asked: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """One run, and its result timed by others than itself."""
+def carried_out(asked: dict[str, Any], args: argparse.Namespace, **settings: Any) -> dict[str, Any]:
+    """One run, and its result timed by others than itself; `settings` come on top of those of a target in time."""
     net, out, start = str(asked["net"]), args.work / "out", time.perf_counter()
     path, architecture = model(net, args)
     by_macs = mock.patch.object(time_target, "possible", lambda *_: False)
@@ -110,14 +110,17 @@ def carried_out(asked: dict[str, Any], args: argparse.Namespace) -> dict[str, An
                 path,
                 **architecture,
                 data=samples(net, args),
-                target=f"latency={asked['asked']}",
-                batch=asked["batch"],
-                calibration=1000 if net in TRAINED else 128,
-                method="entropic" if net in TRAINED else "obs",  # of random layers it is all the same, and this is quick
-                allow_doubtful=net not in TRAINED,
-                **({"on": args.on, "on_python": sys.executable} if asked["place"] == "ssh" else {}),
-                **({"runtime": EIGHT_BITS} if asked["place"] == EIGHT_BITS else {}),
-                **{"threads": 1, "epochs": 0, "depth": 0, "export": "onnx", "device": "cpu"},
+                **{
+                    "target": f"latency={asked['asked']}",
+                    "batch": asked["batch"],
+                    "calibration": 1000 if net in TRAINED else 128,
+                    "method": "entropic" if net in TRAINED else "obs",  # of random layers it is all the same, and this is quick
+                    "allow_doubtful": net not in TRAINED,
+                    **({"on": args.on, "on_python": sys.executable} if asked["place"] == "ssh" else {}),
+                    **({"runtime": EIGHT_BITS} if asked["place"] == EIGHT_BITS else {}),
+                    **{"threads": 1, "epochs": 0, "depth": 0, "export": "onnx", "device": "cpu"},
+                    **settings,
+                },
                 out=out,
                 force=True,
             )
@@ -138,7 +141,7 @@ def carried_out(asked: dict[str, Any], args: argparse.Namespace) -> dict[str, An
     return {
         "left": 1 / ratio,
         "sessions": [1 / one.ratio for one in sessions if one.ratio is not None],
-        "off": 1 / ratio / asked["asked"] - 1,
+        "off": 1 / ratio / asked["asked"] - 1 if asked["asked"] else None,
         "noisy": any(one.noisy for one in sessions),
         "macs": report.result.macs / report.dense.macs,
         "lost": 100 * (dense.value - result.value) if net in TRAINED and dense and result else None,

@@ -23,9 +23,10 @@ from typing import Any
 import torch
 import torchvision
 from results_io import known, write
+from torchvision.io import write_jpeg
 
 from compress.artifact import Artifact, apply
-from compress.data import from_arrays
+from compress.data import Data, from_arrays, open_data
 from compress.edits import Plan
 from compress.graph.channels.solve import solve
 from compress.graph.trace.trace import trace
@@ -37,6 +38,8 @@ from compress.stages.remove import Remove
 
 LITTLE, PLENTY = "2GB", "1000GB"
 SIZE = 224
+MOST_IN_MEMORY = 1000
+"""Images; more lie in a folder, as whoever has so many has them."""
 NETS = ("mobilenet_v2", "resnet50", "vgg16_bn")
 ROWS = tuple((net, *row) for row in ((LITTLE, 1000), (LITTLE, 100), (PLENTY, 100), (LITTLE, 5000)) for net in NETS)
 """(network, --memory, images)"""
@@ -52,13 +55,8 @@ def measured(net: str, memory: str, images: int, scratch: Path) -> dict[str, Any
     torch.manual_seed(0)
     model = getattr(torchvision.models, net)().eval()
     drawn = torch.Generator().manual_seed(0)
-    arrays: dict[str, Any] = {
-        "x_train": torch.randint(0, 256, (images + 2, 3, SIZE, SIZE), generator=drawn, dtype=torch.uint8),
-        "y_train": torch.arange(images + 2) % 1000,
-        "x_test": torch.randint(0, 256, (2, 3, SIZE, SIZE), generator=drawn, dtype=torch.uint8),
-        "y_test": torch.arange(2),
-    }
-    data = from_arrays(arrays, normalize="imagenet", name="synthetic")
+    in_folder = images > MOST_IN_MEMORY
+    data = folder(scratch, images + 2, drawn) if in_folder else arrays(images + 2, drawn)
     example = (torch.zeros(1, 3, SIZE, SIZE),)
     dense = Artifact(trace(model, example), example)
     recipe = make(model=net, data="synthetic", target="macs=0.5", align=1, epochs=0, calibration=images, memory=memory)
@@ -68,6 +66,7 @@ def measured(net: str, memory: str, images: int, scratch: Path) -> dict[str, Any
     groups = list(budget.removable(dense.module, solve(dense.module, dense.inputs)))
     start = time.process_time()
     at, row = [time.perf_counter()], dict[str, Any]({"net": net, "memory": memory, "images": images, "peak_before": peak()})
+    row["data"] = "folder" if in_folder else "memory"
 
     def step(name: str) -> None:
         at.append(time.perf_counter())
@@ -89,6 +88,31 @@ def measured(net: str, memory: str, images: int, scratch: Path) -> dict[str, Any
         "said": told[-1],
         "notes": list(small.notes),
     }
+
+
+def arrays(images: int, drawn: torch.Generator) -> Data:
+    """Noise in memory, 8 bits each."""
+    made: dict[str, Any] = {
+        "x_train": torch.randint(0, 256, (images, 3, SIZE, SIZE), generator=drawn, dtype=torch.uint8),
+        "y_train": torch.arange(images) % 1000,
+        "x_test": torch.randint(0, 256, (2, 3, SIZE, SIZE), generator=drawn, dtype=torch.uint8),
+        "y_test": torch.arange(2),
+    }
+    return from_arrays(made, normalize="imagenet", name="synthetic")
+
+
+def folder(scratch: Path, images: int, drawn: torch.Generator) -> Data:
+    """Noise as JPEG files, which are decoded in every pass and never all in memory."""
+    root = scratch.with_name("memory-benchmark-images")
+    for part, count in (("train", images), ("test", 2)):
+        for number in range(count):
+            path = root / part / f"{number % 2}" / f"{number}.jpg"
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_jpeg(torch.randint(0, 256, (3, SIZE, SIZE), generator=drawn, dtype=torch.uint8), str(path), quality=75)
+    described = root.with_suffix(".toml")
+    described.write_text(f'source = "{root}"\nnormalize = "imagenet"\nmemory_gb = 0.001\n')
+    return open_data(str(described), shape=(3, SIZE, SIZE))
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

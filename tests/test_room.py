@@ -214,6 +214,26 @@ def test_fewer_rows_than_columns_give_the_same_fit_without_a_matrix_of_columns(a
     assert one.error == pytest.approx(other.error, rel=0.1)
 
 
+@pytest.mark.parametrize("rows", [40, 200])
+def test_sums_and_few_rows_that_are_put_away_are_what_they_were(rows: int):
+    random = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(rows, 90, generator=random), torch.randn(4, 90, generator=random)
+    here, away = moments(x, None), moments(x, None)
+    files: list[torch.Tensor] = []
+
+    def put(value: torch.Tensor):
+        files.append(kept := value.clone())
+        return lambda: kept
+
+    away.put_away(put)
+    assert files and away.few == here.few == (rows == 40)
+    for one, other in zip(here.centered_linear(weight), away.centered_linear(weight), strict=True):
+        assert torch.equal(one, other)
+    alone, other = here.rows_alone(), away.rows_alone()
+    assert (alone is None) == (other is None) == (rows == 200)
+    assert alone is None or other is None or torch.equal(alone[0], other[0])
+
+
 def test_weights_that_are_only_read_are_in_memory_once():
     model = trace(net(), INPUT)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -232,7 +252,7 @@ def test_all_directions_of_every_channel_keep_all_second_moments():
     x, weight = torch.randn(30, 24, generator=random), torch.randn(5, 24, generator=random)
     owner = torch.arange(6).repeat(4)
     assert taps(owner, 6) == 4 and taps(owner[:-1], 6) is None and taps(owner - 1, 6) is None
-    found, owners = narrowed(x, weight, owner, 6)
+    found, owners = narrowed(lambda: x.split(7), weight, owner, 6)
     expected = moments(x, None).centered_linear(weight)
     torch.testing.assert_close(found.yy, expected.yy, rtol=1e-4, atol=1e-4)  # float32 products
     for channel in range(6):

@@ -25,9 +25,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -152,6 +152,8 @@ class Moments:
         self._products: tuple[Tensor, ...] = ()
         self._waiting: list[tuple[Tensor, Tensor | None]] = []
         self._away: tuple[Callable[[], Tensor], ...] | None = None
+        self._rows_away: list[tuple[Callable[[], Tensor], Callable[[], Tensor] | None]] = []
+        self._columns = 0
 
     def add(self, x: Tensor, y: Tensor | None = None) -> None:
         """Add rows.
@@ -163,7 +165,7 @@ class Moments:
         if not len(x):
             return
         self._waiting.append((x.float(), None if y is None else y.float()))
-        self.rows += len(x)
+        self.rows, self._columns = self.rows + len(x), x.shape[1]
         if sum(len(rows) for rows, _ in self._waiting) >= max(_ROWS, x.shape[1] // self.groups):
             self.settle()
 
@@ -209,6 +211,7 @@ class Moments:
             mine = [(x.cpu(), None if y is None else y.cpu()) for x, y in self._waiting]
             self._waiting = [rows for part in ranks.gathered(mine) for rows in part]
             self.rows = sum(len(x) for x, _ in self._waiting)
+            self._columns = max((x.shape[1] for x, _ in self._waiting), default=0)
             return
         self.settle()
         known = ranks.gathered((self._settled, [(t.shape, t.dtype) for t in (*self._means, *self._products)]))
@@ -226,19 +229,31 @@ class Moments:
         self._products, self._means, self._settled = tuple(map(ranks.summed, self._products)), means, self.rows
 
     def put_away(self, put: Callable[[Tensor], Callable[[], Tensor]]) -> None:
-        """Nothing is added any more: the products go where `put` puts them, which gives the way to get them back."""
-        if self._products:
+        """Nothing is added any more: products, or rows, go where `put` puts them, which gives the way to get them back."""
+        if self.few:
+            self._rows_away = [(put(x), None if y is None else put(y)) for x, y in self._waiting]
+            self._waiting = []
+        else:
             self.settle()
             self._away, self._products = tuple(put(t) for t in self._products), ()
 
+    @property
+    def few(self) -> bool:
+        """Whether all rows are there as they came, fewer than the columns of one regression: they need less memory than sums."""
+        return self.groups == 1 and not self._settled and 0 < self.rows < self._columns
+
+    def parts(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Rows and targets that wait, as they came."""
+        yield from self._waiting
+        for x, y in self._rows_away:
+            yield x(), None if y is None else y()
+
     def rows_alone(self) -> tuple[Tensor, Tensor | None] | None:
-        """All rows and targets as they came, where they are fewer than the columns of one regression, and so need less memory."""
-        if self.groups != 1 or self._settled or not self._waiting:
+        """All rows and targets as they came, where they are few."""
+        if not self.few:
             return None
-        if self.rows >= self._waiting[0][0].shape[1]:
-            return None
-        targets = [rows for _, rows in self._waiting if rows is not None]
-        return torch.cat([rows for rows, _ in self._waiting]), torch.cat(targets) if targets else None
+        rows, targets = zip(*self.parts(), strict=True)
+        return torch.cat(rows), None if targets[0] is None else torch.cat(cast("tuple[Tensor, ...]", targets))
 
     @property
     def nbytes(self) -> int:
@@ -271,7 +286,8 @@ class Moments:
     def _covariances(self) -> tuple[Any, ...]:
         """The means, then the covariance of the inputs, that with the targets and that of the targets, if any."""
         # Rows that are fewer than their columns stay what is kept: their products are far larger, and quickly made again.
-        settled = copy.copy(self) if self.rows_alone() else self
+        settled = copy.copy(self) if self.few else self
+        settled._waiting = [*self.parts()]
         settled.settle()
         products = settled._products if settled._away is None else tuple(get() for get in settled._away)
         if not products:

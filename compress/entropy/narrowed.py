@@ -11,6 +11,8 @@ would explain counts as never explained.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+
 import torch
 from torch import Tensor
 
@@ -28,23 +30,38 @@ def taps(owner: Tensor, channels: int) -> int | None:
     return int(counts[0]) if bool((counts == counts[0]).all()) else None
 
 
-def narrowed(x: Tensor, weight: Tensor, owner: Tensor, channels: int) -> tuple[Centered, Tensor]:
+def narrowed(parts: Callable[[], Iterable[Tensor]], weight: Tensor, owner: Tensor, channels: int) -> tuple[Centered, Tensor]:
     """Moments of a layer's rows and of what it makes of them, through a few directions of each channel; and their owners.
 
     Args:
-        x: rows, (n, q).
+        parts: starts a pass over the rows, (n, q) of them at a time: all at once may be gigabytes.
         weight: the layer's, (m, q).
         owner: (q,), the channel of each column; every channel has as many.
         channels: how many there are.
     """
-    x = x - x.mean(0)
-    y = (x @ weight.T).double()
-    by_channel = x[:, owner.argsort(stable=True)].view(len(x), channels, -1)
-    covariance = torch.einsum("ncs,nct->cst", by_channel, by_channel).double()
+    by_owner = owner.argsort(stable=True)
+    count, total = 0, torch.zeros(len(owner), dtype=torch.float64)
+    for x in parts():
+        count, total = count + len(x), total + x.sum(0, dtype=torch.float64)
+    mean = (total / count).float()
+
+    def centered() -> Iterator[tuple[Tensor, Tensor]]:
+        for x in parts():
+            rows = x - mean
+            yield rows, rows[:, by_owner].view(len(x), channels, -1)
+
+    covariance = torch.zeros(channels, len(owner) // channels, len(owner) // channels, dtype=torch.float64)
+    for _, by_channel in centered():
+        covariance += torch.einsum("ncs,nct->cst", by_channel, by_channel)
     # eigh gives the largest last.
     directions = torch.linalg.eigh(covariance).eigenvectors[:, :, -max(1, WIDEST // channels) :].float()
-    z = torch.einsum("nct,ctk->nck", by_channel, directions).flatten(1)
-    owner = torch.arange(channels).repeat_interleave(z.shape[1] // channels)
-    z, rows = z.double(), len(x)
-    zero = torch.zeros(1, z.shape[1], dtype=z.dtype), torch.zeros(1, y.shape[1], dtype=y.dtype)
-    return Centered(*zero, *((a.T @ b)[None] / rows for a, b in ((z, z), (z, y), (y, y)))), owner
+    width = channels * directions.shape[2]
+    sizes = (width, width), (width, len(weight)), (len(weight), len(weight))
+    sums = [torch.zeros(1, *size, dtype=torch.float64) for size in sizes]
+    for rows, by_channel in centered():
+        z = torch.einsum("nct,ctk->nck", by_channel, directions).flatten(1).double()
+        y = (rows @ weight.T).double()
+        for found, (a, b) in zip(sums, ((z, z), (z, y), (y, y)), strict=True):
+            found[0].addmm_(a.T, b, alpha=1 / count)
+    zero = (torch.zeros(1, n, dtype=torch.float64) for n in (width, len(weight)))
+    return Centered(*zero, *sums), torch.arange(channels).repeat_interleave(directions.shape[2])

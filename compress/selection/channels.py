@@ -68,11 +68,10 @@ class Losses:
         """One per group of the layer."""
         weight = as_matrix(self.module.get_submodule(one.path))
         found, owner = self.statistics.moments[one.path], member.index.repeat_interleave(one.window.taps)
-        rows = found.rows_alone() if one.inputs > WIDEST and taps(owner, group.channels) else None
-        if rows is None:
-            moments = found.centered_linear(weight)
+        if found.few and one.inputs > WIDEST and taps(owner, group.channels):
+            moments, owner = narrowed(lambda: (rows.cpu() for rows, _ in found.parts()), weight.cpu(), owner, group.channels)
         else:
-            moments, owner = narrowed(rows[0].cpu(), weight.cpu(), owner, group.channels)
+            moments = found.centered_linear(weight)
         weighting = self.statistics.fisher[one.path].clone()
         weighting.diagonal().add_(_FLOOR * float(weighting.diagonal().mean()))
         size = len(weighting) // one.groups
