@@ -26,6 +26,7 @@ from compress.stage import Context, once
 from compress.statistics.collect import Sampling, Statistics, collect, gram_bytes
 from compress.statistics.consumers import consumers
 from compress.statistics.layers import Layer, layers
+from compress.user import memory
 from compress.user.wording import many
 
 
@@ -163,7 +164,12 @@ def _room(context: Context, module: GraphModule, each: float) -> Room:
         # The sums, the moments made of them, and the matrix that is solved with its factor.
         room.check(4 * gram_bytes(module, one, images), f"The layer {path}")
     context.progress("memory", 0.0, room.said)
+    memory.let_go(_bytes(module))
     return room
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(value.nbytes for value in module.parameters())
 
 
 def kept(dense: Artifact, plan: Plan) -> dict[str, Kept]:
@@ -171,19 +177,26 @@ def kept(dense: Artifact, plan: Plan) -> dict[str, Kept]:
     known = layers(dense.module)
     found: dict[str, list[Tensor]] = {path: [] for path in known}
     for dim in (0, 1):
-        # Weights are replaced by their own position on an axis; after the edits each entry tells where it came from.
-        numbered = copy.deepcopy(dense.module)
-        for path in found:
-            weight = getattr(numbered.get_submodule(path), "weight").data  # noqa: B009 (a Module's attribute has no type)
-            place = torch.arange(weight.shape[dim], dtype=weight.dtype)
-            middle = weight.zero_()[(..., *(n // 2 for n in weight.shape[2:]))]  # one entry: a layer may be reduced to 1x1
-            middle.copy_(place.view(-1, *[1] * (1 - dim)).expand_as(middle))
-        left = apply(plan, Artifact(numbered, dense.inputs)).module
-        for path in found:
-            weight = getattr(left.get_submodule(path), "weight").data  # noqa: B009
-            # amax: all entries but one are 0, and that one is the position.
-            found[path].append(weight.movedim(dim, 0).reshape(weight.shape[dim], -1).amax(1).round().long())
+        for path, places in _places(dense, plan, known, dim).items():
+            found[path].append(places)
+        memory.let_go(_bytes(dense.module))  # of the copies
     return {path: _kept(known[path], *sides) for path, sides in found.items()}
+
+
+def _places(dense: Artifact, plan: Plan, known: Iterable[str], dim: int) -> dict[str, Tensor]:
+    """Which entries along an axis of each weight are left: every entry says where it stood, and says so after the edits."""
+    numbered = copy.deepcopy(dense.module)
+    for path in known:
+        weight = getattr(numbered.get_submodule(path), "weight").data  # noqa: B009 (a Module's attribute has no type)
+        place = torch.arange(weight.shape[dim], dtype=weight.dtype)
+        middle = weight.zero_()[(..., *(n // 2 for n in weight.shape[2:]))]  # one entry: a layer may be reduced to 1x1
+        middle.copy_(place.view(-1, *[1] * (1 - dim)).expand_as(middle))
+    left, found = apply(plan, Artifact(numbered, dense.inputs)).module, dict[str, Tensor]()
+    for path in known:
+        weight = getattr(left.get_submodule(path), "weight").data  # noqa: B009
+        # amax: all entries but one are 0, and that one is the position.
+        found[path] = weight.movedim(dim, 0).reshape(weight.shape[dim], -1).amax(1).round().long()
+    return found
 
 
 def _kept(one: Layer, first: Tensor, second: Tensor) -> Kept:

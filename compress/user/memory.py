@@ -7,6 +7,7 @@ the address space (`ulimit -v`) is tried out before they are loaded, in a proces
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import resource
 import subprocess
@@ -19,6 +20,7 @@ from compress.errors import NotEnoughMemory
 
 RESERVE = 512 * 2**20
 """Bytes to work in, beside what the libraries map."""
+_WORTH = 50e6  # bytes
 _LOADED = "import torch, onnx, onnxruntime, compress.api"
 _WORDS = (
     "out of memory",
@@ -99,6 +101,17 @@ def trim() -> None:
     """Give back to the system what was freed: glibc keeps holes between values that live on, gigabytes of them after a while."""
     with suppress(OSError, AttributeError):  # another C library has no such function
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def let_go(size: float) -> None:
+    """Give back what models of so many bytes took that nobody holds any more.
+
+    A traced model and its graph refer to each other, so that only Python's collector ends them, which comes by far too rarely:
+    gigabytes of old models stay until then. A collection takes a fifth of a second, which small ones are not worth.
+    """
+    if size >= _WORTH:
+        gc.collect()
+        trim()
 
 
 def _left_on_the_machine() -> int:

@@ -23,6 +23,7 @@ from compress.errors import PlanMismatch
 from compress.graph.channels.groups import WITHIN
 from compress.graph.channels.solve import Channels, solve
 from compress.graph.surgery.size_arguments import rewrite
+from compress.graph.trace.sharing import sharing
 from compress.user.wording import many
 
 
@@ -44,9 +45,9 @@ def keep(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> Grap
 def _kept(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> GraphModule:
     stays = staying(channels, edits)
     # Always a copy: the pipeline compares it with the masked model, and may return to the one before.
-    module = copy.deepcopy(module)
     if bool(stays.all()):
-        return module
+        return copy.deepcopy(module)
+    whole, module = module, sharing(module)
     aliases: dict[str, list[str]] = {}
     for name, first in channels.tied.items():
         aliases.setdefault(first, []).append(name)
@@ -73,8 +74,17 @@ def _kept(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> Gra
                 rewrite(module, node, other, stays, channels.counted, also=True)
         # Noted shapes are those of the larger model.
         node.meta.pop("shape", None)
+    _own(module, whole)
     module.recompile()
     return module
+
+
+def _own(module: nn.Module, whole: nn.Module) -> None:
+    """Copy what is not smaller and therefore still the memory of the model before: so the two never stand there as a whole."""
+    theirs = {t.untyped_storage().data_ptr() for t in (*whole.parameters(), *whole.buffers())}
+    for mine in (*module.parameters(), *module.buffers()):
+        if mine.untyped_storage().data_ptr() in theirs:
+            mine.data = mine.data.clone()
 
 
 def mask(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> GraphModule:
@@ -152,7 +162,7 @@ def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 def _select(module: nn.Module, name: str, dim: int, index: Tensor) -> None:
     old = _tensor(module, name)
-    new = old.detach().index_select(dim, index.to(old.device)).clone()
+    new = old.detach().index_select(dim, index.to(old.device))
     _put(module, name, nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new)
 
 
