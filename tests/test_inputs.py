@@ -220,3 +220,31 @@ def test_a_model_of_transformers_is_opened_and_its_heads_can_go():
     widths = {g.name: g.channels for g in artifact.channels.removable}
     assert widths["bert.encoder.layer.0.attention.self.query"] == 4
     assert widths["bert.encoder.layer.0.intermediate.dense"] == 48
+
+
+@pytest.mark.parametrize("kind", ["ViT", "GPT2"])
+def test_files_of_transformers_with_older_names_and_tied_weights_are_opened(kind: str):
+    transformers = pytest.importorskip("transformers")
+    sizes = {
+        "ViT": {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48, "image_size": 16},
+        "GPT2": {
+            "n_embd": 24,
+            "n_layer": 1,
+            "n_head": 4,
+            "vocab_size": 30,
+            "n_positions": 16,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+        },
+    }[kind]
+    made = getattr(transformers, f"{kind}Config")(**sizes)
+    name = {"ViT": "ViTForImageClassification", "GPT2": "GPT2LMHeadModel"}[kind]
+    saved = getattr(transformers, name)(made).eval()
+    saved.save_pretrained("pretrained")
+    shape, example = ((3, 16, 16), torch.randn(2, 3, 16, 16)) if kind == "ViT" else ((12,), torch.randint(0, 30, (2, 12)))
+    opened = open_artifact("pretrained/model.safetensors", arch="hf:pretrained", input_shapes=(shape,))
+    torch.testing.assert_close(opened.module(example)["logits"], saved(example).logits, rtol=1e-4, atol=1e-5)
+    made.update({"hidden_size": 32} if kind == "ViT" else {"n_embd": 32})
+    made.save_pretrained("pretrained")
+    with pytest.raises(BadInput, match="does not fit --arch hf:pretrained"):
+        open_artifact("pretrained/model.safetensors", arch="hf:pretrained", input_shapes=(shape,))

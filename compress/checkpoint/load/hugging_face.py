@@ -6,13 +6,13 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from compress.checkpoint.load.most_values import beyond
 from compress.errors import BadInput, extra
@@ -66,6 +66,28 @@ def factory(where: str) -> Callable[..., nn.Module]:
             return cast(Any, made)(transformers.AutoConfig.for_model(kind, **({"use_cache": False} | own | arguments)))
 
     return make
+
+
+def filled(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module | None:
+    """The same architecture with the weights of a file of transformers, None where they do not belong together.
+
+    Such files keep the names that weights had when their kind of model was first published, where classes have others by now,
+    and hold tied weights once.
+    """
+    with _offline():
+        logging: Any = importlib.import_module("transformers.utils.logging")
+        shown = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        try:
+            # Without a name of a model nothing is looked up anywhere.
+            how = {"config": module.config, "state_dict": dict(weights), "output_loading_info": True}
+            made, told = cast(Any, type(module)).from_pretrained(None, **how)
+        except (RuntimeError, ValueError, TypeError, KeyError):  # what does not belong together is told by its names
+            return None
+        finally:
+            if shown:
+                logging.enable_progress_bar()
+    return None if any(told.values()) else made
 
 
 @contextmanager

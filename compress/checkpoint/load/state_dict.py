@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from compress.checkpoint.load import architectures, lazy_layers
+from compress.checkpoint.load import architectures, hugging_face, lazy_layers
 from compress.checkpoint.load.entries import SHOWN, Weights, inner
 from compress.errors import BadInput
 from compress.graph.trace.plain_weights import make_plain
@@ -39,6 +39,10 @@ def fill(
         if not _differences(weights, other):
             module, differences = other, []
             notes.append(f"num_classes={count} was read from the shape of {layer}.")
+    if differences and arch.startswith("hf:"):
+        _refuse_odd(weights.items(), where)
+        if (filled := hugging_face.filled(module, weights)) is not None:
+            return filled, [*notes, *other_types(weights.values())]
     if differences:
         _refuse_rounded(weights, where)
         more = f"; and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
