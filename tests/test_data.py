@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from compress import data as package
 from compress.data import check_input, check_output, from_arrays, open_data
@@ -46,17 +47,31 @@ def says(data, *words: str) -> bool:
 # --- sources -----------------------------------------------------------------------------------------------------------
 
 
-def test_digits_are_split_into_three_disjoint_parts_and_every_inference_is_told():
-    data = open_data("digits")
+def test_digits_have_a_test_part_of_their_own_whatever_the_seed():
+    data, other = open_data("digits"), open_data("digits", seed=1)
+    assert data.own_test and sum(map(len, (data.train, data.held_out, data.test))) == DIGITS
+    assert data.spec.shape == (1, 8, 8) and len(data.spec.classes or ()) == 10
+    assert says(data, "Normalization inferred") and says(data, "held out")
+    (one,), (same,) = data.test.batches(DIGITS), other.test.batches(DIGITS)
+    values = one.inputs[0] * torch.tensor(data.spec.std) + torch.tensor(data.spec.mean)
+    again = same.inputs[0] * torch.tensor(other.spec.std) + torch.tensor(other.spec.mean)
+    torch.testing.assert_close(values, again, rtol=0, atol=1e-5)
+
+
+def all_of_the_digits(seed: int = 0):
+    found = load_digits()
+    return from_arrays({"x": found.images.astype(np.uint8), "y": found.target}, seed=seed, name="mine")
+
+
+def test_what_has_one_part_is_split_into_three_and_every_inference_is_told():
+    data = all_of_the_digits()
     parts = [set(part.index.tolist()) for part in (data.train, data.held_out, data.test)]
-    assert sum(map(len, parts)) == len(set.union(*parts)) == DIGITS
-    assert data.spec.shape == (1, 8, 8)
-    assert len(data.spec.classes or ()) == 10
+    assert sum(map(len, parts)) == len(set.union(*parts)) == DIGITS and not data.own_test
     assert says(data, "no test part", "seed 0") and says(data, "Normalization inferred") and says(data, "held out")
 
 
 def test_the_same_seed_gives_the_same_split_and_another_seed_another():
-    first, again, other = open_data("digits", seed=3), open_data("digits", seed=3), open_data("digits", seed=4)
+    first, again, other = all_of_the_digits(3), all_of_the_digits(3), all_of_the_digits(4)
     assert first.test.index.equal(again.test.index) and first.spec == again.spec
     assert not first.test.index.equal(other.test.index)
 

@@ -18,11 +18,13 @@ from compress.data.npz import read_arrays
 from compress.data.preparation import Preparation
 from compress.data.settings import Settings
 from compress.data.sources import Part, Source, named
+from compress.data.splits import cut
 from compress.data.stores import WHOLE, Stored, channels_first
 from compress.data.targets import meaning, zeros_and_ones
 from compress.errors import BadInput, EmptyData, extra
 from compress.user.wording import many
 
+_TESTED = 0.2  # of the digits
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -40,14 +42,20 @@ def open_npz(path: Path, settings: Settings, shape: tuple[int, ...] | None) -> S
 
 
 def open_digits(settings: Settings, shape: tuple[int, ...] | None) -> Source:
-    """scikit-learn's 1797 gray images of 8x8."""
+    """scikit-learn's 1797 gray images of 8x8, a fifth of them to test on.
+
+    They are the same for every seed: a model that was trained on the others has not seen them.
+    """
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise BadInput(f"The data 'digits' comes with scikit-learn, which is not installed: {extra('demo')}.") from error
     found: Any = load_digits()
     images = (np.asarray(found.images) * (255 / 16)).round().astype(np.uint8)  # 0-16 in the original
-    return open_arrays({"x": images, "y": np.asarray(found.target)}, settings, shape, "digits")
+    train, test = (index.numpy() for index in cut(torch.arange(len(images)), _TESTED, 0, "digits"))
+    labels = np.asarray(found.target)
+    arrays = {"x_train": images[train], "y_train": labels[train], "x_test": images[test], "y_test": labels[test]}
+    return open_arrays(arrays, settings, shape, "digits")
 
 
 def open_arrays(

@@ -17,7 +17,7 @@ from compress.data.parquet import open_parquet
 from compress.data.settings import PRESETS, Settings, from_toml, make
 from compress.data.shards import open_shards
 from compress.data.sources import Part, Source
-from compress.data.splits import Augment, Data, DataSpec, Split, scaled
+from compress.data.splits import Augment, Data, DataSpec, Split, cut, scaled
 from compress.data.stores import Pictures, Store, Stored, together
 from compress.errors import BadInput, EmptyData
 from compress.recipe import is_data
@@ -123,7 +123,7 @@ def divided(source: Source, settings: Settings, seed: int, name: str) -> Data:
         raise BadInput(f"{name} is data for {source.task}, the data settings say {settings.task}. Correct task.")
     test_part = source.parts.get("test") or source.parts.get("val")
     if test_part is None:
-        rest, test_index = _cut(rest, settings.split.test, seed, name)
+        rest, test_index = cut(rest, settings.split.test, seed, name)
         test_part = train
         notes.append(
             f"There is no test part: {len(test_index)} of {len(rest) + len(test_index)} images were set aside, by seed {seed}."
@@ -137,7 +137,7 @@ def divided(source: Source, settings: Settings, seed: int, name: str) -> Data:
         held_index = torch.arange(len(held_part.inputs[0]))
         notes.append("Choices are made on the validation part; the test part is for measuring only.")
     else:
-        rest, held_index = _cut(rest, settings.split.held_out, seed + 1, name)
+        rest, held_index = cut(rest, settings.split.held_out, seed + 1, name)
         held_part = train
         notes.append(f"{len(held_index)} training images are held out, by seed {seed}, for choices such as the best epoch.")
     if not len(test_index) or not len(held_index):
@@ -168,15 +168,6 @@ def divided(source: Source, settings: Settings, seed: int, name: str) -> Data:
 
     parts = (split(train, rest), split(held_part, held_index), split(test_part, test_index))
     return Data(*parts, spec, tuple(notes), own_test=test_part is not train)
-
-
-def _cut(index: Tensor, share: float, seed: int, name: str) -> tuple[Tensor, Tensor]:
-    """(what stays, what is set aside), both ascending, at least one sample each."""
-    if len(index) < 2:
-        raise EmptyData(f"{name} has too few images to be split. Needed are at least 3; give more.")
-    count = min(max(1, round(share * len(index))), len(index) - 1)
-    mixed = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))]
-    return mixed[count:].sort().values, mixed[:count].sort().values
 
 
 def _whole_numbers(source: Source, index: Tensor) -> bool:

@@ -268,3 +268,12 @@ def too_many(broken: Sequence[str], total: int, share: float) -> str:
 def _mix(seed: int, epoch: int, purpose: int) -> int:
     # Distinct streams for order, sample and changes; a large odd factor keeps neighboring seeds apart.
     return (seed * 1_000_003 + epoch * 8 + purpose) % (1 << 62)
+
+
+def cut(index: Tensor, share: float, seed: int, name: str) -> tuple[Tensor, Tensor]:
+    """(what stays, what is set aside), both ascending, at least one sample each."""
+    if len(index) < 2:
+        raise EmptyData(f"{name} has too few images to be split. Needed are at least 3; give more.")
+    count = min(max(1, round(share * len(index))), len(index) - 1)
+    mixed = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(seed))]
+    return mixed[count:].sort().values, mixed[:count].sort().values
