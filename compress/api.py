@@ -59,6 +59,7 @@ from compress.progress import Progress, silent
 from compress.recipe import Recipe
 from compress.report.comparison import Comparison
 from compress.report.records import Report
+from compress.user import files
 from exporters.atomic import sha256
 
 __all__ = [
@@ -289,6 +290,8 @@ def plan(
     carried_out = Path("model.compressed")
     for path in filter(None, (out, carried_out if apply_to is not None else None)):
         free(Path(path), force, None if isinstance(model, nn.Module) else model, apply_to)
+    if out is not None and apply_to is not None and files.among(out, [carried_out]):
+        raise BadInput(f"--out {out} is where the smaller model goes. Give the plan another --out.")
     recipe, given = resolved_recipe(model, None, settings)
     if out is not None:
         apart(Path(out), *files_of(recipe))

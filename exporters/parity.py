@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from exporters.capture import Subject
-from exporters.errors import ParityError
+from exporters.errors import ExportError, ParityError
 from exporters.exported import Closeness, Parity
 
 RTOL, ATOL = 1e-4, 1e-12
@@ -81,6 +81,11 @@ def check(
             # numpy would broadcast a wrong shape and find a difference of another kind.
             if y.shape != z.shape:
                 raise ParityError(float("inf"), 0.0, f"{name} has the shape {z.shape} instead of {y.shape}; it")
+            if y.size and np.isnan(y).all():
+                raise ExportError(
+                    f"The model gives no number (NaN) anywhere in {name} for these inputs, so a file cannot be compared with it. "
+                    "Look for what divides by 0 in it, or give --data that it was trained for."
+                )
             worst[i] = max(worst[i], _difference(y, z))
             scale[i] = max(scale[i], float(np.max(np.abs(y), initial=0.0, where=np.isfinite(y))))
             sums += _squares(y, z)

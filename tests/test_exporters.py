@@ -239,6 +239,12 @@ def test_a_number_that_is_no_longer_finite_fails_parity():
     assert identity_parity(0.0, torch.tensor([[float("-inf"), 1.0]])).worst_abs == 0
 
 
+def test_a_model_that_gives_no_number_is_told_and_not_taken_for_equal():
+    with pytest.raises(ExportError, match=r"gives no number \(NaN\) anywhere in .* for these inputs"):
+        identity_parity(0.0, torch.full((2, 3), float("nan")))
+    assert identity_parity(0.0, torch.tensor([[float("nan"), 1.0]])).worst_abs == 0  # as where a log meets what is below 0
+
+
 def test_two_samples_are_also_run_as_one_and_one_as_three():
     def sizes(n: int) -> tuple[int, ...]:
         return parity.check(lambda a: list(a), identity(), [(torch.randn(n, 3),)]).parity.batch_sizes

@@ -269,6 +269,15 @@ def test_a_baseline_is_only_replaced_by_a_result_that_keeps_the_rules(here: Path
     assert json.loads(Path("b.json").read_text())["result"]["params"] == 250_000
 
 
+def test_a_gate_may_write_the_same_files_beside_its_baseline_again(here: Path):
+    Path("ci").mkdir()
+    for _ in range(2):
+        written = ("--baseline", "ci/b.json", "--update-baseline", "--markdown", "ci/report.md", "--junit", "ci/j.xml")
+        done = invoke("gate", "report.json", "--max-size", "1MB", *written)
+        assert done.exit_code == 0, done.stderr
+    assert {path.name for path in Path("ci").iterdir()} == {"b.json", "report.md", "j.xml"}
+
+
 # Files for others
 
 

@@ -140,7 +140,8 @@ def test_a_gate_writes_over_nothing_of_the_run_that_it_judges(option: str, name:
     before = bytes_of(here)
     more = ["--update-baseline"] if option == "--baseline" else []
     done = invoke("gate", "run", "--max-drop", 50, option, f"run/{name}", *more)
-    assert done.exit_code == 2 and f"{option} run/" in done.stderr and "would replace" in done.stderr and bytes_of(here) == before
+    said = "would replace" in done.stderr or "is a file of the run" in done.stderr
+    assert done.exit_code == 2 and f"{option} run/" in done.stderr and said and bytes_of(here) == before
 
 
 def test_a_gate_writes_over_nothing_of_the_run_that_it_compares_with_and_nothing_twice(here: Path):
@@ -150,9 +151,30 @@ def test_a_gate_writes_over_nothing_of_the_run_that_it_compares_with_and_nothing
     before = bytes_of(here)
     compared = ("gate", "run", "--baseline", "earlier/report.json", "--tolerance", "latency=500%")
     done = invoke(*compared, "--junit", "earlier/model.onnx")
-    assert done.exit_code == 2 and "--junit earlier/model.onnx would replace" in done.stderr and bytes_of(here) == before
+    assert done.exit_code == 2 and "earlier/model.onnx is a file of the run" in done.stderr and bytes_of(here) == before
     done = invoke(*compared, "--junit", "found", "--markdown", "./found")
     assert done.exit_code == 2 and "--markdown and --junit are both found" in done.stderr and bytes_of(here) == before
+
+
+@pytest.mark.parametrize("name", ["compare.svg", "compare.md", "compare.json"])
+@pytest.mark.parametrize("force", [False, True])
+def test_a_comparison_is_written_through_no_link(name: str, force: bool, victim: Path, here: Path):
+    for run in ("run", "other"):
+        (here / run).mkdir()
+        made_run(here / run)
+    (here / "out").mkdir()
+    (here / "out" / name).symlink_to(victim / ("secret.txt" if force else "new.txt"))
+    before = contents(victim)
+    done = invoke("compare", "run", "other", "--out", "out", *(["--force"] if force else []))
+    assert done.exit_code == (0 if force else 2) and contents(victim) == before
+    assert (here / "out" / name).is_symlink() != force
+
+
+def test_a_plan_does_not_lie_where_the_model_that_it_makes_goes(here: Path):
+    model_and_data(here)
+    done = invoke("plan", "model.pt", "--data", "data.npz", "--apply-to", "model.pt", "--out", "./model.compressed", "--force")
+    assert done.exit_code == 2 and "is where the smaller model goes" in done.stderr
+    assert not (here / "model.compressed").exists()
 
 
 def test_a_comparison_replaces_no_report_that_it_reads(here: Path):

@@ -152,6 +152,22 @@ def test_a_model_without_such_a_place_or_of_tokens_is_refused(tmp_path):
         analyze(tmp_path / "plain.pt", data="digits", plan=Plan())
 
 
+@pytest.mark.parametrize("how", ["stacked", "emptied", "complex"])
+def test_values_without_a_real_row_for_each_sample_are_refused(how: str, tmp_path):
+    def call(s, x):
+        if how == "emptied":
+            x = x[0:0]
+            return s.head((x + x).flatten(1))
+        y = torch.fft.fft2(s.act(x)) if how == "complex" else torch.stack([s.act(x), s.act(x)])
+        y = y + y
+        return s.head((y.real if how == "complex" else y.sum(0)).flatten(1))
+
+    module = trace(Net(call, act=nn.ReLU(), head=nn.Linear(64, 10)), (torch.zeros(2, 1, 8, 8),))
+    said = {"stacked": r"has the shape \(2, .* for", "emptied": r"has the shape \(0, ", "complex": "has complex numbers"}[how]
+    with pytest.raises(UnsupportedModel, match=said):
+        analyze(module, data="digits", probe=True, device="cpu", allow_doubtful=True)
+
+
 # ---- whole -----------------------------------------------------------------------------------------------------------------
 
 

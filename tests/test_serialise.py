@@ -358,6 +358,7 @@ ATTACKS = {
     "other format": change(format="something"),
     "layers as a list": change(layers=[]),
     "number as a node": lambda d: d["nodes"].insert(0, 3),
+    "a number that is none": change(nodes__call_module__args=[{"node": "x"}, {"float": "nan"}]),
     "unknown kind of value": change(nodes__call_module__args=[{"eval": "1"}]),
     "device that is none": change(nodes__call_module__args=[{"node": "x"}, {"device": "cpu'); print('"}]),
 }

@@ -34,6 +34,8 @@ def encode(value: Any) -> Any:
     """
     if value is None or type(value) in (bool, int, str):
         return value
+    if isinstance(value, float) and math.isnan(value):
+        raise InvalidValue("NaN is no number that a layer or an operation can have")
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {"float": str(value)}  # JSON has no infinity
     if isinstance(value, Node):
@@ -103,7 +105,8 @@ def _decode_kind(kind: str, body: Any, nodes: Mapping[str, Node], depth: int) ->
         return slice(start, stop, step)
     if kind == "dict":
         return dict(_items(body, nodes, depth))
-    if kind == "float" and body in ("inf", "-inf", "nan"):
+    # NaN makes everything behind it no number, and compares as equal to nothing: no network has it as a setting.
+    if kind == "float" and body in ("inf", "-inf"):
         return float(body)
     if kind == "ellipsis":
         return Ellipsis

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def write(found: Comparison, out: Path, force: bool) -> None:
     Raises:
         BadInput: there is one already and `force` is not given, or it cannot be written.
     """
-    if not force and any((out / name).exists() for name in _FILES):
+    if not force and any(os.path.lexists(out / name) for name in _FILES):
         raise BadInput(f"{out} holds another comparison. Give another --out, or --force to replace it.")
     try:
         out.mkdir(parents=True, exist_ok=True)

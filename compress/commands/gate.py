@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from compress.commands.outputs import apart, write_text
 from compress.errors import BadInput
-from compress.pipeline.own_files import of_run
+from compress.pipeline.own_files import run_of
 from compress.report import baseline as baselines
 from compress.report import records, rules, rulings, sealed, sentences
 from compress.report.changes import exported, side
@@ -94,8 +94,10 @@ def gate(
     tolerances = (tolerance,) if isinstance(tolerance, str) else tuple(tolerance)
     place = _baseline(baseline, tolerances, update_baseline)
     read, path = records.read(report)
-    written = {"--junit": junit, "--markdown": markdown, "--baseline": place if update_baseline else None}
-    _refuse_replacing({option: Path(told) for option, told in written.items() if told is not None}, path, place)
+    written = {option: Path(told) for option, told in (("--junit", junit), ("--markdown", markdown)) if told is not None}
+    _refuse_replacing(
+        written | ({"--baseline": place} if place and update_baseline else {}), path, None if update_baseline else place
+    )
     if not any(limit is not None for limit in limits.values()) and not place:
         raise BadInput("There is no rule. Give at least one, such as --max-drop 0.5 or --min-speedup 1.5.")
     if len(read.stages) < 2:
@@ -125,20 +127,20 @@ def gate(
     return Gate(passed, tuple(found), updated, notes)
 
 
-def _refuse_replacing(written: dict[str, Path], report: Path, baseline: Path | None) -> None:
-    """What is read, and whatever else is a run's, stays; and a file is written once.
+def _refuse_replacing(written: dict[str, Path], *read: Path | None) -> None:
+    """What is read, and what runs have left, stays; and a file is written once.
 
     Raises:
         BadInput: something would be replaced.
     """
-    runs = [path for one in (report, baseline) if one is not None for path in of_run(one.parent)] if written else []
-    for number, (option, place) in enumerate(written.items()):
-        apart(place, report, *(runs if option != "--baseline" else of_run(report.parent)), option=option)
-        for other in list(written)[:number]:
-            if files.among(place, [written[other]]):
+    places = list(written.items())
+    for number, (option, place) in enumerate(places):
+        apart(place, *read, option=option)
+        if (run := run_of(place)) is not None:
+            raise BadInput(f"{option} {place} is a file of the run in {run}, which stays as it is. Give another {option}.")
+        for other, there in places[:number]:
+            if files.among(place, [there]):
                 raise BadInput(f"{option} and {other} are both {place}. Give two files.")
-        if option != "--baseline" and baseline is not None:
-            apart(place, baseline, option=option)
 
 
 def _red(ruling: Ruling, on_noise: Noise | None) -> bool:

@@ -189,6 +189,13 @@ class _Watched:
 
         def taken(node: Node, value: Tensor) -> None:
             if (name := self.nodes.get(node)) is not None:
+                if value.is_complex() or value.ndim == 0 or len(value) != len(target):
+                    kind = (
+                        "complex numbers" if value.is_complex() else f"the shape {tuple(value.shape)} for {len(target)} samples"
+                    )
+                    raise UnsupportedModel(
+                        f"{name} has {kind}; the probe needs real values, a row for each sample. Leave --probe out."
+                    )
                 take(name, on_grid(value, self.axes[name], target.shape[2:]), target)
 
         with torch.no_grad():

@@ -58,7 +58,7 @@ class Header:
 def header(path: str | BinaryIO) -> Header | None:
     """The header of a file, without decoding pixels of 8 bits, or None where it is no image. Pillow may warn."""
     try:
-        with _opened(path) as image:
+        with undecoded(path) as image:
             # Pillow turns pictures of TIFF itself, and would decode those of PNG to look for EXIF behind the pixels.
             passed = image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info)
             turned = 1 if passed else image.getexif().get(ORIENTATION, 1)
@@ -84,7 +84,7 @@ def pixels(path: str | BinaryIO, size: tuple[int, int], channels: int, resize: s
     """
     if channels == 3 and not upright and (found := jpeg.plain(path, size)) is not None:
         return found
-    with _opened(path) as opened:
+    with undecoded(path) as opened:
         _refuse_scans(opened)
         opened.load()
         image = (ImageOps.exif_transpose(opened) or opened) if upright else opened
@@ -109,7 +109,7 @@ def colored(path: str | Path) -> Image.Image:
         ValueError: more bits, of which nobody says which count, or a content that is in the transparency alone.
         Exception: as for `pixels`.
     """
-    with _opened(path) as opened:
+    with undecoded(path) as opened:
         _refuse_scans(opened)
         if _of_16_bits(opened, opened.format):
             raise ValueError("its pixels have 16 bits; needed are 8")
@@ -117,7 +117,7 @@ def colored(path: str | Path) -> Image.Image:
         return with_channels(opened, 3, opened.format)
 
 
-def _opened(path: str | Path | BinaryIO) -> Image.Image:
+def undecoded(path: str | Path | BinaryIO) -> Image.Image:
     """A file of one of the formats, not decoded yet.
 
     Raises:

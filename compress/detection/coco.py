@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
-from compress.data.images import FORMATS, colored
+from compress.data.images import colored, undecoded
 from compress.errors import BadInput, EmptyData
 from compress.user import files
 
@@ -111,7 +111,7 @@ def _picture(path: Path, head: bool = False) -> Image.Image:
     try:
         if not head:
             return colored(path)
-        with Image.open(path, formats=FORMATS) as file:
+        with undecoded(path) as file:
             return file
     # PIL raises a dozen kinds over damaged bytes; ultralytics replaces Image.open, and asks for a package where PIL gives up.
     except Exception as error:

@@ -21,6 +21,16 @@ def is_of_a_run(name: str) -> bool:
     return name == LOCK or name in OURS or name.startswith(LEFT)
 
 
+def run_of(place: Path) -> Path | None:
+    """The folder of the run that a file belongs to, as a run leaves it; None where it belongs to none."""
+    place = place.resolve()
+    for folder in place.parents:
+        whole = (folder / "recipe.toml").is_file() and (folder / "report.json").is_file()
+        if whole and is_of_a_run(place.relative_to(folder).parts[0]):
+            return folder
+    return None
+
+
 def of_run(folder: Path) -> list[Path]:
     """Files and folders of a run in its folder."""
     return sorted(path for path in folder.iterdir() if is_of_a_run(path.name))

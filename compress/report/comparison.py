@@ -17,7 +17,7 @@ from compress.errors import BadInput
 from compress.measure.points import drop
 from compress.progress import duration
 from compress.recipe import parse_target
-from compress.report import pictures, sentences
+from compress.report import escape, pictures, sentences
 from compress.report.markdown import bullets, grid
 from compress.report.records import Report
 from compress.report.shipped import file_bytes
@@ -260,14 +260,19 @@ def cells(found: Comparison) -> list[tuple[str, ...]]:
 
 
 def legend(found: Comparison) -> list[str]:
-    """What the mark in the table means, where it is there."""
+    """What the mark in the table means, where it is there; for a terminal."""
     paces = "; ".join(f"{row.run} is {row.pace}" for row in found.runs if row.pace not in (None, "faster", "slower"))
     return [LEGEND] * any(row.missed for row in found.runs) + ([f"? supports no claim of speed: {paces}."] if paces else [])
 
 
 def markdown(found: Comparison, picture: str | None) -> str:
     """The text of compare.md; `picture` is the file of the picture beside it."""
-    parts = ["# Runs beside each other", grid(COLUMNS, cells(found)), *legend(found), bullets(found.warnings)]
+    parts = [
+        "# Runs beside each other",
+        grid(COLUMNS, cells(found)),
+        *map(escape.markdown, legend(found)),
+        bullets(found.warnings),
+    ]
     parts += [f"![{found.picture.title}]({picture})"] if picture else []
     parts.append(
         "Parameters and MACs are shares of the dense model's. Speed-up is over each run's own dense model, timed in turns with "

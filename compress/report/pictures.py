@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from compress.curves import Curve
 from compress.errors import extra
 from compress.report.escape import printable
 from compress.report.records import Report
+from exporters import atomic
 
 MISSING = f"The curves of this run are in report.json, not drawn: that needs matplotlib, {extra('pictures')}."
 
@@ -49,7 +51,9 @@ def picture(curve: Curve, path: Path, spans: Mapping[str, Span] | None = None) -
     with mpl.rc_context({name: value for name, value in own.items() if not name.startswith("backend")}):
         figure = figure_of(figsize=(7, 4.5))
         _drawn(figure.subplots(), curve, spans or {})
-        figure.savefig(path, format="svg", bbox_inches="tight", metadata={"Date": None})
+        content = BytesIO()
+        figure.savefig(content, format="svg", bbox_inches="tight", metadata={"Date": None})
+    atomic.write(path, content.getvalue())  # whole, and never through a link
     return True
 
 
