@@ -9,6 +9,7 @@ import tarfile
 import warnings
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -402,6 +403,25 @@ def test_every_truncation_of_a_model_file_is_refused(here):
             (here / "model.pt").write_bytes(whole[:size])
             with pytest.raises(BadInput):
                 load_model("model.pt", arch="small_net.py:net")
+
+
+def test_safetensors_whose_length_begins_as_a_pickle_are_opened(here):
+    whole = b""
+    for padding in range(40):  # headers are padded to multiples of eight bytes, so that one of 32 begins so
+        save_file(net().state_dict(), "model.safetensors", metadata={"format": "p" * 8 * padding})
+        whole = Path("model.safetensors").read_bytes()
+        if whole[0] == 0x80:
+            break
+    assert whole[0] == 0x80
+    assert same_weights(load_model("model.safetensors", arch="small_net.py:net").module, net())
+
+
+def test_a_folder_of_transformers_is_told_with_what_to_give(here):
+    Path("vit").mkdir()
+    Path("vit/config.json").write_text("{}")
+    save_file(net().state_dict(), "vit/model.safetensors")
+    with pytest.raises(BadInput, match=r"Give vit/model\.safetensors with --arch hf:vit"):
+        load_model("vit")
 
 
 def test_truncated_safetensors_are_refused(here):

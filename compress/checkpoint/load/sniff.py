@@ -56,11 +56,14 @@ def identify(path: Path) -> Kind:
     _refuse_text(path, head)
     if head[:4] == b"PK\x03\x04":
         return _zip(path)
+    # Before pickles: the first byte of its header's length is, in one file of 32, the one that those begin with.
+    if _begins_as_safetensors(head):
+        return Kind.SAFETENSORS
     if head[:1] == b"\x80":
         return _pickle(path)
     if _is_tar(path):
         return _tar(path)
-    if _is_safetensors(path, head):
+    if path.suffix == ".safetensors":
         return Kind.SAFETENSORS
     raise BadInput(_refusal(path, head))
 
@@ -71,6 +74,8 @@ def _directory(path: Path) -> Kind:
         return Kind.COMPRESSED
     if (path / "model.compressed").is_dir():
         raise BadInput(f"{path} is the folder of a run; needed is one model. Give its result, {path / 'model.compressed'}.")
+    if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
+        raise BadInput(f"{path} is a folder of transformers. Give {path / 'model.safetensors'} with --arch hf:{path}.")
     found = sorted(p.name for p in path.iterdir())[:4]
     raise BadInput(
         f"The model {path} is a folder without {' and '.join(missing)} (it holds {', '.join(found) or 'nothing'}). "
@@ -143,8 +148,9 @@ def _tar(path: Path) -> Kind:
     raise BadInput(f"The model file {path} is a tar archive, but no model of torch.save. Unpack it, give the model in it.")
 
 
-def _is_safetensors(path: Path, head: bytes) -> bool:
-    return path.suffix == ".safetensors" or (len(head) > 8 and head[8:9] == b"{" and not any(head[5:8]))
+def _begins_as_safetensors(head: bytes) -> bool:
+    """A length of eight bytes, the lowest first, and the JSON of so many."""
+    return head[8:9] == b"{" and not any(head[5:8])
 
 
 def _refusal(path: Path, head: bytes) -> str:
