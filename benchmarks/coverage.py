@@ -15,6 +15,7 @@ five minutes, and the same again for its ONNX file:
                 worst of all outputs; `seen` is the same against the network as it was
     saved       the smaller network saved and loaded: the same outputs, and a backward pass gives gradients
     onnx        the smaller network in ONNX Runtime: difference over what is allowed
+    file        of transformers: opened by `--arch hf:` from the folder that `save_pretrained` wrote, with the weights it had
     refused     what was said instead; error: by step, what went wrong
 """
 
@@ -40,6 +41,7 @@ from typing import Any
 import torch
 from other_networks import LIBRARIES, made
 from results_io import known, write
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
@@ -48,6 +50,7 @@ from zoo import changed, distance, random_edits, seconds
 import exporters
 from compress.artifact import Artifact
 from compress.checkpoint.load import load
+from compress.checkpoint.load.state_dict import fill
 from compress.checkpoint.save import save
 from compress.edits import Keep
 from compress.errors import UnsupportedModel
@@ -79,6 +82,8 @@ def looked_at(library: str, name: str) -> Iterator[Row]:
         said = first_line(error)
         yield {"error": {"trace": said}} if "allocate memory" in said else {"refused": said}
         return
+    if library == "transformers":
+        yield from step("file", lambda: opened_from_its_folder(model))
     module = found[0]
     yield {"seconds": round(took, 2), "opaque": len(module.meta["opaque"])}
     channels = solve(module, inputs)
@@ -87,6 +92,14 @@ def looked_at(library: str, name: str) -> Iterator[Row]:
     yield from step("reach", lambda: within_reach(module, inputs))
     yield from step("removed", lambda: exactness(module, channels, edits, x))
     yield from step("saved", lambda: stored(keep(module, channels, edits), x, inputs))
+
+
+def opened_from_its_folder(model: Any) -> Row:
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        read, _ = fill(load_file(Path(folder) / "model.safetensors"), f"hf:{folder}", {}, "the file")
+    mine, there = model.state_dict(), read.state_dict()
+    return {"file": mine.keys() == there.keys() and all(torch.equal(t, there[name]) for name, t in mine.items())}
 
 
 def step(name: str, call: Callable[[], Row]) -> Iterator[Row]:
@@ -272,7 +285,8 @@ def versions() -> dict[str, str]:
 
 
 def wrong(row: Row) -> bool:
-    return row.get("removed", 0.0) > TOLERANCE or row.get("saved") in ("other outputs", "no gradients")
+    other = row.get("saved") in ("other outputs", "no gradients") or row.get("file") is False
+    return row.get("removed", 0.0) > TOLERANCE or other
 
 
 def exact(row: Row) -> bool:
@@ -292,6 +306,7 @@ def summary(library: str, rows: list[Row]) -> Row:
         "nothing": sum(row.get("macs") == 0 for row in traced),
         "exact": sum(map(exact, traced)),
         "saved": sum(row.get("saved") is True for row in traced),
+        "files": f"{sum(row['file'] is True for row in rows if 'file' in row)}" if any("file" in row for row in rows) else "-",
         "onnx": f"{sum(isinstance(o, float) and o <= 1 for o in onnx)} of {len(onnx)}" if onnx else "not run",
         "refused": sum("refused" in row for row in rows),
         "failed": sum("error" in row for row in rows),
