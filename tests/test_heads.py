@@ -151,6 +151,20 @@ def test_one_head_that_is_left_has_its_channels_as_before():
     assert again.within is None and {g.name for g in again.removable} == {"q", "v", "out"}
 
 
+def test_the_last_head_loses_channels_of_its_own():
+    """Where windows, a mask and one head meet, an axis of one entry no longer told what it was of."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"image_size": 64, "patch_size": 4, "embed_dim": 32, "depths": [2], "num_heads": [2], "window_size": 8}
+    net = transformers.Swinv2ForImageClassification(transformers.Swinv2Config(**sizes)).eval()
+    x = torch.randn(2, 3, 64, 64)
+    module = trace(net, (x[:1],))
+    channels, name = solve(module, (x[:1],)), "swinv2.encoder.layers.0.blocks.1.attention.self"
+    edits = (Keep(f"{name}.query", 2, (1,)), Keep(f"{name}.value{WITHIN}", 16, tuple(range(0, 16, 2))))
+    assert {g.name for g in channels.removable} >= {edit.layer for edit in edits}
+    assert distance(*(outputs(m(module, channels, edits), (x,)) for m in (keep, mask))) < EXACT
+
+
 def test_what_is_left_is_refitted():
     """Half of the heads repeat the others, and half of the values' channels are those of others: nothing need be lost."""
     model = dense().module

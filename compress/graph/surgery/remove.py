@@ -30,16 +30,16 @@ from compress.user.wording import many
 def keep(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> GraphModule:
     """A copy of the model with only the kept channels of the named groups.
 
-    Heads go first, channels within the heads that are left then.
+    Channels within heads go first, heads then: where a single head is left, an axis of one entry no longer tells what it is of.
 
     Raises:
         PlanMismatch: a group that does not exist, has another number of channels, is frozen, or is named twice.
     """
-    whole = _kept(module, channels, edits)
-    if not (inner := _inner(channels, edits)):
-        return whole
-    left = channels if len(inner) == len(edits) else solve(whole, channels.inputs)
-    return _kept(whole, left.within or left, inner)
+    if not (inner := _inner(channels, edits)) or channels.within is None:
+        return _kept(module, channels, edits)
+    thinner = _kept(module, channels.within, inner)
+    heads = [edit for edit in edits if not channels.group(edit.layer).inner]
+    return _kept(thinner, solve(thinner, channels.inputs), heads) if heads else thinner
 
 
 def _kept(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> GraphModule:
