@@ -19,7 +19,7 @@ from compress.graph.trace.sharing import sharing, without_in_place
 
 def observed(module: GraphModule, device: torch.device) -> GraphModule:
     """A copy in eval mode on a device, to be hooked: nothing works in place or is trainable, weights are the model's own."""
-    module = sharing(module).to(device).eval().requires_grad_(False)
+    module = sharing(module, single=False).to(device).eval().requires_grad_(False)
     without_in_place(module)  # hooked values must not be overwritten
     return module
 

@@ -74,7 +74,7 @@ def fold(module: GraphModule, read: bool = False) -> GraphModule:
         module: the model.
         read: whether nothing is changed where it lies: what is not folded is the model's own then, and takes no memory.
     """
-    folded = sharing(module) if read else copy.deepcopy(module)
+    folded = sharing(module, single=False) if read else copy.deepcopy(module)
     for pair in pairs(module):
         layer: Any = folded.get_submodule(pair.layer)
         scale, shift = affine(folded.get_submodule(pair.norm))

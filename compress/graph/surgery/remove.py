@@ -47,7 +47,7 @@ def _kept(module: GraphModule, channels: Channels, edits: Sequence[Keep]) -> Gra
     # Always a copy: the pipeline compares it with the masked model, and may return to the one before.
     if bool(stays.all()):
         return copy.deepcopy(module)
-    whole, module = module, sharing(module)
+    whole, module = module, sharing(module, single=False)
     aliases: dict[str, list[str]] = {}
     for name, first in channels.tied.items():
         aliases.setdefault(first, []).append(name)

@@ -32,8 +32,11 @@ def without_in_place(module: nn.Module) -> None:
             part.__dict__["inplace"] = False
 
 
-def sharing(model: Module) -> Module:
-    """The copy: fp32, parameters that are frozen stay so. Tensors that are fp32 already share their memory with the model's."""
+def sharing(model: Module, single: bool = True) -> Module:
+    """The copy: parameters that are frozen stay so; in single precision, or (`single` False) in that of the model.
+
+    Tensors that keep their type share their memory with the model's.
+    """
     # deepcopy looks into memo first, so whatever is entered here is not copied: weights are shared, simple modules prefilled.
     memo: dict[int, Any] = {}
     every = _innermost_first(model)
@@ -41,7 +44,7 @@ def sharing(model: Module) -> Module:
         for t in (*m._parameters.values(), *m._buffers.values()):
             # Exact types: a subclass of Tensor may have a way of its own to be copied.
             if type(t) in (nn.Parameter, Tensor):
-                memo.setdefault(id(t), _shared(t))  # a tensor of several names stays one
+                memo.setdefault(id(t), _shared(t, single))  # a tensor of several names stays one
         for t in loose_tensors(m).values():
             # A weight that a hook computes is an attribute with a history, which deepcopy refuses.
             if t.grad_fn is not None:
@@ -94,10 +97,10 @@ def _innermost_first(model: nn.Module) -> list[nn.Module]:
     return found
 
 
-def _shared(t: Any) -> Tensor:
+def _shared(t: Any, single: bool) -> Tensor:
     # Whole numbers (BatchNorm's num_batches_tracked) keep their type.
     real = t.is_floating_point()
-    own = t.detach().float() if real and t.dtype is not torch.float32 else t
+    own = t.detach().float() if single and real and t.dtype is not torch.float32 else t
     # Both share memory; whether it is frozen is then set anew.
     return nn.Parameter(own, real and t.requires_grad) if type(t) is nn.Parameter else own.detach()
 
