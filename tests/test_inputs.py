@@ -244,6 +244,10 @@ def test_files_of_transformers_with_older_names_and_tied_weights_are_opened(kind
     shape, example = ((3, 16, 16), torch.randn(2, 3, 16, 16)) if kind == "ViT" else ((12,), torch.randint(0, 30, (2, 12)))
     opened = open_artifact("pretrained/model.safetensors", arch="hf:pretrained", input_shapes=(shape,))
     torch.testing.assert_close(opened.module(example)["logits"], saved(example).logits, rtol=1e-4, atol=1e-5)
+    for key, value in {"transformers_weights": 5, "fusion_config": {"x": 1}, "quantization_config": {"x": 1}}.items():
+        entries = json.loads(Path("pretrained/config.json").read_text())
+        Path("pretrained/config.json").write_text(json.dumps(entries | {key: value}))
+        open_artifact("pretrained/model.safetensors", arch="hf:pretrained", input_shapes=(shape,))
     made.update({"hidden_size": 32} if kind == "ViT" else {"n_embd": 32})
     made.save_pretrained("pretrained")
     with pytest.raises(BadInput, match="does not fit --arch hf:pretrained"):

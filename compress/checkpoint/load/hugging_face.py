@@ -23,7 +23,7 @@ _LEFT_OUT = frozenset({"model_type", "architectures", "torch_dtype", "dtype", "t
 _NAMING = frozenset({"attn_implementation", "auto_map", "checkpoint_path"})
 """What may name code to be fetched, or a file to be opened; so may whatever begins with an underscore."""
 _PARTS = frozenset({"backbone", "architecture", "model_name", "name_or_path"})
-_LEFT_OUT |= {"quantization_config", "use_cache"}
+_LEFT_OUT |= {"quantization_config", "use_cache", "transformers_weights", "fusion_config"}
 
 
 def factory(where: str) -> Callable[..., nn.Module]:
@@ -82,7 +82,8 @@ def filled(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module | None
             # Without a name of a model nothing is looked up anywhere.
             how = {"config": module.config, "state_dict": dict(weights), "output_loading_info": True}
             made, told = cast(Any, type(module)).from_pretrained(None, **how)
-        except (RuntimeError, ValueError, TypeError, KeyError):  # what does not belong together is told by its names
+        # Of any kind: it acts on whatever the config says. What does not belong together is told by its names.
+        except Exception:
             return None
         finally:
             if shown:
