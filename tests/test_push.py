@@ -128,6 +128,28 @@ def test_a_folder_of_other_things_is_never_replaced(run: Path, tmp_path: Path):
     assert (tmp_path / "mine" / "thesis.tex").exists()
 
 
+@pytest.mark.parametrize("own", ["README.md", "model.compressed/thesis.txt", "model.onnx"])
+def test_a_folder_with_names_alone_of_a_repository_is_somebody_s_own(own: str, run: Path, tmp_path: Path):
+    place = tmp_path / "mine" / own
+    place.parent.mkdir(parents=True)
+    place.write_text("mine")
+    with pytest.raises(BadInput, match="holds files that are not of such"):
+        compress.push(run, out=tmp_path / "mine", force=True)
+    assert place.read_text() == "mine"
+    made = compress.push(run, out=tmp_path / "hub").folder
+    compress.push(run, out=made, force=True)  # what was made here is replaced
+    (made / "model.compressed" / "thesis.txt").write_text("mine")
+    with pytest.raises(BadInput, match="holds files that are not of such"):
+        compress.push(run, out=made, force=True)
+
+
+def test_a_link_that_leads_nowhere_is_not_replaced_unasked(run: Path, tmp_path: Path):
+    (tmp_path / "hub").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(BadInput, match="exists already"):
+        compress.push(run, out=tmp_path / "hub")
+    assert (tmp_path / "hub").is_symlink()
+
+
 @pytest.mark.parametrize("name", ["a\n---\nevil: 1", '"]}', "<script>alert(1)</script>", "\u202e|"])
 def test_a_hostile_name_leaves_neither_the_facts_nor_the_text(run: Path, tmp_path: Path, name: str):
     card = (compress.push(run, out=tmp_path / "hub", name=name).folder / "README.md").read_text()

@@ -33,7 +33,8 @@ def apart(out: Path, *read: object, option: str = "--out") -> None:
 def free(out: Path, force: bool, *read: object) -> None:
     """Refuse to write over what is there, before any work is done; over what the command reads, with `force`, too."""
     files.spelled(out)
-    if out.exists() and not force:
+    # lexists: a link that leads nowhere is there, too.
+    if os.path.lexists(out) and not force:
         raise BadInput(f"{out} exists already. Give another --out, or --force to replace it.")
     apart(out, *read)
     if not out.parent.is_dir():

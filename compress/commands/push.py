@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -22,9 +23,9 @@ from compress.checkpoint.sums import FILES
 from compress.commands.outputs import free
 from compress.commands.run_files import content, exported, refuse_broken
 from compress.errors import BadInput, MissingPackage, extra
-from compress.pipeline.own_files import of_run
+from compress.pipeline.own_files import OURS, of_run
 from compress.report import records
-from compress.report.model_card import model_card
+from compress.report.model_card import MADE, model_card
 from compress.user import files
 from exporters.standalone import leftovers
 
@@ -112,11 +113,23 @@ def _files(folder: Path, report: records.Report) -> dict[str, bytes]:
     return found | {name: content(folder / name) for name in there}
 
 
+def _of_such(target: Path, made: Mapping[str, bytes]) -> bool:
+    """Whether a folder has a card that was written here, and nothing that such a folder does not have."""
+    if target.is_symlink() or not target.is_dir():
+        return False
+    there = {str(path.relative_to(target)) for path in target.rglob("*") if not path.is_dir()}
+    # An earlier run may have had other exports.
+    known = {*made, *(f"{CHECKPOINT}/{name}" for name in FILES), *OURS}
+    try:
+        return there <= known and MADE in files.text(target / CARD)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def _write(target: Path, made: dict[str, bytes]) -> None:
     """Whole or not at all; only an older folder of this kind is replaced."""
-    ours = target.is_dir() and {p.name for p in target.iterdir()} <= {Path(path).parts[0] for path in made}
-    if target.exists() and not ours:
-        raise BadInput(f"{target} holds files that are not of such a repository. Give another --out.")
+    if os.path.lexists(target) and not _of_such(target, made):
+        raise BadInput(f"{target} holds files that are not of such a repository, or is none. Give another --out.")
     try:
         part = Path(tempfile.mkdtemp(prefix=leftovers.hidden(target.name), dir=target.parent))
         try:

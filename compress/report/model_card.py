@@ -29,6 +29,10 @@ NOT_KNOWN = (
 )
 
 
+MADE = "A smaller model, made by compress."
+"""What stands in every card, and tells the folder of one from somebody's own."""
+
+
 def model_card(report: Report, name: str, license: str, models: Sequence[str], checkpoint: bool) -> str:
     """The text.
 
@@ -45,7 +49,7 @@ def model_card(report: Report, name: str, license: str, models: Sequence[str], c
     parts = [
         f"---\n{_facts(report, name, license)}---",
         f"# {text(name)}",
-        f"A smaller model, made by compress. {text(report.verdict)}",
+        f"{MADE} {text(report.verdict)}",
         "\n".join(f"- {text(one)}" for one in warned),
         "## How to use it",
         *_use(models, checkpoint),
