@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 import exporters
+from compress.commands.demo import make_demo
 from compress.errors import BadInput
 from compress.pipeline.lock import locked
 from compress.pipeline.workspace import open_workspace
@@ -168,6 +169,14 @@ def test_a_comparison_is_written_through_no_link(name: str, force: bool, victim:
     done = invoke("compare", "run", "other", "--out", "out", *(["--force"] if force else []))
     assert done.exit_code == (0 if force else 2) and contents(victim) == before
     assert (here / "out" / name).is_symlink() != force
+
+
+def test_the_demonstration_writes_its_model_through_no_link(victim: Path, here: Path):
+    (here / "demo-out").mkdir()
+    (here / "demo-out" / "model.pt").symlink_to(victim / "new.pt")
+    make_demo(here / "demo-out", epochs=0.01)
+    assert not (victim / "new.pt").exists() and (here / "demo-out" / "model.pt").is_file()
+    assert not (here / "demo-out" / "model.pt").is_symlink()
 
 
 def test_a_plan_does_not_lie_where_the_model_that_it_makes_goes(here: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -19,6 +20,7 @@ from compress.progress import Progress, silent
 from compress.recipe import make
 from compress.report.records import Report
 from compress.training import train
+from exporters import atomic
 
 ARCH = "compress.commands.demo:digits_net"
 EPOCHS = 15.0
@@ -80,7 +82,9 @@ def make_demo(folder: str | Path, *, seed: int = 0, epochs: float = EPOCHS, prog
     top1 = quality.evaluate(trained, data.test.batches(quality.BATCH), quality.METRICS["top1"])
     path = Path(folder) / "model.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(trained.state_dict(), path)
+    content = BytesIO()
+    torch.save(trained.state_dict(), content)
+    atomic.write(path, content.getvalue())  # whole, and never through a link
     return Demo(path, ARCH, "digits", top1.value)
 
 
