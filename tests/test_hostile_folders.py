@@ -179,6 +179,20 @@ def test_the_demonstration_writes_its_model_through_no_link(victim: Path, here: 
     assert not (here / "demo-out" / "model.pt").is_symlink()
 
 
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("name", ["search.json", "stages", "pictures/holiday.jpg", "stages/", "model.onnx"])
+def test_names_of_a_run_without_its_recipe_are_somebody_s_own(name: str, force: bool, here: Path):
+    place = here / "own" / name
+    place.parent.mkdir(parents=True)
+    place.mkdir() if name.endswith("/") else place.write_text("mine")
+    before = sorted(map(str, here.rglob("*")))
+    recipe = make(model="model.pt", data="data.npz", target="macs=0.5", epochs=0.0)
+    refused = pytest.raises(BadInput, match=r"and no recipe\.toml, which a run writes first")
+    with refused, open_workspace(here / "own", recipe, resume=False, force=force):
+        pass
+    assert sorted(str(path) for path in here.rglob("*") if path.name != ".lock") == before
+
+
 def test_a_plan_does_not_lie_where_the_model_that_it_makes_goes(here: Path):
     model_and_data(here)
     done = invoke("plan", "model.pt", "--data", "data.npz", "--apply-to", "model.pt", "--out", "./model.compressed", "--force")

@@ -156,6 +156,10 @@ def _found(out: Path, recipe: Recipe, resume: bool, force: bool) -> list[str]:
     """
     there = {path.name for path in out.iterdir() if not path.name.startswith(LEFT)} - {LOCK}
     found = sorted(there & set(OURS))
+    if found and "recipe.toml" not in found and not resume:
+        raise BadInput(
+            f"{out} holds {found[0]}, and no recipe.toml, which a run writes first: it may be somebody's own. Give another --out."
+        )
     if found == ["recipe.toml"] and not _written_by_us(out / "recipe.toml"):
         raise BadInput(
             f"{out} holds a recipe.toml that somebody wrote, in the place of the one that a run leaves. Give another --out."

@@ -22,6 +22,7 @@ _CONFIG = "config.json"
 _LEFT_OUT = frozenset({"model_type", "architectures", "torch_dtype", "dtype", "transformers_version"})
 _NAMING = frozenset({"attn_implementation", "auto_map", "checkpoint_path"})
 """What may name code to be fetched, or a file to be opened; so may whatever begins with an underscore."""
+_SILENT = 100  # beyond logging.CRITICAL
 _PARTS = frozenset({"backbone", "architecture", "model_name", "name_or_path"})
 _LEFT_OUT |= {"quantization_config", "use_cache", "transformers_weights", "fusion_config"}
 
@@ -76,8 +77,10 @@ def filled(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module | None
     """
     with _offline():
         logging: Any = importlib.import_module("transformers.utils.logging")
-        shown = logging.is_progress_bar_enabled()
+        shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
         logging.disable_progress_bar()
+        # What it reports has names of the file in it, as they are: no terminal should see them.
+        logging.set_verbosity(_SILENT)
         try:
             # Without a name of a model nothing is looked up anywhere.
             how = {"config": module.config, "state_dict": dict(weights), "output_loading_info": True}
@@ -86,6 +89,7 @@ def filled(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module | None
         except Exception:
             return None
         finally:
+            logging.set_verbosity(level)
             if shown:
                 logging.enable_progress_bar()
     return None if any(told.values()) else made
