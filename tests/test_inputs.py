@@ -248,6 +248,13 @@ def test_files_of_transformers_with_older_names_and_tied_weights_are_opened(kind
         entries = json.loads(Path("pretrained/config.json").read_text())
         Path("pretrained/config.json").write_text(json.dumps(entries | {key: value}))
         open_artifact("pretrained/model.safetensors", arch="hf:pretrained", input_shapes=(shape,))
+    for key, value in {
+        "attn_implementation": "a/b",
+        "_attn_implementation": "x",
+        "transformers_weights": "x.safetensors",
+    }.items():
+        with pytest.raises(BadInput, match=f"--arch-kwargs gives {key}"):
+            open_artifact("pretrained/model.safetensors", arch="hf:pretrained", arch_kwargs={key: value}, input_shapes=(shape,))
     made.update({"hidden_size": 32} if kind == "ViT" else {"n_embd": 32})
     made.save_pretrained("pretrained")
     with pytest.raises(BadInput, match="does not fit --arch hf:pretrained"):

@@ -24,7 +24,8 @@ _NAMING = frozenset({"attn_implementation", "auto_map", "checkpoint_path"})
 """What may name code to be fetched, or a file to be opened; so may whatever begins with an underscore."""
 _SILENT = 100  # beyond logging.CRITICAL
 _PARTS = frozenset({"backbone", "architecture", "model_name", "name_or_path"})
-_LEFT_OUT |= {"quantization_config", "use_cache", "transformers_weights", "fusion_config"}
+_LOADING = frozenset({"quantization_config", "transformers_weights", "fusion_config"})
+_LEFT_OUT |= {"use_cache", *_LOADING}
 
 
 def factory(where: str) -> Callable[..., nn.Module]:
@@ -62,6 +63,8 @@ def factory(where: str) -> Callable[..., nn.Module]:
     own = {k: v for k, v in _harmless(found).items() if k not in _LEFT_OUT}
 
     def make(**arguments: Any) -> nn.Module:
+        _refuse_naming(arguments)
+        _require_here(arguments, where)
         # A cache of keys and values is no output that anybody measures.
         with _offline():
             return cast(Any, made)(transformers.AutoConfig.for_model(kind, **({"use_cache": False} | own | arguments)))
@@ -127,6 +130,20 @@ def _require_here(config: Any, where: str) -> None:
                 "describes all its parts; save the whole model with save_pretrained."
             )
         _require_here(value, where)
+
+
+def _refuse_naming(arguments: Mapping[str, Any]) -> None:
+    """Refuse what would fetch code or open files in the place of settings of a network.
+
+    Raises:
+        BadInput: there is something.
+    """
+    for name, value in arguments.items():
+        plain = name == "attn_implementation" and value in ("eager", "sdpa")
+        if not plain and (name in _NAMING | _LOADING or name.startswith("_")):
+            raise BadInput(
+                f"--arch-kwargs gives {name}, which may name code or a file; needed are sizes of a network. Leave it out."
+            )
 
 
 def _harmless(config: dict[str, Any]) -> dict[str, Any]:
