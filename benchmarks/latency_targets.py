@@ -59,17 +59,7 @@ NOTHING = dict.fromkeys(("left", "off", "macs", "lost", "refused"))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="CIFAR-10 as folders of images")
-    parser.add_argument("--nets", type=Path, required=True, help="folder of nets.py and trained weights")
-    parser.add_argument("--work", type=Path, required=True, help="folder for what is made on the way")
-    parser.add_argument("--on", help="ssh://user@host of the targets on a device; without it they are left out")
-    parser.add_argument("--core", type=int, help="core that everything is pinned to")
-    args = parser.parse_args()
-    if args.core is not None:
-        os.sched_setaffinity(0, {args.core})
-    torch.set_num_threads(1)
-    args.work.mkdir(parents=True, exist_ok=True)
+    args = given(__doc__ or "")
     results = known("latency_targets")
     rows: list[dict[str, Any]] = results.setdefault("rows", [])
     # What takes longest comes last.
@@ -83,6 +73,22 @@ def main() -> None:
         rows.append({**asked, **NOTHING, **done, "cpu": environment().cpu})
         write("latency_targets", {"summary": summary(rows), "rows": rows})
     write("latency_targets", {"summary": summary(rows), "rows": rows})
+
+
+def given(about: str) -> argparse.Namespace:
+    """Of the command line; what it asks of the machine is done."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="CIFAR-10 as folders of images")
+    parser.add_argument("--nets", type=Path, required=True, help="folder of nets.py and trained weights")
+    parser.add_argument("--work", type=Path, required=True, help="folder for what is made on the way")
+    parser.add_argument("--on", help="ssh://user@host of the targets on a device; without it they are left out")
+    parser.add_argument("--core", type=int, help="core that everything is pinned to")
+    args = parser.parse_args()
+    if args.core is not None:
+        os.sched_setaffinity(0, {args.core})
+    torch.set_num_threads(1)
+    args.work.mkdir(parents=True, exist_ok=True)
+    return args
 
 
 def jobs(there: bool) -> Iterator[dict[str, Any]]:

@@ -9,13 +9,9 @@ The result is timed by others than itself, as in `latency_targets.py`. No traini
 
 from __future__ import annotations
 
-import argparse
-import os
-from pathlib import Path
 from typing import Any
 
-import torch
-from latency_targets import carried_out
+from latency_targets import carried_out, given
 from results_io import known, write
 
 TARGETS = {"resnet20": (0.8, 0.65), "vgg16_bn": (0.6, 0.4)}
@@ -30,17 +26,7 @@ ALONE: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="CIFAR-10 as folders of images")
-    parser.add_argument("--nets", type=Path, required=True, help="folder of nets.py and trained weights")
-    parser.add_argument("--work", type=Path, required=True, help="folder for what is made on the way")
-    parser.add_argument("--core", type=int, help="core that everything is pinned to")
-    args = parser.parse_args()
-    args.on = None
-    if args.core is not None:
-        os.sched_setaffinity(0, {args.core})
-    torch.set_num_threads(1)
-    args.work.mkdir(parents=True, exist_ok=True)
+    args = given(__doc__ or "")
     results = known("width_and_depth")
     rows: list[dict[str, Any]] = results.setdefault("rows", [])
     every = [(net, share, way) for net, shares in TARGETS.items() for share in shares for way in WAYS]

@@ -181,7 +181,7 @@ def _found(out: Path, recipe: Recipe, resume: bool, force: bool) -> list[str]:
 def _worth_keeping(out: Path, found: list[str]) -> bool:
     """Whether a folder holds more than the traces of a run that finished no stage, or a recipe that somebody wrote himself."""
     recipe = out / "recipe.toml"
-    if (PAGE in found and not recipe.exists()) or (recipe.exists() and not _written_by_us(recipe)):
+    if recipe.exists() and not _written_by_us(recipe):
         return True
     return not set(found) <= {"recipe.toml", "search.json", "stages", PAGE} or any((out / "stages").glob("*"))
 
