@@ -153,6 +153,11 @@ def test_a_gate_writes_over_nothing_of_the_run_that_it_compares_with_and_nothing
     compared = ("gate", "run", "--baseline", "earlier/report.json", "--tolerance", "latency=500%")
     done = invoke(*compared, "--junit", "earlier/model.onnx")
     assert done.exit_code == 2 and "earlier/model.onnx is a file of the run" in done.stderr and bytes_of(here) == before
+    (here / "begun" / "stages").mkdir(parents=True)
+    shutil.copy(here / "run" / "recipe.toml", here / "begun")
+    before = bytes_of(here)
+    done = invoke(*compared, "--junit", "begun/model.onnx")
+    assert done.exit_code == 2 and "begun/model.onnx is a file of the run" in done.stderr and bytes_of(here) == before
     done = invoke(*compared, "--junit", "found", "--markdown", "./found")
     assert done.exit_code == 2 and "--markdown and --junit are both found" in done.stderr and bytes_of(here) == before
 

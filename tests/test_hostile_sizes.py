@@ -231,13 +231,16 @@ def test_the_batch_of_an_onnx_file_is_a_number(first: int):
     [
         {"backbone": "microsoft/resnet-50"},
         {"deep": [{"backbone": "hf-hub:x/y"}]},
+        {"backbone": "resnet50"},
+        {"use_timm_backbone": True, "backbone": "resnet50", "backbone_kwargs": {"out_indices": [1]}},
         {"backbone_config": {"architecture": "local-dir:here"}},
     ],
 )
 def test_a_config_takes_no_part_of_it_from_elsewhere(config: dict[str, Any]):
     with pytest.raises(BadInput, match="would be fetched or opened"):
         _require_here(config, "folder")
-    _require_here({"backbone": "resnet50", "name": "a/b"}, "folder")
+    _require_here({"model_type": "timm_backbone", "backbone": "resnet50", "name": "a/b"}, "folder")
+    _require_here({"use_timm_backbone": True, "backbone": "resnet50"}, "folder")
 
 
 def test_the_hub_is_asked_nothing_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch):
@@ -259,9 +262,10 @@ def test_no_part_of_a_config_names_code_or_a_file():
     config = {
         "a": 1,
         "auto_map": {},
-        "text_config": {"model_type": "t", "checkpoint_path": "/x", "_attn": "y", "deep": {"auto_map": 1}},
+        "text_config": {"model_type": "t", "checkpoint_path": "/x", "_attn": "y", "deep": {"quantization_config": {}}},
+        "parts": [{"auto_map": 1, "b": 2}],
     }
-    assert _harmless(config) == {"a": 1, "text_config": {"model_type": "t", "deep": {}}}
+    assert _harmless(config) == {"a": 1, "text_config": {"model_type": "t", "deep": {}}, "parts": [{"b": 2}]}
 
 
 def test_arrays_that_are_packed_beyond_reason_are_not_unpacked():

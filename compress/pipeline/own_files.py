@@ -22,11 +22,14 @@ def is_of_a_run(name: str) -> bool:
 
 
 def run_of(place: Path) -> Path | None:
-    """The folder of the run that a file belongs to, as a run leaves it; None where it belongs to none."""
+    """The folder of the run that a file belongs to, ended or not; None where it belongs to none.
+
+    A recipe alone makes no run: people write theirs beside their own reports.
+    """
     place = place.resolve()
     for folder in place.parents:
-        whole = (folder / "recipe.toml").is_file() and (folder / "report.json").is_file()
-        if whole and is_of_a_run(place.relative_to(folder).parts[0]):
+        begun = any((folder / made).exists() for made in ("report.json", "stages", LOCK))
+        if (folder / "recipe.toml").is_file() and begun and is_of_a_run(place.relative_to(folder).parts[0]):
             return folder
     return None
 

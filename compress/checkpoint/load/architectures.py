@@ -16,7 +16,7 @@ import torchvision
 from torch import nn
 
 from compress.checkpoint.load import hugging_face
-from compress.checkpoint.load.most_values import MostValues, TooMany, beyond, in_time
+from compress.checkpoint.load.most_values import TooMany, beyond, bounded
 from compress.checkpoint.load.pickles import importable_from_here
 from compress.errors import BadInput, extra
 from compress.user import code, wording
@@ -50,8 +50,7 @@ def build(arch: str, arguments: Mapping[str, Any], values: int | None = None) ->
         _importable(arch, str(Path(arch.rpartition(":")[0]).resolve().parent)),
         torch.random.fork_rng(devices=[]),
         warnings.catch_warnings(),
-        MostValues(values) if named and values is not None else nullcontext(),
-        in_time(values) if named and values is not None else nullcontext(),
+        bounded(values) if named and values is not None else nullcontext(),
     ):
         warnings.simplefilter("ignore")
         made = _call(factory(arch), arch, arguments)
@@ -109,6 +108,8 @@ def _call(make: Callable[..., Any], arch: str, arguments: Mapping[str, Any]) -> 
         return make
     try:
         return make(**arguments)
+    except BadInput:
+        raise
     except TooMany as error:
         raise BadInput(
             f"--arch {arch} with {given} is far larger than these weights ({error}). Give the --arch-kwargs of their training."

@@ -6,7 +6,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,18 +14,19 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from compress.checkpoint.load.most_values import beyond
+from compress.checkpoint.load.most_values import beyond, bounded
 from compress.errors import BadInput, extra
 from compress.user import files, wording
 
 _CONFIG = "config.json"
-_LEFT_OUT = frozenset({"model_type", "architectures", "torch_dtype", "dtype", "transformers_version"})
-_NAMING = frozenset({"attn_implementation", "auto_map", "checkpoint_path"})
+_LEFT_OUT = frozenset({"model_type", "architectures", "torch_dtype", "dtype", "transformers_version", "use_cache"})
+"""Of the whole model, not of its network's sizes."""
+_NAMING = frozenset(
+    {"attn_implementation", "auto_map", "checkpoint_path", "fusion_config", "quantization_config", "transformers_weights"}
+)
 """What may name code to be fetched, or a file to be opened; so may whatever begins with an underscore."""
 _SILENT = 100  # beyond logging.CRITICAL
 _PARTS = frozenset({"backbone", "architecture", "model_name", "name_or_path"})
-_LOADING = frozenset({"quantization_config", "transformers_weights", "fusion_config"})
-_LEFT_OUT |= {"use_cache", *_LOADING}
 
 
 def factory(where: str) -> Callable[..., nn.Module]:
@@ -60,14 +61,18 @@ def factory(where: str) -> Callable[..., nn.Module]:
             f"--arch hf:{where} names no class of transformers under 'architectures' ({names}); needed is one such as "
             "ViTForImageClassification. Save the model with save_pretrained, which writes it."
         )
-    own = {k: v for k, v in _harmless(found).items() if k not in _LEFT_OUT}
+    own = {name: value for name, value in _harmless(found).items() if name not in _LEFT_OUT}
 
     def make(**arguments: Any) -> nn.Module:
-        _refuse_naming(arguments)
-        _require_here(arguments, where)
+        if name := next((name for table in _tables(arguments) for name in table if _naming(name, table[name])), None):
+            raise BadInput(
+                f"--arch-kwargs gives {name}, which may name code or a file; needed are sizes of a network. Leave it out."
+            )
         # A cache of keys and values is no output that anybody measures.
+        settings = {"use_cache": False} | own | arguments
+        _require_here({"model_type": kind} | settings, where)
         with _offline():
-            return cast(Any, made)(transformers.AutoConfig.for_model(kind, **({"use_cache": False} | own | arguments)))
+            return cast(Any, made)(transformers.AutoConfig.for_model(kind, **settings))
 
     return make
 
@@ -78,7 +83,7 @@ def filled(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module | None
     Such files keep the names that weights had when their kind of model was first published, where classes have others by now,
     and hold tied weights once.
     """
-    with _offline():
+    with _offline(), bounded(sum(tensor.numel() for tensor in weights.values())):
         logging: Any = importlib.import_module("transformers.utils.logging")
         shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
         logging.disable_progress_bar()
@@ -95,6 +100,7 @@ def filled(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module | None
             logging.set_verbosity(level)
             if shown:
                 logging.enable_progress_bar()
+    # What a class lets files leave out (a position that is computed, a layer that nothing uses) counts as there.
     return None if any(told.values()) else made
 
 
@@ -116,40 +122,49 @@ def _offline() -> Generator[None]:
             os.environ["HF_HUB_OFFLINE"] = before
 
 
-def _require_here(config: Any, where: str) -> None:
+def _tables(config: Any) -> Iterator[dict[str, Any]]:
+    """A config and the configs of its parts, at any depth."""
+    if isinstance(config, dict):
+        yield (table := cast("dict[str, Any]", config))
+        config = list(table.values())
+    for part in cast("list[Any]", config) if isinstance(config, list) else ():
+        yield from _tables(part)
+
+
+def _require_here(config: dict[str, Any], where: str) -> None:
     """Refuse parts that a config takes from elsewhere by a name: a repository of the hub, or a folder.
 
     Raises:
         BadInput: one does.
     """
-    parts = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
-    for key, value in cast("Iterable[tuple[Any, Any]]", parts):
-        if key in _PARTS and isinstance(value, str) and re.search(r"[/:\\]", value):
-            raise BadInput(
-                f"--arch hf:{where} takes its {key} from {value[:80]!r}, which would be fetched or opened. Needed is one that "
-                "describes all its parts; save the whole model with save_pretrained."
-            )
-        _require_here(value, where)
+    for table in _tables(config):
+        for key in sorted(_PARTS & table.keys()):
+            name = table[key]
+            if isinstance(name, str) and (re.search(r"[/:\\]", name) or (key == "backbone" and not _of_timm(table))):
+                raise BadInput(
+                    f"--arch hf:{where} takes its {key} from {wording.quoted(name)}, which would be fetched or opened. Needed "
+                    "is one that describes all its parts; save the whole model with save_pretrained."
+                )
 
 
-def _refuse_naming(arguments: Mapping[str, Any]) -> None:
-    """Refuse what would fetch code or open files in the place of settings of a network.
-
-    Raises:
-        BadInput: there is something.
-    """
-    for name, value in arguments.items():
-        plain = name == "attn_implementation" and value in ("eager", "sdpa")
-        if not plain and (name in _NAMING | _LOADING or name.startswith("_")):
-            raise BadInput(
-                f"--arch-kwargs gives {name}, which may name code or a file; needed are sizes of a network. Leave it out."
-            )
+def _of_timm(table: Mapping[str, Any]) -> bool:
+    """Whether the backbone that a config names is made by timm; of others transformers asks the hub first."""
+    of_old = table.get("use_timm_backbone") is True and not table.get("backbone_kwargs")
+    return table.get("model_type") == "timm_backbone" or of_old
 
 
-def _harmless(config: dict[str, Any]) -> dict[str, Any]:
-    """Without what names code or files, in the configs of its parts, too."""
-    kept = {k: v for k, v in config.items() if k not in _NAMING and not k.startswith("_")}
-    return {k: _harmless(cast("dict[str, Any]", v)) if isinstance(v, dict) else v for k, v in kept.items()}
+def _naming(name: str, value: Any) -> bool:
+    """Whether an entry would fetch code or open a file in the place of a setting of a network."""
+    plain = name == "attn_implementation" and value in ("eager", "sdpa")
+    return not plain and (name in _NAMING or name.startswith("_"))
+
+
+def _harmless(config: Any) -> Any:
+    """A config without such entries, in the configs of its parts, too."""
+    if isinstance(config, dict):
+        table = cast("dict[str, Any]", config)
+        return {name: _harmless(value) for name, value in table.items() if not _naming(name, value)}
+    return [_harmless(one) for one in cast("list[Any]", config)] if isinstance(config, list) else config
 
 
 def _read(path: Path) -> dict[str, Any]:

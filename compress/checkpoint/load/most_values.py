@@ -121,3 +121,10 @@ class MostValues(TorchDispatchMode):
         if self.left < 0 or self.tensors > TENSORS:
             raise TooMany(f"it makes more than {self.most} values" if self.left < 0 else f"it makes more than {TENSORS} tensors")
         return made
+
+
+@contextmanager
+def bounded(values: int) -> Generator[None]:
+    """Making an architecture for weights of so many values: neither far more of them, nor far longer than that takes."""
+    with MostValues(values), in_time(values):
+        yield
