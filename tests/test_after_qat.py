@@ -24,6 +24,7 @@ from compress.graph.trace.trace import trace
 from compress.measure import quality
 from compress.pipeline import exports
 from compress.pipeline.answers import answers
+from compress.ranks.team import Team
 from compress.recipe import make
 from compress.report import sentences
 from compress.report.records import Outcome, Quality
@@ -203,6 +204,10 @@ def test_the_better_file_stays_and_no_training_is_possible(
     (record,) = exported(digits, tmp_path)[0].records
     assert record.qat is not None and record.qat.reason == "The training loss is nan." and record.sha256 == first.sha256
     assert "failed: The training loss is nan." in sentences._qat(record.path, record.qat)
+    # Where several processes share the training, one that failed has ended, and none is left to go on with.
+    monkeypatch.setattr(Team, "broken", True)
+    with pytest.raises(BadInput, match=r"The training loss is nan\."):
+        exported(digits, tmp_path)
 
 
 def refusing(*_: object, **__: object) -> None:
