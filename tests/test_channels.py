@@ -216,3 +216,29 @@ def test_whole_groups_are_tried_only_where_they_may_leave_more(tied: bool, round
     x = torch.randn(1, 3, 4, 4)
     channels = solve(trace(Tied().eval(), (x,)), (x,))
     assert len(calls) == rounds and sum(g.channels for g in channels.removable) == (8 if tied else 16)
+
+
+@pytest.mark.parametrize("chosen", [0, 2])
+@pytest.mark.parametrize("how", ["where", "nonzero", "boolean"])
+def test_rows_that_values_choose_are_followed_and_stay_where_the_example_has_none(how: str, chosen: int):
+    class Routed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.expert, self.last = nn.Linear(4, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            where = x[:, 0] > (1e9 if chosen == 0 else -1e9)
+            if how == "boolean":
+                return self.last(x) + self.last(self.expert(x[where])).sum(0)
+            rows = torch.where(where)[0] if how == "where" else where.nonzero()[:, 0]
+            return self.last(x.index_add(0, rows, self.expert(x[rows])))
+
+    x = torch.randn(2, 4)
+    module = trace(Routed().eval(), (x,))
+    channels = solve(module, (x,))
+    groups = [g for g in channels.removable if any(m.tensor == "first.weight" for m in g.members)]
+    if chosen:
+        assert not [g for g in channels.groups if "chooses by values" in (g.frozen or "")]
+    else:
+        assert not groups and any("chooses by values, and nothing of the example" in (g.frozen or "") for g in channels.groups)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,8 +19,10 @@ from compress.graph.channels.atoms import along, slim
 from compress.graph.channels.dispatch import propagate, reads_entries
 from compress.graph.liveness import Liveness
 from compress.graph.names import submodules
-from compress.graph.trace.shapes import shape_of
+from compress.graph.trace.shapes import is_empty, shape_of
 
+_CHOOSING = frozenset({"where", "nonzero", "argwhere", "masked_select"})
+_NOBODY = "chooses by values, and nothing of the example inputs was chosen: give other ones"
 _FOLLOWED = 2**19
 """Largest parameter in the graph whose entries get atoms of their own; beyond lie weights that are computed, not embeddings."""
 
@@ -48,6 +51,7 @@ def walk(s: State, module: GraphModule) -> None:
     read = _read_parameters(s, module)
     s.step = functools.partial(propagate, s, module)
     look_up: Callable[[Node], Any] = values.__getitem__
+    counted: set[Node] = set()
     for node in module.graph.nodes:
         if node.op == "placeholder":
             values[node] = unknown(s, node, [], "is a model input")
@@ -56,9 +60,25 @@ def walk(s: State, module: GraphModule) -> None:
         elif node.op == "output":
             unknown(s, node, tensors_in(map_arg(node.args, look_up)), "is the model's output")
         else:
-            values[node] = _followed(s, module, node, map_arg(node.args, look_up), map_arg(node.kwargs, look_up))
+            args, kwargs = map_arg(node.args, look_up), map_arg(node.kwargs, look_up)
+            if _counts_by_values(node) or not counted.isdisjoint(node.all_input_nodes):
+                counted.add(node)
+            if node in counted and any(is_empty(one.meta.get("shape")) for one in (node, *node.all_input_nodes)):
+                # Nothing lies there by which channels could be followed.
+                values[node] = unknown(s, node, tensors_in((args, kwargs)), _NOBODY)
+            else:
+                values[node] = _followed(s, module, node, args, kwargs)
         for source in live.consumed(node):
             del values[source]
+
+
+def _counts_by_values(node: Node) -> bool:
+    """Whether values tell how long the result is: it gives places of what is true, or what is looked up by them."""
+    index: Any = node.args[1] if node.target is operator.getitem else ()
+    if any(isinstance(one, Node) and one.meta.get("boolean") for one in (index if isinstance(index, tuple) else (index,))):
+        return True
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name in _CHOOSING and (name != "where" or len(node.args) == 1)
 
 
 def _followed(s: State, module: GraphModule, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeGuard, cast
 
 import torch
@@ -54,6 +54,12 @@ def note_shapes(root: nn.Module, graph: Graph, inputs: tuple[Tensor, ...]) -> No
     except Exception:  # an operation that needs data, or does not run at all: the real run tells
         with torch.no_grad():
             _ShapeNotes(root, graph).run(*inputs)
+
+
+def is_empty(shape: Any) -> bool:
+    """Whether a tensor of such a shape (see `shape_of`), or one of several, has no values."""
+    parts = shape.values() if isinstance(shape, dict) else shape or ()
+    return any(is_empty(part) if isinstance(part, (tuple, list, dict)) else part == 0 for part in cast("Iterable[Any]", parts))
 
 
 def shape_of(value: Any) -> Any:
