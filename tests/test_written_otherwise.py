@@ -120,6 +120,35 @@ def test_attention_under_a_mask_of_padding_is_written_out(masks: Callable[[Any, 
     checked(model, x, tmp_path)
 
 
+@pytest.mark.parametrize("mask", [None, "boolean", "added"])
+@pytest.mark.parametrize("how", ["joined", "apart", "itself"])
+def test_attention_as_a_function_on_parameters_is_attention(how: str, mask: str | None, tmp_path: Path):
+    def call(s, x):
+        y = s.i(x).transpose(0, 1)
+        query = y if how == "itself" else y[:3]
+        masks = {"boolean": torch.ones(len(query), 5, dtype=torch.bool).triu(1), "added": torch.ones(len(query), 5).triu(1) * -9}
+        if how != "apart":
+            weights = {"in_proj_weight": s.w, "in_proj_bias": s.b}
+        else:  # as the pooling of CLIP does
+            one = {f"{k}_proj_weight": getattr(s, k).weight for k in "qkv"}
+            bias = torch.cat([s.q.bias, s.k.bias, s.v.bias])
+            weights = one | {"use_separate_proj_weight": True, "in_proj_weight": None, "in_proj_bias": bias}
+        z, _ = F.multi_head_attention_forward(
+            query, y, y, y.shape[-1], 4, bias_k=None, bias_v=None, add_zero_attn=False, dropout_p=0.1, training=s.training,
+            out_proj_weight=s.o.weight, out_proj_bias=s.o.bias, attn_mask=masks.get(mask), need_weights=False, **weights,
+        )  # fmt: skip
+        return z.mean(0)
+
+    torch.manual_seed(0)
+    parts = {k: nn.Linear(16, 16) for k in ("qkv" if how == "apart" else "")}
+    model = Net(call, i=nn.Linear(6, 16), o=nn.Linear(16, 3), **parts)
+    if not parts:
+        model.w, model.b = nn.Parameter(torch.randn(48, 16)), nn.Parameter(torch.randn(48))
+    channels = checked(model, (torch.randn(1, 5, 6),), tmp_path)
+    assert channels.group("i").channels == 16 and channels.group("i").frozen is None
+    assert sum(g.channels == 4 for g in channels.removable) == (2 if how == "itself" else 3), "heads, and what is within"
+
+
 def test_torch_s_encoder_under_a_mask_of_padding_loses_heads(tmp_path: Path):
     layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
     encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)

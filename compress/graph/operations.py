@@ -140,8 +140,9 @@ OPERATIONS: tuple[Operations, ...] = (
         "multi_head_attention_forward one_hot rms_norm rrelu sigmoid softmin softshrink softsign tanh tanhshrink threshold "
         "pairwise_distance upsample upsample_bilinear upsample_nearest",
         operator="ifloordiv ipow not_ setitem",
-        methods="abs_ baddbmm broadcast_to diagonal dot fill_ get_device index_add index_fill masked_select narrow new_empty "
-        "new_full new_ones new_zeros nonzero outer rot90 scatter scatter_ scatter_add scatter_add_ select "
+        methods="abs_ baddbmm broadcast_to diagonal dot fill_ get_device index_add index_add_ index_copy "
+        "index_copy_ index_fill index_fill_ masked_select narrow new_empty new_full new_ones "
+        "new_zeros nonzero outer rot90 scatter scatter_ scatter_add scatter_add_ select "
         "split_with_sizes squeeze_ stride tensor_split transpose_ tril triu unsqueeze_ zero_",
     ),
 )
