@@ -71,7 +71,7 @@ def check(
     names = subject.outputs
     # Per output: a small one must not be judged by the scale of a large one.
     worst, scale = np.zeros(len(names)), np.zeros(len(names))
-    sums, same, places, samples, sizes = np.zeros(2), 0, 0, 0, set[int]()
+    sums, undefined, same, places, samples, sizes = np.zeros(2), np.zeros(2), 0, 0, 0, set[int]()
     for batch in batches if fixed else _with_other_sizes(batches):
         with torch.inference_mode():
             # in float32, as files give halves and doubles, too
@@ -86,6 +86,7 @@ def check(
                     f"The model gives no number (NaN) anywhere in {name} for these inputs, so a file cannot be compared with it. "
                     "Look for what divides by 0 in it, or give --data that it was trained for."
                 )
+            undefined += np.array([np.isnan(y).sum(), y.size])
             worst[i] = max(worst[i], _difference(y, z))
             scale[i] = max(scale[i], float(np.max(np.abs(y), initial=0.0, where=np.isfinite(y))))
             sums += _squares(y, z)
@@ -96,7 +97,8 @@ def check(
         raise ValueError("parity needs at least one batch of inputs")
     # A file that gives NaN is infinitely far off, whatever the finite rest says.
     relative = float(np.sqrt(sums[0] / max(sums[1], 1e-30))) if np.isfinite(worst).all() else float("inf")
-    closeness = Closeness(relative, same / places if places else None, samples, allowed)
+    no_number = float(undefined[0] / max(undefined[1], 1))
+    closeness = Closeness(relative, same / places if places else None, samples, allowed, no_number)
     if allowed is not None:
         return Compared(None, _within(closeness, allowed))
     tolerance = atol + rtol * scale

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import compress
 import exporters
+from compress.checkpoint.save import require_place
 from compress.cli.main import cli
 from compress.data import check_output, from_arrays
 from compress.data.checks import by_position
@@ -301,6 +302,15 @@ def test_the_place_for_results_is_a_file():
     Path("file").write_text("mine")
     result = run("model.pt", "--data", "digits", *QUICK, "--out", "file")
     assert "file" in refused(result) and Path("file").read_text() == "mine"
+
+
+def test_a_folder_and_a_link_that_leads_nowhere_are_no_places_for_one_file_and_one_model():
+    Path("folder").mkdir()
+    done = CliRunner().invoke(cli, ["export", "model.pt", "--input-shape", "1x8x8", "--out", "folder", "--force"])
+    assert done.exit_code == 2 and "--out folder is a folder; needed is the file to write" in done.stderr
+    Path("dangling").symlink_to("nowhere")
+    with pytest.raises(BadInput, match=r"dangling, is a link that leads nowhere"):
+        require_place(Path("dangling"))
 
 
 def test_the_place_for_results_holds_something_else():

@@ -5,10 +5,13 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from encoded import picture
 
 from compress.checkpoint.load.model import load_model
@@ -90,3 +93,39 @@ def test_an_ordinary_extended_header_is_read(tmp_path: Path):
         tar.addfile(info, io.BytesIO(b"abc"))
     package(path)
     assert (tmp_path / "unpacked" / long).read_bytes() == b"abc"
+
+
+def doubled(name: str) -> bytes:
+    """A file of torch.save with another pickle in front, under a name that means the same to somebody."""
+    plain, made = io.BytesIO(), io.BytesIO()
+    torch.save({"weight": torch.ones(3)}, plain)
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(made, "w") as new, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the name that is there twice
+        new.writestr(name, b"\x80\x02}.")
+        for entry in old.infolist():
+            new.writestr(entry.filename, old.read(entry))
+    return made.getvalue().replace(b"data.pkl~", b"data.pkl\0")
+
+
+def listed_twice(where: int) -> bytes:
+    """A list of entries in front of the one at the end, where the end says that the list begins."""
+    plain = io.BytesIO()
+    torch.save({"weight": torch.ones(3)}, plain)
+    one = plain.getvalue()[:-98]  # without the records of the end
+    start = int.from_bytes(plain.getvalue()[-6:-2], "little")
+    size = len(one) - start
+    end = b"PK\5\6" + bytes(4) + plain.getvalue()[-14:-10] + size.to_bytes(4, "little") + start.to_bytes(4, "little") + bytes(2)
+    return one + one[start:] * where + end
+
+
+@pytest.mark.parametrize("name", ["archive/data.pkl", "archive/DATA.PKL", "archive/data.pkl~"])
+def test_an_archive_that_torch_reads_otherwise_than_python_is_refused(name: str, tmp_path: Path):
+    (path := tmp_path / "model.pt").write_bytes(doubled(name))
+    with pytest.raises(BadInput, match=r"read in two ways|not in a subdirectory"):
+        load_model(path)
+    path.write_bytes(listed_twice(0))
+    with pytest.raises(BadInput, match=r"--arch"):  # as it should be: weights alone
+        load_model(path)
+    path.write_bytes(listed_twice(1))
+    with pytest.raises(BadInput, match=r"read in two ways|damaged"):
+        load_model(path)

@@ -193,6 +193,8 @@ def test_transformers_that_are_not_installed_are_named(monkeypatch: pytest.Monke
     [
         ({"model_type": "bert", "auto_map": {"AutoModel": "code.Model"}}, "needs code of its own"),
         ({"model_type": "nothing_known"}, "has no model type 'nothing_known'"),
+        ({"model_type": ["bert"]}, "has no model type ['bert']"),
+        ({"model_type": "bert", "depths": [{"num_classes": 10**9}]}, "gives a num_classes that no network has. Correct"),
         ({"model_type": "bert"}, "names no class of transformers"),
         ({"model_type": "bert", "architectures": ["AutoModel"]}, "names no class of transformers"),
         ({"model_type": "bert", "architectures": ["pipeline"]}, "names no class of transformers"),

@@ -65,8 +65,9 @@ def require_place(path: Path) -> None:
     """
     # An older checkpoint holds these files and no others; anything else is not ours to delete.
     ours = path.is_dir() and {p.name for p in path.iterdir()} <= set(FILES)
-    if path.exists() and not ours:
-        what = "a folder with other files" if path.is_dir() else "a file"
+    # lexists: no folder can be put where a link leads nowhere.
+    if os.path.lexists(path) and not ours:
+        what = "a folder with other files" if path.is_dir() else "a file" if path.exists() else "a link that leads nowhere"
         raise BadInput(f"The place for the model, {path}, is {what}; needed is a new name, or an older checkpoint.")
 
 

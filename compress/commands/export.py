@@ -48,6 +48,10 @@ def export(
     exporters.require(format)
     path = Path(out or f"model{exporters.ENDING[format]}")
     free(path, force)
+    if path.is_dir():
+        raise BadInput(
+            f"--out {path} is a folder; needed is the file to write, such as {path / f'model{exporters.ENDING[format]}'}."
+        )
     taken, inputs = part_of(model, settings.get("inputs"))
     recipe, given = resolved_recipe(taken, None, {**settings, "inputs": inputs} if taken is not model else settings)
     if format in exporters.CALIBRATED and not recipe.data:

@@ -7,7 +7,6 @@ whole test data.
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -201,7 +200,7 @@ def _record(made: exporters.Exported, quality: Quality | None, seconds: float) -
         parity=made.parity and Parity(worst_abs=made.parity.worst_abs, tolerance=made.parity.tolerance),
         opset=made.opset,
         bytes=made.bytes,
-        closeness=made.closeness and Closeness(**dataclasses.asdict(made.closeness)),
+        closeness=made.closeness and Closeness.model_validate(made.closeness, from_attributes=True),
         quality=quality,
         kept_float=made.kept_float,
         seconds=round(seconds, 3),

@@ -44,7 +44,8 @@ def factory(where: str) -> Callable[..., nn.Module]:
     with _offline():
         transformers: Any = importlib.import_module("transformers")
     if name := beyond(found):
-        raise BadInput(f"{where} gives a {name} that no network has ({wording.quoted(found.get(name))}). Correct the config.")
+        given = f" ({wording.quoted(found[name])})" if name in found else ""
+        raise BadInput(f"{where} gives a {name} that no network has{given}. Correct the config.")
     kind, names = found.get("model_type"), found.get("architectures")
     _require_here(found, where)
     if found.get("auto_map"):
@@ -52,14 +53,14 @@ def factory(where: str) -> Callable[..., nn.Module]:
             f"--arch hf:{where} needs code of its own (auto_map in the config, for trust_remote_code), which is not run. Write a "
             "function that makes the model, and give it with --arch file.py:function."
         )
-    if kind not in transformers.CONFIG_MAPPING:
+    if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
         known = f"transformers {transformers.__version__}"
-        raise BadInput(f"{known} has no model type '{kind}', which {where} names. Install a version that has it.")
+        raise BadInput(f"{known} has no model type {wording.quoted(kind)}, which {where} names. Install a version that has it.")
     made = getattr(transformers, str(names[0]), None) if isinstance(names, list) and names else None
     if not isinstance(made, type) or not issubclass(made, transformers.PreTrainedModel):
         raise BadInput(
-            f"--arch hf:{where} names no class of transformers under 'architectures' ({names}); needed is one such as "
-            "ViTForImageClassification. Save the model with save_pretrained, which writes it."
+            f"--arch hf:{where} names no class of transformers under 'architectures' ({wording.quoted(names)}); needed is one "
+            "such as ViTForImageClassification. Save the model with save_pretrained, which writes it."
         )
     own = {name: value for name, value in _harmless(found).items() if name not in _LEFT_OUT}
 

@@ -13,7 +13,7 @@ import sys
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -81,6 +81,7 @@ def _whole(path: Path) -> None:
                 raise BadInput(
                     f"The model file {path} holds compressed parts, which torch.save never writes. Save it with torch.save."
                 )
+            _read_alike(path, entries)
             wrong = archive.testzip()
     except BadInput:
         raise
@@ -92,6 +93,20 @@ def _whole(path: Path) -> None:
             f"The model file {path} is damaged: {wrong} does not match its checksum. Copy or download it again; if it was saved "
             "with torch.serialization.set_crc32_options(False), it has none: load it in torch and save it with them."
         )
+
+
+def _read_alike(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuse an archive whose entries are others for torch than for Python, by which their sizes are known.
+
+    torch takes the first of names that are equal but for case, ends them at a zero, and looks for the list of entries where the
+    archive says that it is.
+    """
+    theirs: Any = torch._C.PyTorchFileReader(str(path))
+    files = [entry for entry in entries if not entry.is_dir()]
+    mine = {entry.filename.partition("/")[2]: (entry.header_offset, entry.file_size) for entry in files}
+    there = {name: (theirs.get_record_header_offset(name), theirs.get_record_size(name)) for name in theirs.get_all_records()}
+    if len(mine) < len(files) or mine != there:
+        raise BadInput(f"The model file {path} holds entries that are read in two ways. Save the model again with torch.save.")
 
 
 def _look_over(path: Path, kind: Kind) -> None:

@@ -15,6 +15,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO
 
+import torch
+
 from compress.checkpoint.load.scan import opcodes
 from compress.checkpoint.sums import GRAPH, WEIGHTS
 from compress.errors import BadInput
@@ -175,10 +177,8 @@ def _decodes(head: bytes) -> bool:
 def pickles(path: Path, kind: Kind) -> Iterator[IO[bytes]]:
     """Every pickle of a file of torch.save, each to be read from where the file stands; nothing is unpickled here."""
     if kind is Kind.ZIP:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith("data.pkl"):
-                    yield BytesIO(archive.read(name))
+        # As torch reads it: of two entries that may be meant, Python's zipfile takes another.
+        yield BytesIO(torch._C.PyTorchFileReader(str(path)).get_record("data.pkl"))
     elif kind is Kind.TAR:
         with tarfile.open(path, "r:", tarinfo=Member) as archive:
             member = archive.extractfile("pickle")
