@@ -137,7 +137,12 @@ def outputs(told: Context) -> tuple[torch.Tensor, Artifact, tuple[str, ...]]:
     return small.module(x).detach(), small, tuple(str(e) for e in edits)
 
 
-def test_results_are_the_same_with_little_memory_and_all_images_are_used(tmp_path: Path):
+@pytest.mark.parametrize("free", [None, 10**5])
+def test_results_are_the_same_with_little_memory_and_all_images_are_used(
+    free: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    if free is not None:  # what files have no room for is computed again
+        monkeypatch.setattr(Room, "_free_for_files", lambda self: free)
     plenty, little = context("100GB", reconstruct=15), context("10MB", tmp_path / "scratch", reconstruct=15)
     expected, _, edits = outputs(plenty)
     found, small, same = outputs(little)

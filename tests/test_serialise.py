@@ -245,8 +245,8 @@ class Custom(nn.Module):
         return x if x.sum() > 0 else -x
 
 
-def user_function(x):
-    return x
+def user_function(x):  # by values: no run can look into it once and for all
+    return x if bool(x.sum() < 1e9) else -x
 
 
 torch.fx.wrap("user_function")

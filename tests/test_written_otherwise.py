@@ -220,3 +220,40 @@ def test_a_short_time_fourier_transform_is_stored(tmp_path: Path):
     model = Net(call, i=nn.Conv2d(1, 12, 3), o=nn.Linear(12, 3))
     model.register_buffer("w", torch.hann_window(16))
     checked(model, (torch.randn(1, 64),), tmp_path)
+
+
+def shifted(x: Tensor, count: int) -> Tensor:
+    return torch.roll(x, 1, 2) if x.shape[2] > count else x
+
+
+def squashed(x: Tensor) -> Tensor:
+    return x / x.norm() if bool(x.sum() > 1e9) else x * 2
+
+
+for wrapped in ("shifted", "squashed"):  # as torchvision wraps the attention of its Swin
+    torch.fx.wrap(wrapped)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_function_that_a_library_wraps_is_looked_into_unless_it_asks_for_values(seen: bool, tmp_path: Path):
+    def call(s, x):
+        x = s.i(x)
+        return s.o(shifted(x, 3) if seen else squashed(x))
+
+    model = Net(call, i=nn.Conv2d(3, 16, 1), o=nn.Conv2d(16, 3, 1))
+    same(model, images())
+    called = {node.target for node in trace(model, images()).graph.nodes}
+    assert (squashed in called) != seen and shifted not in called
+    if seen:
+        assert checked(model, images(), tmp_path).group("i").frozen is None
+
+
+@pytest.mark.parametrize("method", [True, False])
+def test_places_at_which_a_tensor_is_split_leave_its_channels_free(method: bool, tmp_path: Path):
+    def call(s, x):
+        x = s.i(x)
+        a, b, c = x.tensor_split((1, 3), -2) if method else torch.tensor_split(x, [1, 3], dim=1)
+        return s.o(torch.cat([c, s.q(a), b], 1))
+
+    model = Net(call, i=nn.Linear(6, 16), q=nn.Linear(16, 16), o=nn.Linear(16, 3))
+    assert checked(model, (torch.randn(1, 5, 6),), tmp_path).group("i").frozen is None

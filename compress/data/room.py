@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from compress.measure.asked import parse_memory
 from compress.user import memory
 
 _SMALL = 4096  # bytes of a tensor that is never worth a file
+_OF_THE_DISK = 0.25  # of what is free there: two models are kept side by side, and others write, too
 _ALIGNED = 64  # bytes at whose multiples tensors begin in a file
 
 
@@ -79,6 +81,15 @@ class Room:
 
     def give_back(self, size: int, near: bool) -> None:
         self._left[near] += size
+
+    def keeps(self, size: float) -> bool:
+        """Whether so many bytes more, of what can be computed again, are kept: in memory, or where files have plenty of room."""
+        away = size - sum(self._left.values())
+        return away <= 0 or away <= _OF_THE_DISK * self._free_for_files()
+
+    def _free_for_files(self) -> int:
+        place = self.folder or Path(tempfile.gettempdir())
+        return shutil.disk_usage(next(one for one in (place, *place.absolute().parents) if one.exists())).free
 
     def file(self) -> IO[bytes]:
         """A new file without a name."""

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
+from torch.utils._pytree import tree_leaves
 
 from compress.data.room import Held
 from compress.graph.liveness import alive_bytes
@@ -52,6 +53,7 @@ class Tape:
         self.done = 0
         self.held: dict[str, Held] = {}
         self._new: dict[str, Held] = {}
+        self._moves = True
 
     def reach(self, part: int, until: int) -> dict[str, Any]:
         """Values of one part that are read at the place before `until` or later, with all nodes in front of `until` computed."""
@@ -74,11 +76,21 @@ class Tape:
         return values
 
     def hold(self, part: int, values: dict[str, Any], until: int) -> None:
-        """Hold of one part what is read at `until` or later; behind the last part this is the new place."""
-        for name, value in values.items():
-            # Images and parameters are there in any case.
-            if self.last[name] >= until and name not in self.held and self.nodes[name].op not in ("placeholder", "get_attr"):
-                self._new.setdefault(name, Held(self.images.room)).append(value)
+        """Hold of one part what is read at `until` or later; behind the last part this is the new place.
+
+        Where that is more than there is room for, the old place stays, and the way from there is gone again each time: early
+        layers give the most, and are the cheapest to compute.
+        """
+        # Images and parameters are there in any case.
+        there = ("placeholder", "get_attr")
+        new = {n: v for n, v in values.items() if self.last[n] >= until and n not in self.held and self.nodes[n].op not in there}
+        if part == 0:
+            each = sum(leaf.nbytes for leaf in tree_leaves(new) if isinstance(leaf, Tensor)) / self.images.parts[0].images
+            self._moves = self.images.room.keeps(each * sum(one.images for one in self.images.parts))
+        if not self._moves:
+            return
+        for name, value in new.items():
+            self._new.setdefault(name, Held(self.images.room)).append(value)
         if part < len(self.images) - 1:
             return
         for name in [name for name in self.held if self.last[name] < until]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -66,6 +67,9 @@ def _traced(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
     model = unwrapped(model)
     refuse_untraceable(model)
     by_symbols, why = _tried(lambda opaque: SymbolicTracer.of(_fresh(model), inputs, opaque), 1)
+    if by_symbols is not None and _wraps(by_symbols[1]):
+        by_running, _ = _tried(lambda opaque: record(lambda: _fresh(model), inputs, opaque), 1)
+        by_symbols = by_running or by_symbols
     if by_symbols is not None:
         try:
             return _module(*by_symbols, inputs)
@@ -75,6 +79,12 @@ def _traced(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
             # Symbols go through what no tensor does (`hasattr(x, anything)`): then only a run can tell.
             run_once(_fresh(model), inputs)
     return _module(*_otherwise(model, inputs, why, symbols=by_symbols is None), inputs)
+
+
+def _wraps(graph: Graph) -> bool:
+    """Whether it calls functions of a library as they are (`torch.fx.wrap`): a run sees what they do."""
+    called = {node.target for node in graph.nodes if node.op == "call_function" and isinstance(node.target, FunctionType)}
+    return any(not str(f.__module__).startswith(("torch.", "torchvision.ops.stochastic_depth", "compress.")) for f in called)
 
 
 def _module(model: nn.Module, graph: Graph, opaque: dict[str, str], inputs: tuple[Tensor, ...]) -> GraphModule:
