@@ -137,10 +137,24 @@ def settled(model: nn.Module, images: Tensor) -> nn.Module:
     return model.eval()
 
 
+MIXED: dict[str, tuple[tuple[int, ...], Callable[[], Net]]] = {
+    "positions mixed beside channels": (
+        (5, 6),
+        lambda: Net(
+            lambda s, x: s.reader((x := s.stem(x)) + s.across(x.mT).mT),
+            stem=nn.Linear(6, WIDTH),
+            across=nn.Linear(5, 5, bias=False),
+            reader=nn.Linear(WIDTH, 3),
+        ),
+    )
+}
+"""Networks with a layer whose rows are the channels."""
+
+
 @functools.cache
 def case(name: str, sequential: bool = True) -> Case:
     torch.manual_seed(1)
-    shape, build = NETS[name]
+    shape, build = (NETS | MIXED)[name]
     images = torch.randn(120, *shape)
     model = settled(build(), images)
     dense = Artifact(trace(model, (images[:1],)), (images[:1],))
@@ -157,6 +171,26 @@ def case(name: str, sequential: bool = True) -> Case:
     return Case(dense, plan, images, before, error(dense.module, result, images), done, result)
 
 
+def test_a_mean_over_channels_is_walked_with_the_factor_that_it_has_in_the_smaller_model():
+    torch.manual_seed(0)
+    x = torch.randn(60, 3, 7, 6)
+    net = Net(
+        lambda s, x: s.reader((h := torch.relu(s.stem(x))) + h * (n := h.norm(dim=(2, 3), keepdim=True)) / (n.mean(1, True) + 1)),
+        stem=conv2(3, WIDTH),
+        reader=conv2(WIDTH, 5),
+    )
+    dense = Artifact(trace(net.eval(), (x[:1],)), (x[:1],))
+    plan = Plan((Keep("stem", WIDTH, tuple(range(LEFT))),))
+    smaller = apply(plan, dense)
+    folded, small = (fold(one.module).requires_grad_(False) for one in (dense, smaller))
+    names = [node.name for node in dense.module.graph.nodes]
+    calibration.align(folded, small)
+    assert {n.name for n in folded.graph.nodes} == {n.name for n in small.graph.nodes} != set(names)
+    assert torch.equal(folded(x), dense.module(x)) and names == [node.name for node in dense.module.graph.nodes]
+    refit(folded, small, calibration.kept(dense, plan), [(part,) for part in x.split(30)], device=CPU)
+    assert error(dense.module, small, x) < 0.5 * error(dense.module, smaller.module, x)
+
+
 def error(dense: nn.Module, other: nn.Module, images: Tensor) -> float:
     with torch.no_grad():
         y = dense(images)
@@ -164,7 +198,7 @@ def error(dense: nn.Module, other: nn.Module, images: Tensor) -> float:
 
 
 @pytest.mark.parametrize("sequential", [True, False])
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [*NETS, *MIXED])
 def test_redundant_channels_leave_nothing_behind(name: str, sequential: bool):
     found = case(name, sequential)
     assert found.before > 0.05

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -67,7 +68,23 @@ def both(small: Artifact, context: Context, in_place: bool = False) -> Both:
     # The edits since then: what stood in the plan before has shaped `before` already.
     since = replace(small.plan, edits=small.plan.edits[len(before.plan.edits) :])
     folded = fold(small.module, read=not in_place).to(context.device).requires_grad_(False)
+    align(dense, folded)
     return Both(dense, folded, kept(before, since), batches)
+
+
+def align(dense: GraphModule, small: GraphModule) -> None:
+    """Give the dense model the nodes that its smaller one has more, so that both are walked alike, in place.
+
+    Each makes up for a number of channels that a result depends on, as a mean over them does: a factor, in the dense model 1.
+    """
+    there = {node.name: node for node in dense.graph.nodes}
+    for node in [node for node in small.graph.nodes if node.name not in there]:
+        source = there[node.all_input_nodes[0].name]
+        with dense.graph.inserting_after(source):
+            same = dense.graph.create_node("call_function", operator.mul, (source, 1.0), name=node.name)
+        same.meta = dict(source.meta)
+        source.replace_all_uses_with(same, lambda user, of=same: user is not of)
+        there[same.name] = same
 
 
 def statistics(

@@ -71,6 +71,9 @@ class Layer:
             other: the other layer, the same but for its padding and its window.
             other_x: the other layer's input.
         """
+        # Where it mixes positions, channels are what it goes along: fewer of them, and each is what it was.
+        if self.linear and x.shape[:-1] != other_x.shape[:-1]:
+            return None
         sizes = zip(self.images(x).shape[2:], other.images(other_x).shape[2:], strict=True)
         twice = [there - here for here, there in sizes]
         here, there = self.window, other.window
