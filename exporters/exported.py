@@ -33,7 +33,7 @@ class Closeness:
             there are no classes to choose from.
         samples: inputs that were compared.
         allowed: upper end of `relative` that was asked for; None where the format has a parity instead.
-        no_number: share of the model's own outputs that are no number (NaN), in the file as in torch.
+        no_number: share of the model's own outputs that are no number (NaN or infinite), in the file as in torch.
     """
 
     relative: float

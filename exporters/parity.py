@@ -81,14 +81,15 @@ def check(
             # numpy would broadcast a wrong shape and find a difference of another kind.
             if y.shape != z.shape:
                 raise ParityError(float("inf"), 0.0, f"{name} has the shape {z.shape} instead of {y.shape}; it")
-            if y.size and np.isnan(y).all():
+            finite = np.isfinite(y)
+            if y.size and not finite.any():
                 raise ExportError(
-                    f"The model gives no number (NaN) anywhere in {name} for these inputs, so a file cannot be compared with it. "
-                    "Look for what divides by 0 in it, or give --data that it was trained for."
+                    f"The model gives no number (NaN or infinite) anywhere in {name} for these inputs, so a file cannot be "
+                    "compared with it. Look for what divides by 0 in it, or give --data that it was trained for."
                 )
-            undefined += np.array([np.isnan(y).sum(), y.size])
+            undefined += np.array([y.size - finite.sum(), y.size])
             worst[i] = max(worst[i], _difference(y, z))
-            scale[i] = max(scale[i], float(np.max(np.abs(y), initial=0.0, where=np.isfinite(y))))
+            scale[i] = max(scale[i], float(np.max(np.abs(y), initial=0.0, where=finite)))
             sums += _squares(y, z)
         chosen = _agreeing(expected[0], found[0])
         same, places = same + chosen[0], places + chosen[1]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from compress.entropy.state import count
+from compress.graph.trace.trace import trace
+from compress.statistics.activation_states import watch
 
 
 def test_a_channel_that_never_switches_has_no_entropy():
@@ -37,3 +40,19 @@ def test_counts_do_not_depend_on_the_batches():
 def test_channels_may_be_the_last_axis():
     z = torch.randn(5, 4, 6, generator=torch.Generator().manual_seed(0))
     assert torch.equal(count(z, -1).on, count(z.transpose(1, 2), 1).on)
+
+
+def test_an_activation_of_one_number_a_sample_has_no_channels():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.act, self.gate = nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Sigmoid()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.act(self.conv(x)).mean((2, 3)) * self.gate(x.mean((1, 2, 3))).unsqueeze(1)
+
+    x = torch.randn(2, 3, 4, 4)
+    module, states = trace(Gated().eval(), (x,)), {}
+    watch(module, states, {}, "easier")
+    module(x)
+    assert list(states) == ["act"]

@@ -74,6 +74,24 @@ def test_a_merge_that_is_not_exact_is_seen(dense, monkeypatch):
     assert found is not None and not found.holds
 
 
+def test_outputs_that_are_infinite_on_both_sides_are_equal_and_on_one_alone_are_not(dense):
+    class Infinite(nn.Module):
+        def __init__(self, places: int):
+            super().__init__()
+            self.places = places
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = torch.ones(len(x), 4)
+            y[:, : self.places] = float("inf")
+            return y
+
+    def apart(one: int, other: int):
+        return harness(dense)._apart(Infinite(one), Infinite(other))
+
+    assert apart(2, 2).worst_abs == 0 and apart(4, 4).worst_abs == 0
+    assert apart(1, 2).worst_abs > 1e30 and apart(2, 1).worst_abs > 1e30
+
+
 def test_the_worst_of_several_comparisons_counts(dense, monkeypatch):
     monkeypatch.setattr("compress.graph.merge.merge.same_border", lambda first, second: True)
     found = harness(dense).exactness(dense, (*LINES[:1], MERGE, Keep("0", 8, (0, 3))))

@@ -241,14 +241,16 @@ def test_a_number_that_is_no_longer_finite_fails_parity():
 
 
 def test_a_model_that_gives_no_number_is_told_and_not_taken_for_equal():
-    with pytest.raises(ExportError, match=r"gives no number \(NaN\) anywhere in .* for these inputs"):
+    with pytest.raises(ExportError, match=r"gives no number \(NaN or infinite\) anywhere in .* for these inputs"):
         identity_parity(0.0, torch.full((2, 3), float("nan")))
+    with pytest.raises(ExportError, match="anywhere"):
+        identity_parity(0.0, torch.full((2, 3), float("inf")))
     half = torch.tensor([[float("nan"), 1.0]])  # as where a log meets what is below 0
     assert identity_parity(0.0, half).worst_abs == 0
     found = parity.check(lambda a: list(a), identity(), [(half,)])
     assert found.closeness.no_number == 0.5
     made = exporters.Exported("onnx", Path("m.onnx"), "", 0, 18, found.parity, found.closeness)
-    assert "are no numbers (NaN) in 50.00% of places" in compared(made)
+    assert "are no numbers (NaN or infinite) in 50.00% of places" in compared(made)
 
 
 def test_two_samples_are_also_run_as_one_and_one_as_three():

@@ -42,6 +42,12 @@ ENDLESS: dict[str, Nodes] = {
     "a power": often("pow", size(2), 1, 10**9),
     "a text of a gigabyte": [size(2), node("call_function", "n0", "operator.mod", "%1000000000d", of("first"))],
     "a list that is repeated": [size(2), node("call_function", "n0", "operator.mul", {"tuple": [0] * 1000}, of("first"))],
+    "a tuple for each sample": [size(0), node("call_function", "n0", "operator.mul", {"tuple": [1]}, of("first"))],
+    "a tuple for each axis, a thousand times over": [
+        node("call_function", "first", "getattr", of("INPUT"), "ndim"),
+        node("call_function", "n1", "operator.mul", of("first"), 10**4),
+        node("call_function", "n0", "operator.mul", {"tuple": [1]}, of("n1")),
+    ],
     "squares of a batch of one": often("mul", size(0), 60),
     "powers of a batch of one": often("pow", size(0), 8, 60),
     "a power of a size": often("pow", size(0), 1, of("first")),

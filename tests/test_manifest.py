@@ -20,6 +20,7 @@ from compress.errors import BadInput
 from compress.packaging.manifest import sums
 from exporters.standalone import checksums, contents
 from exporters.standalone import verify as script
+from tests.runs import stopped_after
 
 LATENCY = {"batch": 1, "p50_ms": 1.0, "runtime": "ort", "device": "a processor"}
 DELETED = "nothing in its place"
@@ -119,6 +120,14 @@ def test_a_sample_that_promises_more_than_it_holds_is_refused(package: Path, cap
     path.write_bytes(header.replace(b"(1, 1, 8, 8), }        ", b"(1, 1, 800000, 80000), }")[: len(header)])
     sealed(package)
     assert "samples/0-input-0.npy cannot be read" in refused(package, capsys)
+
+
+def test_a_sample_of_endless_entries_without_bytes_is_refused(package: Path, capsys: pytest.CaptureFixture[str]):
+    with (package / "samples" / "0-input-0.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|V0", "fortran_order": False, "shape": (10**12,)})
+    sealed(package)
+    with stopped_after(20):
+        assert "needed are numbers" in refused(package, capsys)
 
 
 def test_a_sample_of_another_shape_or_kind_is_told(package: Path, capsys: pytest.CaptureFixture[str]):

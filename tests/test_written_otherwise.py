@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from test_between_channels import Net, checked, images
 from torch import Tensor, nn
 
+from compress.errors import UnsupportedModel
 from compress.graph.channels.solve import solve
 from compress.graph.trace.trace import trace
 
@@ -246,6 +247,22 @@ def test_a_function_that_a_library_wraps_is_looked_into_unless_it_asks_for_value
     assert (squashed in called) != seen and shifted not in called
     if seen:
         assert checked(model, images(), tmp_path).group("i").frozen is None
+
+
+def test_ones_for_each_further_axis_are_sizes_like_any_others(tmp_path: Path):
+    def call(s, x):
+        x = s.i(x)
+        scale = x.new_ones((x.shape[0],) + (1,) * (x.ndim - 1)) * x.mean((1, 2, 3)).view([-1] + [1] * (x.dim() - 1))
+        return s.o(F.pad(x * scale, [1] * (2 * (x.dim() - 2))))
+
+    checked(Net(call, i=nn.Conv2d(3, 16, 1), o=nn.Conv2d(16, 3, 1)), images(), tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_a_part_that_is_compiled_is_refused_by_its_name():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), torch.jit.script(nn.Sequential(nn.GELU())))
+    with pytest.raises(UnsupportedModel, match=r"The submodule '1' is TorchScript: compiled"):
+        trace(model, images())
 
 
 @pytest.mark.parametrize("method", [True, False])

@@ -71,7 +71,9 @@ def compared(export: Any) -> str:
         agreement = "" if close.agreement is None else f", same class on {close.agreement:.2%}"
         said.append(f"relative error {close.relative:.2g}{agreement} of {many(close.samples, 'sample')}")
         if close.no_number:
-            said.append(f"the model's own outputs are no numbers (NaN) in {close.no_number:.2%} of places: look at the inputs")
+            said.append(
+                f"the model's own outputs are no numbers (NaN or infinite) in {close.no_number:.2%} of places: look at the inputs"
+            )
     if export.kept_float:
         said.append(f"in float: {', '.join(export.kept_float)}")
     return "; ".join(said) or "not compared"

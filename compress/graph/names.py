@@ -15,6 +15,7 @@ import re
 import unicodedata
 from typing import TypeGuard
 
+import torch
 from torch import nn
 from torch.fx import Graph, GraphModule
 
@@ -83,6 +84,11 @@ def refuse_untraceable(model: nn.Module) -> None:
     """
     fine: set[str] = set()
     for path, owner in submodules(model):
+        if isinstance(owner, torch.jit.ScriptModule):
+            raise UnsupportedModel(
+                f"The submodule '{path}' is TorchScript: compiled, it can no longer be changed. Put the module that it was made "
+                "of in its place."
+            )
         for key in (*owner._modules, *owner._parameters, *owner._buffers):
             if path and key in fine:  # weight, bias, 0, 1, ...: again and again
                 continue

@@ -35,6 +35,7 @@ from exporters.atomic import total_bytes
 
 PROOF_SAMPLES = 64
 EXACT_RTOL = 1e-4
+_FAR = torch.finfo(torch.float32).max
 """Removed and masked models sum the same numbers in another order, and a merged layer rounds its weights once more: fp32 leaves
 about 1e-7 per layer of the largest output, a few times that where large numbers cancel."""
 
@@ -124,8 +125,10 @@ class Harness:
         with torch.no_grad():
             for batch in self.samples():
                 one, other = (quality.first_output(m(*(x.to(self.device) for x in batch))) for m in pair)
-                worst = max(worst, float((one - other).abs().max()))
-                largest = max(largest, float(other.abs().max()))
+                # Infinite on both sides is equal; on one alone it is as far apart as numbers go.
+                apart = torch.where(one == other, 0.0, (one - other).abs()).nan_to_num(nan=_FAR, posinf=_FAR)
+                worst = max(worst, float(apart.max()))
+                largest = max(largest, float(torch.where(other.isfinite(), other.abs(), 0.0).max()))
                 samples += len(one)
         # Relative to the largest output; 1e-3 keeps a model of zeros from a tolerance of 0.
         return Exactness(worst_abs=worst, tolerance=EXACT_RTOL * max(largest, 1e-3), samples=samples)

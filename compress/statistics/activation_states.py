@@ -44,8 +44,9 @@ def watch(
     handles: list[RemovableHandle] = []
     for path, nodes in calls.items():
         part, axis = module.get_submodule(path), channel_axis(module, nodes[0])
-        # Different widths at the calls of one activation cannot be added channel by channel.
-        if len({channels_at(node, axis) for node in nodes}) == 1:
+        # Different widths at the calls of one activation cannot be added channel by channel, and one number has none.
+        widths = {channels_at(node, axis) for node in nodes}
+        if len(widths) == 1 and (widths != {0} or "shape" not in nodes[0].meta):
             handles.append(part.register_forward_pre_hook(_counting(part, path, axis, states)))
             if estimator != "pooled":
                 handles.append(part.register_forward_pre_hook(_estimating(path, axis, bits, estimator)))

@@ -242,7 +242,9 @@ def load(folder: Path, name: str) -> Any:
 
     try:
         # Mapped: a header that promises more than the file holds is refused before memory is taken for it.
-        array = numpy.array(numpy.load(str(folder / name), mmap_mode="r", allow_pickle=False))
+        mapped = numpy.load(str(folder / name), mmap_mode="r", allow_pickle=False)
+        # Entries of no bytes: a file of a hundred bytes may hold a million million of them.
+        array = numpy.array(mapped) if mapped.dtype.itemsize else mapped
     except (OSError, ValueError, EOFError, MemoryError, OverflowError) as error:
         raise checksums.Refused(f"{name} cannot be read ({error}). Make the package again.") from error
     if array.dtype.kind not in "fiub":

@@ -18,6 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 from compress.errors import BadInput
 
+_AXES = 1000  # entries of what is repeated for each axis
+_COUNTED = frozenset({operator.add, operator.sub, operator.mul, operator.floordiv})
 _SIZE = 64  # bits of what a tensor tells of itself
 _MOST = 2**20  # bits; sums of all sizes of a network take some thousand
 _PIECES = 100_000  # tensors that one is taken apart into
@@ -34,6 +36,7 @@ class Endless:
 
     def __init__(self) -> None:
         self._bits: dict[Node, int] = {}
+        self._ranks: set[Node] = set()
 
     def refuse(self, node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Look before a function or method is called.
@@ -68,13 +71,31 @@ class Endless:
             flat = isinstance(given[0], list | tuple) and all(isinstance(n, int | float) for n in (*given[0], *given[1:]))
             return not flat or self._after(node) > _MOST
         if target in _REPEATS and any(isinstance(a, list | tuple) for a in given):
-            return True
+            return not self._by_rank(node, given)
         if target in _POWERS and plain and not all(isinstance(n, int | float) and abs(n) <= 64 for n in node.args[1:]):
             return True
         return plain and self._after(node) > _MOST
 
+    def _by_rank(self, node: Node, given: tuple[Any, ...]) -> bool:
+        """Whether a short sequence stands there as often as a tensor has axes: that is the same for all sizes."""
+        lengths: list[int] = [a if isinstance(a, int) else len(a) for a in given if isinstance(a, int | list | tuple)]
+        numbers = [n for n, a in zip(node.args, given, strict=False) if isinstance(n, Node) and isinstance(a, int)]
+        if node.target is not operator.mul or not len(lengths) == len(given) == 2:
+            return False
+        return bool(self._ranks.issuperset(numbers) and lengths[0] * lengths[1] <= _AXES)
+
+    def _is_rank(self, node: Node) -> bool:
+        """How many axes a tensor has, or what is computed of that alone."""
+        if node.op == "call_method":
+            return node.target in ("dim", "ndimension")
+        if node.target is getattr:
+            return bool(node.args[1] == "ndim")
+        return node.target in _COUNTED and all(n in self._ranks if isinstance(n, Node) else isinstance(n, int) for n in node.args)
+
     def told(self, node: Node, value: Any) -> None:
         """What a node's value is: of tensors there is an end."""
+        if isinstance(value, int) and self._is_rank(node):
+            self._ranks.add(node)
         if not isinstance(value, Tensor) and isinstance(value, int | list | tuple):
             self._bits[node] = max(self._after(node), _SIZE * (1 if isinstance(value, int) else len(value)))
 
