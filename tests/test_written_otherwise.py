@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from test_between_channels import Net, checked, images
 from torch import Tensor, nn
 
+import compress
 from compress.errors import UnsupportedModel
 from compress.graph.channels.solve import solve
 from compress.graph.trace.trace import trace
@@ -274,3 +275,29 @@ def test_places_at_which_a_tensor_is_split_leave_its_channels_free(method: bool,
 
     model = Net(call, i=nn.Linear(6, 16), q=nn.Linear(16, 16), o=nn.Linear(16, 3))
     assert checked(model, (torch.randn(1, 5, 6),), tmp_path).group("i").frozen is None
+
+
+@pytest.mark.parametrize("ran", [False, True])
+def test_functions_that_reach_the_model_reach_its_copy(ran: bool, tmp_path: Path):
+    class Hooked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU())
+            self.second, self.last, self.kept = nn.Conv2d(16, 8, 3), nn.Linear(24, 4), {}
+            self.first.register_forward_hook(lambda m, x, y: self.kept.update(first=y))
+            self.pooled = lambda x: self.second(x).mean((2, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.pooled(self.first(x))
+            return self.last(torch.cat([self.kept["first"].mean((2, 3)), y], 1))
+
+    torch.manual_seed(0)
+    model = Hooked().eval()
+    if ran:  # the model keeps what it has seen, which is nothing of the copy's
+        with torch.no_grad():
+            model(torch.randn(13, 3, 8, 8))
+    x = (torch.randn(2, 3, 8, 8),)
+    same(model, x)
+    compress.save(model, tmp_path / "model.compressed", inputs=x)
+    with torch.no_grad():
+        assert torch.allclose(compress.load(tmp_path / "model.compressed")(*x), model(*x), atol=1e-6)

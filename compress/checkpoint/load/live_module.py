@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import warnings
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from compress.artifact import Artifact
 from compress.checkpoint.load import state_dict
 from compress.checkpoint.load.model import Loaded, OfData, artifact_of
 from compress.errors import BadInput, CompressWarning
+from compress.graph.trace.sharing import copied
 from compress.graph.trace.wrapped import unwrapped
 
 WHERE = "The model"
@@ -36,7 +36,7 @@ def take(model: nn.Module) -> Loaded:
     notes = [] if inner is model else [f"The module was taken out of its {type(model).__name__} wrapper."]
     # With what hangs on it: hooks, and buffers that a forward writes to.
     try:
-        own = copy.deepcopy(inner).to("cpu")
+        own = copied(inner).to("cpu")
     except MemoryError:
         raise
     except Exception as error:  # attributes of a user's own may raise anything

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from typing import Any, TypeVar
+from types import CellType, FunctionType
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ def sharing(model: Module, single: bool = True) -> Module:
             # A weight that a hook computes is an attribute with a history, which deepcopy refuses.
             if t.grad_fn is not None:
                 memo.setdefault(id(t), t.detach())
+    rebound = _rebound(every, memo)
     plainly = {kind: _copied_by_entries(kind) for kind in set(map(type, every))}
     simple = [m for m in every if plainly[type(m)]]
     for m in simple:
@@ -72,7 +74,46 @@ def sharing(model: Module, single: bool = True) -> Module:
             else:
                 own[name] = copy.deepcopy(value, memo)
         own.pop(_COMPILED, None)  # it was compiled for the original
-    return copy.deepcopy(model, memo)
+    return _filled(copy.deepcopy(model, memo), rebound, memo)
+
+
+def copied(model: Module) -> Module:
+    """A copy that shares nothing with a model, its functions included."""
+    memo: dict[int, Any] = {}
+    rebound = _rebound(list(model.modules()), memo)
+    return _filled(copy.deepcopy(model, memo), rebound, memo)
+
+
+def _filled(made: Module, rebound: list[tuple[CellType, Any]], memo: dict[int, Any]) -> Module:
+    for cell, content in rebound:
+        cell.cell_contents = memo.get(id(content), content)
+    return made
+
+
+def _rebound(every: list[nn.Module], memo: dict[int, Any]) -> list[tuple[CellType, Any]]:
+    """Functions that modules hold, such as hooks, and that reach the model by its name (`lambda m, x, y: self.f.update(a=y)`).
+
+    deepcopy leaves functions as they are, and what they reach would be the model itself. In the memo they get cells of their own,
+    to be filled with the copies of what is in these once that is known.
+    """
+    filled: list[tuple[CellType, Any]] = []
+    for m in every:
+        tables = [v for name, v in vars(m).items() if name in _TABLES and name not in _HELD and isinstance(v, dict) and v]
+        for f in (*vars(m).values(), *(one for table in tables for one in cast("dict[Any, Any]", table).values())):
+            if type(f) is FunctionType and f.__closure__ and id(f) not in memo:
+                cells = tuple(CellType() for _ in f.__closure__)
+                memo[id(f)] = again = FunctionType(f.__code__, f.__globals__, f.__name__, f.__defaults__, cells)
+                again.__kwdefaults__, again.__qualname__ = f.__kwdefaults__, f.__qualname__
+                filled += [(new, old.cell_contents) for new, old in zip(cells, f.__closure__, strict=True) if _is_full(old)]
+    return filled
+
+
+def _is_full(cell: CellType) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:  # of a name that has not got its value
+        return False
+    return True
 
 
 def loose_tensors(m: nn.Module) -> dict[str, Tensor]:
