@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_flatten
 
 from exporters.errors import ExportError, first_line
 
+_PLAIN = int | float | str | None
 TAKE_BATCH = "If a batch size is written into the code (a reshape, a loop), take it from the input instead: x.shape[0] or -1."
 
 
@@ -49,8 +50,22 @@ def subject(model: nn.Module, inputs: Sequence[Tensor]) -> Subject:
     """
     model = frozen(model)
     batch = tuple(_at_least_two(x.detach().cpu()) for x in inputs)
-    names, flatten = _outputs(_returned(model, batch))
+    returned = _returned(model, batch)
+    names, flatten = _outputs(returned)
+    if not all(leaf is None or isinstance(leaf, Tensor) for leaf in tree_flatten(returned)[0]):
+        model = _Tensors(model, flatten)  # exporters stop at a number
     return Subject(model, batch, tuple(_numbered("input", len(batch))), tuple(names), flatten)
+
+
+class _Tensors(nn.Module):
+    """A model without what it returns beside tensors, such as a stride or a name."""
+
+    def __init__(self, model: nn.Module, flatten: Callable[[object], list[Tensor]]):
+        super().__init__()
+        self.model, self.flatten = model, flatten
+
+    def forward(self, *inputs: Tensor) -> list[Tensor]:
+        return self.flatten(self.model(*inputs))
 
 
 def frozen(model: nn.Module) -> nn.Module:
@@ -166,8 +181,8 @@ def _outputs(returned: object) -> tuple[list[str], Callable[[object], list[Tenso
         return [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
 
     count = len(flatten(returned))
-    if isinstance(returned, dict) and all(isinstance(value, Tensor) for value in returned.values()):
-        return [str(key) for key in returned], flatten
+    if isinstance(returned, dict) and all(isinstance(value, Tensor | _PLAIN) for value in returned.values()):
+        return [str(key) for key, value in returned.items() if isinstance(value, Tensor)], flatten
     return _numbered("output", count), flatten
 
 

@@ -375,3 +375,19 @@ def test_a_copy_behind_attention_with_a_mask_is_in_the_file(tmp_path: Path):
 
     done = exporters.export("onnx", Attends().eval(), (torch.randn(1, 6, 8),), tmp_path / "model.onnx", metadata={})
     assert done.path.exists()
+
+
+@pytest.mark.parametrize("beside", [8, "name", None, "sizes"])
+def test_what_a_model_returns_beside_tensors_has_no_place_in_a_file(beside: object, tmp_path: Path):
+    class Told(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> dict[str, object]:
+            return {"stride": x.shape[-1:] if beside == "sizes" else beside, "y": self.layer(x)}
+
+    x = torch.randn(2, 4)
+    made = exporters.export("onnx", Told().eval(), (x,), tmp_path / "m.onnx", samples=[(x,)])
+    (output,) = onnx.load(made.path).graph.output
+    assert output.name == ("output" if beside == "sizes" else "y") and made.parity is not None
