@@ -253,6 +253,18 @@ def test_results_do_not_lie_among_the_data(how: tuple[object, ...], out: str, he
     assert done.exit_code == 2 and said and bytes_of(here) == before
 
 
+@pytest.mark.parametrize("out", ["model.compressed", "model.compressed/out"])
+def test_results_do_not_lie_in_the_model(out: str, here: Path):
+    (here / "model.compressed").mkdir()
+    recipe = make(model="model.compressed", data="digits", target="macs=0.5")
+    with (
+        pytest.raises(BadInput, match=r"lies in the model model\.compressed, which"),
+        open_workspace(here / out, recipe, resume=False, force=True),
+    ):
+        pass
+    assert list((here / "model.compressed").iterdir()) == []
+
+
 def test_results_may_lie_beside_the_parts_of_the_data(here: Path):
     for part in ("train", "test"):
         (here / part / "a").mkdir(parents=True)

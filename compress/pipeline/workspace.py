@@ -195,11 +195,13 @@ def _written_by_us(recipe: Path) -> bool:
 
 
 def beside(out: Path, recipe: Recipe) -> None:
-    """Refuse a folder among the data: its files and folders would be samples and classes of the next run.
+    """Refuse a folder among the data, whose next run would take what is written for samples, and one that is the model.
 
     Raises:
         BadInput: it is one.
     """
+    if recipe.model and Path(recipe.model).is_dir() and files.among(out, [Path(recipe.model)]):
+        raise BadInput(f"--out {out} lies in the model {recipe.model}, which a run only reads. Give another --out.")
     for place in data_of(recipe):
         if files.is_folder(place) and files.among(out, looked_into(files.at_home(place))):
             raise BadInput(f"--out {out} lies in the folder of --data, {place}, which a run only reads. Give another --out.")
