@@ -48,14 +48,14 @@ def export(
     exporters.require(format)
     path = Path(out or f"model{exporters.ENDING[format]}")
     free(path, force)
-    if path.is_dir():
-        raise BadInput(
-            f"--out {path} is a folder; needed is the file to write, such as {path / f'model{exporters.ENDING[format]}'}."
-        )
     taken, inputs = part_of(model, settings.get("inputs"))
     recipe, given = resolved_recipe(taken, None, {**settings, "inputs": inputs} if taken is not model else settings)
     if format in exporters.CALIBRATED and not recipe.data:
         raise BadInput(f"{format} takes the ranges of its 8 bits from real inputs, and none were given. Add --data.")
     apart(path, *files_of(recipe))
+    if path.is_dir():
+        raise BadInput(
+            f"--out {path} is a folder; needed is the file to write, such as {path / f'model{exporters.ENDING[format]}'}."
+        )
     artifact, data = opened(recipe, given)
     return exports.write(format, artifact, path, recipe, data, {})
