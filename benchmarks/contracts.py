@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import resource
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from latency_targets import some
+from latency_targets import ready, some
 from mnist import lenet5
 from opened import decoded
 from results_io import known, write
@@ -89,16 +88,6 @@ def flags(description: str | None, nets: Iterable[str]) -> argparse.ArgumentPars
     parser.add_argument("--core", type=int, help="core that everything is pinned to")
     parser.add_argument("--only", nargs="+", default=list(nets), metavar="NET")
     return parser
-
-
-def ready(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """What was given; pinned, on one thread, with the work folder made."""
-    args = parser.parse_args()
-    if args.core is not None:
-        os.sched_setaffinity(0, {args.core})
-    torch.set_num_threads(1)
-    args.work.mkdir(parents=True, exist_ok=True)
-    return args
 
 
 def pair(net: str, allowed: float, minimize: str, args: argparse.Namespace) -> dict[str, Any]:

@@ -83,6 +83,11 @@ def given(about: str) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for what is made on the way")
     parser.add_argument("--on", help="ssh://user@host of the targets on a device; without it they are left out")
     parser.add_argument("--core", type=int, help="core that everything is pinned to")
+    return ready(parser)
+
+
+def ready(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """What was given; pinned, on one thread, with the work folder made."""
     args = parser.parse_args()
     if args.core is not None:
         os.sched_setaffinity(0, {args.core})

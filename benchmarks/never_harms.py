@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from contracts import flags, images, ready
+from contracts import flags, images
+from latency_targets import ready
 from mnist import lenet5
 from opened import decoded
 from results_io import known, write

@@ -88,7 +88,7 @@ def _plain(m: nn.MultiheadAttention, node: Node) -> bool:
 def _plain_function(node: Node, given: Mapping[str, Any]) -> bool:
     mask = given.get("attn_mask")
     masked = mask is None or (isinstance(mask, Node) and len(mask.meta.get("shape") or ()) == 2)
-    quiet = given.get("training", True) is False or given["dropout_p"] == 0.0
+    quiet = isinstance(given["num_heads"], int) and (given.get("training", True) is False or given["dropout_p"] == 0.0)
     return masked and quiet and not any(given.get(name) for name in _OTHER) and _fits(node, given)
 
 
