@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,12 +17,8 @@ from compress.entropy.allocate import EACH, MOST, CostModel, allocate, by_depth,
 
 def chain(*widths: int) -> CostModel:
     """Parameters of linear layers 4 -> w1 -> w2 -> ... -> 3, a group per width."""
-    ends = len(widths)
-    base, per_channel = np.zeros((ends + 1, 2)), np.zeros((ends + 1, 2, ends))
-    base[0, 1], base[ends, 0] = 4, 3
-    for g in range(ends):
-        per_channel[g, 0, g] = per_channel[g + 1, 1, g] = 1
-    return CostModel(7.0, np.ones(ends + 1), base, per_channel)
+    axes = [(4.0, {}), *((0.0, {g: 1.0}) for g in range(len(widths))), (3.0, {})]
+    return CostModel.of(7.0, [(1.0, [out, into]) for into, out in pairwise(axes)])
 
 
 def curve(channels: int, scale: float) -> torch.Tensor:
@@ -34,6 +30,12 @@ def test_the_cost_is_the_product_of_neighboring_sizes():
     assert model(np.array([10.0, 20.0])) == 7 + 4 * 10 + 10 * 20 + 20 * 3
     saved = model.saved(np.array([10.0, 20.0]), np.array([1.0, 2.0]))
     assert saved.tolist() == [4 + 20, 20 + 6]
+
+
+def test_what_groups_do_not_touch_is_not_held():
+    model = chain(*[4] * 2000)
+    assert model.per_channel.size == 4000
+    assert model.saved(np.full(2000, 4.0), np.ones(2000))[1:-1].tolist() == [8.0] * 1998
 
 
 def test_a_uniform_share_is_the_largest_that_fits_and_else_the_smallest_there_is():
@@ -72,7 +74,7 @@ def test_the_envelope_is_convex_and_below_the_curve():
     losses = torch.tensor([10.0, 9, 2, 2.5, 1.9, 0])
     corners = envelope(losses, [1, 2, 3, 4, 5])
     assert corners[0] == (1, 9) and corners[-1] == (5, 0)
-    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(corners)]
+    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(corners)]
     assert slopes == sorted(slopes)
 
 
@@ -101,7 +103,7 @@ def test_a_tolerance_keeps_the_fewest_channels_within_it():
 
 def test_a_step_that_goes_far_below_the_target_is_left_to_groups_of_small_steps():
     # One group of two heads that cost 40 each, cheap to lose; one of 20 channels that cost 1 each.
-    cost = CostModel(0.0, np.array([40.0, 1.0]), np.zeros((2, 1)), np.eye(2)[:, None, :])
+    cost = CostModel.of(0.0, [(40.0, [(0.0, {0: 1.0})]), (1.0, [(0.0, {1: 1.0})])])
     curves = [torch.tensor([9.0, 1.0, 0.0]), torch.linspace(4, 0, 21)]
     split = allocate(curves, cost, 90.0)
     assert split.counts == (2, 10) and split.cost == 90.0

@@ -9,39 +9,77 @@ step down costs least loss per unit saved at the present sizes gives it up. Then
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from torch import Tensor
 
+Axis = tuple[float, Mapping[int, float]]
+"""Length of an axis: a part that stays, and per group that touches it a part per channel."""
+
 
 @dataclass(frozen=True)
 class CostModel:
-    """cost(n) = fixed + sum_t scale_t * prod_d (base_td + per_channel_td . n).
+    """cost(n) = fixed + sum_t scale_t * prod_d (base_td + sum_g per_channel_tdg * n_g).
+
+    A group touches a few tensors of many, so that only the parts per channel that are not 0 are held.
 
     Attributes:
         fixed: cost that no choice changes.
         scale: (t,).
         base: (t, d).
-        per_channel: (t, d, groups).
+        touched: tensor, axis and group of each part per channel, (3, parts), integers.
+        per_channel: (parts,).
     """
 
     fixed: float
     scale: np.ndarray
     base: np.ndarray
+    touched: np.ndarray
     per_channel: np.ndarray
 
+    @classmethod
+    def of(cls, fixed: float, tensors: Sequence[tuple[float, Sequence[Axis]]]) -> CostModel:
+        """From each tensor's scale and axes."""
+        # Biases have one axis, convolutions more: missing ones are 1 and change no product.
+        base = np.ones((len(tensors), max([1, *(len(axes) for _, axes in tensors)])))
+        parts: list[tuple[int, int, int]] = []
+        per_channel: list[float] = []
+        for t, (_, axes) in enumerate(tensors):
+            for d, (length, groups) in enumerate(axes):
+                base[t, d] = length
+                parts += [(t, d, g) for g in groups]
+                per_channel += groups.values()
+        touched = np.array(parts, dtype=int).reshape(-1, 3).T
+        return cls(fixed, np.array([scale for scale, _ in tensors]), base, touched, np.array(per_channel))
+
     def __call__(self, counts: np.ndarray) -> float:
-        return self.fixed + float(self.scale @ (self.base + self.per_channel @ counts).prod(1))
+        return self.fixed + float(self.scale @ self._sizes(counts).prod(1))
 
     def saved(self, counts: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """What each group saves by going down by its step, the others as they are, (groups,)."""
-        sizes = self.base + self.per_channel @ counts
-        now = self.scale * sizes.prod(1)
+        sizes = self._sizes(counts)
+        tensor, group, pair = self._pairs
+        _, axis, by = self.touched
         # The product of sizes is not linear in the counts, so savings are taken at the present sizes, in full steps.
-        after = (sizes[:, :, None] - self.per_channel * steps).prod(1)
-        return now.sum() - self.scale @ after
+        after = sizes[tensor]
+        np.subtract.at(after, (pair, axis), self.per_channel * steps[by])
+        less = self.scale[tensor] * (sizes.prod(1)[tensor] - after.prod(1))
+        return np.bincount(group, less, len(steps))
+
+    def _sizes(self, counts: np.ndarray) -> np.ndarray:
+        sizes = self.base.copy()
+        tensor, axis, group = self.touched
+        np.add.at(sizes, (tensor, axis), self.per_channel * counts[group])
+        return sizes
+
+    @cached_property
+    def _pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tensor and group of each pair that touch, and the pair of each part: a group may touch two axes of one tensor."""
+        pairs, pair = np.unique(self.touched[::2], axis=1, return_inverse=True)
+        return pairs[0], pairs[1], pair.reshape(-1)
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,19 @@ the lengths of their axes say.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from compress.artifact import Artifact
-from compress.entropy.allocate import CostModel, lowest
+from compress.entropy.allocate import Axis, CostModel, lowest
 from compress.errors import BadInput, Infeasible
 from compress.graph import operations
+from compress.graph.channels.groups import Member
 from compress.graph.channels.solve import Channels, Group
 from compress.measure.asked import parse_target
 from compress.measure.cost import Cost
@@ -49,18 +52,13 @@ def cost_model(artifact: Artifact, groups: Sequence[Group], unit: str) -> CostMo
     # Of the dense model: per entry of a weight, MACs do not depend on how many channels are left.
     counted = artifact.cost
     scales = _scales(artifact.module, counted, artifact.channels, unit)
-    products = _products(counted, artifact.channels, groups) if unit == "macs" else []
-    rows = [axes(tensor, name, groups) for name, (tensor, _) in scales.items()] + [sizes for sizes, _ in products]
-    # Biases have one axis, convolutions more: missing ones are 1 and change no product.
-    depth = max([2, *(len(base) for base, _ in rows)])
-    base, per_channel = np.ones((len(rows), depth)), np.zeros((len(rows), depth, len(groups)))
-    for i, (b, p) in enumerate(rows):
-        base[i, : len(b)], per_channel[i, : len(b)] = b, p
-    model = CostModel(0.0, np.array([scale for _, scale in (*scales.values(), *products)]), base, per_channel)
+    members = touching(groups)
+    tensors = [(scale, axes(tensor, members.get(name, ()))) for name, (tensor, scale) in scales.items()]
+    model = CostModel.of(0.0, tensors + (_products(counted, artifact.channels, groups) if unit == "macs" else []))
     # What the tensors of the model do not explain is the cost that no choice changes.
     whole = of(counted, unit)
     full = np.array([g.channels for g in groups], dtype=float)
-    return CostModel(float(whole) - model(full), model.scale, base, per_channel)
+    return replace(model, fixed=float(whole) - model(full))
 
 
 def _scales(module: GraphModule, counted: Cost, channels: Channels, unit: str) -> dict[str, tuple[Tensor, float]]:
@@ -74,8 +72,11 @@ def _scales(module: GraphModule, counted: Cost, channels: Channels, unit: str) -
         return {name: (t, float(t.element_size())) for name, t in named.items() if channels.tied.get(name, name) == name}
     found: dict[str, tuple[Tensor, float]] = {}
     nodes = {node.name: node for node in module.graph.nodes if node.target in _FUNCTIONAL}
+    of_layer: dict[str, set[str]] = {}
+    for name in parameters:
+        of_layer.setdefault(name.rpartition(".")[0], set()).add(name)
     for one in counted.layers:
-        inside = _behind(nodes[one.name]) if one.name in nodes else {n for n in parameters if n.rpartition(".")[0] == one.name}
+        inside = _behind(nodes[one.name]) if one.name in nodes else of_layer.get(one.name, set())
         own = {name: parameters[name] for name in inside if name in parameters}  # a fixed kernel is a buffer
         weights = {name: p for name, p in own.items() if sum(n > 1 for n in p.shape) > 1}
         # every entry of a recurrent layer's matrices meets every step once, so that all have one rate
@@ -85,10 +86,10 @@ def _scales(module: GraphModule, counted: Cost, channels: Channels, unit: str) -
     return found
 
 
-def _products(counted: Cost, channels: Channels, groups: Sequence[Group]) -> list[tuple[tuple[list[float], np.ndarray], float]]:
-    """Shares of their axes that products of activations keep, each with what it costs as a whole."""
+def _products(counted: Cost, channels: Channels, groups: Sequence[Group]) -> list[tuple[float, list[Axis]]]:
+    """What each product of activations costs as a whole, with the shares of its axes that are left."""
     within = channels.within.products if channels.within is not None else {}
-    found: list[tuple[tuple[list[float], np.ndarray], float]] = []
+    found: list[tuple[float, list[Axis]]] = []
     for one in counted.layers:
         products = channels.products.get(one.name, ())
         whole = sum(product.macs for product in products)
@@ -96,18 +97,14 @@ def _products(counted: Cost, channels: Channels, groups: Sequence[Group]) -> lis
             # Positions within heads are those of the model that is solved for them.
             inner = within[one.name][i].axes if one.name in within else ()
             kept = [_share(labels, groups, False) for labels in product.axes] + [_share(labels, groups, True) for labels in inner]
-            sizes = [base for base, _ in kept], np.array([per_channel for _, per_channel in kept]).reshape(-1, len(groups))
-            found.append((sizes, one.macs * product.macs / whole))
+            found.append((one.macs * product.macs / whole, kept))
     return found
 
 
-def _share(labels: Tensor, groups: Sequence[Group], inner: bool) -> tuple[float, np.ndarray]:
-    """What is left of an axis, as a share of it: a part that stays, and a part per channel of each group."""
-    per_channel = np.zeros(len(groups))
-    for g, group in enumerate(groups):
-        if group.inner == inner:
-            per_channel[g] = float(np.isin(labels.numpy(), group.labels).mean()) / group.channels
-    return 1.0 - float(per_channel @ [group.channels for group in groups]), per_channel
+def _share(labels: Tensor, groups: Sequence[Group], inner: bool) -> Axis:
+    """What is left of an axis, as a share of it."""
+    shares = {g: float(np.isin(labels.numpy(), one.labels).mean()) for g, one in enumerate(groups) if one.inner == inner}
+    return 1.0 - sum(shares.values()), {g: share / groups[g].channels for g, share in shares.items() if share}
 
 
 def _behind(node: Node) -> set[str]:
@@ -124,22 +121,29 @@ def _behind(node: Node) -> set[str]:
     return found
 
 
-def axes(tensor: Tensor, name: str, groups: Sequence[Group]) -> tuple[list[float], np.ndarray]:
-    """Length of each axis: a part that stays, and a part per channel of each group; behind them the same as shares of 1.
+def touching(groups: Sequence[Group]) -> dict[str, list[tuple[int, Group, Member]]]:
+    """Per tensor, what groups have in it, each with the group's position."""
+    found: dict[str, list[tuple[int, Group, Member]]] = {}
+    for g, group in enumerate(groups):
+        for member in group.members:
+            found.setdefault(member.tensor, []).append((g, group, member))
+    return found
+
+
+def axes(tensor: Tensor, members: Iterable[tuple[int, Group, Member]]) -> list[Axis]:
+    """Length of each axis of a tensor of these members of groups, and behind them what is left of each as a share of 1.
 
     The shares are what channels within heads leave of an axis whose length is that of the heads.
     """
     lengths = [float(n) for n in tensor.shape] or [1.0]
-    base, per_channel = lengths + [1.0] * len(lengths), np.zeros((2 * len(lengths), len(groups)))
-    for g, group in enumerate(groups):
-        for member in group.members:
-            if member.tensor == name:
-                touched = float((member.index >= 0).sum()) / (lengths[member.dim] if group.inner else 1.0)
-                at = member.dim + len(lengths) * group.inner
-                base[at] -= touched
-                # Behind a flatten one channel is several columns.
-                per_channel[at, g] += touched / group.channels
-    return base, per_channel
+    base, parts = lengths + [1.0] * len(lengths), [defaultdict[int, float](float) for _ in range(2 * len(lengths))]
+    for g, group, member in members:
+        touched = float((member.index >= 0).sum()) / (lengths[member.dim] if group.inner else 1.0)
+        at = member.dim + len(lengths) * group.inner
+        base[at] -= touched
+        # Behind a flatten one channel is several columns.
+        parts[at][g] += touched / group.channels
+    return list(zip(base, parts, strict=True))
 
 
 def absolute(target: str, model: CostModel, groups: Sequence[Group], align: int, whole: float | None = None) -> float:

@@ -13,8 +13,6 @@ from compress.selection import budget
 from compress.statistics.consumers import judged
 from compress.statistics.layers import layers
 
-UNITS = ("macs", "params")
-
 
 @dataclass(frozen=True)
 class Obstacle:
@@ -57,16 +55,15 @@ def reach(artifact: Artifact) -> Reach:
     channels = artifact.channels
     known = layers(artifact.module)
     free = [g for g in budget.removable(artifact.module, channels) if judged(g, known)]
-    stuck = [g for g in channels.groups if g not in free and g.members]
+    going = {id(g) for g in free}
+    stuck = [g for g in channels.groups if id(g) not in going and g.members]
     every = [*free, *stuck]
-    held = {unit: _held(artifact, every, unit) for unit in UNITS}
-    joint = {unit: _joint(artifact, every, len(free), unit) for unit in UNITS}
-    rows = [
-        Obstacle(g.name, g.channels, held["macs"][i], held["params"][i], _why(g)) for i, g in enumerate(every) if i >= len(free)
-    ]
-    rows = [row for row in rows if row.macs or row.params]  # constants have channels, and cost nothing
+    (macs, all_macs), (params, all_params) = (_shares(artifact, every, len(free), unit) for unit in ("macs", "params"))
+    stay = list(zip(every, macs, params, strict=True))[len(free) :]
+    # Constants have channels, and cost nothing.
+    rows = [Obstacle(g.name, g.channels, float(m), float(p), _why(g)) for g, m, p in stay if m or p]
     rows.sort(key=lambda row: (-row.macs, -row.params))
-    return Reach(joint["macs"], joint["params"], len(free), tuple(rows))
+    return Reach(all_macs, all_params, len(free), tuple(rows))
 
 
 def _why(group: Group) -> str:
@@ -75,18 +72,12 @@ def _why(group: Group) -> str:
     return "it is a single channel" if group.channels < 2 else "no layer that reads them can be refitted"
 
 
-def _shares(artifact: Artifact, groups: Sequence[Group], unit: str, kept: Sequence[np.ndarray]) -> list[float]:
+def _shares(artifact: Artifact, groups: Sequence[Group], free: int, unit: str) -> tuple[np.ndarray, float]:
+    """What each group alone would save, of a group that is one channel that channel, and what the free ones save together."""
     model = budget.cost_model(artifact, groups, unit)
-    whole = model(np.array([g.channels for g in groups], dtype=float))
-    return [float(1 - model(counts) / whole) if whole else 0.0 for counts in kept]
-
-
-def _held(artifact: Artifact, groups: Sequence[Group], unit: str) -> list[float]:
-    """What each group alone would save; of a group that is one channel, that channel."""
     full = np.array([g.channels for g in groups], dtype=float)
-    return _shares(artifact, groups, unit, [np.where(np.arange(len(full)) == i, full > 1, full) for i in range(len(full))])
-
-
-def _joint(artifact: Artifact, groups: Sequence[Group], free: int, unit: str) -> float:
-    full = np.array([g.channels for g in groups], dtype=float)
-    return _shares(artifact, groups, unit, [np.where(np.arange(len(full)) < free, 1.0, full)])[0]
+    whole = model(full)
+    if not whole:
+        return np.zeros(len(full)), 0.0
+    together = np.where(np.arange(len(full)) < free, 1.0, full)
+    return model.saved(full, np.where(full > 1, full - 1, full)) / whole, 1 - model(together) / whole
