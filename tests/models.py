@@ -1592,25 +1592,80 @@ def asserts_in_a_function_of_its_own(x):
     return checked(x + 1)
 
 
-def goes_on_unless(x):
-    if not x.max() < 100:
-        raise ValueError("out of range")
+def asserts_the_contrary(x):
+    assert not x.max() > 100
     return x
 
 
-def raises_an_assertion_error_by_itself(x):
-    if x.max() > 100:
+def asserts_two_values(x):
+    assert x.min() > -100 and x.max() < 100, "out of range"
+    return x
+
+
+def asserts_one_of_two(x):
+    assert x.max() < 100 or x.min() > 100
+    return x
+
+
+def goes_on_unless(x):
+    if not torch.isfinite(x).all():
+        print("not finite")
+        raise ValueError(f"found {x.shape}")
+    return x
+
+
+def raises_where_one_of_two_holds(x):
+    if torch.isnan(x).any() or x.abs().max().item() > 1e4:
         raise AssertionError("out of range")
     return x
+
+
+def raises_where_two_hold(x):
+    for bound in (100, 1000):
+        if bool(x.max() > bound) and float(x.min()) > bound:
+            raise ValueError
+    return x
+
+
+def raises_at_the_end(x):
+    if (x == x).all():
+        return x
+    raise ValueError("not a number")
 
 
 def chooses(x):
     return x if x.max() < 100 else -x
 
 
-def asserts_the_contrary(x):
-    assert not x.max() > 100
+def chooses_and_then_raises(x):
+    if x.max() > 0:
+        x = -x
+    elif x.min() > 100:
+        raise ValueError
     return x
+
+
+def remembers(x):
+    largest = x.max().item()
+    if largest > 100:
+        raise ValueError
+    return x / largest
+
+
+def catches_what_it_raises(x):
+    try:
+        if x.max() > 0:
+            raise ValueError
+    except ValueError:
+        return -x
+    return x
+
+
+def catches_what_a_function_asserts(x):
+    try:
+        return asserts_the_contrary(x * 1e4)
+    except AssertionError:
+        return x
 
 
 def rotated(x, angles):
@@ -1801,8 +1856,11 @@ def mixed_by_a_transform():
     return Net(call, first=nn.Linear(8, 12), hidden=nn.Linear(12, 10), last=nn.Linear(10, 4))
 
 
-ASSERTIONS = (asserts_a_value, asserts_with_a_message, asserts_in_a_function_of_its_own)
-BRANCHES = (goes_on_unless, raises_an_assertion_error_by_itself, chooses, asserts_the_contrary)
+CHECKS = (
+    *(asserts_a_value, asserts_with_a_message, asserts_in_a_function_of_its_own, asserts_the_contrary, asserts_two_values),
+    *(asserts_one_of_two, goes_on_unless, raises_where_one_of_two_holds, raises_where_two_hold, raises_at_the_end),
+)
+CHOICES = (chooses, chooses_and_then_raises, catches_what_it_raises, catches_what_a_function_asserts)
 
 
 def random_model(name: str, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:

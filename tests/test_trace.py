@@ -7,9 +7,10 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from models import ASSERTIONS, BRANCHES, MODELS, Net, block, conv, head, random_model
+from models import CHECKS, CHOICES, MODELS, Net, block, conv, head, random_model, remembers
 from oracles import flat, outputs
 from torch import nn
+from torch.fx import Proxy
 
 from compress.errors import BadInput, UnsupportedModel
 from compress.graph.channels.solve import solve
@@ -168,19 +169,37 @@ def test_assertions_about_the_input_do_not_stop_the_trace():
     assert not any(n.target is torch._assert for n in module.graph.nodes)
 
 
-@pytest.mark.parametrize("rule", ASSERTIONS)
-def test_an_assertion_about_values_is_taken_to_hold(rule):
-    model = Net(lambda s, x: s.layer(rule(x)), layer=conv(3, 4)).eval()
+def ruled(rule, front_end="by symbols"):
+    def call(s, x):
+        x = rule(s.first(x))
+        if front_end == "by running" and isinstance(x, Proxy):
+            raise TypeError("a tensor is needed")
+        return s.last(x)
+
+    return Net(call, first=conv(3, 6), last=conv(6, 4)).eval()
+
+
+@pytest.mark.parametrize("front_end", ["by symbols", "by running"])
+@pytest.mark.parametrize("rule", CHECKS)
+def test_a_check_of_values_is_taken_to_pass_and_freezes_nothing(rule, front_end):
+    model = ruled(rule, front_end)
     module = trace(model, (image(),))
     assert module.meta["opaque"] == {}
     assert torch.equal(module(image(2)), model(image(2)))
+    assert "first" in [group.name for group in solve(module, (image(),)).removable]
 
 
-@pytest.mark.parametrize("rule", BRANCHES)
-def test_a_branch_on_values_is_no_assertion(rule):
+@pytest.mark.parametrize("front_end", ["by symbols", "by running"])
+@pytest.mark.parametrize("rule", CHOICES)
+def test_a_choice_by_values_is_no_check(rule, front_end):
     # What the values are is not known here: an assertion that fails while tracing would accuse a model that is right.
     with pytest.raises(UnsupportedModel, match=r"own forward cannot be traced \(models.py:\d+: a branch is taken by the value"):
-        trace(Net(lambda s, x: s.layer(rule(x)), layer=conv(3, 4)), (image(),))
+        trace(ruled(rule, front_end), (image(),))
+
+
+def test_a_value_that_is_checked_and_then_used_is_no_check():
+    with pytest.raises(UnsupportedModel, match=r"own forward cannot be traced \(models.py:\d+: .item\(\) is read"):
+        trace(ruled(remembers, "by running"), (image(),))
 
 
 def test_names_of_new_modules_never_meet_old_ones():

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node, Proxy
 from torch.fx.node import map_arg
-from torch.fx.proxy import Attribute, TraceError
+from torch.fx.proxy import Attribute
 
 from compress.graph.trace.lines import their_file
 from compress.graph.trace.shapes import bare, run_bare
@@ -100,14 +100,13 @@ class Number(Proxy):
     def __len__(self) -> int:
         found: int | None = cast(Any, self.tracer).branches.length(self.node)
         if found is None:
-            raise TraceError("a length that depends on data or on the batch is asked for while tracing")
+            raise cast(Any, self.tracer).refusal("a length that depends on data or on the batch is asked for while tracing")
         return found
 
     def _number(self) -> float:
         found: float | None = cast(Any, self.tracer).branches.number(self.node)
         if found is None:
-            # A TraceError, as torch.fx raises itself: the caller then takes the submodule for opaque.
-            raise TraceError("a number that depends on data or on the batch is asked for while tracing")
+            raise cast(Any, self.tracer).refusal("a number that depends on data or on the batch is asked for while tracing")
         return found
 
 

@@ -20,8 +20,9 @@ from torch.overrides import TorchFunctionMode
 
 from compress.graph.names import submodules
 from compress.graph.trace.assigned import Pieces, assigned, masked
-from compress.graph.trace.lines import Unrecorded, of_torch, user_line
-from compress.graph.trace.symbolic import input_names, is_assertion, is_leaf, without_defaults
+from compress.graph.trace.lines import Unrecorded, user_line
+from compress.graph.trace.sanity import checked, theirs
+from compress.graph.trace.symbolic import input_names, is_leaf, without_defaults
 from compress.graph.trace.values import plain_name, plain_output, same_memory, tensors_in, writes
 
 STALE = "a tensor is read that shares its memory with one that was written into"
@@ -48,6 +49,8 @@ _REVERSED = {"__radd__": operator.add, "__rsub__": operator.sub, "__rmul__": ope
 _REVERSED |= {"__rdiv__": operator.truediv, "__rpow__": operator.pow, "__rmatmul__": operator.matmul}
 _READS_VALUES = frozenset({"item", "tolist", "numpy", "equal", "allclose", "is_nonzero", "nonzero", "unique", "masked_select"})
 _READS_VALUES |= {"__bool__", "__int__", "__float__", "__index__", "__complex__", "__array__", "__contains__", "data_ptr"}
+_CHECKED = frozenset({"__bool__", "__float__", "__int__", "item", "equal", "allclose", "is_nonzero"})
+"""Those that give one value, which a check may look at."""
 _OF_SIZES = frozenset({"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "new_tensor"})
 """Functions of a tensor that look at its sizes only."""
 IN_PLACE = frozenset({operator.setitem, operator.iadd, operator.isub, operator.imul, operator.itruediv})
@@ -84,6 +87,7 @@ class Recorder(TorchFunctionMode):
         self.in_place = in_place
         self.root, self.opaque, self.answer, self.failed_in = root, opaque, answer, ""
         self.asked = False
+        self.unrecorded: Unrecorded | None = None
         self.paths = {id(m): path for path, m in submodules(root)}
         self.names: dict[int, str] = {}
         self.named: list[Tensor] = []  # kept: a forward may replace a buffer, and another tensor must not take its id
@@ -110,6 +114,8 @@ class Recorder(TorchFunctionMode):
         try:
             with torch.no_grad(), self._calls(), self:
                 output = self.root(*inputs)
+            if self.unrecorded is not None:
+                raise self.unrecorded
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
         self.run.graph.output(self._argument(plain_output(output)))
@@ -149,7 +155,13 @@ class Recorder(TorchFunctionMode):
             nn.Module.__call__ = called  # pyright: ignore[reportAttributeAccessIssue]
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        kwargs = kwargs or {}
+        try:
+            return self._operation(func, types, args, kwargs or {})
+        except Unrecorded as error:  # it counts even if the forward catches it
+            self.unrecorded = self.unrecorded or error
+            raise
+
+    def _operation(self, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = getattr(func, "__name__", str(func))
         if name in _EMPTY and not self.inside:  # what nobody writes there is whatever was in memory
             return func(*args, **kwargs).zero_()
@@ -161,7 +173,7 @@ class Recorder(TorchFunctionMode):
         if name in _READS_VALUES and any(id(t) in self.run.from_input for t in seen):
             return self._value_of(name, func, args, kwargs)
         if name == "__iter__":
-            return iter(self.__torch_function__(torch.unbind, types, (args[0], 0)))
+            return iter(self._operation(torch.unbind, types, (args[0], 0), {}))
         if name in ("where", "nonzero") and len(args) == 1:
             raise Unrecorded(f"{name}() gives as many places as the values of a tensor tell")
         if name == "__setitem__" and self._assigned(func, *args):
@@ -181,11 +193,8 @@ class Recorder(TorchFunctionMode):
         return self._result(result, node, (args, kwargs), changed=args[0] if name == "__setitem__" else None)
 
     def _value_of(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A value that depends on data: an assertion is taken to hold, nothing else may ask."""
-        frame = sys._getframe(2)
-        while of_torch(frame.f_code.co_filename) and frame.f_back is not None:
-            frame = frame.f_back
-        if name == "__bool__" and is_assertion(frame):
+        """A value that depends on data: a check may ask, nothing else."""
+        if name in _CHECKED and checked(theirs(sys._getframe(3))):
             return func(*args, **kwargs)
         if name in ("__bool__", "__contains__"):
             self.asked = True

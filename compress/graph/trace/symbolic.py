@@ -5,23 +5,23 @@ What sizes decide is settled on the way (`control_flow`), and sizes stay symbols
 
 from __future__ import annotations
 
-import dis
 import functools
 import inspect
 import sys
 from collections.abc import Callable
-from types import CodeType
 from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.fx import Graph, Node, Proxy, Tracer, _symbolic_trace
+from torch.fx.proxy import TraceError
 from torchvision.ops import StochasticDepth
 
 from compress.graph.channel_affine import ChannelAffine
 from compress.graph.names import submodules
 from compress.graph.partial_norm import PartialNorm
 from compress.graph.trace.control_flow import Branches, Number
-from compress.graph.trace.lines import Untraced, of_torch, user_line
+from compress.graph.trace.lines import Untraced, user_line
+from compress.graph.trace.sanity import passing, theirs
 from compress.graph.trace.sharing import loose_tensors
 from compress.graph.trace.values import of_fields
 
@@ -71,21 +71,6 @@ def input_names(model: nn.Module, count: int) -> list[str]:
     return [own[i] if i < len(own) else f"input_{i}" for i in range(count)]
 
 
-def is_assertion(frame: Any) -> bool:
-    """Whether a truth value is asked for by an `assert` of the frame's code."""
-    return _is_assertion(frame.f_code, frame.f_lasti)
-
-
-@functools.cache
-def _is_assertion(code: CodeType, instruction: int) -> bool:
-    # The instruction after the call that asked: an assertion jumps over a raise of AssertionError.
-    steps = [i for i in dis.get_instructions(code) if i.offset >= instruction and i.opname != "TO_BOOL"][:2]
-    # Python versions load AssertionError by an instruction of its own or as a common constant.
-    return len(steps) == 2 and (
-        "IF_TRUE" in steps[0].opname and (steps[1].opname == "LOAD_ASSERTION_ERROR" or steps[1].argval is AssertionError)
-    )
-
-
 def _own_way(kind: type[nn.Module]) -> bool:
     """Whether a class says itself how it is called or read, as nn.Module does; one that does may go on to that of nn.Module."""
     says = not vars(kind).keys().isdisjoint(("__call__", "__getattr__"))
@@ -113,6 +98,7 @@ class SymbolicTracer(Tracer):
         self.opaque, self.branches, self.inputs = opaque, Branches(model, inputs), inputs
         self.failed_in = ""
         self.inside = ""  # the module that is gone through
+        self.unanswered: TraceError | None = None
 
     @staticmethod
     def of(model: nn.Module, inputs: tuple[Tensor, ...], opaque: dict[str, str]) -> tuple[nn.Module, Graph]:
@@ -125,7 +111,10 @@ class SymbolicTracer(Tracer):
         for buffers in (True, False):
             tracer = SymbolicTracer(model, inputs, opaque, buffers)
             try:
-                return model, tracer.trace(type(model).forward)
+                graph = tracer.trace(type(model).forward)
+                if tracer.unanswered is not None:  # the forward has caught it, and done what it does where something fails
+                    raise tracer.unanswered
+                return model, graph
             except Exception as error:  # whatever a user's forward can raise on symbolic values
                 if tracer.failed_in or not buffers:
                     raise Untraced(error, tracer.failed_in) from error
@@ -216,20 +205,26 @@ class SymbolicTracer(Tracer):
         return parameter_proxy_cache[name]
 
     def to_bool(self, obj: Any) -> bool:
-        """An assertion in the model is taken to hold: it has held on the example inputs. Sizes decide other branches."""
-        # torch's own frames lie between the model's `if` and us.
-        frame = sys._getframe(1)
-        while of_torch(frame.f_code.co_filename) and frame.f_back is not None:
-            frame = frame.f_back
-        if is_assertion(frame):
-            return True
+        """What sizes decide, they decide; a check of values is taken to pass: it has passed on the example inputs."""
         answer = self.branches.number(obj.node)
-        return super().to_bool(obj) if answer is None else bool(answer)
+        if answer is None:
+            answer = passing(theirs(sys._getframe(1)))
+        if answer is None:
+            raise self.refusal("a branch is taken by the value of a tensor")
+        return bool(answer)
 
     def iter(self, obj: Any) -> Any:
         """The parts of what has a length that sizes tell: a shape, the result of a chunk."""
         length = self.branches.length(obj.node)
-        return super().iter(obj) if length is None else iter([obj[i] for i in range(length)])
+        if length is None:
+            raise self.refusal("a loop goes over something whose length depends on data or on the batch")
+        return iter([obj[i] for i in range(length)])
+
+    def refusal(self, why: str) -> TraceError:
+        """What to raise where a symbol has no answer. It counts even if the forward catches it."""
+        self.unanswered = self.unanswered or TraceError(why)
+        self.failed_in = self.failed_in or self.inside
+        return self.unanswered
 
     def proxy(self, node: Node) -> Proxy:
         return Number(node, self)

@@ -10,7 +10,6 @@ All of this is settled on the graph before the GraphModule is made (`assembled`)
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -89,7 +88,7 @@ def _wraps(graph: Graph) -> bool:
 
 def _module(model: nn.Module, graph: Graph, opaque: dict[str, str], inputs: tuple[Tensor, ...]) -> GraphModule:
     """A GraphModule of a model and the graph of its forward."""
-    _drop_checks(graph)
+    _drop_checks(model, graph)
     moved(graph)
     spell_out(graph)
     plain = _written_out(model, graph, inputs, opaque)
@@ -264,8 +263,6 @@ def _refuse_elsewhere(error: Exception) -> None:
 
 
 _CHECKS = frozenset({torch._assert, getattr(_symbolic_trace, "_assert_is_none", torch._assert)})
-_COMPARISONS = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.and_, operator.or_)
-_ARITHMETIC = frozenset({getattr, operator.getitem, operator.not_, operator.floordiv, operator.mod, *_COMPARISONS})
 
 
 def _drop_numbers(root: nn.Module, graph: Graph) -> None:
@@ -292,10 +289,8 @@ def _named(given: Any) -> bool:
     return isinstance(given, Node) and isinstance(given.target, str) and bool(given.meta.get("source"))
 
 
-def _drop_checks(graph: Graph) -> None:
-    """Erase assertions and the arithmetic that only they needed."""
-    for node in reversed(list(graph.nodes)):
-        plain = node.op == "call_function" and (node.target in _CHECKS or node.target in _ARITHMETIC)
-        sizes = node.op == "call_method" and node.target in ("size", "dim")
-        if not node.users and (plain or sizes or node.op == "get_attr"):
-            graph.erase_node(node)
+def _drop_checks(root: nn.Module, graph: Graph) -> None:
+    """Erase checks and what only they needed; a layer stays."""
+    for node in [n for n in graph.nodes if n.target in _CHECKS]:
+        graph.erase_node(node)
+    graph.eliminate_dead_code(lambda n: n.op in ("placeholder", "output", "call_module") or changes_others(root, n))
