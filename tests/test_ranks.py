@@ -199,6 +199,7 @@ def test_a_run_that_loses_a_process_ends_in_a_sentence_and_goes_on(tmp_path: Pat
     ("more", "told"),
     [
         (("--nproc", "0"), "--nproc is 0; needed is a number of processes, at least 1."),
+        (("--nproc", "4000"), "--nproc is 4000, and each process begins with"),
         (("--nproc", "2", "--dry-run"), "--nproc does not go with --dry-run."),
         (("--nproc", "2", "--methods", "l1,entropic"), "--nproc does not go with --methods."),
         (("--fsdp", "--entropy-guidance", "0.1"), "--fsdp does not go with --entropy-guidance"),

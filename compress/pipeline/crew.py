@@ -35,6 +35,7 @@ from compress.ranks.ranks import Ranks
 from compress.ranks.team import ONE, Team, lost
 from compress.recipe import Recipe
 from compress.stage import Context
+from compress.user import memory
 from exporters.standalone import machine
 from exporters.standalone.tied import tied
 
@@ -84,6 +85,12 @@ def begun(count: int, recipe: Recipe, given: Given) -> Iterator[Team]:
         raise BadInput(
             "--nproc starts processes that open model and data by themselves, and these are in memory. Name files, or start your "
             f"script in every process: torchrun --nproc-per-node {count} script.py."
+        )
+    each, free = memory.taken(), memory.free()
+    if (count - 1) * each > free:  # each loads what this one has loaded, before it does anything
+        raise BadInput(
+            f"--nproc is {count}, and each process begins with {each / 1e9:.1f} GB of memory, of which {free / 1e9:.1f} GB are "
+            f"free; needed is a number up to {1 + free // each}, and no more than there are cores or GPUs pays."
         )
     try:
         store = TCPStore("127.0.0.1", 0, count, True, wait_for_workers=False)

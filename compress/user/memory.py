@@ -97,6 +97,11 @@ def free() -> int:
     return max(min(_left_on_the_machine(), *map(_left_in, _control_groups())), 0)
 
 
+def taken() -> int:
+    """Bytes that this process has had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def trim() -> None:
     """Give back to the system what was freed: glibc keeps holes between values that live on, gigabytes of them after a while."""
     with suppress(OSError, AttributeError):  # another C library has no such function
