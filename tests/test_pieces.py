@@ -7,8 +7,10 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
+from compress.artifact import Artifact
 from compress.graph.merge.subgraph import piece
 from compress.graph.trace.trace import trace
+from compress.selection.merge_candidates import candidates, merged
 
 
 def test_a_run_of_layers():
@@ -58,3 +60,30 @@ def test_a_block_whose_skip_is_a_module_without_a_name_in_the_plan():
     assert len(inputs) == 1
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(cut(x), net.two(net.one(x)) + x)
+
+
+class TwoHeads(nn.Module):
+    """Each head begins with a norm of its own, as that of a distilled network does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3)
+        self.one, self.two = (nn.Sequential(nn.BatchNorm1d(6), nn.Dropout(0.1), nn.Linear(6, 4)) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu().mean((2, 3))
+        return (self.one(x) + self.two(x)) / 2
+
+
+def test_a_sum_of_two_that_begin_with_norms():
+    net = TwoHeads()
+    net(torch.randn(8, 3, 8, 8))
+    net.eval()
+    traced = trace(net, (torch.zeros(1, 3, 8, 8),))
+    cut, inputs = piece(traced, ("one.2", "two.2", "add"))
+    assert [tuple(x.shape) for x in inputs] == [(1, 6)]
+    x = torch.randn(3, 6)
+    assert torch.equal(cut(x), net.one(x) + net.two(x))
+    found = candidates(Artifact(traced, (torch.zeros(1, 3, 8, 8),)), race=None).candidates
+    assert ("one.2", "two.2", "add") in [one.segment.layers for one in found]
+    merged(Artifact(cut, inputs), [one.segment for one in found])

@@ -26,8 +26,7 @@ def piece(module: GraphModule, names: Collection[str]) -> tuple[GraphModule, tup
     named = [n for n in module.graph.nodes if (n.op == "call_module" and str(n.target) in names) or n.name in names]
     if len(named) < len(set(names)):
         raise ValueError(f"the model has not all of {sorted(names)}")
-    # After the named nodes: a skip's own module has no name in a plan, and would leave a second input.
-    inside = _with_branches(module.graph.nodes, set(_between(module.graph.nodes, set(named))))
+    inside = _from_one_value(module.graph.nodes, set(_between(module.graph.nodes, set(named))))
     leaving = [n for n in inside if any(user not in inside for user in n.users)]
     # More than one value could not be timed as one layer.
     if len(leaving) != 1:
@@ -56,17 +55,15 @@ def _between(nodes: Iterable[Node], named: set[Node]) -> list[Node]:
     return [node for node in order if node in behind and node in before]
 
 
-def _with_branches(nodes: Iterable[Node], inside: set[Node]) -> list[Node]:
-    """The piece with what leads past it and nowhere else, such as the nameless module of a skip connection: it reads what the
-    piece reads and is read by the piece alone.
+def _from_one_value(nodes: Iterable[Node], inside: set[Node]) -> list[Node]:
+    """The piece with what leads to it from the one value that all of it is computed from.
+
+    Norms in front of the first layers, and the nameless module of a skip connection, have no names in a plan.
     """
-    # To a fixed point: a branch may have several nodes.
-    order = list(nodes)
-    while True:
-        read = {source for node in inside for source in node.all_input_nodes}
-        more = {
-            n for n in read - inside if n.all_input_nodes and set(n.all_input_nodes) <= read | inside and set(n.users) <= inside
-        }
-        if not more:
-            return [node for node in order if node in inside]
-        inside = inside | more
+    places = {node: place for place, node in enumerate(nodes)}
+    while len(entries := {source for node in inside for source in node.all_input_nodes} - inside) > 1:
+        latest = max(entries, key=lambda node: places[node])
+        if latest.op == "placeholder":
+            break
+        inside = inside | {latest}
+    return [node for node in places if node in inside]
