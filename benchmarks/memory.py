@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,8 @@ from compress.stages.remove import Remove
 
 LITTLE, PLENTY = "2GB", "1000GB"
 SIZE = 224
+HELD_OUT = 0.1
+"""Of the training images, which is the default of data."""
 MOST_IN_MEMORY = 1000
 """Images; more lie in a folder, as whoever has so many has them."""
 NETS = ("mobilenet_v2", "resnet50", "vgg16_bn")
@@ -56,13 +59,16 @@ def measured(net: str, memory: str, images: int, scratch: Path) -> dict[str, Any
     model = getattr(torchvision.models, net)().eval()
     drawn = torch.Generator().manual_seed(0)
     in_folder = images > MOST_IN_MEMORY
-    data = folder(scratch, images + 2, drawn) if in_folder else arrays(images + 2, drawn)
+    # Some are held out.
+    most = math.ceil(images / (1 - HELD_OUT)) + 2
+    data = folder(scratch, most, drawn) if in_folder else arrays(most, drawn)
     example = (torch.zeros(1, 3, SIZE, SIZE),)
     dense = Artifact(trace(model, example), example)
     recipe = make(model=net, data="synthetic", target="macs=0.5", align=1, epochs=0, calibration=images, memory=memory)
     told: list[str] = []
     context = Context(dense, data, recipe, torch.device("cpu"), scratch=scratch)
     context = replace(context, progress=lambda what, share, detail: told.append(detail) if what == "memory" else None)
+    assert context.calibration.images == images, "as many as the row says"
     groups = list(budget.removable(dense.module, solve(dense.module, dense.inputs)))
     start = time.process_time()
     at, row = [time.perf_counter()], dict[str, Any]({"net": net, "memory": memory, "images": images, "peak_before": peak()})

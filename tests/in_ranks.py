@@ -63,9 +63,9 @@ def moments(ranks: Ranks) -> dict[str, Any]:
                     who.settle()
         other.join(ranks, CPU)
         if name == "few":
-            alone, together = one.rows_alone(), other.rows_alone()
-            assert alone is not None and together is not None
-            found[name] = all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+            assert one.few and other.few
+            sides = zip(*one.parts(), strict=True), zip(*other.parts(), strict=True)
+            found[name] = all(torch.equal(torch.cat(a), torch.cat(b)) for a, b in zip(*sides, strict=True))
             continue
         pairs = zip(one.centered(), other.centered(), strict=True)
         found[name] = max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)

@@ -27,7 +27,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -247,13 +247,6 @@ class Moments:
         yield from self._waiting
         for x, y in self._rows_away:
             yield x(), None if y is None else y()
-
-    def rows_alone(self) -> tuple[Tensor, Tensor | None] | None:
-        """All rows and targets as they came, where they are few."""
-        if not self.few:
-            return None
-        rows, targets = zip(*self.parts(), strict=True)
-        return torch.cat(rows), None if targets[0] is None else torch.cat(cast("tuple[Tensor, ...]", targets))
 
     @property
     def nbytes(self) -> int:

@@ -12,6 +12,7 @@ Where there are fewer rows T than columns, the same weights come from the rows X
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ RIDGE = 1e-3
 
 _CONSTANT = 1e-12
 """Variance, relative to the square of the mean, at or below which an input counts as constant: float32 has 1e-7."""
-_COLUMNS = 4096  # that are double precision at once
+_COLUMNS = 1024  # that are double precision at once
 _NOTHING = 1e-38
 """The smallest number that float32 holds with all its digits."""
 
@@ -51,9 +52,8 @@ def ridge(moments: Moments, columns: Tensor | None = None, ridge: float = RIDGE)
         columns: input columns to use, all by default.
         ridge: relative to the mean variance of the columns in use.
     """
-    few = moments.rows_alone() if columns is None else None
-    if few is not None and few[1] is not None:
-        return _by_rows(few[0].cpu(), few[1].cpu(), ridge)
+    if columns is None and moments.few:
+        return _by_rows([*moments.parts()], ridge)
     mean_x, mean_y, xx, xy, yy = moments.centered()
     if columns is not None:
         mean_x, xx, xy = mean_x[:, columns], xx[:, columns][:, :, columns], xy[:, columns]
@@ -65,25 +65,36 @@ def ridge(moments: Moments, columns: Tensor | None = None, ridge: float = RIDGE)
     return Fit(weight.flatten(0, 1).float(), bias.flatten().float(), max(error, 0.0))
 
 
-def _by_rows(x: Tensor, y: Tensor, ridge: float) -> Fit:
-    """The fit from fewer rows than columns, of one regression."""
-    mean_x, mean_y = x.double().mean(0), y.double().mean(0)
-    y = y.double() - mean_y
-    products = torch.zeros(len(x), len(x), dtype=torch.float64)
-    variance = torch.zeros(1, dtype=torch.float64)
-    for part, mean in zip(x.split(_COLUMNS, 1), mean_x.split(_COLUMNS), strict=True):
-        wide = part.double() - mean
-        products += wide @ wide.T
+def _by_rows(parts: Sequence[tuple[Tensor, Tensor | None]], ridge: float) -> Fit:
+    """The fit from fewer rows than columns, of one regression. The rows may be most of the memory: they stay where they are, and
+    only some columns at a time are put together.
+    """
+    targets = [y for _, y in parts if y is not None]
+    if not targets:
+        raise ValueError("moments without targets were asked for a fit; add them, or give the weights")
+    y = torch.cat(targets).cpu().double()
+    mean_y, (rows, width) = y.mean(0), (len(y), parts[0][0].shape[1])
+    y -= mean_y
+    mean_x, variance = torch.zeros(width, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    blocks = [slice(start, start + _COLUMNS) for start in range(0, width, _COLUMNS)]
+
+    def centered(block: slice) -> Tensor:
+        wide = torch.cat([x[:, block] for x, _ in parts]).cpu().double()
+        mean_x[block] = wide.mean(0)
+        return wide.sub_(mean_x[block])
+
+    products = torch.zeros(rows, rows, dtype=torch.float64)
+    for wide in map(centered, blocks):
+        products.addmm_(wide, wide.T)
         variance += wide.square().sum()
-    r = len(x) * ridge * _scale(variance / x.numel(), mean_x)
-    half = solve(products + r * torch.eye(len(x), dtype=products.dtype), y)
-    # Of the weights, which may be most of the memory, a part at a time is double precision, as of the rows.
-    weight, bias = x.new_empty(y.shape[1], x.shape[1]), mean_y
-    parts = zip(weight.split(_COLUMNS, 1), x.split(_COLUMNS, 1), mean_x.split(_COLUMNS), strict=True)
-    for into, part, mean in parts:
-        exact = half.T @ (part.double() - mean)
-        into.copy_(exact)
-        bias = bias - exact @ mean
+    r = rows * ridge * _scale(variance / (rows * width), mean_x)
+    products.diagonal().add_(r)
+    half = solve(products, y)
+    weight, bias = torch.empty(y.shape[1], width), mean_y
+    for block in blocks:
+        exact = half.T @ centered(block)
+        weight[:, block] = exact
+        bias = bias - exact @ mean_x[block]
     error = float((r * half).square().sum() / y.square().sum().clamp_min(1e-30))
     return Fit(weight, bias.float(), error)
 

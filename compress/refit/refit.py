@@ -24,7 +24,7 @@ from compress.refit.output_sums import OutputSums, watched
 from compress.refit.tape import needed_bytes
 from compress.refit.walk import Kept, refit
 from compress.stage import Context, once
-from compress.statistics.collect import Sampling, Statistics, collect, gram_bytes
+from compress.statistics.collect import Sampling, Statistics, collect, fit_bytes
 from compress.statistics.consumers import consumers
 from compress.statistics.layers import Layer, layers
 from compress.user import memory
@@ -178,8 +178,7 @@ def _room(context: Context, module: GraphModule, each: float) -> Room:
     room = replace(room, limit=min(context.ranks.gathered(room.limit)))
     room.check(each, "One image on its way through the model")
     for path, one in layers(module).items():
-        # The sums, the moments made of them, and the matrix that is solved with its factor.
-        room.check(4 * gram_bytes(module, one, images), f"The layer {path}")
+        room.check(fit_bytes(module, one, images), f"The layer {path}")
     context.progress("memory", 0.0, room.said)
     memory.let_go(_bytes(module))
     return room

@@ -175,11 +175,23 @@ def _parts(wanted: Sequence[tuple[Layer, float]], memory: float) -> list[list[La
 
 def gram_bytes(module: GraphModule, one: Layer, images: int) -> float:
     """Bytes of a consumer's Gram matrix, or of the rows themselves where they are fewer than its columns."""
-    shapes = [n.meta.get("shape") for n in module.graph.nodes if n.name in one.nodes]
-    rows = images * sum(math.prod(shape) // one.outputs for shape in shapes if isinstance(shape, tuple | list))
-    columns = one.groups * one.inputs
+    rows, columns = _rows(module, one, images), one.groups * one.inputs
     # 8 bytes of float64 for each entry of the matrix.
     return min(8.0 * columns * one.inputs, 4.0 * rows * columns if 0 < rows < one.inputs else float("inf"))
+
+
+def fit_bytes(module: GraphModule, one: Layer, images: int) -> float:
+    """Bytes that fitting a layer takes: its sums, the moments made of them, and the matrix that is solved with its factor; or
+    its rows, their products, and the factor of these.
+    """
+    rows, sums = _rows(module, one, images), 4 * 8.0 * one.groups * one.inputs**2
+    return min(sums, gram_bytes(module, one, images) + 2 * 8.0 * rows**2) if 0 < rows < one.inputs else sums
+
+
+def _rows(module: GraphModule, one: Layer, images: int) -> int:
+    """Rows that a layer sees of so many images."""
+    shapes = [n.meta.get("shape") for n in module.graph.nodes if n.name in one.nodes]
+    return images * sum(math.prod(shape) // one.outputs for shape in shapes if isinstance(shape, tuple | list))
 
 
 @dataclass(frozen=True)
