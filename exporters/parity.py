@@ -7,6 +7,9 @@ relative error of some eps = 1.2e-7 that random signs let grow with the root of 
 scale for nets of up to hundreds of layers. rtol = 1e-4 leaves a factor of ten above that and lies a factor of hundreds below what
 a wrong operator, a lost bias or a wrong epsilon do. atol = 1e-12 only serves outputs that are zero.
 The scale is that of the whole output, not of each number: a logit near zero is a sum of large terms.
+A model whose large weights cancel each other rounds more than that in its own float32, and no file can be closer to it than it is
+to itself. Where a file is further off, the model is run once more in float64, and its own error decides with the same factor of
+ten, up to 1 % of the scale: a model that is less exact than that cannot be compared with anything.
 
 A format with fewer bits than the model cannot keep that. It is held to its error on the whole instead, over all outputs and
 samples:
@@ -18,6 +21,7 @@ and the share of samples on which both choose the same class is told beside it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +34,7 @@ from exporters.errors import ExportError, ParityError
 from exporters.exported import Closeness, Parity
 
 RTOL, ATOL = 1e-4, 1e-12
+_OWN, _MOST = 10.0, 1e-2  # times the model's own rounding, and of the scale at most
 
 Run = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 """The exported file as a function: inputs in the model's order to outputs in the model's order."""
@@ -70,7 +75,7 @@ def check(
     """
     names = subject.outputs
     # Per output: a small one must not be judged by the scale of a large one.
-    worst, scale = np.zeros(len(names)), np.zeros(len(names))
+    worst, scale, own = np.zeros(len(names)), np.zeros(len(names)), np.zeros(len(names))
     sums, undefined, same, places, samples, sizes = np.zeros(2), np.zeros(2), 0, 0, 0, set[int]()
     for batch in batches if fixed else _with_other_sizes(batches):
         with torch.inference_mode():
@@ -91,6 +96,8 @@ def check(
             worst[i] = max(worst[i], _difference(y, z))
             scale[i] = max(scale[i], float(np.max(np.abs(y), initial=0.0, where=finite)))
             sums += _squares(y, z)
+        if allowed is None and (worst > atol + rtol * scale).any():
+            own = np.maximum(own, _rounding(subject, batch, expected))
         chosen = _agreeing(expected[0], found[0])
         same, places = same + chosen[0], places + chosen[1]
         samples, sizes = samples + len(batch[0]), sizes | {len(batch[0])}
@@ -102,12 +109,24 @@ def check(
     closeness = Closeness(relative, same / places if places else None, samples, allowed, no_number)
     if allowed is not None:
         return Compared(None, _within(closeness, allowed))
-    tolerance = atol + rtol * scale
+    tolerance = atol + np.maximum(rtol * scale, np.minimum(_OWN * own, _MOST * scale))
     # The output that came closest to its tolerance, which is the one to tell.
     i = int(np.argmax(worst / tolerance))
     if worst[i] > tolerance[i]:
         raise ParityError(float(worst[i]), float(tolerance[i]), names[i])
     return Compared(Parity(float(worst[i]), float(tolerance[i]), samples, tuple(sorted(sizes))), closeness)
+
+
+def _rounding(subject: Subject, batch: Sequence[Tensor], found: Sequence[np.ndarray]) -> np.ndarray:
+    """How far the model is off its float64 twin on a batch, for each output; 0 where there is none."""
+    try:
+        twin = copy.deepcopy(subject.model).double()
+        with torch.inference_mode():
+            exact = subject.flatten(twin(*(x.cpu().double() if x.is_floating_point() else x.cpu() for x in batch)))
+    except (RuntimeError, TypeError):  # a step that mixes precisions, or exists in one only
+        return np.zeros(len(found))
+    off = (_difference(y, z.double().numpy()) for y, z in zip(found, exact, strict=True))
+    return np.array([one if np.isfinite(one) else 0.0 for one in off])
 
 
 def _within(closeness: Closeness, allowed: float) -> Closeness:

@@ -233,6 +233,34 @@ def test_parity_is_relative_to_the_scale_of_the_output():
         identity_parity(1e-9, y * 1e-9)  # a tiny output is held to its own scale
 
 
+@pytest.mark.parametrize(("off", "right"), [(0.0, True), (0.05, False)])
+def test_a_model_that_rounds_more_than_files_may_differ_is_held_to_its_own_rounding(off: float, right: bool):
+    """Two layers whose large weights cancel: a file that adds in another order is as right as the model is."""
+    mixing = torch.linalg.qr(seeded(64, 64).double())[0]
+    small = mixing @ torch.diag(torch.logspace(0, -4, 64, dtype=torch.float64)) @ mixing.T
+    pair = [nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False)]
+    for layer, weight in zip(pair, (small, small.inverse()), strict=True):
+        layer.weight = nn.Parameter(weight.float())
+    model, order = nn.Sequential(*pair).eval(), torch.randperm(64, generator=torch.Generator().manual_seed(2))
+    first, second = (layer.weight.detach().numpy()[rows] for layer, rows in zip(pair, (order, slice(None)), strict=True))
+    subject = Subject(model, (), ("input",), ("output",), lambda out: [out])  # type: ignore[list-item]
+
+    def file(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [(arrays[0] @ first.T) @ second[:, order.numpy()].T + np.float32(off)]
+
+    x = (seeded(8, 64),)
+    with torch.inference_mode():
+        expected = model(*x).numpy()
+    scale = np.abs(expected).max()
+    assert np.abs(file([x[0].numpy()])[0] - off - expected).max() > parity.RTOL * scale, "the case is one"
+    if right:
+        found = parity.check(file, subject, [x]).parity
+        assert found is not None and parity.RTOL * scale < found.worst_abs <= found.tolerance <= 0.01 * scale
+    else:
+        with pytest.raises(ParityError):
+            parity.check(file, subject, [x])
+
+
 def test_a_number_that_is_no_longer_finite_fails_parity():
     y = torch.ones(1, 2)
     with pytest.raises(ParityError, match="inf"):
