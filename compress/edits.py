@@ -15,10 +15,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from compress.errors import BadInput
-from compress.user import files
+from compress.user import files, wording
 
 SCHEMA = 1
 
@@ -167,15 +169,35 @@ def from_json(text: str) -> Plan:
         BadInput: not JSON, another schema, an edit kind that is not known, or an edit that cannot be.
     """
     try:
-        data: Any = files.parsed_json(text)
-        if not isinstance(data, dict) or cast("dict[str, Any]", data).get("schema") != SCHEMA:
-            raise BadInput(f"The plan is not of schema {SCHEMA}. Make it again with 'compress plan'.")
-        known = cast("dict[str, Any]", data)
-        return Plan(tuple(_edit(e) for e in known["edits"]), str(known.get("method", "")), int(known.get("align", 1)))
-    # Infinity is no whole number.
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        said = f"{type(error).__name__}: {error}"
-        raise BadInput(f"The plan cannot be read ({said}). Make it again with 'compress plan'.") from error
+        data = _WHOLE.validate_python(files.parsed_json(text))
+        if data.version != SCHEMA:
+            raise BadInput(f"The plan is of schema {data.version}, and not of {SCHEMA}. Make it again with 'compress plan'.")
+        found = [_edit(number, each) for number, each in enumerate(data.edits)]
+    except ValidationError as error:
+        raise _refused("The plan", error) from error
+    except ValueError as error:
+        raise BadInput(f"The plan cannot be read ({error}). Make it again with 'compress plan'.") from error
+    return Plan(tuple(found), data.method, data.align)
+
+
+class _Whole(BaseModel):
+    """A plan's file, its edits as they stand there."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    version: int = Field(alias="schema")
+    method: str = ""
+    align: int = Field(1, ge=1)
+    edits: list[dict[str, Any]]
+
+
+_WHOLE = TypeAdapter(_Whole)
+_READERS: dict[type[Edit], TypeAdapter[Edit]] = {kind: TypeAdapter(kind) for kind in KINDS}
+
+
+def _refused(what: str, error: ValidationError) -> BadInput:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "it"
+    return BadInput(f"{what} cannot be read ({where}: {wording.needed(first)}). Make it again with 'compress plan'.")
 
 
 MODELS = (".pt", ".pth", ".ckpt", ".safetensors", ".pkl")
@@ -200,29 +222,21 @@ def read(path: Path) -> Plan:
         ) from error
 
 
-def _edit(data: Mapping[str, Any]) -> Edit:
-    match data["edit"]:
-        case "keep":
-            return Keep(str(data["layer"]), int(data["channels"]), tuple(int(k) for k in data["keep"]))
-        case "linearize":
-            slope, offset = (tuple(float(x) for x in data[name]) for name in ("slope", "offset"))
-            return Linearize(str(data["layer"]), int(data["channels"]), slope, offset)
-        case "pointwise":
-            return Pointwise(str(data["layer"]))
-        case "relocate":
-            return Relocate(_names(data["layers"]))
-        case "merge":
-            return Merge(_names(data["layers"]))
-        case "factor":
-            return Factor(str(data["layer"]), int(data["rank"]))
-        case kind:
-            known = ", ".join(f"'{name}'" for name in KINDS.values())
-            raise BadInput(
-                f"The plan has an edit of kind '{kind}', known are {known}. A newer version may have made it: upgrade."
-            )
-
-
-def _names(data: Any) -> tuple[str, ...]:
-    if not isinstance(data, list):
-        raise TypeError(f"layers is {data!r}, not a list")
-    return tuple(str(name) for name in cast("list[Any]", data))
+def _edit(number: int, data: Mapping[str, Any]) -> Edit:
+    name, rest = data.get("edit"), {name: value for name, value in data.items() if name != "edit"}
+    kind = next((kind for kind, known in KINDS.items() if known == name), None)
+    if kind is None:
+        known = ", ".join(f"'{name}'" for name in KINDS.values())
+        raise BadInput(
+            f"The plan has an edit of kind {wording.quoted(name)}, known are {known}. A newer version may have made it: upgrade."
+        )
+    if odd := rest.keys() - {field.name for field in dataclasses.fields(kind)}:
+        raise BadInput(
+            f"Edit {number + 1} of the plan has {wording.quoted(min(odd))}, nothing that a '{name}' has. A newer version "
+            "may have made it: upgrade."
+        )
+    try:
+        # As JSON, in which a list may become a tuple, and nothing else anything.
+        return _READERS[kind].validate_json(json.dumps(rest), strict=True)
+    except ValidationError as error:
+        raise _refused(f"Edit {number + 1} of the plan", error) from error

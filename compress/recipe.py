@@ -158,7 +158,7 @@ class Recipe(BaseModel):
         "auto", description="where latency is measured"
     )
     batch: int = Field(1, ge=1, le=MOST, description="batch size of the latency measurement")
-    threads: int = Field(0, ge=0, le=4096, description="threads of the latency measurement; 0: all cores")
+    threads: int = Field(0, ge=0, le=1024, description="threads of the latency measurement; 0: all cores")
     rounds: int = Field(40, ge=5, le=10_000, description="interleaved latency rounds")
     on: str | None = Field(
         None, description="ssh://user@host:port, the device whose ONNX Runtime latency is measured in; without it, here"

@@ -487,6 +487,14 @@ def test_odd_weights_are_refused(here, kind):
         load_model(stored(weights), arch="small_net.py:net")
 
 
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.int64])
+def test_codes_of_a_quantized_model_are_not_taken_for_its_weights(here, kind):
+    weights = net().state_dict()
+    weights["5.weight"] = (weights["5.weight"] * 127).to(kind)
+    with pytest.raises(BadInput, match=r"has whole numbers \(.*\) in 5.weight.*before it was quantized"):
+        load_model(stored(weights), arch="small_net.py:net")
+
+
 # ------------------------------------------------------------------------------------------------------------- artifacts
 
 

@@ -173,7 +173,7 @@ def test_too_little_memory_says_what_is_needed():
         refit.images(told)
 
 
-@pytest.mark.parametrize("text", ["4 bananas", "", "-1GB", "0GB", "12", "GB"])
+@pytest.mark.parametrize("text", ["4 bananas", "", "-1GB", "0GB", "12", "GB", "1e400GB"])
 def test_a_malformed_size_is_refused(text: str):
     with pytest.raises(BadInput, match="needed is a size such as 4GB"):
         make(memory=text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 BYTES = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12} | {
@@ -15,8 +16,11 @@ SHARES = {"": 1.0, "%": 0.01}
 
 
 def amount(text: str, units: dict[str, float]) -> float | None:
-    """The number that is meant; None where the text is no positive number or has another unit. Case does not matter."""
+    """The number that is meant; None where the text is no positive number that a float holds or has another unit. Case does not
+    matter.
+    """
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+)\s*([a-z%]*)\s*", text, re.IGNORECASE)
     if found is None or found[2].upper() not in units:
         return None
-    return float(found[1]) * units[found[2].upper()]
+    number = float(found[1]) * units[found[2].upper()]
+    return number if math.isfinite(number) else None

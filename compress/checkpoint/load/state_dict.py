@@ -51,6 +51,7 @@ def fill(
             "Give the --arch, and with --arch-kwargs the sizes, that the weights were trained with."
         )
     _refuse_odd(weights.items(), where)
+    _refuse_whole(weights, module, where)
     try:
         module.load_state_dict(weights, strict=False)
     except RuntimeError as error:
@@ -153,6 +154,18 @@ def _refuse_odd(tensors: Iterable[tuple[str, Tensor]], where: str) -> None:
         }
         if what := next((word for word, is_so in odd.items() if is_so), None):
             raise BadInput(f"{where} has weights that are {what} ({name}); needed are plain real tensors. Convert them first.")
+
+
+def _refuse_whole(weights: Weights, module: nn.Module, where: str) -> None:
+    """Refuse whole numbers where the module has others: torch would take the codes of a quantized model for its weights."""
+    for name, tensor in module.state_dict().items():
+        given = weights.get(name)
+        if given is not None and tensor.is_floating_point() and not given.is_floating_point():
+            kind = str(given.dtype).removeprefix("torch.")
+            raise BadInput(
+                f"{where} has whole numbers ({kind}) in {name}; needed are weights as they were trained, such as float32. If "
+                "they are the codes of a quantized model, give the model before it was quantized."
+            )
 
 
 def _refuse_impossible(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], where: str) -> None:
