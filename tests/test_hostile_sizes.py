@@ -306,6 +306,15 @@ def test_a_data_set_that_does_more_than_read_is_refused_unopened(monkeypatch: py
         open_data("torchvision:LSUN@.")
 
 
+@pytest.mark.parametrize("leads_to", ["..", "/"])
+def test_a_link_in_a_circle_is_not_followed_by_torchvision_either(leads_to: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(datasets, "ImageFolder", lambda **_: pytest.fail("it was opened"))
+    Path("pictures/a").mkdir(parents=True)
+    Path("pictures/a/link").symlink_to(leads_to)
+    with pytest.raises(BadInput, match="a link leads to a folder that is there, or around it"):
+        open_data("torchvision:ImageFolder@pictures")
+
+
 def test_no_picture_of_a_data_set_starts_another_program(monkeypatch: pytest.MonkeyPatch):
     asked: list[object] = []
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", "sh")

@@ -169,6 +169,15 @@ def test_a_device_without_a_runtime_checks_hashes_and_says_so(unpacked: Path):
     assert done.returncode == 4 and "pip install onnxruntime" in done.stdout and "whole" in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("left", ["", "import json\nfrom coll"])
+def test_a_package_whose_scripts_got_lost_says_so(unpacked: Path, left: str):
+    (unpacked / "contents.py").unlink()
+    if left:
+        (unpacked / "contents.py").write_text(left)
+    done = subprocess.run([sys.executable, "verify.py"], cwd=unpacked, capture_output=True, text=True)
+    assert done.returncode == 5 and "not whole" in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("name", ["python3.8", "python3.13"])
 def test_the_scripts_run_on_old_and_new_pythons(unpacked: Path, name: str):
     python = other_python(name)

@@ -55,6 +55,22 @@ def hub(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"label": [f"class {i % 3}" for i in range(20)]},
+        {"label": [i % 3 + 0.5 for i in range(20)]},
+        {"Class": ["x"] * 20, "id": list(range(20))},
+    ],
+)
+def test_a_column_of_labels_that_are_no_numbers_is_not_passed_over(tmp_path: Path, columns: dict[str, Any]):
+    content = pa.table({"image": [{"bytes": picture(i), "path": ""} for i in range(20)], **columns})
+    with pytest.raises(
+        BadInput, match=r"The column '(label|Class)' of .* is of type (string|double); needed are numbers of classes"
+    ):
+        open_data(str(parquet(tmp_path / "set.parquet", content)), settings=OWN)
+
+
 def rows(data: Data) -> dict[bytes, int]:
     found = [(b.inputs[0], b.target) for part in (data.train, data.held_out) for b in part.batches(16)]
     return {x.numpy().tobytes(): int(y) for inputs, target in found for x, y in zip(inputs, target, strict=True)}

@@ -14,6 +14,7 @@ from PIL import EpsImagePlugin
 from torch import Tensor
 
 from compress.data.arrays import open_arrays
+from compress.data.listing import image_files
 from compress.data.preparation import Preparation
 from compress.data.settings import PRESETS, Settings
 from compress.data.sources import Part, Source, named, unreadable_out
@@ -81,7 +82,11 @@ def open_torchvision(text: str, settings: Settings, shape: tuple[int, ...] | Non
             f"torchvision:{name} needs more than a folder, or does more than read there; taken are {', '.join(_ONLY_READ)}. "
             f"Give a folder of images, or your own factory, module:function."
         )
-    files.source(folder)
+    # torchvision would follow a link that leads in a circle without end, and one to `/` through all that there is.
+    if image_files(files.source(folder), deep=True).again:
+        raise BadInput(
+            f"torchvision:{name} reads {folder}, in which a link leads to a folder that is there, or around it. Take it away."
+        )
     maker: Any = getattr(datasets, name)
     known = inspect.signature(maker.__init__).parameters
     choices = [("train", {"train": True}), ("test", {"train": False})]

@@ -19,11 +19,13 @@ class Found:
         images: as Path sorts them. Text, since a million of Path take longer to make than to find.
         others: files that are no images by their suffix.
         odd: no regular files (pipes, sockets, devices, broken links), and links to folders that were read already.
+        again: whether there are such links.
     """
 
     images: tuple[str, ...]
     others: int
     odd: tuple[str, ...]
+    again: bool = False
 
 
 def image_files(root: Path, deep: bool) -> Found:
@@ -32,12 +34,14 @@ def image_files(root: Path, deep: bool) -> Found:
     Raises:
         BadInput: a folder cannot be listed.
     """
-    images, others, odd = list[str](), 0, list[str]()
+    images, others, odd, again = list[str](), 0, list[str](), False
     # A link to a folder around this one would lead in a circle, and the pictures of all classes into this one.
     seen = {_identity(folder) for folder in (*root.absolute().parents, *root.resolve().parents)}
 
     def entered(folder: str) -> Iterator[os.DirEntry[str]]:
+        nonlocal again
         if (here := _identity(folder)) in seen:
+            again = True
             odd.append(f"{folder} (a link to a folder that is read already)")
             return iter(())
         seen.add(here)
@@ -60,7 +64,7 @@ def image_files(root: Path, deep: bool) -> Found:
             images.append(entry.path)
         else:
             odd.append(f"{entry.path} (no regular file)")
-    return Found(tuple(images), others, tuple(sorted(odd)))
+    return Found(tuple(images), others, tuple(sorted(odd)), again)
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:

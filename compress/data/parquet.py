@@ -118,8 +118,19 @@ def _columns(schema: Any, settings: Settings, where: str) -> tuple[str, str | No
             "[columns] image."
         )
     label = _chosen(settings.columns.label, classes, kinds, "classes", "label", where)
+    meant = settings.columns.label is not None or features.get(label or "", {}).get("_type") == "ClassLabel"
+    others = [name for name in kinds if name != image and name.lower() in _LABELS]
+    if not meant and others and label not in others:
+        raise BadInput(
+            f"The column '{others[0]}' of {where} is of type {kinds[others[0]][:60]}; needed are numbers of classes. Number "
+            "them, say under [columns] in a data.toml which column has them, or take this one away."
+        )
     names = features.get(label or "", {}).get("names")
     return image, label, tuple(map(str, names)) if isinstance(names, list) and names else None
+
+
+_LABELS = frozenset({"label", "labels", "class", "classes", "target", "targets", "category", "y"})
+"""Names of columns that nobody means to be passed over."""
 
 
 def _of_bytes(kind: str) -> bool:

@@ -28,10 +28,14 @@ from typing import Any
 if __package__:
     from exporters.standalone import checksums, contents, leftovers, machine
 else:
-    import checksums  # type: ignore[no-redef,import-not-found]
-    import contents  # type: ignore[no-redef,import-not-found]
-    import leftovers  # type: ignore[no-redef,import-not-found]
-    import machine  # type: ignore[no-redef,import-not-found]
+    try:
+        import checksums  # type: ignore[no-redef,import-not-found]
+        import contents  # type: ignore[no-redef,import-not-found]
+        import leftovers  # type: ignore[no-redef,import-not-found]
+        import machine  # type: ignore[no-redef,import-not-found]
+    except (ImportError, SyntaxError) as error:  # nothing can be told of a package by scripts that got lost on the way
+        print(f"The scripts of this package are not whole ({error}). Copy the package again.", file=sys.stderr)
+        sys.exit(5)
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is loaded, here and in processes started from here
 
