@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import exporters
+from compress.commands.bench import bench
 from compress.errors import BadInput
-from compress.measure.runtime import choose, runner, usable_cores
+from compress.measure.runtime import choose, runner, threads_of, usable_cores
+from compress.pipeline.latency_cache import LatencyCache
+from compress.recipe import make
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +34,15 @@ def file(net: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def images() -> Tensor:
     return torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def test_many_times_more_threads_than_cores_are_refused(file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("compress.measure.runtime.usable_cores", lambda: 2)
+    assert [threads_of(asked) for asked in (0, 1, 16)] == [2, 1, 16]
+    races = LatencyCache(make(model="net", data="digits", target="macs=0.5", threads=17), torch.device("cpu"))
+    for asks in (lambda: threads_of(17), lambda: bench(file, threads="1,17"), lambda: races.runtime):
+        with pytest.raises(BadInput, match=r"--threads is 17, and here 2 cores are usable. Give 2"):
+            asks()
 
 
 def test_onnx_runtime_and_torch_give_the_same_outputs(net: nn.Module, file: Path, images: Tensor):

@@ -26,6 +26,7 @@ from compress.keywords import Common, with_settings
 from compress.measure import gpu, interleaved, runtime
 from compress.measure.interleaved import Candidate, Figures
 from compress.measure.latency import Timing, compare
+from compress.measure.runtime import threads_of
 from compress.pipeline.prepare import opened
 from compress.progress import Progress
 from compress.recipe import Recipe
@@ -73,6 +74,8 @@ def bench(
     there = None if target == "local" else device(target, config=None if ssh_config is None else Path(ssh_config))
     wanted = chosen(runtime) if there is None else on_device(runtime)
     sizes, counts = numbers("batch", batch, 1), numbers("threads", threads, 0)
+    if there is None:
+        threads_of(max(counts))  # for its refusal
     cores = numbers("cpu", cpu, 0) if cpu else []
     usable = os.sched_getaffinity(0) if there is None and hasattr(os, "sched_getaffinity") else set(cores)
     if lacking := sorted(set(cores) - usable):
@@ -216,7 +219,7 @@ def in_process(recipes: dict[str, Recipe], where: str, progress: Progress | None
 
 
 def _threads(recipe: Recipe) -> int:
-    return recipe.threads or runtime.usable_cores()
+    return threads_of(recipe.threads)
 
 
 def _of(timing: Timing, recipe: Recipe, where: str) -> Figures:

@@ -26,6 +26,7 @@ from compress.errors import BadInput, CompressError
 from compress.keywords import StepSettings, with_step_settings
 from compress.measure import heap, quality
 from compress.measure.drop import drop_interval
+from compress.measure.runtime import threads_of
 from compress.pipeline.answers import counted
 from compress.pipeline.given import device_of, resolved_recipe
 from compress.pipeline.prepare import find_device, prepare
@@ -161,10 +162,11 @@ def _computing_on(threads: int) -> Generator[None]:
     """So many threads of torch, and memory that stays, while the block lasts.
 
     Raises:
-        BadInput: fewer than none.
+        BadInput: fewer than none, or many times more than there are cores.
     """
     if threads < 0:
         raise BadInput(f"--threads is {threads}; needed is a whole number of 0 or more.")
+    threads_of(threads)  # for its refusal
     with own_threads.threads(threads), heap.kept():
         yield
 

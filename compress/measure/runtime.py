@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import exporters
 from compress.errors import BadInput
+from compress.user.wording import many
 from exporters.errors import ExportError, MissingBackend
 from exporters.standalone.machine import cores as usable_cores
 
@@ -48,6 +49,23 @@ def choose(runtime: str = "auto") -> str:
     return runtime
 
 
+def threads_of(asked: int) -> int:
+    """Threads inside an operator here: those that were asked for, or one for every usable core where that is 0.
+
+    Raises:
+        BadInput: many times more than there are cores, which then do nothing but change between them.
+    """
+    cores = usable_cores()
+    if asked > _MOST_OF_A_CORE * cores:
+        raise BadInput(
+            f"--threads is {asked}, and here {many(cores, 'core is', 'cores are')} usable. Give {cores}, or none for that."
+        )
+    return asked or cores
+
+
+_MOST_OF_A_CORE = 8  # threads
+
+
 def runner(runtime: str, target: str | Path | nn.Module, inputs: Sequence[Tensor], threads: int = 0) -> Callable[[], object]:
     """A call that runs the model once on `inputs` and returns when the work is done.
 
@@ -64,7 +82,7 @@ def runner(runtime: str, target: str | Path | nn.Module, inputs: Sequence[Tensor
         BadInput: unknown runtime, CUDA absent, a file that is missing or that ONNX Runtime does not open.
         TypeError: a path where a module is needed, or the other way round.
     """
-    runtime, threads = choose(runtime), threads or usable_cores()
+    runtime, threads = choose(runtime), threads_of(threads)
     if isinstance(target, nn.Module) != (runtime == "torch"):
         raise TypeError(f"runner({runtime!r}, {type(target).__name__}): torch takes a module, all others the path of a file")
     if isinstance(target, nn.Module):

@@ -23,7 +23,7 @@ from compress.graph.surgery import remove
 from compress.measure import quality
 from compress.measure.drop import drop_interval
 from compress.measure.latency import Timing
-from compress.measure.runtime import usable_cores
+from compress.measure.runtime import threads_of
 from compress.pipeline.answers import counted, quickest
 from compress.pipeline.latency_cache import LatencyCache
 from compress.pipeline.spent import Purse
@@ -186,7 +186,7 @@ class Harness:
         return Latency(
             runtime=self.races.runtime,
             batch=batch,
-            threads=self.recipe.threads or (usable_cores() if self.recipe.on is None else 0),
+            threads=threads_of(self.recipe.threads) if self.recipe.on is None else self.recipe.threads,
             p50_ms=timing.p50_ms,
             ratio=timing.ratio,
             ci95=timing.ci95,

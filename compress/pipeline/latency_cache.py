@@ -30,7 +30,7 @@ from compress.errors import BadInput
 from compress.graph.channel_affine import ChannelAffine
 from compress.measure.interleaved import Candidate, Figures
 from compress.measure.latency import Timing, compare, pooled
-from compress.measure.runtime import choose, runner, usable_cores
+from compress.measure.runtime import choose, runner, threads_of
 from compress.pipeline.remembered import made, recalled, remember
 from compress.recipe import Recipe
 from compress.remote.race import race as race_there
@@ -72,6 +72,7 @@ class LatencyCache:
     def runtime(self) -> str:
         """The runtime that is timed, resolved."""
         if self.recipe.on is None:
+            threads_of(self.recipe.threads)  # for its refusal
             return choose(self.recipe.runtime)
         if self.recipe.runtime not in ("auto", "ort"):
             raise BadInput(
@@ -162,7 +163,7 @@ class LatencyCache:
         """
         recipe = self.recipe
         count = 1 if self.runtime == "torch" else min(max(recipe.rounds // _LEAST, 1), _SESSIONS)
-        rounds, waits = -(-recipe.rounds // count), partial(machine.Waits, recipe.threads or usable_cores())
+        rounds, waits = -(-recipe.rounds // count), partial(machine.Waits, threads_of(recipe.threads))
         sessions = [
             compare(opened(), reference, rounds=rounds, budget_s=_BUDGET_S / count, seed=recipe.seed, waits=waits)
             for _ in range(count)
@@ -175,7 +176,7 @@ class LatencyCache:
     def key(self, one: Artifact, other: Artifact) -> str:
         where = environment().model_dump(exclude={"date", "compress"})
         recipe = self.recipe
-        cores = recipe.threads or (usable_cores() if recipe.on is None else 0)
+        cores = threads_of(recipe.threads) if recipe.on is None else recipe.threads
         settings = (self.runtime, recipe.batch, cores, recipe.rounds, recipe.opset, str(self.device), recipe.on)
         settings = (*settings, self.again) if self.again else settings
         text = json.dumps([where, settings, _structure(one), _structure(other)], sort_keys=True)

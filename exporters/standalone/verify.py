@@ -293,10 +293,9 @@ def environment() -> dict[str, Any]:
         told = Path("/proc/cpuinfo").read_text().replace("\t", "").splitlines()
         facts = dict(line.split(": ", 1) for line in told if ": " in line)
         cpu = facts.get("model name") or facts.get("Model") or facts.get("Hardware") or ""  # the latter two on ARM boards
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpu = cpu or platform.processor() or platform.machine()
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
-    python = platform.python_version()
-    return {"python": python, "os": system, "cpu": cpu or platform.processor() or platform.machine(), "cores": cores, **versions}
+    return {"python": platform.python_version(), "os": system, "cpu": cpu, "cores": machine.cores(), **versions}
 
 
 def lines(found: Verified) -> Iterator[str]:
