@@ -33,8 +33,8 @@ else:
         import contents  # type: ignore[no-redef,import-not-found]
         import leftovers  # type: ignore[no-redef,import-not-found]
         import machine  # type: ignore[no-redef,import-not-found]
-    except (ImportError, SyntaxError) as error:  # nothing can be told of a package by scripts that got lost on the way
-        print(f"The scripts of this package are not whole ({error}). Copy the package again.", file=sys.stderr)
+    except (ImportError, SyntaxError) as lost:  # on the way here
+        print(f"The scripts of this package are not whole ({lost}). Copy the package again.", file=sys.stderr)
         sys.exit(5)
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is loaded, here and in processes started from here
@@ -306,11 +306,9 @@ def lines(found: Verified) -> Iterator[str]:
         signed = "" if found.signer is None else f", signed by {found.signer}"
         yield f"whole: every file matches its checksum{signed}"
     for model in found.models:
-        told = f"{model.path}: {model.status}"
+        told = f"{model.path}: {model.status}" + (f", {model.detail}" if model.detail else "")
         if model.worst_abs is not None and model.status == "equal":
             told += f", worst difference {model.worst_abs:.2g}, allowed {model.tolerance:.2g}"
-        if model.detail:
-            told += ", " + model.detail
         if model.p50_ms is not None:
             told += f"; p50 {model.p50_ms:.3f} ms, p90 {model.p90_ms:.3f} ms at batch {model.batch}"
         yield told
@@ -335,8 +333,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--digest", help="the digest that the package must have")
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args(arguments)
-    signing = given.allowed_signers, given.identity, given.digest
     try:
+        signing = given.allowed_signers, given.identity, given.digest
         found = verify(given.package, not given.hashes_only, given.rounds, given.threads, *signing)
     except checksums.Refused as error:
         if given.json:
