@@ -20,6 +20,7 @@ from compress.data import open_data
 from compress.data.objects import open_objects
 from compress.edits import Keep, Plan
 from compress.errors import BadInput
+from compress.graph.trace.trace import trace
 from compress.pipeline.prepare import prepare
 from compress.recipe import make
 from compress.report import pictures, rules, sentences
@@ -59,7 +60,7 @@ class LooksUp(nn.Module):
 def test_a_key_that_the_models_own_code_lacks_is_no_question_of_shapes():
     with pytest.raises(BadInput) as refused:
         compress.explain(LooksUp(), input_shape="3x8x8")
-    assert "own code raises KeyError" in str(refused.value) and "scale" in str(refused.value)
+    assert "own code raises KeyError (test_said_plainly.py:" in str(refused.value) and "scale" in str(refused.value)
     assert "--input-shape" not in str(refused.value)
 
 
@@ -252,3 +253,23 @@ def test_every_command_that_looks_at_data_says_what_it_inferred(command: str, tm
     assert any("Normalization inferred" in line for line in told) and len(told) == len(set(told))
     if name in ("analyze", "bench"):
         assert "Note: " not in invoke(name, "net.pt", "--data", "data.npz", *more, "--quiet").stderr
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_model_and_inputs_of_another_precision_are_traced_in_fp32(kind: torch.dtype):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).to(kind).eval()
+    traced = trace(model, (torch.randn(2, 3, 8, 8).to(kind),))
+    assert traced(torch.randn(2, 3, 8, 8)).dtype == torch.float32 and model[0].weight.dtype == kind
+
+
+def test_a_forward_that_fails_is_told_by_its_line():
+    class Fails(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(10, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.conv(x).mean((2, 3)))
+
+    with pytest.raises(BadInput, match=r"\(test_said_plainly.py:\d+: mat1 and mat2 shapes"):
+        trace(Fails(), (torch.randn(2, 3, 8, 8),))

@@ -52,14 +52,14 @@ def trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
 
     Args:
         model: any module; a GraphModule of ours is traced again without loss.
-        inputs: one example tensor per model input, batch first.
+        inputs: one example tensor per model input, batch first; real ones of other precisions are used as fp32, too.
 
     Raises:
         BadInput: the model does not run on inputs of these shapes.
         UnsupportedModel: `forward` of the model itself depends on data; names the line.
     """
     with as_python():
-        return _traced(model, inputs)
+        return _traced(model, tuple(x.float() if x.is_floating_point() else x for x in inputs))
 
 
 def _traced(model: nn.Module, inputs: tuple[Tensor, ...]) -> GraphModule:
@@ -235,12 +235,12 @@ def run_once(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         _refuse_elsewhere(error)
         if isinstance(error, KeyError | AttributeError | NameError):  # no shape would help
             raise BadInput(
-                f"The model's own code raises {type(error).__name__} ({first_line(error)}) on {len(inputs)} input(s) of shape "
-                f"{shapes}; needed is a forward that takes tensors, one per input. Correct it, or wrap the model in one that "
-                "gives it what it looks for."
+                f"The model's own code raises {type(error).__name__} ({where(error)}: {first_line(error)}) on {len(inputs)} "
+                f"input(s) of shape {shapes}; needed is a forward that takes tensors, one per input. Correct it, or wrap the "
+                "model in one that gives it what it looks for."
             ) from error
         raise BadInput(
-            f"The model does not run on {len(inputs)} input(s) of shape {shapes} ({first_line(error)}). {remedy}"
+            f"The model does not run on {len(inputs)} input(s) of shape {shapes} ({where(error)}: {first_line(error)}). {remedy}"
         ) from error
 
 
