@@ -77,6 +77,29 @@ def test_heads_and_channels_within_them_are_groups_that_go_together(tmp_path: Pa
     assert done.parity is not None and done.parity.worst_abs <= done.parity.tolerance
 
 
+class Normalized(Attends):
+    """Linear attention: a column of ones beside the values adds the weights up, and divides what they give."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q, k, v = (layer(x).view(b, n, -1, WIDTH).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        v = F.pad(v, (0, 1), mode="constant", value=1.0)
+        y = q.relu() @ (k.relu().transpose(-1, -2) @ v)
+        y = (y[..., :-1] / (y[..., -1:] + 1e-3)).transpose(1, 2).reshape(b, n, -1)
+        return self.head(self.out(y).relu().mean(1))
+
+
+def test_a_column_of_ones_goes_with_its_head():
+    torch.manual_seed(0)
+    x = (torch.randn(1, TOKENS, 8),)
+    model = Artifact(trace(Normalized().eval(), x), x)
+    heads = next(g for g in model.channels.removable if "v" in g.producers)
+    edits = (Keep(heads.name, heads.channels, (0, 3)),)
+    made, other = apply(Plan(edits), model).module, torch.randn(3, TOKENS, 8)
+    assert heads.channels == HEADS and made.get_parameter("v.weight").shape[0] == 2 * WIDTH
+    assert distance(outputs(made, (other,)), outputs(mask(model.module, model.channels, edits), (other,))) < EXACT
+
+
 class Fused(Attends):
     """Queries, keys and values of one layer, as timm has it: they lose the same channels, so that it stays rectangular."""
 

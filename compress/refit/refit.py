@@ -62,14 +62,15 @@ def both(small: Artifact, context: Context, in_place: bool = False) -> Both:
         context: of the run.
         in_place: whether its weights are changed where they lie, and not replaced one after the other.
     """
-    batches = images(context)
     before = context.before
     dense = fold(before.module, read=True).to(context.device).requires_grad_(False)
     # The edits since then: what stood in the plan before has shaped `before` already.
     since = replace(small.plan, edits=small.plan.edits[len(before.plan.edits) :])
     folded = fold(small.module, read=not in_place).to(context.device).requires_grad_(False)
     align(dense, folded)
-    return Both(dense, folded, kept(before, since), batches)
+    left = kept(before, since)
+    # Last: the copies of the model that tell what is left have gone again.
+    return Both(dense, folded, left, images(context))
 
 
 def align(dense: GraphModule, small: GraphModule) -> None:

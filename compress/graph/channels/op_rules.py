@@ -94,13 +94,21 @@ def sampled(s: State, node: Node, x: Tensor, grid: Tensor) -> Tensor:
 
 
 def padded(s: State, node: Node, x: Tensor, pad: Sequence[int], mode: str) -> Any:
-    """Padding in space keeps channels; padded channels are constants that have no producer, so they stay."""
+    """Padding in space keeps channels; padded channels are constants that have no producer, so they stay.
+
+    Where channels lie along another axis, too (heads that get a column of ones), what is padded goes with all that it is put to.
+    """
     # F.pad counts axes from the last one, two numbers each.
     dims = [x.ndim - 1 - i // 2 for i in range(0, len(pad), 2) if pad[i] or pad[i + 1]]
     if not any(varies(x, d) for d in dims):
         return reduced(s, node, x, dims)
     if mode != "constant" or min(pad) < 0:
         return unknown(s, node, [x], "pads or crops channels other than by constants")
+    if not set(varying(x)) <= set(dims):
+        slim = s.atoms.unite_along(x, dims)
+        for d in dims:
+            slim = slim.narrow(d, 0, 1)
+        return slim.expand(tuple(node.meta["shape"]))
     fill = s.atoms.new(1)
     s.atoms.freeze(fill, f"{where(node)} pads with constant channels")
     # The fill value is an atom, so padded channels get an identity of their own.
