@@ -24,6 +24,7 @@ import compress
 from compress.artifact import Artifact
 from compress.checkpoint.save import save
 from compress.cli.main import cli
+from compress.edits import Plan
 from compress.errors import BadInput
 from compress.packaging import archive
 from compress.packaging.manifest import sums
@@ -167,6 +168,30 @@ def test_a_device_without_a_runtime_checks_hashes_and_says_so(unpacked: Path):
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(unpacked.parent)}
     done = subprocess.run([sys.executable, "verify.py"], cwd=unpacked, capture_output=True, text=True, env=environment)
     assert done.returncode == 4 and "pip install onnxruntime" in done.stdout and "whole" in done.stdout, done.stdout + done.stderr
+
+
+def test_many_times_more_threads_than_cores_are_no_question_for_a_package(packed: Path):
+    for asked in (4096, 2**31, -1):
+        refused = invoke("verify", packed, f"--threads={asked}")
+        assert refused.exit_code == 2 and "--threads" in refused.output and "Traceback" not in refused.output
+
+
+def test_what_a_name_could_do_to_a_terminal_is_spelled_out(unpacked: Path):
+    sums = unpacked / checksums.SUMS
+    sums.write_text(sums.read_text() + "0" * 64 + "  \x1b[31mPassed.\n")
+    done = subprocess.run([sys.executable, "verify.py"], cwd=unpacked, capture_output=True, text=True)
+    assert done.returncode and "\x1b" not in done.stdout + done.stderr
+
+
+def test_a_plan_that_is_not_that_of_the_report_is_not_packed(run: Path, tmp_path: Path):
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    report = json.loads(edited((copied / "report.json").read_text())) | {"plan_sha256": Plan().digest}
+    (copied / "report.json").write_text(json.dumps(report))
+    assert invoke("package", copied, "--out", tmp_path / "same.tar.gz").exit_code == 0
+    (copied / "plan.json").write_text(Plan(align=2).to_json())
+    refused = invoke("package", copied, "--out", tmp_path / "p.tar.gz")
+    assert refused.exit_code == 2 and "not the plan that the report" in refused.output
 
 
 @pytest.mark.parametrize("left", ["", "import json\nfrom coll"])

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from compress import edits
 from compress.checkpoint.load import load
 from compress.checkpoint.load.model import parse_shape
 from compress.commands.outputs import apart, free, write_bytes
@@ -103,12 +104,15 @@ def package(
     models = {f"models/{export.path}": export for export in report.exports}
     if not models:
         raise BadInput(f"The run {folder} has no exported model. Run again with --export onnx.")
+    plan = content_of(folder / "plan.json")
+    if report.plan_sha256 and edits.from_json(plan.decode(errors="replace")).digest != report.plan_sha256:
+        raise BadInput(f"{folder / 'plan.json'} is not the plan that the report of the run is about. Give the folder as it was.")
     content = {f"models/{path}": data for export in report.exports for path, data in exported(folder, export).items()}
     chosen = _from_data(folder) if samples is None else _with_known(from_file(Path(samples)), folder)
     expected = {path: _expected(folder, path, export, chosen) for path, export in models.items() if path.endswith(".onnx")}
     relative = {path: RELATIVE.get(models[path].format, OTHER) for path in expected}
     arrays, entries = files(chosen, expected, relative)
-    content |= {**arrays, "report.json": content_of(place), "plan.json": content_of(folder / "plan.json"), **_scripts()}
+    content |= {**arrays, "report.json": content_of(place), "plan.json": plan, **_scripts()}
     outputs = next(iter(expected.values()))[0][0].shape if expected else ()
     content["README.txt"] = readme(name, report, chosen, outputs, list(models))
     content["sbom.cdx.json"] = manifest.text(sbom.sbom(name, license, content, list(models), report.environment))

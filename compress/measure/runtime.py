@@ -23,6 +23,7 @@ import exporters
 from compress.errors import BadInput
 from compress.user.wording import many
 from exporters.errors import ExportError, MissingBackend
+from exporters.standalone.machine import MOST_OF_A_CORE
 from exporters.standalone.machine import cores as usable_cores
 
 RUNTIMES = ("ort", "ort-cuda", "torch", "openvino", "openvino-int8")
@@ -53,17 +54,14 @@ def threads_of(asked: int) -> int:
     """Threads inside an operator here: those that were asked for, or one for every usable core where that is 0.
 
     Raises:
-        BadInput: many times more than there are cores, which then do nothing but change between them.
+        BadInput: many times more than there are cores.
     """
     cores = usable_cores()
-    if asked > _MOST_OF_A_CORE * cores:
+    if asked > MOST_OF_A_CORE * cores:
         raise BadInput(
             f"--threads is {asked}, and here {many(cores, 'core is', 'cores are')} usable. Give {cores}, or none for that."
         )
     return asked or cores
-
-
-_MOST_OF_A_CORE = 8  # threads
 
 
 def runner(runtime: str, target: str | Path | nn.Module, inputs: Sequence[Tensor], threads: int = 0) -> Callable[[], object]:

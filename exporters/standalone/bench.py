@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     orders = [{"path": name, "batch": given.batch, "threads": given.threads, "cpus": cpus} for name in names]
     before = machine.state()
     models = racing.race(orders, [sys.executable, str(Path(__file__).resolve()), "--child"], given.rounds)
-    told = {"models": models, "before": before, "after": machine.state(), "environment": verify.environment()}
+    told = {"models": models, "before": before, "after": machine.state(), "environment": machine.environment()}
     print(json.dumps(told, default=dataclasses.asdict) if given.json else "\n".join(lines(names, models, given.batch)))
     return 4 if all(model.failed is not None for model in models) else 0
 

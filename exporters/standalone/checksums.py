@@ -114,6 +114,11 @@ class _Capped(io.RawIOBase):
         return found
 
 
+def plain(line: str) -> str:
+    """A line as a terminal may see it: what a name of a stranger's file could do there is spelled out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
 def unpack(archive: Path, folder: Path) -> None:
     """Write the files of an archive into an empty folder.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -177,9 +178,32 @@ class Rounds(Generic[Round]):
         return share, self._undisturbed if share >= LEAST_CALM else [*self._undisturbed, *self._disturbed]
 
 
+MOST_OF_A_CORE = 8
+"""Threads; with many times more than there are cores, these do nothing but change between them."""
+
+
 def cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def environment() -> dict[str, Any]:
+    """What ran this. Holds no name of a person or a machine."""
+    versions = {}
+    for name in ("numpy", "onnxruntime"):
+        try:
+            # A missing package is told as such; verifying hashes needs neither.
+            versions[name] = getattr(__import__(name), "__version__", "unknown")
+        except ImportError:
+            versions[name] = None
+    cpu = ""
+    with contextlib.suppress(OSError):
+        told = Path("/proc/cpuinfo").read_text().replace("\t", "").splitlines()
+        facts = dict(line.split(": ", 1) for line in told if ": " in line)
+        cpu = facts.get("model name") or facts.get("Model") or facts.get("Hardware") or ""  # the latter two on ARM boards
+    cpu = cpu or platform.processor() or platform.machine()
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    return {"python": platform.python_version(), "os": system, "cpu": cpu, "cores": cores(), **versions}
 
 
 def _opened(path: Path) -> int | None:

@@ -19,7 +19,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,8 +109,10 @@ def verify(
         digest: the package must have this digest.
 
     Raises:
-        checksums.Refused: no package, or one that is not safe to open.
+        checksums.Refused: no package, one that is not safe to open, or many times more threads than there are cores.
     """
+    if run and not 0 <= threads <= machine.MOST_OF_A_CORE * machine.cores():
+        raise checksums.Refused(f"--threads is {threads}, and there are {machine.cores()} cores. Give as many, or 0.")
     with opened(package) as folder:
         problems = checksums.problems(folder)
         found = checksums.sha256(folder / checksums.SUMS)
@@ -130,8 +131,8 @@ def verify(
     # Nothing ran and nothing was wrong: that is no proof, and has an exit code of its own.
     idle = run and not problems and not any(model.status == "equal" for model in models)
     exit_code = 5 if wrong else 4 if idle else 0
-    expected = manifest.get("latency")
-    return Verified(str(package), not exit_code, exit_code, found, tuple(problems), signer, models, expected, environment())
+    told = tuple(problems), signer, models, manifest.get("latency"), machine.environment()
+    return Verified(str(package), not exit_code, exit_code, found, *told)
 
 
 @contextlib.contextmanager
@@ -279,25 +280,6 @@ def timed(folder: Path, samples: list[dict[str, Any]], call: Any, batch: int, ro
     return sorted(found.told(waited.stolen)[1])
 
 
-def environment() -> dict[str, Any]:
-    """What ran this. Holds no name of a person or a machine."""
-    versions = {}
-    for name in ("numpy", "onnxruntime"):
-        try:
-            # A missing package is told as such; verifying hashes needs neither.
-            versions[name] = getattr(__import__(name), "__version__", "unknown")
-        except ImportError:
-            versions[name] = None
-    cpu = ""
-    with contextlib.suppress(OSError):
-        told = Path("/proc/cpuinfo").read_text().replace("\t", "").splitlines()
-        facts = dict(line.split(": ", 1) for line in told if ": " in line)
-        cpu = facts.get("model name") or facts.get("Model") or facts.get("Hardware") or ""  # the latter two on ARM boards
-    cpu = cpu or platform.processor() or platform.machine()
-    system = f"{platform.system()} {platform.release()} {platform.machine()}"
-    return {"python": platform.python_version(), "os": system, "cpu": cpu, "cores": machine.cores(), **versions}
-
-
 def lines(found: Verified) -> Iterator[str]:
     """What a person reads."""
     for problem in found.problems:
@@ -339,9 +321,9 @@ def main(arguments: list[str] | None = None) -> int:
     except checksums.Refused as error:
         if given.json:
             print(json.dumps({"error": {"kind": error.kind, "message": str(error), "exit_code": error.exit_code}}))
-        print(f"Error: {error}", file=sys.stderr)
+        print(checksums.plain(f"Error: {error}"), file=sys.stderr)
         return error.exit_code
-    print(json.dumps(dataclasses.asdict(found), indent=1) if given.json else "\n".join(lines(found)))
+    print(json.dumps(dataclasses.asdict(found), indent=1) if given.json else "\n".join(map(checksums.plain, lines(found))))
     return found.exit_code
 
 
