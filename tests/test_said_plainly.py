@@ -18,6 +18,7 @@ from compress.checkpoint.load.model import parse_shape
 from compress.cli.main import cli
 from compress.data import open_data
 from compress.data.objects import open_objects
+from compress.data.settings import make as data_settings
 from compress.edits import Keep, Plan
 from compress.errors import BadInput
 from compress.graph.trace.trace import trace
@@ -273,3 +274,16 @@ def test_a_forward_that_fails_is_told_by_its_line():
 
     with pytest.raises(BadInput, match=r"\(test_said_plainly.py:\d+: mat1 and mat2 shapes"):
         trace(Fails(), (torch.randn(2, 3, 8, 8),))
+
+
+@pytest.mark.parametrize("name", ["clip", "epochs", "batch", "max_drop", "seed", "tolerance"])
+def test_true_is_no_number(name: str):
+    with pytest.raises(BadInput, match=f"--{name.replace('_', '-')} is True; needed is a (whole )?number"):
+        make(model="m.pt", data="digits", **{name: True})
+    assert make(model="m.pt", data="digits", trust_pickle=True).trust_pickle
+
+
+def test_true_is_no_number_in_a_data_toml_either():
+    for name, value in (("memory_gb", True), ("augment", {"shift": True})):
+        with pytest.raises(BadInput, match=r"is True; needed is a (whole )?number"):
+            data_settings(**{name: value})

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from compress.errors import BadInput
 from compress.user import files, wording
+from compress.user.given import Given
 from compress.user.shard_paths import SUFFIXES
 
 PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -43,7 +44,7 @@ _LONGEST = 16_384  # pixels of a side
 """Of a mean, and of a standard deviation or its inverse."""
 
 
-class AugmentSettings(BaseModel):
+class AugmentSettings(Given):
     """Section [augment]."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,7 +52,7 @@ class AugmentSettings(BaseModel):
     shift: int = Field(0, ge=0, le=1024)
 
 
-class SplitSettings(BaseModel):
+class SplitSettings(Given):
     """Section [split]: shares of one folder or array that has no such part of its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,7 +68,7 @@ class ColumnSettings(BaseModel):
     label: str | None = None
 
 
-class Settings(BaseModel):
+class Settings(Given):
     """The fields of a data.toml; None means: infer, and say so."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
