@@ -186,7 +186,7 @@ class _Whole(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     version: int = Field(alias="schema")
     method: str = ""
-    align: int = Field(1, ge=1)
+    align: int = Field(1, ge=1, le=1 << 16)
     edits: list[dict[str, Any]]
 
 

@@ -18,7 +18,7 @@ from compress.measure import known_names
 from compress.measure.asked import parse_memory, parse_target
 from compress.method_table import CHANNELS_TARGET, METHODS, WEIGHTS_TARGET
 from compress.user import files, wording
-from compress.user.given import Given
+from compress.user.settings_table import SettingsTable
 from compress.user.toml_values import toml
 
 DEFAULT_TARGET, DEFAULT_WEIGHTS = CHANNELS_TARGET, WEIGHTS_TARGET
@@ -29,7 +29,7 @@ RENAMED_VALUES = {"gentle": "gradual"}
 RENAMED_UNITS = {"rectifiers": "activations"}
 
 
-class Recipe(Given):
+class Recipe(SettingsTable):
     """Every setting of `compress run`. Field names are the flags' names with underscores."""
 
     # No setting means anything at infinity, and many would be found out in the middle of a run.

@@ -280,7 +280,7 @@ def test_arrays_that_are_packed_beyond_reason_are_not_unpacked():
 def test_threads_have_a_limit():
     Path("model.pt").touch()
     done = invoke("run", "model.pt", "--data", "digits", "--threads", 10**8)
-    assert done.exit_code == 2 and "4096" in done.stderr
+    assert done.exit_code == 2 and "1024" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [{"weights_backbone": "DEFAULT"}, {"weights": "DEFAULT"}, {"pretrained_backbone": True}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import struct
 import zlib
@@ -208,6 +209,13 @@ def test_links_that_lead_in_a_circle_are_left_out_and_named(tmp_path, target):
     data = open_data(root)
     assert len(data.train) + len(data.held_out) + len(data.test) == 16
     assert says(data, "1 entry", "deep/round (a link to a folder that is read already)")
+
+
+def test_hidden_folders_are_left_out_and_named(tmp_path):
+    root = folder(tmp_path / "root")
+    shutil.copytree(root / "cat", root / "..cat")
+    data = open_data(root)
+    assert data.spec.classes == ("cat", "dog") and says(data, "1 entry", "..cat (its name begins with a dot)")
 
 
 # --- EXIF orientation -----------------------------------------------------------------------------------------------------

@@ -15,9 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from onnx import helper
 from runs import edited, made_run
 
 import compress
@@ -29,7 +31,7 @@ from compress.errors import BadInput
 from compress.packaging import archive
 from compress.packaging.manifest import sums
 from compress.recipe import make
-from exporters.standalone import checksums
+from exporters.standalone import checksums, inference
 from exporters.standalone import verify as script
 
 SCRIPT = Path(script.__file__)
@@ -168,6 +170,26 @@ def test_a_device_without_a_runtime_checks_hashes_and_says_so(unpacked: Path):
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(unpacked.parent)}
     done = subprocess.run([sys.executable, "verify.py"], cwd=unpacked, capture_output=True, text=True, env=environment)
     assert done.returncode == 4 and "pip install onnxruntime" in done.stdout and "whole" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_model_that_goes_round_for_ever_is_ended(unpacked: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of a loop of 10^15 turns no signal ends ONNX Runtime, and none reaches Python."""
+    monkeypatch.setattr(inference, "MOST_S", 1.0)
+    model = onnx.load(unpacked / "models" / "model.onnx")
+    scalar = {
+        name: helper.make_tensor_value_info(name, kind, [])
+        for name, kind in (("i", 7), ("go", 9), ("more", 9), ("v", 7), ("w", 7))
+    }
+    steps = [helper.make_node("Identity", ["go"], ["more"]), helper.make_node("Add", ["v", "i"], ["w"])]
+    body = helper.make_graph(steps, "body", [scalar["i"], scalar["go"], scalar["v"]], [scalar["more"], scalar["w"]])
+    for name, kind, value in (("trips", 7, 10**15), ("on", 9, True), ("zero", 7, 0)):
+        model.graph.initializer.append(helper.make_tensor(name, kind, [], [value]))
+    model.graph.node.append(helper.make_node("Loop", ["trips", "on", "zero"], ["turns"], body=body))
+    model.graph.output.append(helper.make_tensor_value_info("turns", 7, []))
+    onnx.save(model, unpacked / "models" / "model.onnx")
+    resealed(unpacked)
+    (ran,) = script.verify(unpacked, rounds=0).models
+    assert ran.status == "differs" and "does not end within 1 s" in ran.detail
 
 
 def test_many_times_more_threads_than_cores_are_no_question_for_a_package(packed: Path):

@@ -36,7 +36,7 @@ from compress.report import records, sentences
 from compress.report.records import ExportRecord
 from compress.user.files import unlinked
 from exporters.errors import ExportError
-from exporters.standalone import checksums, leftovers, verify
+from exporters.standalone import checksums, inference, leftovers, verify
 
 RELATIVE = {"onnx": 1e-4, "onnx-fp16": 1e-2, "onnx-int8": 1e-2, "onnx-int8-symmetric": 1e-2}
 """Format -> allowed difference as a share of the largest output. Other processors sum floats in another order (the parity of
@@ -163,8 +163,8 @@ def _expected(folder: Path, path: str, export: ExportRecord, samples: Samples) -
     try:
         if export.format == "onnx" and checkpoint.is_dir():
             return [_by_torch(load(checkpoint), inputs) for inputs in samples.inputs]
-        call = verify.function(verify.session(folder / export.path, 1))
-        return [[np.asarray(y) for y in call(list(inputs))] for inputs in samples.inputs]
+        with inference.bounded(inference.session(folder / export.path, 1)) as call:
+            return [[np.asarray(y) for y in call(list(inputs))] for inputs in samples.inputs]
     except (BadInput, ExportError):
         raise
     except Exception as error:  # a runtime's own kinds

@@ -18,7 +18,7 @@ class Found:
     Attributes:
         images: as Path sorts them. Text, since a million of Path take longer to make than to find.
         others: files that are no images by their suffix.
-        odd: no regular files (pipes, sockets, devices, broken links), and links to folders that were read already.
+        odd: no regular files (pipes, sockets, devices, broken links), links to folders that were read already, hidden folders.
         again: whether there are such links.
     """
 
@@ -56,7 +56,9 @@ def image_files(root: Path, deep: bool) -> Found:
             continue
         hidden = entry.name.startswith(".")
         if entry.is_dir():
-            if deep and not hidden:
+            if hidden:
+                odd.append(f"{entry.path} (its name begins with a dot)")
+            elif deep:
                 open_ones.append(entered(entry.path))
         elif hidden or os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
             others += 1

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from compress.errors import BadInput
 from compress.user import files, wording
-from compress.user.given import Given
+from compress.user.settings_table import SettingsTable
 from compress.user.shard_paths import SUFFIXES
 
 PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -44,7 +44,7 @@ _LONGEST = 16_384  # pixels of a side
 """Of a mean, and of a standard deviation or its inverse."""
 
 
-class AugmentSettings(Given):
+class AugmentSettings(SettingsTable):
     """Section [augment]."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,7 +52,7 @@ class AugmentSettings(Given):
     shift: int = Field(0, ge=0, le=1024)
 
 
-class SplitSettings(Given):
+class SplitSettings(SettingsTable):
     """Section [split]: shares of one folder or array that has no such part of its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,7 +68,7 @@ class ColumnSettings(BaseModel):
     label: str | None = None
 
 
-class Settings(Given):
+class Settings(SettingsTable):
     """The fields of a data.toml; None means: infer, and say so."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

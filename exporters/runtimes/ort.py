@@ -13,14 +13,14 @@ import onnxruntime
 
 from exporters.errors import ExportError, first_line
 from exporters.runtimes import Loaded
-from exporters.standalone import machine, verify
+from exporters.standalone import inference, machine
 
 
 def load(path: Path | bytes, *, threads: int = 0, batch: int = 0) -> Loaded:
     """See `exporters.runtimes.load`; takes the bytes of a file as well."""
     name = path if isinstance(path, Path) else "the graph"
     try:
-        session = verify.session(path, threads or machine.cores(), batch)
+        session = inference.session(path, threads or machine.cores(), batch)
     except Exception as error:
         raise ExportError(f"ONNX Runtime {onnxruntime.__version__} does not open {name}: {first_line(error)}") from error
     names = [i.name for i in session.get_inputs()]

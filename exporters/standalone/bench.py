@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 if __package__:
-    from exporters.standalone import machine, racing, verify
+    from exporters.standalone import inference, machine, racing
 else:
+    import inference  # type: ignore[no-redef,import-not-found]
     import machine  # type: ignore[no-redef,import-not-found]
     import racing  # type: ignore[no-redef,import-not-found]
-    import verify  # type: ignore[no-redef,import-not-found]
 
 
 def load(order: dict[str, Any]) -> tuple[Callable[[], object], dict[str, Any]]:
@@ -35,11 +35,11 @@ def load(order: dict[str, Any]) -> tuple[Callable[[], object], dict[str, Any]]:
 
     def opened() -> tuple[Callable[[list[Any]], object], Any, str]:
         try:
-            session = verify.session(Path(order["path"]), order["threads"] or machine.cores(), order["batch"])
+            session = inference.session(Path(order["path"]), order["threads"] or machine.cores(), order["batch"])
         except Exception as error:  # a runtime's own kinds
             raise ValueError(f"onnxruntime does not open it: {str(error).splitlines()[0]}") from error
         shapes = [[size if isinstance(size, int) else 0 for size in i.shape] for i in session.get_inputs()]
-        return verify.function(session), shapes, onnxruntime.__version__
+        return inference.function(session), shapes, onnxruntime.__version__
 
     return racing.prepared(order, opened)
 

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 if __package__:
-    from exporters.standalone import leftovers, machine, verify
+    from exporters.standalone import inference, leftovers, machine
 else:
+    import inference  # type: ignore[no-redef,import-not-found]
     import leftovers  # type: ignore[no-redef,import-not-found]
     import machine  # type: ignore[no-redef,import-not-found]
-    import verify  # type: ignore[no-redef,import-not-found]
 
 _LEAST, _MOST, _SECONDS = 3, 15, 3.0
 """Calls of one model, and how long they go on beyond the least number."""
@@ -38,7 +38,7 @@ def kernels(model: Path, threads: int = 0, batch: int = 1) -> list[dict[str, Any
     The least, since a kernel of microseconds is undisturbed in one call or another even on a busy machine.
     """
     with leftovers.folder() as folder:
-        session = verify.session(model, threads or machine.cores(), batch, profile=folder / "profile")
+        session = inference.session(model, threads or machine.cores(), batch, profile=folder / "profile")
         feeds = {one.name: _zeros(one, batch) for one in session.get_inputs()}
         start, calls = time.perf_counter(), 0
         while calls < _LEAST or (calls < _MOST and time.perf_counter() - start < _SECONDS):

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 if __package__:
-    from exporters.standalone import checksums, contents, verify
+    from exporters.standalone import checksums, contents, inference
 else:
     import checksums  # type: ignore[no-redef,import-not-found]
     import contents  # type: ignore[no-redef,import-not-found]
-    import verify  # type: ignore[no-redef,import-not-found]
+    import inference  # type: ignore[no-redef,import-not-found]
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 """Other decoders of Pillow start programs, or are hardly ever used."""
@@ -111,7 +111,7 @@ def answers(package: Path, pictures: list[Path], model: str | None) -> Iterator[
     paths = [entry["path"] for entry in manifest["models"] if entry["runtime"] == "onnxruntime"]
     if not paths or model not in (None, *paths):
         raise checksums.Refused(f"There is no model {model or 'for onnxruntime'} in this package; it has {paths or 'none'}.")
-    call = verify.function(verify.session(package / (model or paths[0]), 0))
+    call = inference.function(inference.session(package / (model or paths[0]), 0))
     for path in pictures:
         output = call([prepared(path, manifest["inputs"][0])])[0]
         yield {"picture": str(path), "decided": decided(output, manifest), "output": output.reshape(-1).tolist()}

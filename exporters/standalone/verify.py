@@ -18,25 +18,23 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 if __package__:
-    from exporters.standalone import checksums, contents, leftovers, machine
+    from exporters.standalone import checksums, contents, inference, leftovers, machine
 else:
     try:
         import checksums  # type: ignore[no-redef,import-not-found]
         import contents  # type: ignore[no-redef,import-not-found]
+        import inference  # type: ignore[no-redef,import-not-found]
         import leftovers  # type: ignore[no-redef,import-not-found]
         import machine  # type: ignore[no-redef,import-not-found]
     except (ImportError, SyntaxError) as lost:  # on the way here
         print(f"The scripts of this package are not whole ({lost}). Copy the package again.", file=sys.stderr)
         sys.exit(5)
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is loaded, here and in processes started from here
 
 BUDGET_S, SAMPLE_S, LEAST_ROUNDS = 10.0, 0.005, 10
 """A model is timed for at most that long; a round repeats its call until it lasts some milliseconds."""
@@ -156,13 +154,14 @@ def checked(folder: Path, manifest: dict[str, Any], model: dict[str, Any], run: 
     if model["runtime"] != "onnxruntime":
         return Ran(*place, status="cannot run", detail=f"this script has no runner for {model['runtime']}")
     try:
-        call = function(session(folder / model["path"], threads))
+        opened = inference.session(folder / model["path"], threads)
     except ImportError as error:
         return Ran(*place, status="cannot run", detail=f"{error}: pip install onnxruntime numpy")
     except Exception as error:  # a runtime's own kinds
         return Ran(*place, status="differs", detail=f"onnxruntime does not open it: {str(error).splitlines()[0]}")
     try:
-        status, detail, worst, tolerance = compared(folder, model["samples"], call)
+        with inference.bounded(opened) as call:
+            status, detail, worst, tolerance = compared(folder, model["samples"], call)
     except checksums.Refused:
         raise
     except Exception as error:  # a runtime's own kinds
@@ -178,7 +177,7 @@ def checked(folder: Path, manifest: dict[str, Any], model: dict[str, Any], run: 
     if batch * size > MOST_INPUT:
         told = f"not timed: a batch of {batch} takes {batch * size / 1e9:.1f} GB"
         return dataclasses.replace(ran, detail=told)
-    times = timed(folder, model["samples"], call, batch, rounds)
+    times = timed(folder, model["samples"], opened, batch, rounds)
     percentiles = [1e3 * times[min(len(times) - 1, int(share * len(times)))] for share in (0.5, 0.9)]
     return dataclasses.replace(ran, batch=batch, rounds=len(times), p50_ms=percentiles[0], p90_ms=percentiles[1])
 
@@ -189,33 +188,6 @@ def saturates(processor: Path = Path("/proc/cpuinfo")) -> bool:
         words = set(processor.read_text().split())
         return "avx2" in words and not words & {"avx512_vnni", "avx_vnni"}
     return False
-
-
-def session(model: Path | bytes, threads: int, batch: int = 0, profile: Path | None = None) -> Any:
-    """A model opened; `batch` is the only size that will be asked for, where that is known: memory is then planned once.
-
-    With `profile` every operation is timed, into a file whose name begins so.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what fails is told by an exception
-    if threads:
-        options.intra_op_num_threads = threads
-    if batch:
-        options.add_free_dimension_override_by_name("batch", batch)
-    if profile is not None:
-        options.enable_profiling, options.profile_file_prefix = True, str(profile)
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as where the expected latency was measured
-    return onnxruntime.InferenceSession(
-        str(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"]
-    )
-
-
-def function(session: Any) -> Callable[[list[Any]], list[Any]]:
-    """The model as a function from arrays to arrays."""
-    names = [i.name for i in session.get_inputs()]
-    return lambda arrays: list(session.run(None, dict(zip(names, arrays))))
 
 
 def compared(folder: Path, samples: list[dict[str, Any]], call: Any) -> tuple[str, str, float | None, float | None]:
@@ -257,14 +229,16 @@ def load(folder: Path, name: str) -> Any:
     return array
 
 
-def timed(folder: Path, samples: list[dict[str, Any]], call: Any, batch: int, rounds: int) -> list[float]:
+def timed(folder: Path, samples: list[dict[str, Any]], session: Any, batch: int, rounds: int) -> list[float]:
     """Seconds of one call on a batch of the samples, sorted, one figure a round."""
     import numpy
 
     arrays = [[load(folder, name) for name in sample["inputs"]] for sample in samples]
     inputs = [numpy.concatenate([arrays[i % len(arrays)][k] for i in range(batch)]) for k in range(len(arrays[0]))]
-    for _ in range(3):
-        call(inputs)
+    with inference.bounded(session) as call:
+        for _ in range(3):
+            call(inputs)
+    call = inference.function(session)
     start, repeats = time.perf_counter(), 0
     while time.perf_counter() - start < SAMPLE_S or not repeats:
         call(inputs)

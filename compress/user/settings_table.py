@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 
-class Given(BaseModel):
+class SettingsTable(BaseModel):
     """A table of settings, in which `true` is no number: pydantic takes it for 1, as Python does."""
 
     @field_validator("*", mode="before")
